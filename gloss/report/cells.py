@@ -1,0 +1,130 @@
+"""Which runs belong to which cell of a table, and what they measured."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gloss.report.names import paper_order
+from gloss.report.stats import mean, std
+
+FULL_EPOCHS = 200  # the paper's protocol
+
+
+@dataclass(frozen=True)
+class Group:
+    """The finished runs of one configuration (seed aside), by seed; none where the cell is still empty.
+
+    point: the swept keys of the experiment, such as {"loss.lam": 0.3}; seeds: those asked for; config: as a nested
+    dict, from the cell or, for loose runs, from their record.
+    """
+
+    dataset: str
+    model: str
+    mode: str
+    loss: str
+    variant: str
+    digits: str
+    runs: dict[int, Any]
+    seeds: tuple[int, ...]
+    point: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        swept = " ".join(f"{key}={value}" for key, value in self.point.items())
+        return f"dataset={self.dataset} model={self.model} mode={self.mode} loss={self.loss} {swept}".strip()
+
+    @property
+    def missing_seeds(self) -> tuple[int, ...]:
+        return tuple(seed for seed in self.seeds if seed not in self.runs)
+
+    def values(self, *path: str, drop_shared: bool = False) -> dict[int, float]:
+        """A number of result.json by seed, such as values("metrics", "test", "accuracy"); runs without it are left out.
+
+        drop_shared: also leave out runs that shared their device with another (their timings mean nothing).
+        """
+        found = {
+            seed: number(run.result, *path) for seed, run in self.runs.items() if not (drop_shared and is_shared(run))
+        }
+        return {seed: value for seed, value in found.items() if value is not None}
+
+    def test(self, metric: str) -> dict[int, float]:
+        return self.values("metrics", "test", metric)
+
+
+def number(tree: Any, *path: str) -> float | None:
+    """The finite number at a path of nested dicts, or None."""
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    is_number = isinstance(tree, (int, float)) and not isinstance(tree, bool) and math.isfinite(tree)
+    return float(tree) if is_number else None
+
+
+def is_shared(run: Any) -> bool:
+    return bool(run.result.get("shared_device"))
+
+
+def loose_groups(records: Iterable[Any]) -> list[Group]:
+    """All records, grouped by configuration, in the paper's order. Two records of one seed: see `refuse_doubles`."""
+    found: dict[tuple, dict[int, Any]] = defaultdict(dict)
+    for record in records:
+        x = record.identity
+        found[x.dataset, x.model, x.mode, x.loss, x.variant, x.digits][x.seed] = record
+    groups = []
+    for key, runs in found.items():
+        runs = dict(sorted(runs.items()))
+        groups.append(
+            Group(*key, runs=runs, seeds=tuple(runs), config=next(iter(runs.values())).result.get("config", {}))
+        )
+    return sorted(groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.digits))
+
+
+def refuse_doubles(records: Sequence[Any]) -> tuple[list[Any], list[str]]:
+    """The records without those of which two claim one configuration and seed, and a message for each such pair.
+
+    A run's folder follows from its configuration, so a second candidate was copied or renamed: neither is believed.
+    """
+    found: dict[tuple, list[Any]] = defaultdict(list)
+    for record in records:
+        x = record.identity
+        found[x.dataset, x.model, x.mode, x.loss, x.digits, x.seed].append(record)
+    doubles = [same for same in found.values() if len(same) > 1]
+    problems = [
+        f"{len(same)} runs claim the same configuration and seed, none is used: "
+        + ", ".join(sorted(str(record.folder) for record in same))
+        for same in doubles
+    ]
+    refused = {id(record) for same in doubles for record in same}
+    return [record for record in records if id(record) not in refused], problems
+
+
+def reductions(config: dict[str, Any]) -> list[str]:
+    """What a configuration does less than the paper's protocol: ["dataset.train_limit=500", "trainer.max_epochs=3"]."""
+    found = []
+    for section, key in (("dataset", "train_limit"), ("model", "num_layers")):
+        if (value := (config.get(section) or {}).get(key)) is not None:
+            found.append(f"{section}.{key}={value}")
+    max_epochs = number(config, "trainer", "max_epochs")
+    if max_epochs is not None and max_epochs < FULL_EPOCHS:
+        found.append(f"trainer.max_epochs={max_epochs:g}")
+    return found
+
+
+def mixed(group: Group) -> list[str]:
+    """In which respects the runs of a cell differ that should not: precision, data."""
+    found = []
+    for key, word in (("precision", "precisions"), ("fingerprint", "texts")):
+        values = sorted({str(run.result.get(key)) for run in group.runs.values()})
+        if len(values) > 1:
+            found.append(f"{group.name} mixes {word}: {', '.join(v[:12] for v in values)}")
+    return found
+
+
+def mean_std(values: Sequence[float], digits: int = 2) -> str:
+    """ "85.64 ± 0.81", or "85.64" for a single run."""
+    shown = f"{mean(values):.{digits}f}"
+    return shown if len(values) < 2 else f"{shown} ± {std(values):.{digits}f}"

@@ -1,0 +1,81 @@
+"""One style for all figures, and how a figure is written: PDF, PNG and the numbers behind it as CSV."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from gloss.report.table import csv_text
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "figure.constrained_layout.use": True,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "gloss",
+}
+DPI = 160
+
+
+@dataclass
+class Drawing:
+    """A figure, the rows of numbers it shows, and what a reader must know about them."""
+
+    name: str
+    title: str
+    figure: Figure
+    data: list[dict[str, object]]
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    command: str = ""
+
+    def save(self, folder: Path, dpi: int = DPI) -> None:
+        """Write <name>.pdf, <name>.png and <name>.csv. No dates inside, so equal data give equal bytes."""
+        with styled():
+            self.figure.savefig(
+                folder / f"{self.name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
+            )
+            self.figure.savefig(folder / f"{self.name}.png", dpi=dpi, metadata={"Software": None})
+        (folder / f"{self.name}.csv").write_text(csv_text(self.data), encoding="utf-8")
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style, for as long as a figure is made or written."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def panels(
+    rows: int, columns: int, width: float = 3.2, height: float = 2.4, **kwargs: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns axes, each width x height inches; axes as an array [rows, columns].
+
+    No pyplot: no global state, no window system, nothing to close.
+    """
+    figure = Figure(figsize=(width * columns, height * rows))
+    axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+    return figure, axes

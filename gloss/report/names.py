@@ -1,0 +1,64 @@
+"""How data sets, models and losses are called, ordered and drawn: one look for all tables and figures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+DATASETS = {
+    "mr": "MR",
+    "r8": "R8",
+    "r52": "R52",
+    "20ng": "20NG",
+    "ohsumed": "Ohsumed",
+    "sst2": "SST-2",
+    "qnli": "QNLI",
+    "docstrings": "Docstrings",
+}
+MODELS = {"bert": "BERT-base", "roberta_large": "RoBERTa-large", "distilbert": "DistilBERT", "minilm": "MiniLM"}
+LOSSES = {
+    "ce": "CE",
+    "scl_ce": "SCL + CE",
+    "scl": "SCL",
+    "triplet": "Triplet",
+    "cosine": "Cosine",
+    "gloss_sqrt": "G-Loss-SQRT",
+    "gloss_o": "G-Loss-O",
+}
+
+# Okabe and Ito's palette; markers and dashes carry the same information for readers without colour.
+LOSS_LOOK: dict[str, dict[str, Any]] = {
+    "ce": {"color": "#000000", "marker": "o", "linestyle": "-"},
+    "scl_ce": {"color": "#009E73", "marker": "s", "linestyle": "--"},
+    "scl": {"color": "#009E73", "marker": "s", "linestyle": "--"},
+    "triplet": {"color": "#E69F00", "marker": "^", "linestyle": "-."},
+    "cosine": {"color": "#CC79A7", "marker": "D", "linestyle": ":"},
+    "gloss_sqrt": {"color": "#0072B2", "marker": "v", "linestyle": (0, (6, 1))},
+    "gloss_o": {"color": "#D55E00", "marker": "P", "linestyle": "-"},
+}
+DATASET_LOOK: dict[str, dict[str, Any]] = {
+    "mr": {"color": "#000000", "marker": "o", "linestyle": "-"},
+    "r8": {"color": "#E69F00", "marker": "s", "linestyle": "--"},
+    "r52": {"color": "#0072B2", "marker": "^", "linestyle": "-."},
+    "20ng": {"color": "#009E73", "marker": "D", "linestyle": ":"},
+    "ohsumed": {"color": "#CC79A7", "marker": "v", "linestyle": (0, (6, 1))},
+}
+
+
+def dataset_name(dataset: str) -> str:
+    return DATASETS.get(dataset, dataset)
+
+
+def model_name(model: str) -> str:
+    return MODELS.get(model, model)
+
+
+def loss_name(loss: str, mode: str = "standalone") -> str:
+    """The paper's name of a loss; in integrated mode an embedding loss is mixed with cross-entropy."""
+    name = LOSSES.get(loss, loss)
+    return f"{name} + CE" if mode == "integrated" and loss not in ("ce", "scl_ce") else name
+
+
+def paper_order(dataset: str = "", model: str = "", loss: str = "") -> tuple:
+    """A sort key: the paper's order first, names it does not know after it, by the alphabet."""
+    pairs = ((dataset, DATASETS), (model, MODELS), (loss, LOSSES))
+    return tuple((list(known).index(x) if x in known else len(known), x) for x, known in pairs)

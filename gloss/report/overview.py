@@ -1,0 +1,157 @@
+"""What every outputs folder has, whatever was run: the table of all runs, and how the losses converge."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from gloss.report.cells import Group, is_shared, mean_std, number, reductions
+from gloss.report.draw import Drawing, panels
+from gloss.report.names import LOSS_LOOK, dataset_name, loss_name, model_name
+from gloss.report.stats import mean, std
+from gloss.report.table import MISSING, Entry, Part, Table, mark, rank
+from gloss.runs import RunError
+
+METRICS = (  # heading, where it stands in result.json, digits, larger is better
+    ("Accuracy %", ("metrics", "test", "accuracy"), 2, True),
+    ("Macro-F1 %", ("metrics", "test", "macro_f1"), 2, True),
+    ("Silhouette", ("metrics", "test", "macro_silhouette"), 4, True),
+    ("s / epoch", ("seconds", "per_epoch"), 2, False),
+    ("Epochs", ("epochs",), 1, False),
+)
+MAX_PANELS = 12
+
+
+def runs_table(groups: Sequence[Group]) -> Table:
+    """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
+    set, model and mode are marked."""
+    settings = defaultdict(set)
+    for g in groups:
+        settings[g.dataset, g.model, g.mode, g.loss].add(g.digits)
+    blocks = defaultdict(list)
+    for g in groups:
+        blocks[g.dataset, g.model, g.mode].append(g)
+    rows, data, notes = [], [], []
+    for block in blocks.values():
+        columns = []
+        for _, path, digits, higher in METRICS:
+            values = [list(g.values(*path).values()) for g in block]
+            entries = [Entry((Part(mean_std(v, digits) if v else MISSING),)) for v in values]
+            means = [mean(v) if v else None for v in values]
+            is_quality = path[0] == "metrics"  # times and epochs are facts, not a contest
+            columns.append(
+                mark(entries, rank(means, higher_is_better=higher, digits=digits)) if is_quality else entries
+            )
+        for i, g in enumerate(block):
+            label = loss_name(g.loss, g.mode)
+            if len(settings[g.dataset, g.model, g.mode, g.loss]) > 1:
+                label += f" [{g.digits[:8]}]"
+            names = (dataset_name(g.dataset), model_name(g.model), g.mode, label)
+            keys = [Entry((Part(text),)) for text in names]
+            rows.append([*keys, Entry((Part(str(len(g.runs))),)), *(column[i] for column in columns)])
+            data.append(_row(g))
+    for text in dict.fromkeys(_reduced(g) for g in groups):
+        if text:
+            who = sorted({f"{g.dataset}/{g.model}" for g in groups if _reduced(g) == text})
+            notes.append(f"Reduced ({', '.join(who)}): {text}.")
+    notes.append(
+        "Test split; mean ± standard deviation (n - 1) over n seeds. Bold is best, underlined second of its block."
+    )
+    if any(len(x) > 1 for x in settings.values()):
+        notes.append("[…]: the digits of the run's folder, where one loss was run with several settings.")
+    columns = ["Data set", "Model", "Mode", "Loss", "n", *(heading for heading, *_ in METRICS)]
+    return Table("runs", "All finished runs", columns, rows, data, notes, num_keys=4)
+
+
+def _reduced(g: Group) -> str:
+    return ", ".join(reductions(g.config))
+
+
+def _row(g: Group) -> dict[str, object]:
+    row: dict[str, object] = {key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")}
+    row |= {"seeds": " ".join(map(str, g.runs)), "reduced": _reduced(g)}
+    for _, path, *_ in METRICS:
+        values = list(g.values(*path).values())
+        row[path[-1]] = mean(values) if values else None
+        row[path[-1] + "_std"] = std(values) if len(values) > 1 else None
+    return row
+
+
+def convergence(groups: Sequence[Group]) -> Drawing | None:
+    """Validation score by epoch and by seconds of training; a line a loss, the band is one standard deviation.
+
+    A line goes as far as every seed of it ran. Seconds leave out evaluation, and runs that shared their device.
+    """
+    blocks: dict[tuple, dict[str, Group]] = defaultdict(dict)
+    left_out = 0
+    for g in groups:
+        block = blocks[g.dataset, g.model, g.mode]
+        rival = block.get(g.loss)
+        left_out += rival is not None
+        if rival is None or len(g.runs) > len(rival.runs):
+            block[g.loss] = g
+    drawn = [(key, block) for key, block in blocks.items() if any(curves(g) for g in block.values())]
+    if not drawn:
+        return None
+    notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
+    if left_out:
+        notes.append(f"{left_out} further settings of the same losses are left out: the one with most seeds is drawn.")
+    if len(drawn) > MAX_PANELS:
+        notes.append(f"The first {MAX_PANELS} of {len(drawn)} combinations of data set, model and mode are drawn.")
+    drawn = drawn[:MAX_PANELS]
+    figure, axes = panels(len(drawn), 2, width=3.4, height=2.5)
+    data = []
+    for (left, right), ((dataset, model, mode), block) in zip(axes, drawn, strict=True):
+        score = "Validation macro-F1 (%)" if mode == "integrated" else "Validation silhouette"
+        for loss, g in block.items():
+            label = f"{loss_name(loss, mode)} (n={len(g.runs)})"
+            data += _line(left, g, label, "epoch")
+            data += _line(right, g, label, "seconds")
+        left.set(title=f"{dataset_name(dataset)}, {model_name(model)}, {mode}", xlabel="Epoch", ylabel=score)
+        right.set(xlabel="Training time (s)")
+        left.legend()
+    return Drawing("convergence", "How the losses converge", figure, data, notes)
+
+
+def curves(g: Group, *, drop_shared: bool = False) -> dict[int, list[tuple[float, float]]]:
+    """By seed: (seconds of training so far, validation score) of each epoch; runs with unreadable lines: left out."""
+    found = {}
+    for seed, run in g.runs.items():
+        if drop_shared and is_shared(run):
+            continue
+        points, seconds = [], 0.0
+        try:
+            lines = run.epochs()
+        except RunError:
+            continue
+        for line in lines:
+            total, evaluation = number(line, "seconds", "total"), number(line, "seconds", "evaluation") or 0.0
+            seconds = seconds + total - evaluation if total is not None else math.nan
+            points.append((seconds, number(line, "score")))
+        if points and all(score is not None for _, score in points):
+            found[seed] = points
+    return found
+
+
+def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
+    lines = list(curves(g, drop_shared=x == "seconds").values())
+    if x == "seconds":
+        lines = [line for line in lines if not math.isnan(line[-1][0])]
+    if not lines:
+        return []
+    num_epochs = min(len(line) for line in lines)
+    scores = [[line[i][1] for line in lines] for i in range(num_epochs)]
+    xs = [i + 1 if x == "epoch" else mean([line[i][0] for line in lines]) for i in range(num_epochs)]
+    centre = [mean(s) for s in scores]
+    spread = [std(s) if len(s) > 1 else 0.0 for s in scores]
+    look = LOSS_LOOK.get(g.loss, {})
+    ax.plot(xs, centre, label=label, markevery=max(1, num_epochs // 8), **look)
+    low, high = ([c + sign * s for c, s in zip(centre, spread, strict=True)] for sign in (-1, 1))
+    ax.fill_between(xs, low, high, color=look.get("color"), alpha=0.15, linewidth=0)
+    keys = {"dataset": g.dataset, "model": g.model, "mode": g.mode, "loss": g.loss, "n": len(lines), "by": x}
+    return [
+        keys | {"epoch": i + 1, "x": xs[i], "score": centre[i], "std": spread[i] if len(lines) > 1 else None}
+        for i in range(num_epochs)
+    ]

@@ -1,0 +1,116 @@
+"""The report as one self-contained HTML page: no script, no network, no file beside it."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from gloss.report.cells import number
+from gloss.report.draw import DPI, Drawing, styled
+from gloss.report.table import Table
+
+VERDICTS = ("ok", "near", "off", "unresolved")
+
+
+@dataclass
+class Section:
+    """A heading of the page: tables and drawings that one command makes."""
+
+    name: str
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    command: str = ""
+
+    @property
+    def files(self) -> list[str]:
+        names = [f"{t.name}.{kind}" for t in self.tables for kind in ("md", "csv", "tex")]
+        return names + [f"{d.name}.{kind}" for d in self.drawings for kind in ("pdf", "png", "csv")]
+
+
+def render(
+    title: str,
+    intro: str,
+    sections: Sequence[Section],
+    records: Sequence[Any] = (),
+    claims: Sequence[Any] = (),
+    problems: Sequence[str] = (),
+    not_run: Sequence[tuple[str, str]] = (),
+    dpi: int = DPI,
+) -> str:
+    """The page as a string. Every text is escaped: names in records may come from anywhere."""
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, keep_trailing_newline=True
+    )
+    counts = Counter(v for s in sections for t in s.tables for row in t.rows for e in row for v in e.verdicts)
+    return environment.get_template("page.html").render(
+        title=title,
+        intro=intro,
+        sections=[_view(s, dpi) for s in sections],
+        claims=claims,
+        counts=[(word, counts[word]) for word in VERDICTS if counts[word]],
+        environment=summarise(records),
+        problems=problems,
+        not_run=not_run,
+    )
+
+
+def _view(section: Section, dpi: int) -> SimpleNamespace:
+    parts = [*section.tables, *section.drawings]
+    return SimpleNamespace(
+        name=section.name,
+        short=section.title.split(":")[0],
+        title=section.title,
+        command=section.command,
+        files=section.files,
+        tables=section.tables,
+        drawings=[SimpleNamespace(title=d.title, png=_png(d, dpi)) for d in section.drawings],
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        missing=list(dict.fromkeys(x for part in parts for x in part.missing)),
+    )
+
+
+def _png(drawing: Drawing, dpi: int) -> str:
+    out = io.BytesIO()
+    with styled():
+        drawing.figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
+    return base64.b64encode(out.getvalue()).decode()
+
+
+def summarise(records: Sequence[Any]) -> list[tuple[str, str]]:
+    """What the runs were made with and what they cost, as lines of the page."""
+    if not records:
+        return [("Runs", "none")]
+
+    def seen(key: str) -> str:
+        counts = Counter(str(r.result.get(key) or "not recorded") for r in records)
+        return ", ".join(f"{name} ({num})" for name, num in sorted(counts.items()))
+
+    hours = sum(number(r.result, "seconds", "total") or 0.0 for r in records) / 3600
+    peak = max((number(r.result, "peak_memory_bytes") or 0.0 for r in records), default=0.0)
+    dirty = sum(r.result.get("commit_clean") is False for r in records)
+    commits = Counter(str(r.result.get("commit") or "not recorded")[:12] for r in records)
+    finished = sorted(str(r.result.get("finished_at") or "") for r in records)
+    lines = [
+        ("Runs", f"{len(records)} finished"),
+        ("Compute", f"{hours:.2f} hours of runs in total"),
+        ("Device", seen("device_name") if any(r.result.get("device_name") for r in records) else seen("device")),
+        ("Precision", seen("precision")),
+        ("Largest peak memory", f"{peak / 2**30:.2f} GiB"),
+        ("Commits", ", ".join(f"{c} ({num})" for c, num in sorted(commits.items()))),
+        ("Finished", f"{finished[0]} to {finished[-1]}"),
+    ]
+    if dirty:
+        lines.append(("Uncommitted changes", f"in the working tree of {dirty} runs"))
+    shared = sum(bool(r.result.get("shared_device")) for r in records)
+    if shared:
+        lines.append(("Shared device", f"{shared} runs; their timings are left out of timing tables and figures"))
+    return lines
