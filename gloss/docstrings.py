@@ -1,0 +1,99 @@
+"""The data set `docstrings`: which library does this docstring come from?
+
+Read from the source files of installed packages, which are parsed and never imported. The texts are the same on every
+machine that has the versions pinned in requirements.txt: files that a build generates are left out, and nothing depends on
+the order of files in a folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.metadata
+import importlib.util
+import re
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+LIBRARIES = {  # distribution -> package and what its texts could give it away with
+    "matplotlib": ("matplotlib", ("mpl", "pyplot", "plt")),
+    "networkx": ("networkx", ("nx",)),
+    "numpy": ("numpy", ("np", "ndarray")),
+    "pandas": ("pandas", ("pd",)),
+    "scikit-learn": ("sklearn", ("scikit-learn", "scikit learn", "scikits.learn")),
+    "scipy": ("scipy", ("sp",)),
+    "SQLAlchemy": ("sqlalchemy", ("sqla",)),
+    "sympy": ("sympy", ()),
+}
+TEXTS = {"train": 210, "val": 30, "test": 60}  # of each library
+TEXTS_PER_FILE = 8  # a module's docstrings resemble each other
+MIN_WORDS, ENOUGH_WORDS, MAX_WORDS = 6, 18, 60  # paragraphs are added until there are enough words
+SKIPPED_FOLDERS = {"tests", "testing", "externals", "extern", "_vendor", "vendor", "array_api_compat", "_external"}
+GENERATED = re.compile(r"(__config__|_?version\w*|_distributor_init\w*|_version_meson)\.py")
+
+
+def collect() -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
+    """Texts with their library's name by split (train, val, test), and the versions they come from.
+
+    Files, not texts, are dealt out to the splits (70 : 10 : 20), so that docstrings of one file never stand in two of them.
+    """
+    versions, found = {}, []
+    for library, (package, aliases) in LIBRARIES.items():
+        versions[library] = importlib.metadata.version(library)
+        found += [(text, library, part) for text, part in _texts(package, (package, *aliases))]
+    libraries_of = Counter(key for key, _ in {(_key(text), library) for text, library, _ in found})
+    parts: dict[str, list[tuple[str, str]]] = {"train": [], "val": [], "test": []}
+    for text, library, part in found:
+        if libraries_of[_key(text)] == 1:  # the same words in two libraries have no true label
+            parts[part].append((text, library))
+    return parts, versions
+
+
+def _texts(package: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
+    """(text, split) of one package."""
+    spec = importlib.util.find_spec(package)  # of a top-level package: found, not imported
+    root = Path(spec.submodule_search_locations[0])
+    files = {path.relative_to(root.parent).as_posix(): path for path in root.rglob("*.py")}
+    alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
+    own_name = re.compile(rf"(?<!\w)({alternatives})(?!\w)", re.IGNORECASE)
+    seen: set[str] = set()
+    texts: dict[str, list[str]] = {part: [] for part in TEXTS}
+    for name in sorted(files, key=_hash):  # an order that mixes the package's parts
+        folders, file = name.split("/")[1:-1], name.split("/")[-1]
+        bucket = _hash(name + "/split") % 10
+        part = "train" if bucket < 7 else "val" if bucket < 8 else "test"
+        room = min(TEXTS_PER_FILE, TEXTS[part] - len(texts[part]))
+        if room == 0 or SKIPPED_FOLDERS.intersection(folders) or GENERATED.fullmatch(file):
+            continue
+        for text in _docstrings(files[name]):
+            text = " ".join(own_name.sub(" ", text).split())
+            if len(text.split()) >= MIN_WORDS and _key(text) not in seen:
+                seen.add(_key(text))
+                texts[part].append(text)
+                room -= 1
+                if room == 0:
+                    break
+    return [(text, part) for part in texts for text in texts[part]]
+
+
+def _docstrings(path: Path) -> Iterator[str]:
+    """The opening of every docstring in a file: whole paragraphs, before the first section or example, cut at MAX_WORDS words."""
+    nodes: list[ast.AST] = [ast.parse(path.read_bytes())]
+    for node in nodes:  # grows: classes and functions, at any depth
+        nodes += [child for child in node.body if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+        words: list[str] = []
+        for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
+            if ">>>" in paragraph or re.search(r"^\s*[-=~]{3,}\s*$", paragraph, re.M) or len(words) >= ENOUGH_WORDS:
+                break
+            words += paragraph.split()
+        yield " ".join(words[:MAX_WORDS])
+
+
+def _key(text: str) -> str:
+    """Texts with one key are duplicates: case, blanks, digits and punctuation do not count."""
+    return re.sub(r"[\W\d_]+", "", text.casefold())
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
