@@ -1,0 +1,97 @@
+"""The similarity graph of a batch, from its embeddings: Gaussian kernel, normalisations, the sqrt bandwidth."""
+
+import math
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+SAME_DISTANCE = 1e-10  # of vectors of length about 1: nearer ones have no direction to each other in working precision
+
+
+def to_working_precision(embeddings: Tensor) -> Tensor:
+    """float32 for every narrower float type; float64 stays."""
+    return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+
+def unit_length(embeddings: Tensor) -> Tensor:
+    """embeddings: float [B, D], any scale -> [B, D] of Euclidean length 1, in float32 or wider.
+
+    A vector whose largest coordinate is below 1e-30 counts as zero: it stays zero and has gradient zero.
+    """
+    x = to_working_precision(embeddings)
+    # Squares of 1e-20 or 1e20 would leave float32. The result does not depend on this scale, so it needs no gradient.
+    largest = x.detach().abs().amax(dim=1, keepdim=True)
+    is_zero = largest < 1e-30
+    x = x.masked_fill(is_zero, 0.0) / largest.masked_fill(is_zero, 1.0)
+    length = x.square().sum(dim=1, keepdim=True).masked_fill(is_zero, 1.0).sqrt()
+    return x / length
+
+
+class _PairwiseDistances(torch.autograd.Function):
+    """Distances from the differences themselves: |a|² + |b|² − 2ab would lose near neighbours to cancellation (all the
+    more in TF32). The gradient Σ_j g_ij (x_i − x_j) / d_ij cancels likewise, so it is summed in float64, in B² memory
+    (torch's own, of `cdist`, takes B²·D on CUDA)."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
+        ctx.save_for_backward(x, distances)
+        return distances
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tensor:
+        x, distances = ctx.saved_tensors
+        device = "cpu" if x.device.type == "mps" else x.device  # Apple's GPUs have no float64
+        exact = x.to(device, torch.float64)
+        is_same = distances < SAME_DISTANCE
+        weight = ((grad + grad.T) / distances.masked_fill(is_same, 1.0)).masked_fill(is_same, 0.0).to(exact)
+        return (weight.sum(dim=1, keepdim=True) * exact - weight @ exact).to(x)
+
+
+def pairwise_distances(x: Tensor) -> Tensor:
+    """x: float [B, D], rows of length about 1 -> Euclidean distances [B, B]; gradient 0 where two rows are the same."""
+    return _PairwiseDistances.apply(x)
+
+
+def gaussian_kernel(embeddings: Tensor, sigma: float) -> Tensor:
+    """W [B, B]: W_ij = exp(−‖z_i − z_j‖² / 2σ²) of the embeddings [B, D] at unit length, W_ii = 0; sigma: σ > 0."""
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive, got {sigma}")
+    weights = torch.exp(-pairwise_distances(unit_length(embeddings)).square() / (2 * sigma**2))
+    return weights * (1 - torch.eye(len(weights), dtype=weights.dtype, device=weights.device))
+
+
+def symmetric_normalize(weights: Tensor) -> Tensor:
+    """S = D^(−1/2) W D^(−1/2), D_ii = Σ_j W_ij; weights: W [B, B], symmetric, every row with a positive sum."""
+    scale = weights.sum(dim=1).rsqrt()
+    return scale[:, None] * weights * scale
+
+
+def transition_matrix(normalized: Tensor) -> Tensor:
+    """T [B, B]: each column of S [B, B] divided by its sum, then each row of the result by its own; rows sum to 1."""
+    by_column = normalized / normalized.sum(dim=0, keepdim=True)
+    return by_column / by_column.sum(dim=1, keepdim=True)
+
+
+@torch.no_grad()
+def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
+    """σ of G-Loss-SQRT: d/√3, d the median Euclidean distance over all pairs of the embeddings [N, D] at unit length.
+
+    exp(−d²/2σ²) as a function of σ has its inflection there (appendix D). `released` gives the authors' code instead:
+    sqrt(d/3), with the N zeros of the diagonal among the distances. N >= 2; memory grows with N² (4,096: 67 MB).
+    Raises ValueError where the median is 0, as no kernel has that width.
+    """
+    if embeddings.ndim != 2 or len(embeddings) < 2:
+        raise ValueError(f"embeddings must be [N, D] with N >= 2, got shape {list(embeddings.shape)}")
+    distances = torch.pdist(unit_length(embeddings))  # [N(N-1)/2]
+    if released:
+        distances = torch.cat([distances.new_zeros(len(embeddings)), distances, distances])
+    distances = distances.sort().values
+    middle = len(distances) // 2
+    median = (distances[middle].item() + distances[-middle - 1].item()) / 2
+    if not median > 0:
+        raise ValueError(f"the median distance of the {len(embeddings)} embeddings is {median}: they have (almost) all "
+                         "collapsed or are not finite; pass sigma as a number instead")
+    return math.sqrt(median / 3) if released else median / math.sqrt(3)

@@ -1,0 +1,35 @@
+"""What every loss asks of its batch."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+
+def check_batch(embeddings: Tensor, labels: Tensor) -> None:
+    """Raises ValueError unless embeddings are float [B, D] and labels int [B], B >= 2, on one device."""
+    if embeddings.ndim != 2 or len(embeddings) < 2 or not embeddings.is_floating_point():
+        raise ValueError("embeddings must be float [B, D] with B >= 2 (let the sampler merge a last batch of one), "
+                         f"got {embeddings.dtype} {list(embeddings.shape)}")
+    if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels must be int [B] with B = len(embeddings) = {len(embeddings)}, "
+                         f"got {labels.dtype} {list(labels.shape)}")
+    if labels.device != embeddings.device:
+        raise ValueError(f"labels must be where the embeddings are, on {embeddings.device}, got {labels.device}")
+
+
+def outside_autocast(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Kernels and exponentials keep their own precision, whatever the caller's autocast."""
+
+    @functools.wraps(loss)
+    def run(embeddings: Tensor, *args, **kwargs) -> Tensor:
+        with torch.autocast(embeddings.device.type, enabled=False):
+            return loss(embeddings, *args, **kwargs)
+
+    return run
+
+
+def same_class(labels: Tensor) -> Tensor:
+    """labels: int [B] -> bool [B, B], True where two different texts have one class."""
+    return (labels[:, None] == labels).fill_diagonal_(False)

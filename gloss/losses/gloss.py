@@ -1,0 +1,198 @@
+"""G-Loss: how well the visible labels of a batch, spread over its graph, predict the hidden ones.
+
+All of it runs in log space: kernel and normalisations as logsumexp, the closed form of the propagation as an
+elimination that never subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite.
+Where ordinary arithmetic can follow, the result is that of `gloss.graph` and `gloss.propagation`.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloss.graph import pairwise_distances, sqrt_bandwidth, unit_length
+from gloss.losses.batch import check_batch, outside_autocast
+
+NO_EDGE = -1e30  # log of a rate that is 0: finite, so inf − inf never arises, and far below any −2/σ²
+OBJECTIVES = ("nll", "softmax")
+
+
+def choose_visible(
+    batch_size: int, gamma: float, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
+) -> Tensor:
+    """is_visible: bool [B], a random ⌈γB⌉ of the batch True, at least 1 and at most B − 1; gamma: γ in (0, 1).
+
+    Drawn on the generator's device (default: CPU), so that a CPU generator gives every device the same mask.
+    """
+    if batch_size < 2:
+        raise ValueError(f"a batch needs 2 texts to have one visible and one hidden, got batch_size {batch_size}")
+    if not 0 < gamma < 1:
+        raise ValueError(f"gamma must lie in (0, 1), got {gamma}")
+    num_visible = min(math.ceil(round(gamma * batch_size, 9)), batch_size - 1)  # 0.7 · 10 is 7, not 7.000000000000001
+    source = generator.device if generator is not None else "cpu"
+    chosen = torch.randperm(batch_size, generator=generator, device=source)[:num_visible]
+    is_visible = torch.zeros(batch_size, dtype=torch.bool, device=source).index_fill_(0, chosen, True)
+    return is_visible.to(device, non_blocking=True)
+
+
+def is_scored(labels: Tensor, is_visible: Tensor, num_classes: int) -> Tensor:
+    """bool [B]: True where a text is hidden and its class has a visible member, so that Eq. 1 can score it.
+
+    labels: int [B] in [0, C); is_visible: bool [B] on any device. No host synchronisation.
+    """
+    is_visible = is_visible.to(labels.device, non_blocking=True)
+    num_visible_of = torch.zeros(num_classes, dtype=torch.long, device=labels.device)
+    num_visible_of = num_visible_of.scatter_add(0, labels.long(), is_visible.long())
+    return ~is_visible & (num_visible_of > 0)[labels.long()]
+
+
+def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
+    """log T_ij up to a constant per row [B, B]; the diagonal is NO_EDGE. Propagation needs no more than these ratios.
+
+    embeddings: float [B, D], B >= 2; sigma: σ > 0.
+
+    With q_j = Σ_k W_kj D_k^(−1/2), the column sums of S are q_j D_j^(−1/2); dividing by them and normalising the rows
+    leaves T_ij = (W_ij / q_j) / Σ_k (W_ik / q_k).
+    """
+    z = unit_length(embeddings)
+    is_self = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    log_kernel = -(pairwise_distances(z) / (sigma * math.sqrt(2))).square()
+    log_kernel = log_kernel.masked_fill(is_self, NO_EDGE)
+    log_degree = log_kernel.logsumexp(dim=1)
+    return log_kernel - (log_kernel - log_degree / 2).logsumexp(dim=1)  # W is symmetric: q_j is a row sum, too
+
+
+def log_propagate(log_rates: Tensor, labels: Tensor, num_visible: int, num_classes: int) -> Tensor:
+    """log F_U [U, C] from log rates [B, B] and labels [B] whose first `num_visible` nodes are the visible ones.
+
+    State elimination without subtraction (Grassmann, Taksar, Heyman 1985): a node k is taken out of the chain by
+    sending whoever goes to k on to where k goes next. Rates of a node to itself never matter, so I − T_UU, singular to
+    working precision once a cluster has no visible member, is never formed. A class without a visible member gets about
+    NO_EDGE: probability 0.
+    """
+    hidden = log_rates[num_visible:]
+    to_visible, to_hidden = hidden.split([num_visible, len(hidden)], dim=1)
+    column = labels[:num_visible].expand_as(to_visible)
+    peak = to_visible.new_full((len(hidden), num_classes), NO_EDGE)
+    peak = peak.scatter_reduce(1, column, to_visible.detach(), "amax")
+    total = torch.zeros_like(peak).scatter_add(1, column, (to_visible - peak.gather(1, column)).exp())
+    to_class = peak + total.clamp(min=1.0).log()  # logsumexp per class; a class that is there has total >= 1
+    rates = torch.cat([to_class, to_hidden], dim=1)  # [U, C + U]
+    for k in reversed(range(len(hidden))):
+        rest, to_k = rates.split([num_classes + k, 1], dim=1)
+        rates = torch.logaddexp(rest, to_k + rest[k].log_softmax(dim=0))  # row k only gains a factor
+    return rates.log_softmax(dim=1)
+
+
+@outside_autocast
+def gloss_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    sigma: float,
+    is_visible: Tensor,
+    num_classes: int,
+    objective: str = "nll",
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """G-Loss, mean over hidden nodes.
+
+    "nll" is Eq. 1, the negative log of the propagated probability of each hidden node's class; hidden nodes whose class
+    has no visible member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
+    the released code: cross-entropy that takes the propagated probabilities for logits, over all hidden nodes.
+    `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
+
+    embeddings: float [B, D], B >= 2, any scale (computed in float32, or float64 if that is what comes); labels: int [B]
+    in [0, C), checked on CPU; sigma: σ > 0; is_visible: bool [B] with at least one True and one False. A mask kept on
+    the CPU (as `choose_visible` makes it) spares a GPU the wait for its count. Returns a scalar; 0, still connected to
+    the encoder, where no hidden node can be scored. Raises ValueError for anything else.
+    """
+    check_batch(embeddings, labels)
+    _check_settings(sigma, objective)
+    if is_visible.shape != labels.shape or is_visible.dtype != torch.bool:
+        raise ValueError(f"is_visible must be bool [B] with B = len(embeddings) = {len(labels)}, "
+                         f"got {is_visible.dtype} {list(is_visible.shape)}")
+    if labels.device.type == "cpu" and not (0 <= labels.min() and labels.max() < num_classes):
+        raise ValueError(f"labels must lie in [0, num_classes) = [0, {num_classes}), "
+                         f"got {labels.min().item()} to {labels.max().item()}")
+    if class_weights is not None and class_weights.shape != (num_classes,):
+        raise ValueError(f"class_weights must be [C] with C = num_classes = {num_classes}, "
+                         f"got {list(class_weights.shape)}")
+    visible, hidden = is_visible.nonzero()[:, 0], (~is_visible).nonzero()[:, 0]
+    if not len(visible) or not len(hidden):
+        raise ValueError(f"is_visible must have a True and a False, got {len(visible)} True of {len(labels)}")
+    order = torch.cat([visible, hidden]).to(embeddings.device, non_blocking=True)
+    ordered_labels = labels.long()[order]
+    log_rates = log_transition_rates(embeddings[order], sigma)
+    log_prob = log_propagate(log_rates, ordered_labels, len(visible), num_classes)  # [U, C]
+
+    target = ordered_labels[len(visible):]
+    weight = torch.ones_like(log_prob[:, 0]) if class_weights is None else class_weights.to(log_prob)[target]
+    if objective == "nll":
+        can_score = is_scored(labels, is_visible, num_classes)[order[len(visible):]]
+        per_node = F.nll_loss(log_prob, target, reduction="none")
+        weight = weight * can_score
+        per_node = per_node.masked_fill(~can_score, 0.0)
+    else:
+        per_node = F.cross_entropy(log_prob.exp(), target, reduction="none")
+    return (weight * per_node).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+
+
+def _check_settings(sigma: float, objective: str) -> None:
+    if not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+    if objective not in OBJECTIVES:
+        raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
+
+
+class GLoss(nn.Module):
+    """`gloss_loss` with its settings: forward(embeddings [B, D], labels [B]) -> scalar.
+
+    sigma: σ, or "sqrt": `sqrt_bandwidth` of the first batch it sees, kept from then on and in the state dict (for the
+    paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts, and pass the number).
+    gamma: the fraction that stays visible. num_classes: C; None takes the classes of each batch, any integers, at the
+    cost of a wait for the GPU. generator: of the random split, on the CPU (None: torch's default one).
+    """
+
+    def __init__(
+        self,
+        sigma: float | str = "sqrt",
+        gamma: float = 0.6,
+        num_classes: int | None = None,
+        objective: str = "nll",
+        class_weights: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if isinstance(sigma, str) and sigma != "sqrt":
+            raise ValueError(f'sigma must be a positive number or "sqrt", got {sigma!r}')
+        _check_settings(1.0 if sigma == "sqrt" else sigma, objective)
+        if num_classes is None and (objective == "softmax" or class_weights is not None):
+            raise ValueError("num_classes must be given for objective='softmax' and for class_weights: both need it")
+        choose_visible(2, gamma)
+        self.sigma = None if sigma == "sqrt" else float(sigma)
+        self.gamma, self.num_classes, self.objective, self.generator = gamma, num_classes, objective, generator
+        self.register_buffer("class_weights", class_weights, persistent=False)
+
+    def forward(self, embeddings: Tensor, labels: Tensor, is_visible: Tensor | None = None) -> Tensor:
+        """is_visible: the split, bool [B]; drawn by `choose_visible` unless given."""
+        check_batch(embeddings, labels)
+        if self.sigma is None:
+            self.sigma = sqrt_bandwidth(embeddings)
+        if is_visible is None:
+            is_visible = choose_visible(len(labels), self.gamma, self.generator)
+        num_classes = self.num_classes
+        if num_classes is None:
+            classes, labels = labels.unique(return_inverse=True)
+            num_classes = len(classes)
+        return gloss_loss(
+            embeddings, labels, sigma=self.sigma, is_visible=is_visible, num_classes=num_classes,
+            objective=self.objective, class_weights=self.class_weights,
+        )
+
+    def get_extra_state(self) -> dict[str, float | None]:
+        return {"sigma": self.sigma}
+
+    def set_extra_state(self, state: dict[str, float | None]) -> None:
+        self.sigma = state["sigma"]
