@@ -1,0 +1,111 @@
+"""The report's statistics against scipy, brute force and values worked out by hand."""
+
+import itertools
+import random
+
+import pytest
+from scipy import stats as scipy_stats
+
+from gloss.report import stats
+
+DIFFERENCES = [[0.4, 0.9, -0.2, 1.3, 0.6], [0.1, -0.1], [2.0, 2.5, 3.0, 1.0, 0.5, 0.75, -1.0, 4.0]]
+
+
+def test_mean_and_std_by_hand():
+    assert stats.mean([2, 4, 4, 4, 5, 5, 7, 9]) == 5
+    assert stats.std([2, 4, 4, 4, 5, 5, 7, 9]) == pytest.approx((32 / 7) ** 0.5, rel=1e-15)
+
+
+@pytest.mark.parametrize("values", DIFFERENCES)
+def test_t_interval_and_paired_t_agree_with_scipy(values):
+    low, high = stats.t_interval(values)
+    n = len(values)
+    expected = scipy_stats.t.interval(0.95, n - 1, loc=stats.mean(values), scale=scipy_stats.sem(values))
+    assert (low, high) == pytest.approx(expected, rel=1e-9)
+    other = [random.Random(n).random() for _ in values]
+    ours = [d + o for d, o in zip(values, other, strict=True)]
+    p = stats.paired_t([a - b for a, b in zip(ours, other, strict=True)])
+    assert p == pytest.approx(scipy_stats.ttest_rel(ours, other).pvalue, rel=1e-6)
+
+
+def test_t_tests_are_undefined_without_spread_or_pairs():
+    assert stats.t_interval([1.0]) is None
+    assert stats.paired_t([1.0]) is None
+    assert stats.paired_t([0.3, 0.3, 0.3]) is None
+    assert stats.t_interval([0.3, 0.3, 0.3]) == pytest.approx((0.3, 0.3))
+
+
+@pytest.mark.parametrize("values", [*DIFFERENCES, [1.0], [0.0, 0.0], [1, -1, 2, -2], [0.1] * 9])
+def test_sign_flip_agrees_with_brute_force(values):
+    observed = abs(sum(values))
+    signs = itertools.product((1, -1), repeat=len(values))
+    sums = [abs(sum(s * v for s, v in zip(pattern, values, strict=True))) for pattern in signs]
+    assert stats.sign_flip(values) == sum(s >= observed - 1e-9 for s in sums) / len(sums)
+
+
+def test_sign_flip_agrees_with_scipy_on_all_permutations():
+    values = DIFFERENCES[2]
+    expected = scipy_stats.permutation_test(
+        (values, [0.0] * len(values)),
+        lambda a, b, axis: (a - b).mean(axis=axis),
+        permutation_type="samples",
+        vectorized=True,
+        n_resamples=10_000,
+    )
+    assert stats.sign_flip(values) == pytest.approx(expected.pvalue, rel=1e-12)
+
+
+def test_sign_flip_of_25_pairs_is_exact_and_bounded():
+    assert stats.sign_flip([1.0] * 25) == 2 / 2**25 == stats.smallest_p(25)
+    assert stats.smallest_p(5) == 0.0625  # five seeds of one data set never reach 0.05
+    assert stats.sign_flip([]) is None
+    with pytest.raises(ValueError, match="at most 40 differences, got 41"):
+        stats.sign_flip([1.0] * 41)
+
+
+def test_holm_by_hand():
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2 (kept at 0.06), 0.04 x 1 (raised to 0.06)
+    assert stats.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert stats.holm([0.5, None, 0.9]) == pytest.approx([1.0, None, 1.0])
+    assert stats.holm([]) == []
+
+
+@pytest.mark.parametrize(
+    "values, published, metric, expected",
+    [
+        ([85.0, 85.1, 85.2], 85.6, "accuracy", "ok"),  # difference 0.5: the bound belongs to ok
+        ([85.0, 85.1, 85.2], 85.61, "accuracy", "near"),
+        ([85.0, 85.1, 85.2], 86.6, "accuracy", "near"),
+        ([85.0, 85.1, 85.2], 86.61, "accuracy", "off"),
+        ([85.0, 85.1], 85.0, "accuracy", "unresolved"),  # two seeds
+        ([84.0, 85.0, 86.0], 85.0, "accuracy", "unresolved"),  # interval 85 ± 2.48
+        ([84.6, 85.0, 85.4], 85.0, "accuracy", "unresolved"),  # width 1.99 > 1.5
+        ([84.8, 85.0, 85.2], 85.0, "accuracy", "ok"),  # width 0.99
+        ([84.0, 84.1, 84.2], 85.1, "macro_f1", "ok"),
+        ([84.0, 84.1, 84.2], 87.1, "macro_f1", "near"),
+        ([84.0, 84.1, 84.2], 87.2, "macro_f1", "off"),
+        ([0.50, 0.51, 0.52], 0.56, "macro_silhouette", "ok"),
+        ([0.50, 0.51, 0.52], 0.65, "macro_silhouette", "near"),
+        ([0.50, 0.51, 0.52], 0.67, "macro_silhouette", "off"),
+        ([85.0, 85.1, 85.2], None, "accuracy", ""),
+        ([], 85.0, "accuracy", ""),
+    ],
+)
+def test_verdict(values, published, metric, expected):
+    assert stats.verdict(values, published, metric) == expected
+
+
+@pytest.mark.parametrize(
+    "differences, expected",
+    [
+        ([0.9, 1.0, 1.1], "supported"),  # 1 ± 0.25
+        ([0.1, 0.11, 0.12], "supported"),  # small but certain: above 0 comes first
+        ([-0.9, -1.0, -1.1], "contradicted"),
+        ([-0.1, 0.0, 0.1], "no practical difference"),  # 0 ± 0.25
+        ([-1.0, 0.0, 1.0], "inconclusive"),  # 0 ± 2.48
+        ([1.0], "inconclusive"),
+        ([0.0, 0.0, 0.0], "no practical difference"),
+    ],
+)
+def test_claim(differences, expected):
+    assert stats.claim(differences) == expected
