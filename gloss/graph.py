@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-SAME_DISTANCE = 1e-10  # of vectors of length about 1: nearer ones have no direction to each other in working precision
+SAME_DISTANCE = 1e-10  # relative to the largest coordinate: nearer rows have no direction to each other
 
 
 def to_working_precision(embeddings: Tensor) -> Tensor:
@@ -35,9 +35,11 @@ class _PairwiseDistances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
+        scale = x.abs().amax().clamp(min=1e-30)  # squares of 1e-20 or 1e20 would leave float32
+        x = x / scale
         distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
         ctx.save_for_backward(x, distances)
-        return distances
+        return distances * scale
 
     @staticmethod
     @once_differentiable
@@ -51,7 +53,7 @@ class _PairwiseDistances(torch.autograd.Function):
 
 
 def pairwise_distances(x: Tensor) -> Tensor:
-    """x: float [B, D], rows of length about 1 -> Euclidean distances [B, B]; gradient 0 where two rows are the same."""
+    """x: float [B, D], any scale -> Euclidean distances [B, B]; gradient 0 where two rows are the same."""
     return _PairwiseDistances.apply(x)
 
 

@@ -15,14 +15,12 @@ def batch_all_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) ->
     Returns a scalar; 0, still connected to the encoder, where no triplet is positive.
 
     The sum over triplets is a sum over pairs: d(a, p) enters once for each negative nearer than d(a, p) + margin,
-    d(a, n) once, negatively, for each positive p with d(a, p) + margin beyond it. Sorting each anchor's row counts both.
+    d(a, n) once, negatively, for each positive p with d(a, p) + margin beyond it. Sorted rows give both counts.
     """
     check_batch(embeddings, labels)
     if not margin >= 0:
         raise ValueError(f"margin must be at least 0, got {margin}")
-    x = to_working_precision(embeddings)
-    scale = x.detach().abs().amax().clamp(min=1e-30)  # squares of 1e20 would leave float32
-    distances = pairwise_distances(x / scale) * scale
+    distances = pairwise_distances(to_working_precision(embeddings))
     is_positive = same_class(labels)
     is_negative = labels[:, None] != labels
     with torch.no_grad():
@@ -33,7 +31,7 @@ def batch_all_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) ->
         beyond = torch.searchsorted(reaches, distances, right=True)  # positives that leave this negative out
         per_negative = (is_positive.sum(dim=1, keepdim=True) - beyond).masked_fill(~is_negative, 0)
         num_active = per_positive.sum()
-        weight = (per_positive - per_negative) / num_active.clamp(min=1).to(x.dtype)
+        weight = (per_positive - per_negative) / num_active.clamp(min=1).to(distances.dtype)
     return (weight * distances).sum() + margin * (num_active > 0)
 
 
