@@ -1,41 +1,30 @@
 """Data set name -> texts, labels and splits -> token ids.
 
-Rows of every split stand in the order of a hash of their content, so that splits, samples and batches depend on the texts
-and the seed, never on the order of rows in a file; `Split.rows` leads back to the file.
+The rows of a split stand in the order of a hash of their content, so that splits, samples and batches depend on the
+texts and the seed and never on the order of rows in a file; `Split.rows` leads back to the file.
 """
 
 from __future__ import annotations
 
-import contextlib
-import csv
-import gzip
 import hashlib
-import io
 import json
-import os
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import tokenizers
 
 from gloss import docstrings
 from gloss.config import ROOT, DatasetConfig
+from gloss.tables import DataError, check_cells, name_row, read_table, whole_file
 
 MANIFEST = ROOT / "data" / "manifest.json"
 SPLIT_SEED = 0  # of the splits that we cut: the same texts are tested whatever the seed of a run
-CUT_SHARE = 0.1  # of the texts, for validation and for test, where a set has no such split
-
-csv.field_size_limit(2**31 - 1)  # the default stops at 131,072 characters
-
-
-class DataError(ValueError):
-    """Data that cannot be used; its text names the file, what is wrong and what to do."""
+CUT_SHARE = 0.1  # of the training texts, for a split that a set does not have
 
 
 @dataclass(frozen=True)
@@ -62,169 +51,155 @@ class TextDataset:
     labels: list[str]  # names in one fixed order
     splits: dict[str, Split]  # train, val, test
     fingerprint: str  # hex; of all texts and labels before `train_limit`, whatever the order of rows
-    note: str | None  # what the user should be told: how the texts were split, other versions than the pinned ones
+    note: str | None  # what the user should be told: how texts were split, which versions are not the pinned ones …
 
 
 def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDataset:
     """Read, check and split a data set.
 
-    data_dir: folder of the prepared sets (`<name>/train.csv.gz` …). seed: draws the sample of `cfg.train_limit` training texts;
-    splits that the set itself lacks are cut from its training texts with a seed of their own, 10 % each, stratified (sst2 and
-    qnli: validation from train, while the labelled dev split is the test split). Raises DataError.
+    data_dir: folder of the prepared sets (`<name>/train.csv.gz` …); seed: draws the sample of `cfg.train_limit`
+    training texts. A split that the set does not have is cut from its training texts: 10 % each, stratified, with a
+    seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled dev split). Raises DataError.
     """
-    readers = {"prepared": _read_prepared, "docstrings": _read_docstrings}
-    labels, splits, notes = readers[cfg.source](cfg, Path(data_dir))
-    splits = {part: split.take(np.argsort(_digests(split, labels), kind="stable")) for part, split in splits.items()}
+    source = _SOURCES[cfg.source](cfg, Path(data_dir))
+    labels, splits, notes = source.labels, source.splits, source.notes
     _check_classes(cfg.name, labels, splits)
-    rows = len(splits["train"])
-    for part in ("test", "val"):  # test first: all classes are tested, and validation may lack a rare one, as it does in r52
+    num_rows = len(splits["train"])
+    for part in ("test", "val"):
         if part not in splits:
-            splits["train"], splits[part] = _cut(splits["train"], max(round(CUT_SHARE * rows), 1), part == "test")
-            notes.append(f"{part}: {len(splits[part])} of the {rows} training texts, stratified, whatever the seed")
-    splits = {part: splits[part] for part in ("train", "val", "test")}
-    hashes = {part: fingerprint(_digests(split, labels)) for part, split in splits.items()}
+            # Every class is tested; validation may lack a rare one, as it does in r52.
+            size, least = max(round(CUT_SHARE * num_rows), 1), int(part == "test")
+            chosen = _stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
+            rest = np.setdiff1d(np.arange(len(splits["train"])), chosen)
+            splits[part], splits["train"] = splits["train"].take(chosen), splits["train"].take(rest)
+            notes.append(_cut_note(part, splits, num_rows, labels))
     if cfg.train_limit is not None:
-        if cfg.train_limit < len(labels):
-            raise DataError(
-                f"dataset.train_limit={cfg.train_limit} is too small for {cfg.name}: expected at least {len(labels)}, a text "
-                "for each class"
-            )
-        if cfg.train_limit > len(splits["train"]):
-            notes.append(f"dataset.train_limit={cfg.train_limit} has no effect on {len(splits['train'])} training texts")
-        else:
-            splits["train"] = splits["train"].take(_stratified(splits["train"].labels, cfg.train_limit, seed, least=1))
-    whole = hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32]
-    return TextDataset(cfg.name, labels, splits, whole, "; ".join(notes) or None)
+        splits["train"] = _limited(splits["train"], cfg, seed, len(labels), notes)
+    splits = {part: splits[part] for part in ("train", "val", "test")}
+    return TextDataset(cfg.name, labels, splits, source.fingerprint(), "; ".join(notes) or None)
 
 
-# -- order, fingerprints, splits ------------------------------------------------------------------------------------------------
+def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_length: int = 128) -> dict[str, Any]:
+    """What Table 1 shows: {"labels", "splits": {part: {"rows", "classes", "too_long"}}, "duplicates", "note"}.
 
-
-def _digests(split: Split, labels: Sequence[str]) -> list[bytes]:
-    """sha256 of each row's strings and label name. JSON keeps ("a", "b") and ("ab",) apart."""
-    return [
-        hashlib.sha256(json.dumps([*text, labels[label]]).encode()).digest()
-        for text, label in zip(split.texts, split.labels.tolist(), strict=True)
-    ]
-
-
-def fingerprint(digests: Iterable[bytes]) -> str:
-    """Hash of a multiset of rows: the sum of their hashes modulo 2**128, in hex.
-
-    A sum does not depend on the order and, unlike an exclusive or, does not cancel where a row stands twice.
+    too_long: share (0 to 1) of texts with more than `max_length` tokens, special ones counted; None if tokenizer is.
+    duplicates: {"train-val", "train-test", "val-test"}: rows of the later split whose text is in the earlier one too.
     """
-    return f"{sum(int.from_bytes(digest[:16], 'big') for digest in digests) % 2**128:032x}"
+    dataset = load_dataset(cfg, data_dir, seed=0)
+    splits, duplicates, earlier = {}, {}, {}
+    for part, split in dataset.splits.items():
+        too_long = None
+        if tokenizer is not None:
+            lengths = np.diff(tokenize(split.texts, tokenizer, max_length + 1).offsets)
+            too_long = float((lengths > max_length).mean())
+        splits[part] = {"rows": len(split), "classes": len(np.unique(split.labels)), "too_long": too_long}
+        for other, texts in earlier.items():
+            duplicates[f"{other}-{part}"] = sum(text in texts for text in split.texts)
+        earlier[part] = set(split.texts)
+    return {"labels": dataset.labels, "splits": splits, "duplicates": duplicates, "note": dataset.note}
+
+
+# -- splits ------------------------------------------------------------------------------------------------------------
 
 
 def _stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave: int = 0) -> np.ndarray:
-    """Sorted indices of about `size` rows, each class in proportion: at least `least` a class, `leave` of it always left."""
+    """Sorted indices of `size` rows, each class in proportion, but at least `least` of it, and `leave` of it not taken.
+
+    The two bounds come before `size`: with many small classes it can be more or fewer rows.
+    """
     rng = np.random.default_rng(seed)
     counts = np.bincount(labels)
     low, high = np.minimum(least, counts), np.maximum(counts - leave, 0)
     quota = counts * size / len(labels)
-    num_taken = np.clip(np.floor(quota), low, high).astype(np.int64)
-    while (missing := min(size, high.sum()) - num_taken.sum()) != 0:
+    num_taken = np.clip(np.floor(quota).astype(np.int64), low, high)
+    while (missing := size - num_taken.sum()) != 0:  # largest remainders first
         step = np.sign(missing)
         movable = num_taken < high if step > 0 else num_taken > low
-        if not movable.any():  # the classes' own minimum is more than `size`
+        if not movable.any():
             break
-        gap = np.where(movable, step * (quota - num_taken), -np.inf)
-        num_taken[np.argmax(gap)] += step
+        num_taken[np.argmax(np.where(movable, step * (quota - num_taken), -np.inf))] += step
     chosen = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in enumerate(num_taken)]
     return np.sort(np.concatenate(chosen))
 
 
-def _cut(split: Split, size: int, keep_all_classes: bool) -> tuple[Split, Split]:
-    """Two splits of one: what stays (a text of each class at least), and about `size` texts."""
-    chosen = _stratified(split.labels, size, SPLIT_SEED, least=int(keep_all_classes), leave=1)
-    return split.take(np.setdiff1d(np.arange(len(split)), chosen)), split.take(chosen)
+def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]) -> Split:
+    limit = cfg.train_limit
+    if limit < num_classes:
+        raise DataError(
+            f"dataset.train_limit={limit} is not allowed: {cfg.name} has {num_classes} classes and each needs a text"
+        )
+    if limit > len(train):
+        notes.append(f"dataset.train_limit={limit} has no effect: there are {len(train)} training texts")
+        return train
+    return train.take(_stratified(train.labels, limit, seed, least=1))
+
+
+def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequence[str]) -> str:
+    cut = splits[part]
+    note = f"{part} is {len(cut)} of the {num_rows} training texts (stratified, the same whatever the seed)"
+    if lacking := [name for i, name in enumerate(labels) if i not in cut.labels]:
+        note += f", without a text of {', '.join(lacking)}"
+    train = set(splits["train"].texts)
+    if num_same := sum(text in train for text in cut.texts):
+        note += f", {num_same} of them with the same words as a training text"
+    return note
 
 
 def _check_classes(name: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
-    """What no training could use: one class, a class without training texts, a class too small for a cut."""
+    """Refuse what cannot be trained or tested: one class, a class without training texts, one too small to split."""
     if len(labels) < 2:
         raise DataError(f"{name} has one class, {labels[0]!r}: a classifier needs at least two")
     counts = np.bincount(splits["train"].labels, minlength=len(labels))
     for part, split in splits.items():
-        for label, row in zip(split.labels, split.rows, strict=True):
-            if counts[label] == 0:
-                raise DataError(
-                    f"{name}: the label {labels[label]!r} ({part}, row {row + 2}, the header being row 1) has no text in train: "
-                    "add some, or take its rows out"
-                )
+        untrained = np.flatnonzero(counts[split.labels] == 0)
+        if len(untrained):
+            first = untrained[np.argmin(split.rows[untrained])]
+            raise DataError(
+                f"{name}: the label {labels[split.labels[first]]!r} ({part}, {name_row(split.rows[first])}) does not "
+                "occur in train: add training texts of it, or take its rows out"
+            )
     if "test" not in splits and counts.min() < 2:
         label = int(counts.argmin())
-        row = splits["train"].rows[splits["train"].labels == label][0]
+        (row,) = splits["train"].rows[splits["train"].labels == label]
         raise DataError(
-            f"{name}: the label {labels[label]!r} has one text (row {row + 2}, the header being row 1), and train and "
-            "test need one each: add a text, take it out, or give a test file (dataset.test_path)"
+            f"{name}: the label {labels[label]!r} has one text ({name_row(row)}), but train and test need one each: "
+            "add texts of it, take it out, or give test texts of your own (dataset.test_path)"
         )
 
 
-# -- reading --------------------------------------------------------------------------------------------------------------------
+# -- sources -----------------------------------------------------------------------------------------------------------
 
 
-def read_table(path: Path, columns: Sequence[str], separator: str = ",", encoding: str = "utf-8") -> list[list[str]]:
-    """The named columns of a CSV file (.gz too), every value as the string it is in the file; a list of rows.
+@dataclass
+class _Source:
+    """What a reader hands over: texts under one order of labels, with the splits that the source has."""
 
-    Raises DataError with file, row (as a spreadsheet counts: the header is row 1) and column.
+    labels: list[str]
+    splits: dict[str, Split] = field(default_factory=dict)
+    hashes: dict[str, str] = field(default_factory=dict)  # fingerprint of each split
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, part: str, texts: list[tuple[str, ...]], labels: list[int]) -> None:
+        digests = row_digests(texts, [self.labels[label] for label in labels])
+        order = np.array(sorted(range(len(texts)), key=digests.__getitem__), dtype=np.int64)
+        self.splits[part] = Split(texts, np.array(labels, dtype=np.int64), np.arange(len(texts))).take(order)
+        self.hashes[part] = fingerprint(digests)
+
+    def fingerprint(self) -> str:
+        return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def row_digests(texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> list[bytes]:
+    """sha256 of each row: its strings and its label's name as JSON, which keeps ("a", "b") and ("ab",) apart."""
+    return [hashlib.sha256(json.dumps([*t, label]).encode()).digest() for t, label in zip(texts, labels, strict=True)]
+
+
+def fingerprint(digests: Sequence[bytes]) -> str:
+    """Hash of a multiset of rows: the sum of their hashes modulo 2**128, in hex.
+
+    A sum does not depend on the order and, unlike an exclusive or, does not lose a row that stands there twice.
     """
-    try:
-        content = path.read_bytes()
-        if path.suffix == ".gz":
-            content = gzip.decompress(content)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such file") from None
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}: a damaged or cut-off gzip file ({error}): fetch it again") from None
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from None
-    if content.startswith((b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"PAR1", b"\x1f\x8b")):
-        raise DataError(f"{path}: not a CSV file (a spreadsheet, an archive or another binary format): save it as CSV")
-    try:
-        text = content.decode("utf-8-sig" if encoding.lower() in ("utf-8", "utf8") else encoding)  # Excel writes a mark
-    except LookupError:
-        raise DataError(f"{path}: dataset.encoding={encoding} is unknown: try utf-8, cp1252 or latin-1") from None
-    except UnicodeDecodeError as error:
-        line = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path}: line {line} is not {encoding} (byte 0x{content[error.start]:02x}): save the file as UTF-8, or set "
-            "dataset.encoding (cp1252 is common on Windows)"
-        ) from None
-    rows = _parse(text, path, separator)
-    header, *body = rows or [[]]
-    places = []
-    for column in columns:
-        if header.count(column) != 1:
-            what = "no column" if column not in header else "more than one column"
-            raise DataError(
-                f"{path}: {what} {column!r} in the header {header}: set dataset.text, dataset.label or dataset.separator"
-                f" (now {separator!r})"
-            )
-        places.append(header.index(column))
-    if not body:
-        raise DataError(f"{path}: a header but no row")
-    for number, row in enumerate(body, start=2):
-        if len(row) != len(header):
-            raise DataError(
-                f"{path}: row {number} has {len(row)} columns, and the header has {len(header)}: is a text with the separator "
-                f"{separator!r} or a line end in it not quoted?"
-            )
-        for column, place in zip(columns, places, strict=True):
-            if not row[place].strip():
-                raise DataError(f"{path}: row {number}, column {column!r} is empty: fill it in or take the row out")
-    return [[row[place] for place in places] for row in body]
-
-
-def _parse(text: str, path: Path, separator: str) -> list[list[str]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise DataError(f"{path}: line {reader.line_num} is not CSV ({error}): is a quote left open, or not doubled?") from None
-    while rows and not rows[-1]:  # empty lines at the end
-        rows.pop()
-    return rows
+    return f"{sum(int.from_bytes(digest[:16], 'big') for digest in digests) % 2**128:032x}"
 
 
 def read_manifest() -> dict[str, Any]:
@@ -232,69 +207,131 @@ def read_manifest() -> dict[str, Any]:
     return json.loads(MANIFEST.read_text(encoding="utf-8"))
 
 
-def _read_prepared(cfg: DatasetConfig, data_dir: Path) -> tuple[list[str], dict[str, Split], list[str]]:
-    """<data_dir>/<name>/<part>.csv.gz, checked against the manifest."""
+def _read_prepared(cfg: DatasetConfig, data_dir: Path) -> _Source:
+    """<data_dir>/<name>/<part>.csv.gz, checked against the manifest every time: the hashes are needed anyway."""
     sets = read_manifest()["sets"]
     if cfg.name not in sets:
-        raise DataError(f"{cfg.name} is not in {MANIFEST}: expected one of {', '.join(sets)}")
-    splits = {}
-    for part in sets[cfg.name]["splits"]:
+        raise DataError(f"dataset.name={cfg.name} is not a prepared set: expected one of {', '.join(sets)}")
+    entry, remedy = sets[cfg.name], f"`make data DATASETS={cfg.name}`"
+    source = _Source(list(entry["labels"].values()))
+    for part in entry["splits"]:
         path = data_dir / cfg.name / f"{part}.csv.gz"
         if not path.exists():
             raise DataError(
-                f"{path}: no such file. Run `make data DATASETS={cfg.name}`, or set GLOSS_DATA_DIR (or paths.data) to a "
-                "folder of prepared sets"
+                f"{path}: no such file. Run {remedy}, or set GLOSS_DATA_DIR or paths.data to a folder of prepared sets"
             )
-        # GLUE's test labels are not public: its labelled dev split is the test split.
-        splits["test" if part == "dev" else part] = read_prepared(path, cfg.name, part, sets[cfg.name])
-    return list(sets[cfg.name]["labels"].values()), splits, []
+        rows = read_table(path, [*cfg.text, cfg.label], cfg.separator, cfg.encoding)
+        if reason := difference(rows, entry, part):
+            raise DataError(f"{path}: {reason}. Run {remedy} to make it again")
+        numbers = {value: number for number, value in enumerate(entry["labels"])}
+        known_as = "test" if part == "dev" else part  # GLUE's own test labels are not public
+        source.add(known_as, [tuple(row[:-1]) for row in rows], [numbers[row[-1]] for row in rows])
+    return source
 
 
-def read_prepared(path: Path, name: str, part: str, entry: dict[str, Any]) -> Split:
-    """One file of the prepared form; `entry` is the set's entry in the manifest. Raises DataError where they differ."""
-    rows = read_table(path, [*entry["text"], "label"])
-    numbers = {value: number for number, value in enumerate(entry["labels"])}
-    if unknown := {row[-1] for row in rows} - numbers.keys():
-        raise DataError(f"{path}: the label {sorted(unknown)[0]!r} is none of {', '.join(numbers)}: fetch the file again")
-    split = _split_of(rows, [numbers[row[-1]] for row in rows])
-    expected = entry["splits"][part]
-    remedy = f"delete it and run `make data DATASETS={name}`"
-    if len(split) != expected["rows"]:
-        raise DataError(f"{path}: {len(split)} rows, where the manifest has {expected['rows']}: {remedy}")
-    if expected["fingerprint"] is not None:
-        found = fingerprint(_digests(split, list(entry["labels"].values())))
-        if found != expected["fingerprint"]:
-            raise DataError(
-                f"{path}: the content differs from the manifest's, if only by a character (fingerprint {found}, expected "
-                f"{expected['fingerprint']}): {remedy}"
-            )
-    return split
+def difference(rows: Sequence[Sequence[str]], entry: dict[str, Any], part: str) -> str | None:
+    """How a prepared file's rows (text columns, then label) differ from the manifest's entry; None if they do not."""
+    expected, names = entry["splits"][part], entry["labels"]
+    if unknown := {row[-1] for row in rows} - names.keys():
+        return f"the label {min(unknown)!r} is none of {', '.join(names)}"
+    if len(rows) != expected["rows"]:
+        return f"{len(rows)} rows, where the manifest has {expected['rows']}"
+    found = fingerprint(row_digests([tuple(row[:-1]) for row in rows], [names[row[-1]] for row in rows]))
+    if expected["fingerprint"] not in (None, found):
+        return f"another content than the manifest's (fingerprint {found}, expected {expected['fingerprint']})"
+    return None
 
 
-def _split_of(rows: Sequence[Sequence[str]], labels: Sequence[int]) -> Split:
-    """A split in the order of its file; the last column of `rows` is the label."""
-    return Split([tuple(row[:-1]) for row in rows], np.array(labels, dtype=np.int64), np.arange(len(rows)))
-
-
-def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> tuple[list[str], dict[str, Split], list[str]]:
-    parts, versions = docstrings.collect()
+def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> _Source:
+    try:
+        parts, versions = docstrings.collect()
+    except ModuleNotFoundError as error:  # PackageNotFoundError is one
+        raise DataError(f"dataset=docstrings needs {error.name}: `pip install -r requirements.txt`") from None
+    source = _Source(list(docstrings.LIBRARIES))
+    for part, rows in parts.items():
+        source.add(part, [(text,) for text, _ in rows], [source.labels.index(library) for _, library in rows])
     pinned = read_manifest()["docstrings"]
-    labels = list(docstrings.LIBRARIES)
-    splits = {part: _split_of(rows, [labels.index(row[-1]) for row in rows]) for part, rows in parts.items()}
-    found = {part: fingerprint(_digests(split, labels)) for part, split in splits.items()}
-    if found == pinned["fingerprints"]:
-        return labels, splits, []
-    changed = [f"{name} {versions[name]} (pinned: {pin})" for name, pin in pinned["versions"].items() if versions[name] != pin]
-    cause = "made from " + ", ".join(changed) if changed else "the installed packages differ from their release"
-    return labels, splits, [f"these docstrings are not those of the pinned versions: {cause}"]
+    if source.hashes != pinned["fingerprints"]:
+        pins = pinned["versions"].items()
+        other = [f"{name} {versions[name]} for {pin}" for name, pin in pins if versions[name] != pin]
+        cause = "installed: " + ", ".join(other) if other else "the installed packages differ from their release"
+        source.notes.append(f"these docstrings are not those of the pinned versions ({cause})")
+    return source
 
 
-# -- token ids ------------------------------------------------------------------------------------------------------------------
+def _read_csv(cfg: DatasetConfig, data_dir: Path) -> _Source:
+    paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
+    separator = "\t" if cfg.separator in ("\\t", "tab") else cfg.separator  # a shell hands over two characters
+    tables = {
+        part: read_table(Path(path).expanduser(), [*cfg.text, cfg.label], separator, cfg.encoding)
+        for part, path in paths.items()
+        if path is not None
+    }
+    labels = {row[-1] for table in tables.values() for row in table}
+    return _from_tables(tables, _label_order(labels))
+
+
+def _label_order(labels: set[str]) -> list[str]:
+    """Whole numbers by value, anything else alphabetically."""
+    try:
+        return sorted(labels, key=lambda label: (int(label), label))
+    except ValueError:
+        return sorted(labels)
+
+
+def _from_tables(tables: dict[str, list[list[str]]], labels: list[str], notes: Sequence[str] = ()) -> _Source:
+    """Rows of text columns and a label's name, by split."""
+    source = _Source(labels, notes=list(notes))
+    numbers = {label: number for number, label in enumerate(labels)}
+    for part, rows in tables.items():
+        source.add(part, [tuple(row[:-1]) for row in rows], [numbers[row[-1]] for row in rows])
+    return source
+
+
+def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
+    """A Hugging Face data set: `path` is its name, or name:subset, or a folder of files that `datasets` reads."""
+    import datasets  # slow to import, and needed here only
+
+    name, _, subset = cfg.path.partition(":")
+    try:
+        found = datasets.load_dataset(name, subset or None, revision=cfg.revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise DataError(f"dataset.path={cfg.path} (revision {cfg.revision}) cannot be read: {reason}") from None
+    known = {"train": "train", "validation": "val", "test": "test"}
+    notes, tables, order = [], {}, None
+    for part, table in found.items():
+        columns = [*cfg.text, cfg.label]
+        if missing := [column for column in columns if column not in table.column_names]:
+            raise DataError(
+                f"{cfg.path}, {part}: no column {missing[0]!r} among {', '.join(table.column_names)}: set "
+                "dataset.text and dataset.label"
+            )
+        kind, values = table.features[cfg.label], table[cfg.label][:]
+        if part not in known or set(values) == {-1}:
+            notes.append(f"{part} is left aside: {'no labels' if part in known else 'not train, validation or test'}")
+            continue
+        if isinstance(kind, datasets.ClassLabel):
+            order, values = kind.names, [None if v in (None, -1) else kind.names[v] for v in values]
+        texts = [table[column][:] for column in cfg.text]
+        rows = [list(row) for row in zip(*texts, [None if v is None else str(v) for v in values], strict=True)]
+        check_cells(rows, columns, f"{cfg.path}, {part}")
+        tables[known[part]] = rows
+    if "train" not in tables:
+        raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
+    present = {row[-1] for table in tables.values() for row in table}
+    return _from_tables(tables, [x for x in order if x in present] if order else _label_order(present), notes)
+
+
+_SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}
+
+
+# -- token ids ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of N texts, one after the other: those of text i are input_ids[offsets[i] : offsets[i + 1]]."""
+    """Token ids of N texts, end to end: those of text i are input_ids[offsets[i] : offsets[i + 1]]."""
 
     input_ids: np.ndarray  # int32 [total]
     token_type_ids: np.ndarray | None  # uint8 [total]; None where the model has none
@@ -304,54 +341,52 @@ class Tokens:
         return len(self.offsets) - 1
 
 
-def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int, cache_dir: Path | None = None) -> Tokens:
+def tokenize(
+    texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int, cache_dir: str | Path | None = None
+) -> Tokens:
     """Token ids with special tokens, cut at `max_length` (of a pair, the longer text is cut).
 
-    texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer. With `cache_dir` the result is kept there under a
-    hash of everything that it depends on, and a damaged file is made anew.
+    texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer. With `cache_dir` the result is kept there
+    under a hash of everything it depends on; a damaged file is made anew.
     """
     path = None
-    if cache_dir is not None and (settings := _tokenizer_settings(tokenizer)) is not None:
-        key = hashlib.sha256(settings.encode())
-        key.update(json.dumps([max_length, list(texts)]).encode())
-        path = Path(cache_dir) / f"{key.hexdigest()[:32]}.npz"
-        if (tokens := _load_tokens(path)) is not None:
+    if cache_dir is not None and (rules := _tokenizer_rules(tokenizer)) is not None:
+        key = hashlib.sha256(json.dumps([rules, max_length, list(texts)]).encode()).hexdigest()[:32]
+        path = Path(cache_dir) / f"{key}.npz"
+        if (tokens := _read_tokens(path)) is not None:
             return tokens
     has_types = "token_type_ids" in tokenizer.model_input_names
     ids, types = [], []
     for start in range(0, len(texts), 1000):
         columns = [list(column) for column in zip(*texts[start : start + 1000], strict=True)]
-        batch = tokenizer(*columns, truncation=True, max_length=max_length, return_token_type_ids=has_types, verbose=False)
+        batch = tokenizer(*columns, truncation=True, max_length=max_length, return_token_type_ids=has_types)
         ids += batch["input_ids"]
         types += batch["token_type_ids"] if has_types else []
-    offsets = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    tokens = Tokens(_joined(ids, np.int32), _joined(types, np.uint8) if has_types else None, offsets)
+    arrays = {"input_ids": _joined(ids, np.int32), "offsets": np.cumsum([0, *map(len, ids)], dtype=np.int64)}
+    if has_types:
+        arrays["token_type_ids"] = _joined(types, np.uint8)
     if path is not None:
-        arrays = {"input_ids": tokens.input_ids, "offsets": offsets}
-        if has_types:
-            arrays["token_type_ids"] = tokens.token_type_ids
-        path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
             np.savez(file, **arrays)
-    return tokens
+    return Tokens(arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"])
 
 
 def _joined(lists: list[list[int]], dtype: type) -> np.ndarray:
     return np.concatenate([np.array(one, dtype=dtype) for one in lists]) if lists else np.zeros(0, dtype)
 
 
-def _tokenizer_settings(tokenizer: Any) -> str | None:
-    """All that decides a fast tokenizer's output; None for a tokenizer in Python, which cannot be written down."""
+def _tokenizer_rules(tokenizer: Any) -> list[Any] | None:
+    """All that decides a tokenizer's output; None for one written in Python, which cannot be written down."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None
     rules = json.loads(backend.to_str())
     del rules["truncation"], rules["padding"]  # left over from the last call
-    sides = [tokenizer.truncation_side, tokenizer.model_input_names]
-    return json.dumps([tokenizers.__version__, type(tokenizer).__name__, sides, rules])
+    settings = [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names]
+    return [tokenizers.__version__, settings, rules]
 
 
-def _load_tokens(path: Path) -> Tokens | None:
+def _read_tokens(path: Path) -> Tokens | None:
     try:
         with np.load(path, allow_pickle=False) as arrays:
             types = arrays["token_type_ids"] if "token_type_ids" in arrays else None
@@ -360,27 +395,11 @@ def _load_tokens(path: Path) -> Tokens | None:
         return None
 
 
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its place at `path` only when the block has ended well."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for the owner only
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-# -- label noise ----------------------------------------------------------------------------------------------------------------
+# -- label noise -------------------------------------------------------------------------------------------------------
 
 
 def add_label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> Split:
-    """The split with exactly round(fraction * N) labels changed, each to one of the other classes at random.
+    """The split with exactly round(fraction · N) labels changed, each to one of the other classes at random.
 
     fraction: from 0 to 1; num_classes: at least 2.
     """

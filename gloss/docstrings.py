@@ -1,8 +1,8 @@
 """The data set `docstrings`: which library does this docstring come from?
 
 Read from the source files of installed packages, which are parsed and never imported. The texts are the same on every
-machine that has the versions pinned in requirements.txt: files that a build generates are left out, and nothing depends on
-the order of files in a folder.
+machine that has the versions pinned in requirements.txt: files that a build generates are left out, and nothing depends
+on the order of files in a folder.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import importlib.metadata
 import importlib.util
 import re
+import warnings
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from pathlib import Path
 LIBRARIES = {  # distribution -> package and what its texts could give it away with
     "matplotlib": ("matplotlib", ("mpl", "pyplot", "plt")),
     "networkx": ("networkx", ("nx",)),
-    "numpy": ("numpy", ("np", "ndarray")),
+    "numpy": ("numpy", ("np",)),
     "pandas": ("pandas", ("pd",)),
     "scikit-learn": ("sklearn", ("scikit-learn", "scikit learn", "scikits.learn")),
     "scipy": ("scipy", ("sp",)),
@@ -36,7 +37,7 @@ GENERATED = re.compile(r"(__config__|_?version\w*|_distributor_init\w*|_version_
 def collect() -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
     """Texts with their library's name by split (train, val, test), and the versions they come from.
 
-    Files, not texts, are dealt out to the splits (70 : 10 : 20), so that docstrings of one file never stand in two of them.
+    Files, not texts, are dealt out to the splits, so that docstrings of one file never stand in two of them.
     """
     versions, found = {}, []
     for library, (package, aliases) in LIBRARIES.items():
@@ -78,10 +79,12 @@ def _texts(package: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
 
 
 def _docstrings(path: Path) -> Iterator[str]:
-    """The opening of every docstring in a file: whole paragraphs, before the first section or example, cut at MAX_WORDS words."""
-    nodes: list[ast.AST] = [ast.parse(path.read_bytes())]
+    """The opening of each docstring of a file: its first paragraphs, up to a section, an example or MAX_WORDS words."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # escapes that a newer Python dislikes
+        nodes: list[ast.AST] = [ast.parse(path.read_bytes())]
     for node in nodes:  # grows: classes and functions, at any depth
-        nodes += [child for child in node.body if isinstance(child, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
+        nodes += [c for c in node.body if isinstance(c, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
         words: list[str] = []
         for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
             if ">>>" in paragraph or re.search(r"^\s*[-=~]{3,}\s*$", paragraph, re.M) or len(words) >= ENOUGH_WORDS:
