@@ -1,0 +1,107 @@
+"""Everything an interrupted run needs to go on as if it had never stopped.
+
+A checkpoint is a folder `checkpoint/<epoch>-<step>/`, written under another name and renamed when it is whole, so that
+the newest folder is always complete. Weights are safetensors; the optimizer's tensors are read with weights-only loading.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from gloss.runs import RunError, fsync_folder
+
+State = dict[str, Tensor]
+
+
+@dataclass
+class Progress:
+    """Where a training run stands, but for its tensors."""
+
+    epoch: int = 1  # the epoch under way, from 1
+    step: int = 0  # its steps that are done
+    sigma: float | None = None
+    best_epoch: int = 0
+    best_score: float = -float("inf")
+    num_stale: int = 0  # epochs since the last improvement
+    stopped: str | None = None  # "patience" or "max_epochs" once training is over
+    seconds: dict[str, float] = field(default_factory=dict)  # of the epoch under way, by part
+    total_seconds: float = 0.0  # of all processes that worked on the run
+    seconds_to_best: float = 0.0
+    peak_memory_bytes: int = 0
+    was_shared: bool = False
+    epochs: list[dict[str, Any]] = field(default_factory=list)  # lines of epochs.jsonl
+
+
+def save(folder: Path, config: dict, progress: Progress, model: State, best: State | None, optimizer: dict, log: Tensor) -> None:
+    """Write a checkpoint beside the last one, then remove the last one. `log`: the epoch's parts, step by step."""
+    folder.mkdir(exist_ok=True)
+    target = folder / f"{progress.epoch:05d}-{progress.step:07d}"
+    temporary = folder / f".{target.name}"
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
+    try:
+        state = {"config": config, "progress": asdict(progress)}
+        (temporary / "state.json").write_text(json.dumps(state))
+        save_file({name: value.contiguous() for name, value in model.items()}, temporary / "model.safetensors")
+        if best is not None:
+            save_file({name: value.contiguous() for name, value in best.items()}, temporary / "best.safetensors")
+        torch.save({"optimizer": optimizer, "log": log}, temporary / "optimizer.pt")
+        for path in temporary.iterdir():
+            handle = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(handle)
+            finally:
+                os.close(handle)
+        shutil.rmtree(target, ignore_errors=True)
+        temporary.rename(target)
+        fsync_folder(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    for old in folder.iterdir():
+        if old != target:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dict, Tensor] | None:
+    """The newest checkpoint, on the CPU; None where there is none.
+
+    Raises RunError where it belongs to another configuration (naming what differs) or cannot be read.
+    """
+    found = sorted(path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir()) if folder.is_dir() else []
+    if not found:
+        return None
+    path = found[-1]
+    try:
+        state = json.loads((path / "state.json").read_text())
+        if difference := _difference(state["config"], config):
+            raise RunError(f"{path} is the checkpoint of another configuration: {difference}. Remove it, or use rerun=true")
+        best_file = path / "best.safetensors"
+        tensors = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
+        return (
+            Progress(**state["progress"]),
+            load_file(path / "model.safetensors"),
+            load_file(best_file) if best_file.is_file() else None,
+            tensors["optimizer"],
+            tensors["log"],
+        )
+    except RunError:
+        raise
+    except Exception as error:  # a damaged file raises whatever its reader thought of
+        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or use rerun=true") from None
+
+
+def _difference(theirs: Any, ours: Any, key: str = "") -> str:
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        parts = [_difference(theirs.get(k), ours.get(k), f"{key}.{k}" if key else k) for k in sorted({*theirs, *ours})]
+        return ", ".join(part for part in parts if part)
+    return "" if theirs == ours else f"{key} was {theirs}, is {ours}"

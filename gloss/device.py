@@ -1,0 +1,193 @@
+"""The device a run uses: its choice, precision, clock, peak memory, and whether another run shares it."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import platform
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from gloss.config import ROOT, ConfigError, TrainerConfig
+
+
+def choose_device(name: str) -> torch.device:
+    """auto: CUDA where there is one, else Apple's mps, else the CPU. Raises ConfigError for a device that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("trainer.device=mps is not there on this machine")
+    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
+
+
+def choose_precision(cfg: TrainerConfig, device: torch.device) -> str:
+    """auto: bf16 autocast around the encoder on a CUDA device that has it, float32 elsewhere."""
+    if cfg.precision != "auto":
+        return cfg.precision
+    return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "float32"
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which the encoder runs; no more than the encoder belongs into it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def device_name(device: torch.device) -> str:
+    """The name for tables: of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    if device.type == "cpu" and Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+class Stopwatch:
+    """Seconds by part of a step. On CUDA it drops events into the stream, so that measuring never waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.is_cuda = device.type == "cuda"
+        self._laps: list[tuple[str, object]] = []
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._last = 0.0
+
+    def start(self) -> None:
+        """What came before belongs to no part."""
+        self.lap("")
+
+    def lap(self, name: str) -> None:
+        """The time since the last call belongs to `name`."""
+        if self.is_cuda:
+            event = torch.cuda.Event(enable_timing=True)
+            event.record()
+            self._laps.append((name, event))
+        else:
+            now = time.perf_counter()
+            if name:
+                self._seconds[name] += now - self._last
+            self._last = now
+
+    def read(self) -> dict[str, float]:
+        """Seconds of each part since the last reading; waits for the device."""
+        if self.is_cuda and self._laps:
+            self._laps[-1][1].synchronize()
+            for (_, before), (name, event) in zip(self._laps, self._laps[1:], strict=False):
+                if name:
+                    self._seconds[name] += before.elapsed_time(event) / 1000
+            self._laps.clear()
+        seconds, self._seconds = dict(self._seconds), defaultdict(float)
+        return seconds
+
+
+def reset_peak_memory(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        with contextlib.suppress(OSError):  # Linux: start the process's high-water mark again
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Since the reset: what PyTorch allocated on CUDA, else the process's resident memory (weights, texts and all)."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+class Presence:
+    """Tells runs on the same device of each other, so that their timings can be flagged."""
+
+    def __init__(self, device: torch.device) -> None:
+        name = f"{device.type}{device.index or 0}"
+        if device.type == "cuda":
+            name = str(torch.cuda.get_device_properties(device).uuid)
+        self.folder = Path(tempfile.gettempdir()) / f"gloss-{getpass.getuser()}" / name
+        self.was_shared = False
+
+    @contextlib.contextmanager
+    def here(self) -> Iterator[Presence]:
+        """Mark the device as used while the context lasts; the mark of a process that died does not count."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"{os.getpid()}-{time.monotonic_ns()}"
+        with FileLock(path):
+            try:
+                self.look(path)
+                yield self
+                self.look(path)
+            finally:
+                path.unlink(missing_ok=True)
+
+    def look(self, mine: Path | None = None) -> bool:
+        """Whether another run is, or ever was, on the device during this one."""
+        for path in self.folder.iterdir():
+            if path == mine or path.name.startswith(f"{os.getpid()}-"):
+                continue
+            try:
+                with FileLock(path, timeout=0):
+                    path.unlink(missing_ok=True)  # its owner died
+            except Timeout:
+                self.was_shared = True
+            except OSError:
+                continue
+        return self.was_shared
+
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "hydra-core", "optuna")
+
+
+def environment(device: torch.device, precision: str) -> dict[str, object]:
+    """What environment.json holds: versions, commit and whether the tree was clean, device, precision, threads."""
+    commit, clean = commit_of(ROOT)
+    return {
+        "commit": commit,
+        "commit_clean": clean,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "device": device.type,
+        "device_name": device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(ImportError):
+        return version(package)
+    return None
+
+
+def commit_of(folder: Path) -> tuple[str | None, bool | None]:
+    """The git commit of `folder`, and whether its tracked files are unchanged; (None, None) outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), not git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None, None

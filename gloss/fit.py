@@ -1,0 +1,390 @@
+"""fit(): epochs, early stopping, best weights restored.
+
+A step's arithmetic is the encoder's, and little else: texts lie on the device as token ids, a batch is cut into slices of
+similar length, the loss is computed on the joined embeddings of the whole batch (so the graph is the batch's), and nothing
+is read back from the device before the end of the epoch. All randomness follows from (seed, epoch, step), so a run can be
+taken up at any step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gloss import checkpoint
+from gloss.checkpoint import Progress
+from gloss.config import CE, INTEGRATED, STANDALONE, Config
+from gloss.device import Presence, Stopwatch, autocast, peak_memory_bytes
+from gloss.encoder import Classifier, TokenTable, slice_bounds
+from gloss.evaluate import classification_metrics, macro_silhouette
+from gloss.objective import Objective
+from gloss.runs import RunError, config_in_digits
+from gloss.sampler import epoch_batches
+
+LOG = ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
+NUM_SLICES = {"cpu": 8, "cuda": 2, "mps": 2}  # a slice more costs launches on a GPU, next to nothing on a CPU
+
+
+class Diverged(RunError):
+    """A loss or gradient that is no finite number; `details` say where. The weights are those of the step before."""
+
+    def __init__(self, details: dict) -> None:
+        self.details = details
+        super().__init__(
+            f"the loss or its gradient is not finite at epoch {details['epoch']}, step {details['step']} (loss "
+            f"{details['loss']}, gradient norm {details['grad_norm']}, sigma {details['sigma']}, lr {details['lr']}): "
+            "try a smaller trainer.lr or a larger loss.sigma"
+        )
+
+
+class Interrupted(BaseException):
+    """SIGTERM or Ctrl-C: a checkpoint is written, and the process leaves with 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+@dataclass
+class Fit:
+    """One training: its parts, and `run()`.
+
+    tables and labels: by split, on the device; train rows are those of the file's split (`rows` names them in errors).
+    on_epoch: called with (epoch, score) after each; what it raises ends the run (an Optuna search prunes this way).
+    """
+
+    cfg: Config
+    model: Classifier
+    objective: Objective
+    tables: dict[str, TokenTable]
+    labels: dict[str, Tensor]
+    rows: np.ndarray
+    device: torch.device
+    precision: str
+    folder: Path
+    progress: Progress
+    report: Callable[[str, dict], None]  # ("step", …) and ("epoch", …) for the terminal
+    on_epoch: Callable[[int, float], None] | None
+    presence: Presence
+
+    def __post_init__(self) -> None:
+        self.train_labels = self.labels["train"].cpu().numpy()
+        self.watch = Stopwatch(self.device)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.cfg.trainer.lr, fused=True)
+        self.is_bad = torch.zeros((), device=self.device)  # 1 from the first step that was not finite
+        self.seconds_before = 0.0  # of processes before this one that worked on the run
+        self.best: dict[str, Tensor] | None = None
+        self.log = torch.zeros(0, len(LOG), device=self.device)
+        self.last_checkpoint = time.monotonic()
+        self.config_in_checkpoint = _config_for_checkpoint(self.cfg)
+
+    # ------------------------------------------------------------------------------------------------------ the epochs
+
+    def run(self) -> None:
+        """Train to the end, and leave in the model the weights to be tested."""
+        progress, trainer = self.progress, self.cfg.trainer
+        self._restore()
+        with _signals() as pending:
+            while progress.stopped is None:
+                self._epoch(pending)
+                row = self._end_epoch()
+                if trainer.patience is not None and progress.num_stale >= trainer.patience:
+                    progress.stopped = "patience"
+                elif progress.epoch >= trainer.max_epochs:
+                    progress.stopped = "max_epochs"
+                progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, {}
+                waited = progress.total_seconds if progress.stopped else time.monotonic() - self.last_checkpoint
+                if pending or waited >= 60 * trainer.checkpoint_minutes:
+                    self.save()
+                self.report("epoch", row)
+                if pending:
+                    raise Interrupted(pending[0])
+                if self.on_epoch is not None:
+                    self.on_epoch(row["epoch"], row["score"])
+        if self.cfg.variant.tested_weights == "best":
+            self.model.load_state_dict(self.best)
+
+    def _epoch(self, pending: list[int]) -> None:
+        """The steps of an epoch that are still to do."""
+        progress, trainer = self.progress, self.cfg.trainer
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        batches = epoch_batches(self.train_labels, trainer, self.cfg.seed, progress.epoch)
+        lengths = self.tables["train"].host_lengths
+        batches = [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]  # slices of similar length
+        on_device = torch.from_numpy(np.concatenate(batches)).to(self.device)  # one transfer an epoch
+        generator = torch.Generator().manual_seed(_mix(self.cfg.seed, progress.epoch))
+        visible = [self.objective.draw_visible(len(batch), generator) for batch in batches]
+        if len(self.log) != len(batches):
+            self.log = torch.zeros(len(batches), len(LOG), device=self.device)
+        start = np.cumsum([0, *(len(batch) for batch in batches)])
+        before = time.perf_counter()
+        self.watch.start()
+        for step in range(progress.step, len(batches)):
+            self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
+            progress.step = step + 1
+            self.report("step", {"step": step + 1, "steps": len(batches), "epoch": progress.epoch})
+            due = time.monotonic() - self.last_checkpoint >= 60 * trainer.checkpoint_minutes > 0
+            if pending or (due and step + 1 < len(batches)):
+                before = self._add_seconds(before)
+                self._check_finite(batches)
+                self.save()
+                if pending:
+                    raise Interrupted(pending[0])
+                self.watch.start()
+        self._add_seconds(before)
+        self._check_finite(batches)
+
+    def _add_seconds(self, before: float) -> float:
+        """Book the time since `before` on the epoch under way."""
+        seconds = self.watch.read()  # waits for the device
+        now = time.perf_counter()
+        seconds["total"] = now - before
+        for key, value in seconds.items():
+            self.progress.seconds[key] = self.progress.seconds.get(key, 0.0) + value
+        self.progress.total_seconds += seconds["total"]
+        return now
+
+    def _end_epoch(self) -> dict:
+        """Validate, book the epoch, keep the best weights."""
+        progress = self.progress
+        before = time.perf_counter()
+        score, val = self._validate()
+        tolerance = self.cfg.variant.plateau_tolerance if self.cfg.mode == STANDALONE else 0.0
+        improved = score > progress.best_score
+        if improved:
+            progress.best_score, progress.best_epoch, progress.num_stale = score, progress.epoch, 0
+            if self.cfg.variant.tested_weights == "best":
+                self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        elif 0 < tolerance and score >= progress.best_score - tolerance:
+            progress.num_stale = 0
+        else:
+            progress.num_stale += 1
+        progress.seconds["evaluation"] = time.perf_counter() - before
+        progress.total_seconds += progress.seconds["evaluation"]
+        if improved:
+            progress.seconds_to_best = sum(row["seconds"]["total"] for row in progress.epochs) + progress.seconds["total"]
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
+        progress.was_shared |= self.presence.look()
+        log = dict(zip(LOG, self.log.sum(0).tolist(), strict=True))
+        steps = len(self.log)
+        row = {
+            "epoch": progress.epoch,
+            "lr": self.lr,
+            "loss": log["loss"] / steps,
+            "ce": log["ce"] / steps if self.cfg.mode == INTEGRATED else None,
+            "embedding_loss": log["embedding_loss"] / steps if self.cfg.loss.name != CE else None,
+            "score": score,
+            "val": val,
+            "hidden_left_out": log["num_left_out"] / log["num_hidden"] if log["num_hidden"] else None,
+            "empty_batches": int(log["is_empty"]),
+            "steps": steps,
+            "seconds": {part: round(value, 6) for part, value in sorted(progress.seconds.items())},
+        }
+        progress.epochs.append(row)
+        return row
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the epoch under way."""
+        trainer = self.cfg.trainer
+        return trainer.lr * (trainer.lr_drop_factor if self.progress.epoch > trainer.lr_drop_epoch else 1.0)
+
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """What early stopping watches, and the metrics for the record."""
+        embeddings = self.embed("val")
+        if self.cfg.mode == INTEGRATED:
+            val = classification_metrics(self.logits(embeddings), self.labels["val"].cpu().numpy())
+            return val["macro_f1"], val
+        silhouette = macro_silhouette(embeddings, self.labels["val"])
+        if silhouette is None:
+            raise RunError("the validation split has no two classes with two texts, so it has no silhouette to stop on")
+        return silhouette, {"macro_silhouette": silhouette}
+
+    @torch.inference_mode()
+    def embed(self, split: str) -> Tensor:
+        """Embeddings [N, D] of a split in evaluation mode, float32, in the split's order."""
+        return embed(self.model, self.tables[split], self.device, self.precision)
+
+    @torch.inference_mode()
+    def logits(self, embeddings: Tensor) -> np.ndarray:
+        return self.model.head(embeddings).cpu().numpy()
+
+    # -------------------------------------------------------------------------------------------------------- the step
+
+    def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_visible: Tensor | None) -> None:
+        labels = self.labels["train"][device_rows]
+        bounds = self._slices(self.tables["train"].host_lengths[rows])
+        seed = _mix(self.cfg.seed, self.progress.epoch, step)
+        self.watch.lap("data")
+        parts = (self._backward_in_slices if self.cfg.trainer.micro_batch else self._backward)(
+            rows, device_rows, labels, bounds, is_visible, seed
+        )
+        self.watch.lap("backward")
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        # A loss or gradient that is not finite blocks this update and all later ones, without asking the device.
+        self.is_bad = torch.maximum(self.is_bad, (~(norm.isfinite() & parts.loss.isfinite())).to(self.is_bad))
+        self.optimizer.found_inf = self.is_bad
+        self.optimizer.grad_scale = (norm / self.cfg.trainer.max_grad_norm).clamp(min=1.0).float()  # clips the norm
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        zero = torch.zeros((), device=self.device)
+        num_hidden = 0 if is_visible is None else int((~is_visible).sum())  # is_visible lives on the host
+        values = (parts.loss, parts.ce, parts.embedding_loss, parts.num_left_out, zero + num_hidden, parts.is_empty, norm)
+        self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in (*values, self.is_bad)])
+        self.watch.lap("optimizer")
+
+    def _slices(self, lengths: np.ndarray) -> list[tuple[int, int]]:
+        """Bounds of the slices that a batch, sorted by length, is encoded in."""
+        trainer = self.cfg.trainer
+        num_slices = trainer.num_slices or NUM_SLICES.get(self.device.type, 1)
+        if trainer.micro_batch:
+            num_slices = max(num_slices, math.ceil(len(lengths) / trainer.micro_batch))
+        return slice_bounds(lengths, num_slices)
+
+    def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
+        """Embeddings [n, D] in float32 of a slice; the same seed gives the same dropout."""
+        torch.manual_seed(seed)
+        with autocast(self.device, self.precision):
+            return self.tables["train"].encode(self.model, rows, device_rows).float()
+
+    def _backward(self, rows, device_rows, labels, bounds, is_visible, seed: int):
+        """One forward pass over the slices, the loss on all their embeddings, one backward pass."""
+        slices = [(rows[a:b], device_rows[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
+        embeddings = torch.cat([self._encode(*piece) for piece in slices])  # [B, D]
+        for_logits = embeddings
+        if self.cfg.variant.forward_passes == 2 and self.cfg.mode == INTEGRATED:  # released: another dropout for CE
+            for_logits = torch.cat([self._encode(r, d, s + len(bounds)) for r, d, s in slices])
+        self.watch.lap("forward")
+        parts = self._loss(embeddings, for_logits, labels, is_visible)
+        parts.loss.backward()
+        return parts
+
+    def _backward_in_slices(self, rows, device_rows, labels, bounds, is_visible, seed: int):
+        """The full batch's gradient at the memory of a slice.
+
+        Encode without a graph, take the loss's gradient with respect to all B embeddings, then encode each slice again
+        (same seed, same dropout) and send its part of that gradient through.
+        """
+        slices = [(rows[a:b], device_rows[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
+        with torch.no_grad():
+            embeddings = torch.cat([self._encode(*piece) for piece in slices])
+        embeddings.requires_grad_()
+        self.watch.lap("forward")
+        parts = self._loss(embeddings, embeddings, labels, is_visible)
+        parts.loss.backward()
+        for piece, (a, b) in zip(slices, bounds, strict=True):
+            self._encode(*piece).backward(embeddings.grad[a:b])
+        return parts
+
+    def _loss(self, embeddings: Tensor, for_logits: Tensor, labels: Tensor, is_visible: Tensor | None):
+        logits = self.model.head(for_logits) if self.cfg.mode == INTEGRATED else None
+        return self.objective(embeddings, logits, labels, is_visible, self.watch.lap)
+
+    def _check_finite(self, batches: list[np.ndarray]) -> None:
+        """Raise Diverged where a step of this epoch was not finite."""
+        log = self.log.cpu()
+        bad = log[:, LOG.index("is_bad")].nonzero()
+        if not len(bad):
+            return
+        step = int(bad[0])
+        values = {key: str(value) for key, value in zip(LOG, log[step].tolist(), strict=True)}
+        where = {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
+        raise Diverged({**values, **where, "rows": self.rows[batches[step]].tolist()})
+
+    # -------------------------------------------------------------------------------------------------- the checkpoint
+
+    def save(self) -> None:
+        """Write a checkpoint of this very moment (between two steps)."""
+        state = self.optimizer.state_dict()
+        checkpoint.save(
+            self.folder / "checkpoint",
+            self.config_in_checkpoint,
+            self.progress,
+            self.model.state_dict(),
+            self.best,
+            {"state": state["state"]},
+            self.log,
+        )
+        self.last_checkpoint = time.monotonic()
+
+    def _restore(self) -> None:
+        found = checkpoint.load(self.folder / "checkpoint", self.config_in_checkpoint)
+        if found is None:
+            return
+        progress, model, best, optimizer, log = found
+        vars(self.progress).update(vars(progress))
+        self.seconds_before = progress.total_seconds
+        self.model.load_state_dict(model)
+        self.best = None if best is None else {name: value.to(self.device) for name, value in best.items()}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": optimizer["state"], "param_groups": groups})
+        self.log = log.to(self.device)
+
+
+@torch.inference_mode()
+def embed(model: Classifier, table: TokenTable, device: torch.device, precision: str, batch_size: int = 0) -> Tensor:
+    """Embeddings [N, D] in evaluation mode, float32, in the table's order; long texts first, in batches of one length.
+
+    batch_size: texts at once (default: 32 on a CPU, 256 elsewhere); it does not change a result beyond rounding.
+    """
+    was_training = model.training
+    model.eval()
+    order = np.argsort(-table.host_lengths, kind="stable")
+    on_device = torch.from_numpy(order).to(device)
+    batch_size = batch_size or (32 if device.type == "cpu" else 256)
+    with autocast(device, precision):
+        pieces = [
+            table.encode(model, order[i : i + batch_size], on_device[i : i + batch_size]).float()
+            for i in range(0, len(order), batch_size)
+        ]
+    model.train(was_training)
+    embeddings = torch.cat(pieces)
+    return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)
+
+
+def _mix(*numbers: int) -> int:
+    """A seed below 2**62 that depends on all numbers and leaves room to count on."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
+def _config_for_checkpoint(cfg: Config) -> dict:
+    """What must agree for a checkpoint to be taken up."""
+    return {**config_in_digits(cfg), "mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed}
+
+
+@contextmanager
+def _signals():
+    """SIGTERM and SIGINT are noted, and acted upon between two steps; a second one takes effect at once."""
+    pending: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield pending  # only the main thread may set handlers
+        return
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = {number: signal.getsignal(number) for number in numbers}
+
+    def note(number: int, _frame: object) -> None:
+        pending.append(number)
+        signal.signal(number, before[number])
+
+    for number in numbers:
+        signal.signal(number, note)
+    try:
+        yield pending
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])

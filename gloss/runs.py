@@ -1,0 +1,315 @@
+"""The run folder: where it is, how it is written so that no half file is ever taken for whole, and how records are read.
+
+DESIGN: a run's folder follows from its resolved configuration, `DONE` is written last, and a reader believes nothing
+without it. Tables and figures read `result.json`, `epochs.jsonl` and `predictions.npz` only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from gloss.config import Config
+
+SCHEMA_VERSION = 1
+MAX_RECORD_BYTES = 256 * 2**20  # no record of ours comes near; a larger file is not read at all
+
+# Keys that cannot change a result, or that have a folder level of their own.
+_NOT_IN_DIGITS = ("paths", "experiment", "tuned", "rerun", "seed", "mode")
+_NOT_IN_DIGITS_OF = {
+    "dataset": ("name", "path", "val_path", "test_path", "separator", "encoding", "shift_to"),
+    "model": ("alias",),
+    "loss": ("name",),
+    "trainer": ("device", "micro_batch", "num_slices", "checkpoint_minutes", "save_model"),
+}
+
+
+class RunError(RuntimeError):
+    """A run or record that cannot be used; its text is complete for the user."""
+
+
+def digits(cfg: Config, fingerprint: str | None = None) -> str:
+    """Eight hex digits of everything in the configuration that can change the result, but for the folder's own levels.
+
+    fingerprint: of the texts, for data sets that are the user's own (csv, hub), where a path says nothing.
+    """
+    rest = config_in_digits(cfg)
+    if cfg.dataset.source in ("csv", "hub"):
+        if fingerprint is None:
+            from gloss.data import load_dataset  # here, so that reading records needs no data library
+
+            fingerprint = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).fingerprint
+        rest["dataset"]["fingerprint"] = fingerprint
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def config_in_digits(cfg: Config) -> dict[str, Any]:
+    """The part of the configuration that the digits stand for."""
+    rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_DIGITS}
+    for group, keys in _NOT_IN_DIGITS_OF.items():
+        rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
+    return rest
+
+
+def run_folder(cfg: Config, fingerprint: str | None = None) -> Path:
+    """`<outputs>/runs/<dataset>/<model>/<mode>-<loss>/<digits>/seed=<s>`."""
+    name = Path(cfg.dataset.name) / cfg.model.alias / f"{cfg.mode}-{cfg.loss.name}" / digits(cfg, fingerprint)
+    return Path(cfg.paths.outputs) / "runs" / name / f"seed={cfg.seed}"
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content`: a reader, or a crash at any moment, sees the old file or the whole new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    fsync_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """JSON with one key a line; NaN and infinity are refused, because no reader outside Python accepts them."""
+    write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    write_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """A compressed .npz, written whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.SpooledTemporaryFile() as file:
+        np.savez_compressed(file, **arrays)
+        file.seek(0)
+        write_atomic(path, file.read())
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+    """Hold `folder` for this process; yields False where another process holds it and `wait` is False.
+
+    The operating system frees the lock of a process that died, so a stale lock file means nothing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / "DONE").is_file()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a live process on this machine holds the folder."""
+    if not (folder / "lock").is_file():
+        return False
+    with locked(folder, wait=False) as mine:
+        return not mine
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier attempt left, so that a run never mixes two."""
+    for path in folder.iterdir():
+        if path.name == "lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+# ---------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A folder under `runs` that is no finished, readable record of ours, and why."""
+
+    folder: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Record:
+    """A finished run, as read from its folder."""
+
+    folder: Path
+    result: dict[str, Any]
+
+    @cached_property
+    def identity(self) -> SimpleNamespace:
+        """dataset, model, mode, loss, variant, digits, seed."""
+        return SimpleNamespace(**self.result["identity"])
+
+    def epochs(self) -> list[dict[str, Any]]:
+        """The lines of epochs.jsonl. Raises RunError where the file is broken."""
+        path = self.folder / "epochs.jsonl"
+        try:
+            return [_finite_json(line) for line in _read_text(path).splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunError(f"{path} cannot be read: {error}") from None
+
+    def predictions(self) -> dict[str, np.ndarray]:
+        """The arrays of predictions.npz. Raises RunError where the file is broken."""
+        path = self.folder / "predictions.npz"
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                return dict(arrays)
+        except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on a damaged archive
+            raise RunError(f"{path} cannot be read: {error}") from None
+
+
+def read_record(folder: Path) -> Record:
+    """The record of a finished run. Raises RunError, with the reason, for anything else."""
+    folder = Path(folder)
+    if not is_done(folder):
+        raise RunError(f"{folder} is not finished: it has no DONE")
+    path = folder / "result.json"
+    try:
+        result = _finite_json(_read_text(path))
+        _check_result(result)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be used: {error}") from None
+    return Record(folder, result)
+
+
+def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
+    """All finished runs under `<root>/runs`, sorted by folder, and what else lies there.
+
+    A record counts only in the folder that its own identity names, so that a copied or renamed folder is not counted
+    twice; links out of `root` are not followed.
+    """
+    runs = Path(root).resolve() / "runs"
+    records, problems = [], []
+    for folder in sorted(runs.glob("*/*/*/*/seed=*")):
+        if folder.resolve() != folder:
+            problems.append(Problem(folder, "is a link, or lies behind one"))
+        elif (folder / "error.json").is_file():
+            problems.append(Problem(folder, "failed: " + _error_message(folder)))
+        elif not is_done(folder):
+            problems.append(Problem(folder, "is not finished"))
+        else:
+            try:
+                record = read_record(folder)
+                i = record.identity
+                expected = runs / i.dataset / i.model / f"{i.mode}-{i.loss}" / i.digits / f"seed={i.seed}"
+                if folder != expected:
+                    raise RunError(f"{folder} holds the record of another folder, {expected.relative_to(runs)}")
+                records.append(record)
+            except RunError as error:
+                problems.append(Problem(folder, str(error)))
+    return records, problems
+
+
+def _error_message(folder: Path) -> str:
+    try:
+        return str(_finite_json(_read_text(folder / "error.json"))["message"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its error.json cannot be read"
+
+
+def _read_text(path: Path) -> str:
+    if path.is_symlink():
+        raise ValueError("it is a link")
+    if path.stat().st_size > MAX_RECORD_BYTES:
+        raise ValueError(f"it has {path.stat().st_size} bytes, more than a record ever has")
+    return path.read_text(encoding="utf-8")
+
+
+def _finite_json(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it holds {constant}")
+
+    def number(digits: str) -> float:
+        if not math.isfinite(value := float(digits)):
+            raise ValueError(f"it holds {digits}, which is no finite number")
+        return value
+
+    try:
+        return json.loads(text, parse_constant=refuse, parse_float=number)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+_IDENTITY = {"dataset": str, "model": str, "mode": str, "loss": str, "variant": str, "digits": str, "seed": int}
+_REQUIRED = {
+    "schema_version": int,
+    "identity": dict,
+    "config": dict,
+    "labels": list,
+    "num_rows": dict,
+    "hyperparameters": dict,
+    "metrics": dict,
+    "best_epoch": int,
+    "epochs": int,
+    "seconds": dict,
+    "device": str,
+    "precision": str,
+}
+
+
+def _check_result(result: Any) -> None:
+    """Raise ValueError unless `result` has the shape and ranges of a record of ours."""
+    if not isinstance(result, dict):
+        raise ValueError(f"expected an object, got {type(result).__name__}")
+    for fields, node, where in ((_REQUIRED, result, ""), (_IDENTITY, result.get("identity"), "identity.")):
+        for key, kind in fields.items():
+            if not isinstance(node.get(key), kind) or isinstance(node.get(key), bool):
+                raise ValueError(f"{where}{key} is missing or no {kind.__name__}")
+    if result["schema_version"] > SCHEMA_VERSION:
+        raise ValueError(
+            f"schema_version is {result['schema_version']}, newer than this code's {SCHEMA_VERSION}: update the code"
+        )
+    ranges = {"accuracy": (0, 100), "macro_f1": (0, 100), "macro_silhouette": (-1, 1)}
+    for split in ("val", "test"):
+        metrics = result["metrics"].get(split)
+        if not isinstance(metrics, dict):
+            raise ValueError(f"metrics.{split} is missing")
+        for key, (low, high) in ranges.items():
+            value = metrics.get(key)
+            if value is None and key == "macro_silhouette":
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+                raise ValueError(f"metrics.{split}.{key} is {value!r}, expected a number from {low} to {high}")
+    for key, value in result["seconds"].items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"seconds.{key} is {value!r}, expected a number of at least 0")

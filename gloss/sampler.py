@@ -1,0 +1,66 @@
+"""Which texts make a batch: a function of the seed and the epoch, and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gloss.config import TrainerConfig
+
+
+def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int) -> list[np.ndarray]:
+    """The batches of an epoch, each an int array of row numbers.
+
+    random: a permutation of all texts, cut into batches of B; the last is kept, and joined to the one before where it
+    would be a single text. balanced: P x K, for data with many rare classes; see `_balanced`.
+
+    labels: int64 [N], N >= 2.
+    """
+    if len(labels) < 2:
+        raise ValueError(f"training needs at least 2 texts, got {len(labels)}")
+    rng = np.random.default_rng([seed, epoch])
+    if cfg.sampler == "balanced":
+        return _balanced(labels, cfg.batch_size, cfg.classes_per_batch, rng)
+    order = rng.permutation(len(labels))
+    starts = list(range(0, len(order), cfg.batch_size))
+    if len(order) - starts[-1] == 1 and len(starts) > 1:
+        starts.pop()
+    return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
+
+
+def _balanced(labels: np.ndarray, batch_size: int, num_classes: int, rng: np.random.Generator) -> list[np.ndarray]:
+    """⌈N / B⌉ batches of P random classes with K = B / P texts each.
+
+    A class goes through all its texts in random order before any comes again; a class with fewer than K texts gives
+    each of them once a batch, so that no text is its own neighbour in the graph.
+    """
+    classes = np.unique(labels)
+    num_classes = min(num_classes, len(classes))
+    per_class = batch_size // num_classes
+    queues = {c: _Queue(np.flatnonzero(labels == c), rng) for c in classes}
+    batches = []
+    for _ in range(-(-len(labels) // batch_size)):
+        chosen = rng.choice(classes, num_classes, replace=False)
+        batches.append(np.concatenate([queues[c].take(per_class) for c in chosen]))
+    return batches
+
+
+class _Queue:
+    """Rows in random order, without end."""
+
+    def __init__(self, rows: Sequence[int], rng: np.random.Generator) -> None:
+        self.rows, self.rng = np.asarray(rows), rng
+        self.waiting = rng.permutation(self.rows)
+
+    def take(self, count: int) -> np.ndarray:
+        """`count` different rows, or all there are."""
+        count = min(count, len(self.rows))
+        taken = self.waiting[:count]
+        self.waiting = self.waiting[count:]
+        if len(taken) < count:  # a new round; what this batch has already comes last in it
+            fresh = self.rng.permutation(np.setdiff1d(self.rows, taken))
+            more = count - len(taken)
+            self.waiting = np.concatenate([fresh[more:], self.rng.permutation(taken)])
+            taken = np.concatenate([taken, fresh[:more]])
+        return taken

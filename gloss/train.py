@@ -1,0 +1,370 @@
+"""One run, end to end: configuration -> data -> encoder -> training -> test -> record."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+from tqdm import tqdm
+
+from gloss.checkpoint import Progress
+from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError, DatasetConfig
+from gloss.data import Split, TextDataset, add_label_noise, load_dataset, tokenize
+from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
+from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
+from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
+from gloss.fit import Fit, embed
+from gloss.graph import sqrt_bandwidth
+from gloss.objective import Objective, balanced_class_weights
+from gloss.runs import (
+    SCHEMA_VERSION,
+    Record,
+    clear,
+    is_done,
+    locked,
+    read_record,
+    run_folder,
+    write_arrays,
+    write_atomic,
+    write_json,
+    write_lines,
+)
+
+SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
+KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` keeps
+
+
+def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None] | None = None) -> Record | None:
+    """The record of a run: read if it is finished, else trained, or taken up where it was interrupted.
+
+    wait: if another process works on the same run, wait for it; False returns None instead.
+    on_epoch: called with (epoch, validation score); what it raises ends the run and reaches the caller.
+    Raises ConfigError, DataError, RunError for what the user can mend; an error after the start is kept in error.json.
+    """
+    device = choose_device(cfg.trainer.device)
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    folder = run_folder(cfg, dataset.fingerprint)
+    with locked(folder, wait=False) as mine:
+        if not mine and wait:
+            print(f"{folder} is being worked on by another process: waiting for it", file=sys.stderr, flush=True)
+    if not mine and not wait:
+        return None
+    with locked(folder, wait=wait) as mine:
+        if not mine:
+            return None
+        if is_done(folder) and not cfg.rerun:
+            return read_record(folder)
+        if cfg.rerun:
+            clear(folder)
+        (folder / "error.json").unlink(missing_ok=True)
+        try:
+            with Presence(device).here() as presence:
+                _run(cfg, dataset, folder, device, presence, on_epoch)
+        except Exception as error:
+            _write_error(folder, error)
+            raise
+        return read_record(folder)
+
+
+def _write_error(folder: Path, error: Exception) -> None:
+    content = {
+        "error": type(error).__name__,
+        "message": str(error),
+        "traceback": traceback.format_exc(),
+        "details": getattr(error, "details", None),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    with contextlib.suppress(OSError):  # a full disk must not hide the error itself
+        write_json(folder / "error.json", content)
+
+
+def _run(
+    cfg: Config,
+    dataset: TextDataset,
+    folder: Path,
+    device: torch.device,
+    presence: Presence,
+    on_epoch: Callable[[int, float], None] | None,
+) -> None:
+    started = time.perf_counter()
+    reset_peak_memory(device)
+    precision = choose_precision(cfg.trainer, device)
+    machine = environment(device, precision)
+    write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
+    write_json(folder / "environment.json", machine)
+
+    splits = dict(dataset.splits)
+    if cfg.ablation.label_noise:
+        splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
+    if cfg.ablation.test_on is not None:
+        splits["test_on"] = _shifted_test(cfg, dataset)
+    tokenizer = load_tokenizer(cfg.model)
+    cache = Path(cfg.paths.outputs) / "cache" / "tokens"
+    tables, labels = {}, {}
+    for name, split in splits.items():
+        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
+        tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
+        labels[name] = torch.from_numpy(split.labels).to(device)
+
+    torch.manual_seed(cfg.seed)  # of the head's first weights
+    model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
+    if cfg.mode == STANDALONE:
+        model.head.requires_grad_(False)  # the probe's weights go there after training
+    progress = Progress(sigma=_sigma(cfg, model, tables["train"], device, precision))
+    weights = None
+    if cfg.variant.class_weights == "balanced":
+        weights = balanced_class_weights(labels["train"].cpu(), len(dataset.labels)).to(device)
+    objective = Objective(cfg, len(dataset.labels), progress.sigma, weights)
+    terminal = Terminal(cfg, folder)
+    if 0 in cfg.trainer.embeddings_at:
+        _keep_embeddings(folder, 0, model, tables["val"], labels["val"], device, precision)
+
+    def report(what: str, values: dict) -> None:
+        if what == "epoch":
+            write_lines(folder / "epochs.jsonl", progress.epochs)
+            if values["epoch"] in cfg.trainer.embeddings_at:
+                _keep_embeddings(folder, values["epoch"], model, tables["val"], labels["val"], device, precision)
+        terminal.show(what, values)
+
+    fit = Fit(
+        cfg=cfg,
+        model=model,
+        objective=objective,
+        tables=tables,
+        labels=labels,
+        rows=splits["train"].rows,
+        device=device,
+        precision=precision,
+        folder=folder,
+        progress=progress,
+        report=report,
+        on_epoch=on_epoch,
+        presence=presence,
+    )
+    try:
+        fit.run()
+    finally:
+        terminal.close()
+    _warn_if_nothing_was_learnt(cfg, progress)
+
+    embeddings = {name: fit.embed(name) for name in splits if name != "train"}
+    probe = _fit_probe(cfg, fit, embeddings["val"], labels) if cfg.mode == STANDALONE else {}
+    metrics, arrays = {}, {}
+    for name, embedded in embeddings.items():
+        logits, truth = fit.logits(embedded), labels[name].cpu().numpy()
+        silhouette = macro_silhouette(embedded, labels[name])
+        metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
+        arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
+        if cfg.trainer.save_embeddings:
+            arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
+    write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
+    write_lines(folder / "epochs.jsonl", progress.epochs)
+    if cfg.trainer.save_model:
+        save_model(folder / "model", model, tokenizer, dataset, cfg, metrics)
+    result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
+    result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
+    write_json(folder / "result.json", result)
+    write_atomic(folder / "DONE", "")
+    for name in ("checkpoint", "embeddings"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    terminal.summary(result)
+
+
+def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.device, precision: str) -> float | None:
+    """σ of the graph: the number given, or computed once from the pretrained encoder in evaluation mode."""
+    if cfg.loss.sigma is None:
+        return None
+    sigma = cfg.loss.sigma
+    if sigma == "sqrt":
+        released = cfg.variant.sqrt_rule == "sqrt(d/3)"  # the released code takes all training texts
+        size = len(table) if released else min(len(table), SIGMA_SAMPLE)
+        sample = np.sort(np.random.default_rng(cfg.seed).permutation(len(table))[:size])
+        sigma = sqrt_bandwidth(embed(model, table.take(sample), device, precision), released=released)
+    return float(sigma) * cfg.ablation.sigma_scale
+
+
+def _fit_probe(cfg: Config, fit: Fit, val: Tensor, labels: dict[str, Tensor]) -> dict[str, Any]:
+    """Train the linear classifier of standalone mode on frozen embeddings and put it into the head; its settings."""
+    train, train_labels = fit.embed("train").cpu().numpy(), labels["train"].cpu().numpy()
+    num_classes = fit.objective.num_classes
+    if cfg.variant.probe == "logistic":
+        weight, bias, settings = logistic_probe(
+            train, train_labels, val.cpu().numpy(), labels["val"].cpu().numpy(), num_classes
+        )
+    else:
+        weights = fit.objective.class_weights
+        weights = None if weights is None else weights.cpu().float()
+        weight, bias, settings = adam_probe(train, train_labels, num_classes, cfg.seed, weights)
+    head = fit.model.head
+    with torch.no_grad():
+        head.weight.copy_(torch.from_numpy(weight))
+        head.bias.copy_(torch.from_numpy(bias))
+    return settings
+
+
+def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
+    """The test split of another set with the same classes (`ablation.test_on`)."""
+    other = DatasetConfig(name=cfg.ablation.test_on)
+    shifted = load_dataset(other, cfg.paths.data, cfg.seed)
+    if shifted.labels != dataset.labels:
+        raise ConfigError(
+            f"ablation.test_on={other.name} is not allowed with dataset={dataset.name}: its classes {shifted.labels} are not "
+            f"{dataset.labels}"
+        )
+    return shifted.splits["test"]
+
+
+def _keep_embeddings(
+    folder: Path, epoch: int, model: Classifier, table: TokenTable, labels: Tensor, device: torch.device, precision: str
+) -> None:
+    """Keep the embeddings of the first validation texts after an epoch (0: the pretrained encoder)."""
+    sample = np.arange(min(len(table), KEPT_SAMPLE))
+    embeddings = embed(model, table.take(sample), device, precision).cpu().numpy()
+    kept = {f"epoch_{epoch}_embeddings": embeddings, "sample_labels": labels[: len(sample)].cpu().numpy()}
+    write_arrays(folder / "embeddings" / f"{epoch}.npz", **kept)
+
+
+def _kept_embeddings(folder: Path) -> dict[str, np.ndarray]:
+    arrays = {}
+    for path in sorted((folder / "embeddings").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as kept:
+            arrays |= dict(kept)
+    return arrays
+
+
+def _warn_if_nothing_was_learnt(cfg: Config, progress: Progress) -> None:
+    steps = sum(row["steps"] for row in progress.epochs)
+    empty = sum(row["empty_batches"] for row in progress.epochs)
+    if 2 * empty > steps:
+        print(
+            f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text with a visible "
+            "one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches by class: "
+            "trainer.sampler=balanced trainer.classes_per_batch=8",
+            file=sys.stderr,
+            flush=True,
+        )
+
+
+def _result(
+    cfg: Config,
+    dataset: TextDataset,
+    folder: Path,
+    model: Classifier,
+    tables: dict[str, TokenTable],
+    progress: Progress,
+    metrics: dict[str, dict],
+    probe: dict[str, Any],
+    machine: dict[str, Any],
+) -> dict[str, Any]:
+    """The content of result.json (DESIGN, the run record)."""
+    epochs = progress.epochs
+    training = [row["seconds"]["total"] for row in epochs]
+    left_out = [row["hidden_left_out"] for row in epochs if row["hidden_left_out"] is not None]
+    objective = Objective(cfg, len(dataset.labels), progress.sigma)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "identity": {
+            "dataset": cfg.dataset.name,
+            "model": cfg.model.alias,
+            "mode": cfg.mode,
+            "loss": cfg.loss.name,
+            "variant": cfg.variant.name,
+            "digits": folder.parent.name,
+            "seed": cfg.seed,
+        },
+        "config": dataclasses.asdict(cfg),
+        "labels": dataset.labels,
+        "num_rows": {name: len(table) for name, table in tables.items()},
+        "fingerprint": dataset.fingerprint,
+        "hyperparameters": {
+            "lr": cfg.trainer.lr,
+            "batch_size": cfg.trainer.batch_size,
+            "max_epochs": cfg.trainer.max_epochs,
+            "lam": objective.lam if cfg.mode == INTEGRATED and cfg.loss.lam is not None else None,
+            "sigma": progress.sigma,
+            "gamma": objective.gamma,
+            "temperature": cfg.loss.temperature,
+            "margin": cfg.loss.margin,
+            **probe,
+        },
+        "metrics": metrics,
+        "best_epoch": progress.best_epoch,
+        "epochs": len(epochs),
+        "stopped": progress.stopped,
+        "seconds": {
+            "training": round(sum(training), 3),
+            "evaluation": round(sum(row["seconds"]["evaluation"] for row in epochs), 3),
+            "per_epoch": round(sum(training) / len(training), 4),
+            "to_best": round(progress.seconds_to_best, 3),
+        },
+        "num_parameters": sum(p.numel() for p in model.parameters()),
+        "tokens_per_epoch": int(tables["train"].host_lengths.sum()),
+        "peak_memory_bytes": progress.peak_memory_bytes,
+        "device": machine["device"],
+        "device_name": machine["device_name"],
+        "precision": machine["precision"],
+        "shared_device": progress.was_shared,
+        "counts": {
+            "steps": sum(row["steps"] for row in epochs),
+            "empty_batches": sum(row["empty_batches"] for row in epochs),
+            "hidden_left_out": sum(left_out) / len(left_out) if left_out else None,
+        },
+        "tuned": cfg.tuned or None,
+        "commit": machine["commit"],
+        "commit_clean": machine["commit_clean"],
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+class Terminal:
+    """What a run shows while it works: a bar on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self, cfg: Config, folder: Path) -> None:
+        self.cfg, self.folder = cfg, folder
+        self.name = f"{cfg.dataset.name} {cfg.model.alias} {cfg.mode} {cfg.loss.name} seed {cfg.seed}"
+        self.is_terminal = sys.stderr.isatty()
+        self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
+
+    def show(self, what: str, values: dict) -> None:
+        """values: of a step (step, steps, epoch), or the line of an epoch."""
+        if what == "step" and self.is_terminal:
+            if self.bar is None:
+                total = self.cfg.trainer.max_epochs * values["steps"]
+                done = (values["epoch"] - 1) * values["steps"] + values["step"] - 1
+                self.bar = tqdm(total=total, initial=done, desc=self.name, unit="step", dynamic_ncols=True, leave=False)
+            self.bar.update()
+        elif what == "epoch":
+            score = "F1" if self.cfg.mode == INTEGRATED else "silhouette"
+            self.shown = {"epoch": str(values["epoch"]), "loss": f"{values['loss']:.4f}", f"val {score}": f"{values['score']:.4g}"}
+            if self.bar is not None:
+                self.bar.set_postfix(self.shown)
+            elif not self.is_terminal:
+                seconds = values["seconds"]["total"] + values["seconds"]["evaluation"]
+                text = " · ".join(f"{key} {value}" for key, value in self.shown.items())
+                print(f"{self.name} · {text} · {seconds:.1f} s", flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def summary(self, result: dict) -> None:
+        test, seconds = result["metrics"]["test"], result["seconds"]
+        silhouette = "" if test["macro_silhouette"] is None else f", silhouette {test['macro_silhouette']:.4f}"
+        print(
+            f"{self.name}: test accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f}{silhouette}; "
+            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}",
+            flush=True,
+        )

@@ -1,0 +1,16 @@
+"""Train one run, or with -m a sweep: python scripts/train.py dataset=mr model=bert loss=gloss_sqrt mode=integrated seed=1"""
+
+import sys
+
+from gloss.cli import main
+from gloss.config import Config
+
+
+def run(cfg: Config, is_sweep: bool) -> None:
+    from gloss.train import train  # here, so that a mistake on the command line is told before torch is loaded
+
+    train(cfg, wait=not is_sweep)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run))
