@@ -6,6 +6,7 @@ Where ordinary arithmetic can follow, the result is that of `gloss.graph` and `g
 """
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -95,6 +96,7 @@ def gloss_loss(
     num_classes: int,
     objective: str = "nll",
     class_weights: Tensor | None = None,
+    lap: Callable[[str], None] = lambda part: None,
 ) -> Tensor:
     """G-Loss, mean over hidden nodes.
 
@@ -125,6 +127,7 @@ def gloss_loss(
     order = torch.cat([visible, hidden]).to(embeddings.device, non_blocking=True)
     ordered_labels = labels.long()[order]
     log_rates = log_transition_rates(embeddings[order], sigma)
+    lap("graph")
     log_prob = log_propagate(log_rates, ordered_labels, len(visible), num_classes)  # [U, C]
 
     target = ordered_labels[len(visible):]
@@ -136,7 +139,9 @@ def gloss_loss(
         per_node = per_node.masked_fill(~can_score, 0.0)
     else:
         per_node = F.cross_entropy(log_prob.exp(), target, reduction="none")
-    return (weight * per_node).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    loss = (weight * per_node).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    lap("propagation")
+    return loss
 
 
 def _check_settings(sigma: float, objective: str) -> None:
