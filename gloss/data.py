@@ -190,8 +190,9 @@ class _Source:
 
 
 def row_digests(texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> list[bytes]:
-    """sha256 of each row: its strings and its label's name as JSON, which keeps ("a", "b") and ("ab",) apart."""
-    return [hashlib.sha256(json.dumps([*t, label]).encode()).digest() for t, label in zip(texts, labels, strict=True)]
+    """sha256 of each row: its strings and its label's name, each after its length: ("a", "b") is not ("ab",)."""
+    rows = ("".join(f"{len(cell)}:{cell}" for cell in (*t, label)) for t, label in zip(texts, labels, strict=True))
+    return [hashlib.sha256(row.encode("utf-8", "surrogatepass")).digest() for row in rows]
 
 
 def fingerprint(digests: Sequence[bytes]) -> str:

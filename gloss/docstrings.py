@@ -30,7 +30,15 @@ LIBRARIES = {  # distribution -> package and what its texts could give it away w
 TEXTS = {"train": 210, "val": 30, "test": 60}  # of each library
 TEXTS_PER_FILE = 8  # a module's docstrings resemble each other
 MIN_WORDS, ENOUGH_WORDS, MAX_WORDS = 6, 18, 60  # paragraphs are added until there are enough words
-SKIPPED_FOLDERS = {"tests", "testing", "externals", "extern", "_vendor", "vendor", "array_api_compat", "_external"}
+SKIPPED_FOLDERS = {
+    "tests",
+    "testing",
+    "externals",  # with the next two, code of other projects
+    "array_api_compat",
+    "array_api_extra",
+    "asyncio",  # of SQLAlchemy: repeats the words of its orm
+    "distutils",  # of NumPy: only there with Python 3.11
+}
 GENERATED = re.compile(r"(__config__|_?version\w*|_distributor_init\w*|_version_meson)\.py")
 
 

@@ -1,0 +1,24 @@
+"""Fetch, check and prepare the benchmark texts; see data/README.md."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from gloss.data import read_manifest
+from gloss.download import prepare
+from gloss.tables import DataError
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    everything = ",".join(read_manifest()["sets"])
+    parser.add_argument("--datasets", default=everything, help="names, separated by commas (default: %(default)s)")
+    folder = os.environ.get("GLOSS_DATA_DIR") or "data"
+    parser.add_argument("--out", type=Path, default=folder, help="folder (default: %(default)s)")
+    args = parser.parse_args()
+    try:
+        problems = prepare([name for name in args.datasets.split(",") if name], args.out)
+    except DataError as error:
+        problems = [str(error)]
+    print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
+    sys.exit(2 if problems else 0)
