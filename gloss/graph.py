@@ -35,7 +35,8 @@ class _PairwiseDistances(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
-        scale = x.abs().amax().clamp(min=1e-30)  # squares of 1e-20 or 1e20 would leave float32
+        largest = x.abs().amax().clamp(min=1e-30)
+        scale = largest / torch.frexp(largest).mantissa  # a power of 2 rounds nothing; squares of 1e20 leave float32
         x = x / scale
         distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
         ctx.save_for_backward(x, distances)
