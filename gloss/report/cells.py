@@ -5,13 +5,11 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gloss.report.names import paper_order
 from gloss.report.stats import mean, std
-
-FULL_EPOCHS = 200  # the paper's protocol
 
 
 @dataclass(frozen=True)
@@ -102,15 +100,58 @@ def refuse_doubles(records: Sequence[Any]) -> tuple[list[Any], list[str]]:
     return [record for record in records if id(record) not in refused], problems
 
 
-def reductions(config: dict[str, Any]) -> list[str]:
-    """What a configuration does less than the paper's protocol: ["dataset.train_limit=500", "trainer.max_epochs=3"]."""
+def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], list[Group]]:
+    """The cells of an experiment with their runs, and the other runs of the same data set, model, mode and loss.
+
+    A run belongs to a cell only if its digits, and so its whole configuration, are the cell's.
+    """
+    groups = []
+    for c in cells:
+        runs = {r.identity.seed: r for r in records if _key(r.identity) == _key(c) and r.identity.seed in c.seeds}
+        key = (c.dataset, c.model, c.mode, c.loss, c.variant, c.digits)
+        runs = dict(sorted(runs.items()))
+        groups.append(Group(*key, runs=runs, seeds=tuple(c.seeds), point=dict(c.point), config=asdict(c.config)))
+    used = {id(run) for g in groups for run in g.runs.values()}
+    kinds = {(g.dataset, g.model, g.mode, g.loss) for g in groups}
+    others = [r for r in records if id(r) not in used and _key(r.identity)[:4] in kinds]
+    return groups, loose_groups(others)
+
+
+def _key(x: Any) -> tuple:
+    return x.dataset, x.model, x.mode, x.loss, x.digits
+
+
+# What the paper's protocol sets where it compares; anything else makes another experiment of a run.
+_PROTOCOL = {
+    "dataset.train_limit": None,
+    "model.num_layers": None,
+    "model.dropout": None,
+    "model.max_length": 128,
+    "trainer.max_epochs": 200,
+    "trainer.batch_size": 128,
+    "trainer.patience": 10,
+    "trainer.lr_drop_epoch": 30,
+    "trainer.lr_drop_factor": 0.1,
+    "trainer.sampler": "random",
+    "ablation.sigma_scale": 1.0,
+    "ablation.gamma_offset": 0.0,
+    "ablation.lam_offset": 0.0,
+    "ablation.graph_noise": 0.0,
+    "ablation.label_noise": 0.0,
+}
+
+
+def departures(config: dict[str, Any]) -> list[str]:
+    """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "trainer.max_epochs=3"].
+
+    A cell with any bears no verdict. A key that an older record lacks counts as the protocol's.
+    """
     found = []
-    for section, key in (("dataset", "train_limit"), ("model", "num_layers")):
-        if (value := (config.get(section) or {}).get(key)) is not None:
-            found.append(f"{section}.{key}={value}")
-    max_epochs = number(config, "trainer", "max_epochs")
-    if max_epochs is not None and max_epochs < FULL_EPOCHS:
-        found.append(f"trainer.max_epochs={max_epochs:g}")
+    for path, protocol in _PROTOCOL.items():
+        section, key = path.split(".")
+        value = (config.get(section) or {}).get(key, protocol)
+        if value != protocol:
+            found.append(f"{path}={'null' if value is None else value}")
     return found
 
 

@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from gloss.report.cells import Group, is_shared, mean_std, number, reductions
+from gloss.report.cells import Group, departures, is_shared, mean_std, number
 from gloss.report.draw import Drawing, panels
 from gloss.report.names import LOSS_LOOK, dataset_name, loss_name, model_name
 from gloss.report.stats import mean, std
@@ -24,7 +24,7 @@ METRICS = (  # heading, where it stands in result.json, digits, larger is better
 MAX_PANELS = 12
 
 
-def runs_table(groups: Sequence[Group]) -> Table:
+def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:
     """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
     set, model and mode are marked."""
     settings = defaultdict(set)
@@ -52,26 +52,26 @@ def runs_table(groups: Sequence[Group]) -> Table:
             keys = [Entry((Part(text),)) for text in names]
             rows.append([*keys, Entry((Part(str(len(g.runs))),)), *(column[i] for column in columns)])
             data.append(_row(g))
-    for text in dict.fromkeys(_reduced(g) for g in groups):
+    for text in dict.fromkeys(_departures(g) for g in groups):
         if text:
-            who = sorted({f"{g.dataset}/{g.model}" for g in groups if _reduced(g) == text})
-            notes.append(f"Reduced ({', '.join(who)}): {text}.")
+            who = sorted({f"{g.dataset}/{g.model}" for g in groups if _departures(g) == text})
+            notes.append(f"Not the paper's protocol ({', '.join(who)}): {text}.")
     notes.append(
         "Test split; mean ± standard deviation (n - 1) over n seeds. Bold is best, underlined second of its block."
     )
     if any(len(x) > 1 for x in settings.values()):
         notes.append("[…]: the digits of the run's folder, where one loss was run with several settings.")
     columns = ["Data set", "Model", "Mode", "Loss", "n", *(heading for heading, *_ in METRICS)]
-    return Table("runs", "All finished runs", columns, rows, data, notes, num_keys=4)
+    return Table(name, title, columns, rows, data, notes, num_keys=4)
 
 
-def _reduced(g: Group) -> str:
-    return ", ".join(reductions(g.config))
+def _departures(g: Group) -> str:
+    return ", ".join(departures(g.config))
 
 
 def _row(g: Group) -> dict[str, object]:
     row: dict[str, object] = {key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")}
-    row |= {"seeds": " ".join(map(str, g.runs)), "reduced": _reduced(g)}
+    row |= {"seeds": " ".join(map(str, g.runs)), "departures": _departures(g)}
     for _, path, *_ in METRICS:
         values = list(g.values(*path).values())
         row[path[-1]] = mean(values) if values else None
@@ -127,8 +127,8 @@ def curves(g: Group, *, drop_shared: bool = False) -> dict[int, list[tuple[float
         except RunError:
             continue
         for line in lines:
-            total, evaluation = number(line, "seconds", "total"), number(line, "seconds", "evaluation") or 0.0
-            seconds = seconds + total - evaluation if total is not None else math.nan
+            step = number(line, "seconds", "total")  # without evaluation, which the record keeps apart
+            seconds = seconds + step if step is not None else math.nan
             points.append((seconds, number(line, "score")))
         if points and all(score is not None for _, score in points):
             found[seed] = points

@@ -1,0 +1,82 @@
+"""What the report shows beside the runs and has to be measured once: texts as they are, and a TF-IDF classifier.
+
+The report only reads the small JSON files that are written here, so it needs no texts itself.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from gloss.config import DatasetConfig
+from gloss.data import describe, load_dataset
+from gloss.runs import write_json
+
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C of the linear classifier: a larger one regularises less
+
+
+def measure_texts(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, outputs: str | Path) -> dict[str, Any]:
+    """Rows, classes, truncation and duplicates of a data set, for Table 1: <outputs>/baselines/texts-<name>.json.
+
+    tokenizer: a Hugging Face tokenizer, or None: truncation is then left open. Raises DataError.
+    """
+    record = {"dataset": cfg.name, **describe(cfg, data_dir, tokenizer)}
+    record["tokenizer"] = getattr(tokenizer, "name_or_path", None)
+    write_json(Path(outputs) / "baselines" / f"texts-{cfg.name}.json", record)
+    return record
+
+
+def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path) -> dict[str, Any]:
+    """TF-IDF of words and word pairs with a linear SVM, for Table 5: <outputs>/baselines/tfidf-<name>.json.
+
+    Trained on the training split; the regularisation is the one with the best validation accuracy (the strongest of
+    equals); the test split is scored once. Deterministic. Raises DataError.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here: the report itself needs none of them
+    from sklearn.metrics import f1_score
+    from sklearn.svm import LinearSVC
+
+    dataset = load_dataset(cfg, data_dir, seed=0)
+    texts = {part: [" ".join(text) for text in split.texts] for part, split in dataset.splits.items()}
+    labels = {part: split.labels for part, split in dataset.splits.items()}
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    features = {"train": vectorizer.fit_transform(texts["train"])}
+    features |= {part: vectorizer.transform(texts[part]) for part in ("val", "test")}
+    best = None
+    for strength in STRENGTHS:
+        classifier = LinearSVC(C=strength, random_state=0, max_iter=20_000).fit(features["train"], labels["train"])
+        score = float((classifier.predict(features["val"]) == labels["val"]).mean())
+        if best is None or score > best[0]:
+            best = score, strength, classifier
+    score, strength, classifier = best
+    predicted = classifier.predict(features["test"])
+    record = {
+        "dataset": cfg.name,
+        "method": "TF-IDF (words and word pairs, in at least 2 texts, sublinear) + linear SVM",
+        "C": strength,
+        "num_features": len(vectorizer.vocabulary_),
+        "fingerprint": dataset.fingerprint,
+        "num_rows": {part: len(split.labels) for part, split in dataset.splits.items()},
+        "val": {"accuracy": 100 * score},
+        "test": {
+            "accuracy": 100 * float((predicted == labels["test"]).mean()),
+            "macro_f1": 100 * float(f1_score(labels["test"], predicted, average="macro", zero_division=0)),
+        },
+    }
+    write_json(Path(outputs) / "baselines" / f"tfidf-{cfg.name}.json", record)
+    return record
+
+
+def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """All records of a kind ("texts", "tfidf"), by data set, and messages about files that cannot be used."""
+    records, problems = [], []
+    for path in sorted((Path(outputs) / "baselines").glob(f"{kind}-*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
+                raise ValueError('expected an object with "dataset"')
+            records.append(record)
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(f"{path} cannot be used: {error}")
+    return records, problems

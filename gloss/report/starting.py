@@ -1,0 +1,103 @@
+"""What the experiments start from: Table 1, the texts, and Table 7, the hyperparameters searched and found."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gloss.report import paper
+from gloss.report.cells import number
+from gloss.report.names import DATASETS, dataset_name, loss_name, model_name, paper_order
+from gloss.report.table import MISSING, Entry, Table, entry
+
+PARTS = ("train", "val", "test")
+BEST_SHARE = 5  # the best fifth of the trials
+NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
+
+
+def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows and classes of each split, measured from the texts, beside the paper's. measured: of `measure_texts`."""
+    published = {row["dataset"]: row for row in paper.rows("table1")}
+    by_name = {record["dataset"]: record for record in measured}
+    rows, data, notes = [], [], []
+    known = [d for d in DATASETS if d in by_name or d in published]
+    for dataset in known + sorted(set(by_name) - set(known)):
+        record = by_name.get(dataset)
+        if record:
+            counts = [number(record, "splits", part, "rows") for part in PARTS]
+            classes = max((number(record, "splits", part, "classes") or 0 for part in PARTS), default=0)
+            docs = sum(c or 0 for c in counts)
+            cells = [f"{x:.0f}" for x in (docs, *(c or 0 for c in counts), classes)]
+            too_long = number(record, "splits", "train", "too_long")
+            duplicates = {pair: number(record, "duplicates", pair) for pair in ("train-val", "train-test", "val-test")}
+            copies = " / ".join(MISSING if n is None else f"{n:.0f}" for n in duplicates.values())
+            long = MISSING if too_long is None else f"{100 * too_long:.1f} %"
+            rows.append([entry(dataset_name(dataset)), entry("ours"), *map(entry, cells), entry(long), entry(copies)])
+            data.append({"dataset": dataset, "docs": docs, **dict(zip(PARTS, counts, strict=True)), "classes": classes})
+            data[-1] |= {"too_long": too_long, **duplicates}
+            if record.get("note"):
+                notes.append(f"{dataset_name(dataset)}: {record['note']}")
+        else:
+            rows.append([entry(dataset_name(dataset)), entry("ours"), *[Entry()] * 7])
+        if dataset in published:
+            printed = [published[dataset][key] for key in ("docs", *PARTS, "classes")]
+            rows.append([entry(""), entry("paper"), *map(entry, printed), Entry(), Entry()])
+            if data and data[-1]["dataset"] == dataset:
+                data[-1] |= {f"paper_{key}": int(published[dataset][key]) for key in ("docs", *PARTS, "classes")}
+    notes = [
+        "Over 128: share of training texts with more than 128 tokens, which are cut.",
+        "Copies: texts that occur in train and validation / train and test / validation and test.",
+        *notes,
+    ]
+    columns = ["Data set", "", "Texts", "Train", "Validation", "Test", "Classes", "Over 128", "Copies"]
+    lacking = [f"dataset={d}: not measured" for d in published if d not in by_name]
+    return Table("table1", "Table 1: the texts", columns, rows, data, notes, lacking, num_keys=2)
+
+
+def table7(studies: Sequence[Any]) -> Table:
+    """Of each hyperparameter the range searched, and the interval that the best fifth of the trials spans.
+
+    studies: with .dataset, .model, .mode, .loss, .space {key: (low, high, is_log) or a list of choices} and
+    .trials [{"params", "value", "state"}], a higher value being better.
+    """
+    datasets = sorted({s.dataset for s in studies}, key=lambda d: paper_order(d))
+    found: dict[tuple, dict[str, Entry]] = defaultdict(dict)
+    data = []
+    order = sorted(studies, key=lambda s: (s.mode, *paper_order(model=s.model, loss=s.loss), *paper_order(s.dataset)))
+    for study in order:
+        done = [t for t in study.trials if str(t["state"]).lower().endswith("complete") and t["value"] is not None]
+        done.sort(key=lambda t: -t["value"])
+        best = done[: math.ceil(len(done) / BEST_SHARE)]
+        for key, space in study.space.items():
+            values = [t["params"][key] for t in best if key in t["params"]]
+            low, high = (min(values), max(values)) if values else (None, None)
+            row = found[study.mode, study.model, study.loss, key, _space(space)]
+            if values:
+                shown = _short(low) if low == high else f"{_short(low)} – {_short(high)}"
+                row[study.dataset] = entry(shown, suffix=f"({len(values)} of {len(done)})")
+            where = {"dataset": study.dataset, "model": study.model, "mode": study.mode, "loss": study.loss}
+            data.append({**where, "key": key, "space": _space(space), "low": low, "high": high, "trials": len(done)})
+    rows = [
+        [entry(mode), entry(model_name(model)), entry(loss_name(loss, mode)), entry(NAMES.get(key, key)), entry(space)]
+        + [cells.get(d, Entry()) for d in datasets]
+        for (mode, model, loss, key, space), cells in found.items()
+    ]
+    notes = [
+        "For each data set, the smallest and largest value among the best fifth of the finished trials, by validation "
+        "score; in brackets how many of how many trials.",
+        "The paper recommends γ 0.5 – 0.7 and λ 0.7 – 0.9, and σ by data set.",
+    ]
+    columns = ["Mode", "Model", "Loss", "Hyperparameter", "Searched", *map(dataset_name, datasets)]
+    return Table("table7", "Table 7: hyperparameters searched and found", columns, rows, data, notes, num_keys=5)
+
+
+def _space(space: Any) -> str:
+    if isinstance(space, (list, tuple)) and len(space) == 3 and isinstance(space[2], bool):
+        return f"{_short(space[0])} – {_short(space[1])}" + (", log" if space[2] else "")
+    return ", ".join(_short(x) for x in space)
+
+
+def _short(x: Any) -> str:
+    return f"{x:.3g}" if isinstance(x, (int, float)) else str(x)

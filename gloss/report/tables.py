@@ -1,0 +1,300 @@
+"""Tables 2, 3, 4 and 6: ours above the paper's, each number with its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gloss.report import paper
+from gloss.report.cells import Group, departures, mean_std, mixed
+from gloss.report.names import dataset_name, loss_name, model_name
+from gloss.report.stats import mean, std, verdict
+from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
+
+DIGITS = {"accuracy": 2, "macro_f1": 2, "macro_silhouette": 4, "epochs": 0}
+OURS = (
+    "Ours: test split, mean ± standard deviation (n - 1), in brackets the number of seeds; a dash is not measured yet."
+)
+VERDICTS = (
+    "Verdict on the difference to the paper's mean: accuracy up to 0.5 points ok, 1.5 near, else off; macro-F1 1 and "
+    "3; silhouette 0.05 and 0.15. Unresolved: fewer than 3 seeds, or our 95 % interval wider than the bound of near."
+)
+RANKS = "Bold is the best, underlined the second of its block; ours and the paper's ranked apart."
+
+
+def table2(groups: Sequence[Group]) -> Table:
+    """Integrated mode: accuracy / macro-F1 of each model and loss, a column a data set."""
+    title = "Table 2: integrated mode, accuracy / macro-F1 (%)"
+    return _by_model("table2", title, groups, ("accuracy", "macro_f1"), [])
+
+
+def table6(groups: Sequence[Group]) -> Table:
+    """The two GLUE sets: accuracy of each model and loss."""
+    notes = [
+        "Test split: the official development split of SST-2 and QNLI, since GLUE's test labels are not public.",
+        paper.TABLE6_NOTE,
+        paper.SECTION53_NOTE,
+    ]
+    return _by_model("table6", "Table 6: SST-2 and QNLI, integrated mode, accuracy (%)", groups, ("accuracy",), notes)
+
+
+def _by_model(name: str, title: str, groups: Sequence[Group], metrics: tuple[str, ...], notes: list[str]) -> Table:
+    datasets = list(dict.fromkeys(g.dataset for g in groups))
+    by_key = {(g.model, g.loss, point_text(g), g.dataset): g for g in groups}
+    rows, data = [], []
+    for model in dict.fromkeys(g.model for g in groups):
+        keys = list(dict.fromkeys((g.loss, point_text(g)) for g in groups if g.model == model))
+        ours, theirs = [], []
+        for dataset in datasets:
+            found = [by_key.get((model, loss, point, dataset)) for loss, point in keys]
+            column = [_scores(name, g, metrics) for g in found]
+            ours.append(_rank(column, [g and g.test for g in found], metrics))
+            printed = [[paper.published(name, dataset, model, loss, m) for m in metrics] for loss, _ in keys]
+            spread = [[paper.published(name, dataset, model, loss, m + "_std") for m in metrics] for loss, _ in keys]
+            theirs.append(_paper_column(printed, spread, metrics))
+            data += [row for g in found if g for row in tidy(name, g, metrics)]
+        for i, (loss, point) in enumerate(keys):
+            label = " ".join(x for x in (loss_name(loss, "integrated"), point) if x)
+            rows.append([entry(model_name(model)), entry(label), entry("ours"), *(c[i] for c in ours)])
+            if any(c[i].plain() != MISSING for c in theirs):
+                rows.append([entry(""), entry(""), entry("paper"), *(c[i] for c in theirs)])
+    columns = ["Model", "Loss", "", *map(dataset_name, datasets)]
+    notes = [OURS, VERDICTS, RANKS, *common_notes(groups), *notes]
+    return Table(name, title, columns, rows, data, notes, missing(groups), num_keys=3)
+
+
+def point_text(g: Group) -> str:
+    return " ".join(f"{key}={value}" for key, value in g.point.items())
+
+
+def seeds_text(g: Group, num: int) -> str:
+    """ "(5)", or "(3 of 5)" while runs are missing."""
+    return f"({num})" if num >= len(g.seeds) else f"({num} of {len(g.seeds)})"
+
+
+def _scores(experiment: str, g: Group | None, metrics: Sequence[str]) -> Entry:
+    if g is None or not g.runs:
+        return Entry()
+    parts = []
+    for metric in metrics:
+        values = list(g.test(metric).values())
+        text = mean_std(values, DIGITS[metric]) if values else MISSING
+        parts.append(Part(text, verdict=judge(experiment, g, metric)))
+    return Entry(tuple(parts), seeds_text(g, len(g.runs)))
+
+
+def judge(experiment: str, g: Group, metric: str) -> str:
+    """The verdict of a cell; none where it leaves the paper's protocol or the paper has no such cell."""
+    published = paper.published(experiment, g.dataset, g.model, g.loss, metric)
+    is_comparable = not departures(g.config) and not g.point
+    return verdict(list(g.test(metric).values()), published, metric) if is_comparable else ""
+
+
+def _rank(entries: list[Entry], tests: Sequence, metrics: Sequence[str]) -> list[Entry]:
+    for k, metric in enumerate(metrics):
+        values = [list(test(metric).values()) if test else [] for test in tests]
+        entries = mark(entries, rank([mean(v) if v else None for v in values], digits=DIGITS[metric]), k)
+    return entries
+
+
+def _paper_column(printed: list[list], spread: list[list], metrics: Sequence[str]) -> list[Entry]:
+    entries = []
+    for numbers, stds in zip(printed, spread, strict=True):
+        if None in numbers:
+            entries.append(Entry())
+            continue
+        texts = [
+            f"{x:.{DIGITS[m]}f}" + (f" ± {s:.{DIGITS[m]}f}" if s is not None else "")
+            for x, s, m in zip(numbers, stds, metrics, strict=True)
+        ]
+        entries.append(entry(*texts))
+    for k, metric in enumerate(metrics):
+        entries = mark(entries, rank([numbers[k] for numbers in printed], digits=DIGITS[metric]), k)
+    return entries
+
+
+def tidy(experiment: str, g: Group, metrics: Sequence[str]) -> list[dict[str, object]]:
+    """One row of the CSV file for each metric of a cell, also for a cell without runs."""
+    rows = []
+    for metric in metrics:
+        values = list(g.test(metric).values())
+        published = paper.published(experiment, g.dataset, g.model, g.loss, metric)
+        rows.append(
+            {
+                **{key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")},
+                **g.point,
+                "metric": metric,
+                "n": len(values),
+                "mean": mean(values) if values else None,
+                "std": std(values) if len(values) > 1 else None,
+                "seeds": " ".join(map(str, g.test(metric))),
+                "paper": published,
+                "difference": mean(values) - published if values and published is not None else None,
+                "verdict": judge(experiment, g, metric) or None,
+                "departures": ", ".join(departures(g.config)) or None,
+            }
+        )
+    return rows
+
+
+def common_notes(groups: Sequence[Group]) -> list[str]:
+    """What a reader must know about these cells: departures from the protocol, mixtures, values not searched for."""
+    notes = []
+    for text in dict.fromkeys(", ".join(departures(g.config)) for g in groups):
+        if text:
+            same = [g for g in groups if ", ".join(departures(g.config)) == text]
+            which = "all cells" if len(same) == len(groups) else f"{len(same)} of {len(groups)} cells"
+            notes.append(f"Not the paper's protocol, so without verdict ({which}): {text}.")
+    unknown = sorted({model_name(g.model) for g in groups} - {model_name(r["model"]) for r in paper.rows("table2")})
+    if unknown:
+        notes.append(f"Not in the paper, so without verdict: {', '.join(unknown)}.")
+    notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
+    if with_runs := [g for g in groups if g.runs]:
+        default = [g for g in with_runs if any(not run.result.get("tuned") for run in g.runs.values())]
+        if default:
+            names = sorted({loss_name(g.loss, g.mode) for g in default})
+            which = "all" if len(default) == len(with_runs) else f"{len(default)} of {len(with_runs)}"
+            notes.append(f"Hyperparameters were not searched for in {which} measured cells ({', '.join(names)}).")
+    variants = sorted({g.variant for g in groups} - {"paper"})
+    if variants:
+        notes.append(f"Variant: {', '.join(variants)}.")
+    return notes
+
+
+def missing(groups: Sequence[Group]) -> list[str]:
+    """The runs that the cells still lack."""
+    return [f"{g.name} seed={','.join(map(str, g.missing_seeds))}" for g in groups if g.missing_seeds]
+
+
+STANDALONE_COLUMNS = (  # heading, path in result.json, column of the paper's table, digits, larger is better
+    ("Accuracy %", ("metrics", "test", "accuracy"), "accuracy", 2, True),
+    ("Macro-F1 %", ("metrics", "test", "macro_f1"), "macro_f1", 2, True),
+    ("Silhouette", ("metrics", "test", "macro_silhouette"), "macro_silhouette", 4, True),
+    ("Total s", ("seconds", "total"), "total_seconds", 1, False),
+    ("s / epoch", ("seconds", "per_epoch"), "seconds_per_epoch", 2, False),
+    ("Epochs", ("epochs",), "epochs", 0, False),
+)
+
+
+def table3(groups: Sequence[Group]) -> Table:
+    """Standalone mode: quality, times and epochs, a line a data set and loss."""
+    rows, data = [], []
+    blocks = dict.fromkeys((g.dataset, g.model) for g in groups)
+    for dataset, model in blocks:
+        block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
+        ours, theirs = [], []
+        for _, path, column, digits, higher in STANDALONE_COLUMNS:
+            values = [list(_timed(g, path).values()) for g in block]
+            printed = [paper.published("table3", dataset, model, g.loss, column) for g in block]
+            entries = [_standalone(g, v, p, path, digits) for g, v, p in zip(block, values, printed, strict=True)]
+            means = [mean(v) if v else None for v in values]
+            ours.append(mark(entries, rank(means, higher_is_better=higher, digits=digits)))
+            shown = [entry(MISSING if p is None else f"{p:.{digits}f}") for p in printed]
+            theirs.append(mark(shown, rank(printed, higher_is_better=higher, digits=digits)))
+            data += [_tidy3(g, column, v, p) for g, v, p in zip(block, values, printed, strict=True)]
+        for i, g in enumerate(block):
+            label = " ".join(x for x in (loss_name(g.loss), point_text(g)) if x)
+            keys = [entry(dataset_name(dataset)), entry(model_name(model)), entry(label), entry("ours")]
+            rows.append([*keys, *(column[i] for column in ours)])
+            if any(column[i].plain() != MISSING for column in theirs):
+                rows.append([entry(""), entry(""), entry(""), entry("paper"), *(column[i] for column in theirs)])
+    columns = ["Data set", "Model", "Loss", "", *(heading for heading, *_ in STANDALONE_COLUMNS)]
+    notes = [
+        OURS,
+        VERDICTS,
+        "Times: × is ours over the paper's (one A100 80 GB); runs that shared their device are left out.",
+        RANKS,
+        *_shared_note(groups),
+        *common_notes(groups),
+    ]
+    title = "Table 3: standalone mode"
+    return Table("table3", title, columns, rows, data, notes, missing(groups), num_keys=4)
+
+
+def _timed(g: Group, path: tuple[str, ...]) -> dict[int, float]:
+    return g.values(*path, drop_shared=path[0] == "seconds")
+
+
+def _standalone(g: Group, values: list[float], published: float | None, path: tuple[str, ...], digits: int) -> Entry:
+    if not values:
+        return Entry()
+    metric = path[-1] if path[0] == "metrics" else ""
+    part = Part(mean_std(values, digits), verdict=judge("table3", g, metric) if metric else "")
+    suffix = seeds_text(g, len(values)) if path[-1] == "accuracy" or len(values) < len(g.runs) else ""
+    if path[0] == "seconds" and published and not departures(g.config):
+        suffix = f"{suffix} ×{mean(values) / published:.2f}".strip()
+    return Entry((part,), suffix)
+
+
+def _tidy3(g: Group, column: str, values: list[float], published: float | None) -> dict[str, object]:
+    is_time = column in ("total_seconds", "seconds_per_epoch", "epochs")
+    centre = mean(values) if values else None
+    known = centre is not None and published is not None
+    return {
+        **{key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")},
+        **g.point,
+        "metric": column,
+        "n": len(values),
+        "mean": centre,
+        "std": std(values) if len(values) > 1 else None,
+        "paper": published,
+        "difference": centre - published if known and not is_time else None,
+        "ratio": centre / published if known and is_time else None,
+        "verdict": None if is_time else judge("table3", g, column) or None,
+        "departures": ", ".join(departures(g.config)) or None,
+    }
+
+
+def _shared_note(groups: Sequence[Group]) -> list[str]:
+    shared = sum(len(g.runs) - len(g.values("epochs", drop_shared=True)) for g in groups)
+    return [f"{shared} runs shared their device: their times are left out."] if shared else []
+
+
+def table4(groups: Sequence[Group]) -> Table:
+    """G-Loss-O against SCL, from table3's runs: silhouette and seconds per epoch, with the change in percent."""
+    rows, data = [], []
+    sources = (
+        ("macro_silhouette", ("metrics", "test", "macro_silhouette"), 4),
+        ("seconds_per_epoch", ("seconds", "per_epoch"), 2),
+    )
+    plain = [g for g in groups if not g.point]
+    for dataset, model in dict.fromkeys((g.dataset, g.model) for g in plain):
+        pair = {g.loss: g for g in plain if (g.dataset, g.model) == (dataset, model)}
+        ours: list[Entry] = []
+        theirs: list[Entry] = []
+        for metric, path, digits in sources:
+            means = []
+            for loss in ("gloss_o", "scl"):
+                values = list(_timed(pair[loss], path).values()) if loss in pair else []
+                means.append(mean(values) if values else None)
+            printed = [paper.published("table3", dataset, model, loss, metric) for loss in ("gloss_o", "scl")]
+            for numbers, row in ((means, ours), (printed, theirs)):
+                change = _change(*numbers)
+                marked = [entry(MISSING if x is None else f"{x:.{digits}f}") for x in numbers]
+                row += mark(marked, rank(numbers, higher_is_better=metric == "macro_silhouette", digits=digits))
+                row.append(entry(MISSING if change is None else f"{change:+.1f} %"))
+            data.append(
+                {
+                    **{"dataset": dataset, "model": model, "metric": metric},
+                    **{"gloss_o": means[0], "scl": means[1], "change_percent": _change(*means)},
+                    **{"paper_gloss_o": printed[0], "paper_scl": printed[1], "paper_change_percent": _change(*printed)},
+                }
+            )
+        rows.append([entry(dataset_name(dataset)), entry(model_name(model)), entry("ours"), *ours])
+        if any(e.plain() != MISSING for e in theirs):
+            rows.append([entry(""), entry(""), entry("paper"), *theirs])
+    heads = ["Silhouette G-Loss-O", "SCL", "change", "s / epoch G-Loss-O", "SCL", "change"]
+    notes = ["Change: G-Loss-O against SCL. Means over seeds of the runs of Table 3.", *_shared_note(groups)]
+    title = "Table 4: G-Loss-O against SCL, standalone mode"
+    relevant = [g for g in groups if g.loss in ("gloss_o", "scl")]
+    notes += common_notes(relevant)
+    return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(relevant), num_keys=3)
+
+
+def _change(new: float | None, old: float | None) -> float | None:
+    # A negative or zero silhouette has no meaningful percentage.
+    return None if new is None or old is None or old <= 0 else 100 * (new - old) / old
+
+
+def with_command(table: Table, command: str) -> Table:
+    return replace(table, command=command)

@@ -1,0 +1,273 @@
+"""Every table from synthetic runs with known answers."""
+
+import csv
+import io
+from types import SimpleNamespace
+
+import pytest
+from synthetic import cell, write_run
+
+from gloss.report import compare, paper, starting, tables
+from gloss.report.cells import gather, loose_groups, refuse_doubles
+from gloss.report.table import Entry, Part, Table, entry, rank
+from gloss.runs import read_records
+
+SPREAD = (-0.2, 0.0, 0.2)  # added to a mean for seeds 1, 2, 3: standard deviation 0.2
+
+
+def groups_of(root, cells):
+    return gather(cells, read_records(root)[0])[0]
+
+
+def write_cell(root, accuracy, macro_f1=None, seeds=(1, 2, 3), **identity):
+    for seed, offset in zip(seeds, SPREAD, strict=False):
+        f1 = None if macro_f1 is None else macro_f1 + offset
+        write_run(root, accuracy=accuracy + offset, macro_f1=f1, seed=seed, **identity)
+
+
+def row(table, *keys):
+    """The plain texts of the row that starts with these keys, and of the row below."""
+    i = next(i for i, r in enumerate(table.rows) if tuple(e.plain() for e in r[: len(keys)]) == keys)
+    return [e.plain() for e in table.rows[i]], [e.plain() for e in table.rows[i + 1]] if i + 1 < len(table.rows) else []
+
+
+@pytest.fixture
+def table2_cells():
+    losses = ("ce", "scl_ce", "gloss_sqrt", "gloss_o")
+    return [cell(loss=loss, dataset=d, seeds=(1, 2, 3)) for loss in losses for d in ("mr", "r8")]
+
+
+def test_table2_shows_means_verdicts_ranks_and_what_is_missing(tmp_path, table2_cells):
+    write_cell(tmp_path, 85.64, loss="ce")  # the paper's own mean
+    write_cell(tmp_path, 84.97, 80.0, loss="scl_ce")  # 1 point below; macro-F1 5.95 below
+    write_cell(tmp_path, 86.63, loss="gloss_o", seeds=(1, 2))
+    table = tables.table2(groups_of(tmp_path, table2_cells))
+    ours, printed = row(table, "BERT-base", "CE", "ours")
+    assert ours[3:] == ["85.64 ± 0.20 / 85.64 ± 0.20 (3)", "—"]
+    assert printed[2:] == ["paper", "85.64 ± 0.81 / 85.64 ± 0.81", "97.57 ± 0.16 / 93.90 ± 0.84"]
+    mr = [r[3] for r in table.rows if r[2].plain() == "ours"]
+    assert [e.verdict for e in mr] == ["ok", "near/off", "", "unresolved"]
+    assert mr[3].plain() == "86.53 ± 0.14 / 86.53 ± 0.14 (2 of 3)"
+    assert [[p.rank for p in e.parts] for e in mr] == [[2, 2], [0, 0], [0], [1, 1]]
+    assert "dataset=mr model=bert mode=integrated loss=gloss_o seed=3" in table.missing
+    assert len(table.missing) == 6  # one seed of gloss_o, gloss_sqrt on mr, four cells of r8
+    text = table.markdown()
+    assert "**86.53 ± 0.14** / **86.53 ± 0.14** (2 of 3) *unresolved*" in text
+    assert "<u>85.64 ± 0.20</u>" in text
+    tex = table.latex()
+    assert r"\textbf{86.53 $\pm$ 0.14}" in tex and r"\underline{85.64 $\pm$ 0.20}" in tex and r"\toprule" in tex
+    tidy = list(csv.DictReader(io.StringIO(table.csv())))
+    first = tidy[0]
+    assert (first["metric"], first["n"], first["verdict"], first["paper"]) == ("accuracy", "3", "ok", "85.64")
+    assert float(first["difference"]) == pytest.approx(0, abs=1e-9)
+
+
+def test_reduced_runs_and_models_of_our_own_bear_no_verdict(tmp_path):
+    config = {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}
+    cells = [
+        cell(seeds=(1, 2, 3), config=config),
+        cell(model="minilm", seeds=(1, 2, 3)),
+        cell(model="bert", loss="scl_ce", seeds=(1, 2, 3)),
+    ]
+    write_cell(tmp_path, 85.64)
+    write_cell(tmp_path, 85.64, model="minilm")
+    write_cell(tmp_path, 85.97, loss="scl_ce")
+    table = tables.table2(groups_of(tmp_path, cells))
+    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"] == ["", "ok", ""]
+    notes = " ".join(table.notes)
+    assert "dataset.train_limit=500, trainer.max_epochs=3" in notes and "MiniLM" in notes
+    assert "paper" not in [r[2].plain() for r in table.rows if r[0].plain() == "MiniLM"]
+
+
+def test_runs_with_other_hyperparameters_are_listed_beside_and_never_mixed_in(tmp_path):
+    write_cell(tmp_path, 85.0)
+    write_cell(tmp_path, 50.0, digits="ffffffff")
+    write_cell(tmp_path, 10.0, dataset="r8")
+    groups, others = gather([cell(seeds=(1, 2))], read_records(tmp_path)[0])
+    assert sorted(groups[0].test("accuracy").values()) == [84.8, 85.0]
+    # seed 3 of the cell itself was not asked for; the other digits were never asked for; r8 is no cell here
+    assert [(g.digits, len(g.runs)) for g in others] == [("0123abcd", 1), ("ffffffff", 3)]
+
+
+def test_two_candidates_for_one_cell_and_seed_are_both_refused(tmp_path):
+    write_cell(tmp_path / "a", 85.0)
+    write_cell(tmp_path / "b", 86.0, seeds=(1,))
+    records = read_records(tmp_path / "a")[0] + read_records(tmp_path / "b")[0]
+    kept, problems = refuse_doubles(records)
+    assert [r.identity.seed for r in kept] == [2, 3]
+    assert len(problems) == 1 and problems[0].count("seed=1") == 2
+
+
+def test_mixed_precision_and_unsearched_values_are_said(tmp_path):
+    write_run(tmp_path, seed=1, precision="float32")
+    write_run(tmp_path, seed=2, precision="bf16", tuned={"trials": 15})
+    notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
+    assert "mixes precisions: bf16, float32" in notes
+    assert "not searched for in all measured cells (CE)" in notes
+
+
+def standalone(root, loss, accuracy, silhouette, per_epoch, **identity):
+    for seed, offset in zip((1, 2, 3), SPREAD, strict=True):
+        changes = {"accuracy": accuracy + offset, "silhouette": silhouette, "per_epoch": per_epoch, "epochs": 25}
+        write_run(root, mode="standalone", loss=loss, seed=seed, seconds=per_epoch * 30, **changes, **identity)
+
+
+@pytest.fixture
+def table3_groups(tmp_path):
+    standalone(tmp_path, "scl", 86.0, 0.50, 20.0)
+    standalone(tmp_path, "gloss_o", 86.3, 0.55, 15.0)
+    standalone(tmp_path, "cosine", 86.2, 0.40, 15.0, shared_device=True)
+    losses = ("scl", "triplet", "cosine", "gloss_o")
+    return groups_of(tmp_path, [cell(mode="standalone", loss=loss, seeds=(1, 2, 3)) for loss in losses])
+
+
+def test_table3_gives_times_as_ratios_and_leaves_shared_devices_out(table3_groups):
+    table = tables.table3(table3_groups)
+    ours, printed = row(table, "MR", "BERT-base", "G-Loss-O", "ours")
+    assert ours[4:8] == ["86.30 ± 0.20 (3)", "86.30 ± 0.20", "0.5500 ± 0.0000", "450.0 ± 0.0 ×0.55"]
+    assert ours[8:] == ["15.00 ± 0.00 ×0.54", "25 ± 0"]
+    assert printed[4:] == ["86.22", "86.22", "0.5507", "810.9", "27.77", "25"]
+    cosine, _ = row(table, "MR", "BERT-base", "Cosine", "ours")
+    assert cosine[7:9] == ["—", "—"]
+    assert any("3 runs shared their device" in note for note in table.notes)
+    assert [len(r) for r in table.rows] == [len(table.columns)] * 8
+
+
+def test_table4_gives_the_change_in_percent(table3_groups):
+    table = tables.table4(table3_groups)
+    ours, printed = row(table, "MR", "BERT-base", "ours")
+    assert ours[3:] == ["0.5500", "0.5000", "+10.0 %", "15.00", "20.00", "-25.0 %"]
+    assert printed[3:] == ["0.5507", "0.5725", "-3.8 %", "27.77", "33.04", "-16.0 %"]  # the paper: 16.0 % faster
+
+
+def test_table9_pairs_by_data_set_and_seed(tmp_path):
+    differences = {"mr": (0.4, 0.6, 0.8), "r8": (1.0, 1.2, -0.1)}
+    for dataset, values in differences.items():
+        for seed, d in enumerate(values, start=1):
+            run = {"mode": "standalone", "dataset": dataset, "seed": seed}
+            write_run(tmp_path, loss="scl", accuracy=85.0 + seed, **run)
+            write_run(tmp_path, loss="gloss_o", accuracy=85.0 + seed + d, **run)
+    write_run(tmp_path, loss="scl", accuracy=1.0, mode="standalone", dataset="mr", seed=9)  # no partner
+    seeds = (1, 2, 3, 9)
+    cells = [cell(mode="standalone", loss=x, dataset=d, seeds=seeds) for x in ("scl", "gloss_o") for d in differences]
+    pooled, within = compare.table9(groups_of(tmp_path, cells))
+    ours, printed = row(pooled, "G-Loss-O against SCL", "ours")
+    assert ours[2:5] == ["87.65", "87.00", "+0.65"]
+    # scipy: ttest_1samp(differences, 0).pvalue = 0.01857; of 64 sign patterns 4 reach |sum| 3.9
+    assert ours[6:12] == ["0.0186", "0.0625", "0.0625", "0.0312", "6", "supported"]
+    assert printed[2:5] == ["87.05", "86.41", "0.63"] and printed[6] == "0.0062"
+    mr, _ = row(within, "G-Loss-O against SCL", "MR")
+    assert mr[7:12] == ["0.0351", "0.2500", "0.5000", "0.2500", "3"]
+    assert any("swapped" in note for note in pooled.notes)
+    triplet, _ = row(pooled, "G-Loss-O against Triplet", "ours")
+    assert triplet[2:] == ["—"] * 8 + ["0", "—"]
+
+
+def test_claims_say_what_the_interval_says(tmp_path):
+    for seed, d in enumerate((0.9, 1.0, 1.1), start=1):
+        write_run(tmp_path, loss="ce", accuracy=85.0, seed=seed)
+        write_run(tmp_path, loss="gloss_o", accuracy=85.0 + d, seed=seed)
+        write_run(tmp_path, loss="gloss_sqrt", accuracy=85.0 - 3 * d, seed=seed)
+    cells = [cell(loss=x, seeds=(1, 2, 3)) for x in ("ce", "gloss_sqrt", "gloss_o")]
+    found = {
+        c.text.split(": ")[1].split(" (")[0]: c.verdict for c in compare.claims("Table 2", groups_of(tmp_path, cells))
+    }
+    assert found == {"G-Loss-SQRT + CE beats CE": "contradicted", "G-Loss-O + CE beats CE": "supported"}
+
+
+def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_path):
+    for seed, offset in enumerate(SPREAD, start=1):
+        write_run(tmp_path, loss="gloss_sqrt", accuracy=86.0 + offset, val=90.0, seed=seed)
+        write_run(
+            tmp_path, loss="gloss_o", accuracy=87.0 + offset, val=89.0, seed=seed
+        )  # better on test: not looked at
+    cells = [cell(loss=x, seeds=(1, 2, 3)) for x in ("ce", "gloss_sqrt", "gloss_o")]
+    tfidf = [{"dataset": "mr", "test": {"accuracy": 76.14}}]
+    table = compare.table5(groups_of(tmp_path, cells), tfidf)
+    ours, best = row(table, "G-Loss + BERT-base (ours, mean)")
+    assert ours[1] == "86.00 SQRT (3)" and best[1] == "86.20 [seed 3]"
+    assert row(table, "TF-IDF + linear classifier (measured here)")[0][1] == "76.14"
+    assert row(table, "TextGCN")[0][1] == "76.74"
+    ranks = {r[0].plain(): r[1].parts[0].rank for r in table.rows}
+    assert ranks["RoBERTa-GCN"] == 1 and ranks["RoBERTa-large"] == 2
+    assert ranks["G-Loss + RoBERTa-large (paper)"] == 0  # one best number: not ranked
+
+
+def test_table6_carries_the_papers_contradictions(tmp_path):
+    write_cell(tmp_path, 89.08, dataset="qnli")
+    cells = [cell(dataset=d, seeds=(1, 2, 3)) for d in ("sst2", "qnli")]
+    table = tables.table6(groups_of(tmp_path, cells))
+    ours, printed = row(table, "BERT-base", "CE", "ours")
+    assert ours[3:] == ["—", "89.08 ± 0.20 (3)"] and printed[3:] == ["91.20", "89.08"]
+    notes = " ".join(table.notes)
+    assert "92.32" in notes and "90.06 against 89.62" in notes
+
+
+def test_table1_stands_beside_the_papers():
+    splits = {
+        part: {"rows": n, "classes": 2, "too_long": 0.015}
+        for part, n in {"train": 6397, "val": 711, "test": 3554}.items()
+    }
+    record = {
+        "dataset": "mr",
+        "splits": splits,
+        "duplicates": {"train-val": 0, "train-test": 3, "val-test": 1},
+        "note": None,
+    }
+    table = starting.table1([record])
+    ours, printed = row(table, "MR", "ours")
+    assert ours[2:] == ["10662", "6397", "711", "3554", "2", "1.5 %", "0 / 3 / 1"]
+    assert printed[2:7] == ["10662", "6397", "711", "3554", "2"]
+    assert row(table, "R8", "ours")[0][2] == "—" and "dataset=r8: not measured" in table.missing
+
+
+def test_table7_gives_the_interval_of_the_best_fifth():
+    values = [(0.1, 1.0, 50), (0.5, 2.0, 80), (0.6, 3.0, 90), (0.7, 4.0, 70), (0.8, 5.0, 60), (0.9, 6.0, 99)]
+    trials = [{"params": {"gamma": g, "sigma": s}, "value": v, "state": "COMPLETE"} for g, s, v in values]
+    trials.append({"params": {"gamma": 0.2, "sigma": 9.0}, "value": None, "state": "FAIL"})
+    space = {"gamma": [0.5, 0.6], "sigma": (0.1, 10.0, True)}
+    study = SimpleNamespace(dataset="mr", model="bert", mode="integrated", loss="gloss_o", space=space, trials=trials)
+    table = starting.table7([study])
+    assert [e.plain() for e in table.rows[0][3:]] == ["γ", "0.5, 0.6", "0.6 – 0.9 (2 of 6)"]
+    assert [e.plain() for e in table.rows[1][3:]] == ["σ", "0.1 – 10, log", "3 – 6 (2 of 6)"]
+
+
+def test_rank_marks_equal_as_printed_alike():
+    assert rank([1.001, 1.004, 0.5, None]) == [1, 1, 2, 0]
+    assert rank([3.0, 1.0, 2.0], higher_is_better=False) == [0, 1, 2]
+    assert rank([1.0, None]) == rank([1.0, 1.0]) == [0, 0]
+    assert rank([1.0, 2.0]) == [0, 1]  # of two, the worse is not praised
+
+
+def test_hostile_text_cannot_break_out_of_a_table():
+    name = "a|b\n<img src=x> $\\input{x}$ =1+1"
+    table = Table("t", name, ["x"], [[entry(name)]], [{"name": "=1+1", "n": -1.5}])
+    assert len([line for line in table.markdown().splitlines() if line.startswith("|")]) == 3
+    assert "\\<img" in table.markdown()
+    assert r"\input" not in table.latex() and r"\$" in table.latex()
+    assert table.csv() == "name,n\n'=1+1,-1.5\n"
+
+
+def test_an_entry_joins_equal_verdicts():
+    assert Entry((Part("1", verdict="ok"), Part("2", verdict="ok"))).verdict == "ok"
+    assert Entry((Part("1", verdict="ok"), Part("2", verdict="off"))).verdict == "ok/off"
+
+
+def test_records_of_an_older_schema_count_what_they_have(tmp_path):
+    write_run(tmp_path, seed=1)
+    old = write_run(tmp_path, seed=2)
+    text = (old / "result.json").read_text().replace('"schema_version": 1', '"schema_version": 0')
+    (old / "result.json").write_text(text.replace('"per_epoch"', '"per_epoch_before"'))
+    group = loose_groups(read_records(tmp_path)[0])[0]
+    assert list(group.values("seconds", "per_epoch")) == [1]
+    assert list(group.test("accuracy")) == [1, 2]
+
+
+def test_published_numbers_are_complete():
+    assert {t: len(paper.rows(t)) for t in ("table1", "table2", "table3", "table5", "table6", "table9")} == {
+        **{"table1": 5, "table2": 60, "table3": 20, "table5": 8, "table6": 9, "table9": 3}
+    }
+    assert paper.published("table2", "ohsumed", "roberta_large", "gloss_o", "macro_f1") == 68.58
+    assert paper.published("table3", "r8", "bert", "gloss_o", "macro_silhouette") == 0.7870
+    assert paper.published("table3", "r8", "distilbert", "gloss_o", "accuracy") is None
+    assert paper.published("table6", "qnli", "bert", "scl_ce", "accuracy") == 90.06
