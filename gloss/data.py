@@ -20,7 +20,7 @@ import tokenizers
 
 from gloss import docstrings
 from gloss.config import ROOT, DatasetConfig
-from gloss.tables import DataError, check_cells, name_row, read_table, whole_file
+from gloss.files import DataError, check_cells, name_row, read_table, whole_file
 
 MANIFEST = ROOT / "data" / "manifest.json"
 SPLIT_SEED = 0  # of the splits that we cut: the same texts are tested whatever the seed of a run

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from urllib3.util.retry import Retry
 
 from gloss.data import difference, read_manifest
-from gloss.tables import DataError, read_table, whole_file
+from gloss.files import DataError, read_table, whole_file
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of the answer
 TRIES = 5  # of a transfer that breaks off; a server that is busy (429, 5xx) is asked as often, ever more slowly

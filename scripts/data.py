@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gloss.data import read_manifest
 from gloss.download import prepare
-from gloss.tables import DataError
+from gloss.files import DataError
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)

@@ -1,0 +1,278 @@
+"""Your own texts: CSV files and Hugging Face data sets, how they are split, and what is said about each mistake."""
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gloss.config import DatasetConfig
+from gloss.data import load_dataset
+from gloss.files import DataError, read_table, whole_file
+
+
+def write(path, rows, **dialect):
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, **dialect).writerows(rows)
+    return path
+
+
+def reviews(num_good, num_bad, start=0):
+    good = [[f"a good film, number {start + i}", "good"] for i in range(num_good)]
+    return [["text", "label"], *good, *([f"a bad film\nnumber {start + i}", "bad"] for i in range(num_bad))]
+
+
+def load(path, seed=1, **settings):
+    return load_dataset(DatasetConfig(name="csv", source="csv", path=str(path), **settings), "unused", seed)
+
+
+# -- splits ------------------------------------------------------------------------------------------------------------
+
+
+def test_one_file_is_split_by_us_and_we_say_so(tmp_path):
+    path = write(tmp_path / "reviews.csv", reviews(60, 40))
+    dataset = load(path)
+    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 80, "val": 10, "test": 10}
+    assert dataset.labels == ["bad", "good"]
+    for split in dataset.splits.values():
+        assert split.labels.mean() == 0.6
+    assert sorted(np.concatenate([split.rows for split in dataset.splits.values()])) == list(range(100))
+    assert "test is 10 of the 100 training texts" in dataset.note and "val is 10 of" in dataset.note
+    assert (
+        load(path, seed=2).splits["test"].texts == dataset.splits["test"].texts
+    )  # all seeds are tested on the same texts
+    rows = reviews(60, 40)
+    for split in dataset.splits.values():
+        for text, row in zip(split.texts, split.rows, strict=True):
+            assert text[0] == rows[1 + row][0]
+
+
+def test_three_files_are_taken_as_they_are(tmp_path):
+    paths = [write(tmp_path / f"{i}.csv", reviews(*nums)) for i, nums in enumerate([(7, 5), (3, 0), (2, 2)])]
+    dataset = load(paths[0], val_path=str(paths[1]), test_path=str(paths[2]))
+    assert [len(split) for split in dataset.splits.values()] == [12, 3, 4] and dataset.note is None
+
+
+def test_two_files_and_a_class_of_one_text(tmp_path):
+    train = write(tmp_path / "train.csv", [*reviews(20, 20), ["so so", "fair"]])
+    dataset = load(train, test_path=str(write(tmp_path / "test.csv", reviews(3, 3, start=50))))
+    assert [len(split) for split in dataset.splits.values()] == [37, 4, 6]
+    assert dataset.labels.index("fair") in dataset.splits["train"].labels
+    assert "val is 4 of the 41 training texts" in dataset.note and "without a text of fair" in dataset.note
+
+
+def test_texts_in_two_splits_are_counted(tmp_path):
+    dataset = load(write(tmp_path / "all.csv", [["text", "label"], *(["same", "ab"[i % 2]] for i in range(40))]))
+    assert "test is 4 of the 40 training texts" in dataset.note and "4 of them with the same words" in dataset.note
+
+
+def test_a_class_with_two_texts_is_trained_and_tested(tmp_path):
+    dataset = load(write(tmp_path / "all.csv", [*reviews(30, 30), ["so so", "fair"], ["fair enough", "fair"]]))
+    fair = dataset.labels.index("fair")
+    assert [int((split.labels == fair).sum()) for split in dataset.splits.values()] == [1, 0, 1]
+
+
+def test_fingerprint_follows_the_texts_and_not_their_order(tmp_path):
+    header, *rows = reviews(10, 10)
+    prints = {
+        load(write(tmp_path / "x.csv", [header, *some])).fingerprint for some in (rows, rows[::-1], rows[5:] + rows[:5])
+    }
+    assert len(prints) == 1
+    changed = [["a good film, number zero", "good"], *rows[1:]]
+    assert load(write(tmp_path / "x.csv", [header, *changed])).fingerprint not in prints
+
+
+# -- what a file may look like -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("labels", "order"),
+    [
+        (["10", "9", "-1"], ["-1", "9", "10"]),
+        (["b", "10", "9"], ["10", "9", "b"]),
+        (["1.5", "1", "10"], ["1", "1.5", "10"]),
+    ],
+)
+def test_labels_are_sorted_as_numbers_if_all_are_whole(tmp_path, labels, order):
+    rows = [["text", "label"], *([f"{label} {i}", label] for label in labels for i in range(5))]
+    dataset = load(write(tmp_path / "x.csv", rows))
+    assert dataset.labels == order
+    for split in dataset.splits.values():
+        assert all(text[0].split()[0] == order[label] for text, label in zip(split.texts, split.labels, strict=True))
+
+
+def test_columns_separator_encoding_and_pairs(tmp_path):
+    path = tmp_path / "x.tsv"
+    lines = ["id\tfrage\tsatz\tklasse", *(f"{i}\tWer ist {i}?\tGanz schön {i}\t{i % 2}" for i in range(30))]
+    path.write_bytes("\r\n".join(lines).encode("cp1252"))
+    dataset = load(path, text=["frage", "satz"], label="klasse", separator="\\t", encoding="cp1252")
+    train = dataset.splits["train"]
+    assert train.texts[0] == (f"Wer ist {train.rows[0]}?", f"Ganz schön {train.rows[0]}")
+
+
+def test_texts_stay_as_they_are(tmp_path):
+    texts = [
+        "NA",
+        "null",
+        "nan",
+        "None",
+        "1.0",
+        "007",
+        " blanks ",
+        'a "quote"',
+        "two\nlines",
+        "a,b",
+        "ünïcode 🎬",
+        "TRUE",
+    ]
+    path = write(tmp_path / "x.csv", [["text", "label"], *([text, str(i % 2)] for i, text in enumerate(texts))])
+    splits = load(path).splits.values()
+    assert sorted(text for split in splits for (text,) in split.texts) == sorted(texts)
+
+
+def test_a_mark_of_excel_and_empty_lines_at_the_end_do_no_harm(tmp_path):
+    path = tmp_path / "x.csv"
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows(reviews(5, 5))
+    path.write_bytes(b"\xef\xbb\xbf" + text.getvalue().encode() + b"\r\n\r\n")
+    assert sum(map(len, load(path).splits.values())) == 10
+
+
+CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8), st.sampled_from(",;\t|"))
+def test_what_a_csv_writer_wrote_is_read_back(tmp_path_factory, rows, separator):
+    path = tmp_path_factory.mktemp("csv") / "x.csv"
+    write(path, [["text", "label"], *rows], delimiter=separator)
+    try:
+        assert read_table(path, ["text", "label"], separator) == [list(row) for row in rows]
+    except DataError as error:
+        assert "is empty" in str(error) and any(not cell.strip() for row in rows for cell in row)
+
+
+# -- mistakes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("body,label\na,x\nb,y\n", "no column 'text' in the header, which has 'body', 'label': set dataset.text"),
+        ("text;label\na;x\nb;y\n", r"no column 'text' in the header, which has 'text;label'.*separator \(now ','\)"),
+        ("text,label,text\na,x,b\n", "two columns 'text' in the header"),
+        ("text,label\na,x\n ,y\n", "row 3 counting the header: column 'text' is empty"),
+        ("text,label\na,x\nb,\n", "row 3 counting the header: column 'label' is empty"),
+        ("text,label\na,x\nb,y,z\n", "row 3 counting the header: 3 columns, where the header has 2"),
+        ("text,label\na,x\n\nb,y\n", "row 3 counting the header: 0 columns, where the header has 2"),
+        ('text,label\na,x\n"b,y\n', "line 3 is not CSV .*is a quote left open"),
+        ("text,label\na,x\nb,x\n", "csv has one class, 'x': a classifier needs at least two"),
+        (
+            "text,label\na,x\nb,x\nc,y\n",
+            r"the label 'y' has one text \(row 4 counting the header\), but train and test need",
+        ),
+        ("text,label\n", "a header, but no row of texts"),
+        ("", "no column 'text' in the header, which has nothing"),
+        (b"text,label\ngut,x\nsch\xf6n,y\n", r"line 3 is not utf-8 \(byte 0xf6\).*cp1252"),
+        (b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xff\xfe", "not a CSV file but binary data: save a spreadsheet as CSV"),
+        ("text,label\na,x\nb,y\n".encode("utf-16"), "for UTF-16 set dataset.encoding=utf-16"),
+        (b"\x1f\x8b\x08\x00broken", "a damaged or cut-off gzip file"),
+        (None, "cannot be read .No such file or directory"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(tmp_path, content, message):
+    path = tmp_path / "mine.csv"
+    if content is not None:
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=message) as error:
+        load(path)
+    assert "mine.csv" in str(error.value) or "csv" in str(error.value).split()[0]
+
+
+def test_a_label_that_only_test_has_is_refused(tmp_path):
+    train = write(tmp_path / "train.csv", reviews(5, 5))
+    test = write(tmp_path / "test.csv", [*reviews(1, 1), ["so so", "fair"], ["oh well", "fair"]])
+    with pytest.raises(DataError, match=r"'fair' \(test, row 4 counting the header\) does not occur in train"):
+        load(train, test_path=str(test))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"encoding": "utf-9"}, "dataset.encoding=utf-9 is unknown"),
+        ({"separator": ";;"}, "dataset.separator=;; is not allowed"),
+    ],
+)
+def test_an_impossible_setting_is_refused(tmp_path, setting, message):
+    with pytest.raises(DataError, match=message):
+        load(write(tmp_path / "x.csv", reviews(5, 5)), **setting)
+
+
+def test_a_folder_is_no_file(tmp_path):
+    with pytest.raises(DataError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_whole_file_leaves_the_old_one_when_writing_fails(tmp_path):
+    path = tmp_path / "x"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError), whole_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+# -- Hugging Face data sets --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """Writes a folder that `datasets` reads as it reads a set of the hub, and loads it."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+
+    def write_and_load(splits, names=None, **settings):
+        label = datasets.ClassLabel(names=names) if names else datasets.Value("string")
+        features = datasets.Features({"body": datasets.Value("string"), "label": label})
+        folder = tmp_path / "set"
+        folder.mkdir()
+        for part, (texts, labels) in splits.items():
+            table = datasets.Dataset.from_dict({"body": texts, "label": labels}, features=features)
+            table.to_parquet(folder / f"{part}-00000.parquet")
+        cfg = DatasetConfig(name="hub", source="hub", path=str(folder), **({"text": ["body"]} | settings))
+        return load_dataset(cfg, "unused", 1)
+
+    return write_and_load
+
+
+def test_a_hub_set_keeps_the_order_of_its_class_names(hub):
+    texts = [f"text {i}" for i in range(40)]
+    dataset = hub(
+        {"train": (texts, [i % 2 for i in range(40)]), "test": (["x", "y"], [-1, -1])},
+        names=["positive", "negative", "none"],
+    )
+    assert dataset.labels == ["positive", "negative"]  # a class without texts is none
+    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 32, "val": 4, "test": 4}
+    assert "test is left aside: no labels" in dataset.note
+    train = dataset.splits["train"]
+    assert all(int(text[0].split()[1]) % 2 == label for text, label in zip(train.texts, train.labels, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"text": ["text"]}, "train: no column 'text' among body, label: set dataset.text"),
+        ({}, "train: row 3 counting the header: column 'body' is empty"),
+    ],
+)
+def test_a_hub_set_with_a_mistake_is_refused(hub, settings, message):
+    with pytest.raises(DataError, match=message):
+        hub({"train": (["a", "", "c", "d"], ["x", "y", "x", "y"])}, **settings)
+
+
+def test_a_hub_set_that_is_not_there_is_refused(tmp_path):
+    cfg = DatasetConfig(name="hub", source="hub", path=str(tmp_path / "nothing"))
+    with pytest.raises(DataError, match="dataset.path=.*nothing .* cannot be read"):
+        load_dataset(cfg, "unused", 1)
