@@ -108,7 +108,8 @@ def gloss_loss(
     embeddings: float [B, D], B >= 2, any scale (computed in float32, or float64 if that is what comes); labels: int [B]
     in [0, C), checked on CPU; sigma: σ > 0; is_visible: bool [B] with at least one True and one False. A mask kept on
     the CPU (as `choose_visible` makes it) spares a GPU the wait for its count. Returns a scalar; 0, still connected to
-    the encoder, where no hidden node can be scored. Raises ValueError for anything else.
+    the encoder, where no hidden node can be scored. Raises ValueError for anything else. `lap` is told "graph" and
+    "propagation" as each is done (timing of the parts of a step).
     """
     check_batch(embeddings, labels)
     _check_settings(sigma, objective)
