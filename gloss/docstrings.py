@@ -27,8 +27,8 @@ LIBRARIES = {  # distribution -> package and what its texts could give it away w
     "SQLAlchemy": ("sqlalchemy", ("sqla",)),
     "sympy": ("sympy", ()),
 }
-TEXTS = {"train": 210, "val": 30, "test": 60}  # of each library
-TEXTS_PER_FILE = 8  # a module's docstrings resemble each other
+TEXTS = {"train": 210, "val": 30, "test": 60}  # of each library, at most
+TEXTS_PER_FILE = 10  # a module's docstrings resemble each other
 MIN_WORDS, ENOUGH_WORDS, MAX_WORDS = 6, 18, 60  # paragraphs are added until there are enough words
 SKIPPED_FOLDERS = {
     "tests",
