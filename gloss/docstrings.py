@@ -29,6 +29,7 @@ LIBRARIES = {  # distribution -> package and what its texts could give it away w
 }
 TEXTS = {"train": 210, "val": 30, "test": 60}  # of each library, at most
 TEXTS_PER_FILE = 10  # a module's docstrings resemble each other
+MAX_BYTES = 60_000  # of a file: to parse the few longer ones would take most of the time
 MIN_WORDS, ENOUGH_WORDS, MAX_WORDS = 6, 18, 60  # paragraphs are added until there are enough words
 SKIPPED_FOLDERS = {
     "tests",
@@ -39,6 +40,7 @@ SKIPPED_FOLDERS = {
     "asyncio",  # of SQLAlchemy: repeats the words of its orm
     "distutils",  # of NumPy: only there with Python 3.11
 }
+SECTION_OR_EXAMPLE = re.compile(r"^\s*[-=~]{3,}\s*$|>>>", re.MULTILINE)
 GENERATED = re.compile(r"(__config__|_?version\w*|_distributor_init\w*|_version_meson)\.py")
 
 
@@ -71,13 +73,17 @@ def _texts(package: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
     for name in sorted(files, key=_hash):  # an order that mixes the package's parts
         folders, file = name.split("/")[1:-1], name.split("/")[-1]
         bucket = _hash(name + "/split") % 10
-        part = "train" if bucket < 7 else "val" if bucket < 8 else "test"
+        part = "train" if bucket < 6 else "val" if bucket < 8 else "test"
         room = min(TEXTS_PER_FILE, TEXTS[part] - len(texts[part]))
         if room == 0 or SKIPPED_FOLDERS.intersection(folders) or GENERATED.fullmatch(file):
             continue
-        for text in _docstrings(files[name]):
-            text = " ".join(own_name.sub(" ", text).split())
-            if len(text.split()) >= MIN_WORDS and _key(text) not in seen:
+        source = files[name].read_bytes().replace(b"\r\n", b"\n")  # some are longer on Windows
+        if len(source) > MAX_BYTES:
+            continue
+        for text in _docstrings(source):
+            words = own_name.sub(" ", text).split()[:MAX_WORDS]
+            text = " ".join(words)
+            if len(words) >= MIN_WORDS and _key(text) not in seen:
                 seen.add(_key(text))
                 texts[part].append(text)
                 room -= 1
@@ -86,19 +92,19 @@ def _texts(package: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
     return [(text, part) for part in texts for text in texts[part]]
 
 
-def _docstrings(path: Path) -> Iterator[str]:
-    """The opening of each docstring of a file: its first paragraphs, up to a section, an example or MAX_WORDS words."""
+def _docstrings(source: bytes) -> Iterator[str]:
+    """The opening of each docstring of a file: its first paragraphs, up to a section, an example or ENOUGH_WORDS."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # escapes that a newer Python dislikes
-        nodes: list[ast.AST] = [ast.parse(path.read_bytes())]
+        nodes: list[ast.AST] = [ast.parse(source)]
     for node in nodes:  # grows: classes and functions, at any depth
         nodes += [c for c in node.body if isinstance(c, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
-        words: list[str] = []
+        opening = ""
         for paragraph in re.split(r"\n\s*\n", ast.get_docstring(node) or ""):
-            if ">>>" in paragraph or re.search(r"^\s*[-=~]{3,}\s*$", paragraph, re.M) or len(words) >= ENOUGH_WORDS:
+            if SECTION_OR_EXAMPLE.search(paragraph) or len(opening.split()) >= ENOUGH_WORDS:
                 break
-            words += paragraph.split()
-        yield " ".join(words[:MAX_WORDS])
+            opening += paragraph + "\n"
+        yield opening
 
 
 def _key(text: str) -> str:

@@ -26,7 +26,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util.retry import Retry
 
-from gloss.data import difference, read_manifest
+from gloss.data import difference, fingerprint_of, read_manifest
 from gloss.files import DataError, read_table, whole_file
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of the answer
@@ -75,7 +75,10 @@ def _prepare_file(path: Path, entry: dict[str, Any], part: str, source: str, say
             with whole_file(path) as file:
                 file.write(prepared_form(list(entry["columns"].values()), rows))
             raw.unlink()
-    say(f"{path}: {expected['rows']} rows, checked")
+    checked = "checked"
+    if expected["fingerprint"] is None:
+        checked = "whose fingerprint the manifest does not have; it is " + fingerprint_of(rows, entry)
+    say(f"{path}: {expected['rows']} rows, {checked}")
 
 
 def _read_raw(path: Path, entry: dict[str, Any]) -> list[list[str]]:

@@ -46,7 +46,7 @@ def test_size_classes_and_names(collected):
     assert len(rows) >= 1500 and len(docstrings.LIBRARIES) >= 6
     for part, size in docstrings.TEXTS.items():
         counts = [sum(library == name for _, library in parts[part]) for name in docstrings.LIBRARIES]
-        assert max(counts) <= size and min(counts) >= 0.8 * size, counts
+        assert max(counts) <= size and min(counts) >= 0.9 * size, counts
     for text, library in rows:
         package, aliases = docstrings.LIBRARIES[library]
         words = re.findall(r"\w+", text.lower())
