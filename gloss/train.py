@@ -25,6 +25,7 @@ from gloss.data import Split, TextDataset, add_label_noise, load_dataset, tokeni
 from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
+from gloss.export import save_model
 from gloss.fit import Fit, embed
 from gloss.graph import sqrt_bandwidth
 from gloss.objective import Objective, balanced_class_weights
@@ -64,9 +65,12 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
     with locked(folder, wait=wait) as mine:
         if not mine:
             return None
-        if is_done(folder) and not cfg.rerun:
+        lacks_model = cfg.trainer.save_model and not (folder / "model").is_dir()
+        if is_done(folder) and not cfg.rerun and not lacks_model:
             return read_record(folder)
-        if cfg.rerun:
+        if is_done(folder) and lacks_model:
+            print(f"{folder} is finished, but its weights were not kept: training it again", file=sys.stderr, flush=True)
+        if cfg.rerun or is_done(folder):
             clear(folder)
         (folder / "error.json").unlink(missing_ok=True)
         try:
@@ -171,9 +175,9 @@ def _run(
             arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
     write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
     write_lines(folder / "epochs.jsonl", progress.epochs)
-    if cfg.trainer.save_model:
-        save_model(folder / "model", model, tokenizer, dataset, cfg, metrics)
     result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
+    if cfg.trainer.save_model:
+        save_model(folder / "model", model, tokenizer, result, arrays)
     result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
     write_json(folder / "result.json", result)
     write_atomic(folder / "DONE", "")
