@@ -57,7 +57,7 @@ def test_size_classes_and_names(collected):
 
 
 def test_no_file_stands_in_two_splits(library, monkeypatch):
-    functions = "".join(f'def f{i}():\n    """In FILE there is function number {i} {"x" * i}."""\n' for i in range(6))
+    functions = "".join(f'def f{i}():\n    """In FILE there is function number {i} {"x" * i}."""\n' for i in range(3))
     library({f"m{i}.py": functions.replace("FILE", f"file{chr(65 + i)}") for i in range(26)}, {"m.py": functions})
     parts, _ = docstrings.collect()
     files = {part: {text.split()[1] for text, _ in rows} for part, rows in parts.items()}
