@@ -1,8 +1,8 @@
 """A trained model as a folder that other programs load, and back.
 
-The folder is an encoder of transformers and a model of sentence-transformers at once. The linear head lies beside it in
-`head.safetensors`: the stock sequence-classification classes put another layer between encoder and classifier (a pooler,
-or a dense layer with an activation), so they cannot carry it.
+The folder is an encoder of transformers and a model of sentence-transformers at once. The linear head lies beside it
+in `head.safetensors`: the stock sequence-classification classes put another layer between encoder and classifier (a
+pooler, or a dense layer with an activation), so they cannot carry it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,14 @@ from gloss.encoder import Classifier, Encoder
 from gloss.runs import Record, RunError, fsync_folder
 
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
-# Keys by which a config.json could have other code, or other weights than those beside it, loaded.
-_REFUSED_KEYS = ("auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "experts_implementation")
+# Keys by which a config.json could have code fetched, or other kinds of weights read.
+_REFUSED_KEYS = (
+    "auto_map",
+    "quantization_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+)
 
 
 def save_model(
@@ -101,10 +107,10 @@ def _whole_folder(folder: Path) -> Iterator[Path]:
 
 
 def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokenizerBase, list[str], int]:
-    """What `save_model` wrote: the classifier in evaluation mode on the CPU, tokenizer, label names, longest text in tokens.
+    """What `save_model` wrote: classifier in evaluation mode on the CPU, tokenizer, label names, most tokens of a text.
 
-    The folder may come from anywhere: weights are read from safetensors only, no remote code is run, nothing is fetched,
-    links are not followed. Raises RunError where it is not what `save_model` writes.
+    The folder may come from anywhere: weights are read from safetensors only, no remote code is run, nothing is
+    fetched, links are not followed. Raises RunError where it is not what `save_model` writes.
     """
     folder = Path(folder)
     config = _checked_config(folder)
@@ -153,10 +159,9 @@ def model_folder(record: Record) -> Path:
     i = record.identity
     raise RunError(
         f"{record.folder} holds the results of its run, but not the weights: they are kept only with "
-        "trainer.save_model=true. Give the command that trained it once more with that added, and it is trained again:\n"
-        f"  python scripts/train.py dataset={i.dataset} model={i.model} loss={i.loss} mode={i.mode} variant={i.variant} "
-        f"seed={i.seed} … trainer.save_model=true\n"
-        f"(all its settings are in {record.folder / 'config.yaml'})"
+        "trainer.save_model=true. Give the command that trained it once more with that added, and it is trained again:"
+        f"\n  python scripts/train.py dataset={i.dataset} model={i.model} loss={i.loss} mode={i.mode} seed={i.seed} … "
+        f"trainer.save_model=true\n(all its settings are in {record.folder / 'config.yaml'})"
     )
 
 
@@ -185,7 +190,7 @@ def wilson_interval(share: float, n: int) -> tuple[float, float]:
 def macro_f1_interval(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Percentile bootstrap 95 % interval (0 to 1) of macro-F1 over texts; labels and predicted: int [N].
 
-    A resample of texts is a multinomial draw of the cells of the confusion matrix, so none is ever made one by one. Like
+    A resample of texts is a multinomial draw of the cells of the confusion matrix, so none is made text by text. Like
     the metric itself, a resample averages over the classes that occur in it.
     """
     counts = confusion_matrix(labels, predicted)  # [C, C]
@@ -225,6 +230,8 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray]) -> st
     used = {key: value for key, value in result["hyperparameters"].items() if value is not None}
     arguments = '["a question"], ["a sentence"]' if is_pair else '["a text"]'
     silhouette = metrics["macro_silhouette"]
+    is_best = config["variant"]["tested_weights"] == "best"
+    kept = f"epoch {result['best_epoch']}, chosen on validation" if is_best else "the last one"
     return "\n".join([
         "---",
         "library_name: sentence-transformers",
@@ -246,8 +253,7 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray]) -> st
         f"| classes | {_names(result['labels'])} |",
         f"| loss | {_LOSSES[identity['loss']]}; {identity['mode']} mode; variant {identity['variant']} |",
         f"| hyperparameters | {', '.join(f'{key} {_short(value)}' for key, value in used.items())} |",
-        f"| epochs | {result['epochs']}; weights of epoch {result['best_epoch']}, chosen on validation |"
-        if config["variant"]["tested_weights"] == "best" else f"| epochs | {result['epochs']}; weights of the last one |",
+        f"| epochs | {result['epochs']}; weights of {kept} |",
         f"| made by | gloss at commit {result['commit']}, seed {identity['seed']}, {result['precision']} |",
         "",
         f"## On the {n:,} test texts",
@@ -258,8 +264,8 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray]) -> st
         f"| macro-F1 | {metrics['macro_f1']:.2f} % | {100 * macro_f1[0]:.2f} – {100 * macro_f1[1]:.2f} % (bootstrap) |",
         *([] if silhouette is None else [f"| macro-silhouette | {silhouette:.4f} | |"]),
         "",
-        "The intervals are those of a finite sample of test texts. This is one run with one seed: they say nothing of how "
-        "far another seed would be off.",
+        "The intervals are those of a finite sample of test texts. This is one run with one seed: they say nothing of "
+        "how far another seed would be off.",
         "",
         "## Use",
         "",
@@ -280,8 +286,9 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray]) -> st
         "print([encoder.config.id2label[i] for i in probabilities.argmax(dim=1).tolist()])",
         "```",
         "",
-        "The stock sequence-classification classes put another layer between encoder and classifier, so they cannot carry "
-        "this head; and the pooler that transformers adds to some encoders was never trained: do not use its output.",
+        "The stock sequence-classification classes put another layer between encoder and classifier, so they cannot "
+        "carry this head; the pooler that transformers adds to some encoders (and reports as missing here) was never "
+        "trained: do not use its output.",
         "",
         "## Limits",
         "",
@@ -289,7 +296,7 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray]) -> st
         "- Probabilities are a softmax of the logits; they have not been calibrated.",
         f"- Of a text longer than {model['max_length']} tokens the rest is not read.",
         "- Texts of another source, time or language than the training texts may fare worse than the table says.",
-        "- What is wrong or one-sided in the training texts, their labels or the pretrained encoder is likely in here too.",
+        "- What is wrong or one-sided in the training texts, their labels or the pretrained encoder is likely in here.",
         "",
         "## Citation",
         "",

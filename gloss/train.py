@@ -69,7 +69,7 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
         if is_done(folder) and not cfg.rerun and not lacks_model:
             return read_record(folder)
         if is_done(folder) and lacks_model:
-            print(f"{folder} is finished, but its weights were not kept: training it again", file=sys.stderr, flush=True)
+            print(f"{folder} is finished, but without its weights: training it again", file=sys.stderr, flush=True)
         if cfg.rerun or is_done(folder):
             clear(folder)
         (folder / "error.json").unlink(missing_ok=True)
