@@ -19,14 +19,17 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import CONFIG_DIR, Config, ConfigError, closest_key, resolve
+from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
 from gloss.experiments import sweep_arguments
-from gloss.tuned import apply_tuned
+from gloss.tuned import apply_tuned, keys_by_hand
 
 
-def main(task: Callable[[Config, bool], None], arguments: Sequence[str] | None = None) -> int:
+def main(
+    task: Callable[[Config, bool], None], arguments: Sequence[str] | None = None, config_name: str = "train"
+) -> int:
     """Run `task(config, is_sweep)` for the command line's configuration, or for each of a sweep's (`-m`); the exit status.
 
+    config_name: "train", or "tune" for a search (task gets a TuneConfig, to which no search's values are applied).
     In a sweep a run that fails does not stop the others; the failures are listed at the end.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
@@ -36,16 +39,19 @@ def main(task: Callable[[Config, bool], None], arguments: Sequence[str] | None =
     failures = Path(_value(arguments, "paths.outputs", "outputs")) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
     try:
         if is_sweep:
-            arguments = [*sweep_arguments(arguments), f"hydra.sweep.dir={failures}"]
+            swept = sweep_arguments(arguments)
+            if config_name == "tune":  # an experiment's seeds share one search
+                swept = [a for a in swept if a in arguments or not a.startswith("seed=")]
+            arguments = [*swept, f"hydra.sweep.dir={failures}"]
         sys.argv = [sys.argv[0], *arguments]
 
-        @hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name="train")
+        @hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=config_name)
         def job(cfg: DictConfig) -> None:
             _job(cfg, task)
 
         job()
     except (HydraException, OmegaConfBaseException) as error:
-        return _tell(_readable(error, arguments))
+        return _tell(readable(error, arguments, TuneConfig if config_name == "tune" else Config))
     except Exception as error:
         if _is_expected(error):
             return _tell(str(error), status=2 if isinstance(error, ValueError) else 1)
@@ -67,10 +73,10 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
     if hydra_cfg.mode != RunMode.MULTIRUN:
-        task(resolve(apply_tuned(cfg, overrides)), False)
+        task(_prepare(cfg, overrides), False)
         return
     try:
-        task(resolve(apply_tuned(cfg, overrides)), True)
+        task(_prepare(cfg, overrides), True)
     except Exception as error:
         reason = str(error) if _is_expected(error) else traceback.format_exc().rstrip()
         text = f"failed: {' '.join(overrides)}\n  {reason}\n"
@@ -78,6 +84,16 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
         path = Path(hydra_cfg.sweep.dir) / "failed" / f"{hydra_cfg.job.num:05d}"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
+
+
+def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
+    if "search" in cfg:
+        cfg.search.by_hand = sorted(keys_by_hand(overrides))
+        return resolve(cfg)
+    cfg = apply_tuned(cfg, overrides)
+    if note := cfg.tuned.get("note"):
+        print(f"note: {note}", file=sys.stderr, flush=True)
+    return resolve(cfg)
 
 
 def _is_expected(error: Exception) -> bool:
@@ -96,13 +112,13 @@ def _value(arguments: Sequence[str], key: str, default: str) -> str:
     return next((a.partition("=")[2] for a in reversed(arguments) if a.startswith(key + "=")), default)
 
 
-def _readable(error: Exception, arguments: Sequence[str]) -> str:
+def readable(error: Exception, arguments: Sequence[str], schema: type = Config) -> str:
     """Hydra's message in one or two lines: the key, the value, what is allowed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if text.startswith("Could not override '"):
         key = text.split("'")[1]
-        return f"{key}={_value(arguments, key, '')}: there is no key {key}{closest_key(key)}"
+        return f"{key}={_value(arguments, key, '')}: there is no key {key}{closest_key(key, schema)}"
     if text.startswith("Error merging override "):
         override = text.removeprefix("Error merging override ")
         cause = str(error.__cause__).splitlines()[0] if error.__cause__ else ""

@@ -163,6 +163,7 @@ class ExperimentConfig:
 
     name: Optional[str] = None
     sweep: dict[str, Any] = field(default_factory=dict)  # override -> its values
+    search: bool = True  # whether the best values are searched for before
 
 
 @dataclass
@@ -190,7 +191,30 @@ class Config:
     rerun: bool = False  # train again although the run is finished
 
 
+@dataclass
+class SearchConfig:
+    """How hyperparameters are searched; see gloss/tune.py and configs/search."""
+
+    name: str = _name()
+    space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> low, high, and log or step
+    budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
+    trials: Optional[int] = _positive_int(None)  # of the study; null: as `budget` says
+    prune: bool = True  # stop trials that lie below the median of the others
+    storage: Optional[str] = None  # null: a file, for one machine; a postgresql:// URL for several
+    heartbeat_seconds: int = _positive_int(60)  # with a database: a worker is dead after two without a sign
+    worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
+    by_hand: list[str] = field(default_factory=list)  # keys of the command line, which are not searched (set by gloss.cli)
+
+
+@dataclass
+class TuneConfig(Config):
+    """A search: the run that its trials vary, and how."""
+
+    search: SearchConfig = field(default_factory=SearchConfig)
+
+
 ConfigStore.instance().store(name="schema", node=Config)
+ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
 
 
 def resolve(cfg: DictConfig | Config) -> Config:
@@ -299,7 +323,7 @@ def known_keys(node: type = Config, prefix: str = "") -> list[str]:
     return keys
 
 
-def closest_key(key: str) -> str:
+def closest_key(key: str, schema: type = Config) -> str:
     """The hint "(did you mean …?)" for a misspelt key, or an empty string."""
-    close = difflib.get_close_matches(key, known_keys(), n=1)
+    close = difflib.get_close_matches(key, known_keys(schema), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
