@@ -8,7 +8,7 @@ from gloss.report import build
 
 @hydra.main(version_base=None, config_path="../configs", config_name="report")
 def main(cfg: DictConfig) -> None:
-    report = build(cfg.paths.outputs)
+    report = build(cfg.paths.outputs, cfg.only)
     for table in report.tables:
         print(table.markdown())
     print(f"The page: {report.page}")

@@ -4,8 +4,10 @@ import json
 import re
 
 import pytest
-from synthetic import result, write_run
+from synthetic import cell, result, write_run
 
+import gloss.experiments
+from gloss.config import ConfigError
 from gloss.report import build
 
 DPI = 40  # small pictures, so that the tests are quick
@@ -61,3 +63,76 @@ def test_records_that_cannot_be_used_are_listed_with_the_reason(outputs):
     page = build(outputs, dpi=DPI).page.read_text()
     assert "schema_version is 99" in page and "not finished" in page and "cannot be used" in page
     assert "scl_ce" not in (outputs / "report" / "runs.csv").read_text()
+
+
+@pytest.fixture
+def experiments(outputs, monkeypatch):
+    """An outputs folder in which table2 was asked for, and the cells that its overrides compose."""
+    asked = []
+
+    def compose_cells(name, overrides):
+        asked.append((name, overrides))
+        if name == "fig2":
+            raise ConfigError("loss=gloss_o needs a σ")
+        cells = [
+            cell(loss=x, dataset="docstrings", model="minilm", seeds=(1, 2)) for x in ("ce", "gloss_sqrt", "gloss_o")
+        ]
+        return cells if name == "table2" else [cell(mode="standalone", loss=x) for x in ("scl", "gloss_o")]
+
+    monkeypatch.setattr(gloss.experiments, "compose_cells", compose_cells, raising=False)
+    (outputs / "selections.yaml").write_text("table2: [model=minilm, dataset=docstrings, paths.outputs=elsewhere]\n")
+    return outputs, asked
+
+
+def test_the_experiments_that_were_run_have_a_section_each(experiments):
+    outputs, asked = experiments
+    report = build(outputs, dpi=DPI)
+    assert asked == [("table2", ["model=minilm", "dataset=docstrings", f"paths.outputs={outputs}"])]
+    assert [t.name for t in report.tables] == ["claims", "table2", "table5", "runs"]
+    page = report.page.read_text()
+    assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
+    assert "<code>make reproduce-table6</code>" in page  # among what was not run yet
+    claim = next(row for row in report.tables[0].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
+    assert claim[2].verdict == "supported" and claim[4].plain() == "+4.00"  # 84 - 80 and 86 - 82: no spread at all
+    assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
+
+
+def test_runs_with_other_settings_stand_beside_the_table(experiments):
+    outputs, _ = experiments
+    write_run(outputs, dataset="docstrings", model="minilm", loss="ce", digits="ffffffff", accuracy=11.0)
+    build(outputs, dpi=DPI)
+    assert "11.00" not in (outputs / "report" / "table2.md").read_text()
+    assert "11.00" in (outputs / "report" / "table2_others.md").read_text()
+
+
+def test_only_makes_what_was_asked_for(experiments):
+    outputs, asked = experiments
+    report = build(outputs, only=["table3", "table9", "fig1"], dpi=DPI)
+    assert [t.name for t in report.tables] == ["table3", "table9"] and [name for name, _ in asked] == ["table3"]
+    assert (outputs / "report" / "fig1.pdf").is_file()
+    with pytest.raises(ValueError, match="only=table8 is not allowed: expected some of table1, table2"):
+        build(outputs, only=["table8"])
+
+
+def test_what_cannot_be_composed_or_read_is_a_problem_and_no_crash(experiments):
+    outputs, _ = experiments
+    (outputs / "selections.yaml").write_text("table2: []\nfig2: []\nfig99: []\n")
+    (outputs / "baselines").mkdir()
+    (outputs / "baselines" / "tfidf-mr.json").write_text("{")
+    problems = " ".join(build(outputs, dpi=DPI).problems)
+    assert (
+        "fig2: loss=gloss_o needs a σ" in problems and "no experiment fig99" in problems and "tfidf-mr.json" in problems
+    )
+    (outputs / "selections.yaml").write_text("table2: {")
+    assert any("selections.yaml cannot be used" in p for p in build(outputs, dpi=DPI).problems)
+
+
+def test_broken_predictions_cost_one_figure_only(outputs, monkeypatch):
+    for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
+        (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
+    cells = [cell(loss="gloss_sqrt", dataset="docstrings", model="minilm")]
+    monkeypatch.setattr(gloss.experiments, "compose_cells", lambda name, overrides: cells, raising=False)
+    (outputs / "selections.yaml").write_text("fig4: []\ntable2: []\n")
+    report = build(outputs, dpi=DPI)
+    assert any(p.startswith("fig4: ") and "predictions.npz cannot be read" in p for p in report.problems)
+    assert "table2" in [t.name for t in report.tables]

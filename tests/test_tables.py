@@ -169,10 +169,12 @@ def test_claims_say_what_the_interval_says(tmp_path):
         write_run(tmp_path, loss="gloss_o", accuracy=85.0 + d, seed=seed)
         write_run(tmp_path, loss="gloss_sqrt", accuracy=85.0 - 3 * d, seed=seed)
     cells = [cell(loss=x, seeds=(1, 2, 3)) for x in ("ce", "gloss_sqrt", "gloss_o")]
-    found = {
-        c.text.split(": ")[1].split(" (")[0]: c.verdict for c in compare.claims("Table 2", groups_of(tmp_path, cells))
+    table = compare.claims_table(compare.claims("Table 2", groups_of(tmp_path, cells)))
+    found = {r[1].plain(): (r[4].plain(), r[6].plain(), r[2].verdict) for r in table.rows}
+    assert found == {
+        "G-Loss-SQRT + CE beats CE": ("-3.00", "3", "contradicted"),
+        "G-Loss-O + CE beats CE": ("+1.00", "3", "supported"),
     }
-    assert found == {"G-Loss-SQRT + CE beats CE": "contradicted", "G-Loss-O + CE beats CE": "supported"}
 
 
 def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_path):

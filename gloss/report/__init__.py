@@ -2,60 +2,218 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from gloss.report.cells import loose_groups, refuse_doubles
-from gloss.report.draw import DPI, styled
+import yaml
+
+from gloss.report import compare, lines, own, pictures, starting, tables
+from gloss.report.cells import Group, gather, loose_groups, refuse_doubles
+from gloss.report.compare import Claim
+from gloss.report.draw import DPI, Drawing, styled
 from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
 from gloss.report.table import Table
-from gloss.runs import read_records, write_atomic
+from gloss.runs import RunError, read_records, write_atomic
+
+SECTIONS = {  # a section of the page: title, the experiments whose runs it shows
+    "table1": ("Table 1: the texts", ()),
+    "table2": ("Table 2: integrated mode", ("table2",)),
+    "table3": ("Table 3: standalone mode", ("table3",)),
+    "table4": ("Table 4: G-Loss-O against SCL", ("table3",)),
+    "table5": ("Table 5: against published systems", ("table2",)),
+    "table6": ("Table 6: SST-2 and QNLI", ("table6",)),
+    "table7": ("Table 7: hyperparameters", ()),
+    "table9": ("Table 9: paired tests", ("table3",)),
+    "fig1": ("Figure 1: one training step", ()),
+    "fig2": ("Figure 2: the weight λ", ("fig2",)),
+    "fig3": ("Figure 3: γ and σ", ("fig3a", "fig3b")),
+    "fig4": ("Figure 4: the graph in training", ("fig4",)),
+    "fig5": ("Figure 5: test embeddings", ("fig5",)),
+    "fig6": ("Figure 6: where the time goes", ("fig6",)),
+    "fig7": ("Figure 7: sensitivity", ("fig7",)),
+    "few_shot": ("Few training texts", ("few_shot",)),
+    "label_noise": ("Wrong training labels", ("label_noise",)),
+    "graph_noise": ("A noisy graph", ("graph_noise",)),
+    "shift": ("Another domain", ("shift",)),
+    "graph_size": ("Larger graphs", ("graph_size",)),
+    "variant": ("Paper and released code", ("variant",)),
+}
+_TABLES = {"table2": tables.table2, "table3": tables.table3, "table4": tables.table4, "table6": tables.table6}
+_TABLES |= {"shift": own.shift}
+_FIGURES = {"fig2": lines.fig2, "fig4": pictures.fig4, "fig5": pictures.fig5, "fig6": pictures.fig6, "fig7": lines.fig7}
+_FIGURES |= {name: getattr(own, name) for name in ("few_shot", "label_noise", "graph_noise", "graph_size")}
 
 
 @dataclass(frozen=True)
 class Report:
-    """What `build` made: the tables, and where the page is."""
+    """What `build` made: the tables, where the page is, and what could not be used or made."""
 
     tables: list[Table]
     page: Path
+    problems: list[str]
 
 
-def build(outputs: str | Path, dpi: int = DPI) -> Report:
-    """Make every table and figure for which `outputs` has runs, and the page <outputs>/report/index.html.
+def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI) -> Report:
+    """Make the tables, the figures and the page <outputs>/report/index.html from the records under `outputs`.
 
-    Equal records give equal bytes in the Markdown, CSV and LaTeX files.
+    only: names of SECTIONS; None: those of the experiments in <outputs>/selections.yaml, and what was measured.
+    Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ValueError for an unknown name.
     """
     outputs = Path(outputs)
+    if unknown := sorted(set(only or ()) - set(SECTIONS)):
+        raise ValueError(f"only={','.join(unknown)} is not allowed: expected some of {', '.join(SECTIONS)}")
     records, found = read_records(outputs)
-    problems = [f"{problem.folder}: {problem.reason}" for problem in found]
+    problems = [f"{_relative(p.folder, outputs)}: {p.reason}" for p in found]
     records, doubles = refuse_doubles(records)
-    groups = loose_groups(records)
-    folder = outputs / "report"
-    folder.mkdir(parents=True, exist_ok=True)
-    with styled():
-        curves = convergence(groups)
-    sections = [Section("runs", "All finished runs", [runs_table(groups)])] if groups else []
-    if curves:
-        sections.append(Section("convergence", curves.title, drawings=[curves]))
-    for section in sections:
-        for table in section.tables:
-            _write(folder, table)
-        for drawing in section.drawings:
-            drawing.save(folder, dpi)
-    text = render(
-        "G-Loss: results", _intro(outputs, len(records)), sections, records, problems=problems + doubles, dpi=dpi
-    )
-    write_atomic(folder / "index.html", text)
-    return Report([table for section in sections for table in section.tables], folder / "index.html")
+    problems += doubles
+    cells, commands = _compose(outputs, only, problems)
+    groups = {name: gather(c, records) for name, c in cells.items()}
+    expected = {(g.dataset, g.model, g.mode, g.loss, g.digits) for mine, _ in groups.values() for g in mine}
+    sections, claims = [], []
+    with styled(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # matplotlib's, about a panel too small for its labels
+        for name, (title, needs) in SECTIONS.items():
+            if only is not None and name not in only or needs and not any(n in groups for n in needs):
+                continue
+            if name == "fig1" and not groups and only is None:
+                continue
+            try:
+                parts = _parts(name, outputs, {n: groups[n][0] for n in needs if n in groups}, claims, problems)
+            except RunError as error:
+                problems.append(f"{name}: {error}")
+                continue
+            parts = [part for part in parts if part is not None]
+            if name in groups:  # runs of the same cells with other settings, unless another experiment asked for them
+                others = [g for g in groups[name][1] if (g.dataset, g.model, g.mode, g.loss, g.digits) not in expected]
+                if others and name in _TABLES:
+                    parts.append(runs_table(others, f"{name}_others", "Other runs, not in the table"))
+            if parts:
+                command = " && ".join(commands[n] for n in needs if n in commands) or f"make reproduce-{name}"
+                sections.append(_section(name, title, parts, command))
+        if claims:
+            summary = compare.claims_table(claims)
+            sections.insert(0, _section("claims", summary.title, [summary], ""))
+        loose = loose_groups(records)
+        if loose and only is None:
+            if curves := convergence(loose):
+                sections.append(_section("convergence", curves.title, [curves], "make report"))
+            sections.append(_section("runs", "All finished runs", [runs_table(loose)], "make report"))
+        folder = outputs / "report"
+        folder.mkdir(parents=True, exist_ok=True)
+        for section in sections:
+            for table in section.tables:
+                _write(folder, table)
+            for drawing in section.drawings:
+                drawing.save(folder, dpi)
+        open_ = [(n, SECTIONS[n][0]) for n, (_, needs) in SECTIONS.items() if needs == (n,) and n not in cells]
+        page = render(
+            "G-Loss: results",
+            _intro(outputs, len(records)),
+            sections,
+            records,
+            problems,
+            open_ if cells and only is None else (),
+            folder,
+        )
+    write_atomic(folder / "index.html", page)
+    return Report([t for s in sections for t in s.tables], folder / "index.html", problems)
+
+
+def _compose(outputs: Path, only: Sequence[str] | None, problems: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The cells of each experiment that was asked for, and the command that runs them."""
+    chosen = _selections(outputs, problems)
+    if only is not None:
+        needed = {n for name in only for n in SECTIONS[name][1]}
+        chosen = {name: chosen.get(name, []) for name in sorted(needed)}
+    cells, commands = {}, {}
+    if chosen:
+        from gloss.experiments import compose_cells  # here: without a selection there is nothing to compose
+
+        for name, overrides in chosen.items():
+            own_overrides = [x for x in overrides if not x.startswith("paths.")]
+            try:
+                cells[name] = compose_cells(name, [*own_overrides, f"paths.outputs={outputs}"])
+            except ValueError as error:  # ConfigError: such as a search that is not done yet
+                problems.append(f"{name}: {error}")
+            commands[name] = f"make reproduce-{name}" + (f' ARGS="{" ".join(own_overrides)}"' if own_overrides else "")
+    return cells, commands
+
+
+def _selections(outputs: Path, problems: list[str]) -> dict[str, list[str]]:
+    path = outputs / "selections.yaml"
+    if not path.is_file():
+        return {}
+    known = {n for _, needs in SECTIONS.values() for n in needs}
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(found, dict) or not all(isinstance(v, list) for v in found.values()):
+            raise ValueError(f"expected experiments ({', '.join(sorted(known))}), each with a list of overrides")
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        problems.append(f"{path} cannot be used: {error}")
+        return {}
+    problems += [f"{path}: there is no experiment {name}" for name in sorted(set(map(str, found)) - known)]
+    return {name: [str(x) for x in overrides] for name, overrides in found.items() if name in known}
+
+
+def _parts(
+    name: str, outputs: Path, groups: dict[str, list[Group]], claims: list[Claim], problems: list[str]
+) -> list[Table | Drawing | None]:
+    """The tables and drawings of a section; also adds what it says to `claims`."""
+    first = next(iter(groups.values()), [])
+    if name in ("table2", "table3", "table6"):
+        claims += compare.claims(name.replace("table", "Table "), first)
+    if name in _TABLES:
+        return [_TABLES[name](first)]
+    if name in _FIGURES:
+        return [_FIGURES[name](first)]
+    if name == "fig3":
+        return [lines.fig3(groups.get("fig3a", []), groups.get("fig3b", []))]
+    if name == "fig1":
+        return [pictures.fig1()]
+    if name == "table9":
+        return list(compare.table9(first))
+    if name == "variant":
+        table, found = own.variant(first)
+        claims += found
+        return [table]
+    if name in ("table1", "table5"):
+        measured, broken = starting.read_measured(outputs, {"table1": "texts", "table5": "tfidf"}[name])
+        problems += broken
+        if name == "table5":
+            return [compare.table5(first, measured)]
+        return [starting.table1(measured) if measured else None]
+    studies = _studies(outputs)
+    return [starting.table7(studies) if studies else None]
+
+
+def _studies(outputs: Path) -> list[Any]:
+    if not (outputs / "studies").is_dir():
+        return []
+    from gloss.tune import read_studies  # here: it needs Optuna
+
+    return read_studies(outputs)
+
+
+def _section(name: str, title: str, parts: Sequence[Table | Drawing], command: str) -> Section:
+    made = [part for part in parts if isinstance(part, Table)]
+    return Section(name, title, made, [part for part in parts if isinstance(part, Drawing)], command)
 
 
 def _intro(outputs: Path, num_runs: int) -> str:
     if not num_runs:
-        return f"There are no finished runs under {outputs / 'runs'} yet: `make demo` makes some in a few minutes."
-    return (
-        f"Made from the records of {num_runs} finished runs; nothing here was typed in by hand but the paper's numbers."
-    )
+        return f"There are no finished runs under {outputs / 'runs'} yet: make demo makes some in a few minutes."
+    return f"Made from the records of {num_runs} finished runs; only the paper's own numbers are copied from elsewhere."
+
+
+def _relative(folder: Path, outputs: Path) -> str:
+    try:
+        return str(folder.relative_to(outputs.resolve()))
+    except ValueError:
+        return str(folder)
 
 
 def _write(folder: Path, table: Table) -> None:

@@ -19,15 +19,12 @@ RIVALS = ("scl", "cosine", "triplet")
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the summary and what the runs say about it."""
+    """A sentence of the summary, and the paired differences in points that speak for or against it."""
 
+    source: str
     text: str
-    verdict: str
-
-    @property
-    def kind(self) -> str:
-        """The class of the page's style."""
-        return self.verdict.split()[0].replace("no", "none")
+    where: str
+    differences: list[float]
 
 
 def pairs(groups: Sequence[Group], ours: str, rival: str, metric: str = "accuracy") -> Pairs:
@@ -157,16 +154,31 @@ def claims(experiment: str, groups: Sequence[Group]) -> list[Claim]:
                 if not differences:
                     continue
                 mode = mine[0].mode
-                interval = t_interval(differences)
-                shown = f", 95 % interval {interval[0]:+.2f} to {interval[1]:+.2f}" if interval else ""
-                reduced = ", reduced runs" if any(departures(g.config) for g in mine) else ""
-                text = (
-                    f"{experiment}, {model_name(model)}: {loss_name(ours, mode)} beats {loss_name(rival, mode)} "
-                    f"({mean(differences):+.2f} points{shown}; {len(differences)} pairs on "
-                    f"{', '.join(dataset_name(d) for d, _ in blocks)}{reduced})"
-                )
-                found.append(Claim(text, claim(differences)))
+                reduced = " (not the paper's protocol)" if any(departures(g.config) for g in mine) else ""
+                text = f"{loss_name(ours, mode)} beats {loss_name(rival, mode)}"
+                where = f"{model_name(model)} on {', '.join(dataset_name(d) for d, _ in blocks)}{reduced}"
+                found.append(Claim(experiment, text, where, differences))
     return found
+
+
+def claims_table(found: Sequence[Claim]) -> Table:
+    """What the runs say about each claim."""
+    rows, data = [], []
+    for c in found:
+        interval = t_interval(c.differences)
+        shown = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else MISSING
+        judged = claim(c.differences)
+        texts = [c.where, f"{mean(c.differences):+.2f}", shown, str(len(c.differences))]
+        rows.append([entry(c.source), entry(c.text), Entry((Part("", verdict=judged),)), *map(entry, texts)])
+        low, high = interval or (None, None)
+        data.append({"source": c.source, "claim": c.text, "where": c.where, "difference": mean(c.differences)})
+        data[-1] |= {"low": low, "high": high, "pairs": len(c.differences), "verdict": judged}
+    notes = [
+        "Difference of test accuracies in points, paired by data set and seed, and its 95 % t interval. Supported: "
+        "interval above 0; contradicted: below; no practical difference: within ± 0.5; else inconclusive."
+    ]
+    columns = ["From", "Claim", "Verdict", "Where", "Δ", "95 % interval", "Pairs"]
+    return Table("claims", "What the numbers say", columns, rows, data, notes, num_keys=4)
 
 
 def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:

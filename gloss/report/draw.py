@@ -54,6 +54,10 @@ class Drawing:
     def save(self, folder: Path, dpi: int = DPI) -> None:
         """Write <name>.pdf, <name>.png and <name>.csv. No dates inside, so equal data give equal bytes."""
         with styled():
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine(
+                "none"
+            )  # the layout stands; arranging it again for each file doubles the time
             self.figure.savefig(
                 folder / f"{self.name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
             )

@@ -5,7 +5,6 @@ The report only reads the small JSON files that are written here, so it needs no
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -66,17 +65,3 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
     }
     write_json(Path(outputs) / "baselines" / f"tfidf-{cfg.name}.json", record)
     return record
-
-
-def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """All records of a kind ("texts", "tfidf"), by data set, and messages about files that cannot be used."""
-    records, problems = [], []
-    for path in sorted((Path(outputs) / "baselines").glob(f"{kind}-*.json")):
-        try:
-            record = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
-                raise ValueError('expected an object with "dataset"')
-            records.append(record)
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{path} cannot be used: {error}")
-    return records, problems

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import io
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader
 
 from gloss.report.cells import number
-from gloss.report.draw import DPI, Drawing, styled
+from gloss.report.draw import Drawing
 from gloss.report.table import Table
 
 VERDICTS = ("ok", "near", "off", "unresolved")
@@ -41,12 +40,14 @@ def render(
     intro: str,
     sections: Sequence[Section],
     records: Sequence[Any] = (),
-    claims: Sequence[Any] = (),
     problems: Sequence[str] = (),
     not_run: Sequence[tuple[str, str]] = (),
-    dpi: int = DPI,
+    folder: Path = Path(),
 ) -> str:
-    """The page as a string. Every text is escaped: names in records may come from anywhere."""
+    """The page as a string; folder: where the drawings were saved.
+
+    Every text is escaped: names in records may come from anywhere.
+    """
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
@@ -54,8 +55,7 @@ def render(
     return environment.get_template("page.html").render(
         title=title,
         intro=intro,
-        sections=[_view(s, dpi) for s in sections],
-        claims=claims,
+        sections=[_view(s, folder) for s in sections],
         counts=[(word, counts[word]) for word in VERDICTS if counts[word]],
         environment=summarise(records),
         problems=problems,
@@ -63,7 +63,7 @@ def render(
     )
 
 
-def _view(section: Section, dpi: int) -> SimpleNamespace:
+def _view(section: Section, folder: Path) -> SimpleNamespace:
     parts = [*section.tables, *section.drawings]
     return SimpleNamespace(
         name=section.name,
@@ -72,17 +72,13 @@ def _view(section: Section, dpi: int) -> SimpleNamespace:
         command=section.command,
         files=section.files,
         tables=section.tables,
-        drawings=[SimpleNamespace(title=d.title, png=_png(d, dpi)) for d in section.drawings],
+        drawings=[
+            SimpleNamespace(title=d.title, png=base64.b64encode((folder / f"{d.name}.png").read_bytes()).decode())
+            for d in section.drawings
+        ],
         notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
         missing=list(dict.fromkeys(x for part in parts for x in part.missing)),
     )
-
-
-def _png(drawing: Drawing, dpi: int) -> str:
-    out = io.BytesIO()
-    with styled():
-        drawing.figure.savefig(out, format="png", dpi=dpi, metadata={"Software": None})
-    return base64.b64encode(out.getvalue()).decode()
 
 
 def summarise(records: Sequence[Any]) -> list[tuple[str, str]]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from gloss.report import paper
@@ -101,3 +103,17 @@ def _space(space: Any) -> str:
 
 def _short(x: Any) -> str:
     return f"{x:.3g}" if isinstance(x, (int, float)) else str(x)
+
+
+def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """All records of a kind ("texts", "tfidf"), by data set, and messages about files that cannot be used."""
+    records, problems = [], []
+    for path in sorted((Path(outputs) / "baselines").glob(f"{kind}-*.json")):
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
+                raise ValueError('expected an object with "dataset"')
+            records.append(record)
+        except (OSError, ValueError, RecursionError) as error:
+            problems.append(f"{path} cannot be used: {error}")
+    return records, problems

@@ -58,6 +58,11 @@ class Entry:
         """The verdicts of the parts, once if they agree: "ok", "ok/near"."""
         return "/".join(dict.fromkeys(self.verdicts)) if len(set(self.verdicts)) == 1 else "/".join(self.verdicts)
 
+    @property
+    def is_paper(self) -> bool:
+        """Whether this entry says that its row holds the paper's numbers."""
+        return self.plain() == "paper"
+
     def plain(self) -> str:
         return " ".join(x for x in (" / ".join(part.text for part in self.parts), self.suffix) if x)
 

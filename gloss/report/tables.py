@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from gloss.report import paper
 from gloss.report.cells import Group, departures, mean_std, mixed
@@ -17,7 +16,8 @@ OURS = (
 )
 VERDICTS = (
     "Verdict on the difference to the paper's mean: accuracy up to 0.5 points ok, 1.5 near, else off; macro-F1 1 and "
-    "3; silhouette 0.05 and 0.15. Unresolved: fewer than 3 seeds, or our 95 % interval wider than the bound of near."
+    "3; silhouette 0.05 and 0.15. Unresolved: fewer than 3 seeds, or our 95 % interval wider than the bound of near. "
+    "Cells that leave the paper's protocol, and models that it has not, bear none."
 )
 RANKS = "Bold is the best, underlined the second of its block; ours and the paper's ranked apart."
 
@@ -137,17 +137,20 @@ def tidy(experiment: str, g: Group, metrics: Sequence[str]) -> list[dict[str, ob
     return rows
 
 
-def common_notes(groups: Sequence[Group]) -> list[str]:
-    """What a reader must know about these cells: departures from the protocol, mixtures, values not searched for."""
+def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str]:
+    """What a reader must know about these cells: departures from the protocol, mixtures, values not searched for.
+
+    swept: settings such as "loss.lam" that the experiment itself changes.
+    """
     notes = []
-    for text in dict.fromkeys(", ".join(departures(g.config)) for g in groups):
+    own = [", ".join(x for x in departures(g.config) if x.partition("=")[0] not in swept) for g in groups]
+    for text in dict.fromkeys(own):
         if text:
-            same = [g for g in groups if ", ".join(departures(g.config)) == text]
-            which = "all cells" if len(same) == len(groups) else f"{len(same)} of {len(groups)} cells"
-            notes.append(f"Not the paper's protocol, so without verdict ({which}): {text}.")
+            which = "all cells" if set(own) == {text} else f"{own.count(text)} of {len(groups)} cells"
+            notes.append(f"Not the paper's protocol ({which}): {text}.")
     unknown = sorted({model_name(g.model) for g in groups} - {model_name(r["model"]) for r in paper.rows("table2")})
     if unknown:
-        notes.append(f"Not in the paper, so without verdict: {', '.join(unknown)}.")
+        notes.append(f"Not in the paper: {', '.join(unknown)}.")
     notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
     if with_runs := [g for g in groups if g.runs]:
         default = [g for g in with_runs if any(not run.result.get("tuned") for run in g.runs.values())]
@@ -294,7 +297,3 @@ def table4(groups: Sequence[Group]) -> Table:
 def _change(new: float | None, old: float | None) -> float | None:
     # A negative or zero silhouette has no meaningful percentage.
     return None if new is None or old is None or old <= 0 else 100 * (new - old) / old
-
-
-def with_command(table: Table, command: str) -> Table:
-    return replace(table, command=command)

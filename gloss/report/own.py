@@ -1,0 +1,120 @@
+"""Our own experiments: what the paper leaves unanswered."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gloss.report.cells import Group, mean_std
+from gloss.report.compare import Claim
+from gloss.report.draw import Drawing
+from gloss.report.lines import by_loss
+from gloss.report.names import dataset_name, loss_name, model_name
+from gloss.report.stats import claim, mean, std, t_interval
+from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
+from gloss.report.tables import common_notes, missing, seeds_text
+
+
+def few_shot(groups: Sequence[Group]) -> Drawing | None:
+    return by_loss(
+        "few_shot", "Few training texts", groups, "dataset.train_limit", "Training texts (log scale)", log=True
+    )
+
+
+def label_noise(groups: Sequence[Group]) -> Drawing | None:
+    label = "Training labels changed (%)"
+    return by_loss("label_noise", "Wrong training labels", groups, "ablation.label_noise", label, percent=True)
+
+
+def graph_noise(groups: Sequence[Group]) -> Drawing | None:
+    label = "Noise on the graph's unit embeddings (std)"
+    return by_loss("graph_noise", "A noisy graph", groups, "ablation.graph_noise", label)
+
+
+def graph_size(groups: Sequence[Group]) -> Drawing | None:
+    label = "Texts a batch, so nodes of the graph (log scale)"
+    return by_loss("graph_size", "Larger graphs", groups, "trainer.batch_size", label, log=True, with_time=True)
+
+
+def shift(groups: Sequence[Group]) -> Table:
+    """Trained on one set, tested on its own test split and on another domain's; a line a direction and loss."""
+    rows, data = [], []
+    for dataset, model in dict.fromkeys((g.dataset, g.model) for g in groups):
+        block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
+        columns = []
+        for split in ("test", "test_on"):
+            values = [list(g.values("metrics", split, "accuracy").values()) for g in block]
+            shown = [
+                Entry((Part(mean_std(v)),), seeds_text(g, len(v))) if v else Entry()
+                for g, v in zip(block, values, strict=True)
+            ]
+            columns.append(mark(shown, rank([mean(v) if v else None for v in values])))
+        drops = []
+        for g in block:
+            inside, outside = g.test("accuracy"), g.values("metrics", "test_on", "accuracy")
+            drop = [inside[seed] - outside[seed] for seed in inside if seed in outside]
+            drops.append(mean_std(drop) if drop else MISSING)
+            other = (g.config.get("ablation") or {}).get("test_on")
+            keys = {"trained_on": dataset, "tested_on": other, "model": model, "loss": g.loss, "n": len(inside)}
+            means = {
+                "accuracy": mean(list(inside.values())) if inside else None,
+                "shifted_accuracy": mean(list(outside.values())) if outside else None,
+            }
+            data.append({**keys, **means, "drop": mean(drop) if drop else None})
+        for i, g in enumerate(block):
+            other = str((g.config.get("ablation") or {}).get("test_on"))
+            keys = [dataset_name(dataset), dataset_name(other), model_name(model), loss_name(g.loss, g.mode)]
+            rows.append([*map(entry, keys), columns[0][i], columns[1][i], entry(drops[i])])
+    notes = [
+        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds; drop: paired by seed.",
+        *common_notes(groups),
+    ]
+    heads = ["Trained on", "Tested on", "Model", "Loss", "Own test split", "Other domain", "Drop"]
+    return Table("shift", "Another domain", heads, rows, data, notes, missing(groups), num_keys=4)
+
+
+def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
+    """The paper's formulas against the released code's, paired by seed; a line a data set and loss."""
+    rows, data, claims = [], [], []
+    for key in dict.fromkeys((g.dataset, g.model, g.mode, g.loss) for g in groups):
+        by_variant = {g.variant: g for g in groups if (g.dataset, g.model, g.mode, g.loss) == key}
+        scores = {
+            name: by_variant[name].test("accuracy") if name in by_variant else {} for name in ("paper", "released")
+        }
+        shown = []
+        for name, found in scores.items():
+            values = list(found.values())
+            shown.append(
+                Entry((Part(mean_std(values)),), seeds_text(by_variant[name], len(values))) if values else Entry()
+            )
+        means = [mean(list(found.values())) if found else None for found in scores.values()]
+        shown = mark(shown, rank(means))
+        differences = [scores["paper"][seed] - x for seed, x in scores["released"].items() if seed in scores["paper"]]
+        interval = t_interval(differences)
+        texts = [MISSING] * 3
+        if differences:
+            texts = [f"{mean(differences):+.2f}", MISSING, claim(differences)]
+            texts[1] = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else MISSING
+        dataset, model, mode, loss = key
+        names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode)]
+        rows.append([*map(entry, names), *shown, *map(entry, texts)])
+        data.append(
+            {
+                **{"dataset": dataset, "model": model, "mode": mode, "loss": loss, "pairs": len(differences)},
+                **{"paper": means[0], "released": means[1]},
+                "difference": mean(differences) if differences else None,
+                "difference_std": std(differences) if len(differences) > 1 else None,
+                "low": interval[0] if interval else None,
+                "high": interval[1] if interval else None,
+            }
+        )
+        if differences:
+            where = f"{loss_name(loss, mode)}, {model_name(model)} on {dataset_name(dataset)}"
+            claims.append(Claim("Variants", "The paper's formulas beat the released code's", where, differences))
+    notes = [
+        "Accuracy (%), in brackets the number of seeds; Δ: paper minus released, paired by seed.",
+        "Claim: whether the paper's formulas do better.",
+        *common_notes([g for g in groups if g.variant == "paper"]),
+    ]
+    heads = ["Data set", "Model", "Mode", "Loss", "variant=paper", "variant=released", "Δ", "95 % interval", "Claim"]
+    title = "The paper's formulas and the released code"
+    return Table("variant", title, heads, rows, data, notes, missing(groups), num_keys=4), claims

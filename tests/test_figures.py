@@ -1,0 +1,237 @@
+"""Every figure from synthetic runs: the numbers it shows, and that it is drawn and written the same each time."""
+
+import zlib
+
+import numpy as np
+import pytest
+from synthetic import SECONDS, cell, write_run
+
+from gloss.report import lines, overview, own, pictures
+from gloss.report.cells import gather, loose_groups
+from gloss.report.draw import styled
+from gloss.report.names import DATASET_LOOK, LOSS_LOOK
+from gloss.runs import RunError, read_records
+
+DPI = 40
+
+
+def sweep(root, config, scores, dataset="mr", loss="gloss_o", **identity):
+    """A cell of a sweep whose seeds 1, 2 … have the scores given, and its runs."""
+    c = cell(
+        dataset=dataset,
+        loss=loss,
+        seeds=(1, 2, 3),
+        config=config,
+        digits=f"{zlib.crc32(str(config).encode()):08x}",
+        **identity,
+    )
+    for seed, score in enumerate(scores, start=1):
+        write_run(root, dataset=dataset, loss=loss, digits=c.digits, seed=seed, accuracy=score, **identity)
+    return c
+
+
+def groups_of(root, cells):
+    return gather(cells, read_records(root)[0])[0]
+
+
+def written(drawing, folder):
+    with styled():
+        drawing.save(folder, dpi=DPI)
+    return {path.name: path.read_bytes() for path in folder.glob(f"{drawing.name}.*")}
+
+
+def check_files(make, tmp_path):
+    """The figure is written as PDF, PNG and CSV, twice the same."""
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.mkdir(), second.mkdir()
+    with styled():
+        files = written(make(), first)
+        assert files == written(make(), second)
+    assert len(files) == 3 and b"CreationDate" not in next(v for k, v in files.items() if k.endswith("pdf"))
+
+
+def test_losses_differ_in_more_than_colour():
+    for looks in (LOSS_LOOK, DATASET_LOOK):
+        marks = {(look["marker"], str(look["linestyle"])) for name, look in looks.items() if name != "scl_ce"}
+        assert len(marks) == len(looks) - ("scl_ce" in looks)
+
+
+def test_fig1_is_drawn(tmp_path):
+    check_files(pictures.fig1, tmp_path)
+
+
+def test_fig2_shows_the_distance_to_the_best_mean(tmp_path):
+    cells = [
+        sweep(tmp_path, {"loss": {"lam": 0.8}}, (86.0, 88.0)),
+        sweep(tmp_path, {"loss": {"lam": 0.2}}, (84.0, 84.0, 84.0)),
+        sweep(tmp_path, {"loss": {"lam": 0.5}}, ()),
+    ]
+    groups = groups_of(tmp_path, cells)
+    drawing = lines.fig2(groups)
+    shown = [(row["x"], row["mean"], row["n"], row["distance"]) for row in drawing.data]
+    assert shown == [(0.2, 84.0, 3, -3.0), (0.8, 87.0, 2, 0.0)]
+    assert drawing.data[1]["std"] == pytest.approx(2**0.5)
+    assert len(drawing.missing) == 2  # seed 3 of λ 0.8, all of λ 0.5
+    assert "n=2–3" in drawing.figure.axes[0].get_legend().get_texts()[0].get_text()
+    check_files(lambda: lines.fig2(groups), tmp_path)
+
+
+def test_fig3_has_a_panel_for_gamma_and_one_for_sigma(tmp_path):
+    gamma = groups_of(tmp_path, [sweep(tmp_path, {"loss": {"gamma": 0.5}}, (86.0, 88.0))])
+    sigma = groups_of(tmp_path, [sweep(tmp_path, {"ablation": {"sigma_scale": 2.0}}, (80.0,))])
+    drawing = lines.fig3(gamma, sigma)
+    assert [(r["setting"], r["x"]) for r in drawing.data] == [("loss.gamma", 0.5), ("ablation.sigma_scale", 2.0)]
+    assert not any("sigma_scale" in note for note in drawing.notes)  # what is swept is no departure
+    assert lines.fig3([], []) is None
+
+
+def embeddings_of(separation, labels):
+    rng = np.random.default_rng(0)
+    z = rng.normal(0, 0.3, (len(labels), 8))
+    z[:, 0] += separation * (2 * labels - 1)
+    return z.astype(np.float32)
+
+
+def test_fig4_weights_agree_with_the_formula(tmp_path):
+    labels = np.arange(40) % 2
+    arrays = {"sample_labels": labels, "epoch_1_embeddings": embeddings_of(0.2, labels)}
+    arrays["epoch_20_embeddings"] = embeddings_of(3.0, labels)
+    c = cell(loss="gloss_o")
+    write_run(tmp_path, loss="gloss_o", digits=c.digits, arrays=arrays)
+    groups = groups_of(tmp_path, [c])
+    data = pictures.fig4(groups).data
+    z = arrays["epoch_1_embeddings"].astype(np.float64)
+    z /= np.linalg.norm(z, axis=1, keepdims=True)
+    within = [
+        np.exp(-((z[i] - z[j]) ** 2).sum() / (2 * 0.6**2))
+        for i in range(40)
+        for j in range(40)
+        if i != j and labels[i] == labels[j]
+    ]
+    assert data[0]["epoch"] == 1 and data[0]["within"] == pytest.approx(np.mean(within), rel=1e-5)
+    assert data[1]["between"] < 0.01 < data[0]["between"]
+    check_files(lambda: pictures.fig4(groups), tmp_path)
+
+
+def test_fig4_without_kept_embeddings_is_not_drawn(tmp_path):
+    write_run(tmp_path, loss="gloss_o")
+    assert pictures.fig4(groups_of(tmp_path, [cell(loss="gloss_o")])) is None
+
+
+def test_fig5_shows_the_same_texts_for_every_loss(tmp_path):
+    labels = np.arange(60) % 2
+    cells = [cell(mode="standalone", loss=loss) for loss in ("scl", "gloss_o", "cosine")]
+    for c, separation in zip(cells[:2], (0.5, 3.0), strict=True):
+        arrays = {"test_labels": labels, "test_embeddings": embeddings_of(separation, labels)}
+        write_run(tmp_path, mode="standalone", loss=c.loss, digits=c.digits, silhouette=0.5, arrays=arrays)
+    groups = groups_of(tmp_path, cells)
+    drawing = pictures.fig5(groups, max_points=40)
+    rows = {loss: [r["row"] for r in drawing.data if r["loss"] == loss] for loss in ("scl", "gloss_o")}
+    assert rows["scl"] == rows["gloss_o"] and len(set(rows["scl"])) == 40
+    assert drawing.missing == ["dataset=mr model=bert mode=standalone loss=cosine seed=1"]
+    check_files(lambda: pictures.fig5(groups, max_points=40), tmp_path)
+
+
+def test_fig5_says_how_to_get_embeddings(tmp_path):
+    write_run(tmp_path, loss="gloss_o")
+    with pytest.raises(RunError, match="save_embeddings=true"):
+        pictures.fig5(groups_of(tmp_path, [cell(loss="gloss_o")]))
+
+
+def test_fig6_leaves_the_first_epoch_and_shared_devices_out(tmp_path):
+    cells = [cell(loss=loss, seeds=(1, 2)) for loss in ("ce", "gloss_o")]
+    write_run(tmp_path, loss="ce", epochs=3, per_epoch=3.7)
+    write_run(tmp_path, loss="ce", epochs=3, per_epoch=99.0, seed=2, shared_device=True)
+    slow_start = write_run(tmp_path, loss="gloss_o", epochs=3, per_epoch=7.4) / "epochs.jsonl"
+    first, *rest = slow_start.read_text().splitlines()
+    slow_start.write_text("\n".join([first.replace('"total": 7.4', '"total": 1000.0'), *rest]))
+    drawing = pictures.fig6(groups_of(tmp_path, cells))
+    ce, gloss = drawing.data
+    assert {part: pytest.approx(value) for part, value in SECONDS.items()} == {part: ce[part] for part in SECONDS}
+    assert (ce["total"], ce["epochs"]) == (pytest.approx(3.7), 2)
+    assert gloss["total"] == pytest.approx(7.4) and gloss["other"] == pytest.approx(0, abs=1e-9)
+    assert any("1 runs shared" in note for note in drawing.notes)
+
+
+def test_fig7_gives_the_change_from_the_best_values(tmp_path):
+    cells = [
+        sweep(tmp_path, {}, (86.0, 87.0, 88.0)),
+        sweep(tmp_path, {"ablation": {"sigma_scale": 0.5}}, (85.0, 86.0)),
+        sweep(tmp_path, {"ablation": {"sigma_scale": 2.0}}, (87.5,)),
+        sweep(tmp_path, {"ablation": {"lam_offset": -0.1}}, (86.9,)),
+    ]
+    drawing = lines.fig7(groups_of(tmp_path, cells))
+    shown = [(r["setting"], r["x"], round(r["change"], 9), r["n"]) for r in drawing.data]
+    assert shown == [
+        ("ablation.lam_offset", -0.1, -0.1, 1),
+        ("ablation.sigma_scale", 0.5, -1.5, 2),
+        ("ablation.sigma_scale", 2.0, 0.5, 1),
+    ]
+    assert lines.fig7(groups_of(tmp_path, cells[1:])) is None  # nothing to compare with
+
+
+@pytest.mark.parametrize(
+    "make, key, values",
+    [
+        (own.few_shot, ("dataset", "train_limit"), (20, 100)),
+        (own.label_noise, ("ablation", "label_noise"), (0.0, 0.4)),
+        (own.graph_noise, ("ablation", "graph_noise"), (0.0, 0.1)),
+        (own.graph_size, ("trainer", "batch_size"), (128, 1024)),
+    ],
+)
+def test_our_own_sweeps_draw_a_line_a_loss(tmp_path, make, key, values):
+    section, name = key
+    cells = [
+        sweep(tmp_path, {section: {name: value}}, (80.0 + i, 82.0 + i), loss=loss)
+        for loss in ("gloss_sqrt", "gloss_o")
+        for i, value in enumerate(values)
+    ]
+    groups = groups_of(tmp_path, cells)
+    rows = [r for r in make(groups).data if r["metric"] == "accuracy"]
+    assert [(r["loss"], r["x"], r["mean"]) for r in rows] == [
+        (loss, value, 81.0 + i) for loss in ("gloss_sqrt", "gloss_o") for i, value in enumerate(values)
+    ]
+    check_files(lambda: make(groups), tmp_path)
+
+
+def test_shift_pairs_the_drop_by_seed(tmp_path):
+    c = cell(config={"ablation": {"test_on": "sst2"}}, seeds=(1, 2))
+    for seed, (inside, outside) in enumerate(((86.0, 80.0), (88.0, 81.0)), start=1):
+        metrics = {
+            k: {"accuracy": v, "macro_f1": v} for k, v in {"val": 90.0, "test": inside, "test_on": outside}.items()
+        }
+        write_run(tmp_path, seed=seed, metrics=metrics)
+    table = own.shift(groups_of(tmp_path, [c]))
+    shown = [e.plain() for e in table.rows[0]]
+    assert shown == ["MR", "SST-2", "BERT-base", "CE", "87.00 ± 1.41 (2)", "80.50 ± 0.71 (2)", "6.50 ± 0.71"]
+
+
+def test_variant_compares_paper_and_released_by_seed(tmp_path):
+    cells = [cell(loss="gloss_o", seeds=(1, 2, 3), digits=d * 8) for d in "ab"]
+    cells[1].variant = "released"
+    for seed, d in enumerate((0.9, 1.0, 1.1), start=1):
+        write_run(tmp_path, loss="gloss_o", seed=seed, accuracy=86.0 + d, digits="a" * 8)
+        write_run(tmp_path, loss="gloss_o", seed=seed, accuracy=86.0, digits="b" * 8, variant="released")
+    table, claims = own.variant(groups_of(tmp_path, cells))
+    shown = [e.plain() for e in table.rows[0][4:]]
+    assert shown == ["87.00 ± 0.10 (3)", "86.00 ± 0.00 (3)", "+1.00", "+0.75 to +1.25", "supported"]
+    assert claims[0].differences == pytest.approx([0.9, 1.0, 1.1])
+
+
+def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
+    write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
+    write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)
+    write_run(tmp_path, seed=3, accuracy=10.0, digits="ffffffff")  # fewer seeds: left out, and said
+    drawing = overview.convergence(loose_groups(read_records(tmp_path)[0]))
+    by_epoch = [r for r in drawing.data if r["by"] == "epoch"]
+    assert [r["epoch"] for r in by_epoch] == [1, 2, 3, 4]
+    # best epochs 3 and 5; scores fall by the square of the distance, over 10: 80 - 0 and 82 - 0.4 at epoch 3
+    assert by_epoch[2]["score"] == pytest.approx((80.0 + 81.6) / 2)
+    assert [r["x"] for r in drawing.data if r["by"] == "seconds"] == pytest.approx([15.0, 30.0, 45.0, 60.0])
+    assert any("1 further settings" in note for note in drawing.notes)
+
+
+def test_convergence_survives_broken_and_empty_epochs(tmp_path):
+    (write_run(tmp_path, seed=1) / "epochs.jsonl").write_text('{"epoch": 1, "sco')
+    (write_run(tmp_path, seed=2) / "epochs.jsonl").write_text("")
+    assert overview.convergence(loose_groups(read_records(tmp_path)[0])) is None
