@@ -1,0 +1,604 @@
+"""The search for hyperparameters: an Optuna study of one data set, model, mode, loss and variant.
+
+A trial is a run like any other (gloss.train), in the study's own folder `<outputs>/studies/<name>/`, and its value the
+best validation score. Any number of workers may run the same command: each claims the next trial under a lock, so the
+study ends with exactly as many trials as asked for. A worker that dies loses nothing: the next one takes its trial
+over, and goes on from its checkpoint. `study.json` in the folder is what reports read, without Optuna or a database.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import math
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import sqlalchemy
+import torch
+from filelock import FileLock, Timeout
+from optuna.distributions import FloatDistribution
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from gloss.config import INTEGRATED, SCL_CE, Config, ConfigError, SearchConfig, TuneConfig, resolve
+from gloss.data import load_dataset
+from gloss.device import commit_of
+from gloss.fit import Diverged
+from gloss.runs import Record, RunError, config_in_digits, run_folder, write_json
+from gloss.train import train
+from gloss.tuned import SEARCHED, read_tuned, tuned_file, write_tuned
+
+SCHEMA_VERSION = 1
+MAX_ATTEMPTS = 3  # a trial whose workers died that often is given up
+POLL_SECONDS = 1.0  # between two looks at what other workers do
+WORKER, ATTEMPTS, DUPLICATE_OF, REASON, SECONDS = "worker", "attempts", "duplicate_of", "reason", "seconds"
+
+Space = dict[str, FloatDistribution]
+
+
+class TakenOver(Exception):
+    """Another worker took this one for dead and works on its trial."""
+
+
+# --------------------------------------------------------------------------------------------------------- the space
+
+
+def search_space(cfg: Config, search: SearchConfig) -> Space:
+    """What is searched for this mode and loss: hyperparameter -> its range. Raises ConfigError.
+
+    Keys set by hand are left out, and λ where the variant fixes it.
+    """
+    where = f"search.space.{cfg.mode}.{cfg.loss.name}"
+    try:
+        rows = dict(search.space[cfg.mode][cfg.loss.name])
+    except (KeyError, TypeError):
+        raise ConfigError(f"search={search.name} has no space for mode={cfg.mode} loss={cfg.loss.name}") from None
+    if cfg.loss.name == SCL_CE and cfg.variant.scl_lam is not None:
+        rows.pop("lam", None)
+    space = {}
+    for name, row in rows.items():
+        if name not in SEARCHED:
+            raise ConfigError(f"{where}.{name} is not allowed: expected one of {', '.join(SEARCHED)}")
+        if SEARCHED[name] in search.by_hand:
+            continue
+        try:
+            space[name] = FloatDistribution(**{key: x if key == "log" else float(x) for key, x in row.items()})
+        except (TypeError, ValueError, AttributeError) as error:
+            expected = "expected low, high, and log or step"
+            raise ConfigError(f"{where}.{name}={row} is not allowed: {expected} ({error})") from None
+    if not space:
+        raise ConfigError(f"nothing is left to search for loss={cfg.loss.name}: all is set by hand")
+    return space
+
+
+def rounded(value: float) -> float:
+    """Six significant digits: what a trial is run with is what the overlay says, and 3 steps of 0.1 are 0.3."""
+    return float(f"{value:.6g}")
+
+
+def range_of(row: FloatDistribution) -> dict[str, Any]:
+    """A range as study.json has it."""
+    return {"low": row.low, "high": row.high, "log": row.log, "step": row.step}
+
+
+def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
+    """The sampler of one trial: seeded by its number, so that two workers never draw alike, and one that is started
+    again goes on as if it had not stopped."""
+    return optuna.samplers.TPESampler(
+        n_startup_trials=5,  # random ones; Optuna's 10 would leave 5 of 15 to the model
+        n_ei_candidates=24,
+        multivariate=True,
+        group=False,
+        constant_liar=True,  # keep away from what other workers try right now
+        seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
+    )
+
+
+def pruner(search: SearchConfig) -> optuna.pruners.BasePruner:
+    """Stops a trial whose best validation score so far is below the median of the finished trials, from epoch 5 on."""
+    if not search.prune:
+        return optuna.pruners.NopPruner()
+    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5, interval_steps=1, n_min_trials=3)
+
+
+# ---------------------------------------------------------------------------------------------------------- a study
+
+
+@dataclass(frozen=True)
+class Study:
+    """A study as study.json has it.
+
+    space: hyperparameter -> (low, high, is_log), or the list of its choices. trials, by number: {"number", "state"
+    ("complete", "pruned", "fail", "running" or "waiting"), "params", "value" (the best validation score, for a pruned
+    trial the last; None without one), "epochs", "seconds", "reason" (of a failure), "duplicate_of"}.
+    """
+
+    folder: Path
+    name: str
+    dataset: str
+    model: str
+    mode: str
+    loss: str
+    variant: str
+    search: str
+    seed: int
+    train_texts: int
+    train_limit: int | None
+    max_epochs: int
+    num_trials: int
+    space: dict[str, tuple[float, float, bool] | list[float]]
+    trials: list[dict[str, Any]]
+
+    @property
+    def score(self) -> str:
+        """What a value is."""
+        return "validation macro-F1 (%)" if self.mode == INTEGRATED else "validation macro-silhouette"
+
+    @property
+    def best(self) -> dict[str, Any] | None:
+        """The finished trial with the best value, the first of equals; None while there is none."""
+        complete = [trial for trial in self.trials if trial["state"] == "complete"]
+        return max(complete, key=lambda trial: (trial["value"], -trial["number"]), default=None)
+
+    @property
+    def is_finished(self) -> bool:
+        done = [trial for trial in self.trials if trial["state"] not in ("running", "waiting")]
+        return len(done) == len(self.trials) >= self.num_trials
+
+
+def read_studies(outputs: str | Path) -> list[Study]:
+    """The studies under `<outputs>/studies`, sorted by name. Raises RunError for a study.json that is damaged."""
+    root = Path(outputs).resolve() / "studies"
+    return [read_study(path.parent) for path in sorted(root.glob("*/study.json")) if path.resolve() == path]
+
+
+def read_study(folder: Path) -> Study:
+    """The study whose study.json lies in `folder`. Raises RunError where that cannot be used."""
+    path = folder / "study.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if content.pop("schema_version") > SCHEMA_VERSION:
+            raise ValueError("it was written by newer code: update the code")
+        for trial in content["trials"]:
+            params = [x for x in trial["params"].values() if not isinstance(x, (int, float))]
+            if params or not (trial["value"] is None or math.isfinite(trial["value"])):
+                raise ValueError(f"trial {trial['number']} has no finite numbers")
+            if trial["state"] == "complete" and trial["value"] is None:
+                raise ValueError(f"trial {trial['number']} is complete and has no value")
+        space = {name: _space_of(row) for name, row in content.pop("space").items()}
+        return Study(folder=folder, space=space, **content)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RunError(f"{path} cannot be used: {type(error).__name__}: {error}") from None
+
+
+def _space_of(row: dict[str, Any]) -> tuple[float, float, bool] | list[float]:
+    low, high, step = float(row["low"]), float(row["high"]), row["step"]
+    if step is None:
+        return (low, high, bool(row["log"]))
+    return [rounded(low + i * step) for i in range(round((high - low) / step) + 1)]
+
+
+# --------------------------------------------------------------------------------------------------- where it is kept
+
+
+class Journal:
+    """A file on this machine. The system frees the locks of a process that dies, so a dead worker shows at once."""
+
+    def __init__(self, folder: Path, worker: str) -> None:
+        self.path = folder / "journal.log"
+        self.workers = folder / "workers"
+        self.workers.mkdir(parents=True, exist_ok=True)
+        self.worker = worker
+        self.presence = FileLock(self.workers / worker)
+        self.presence.acquire()
+        self.lock = FileLock(folder / "lock")
+        with self.lock:
+            self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.path), lock_obj=self))
+
+    def acquire(self) -> bool:
+        """The journal's own lock, taken before every line. What a torn write left at its end goes."""
+        self.lock.acquire()
+        with open(self.path, "rb+") as file:
+            content = b"\n" if file.seek(0, os.SEEK_END) == 0 else None
+            if content is None:
+                file.seek(-1, os.SEEK_END)
+                content = file.read(1)
+            if content != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        self.lock.release()
+
+    @contextmanager
+    def claiming(self) -> Iterator[None]:
+        """One worker at a time."""
+        with self.lock:
+            yield
+
+    def dead_trials(self, study: optuna.Study) -> set[int]:
+        """Numbers of the running trials whose worker is no more; one without a name was left in the middle of a claim."""
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return {t.number for t in running if self._is_dead(t.user_attrs.get(WORKER, ""))}
+
+    def _is_dead(self, worker: str) -> bool:
+        path = self.workers / worker
+        if worker in ("", self.worker) or not path.is_file():
+            return worker != self.worker
+        try:
+            with FileLock(path, timeout=0):
+                path.unlink(missing_ok=True)
+            return True
+        except Timeout:
+            return False
+
+    @contextmanager
+    def alive(self, trial_id: int) -> Iterator[None]:
+        yield  # the presence file says so
+
+    def close(self) -> None:
+        self.presence.release()
+        (self.workers / self.worker).unlink(missing_ok=True)
+
+
+class Database:
+    """A PostgreSQL server that several machines reach. A worker that gives no sign for two heartbeats is dead."""
+
+    LOCK = int.from_bytes(hashlib.sha256(b"gloss").digest()[:4], "big")
+
+    def __init__(self, url: str, study: str, worker: str, heartbeat_seconds: int) -> None:
+        if not url.startswith("postgresql"):
+            raise ConfigError("search.storage is not allowed: expected null (a file) or postgresql://user@host/database")
+        self.seconds = heartbeat_seconds
+        self.worker = worker
+        self.key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:4], "big", signed=True)
+        options = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
+        try:
+            self.engine = sqlalchemy.create_engine(url, **options)
+            with self.claiming(key=0):  # two that make the tables at once would trip over each other
+                self.storage = optuna.storages.RDBStorage(
+                    url, engine_kwargs=options, heartbeat_interval=heartbeat_seconds, grace_period=2 * heartbeat_seconds
+                )
+        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+            shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+            reason = str(error).splitlines()[0]
+            raise ConfigError(f"search.storage={shown} cannot be used: {reason}") from None
+
+    @contextmanager
+    def claiming(self, key: int | None = None) -> Iterator[None]:
+        """One worker at a time; the server frees the lock of a connection that is gone."""
+        take = sqlalchemy.text("SELECT pg_advisory_xact_lock(:all, :study)")
+        with self.engine.begin() as connection:
+            connection.execute(take, {"all": self.LOCK - 2**31, "study": self.key if key is None else key})
+            yield
+
+    def dead_trials(self, study: optuna.Study) -> set[int]:
+        """Numbers of the running trials whose worker is no more."""
+        stale = set(self.storage._get_stale_trial_ids(study._study_id))  # public only as "fail them all"
+        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        return {t.number for t in running if not t.user_attrs.get(WORKER) or t._trial_id in stale}
+
+    @contextmanager
+    def alive(self, trial_id: int) -> Iterator[None]:
+        """Heartbeats from a thread while the context lasts."""
+        stop = threading.Event()
+
+        def beat() -> None:
+            while not stop.wait(self.seconds):
+                with suppress(Exception):  # a server that is away for a moment must not end the training
+                    self.storage.record_heartbeat(trial_id)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            thread.join()
+
+    def close(self) -> None:
+        self.engine.dispose()
+        self.storage.engine.dispose()
+
+
+# --------------------------------------------------------------------------------------------------------- the worker
+
+
+def tune(cfg: TuneConfig) -> Study:
+    """Work on the study of this configuration until it has its trials, alone or beside others; write what was found.
+
+    Returns the study. Raises ConfigError, DataError, RunError for what the user can mend; no trial is lost by that.
+    """
+    search = cfg.search
+    cfg = Config(**{f.name: copy.deepcopy(getattr(cfg, f.name)) for f in fields(Config)})
+    space = search_space(cfg, search)
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    worker = Worker(cfg, search, space, len(dataset.splits["train"].labels), dataset.fingerprint)
+    try:
+        while (trial := worker.claim()) is not None:
+            worker.run(trial)
+        return worker.conclude()
+    finally:
+        worker.store.close()
+
+
+class Worker:
+    """One process at work on a study."""
+
+    def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_texts: int, fingerprint: str) -> None:
+        self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
+        self.num_trials = search.trials or search.budget.get(cfg.loss.name, search.budget.get("any"))
+        if not self.num_trials:
+            raise ConfigError(f"search.budget has no number of trials for loss={cfg.loss.name}: give search.trials=15")
+        words = (cfg.dataset.name, cfg.model.alias, cfg.mode, cfg.loss.name, cfg.variant.name, search.name)
+        self.study_name = "-".join((*words, self._digits()))
+        self.folder = Path(cfg.paths.outputs) / "studies" / self.study_name
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.about = {
+            "name": self.study_name,
+            **{"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name},
+            **{"variant": cfg.variant.name, "search": search.name, "seed": cfg.seed, "train_texts": num_texts},
+            **{"train_limit": cfg.dataset.train_limit, "max_epochs": cfg.trainer.max_epochs},
+        }
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
+        if search.storage is None:
+            self.store = Journal(self.folder, self.name)
+        else:
+            self.store = Database(search.storage, self.study_name, self.name, search.heartbeat_seconds)
+        with self.store.claiming():
+            self.study = optuna.create_study(
+                storage=self.store.storage,
+                study_name=self.study_name,
+                direction="maximize",
+                pruner=pruner(search),
+                load_if_exists=True,
+            )
+        self.has_told_of_waiting = False
+
+    def _digits(self) -> str:
+        """Of everything that makes a trial's value what it is, so that a study never mixes two settings."""
+        rest = config_in_digits(self.cfg)
+        for name in self.space:
+            group, key = SEARCHED[name].split(".")
+            rest[group][key] = range_of(self.space[name])
+        rest |= {"seed": self.cfg.seed, "prune": self.search.prune}
+        if self.cfg.dataset.source in ("csv", "hub"):
+            rest["fingerprint"] = self.fingerprint
+        return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
+
+    # ------------------------------------------------------------------------------------------------------- claiming
+
+    def claim(self) -> optuna.Trial | None:
+        """The next trial for this worker; None once the study has all its trials, and each is finished.
+
+        While others work on the last ones it waits, because one of them may die.
+        """
+        while True:
+            with self.store.claiming():
+                trial, is_finished = self._next()
+            if trial is not None or is_finished:
+                return trial
+            if not self.has_told_of_waiting:
+                self.has_told_of_waiting = True
+                print(f"{self.study_name}: other workers are at the last trials, waiting", file=sys.stderr, flush=True)
+            time.sleep(POLL_SECONDS)
+
+    def _next(self) -> tuple[optuna.Trial | None, bool]:
+        """(a trial to run, whether all are finished); called while claiming, so nobody else starts one."""
+        while True:
+            self._settle_duplicates()
+            trials = self.study.get_trials(deepcopy=False)
+            dead = self.store.dead_trials(self.study)
+            orphan = next((t for t in trials if t.number in dead and DUPLICATE_OF not in t.user_attrs), None)
+            if orphan is not None:
+                number = orphan.number
+            elif len(trials) < self.num_trials or any(t.state == TrialState.WAITING for t in trials):
+                number = len(trials)
+            else:
+                return None, all(t.state.is_finished() for t in trials)
+            self.study.sampler = sampler(self.cfg.seed, number)
+            trial = self.study.ask() if orphan is None else optuna.Trial(self.study, orphan._trial_id)
+            for name, row in self.space.items():
+                trial.suggest_float(name, row.low, row.high, step=row.step, log=row.log)
+            attempts = trial.user_attrs.get(ATTEMPTS, 0)
+            if attempts >= MAX_ATTEMPTS:
+                reason = f"its worker died {attempts} times"
+                self._tell(trial.number, TrialState.FAIL, reason=reason)
+                self._say(trial.number, trial.params, f"failed: {reason}")
+                continue
+            twin = self._twin(trial, trials)
+            if twin is not None:
+                trial.set_user_attr(DUPLICATE_OF, twin.number)
+                continue
+            if isinstance(self.store, Database):
+                self.store.storage.record_heartbeat(trial._trial_id)
+            trial.set_user_attr(ATTEMPTS, attempts + 1)
+            trial.set_user_attr(WORKER, self.name)
+            if orphan is not None:
+                self._say(trial.number, trial.params, "taken over from a worker that is no more")
+            return trial, False
+
+    def _twin(self, trial: optuna.Trial, trials: list[FrozenTrial]) -> FrozenTrial | None:
+        """Another trial with the same values, of which this one would be a repetition."""
+        mine = self._values(trial.params)
+        for other in trials:
+            if other.number != trial.number and DUPLICATE_OF not in other.user_attrs:
+                if set(other.params) >= set(mine) and self._values(other.params) == mine:
+                    return other
+        return None
+
+    def _settle_duplicates(self) -> None:
+        """Give duplicates the outcome of their original, where that is finished by now."""
+        trials = self.study.get_trials(deepcopy=False)
+        for trial in trials:
+            if trial.state == TrialState.RUNNING and DUPLICATE_OF in trial.user_attrs:
+                twin = trials[trial.user_attrs[DUPLICATE_OF]]
+                if twin.state.is_finished():
+                    self._tell(trial.number, twin.state, twin.value, twin.user_attrs.get(REASON))
+                    self._say(trial.number, trial.params, f"repeats trial {twin.number}, not trained again")
+
+    def _values(self, params: dict[str, float]) -> dict[str, float]:
+        return {name: rounded(params[name]) for name in self.space}
+
+    # -------------------------------------------------------------------------------------------------------- a trial
+
+    def run(self, trial: optuna.Trial) -> None:
+        """Train a claimed trial and book its outcome. An error that is not of its values' making is raised."""
+        cfg = self._config(trial)
+        started = time.perf_counter()
+        state, value, reason = TrialState.COMPLETE, None, None
+        try:
+            with self.store.alive(trial._trial_id):
+                record = train(cfg, on_epoch=lambda epoch, score: self._on_epoch(trial, epoch, score))
+            value = self._catch_up(trial, record)
+        except optuna.TrialPruned:
+            state = TrialState.PRUNED
+        except (Diverged, torch.linalg.LinAlgError) as error:
+            state, reason = TrialState.FAIL, str(error)
+        except TakenOver:
+            self._say(trial.number, trial.params, "was taken over by another worker")
+            return
+        except BaseException:
+            with suppress(Exception):
+                self._hand_back(trial)
+            raise
+        seconds = round(time.perf_counter() - started, 3)
+        with self.store.claiming():
+            if not self._is_mine(trial):
+                return
+            trial.set_user_attr(SECONDS, seconds)
+            self._tell(trial.number, state, value, reason)
+        for name in ("checkpoint", "model"):
+            shutil.rmtree(run_folder(cfg, self.fingerprint) / name, ignore_errors=True)
+        outcome = f"{value:.6g}" if value is not None else f"failed: {reason}" if reason else "pruned"
+        self._say(trial.number, trial.params, f"{outcome}, {seconds:.1f} s")
+
+    def _config(self, trial: optuna.Trial) -> Config:
+        cfg = copy.deepcopy(self.cfg)
+        for name, value in self._values(trial.params).items():
+            group, key = SEARCHED[name].split(".")
+            setattr(getattr(cfg, group), key, value)
+        cfg.paths.outputs = str(self.folder)
+        cfg.trainer.save_model = False
+        return resolve(cfg)
+
+    def _on_epoch(self, trial: optuna.Trial, epoch: int, score: float) -> None:
+        if not self._is_mine(trial):
+            raise TakenOver
+        self._report(trial, epoch, score)
+        if trial.should_prune():
+            raise optuna.TrialPruned(f"below the median at epoch {epoch}")
+
+    def _report(self, trial: optuna.Trial, epoch: int, score: float) -> None:
+        """Book an epoch's score, unless a worker before this one did."""
+        if epoch not in self.store.storage.get_trial(trial._trial_id).intermediate_values:
+            trial.report(score, epoch)
+
+    def _catch_up(self, trial: optuna.Trial, record: Record) -> float:
+        """The trial's value; also reports epochs that a worker before this one trained but did not report."""
+        epochs = record.epochs()
+        for row in epochs:
+            self._report(trial, row["epoch"], row["score"])
+        return max(row["score"] for row in epochs)
+
+    def _is_mine(self, trial: optuna.Trial) -> bool:
+        now = self.store.storage.get_trial(trial._trial_id)
+        return now.state == TrialState.RUNNING and now.user_attrs.get(WORKER) == self.name
+
+    def _hand_back(self, trial: optuna.Trial) -> None:
+        """Let the next worker have the trial at once; leaving in good order does not count as an attempt."""
+        with self.store.claiming():
+            if self._is_mine(trial):
+                trial.set_user_attr(ATTEMPTS, trial.user_attrs[ATTEMPTS] - 1)
+                trial.set_user_attr(WORKER, "")
+
+    def _tell(self, number: int, state: TrialState, value: float | None = None, reason: str | None = None) -> None:
+        """Book an outcome; called while claiming."""
+        trial_id = self.store.storage.get_trial_id_from_study_id_trial_number(self.study._study_id, number)
+        trial = optuna.Trial(self.study, trial_id)
+        if reason is not None:
+            trial.set_user_attr(REASON, reason)
+        if state == TrialState.PRUNED and value is not None:  # a duplicate: Optuna takes a pruned value from a report
+            trial.report(value, 0)
+        self.study.tell(trial, value if state == TrialState.COMPLETE else None, state)
+        self._write()
+
+    def _say(self, number: int, params: dict[str, float], outcome: str) -> None:
+        values = ", ".join(f"{name} {value:.4g}" for name, value in params.items())
+        print(f"{self.study_name} · trial {number} of 0 to {self.num_trials - 1} · {values} · {outcome}", flush=True)
+
+    # --------------------------------------------------------------------------------------------------- what was found
+
+    def _write(self) -> None:
+        """study.json, as the storage has it now."""
+        trials = [self._row(trial) for trial in self.study.get_trials(deepcopy=False)]
+        space = {name: range_of(row) for name, row in self.space.items()}
+        content = {**self.about, "num_trials": self.num_trials, "space": space, "trials": trials}
+        write_json(self.folder / "study.json", {"schema_version": SCHEMA_VERSION, **content})
+
+    def _row(self, trial: FrozenTrial) -> dict[str, Any]:
+        return {
+            "number": trial.number,
+            "state": trial.state.name.lower(),
+            "params": {name: rounded(value) for name, value in trial.params.items()},
+            "value": trial.value,
+            "epochs": sum(step > 0 for step in trial.intermediate_values),
+            "seconds": trial.user_attrs.get(SECONDS),
+            "reason": trial.user_attrs.get(REASON),
+            "duplicate_of": trial.user_attrs.get(DUPLICATE_OF),
+        }
+
+    def conclude(self) -> Study:
+        """Write the overlay of a finished study. Raises RunError where no trial came to a value."""
+        with self.store.claiming():
+            self._write()
+            study = read_study(self.folder)
+            if study.best is None:
+                reasons = "; ".join(sorted({trial["reason"] or trial["state"] for trial in study.trials}))
+                raise RunError(f"none of the {len(study.trials)} trials of {study.name} came to a value: {reasons}")
+            path = tuned_file(self.cfg)
+            before = read_tuned(path)[1].get("study") if path.is_file() else None
+            write_tuned(path, study.best["params"], self._source(study))
+        if before not in (None, study.name):
+            print(f"{path} held the values of {before}: replaced", file=sys.stderr, flush=True)
+        best = study.best
+        print(f"{study.name}: best {study.score} {best['value']:.6g} in trial {best['number']}\n  {path}", flush=True)
+        return study
+
+    def _source(self, study: Study) -> dict[str, Any]:
+        """Where the values come from, for the overlay and for the record of every run that applies it."""
+        states = [trial["state"] for trial in study.trials]
+        commit, is_clean = commit_of(Path(__file__).parent)
+        return {
+            "study": study.name,
+            "search": study.search,
+            "score": study.score,
+            "value": study.best["value"],
+            "trial": study.best["number"],
+            "trials": len(study.trials),
+            **{state: states.count(state) for state in ("complete", "pruned", "fail")},
+            "train_texts": study.train_texts,
+            "train_limit": study.train_limit,
+            "max_epochs": study.max_epochs,
+            "epochs": study.best["epochs"],
+            "seed": study.seed,
+            "versions": {name: version(name) for name in ("optuna", "torch", "transformers")},
+            "commit": commit,
+            "commit_clean": is_clean,
+        }

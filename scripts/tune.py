@@ -1,0 +1,21 @@
+"""Search hyperparameters: python scripts/tune.py dataset=mr model=bert loss=gloss_o mode=integrated search.trials=12
+
+The same command once more, on this machine or (with search.storage) on another, is one more worker on the same study.
+"""
+
+import sys
+
+from gloss.cli import main
+from gloss.config import TuneConfig
+
+
+def run(cfg: TuneConfig, is_sweep: bool) -> None:
+    # Here, so that a mistake on the command line is told before torch is loaded.
+    from gloss.report.studies import trials_table
+    from gloss.tune import tune
+
+    print(trials_table(tune(cfg)).markdown(), flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main(run, config_name="tune"))
