@@ -25,7 +25,7 @@ class Group:
     mode: str
     loss: str
     variant: str
-    digits: str
+    digits: str | None  # None: its values are not searched for yet
     runs: dict[int, Any]
     seeds: tuple[int, ...]
     point: dict[str, Any] = field(default_factory=dict)
@@ -105,12 +105,16 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
 
     A run belongs to a cell only if its digits, and so its whole configuration, are the cell's.
     """
+    cells = list(cells)
+    points = [dict(c.point) for c in cells]
+    varies = {key for p in points for key in p if len({str(q.get(key)) for q in points}) > 1}
     groups = []
     for c in cells:
         runs = {r.identity.seed: r for r in records if _key(r.identity) == _key(c) and r.identity.seed in c.seeds}
         key = (c.dataset, c.model, c.mode, c.loss, c.variant, c.digits)
+        point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells tells none apart
         runs = dict(sorted(runs.items()))
-        groups.append(Group(*key, runs=runs, seeds=tuple(c.seeds), point=dict(c.point), config=asdict(c.config)))
+        groups.append(Group(*key, runs=runs, seeds=tuple(c.seeds), point=point, config=asdict(c.config)))
     used = {id(run) for g in groups for run in g.runs.values()}
     kinds = {(g.dataset, g.model, g.mode, g.loss) for g in groups}
     others = [r for r in records if id(r) not in used and _key(r.identity)[:4] in kinds]

@@ -61,8 +61,7 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
 def table7(studies: Sequence[Any]) -> Table:
     """Of each hyperparameter the range searched, and the interval that the best fifth of the trials spans.
 
-    studies: with .dataset, .model, .mode, .loss, .space {key: (low, high, is_log) or a list of choices} and
-    .trials [{"params", "value", "state"}], a higher value being better.
+    studies: of gloss.tune.read_studies; a space is (low, high, is_log) or a list of choices.
     """
     datasets = sorted({s.dataset for s in studies}, key=lambda d: paper_order(d))
     found: dict[tuple, dict[str, Entry]] = defaultdict(dict)
@@ -75,22 +74,25 @@ def table7(studies: Sequence[Any]) -> Table:
         for key, space in study.space.items():
             values = [t["params"][key] for t in best if key in t["params"]]
             low, high = (min(values), max(values)) if values else (None, None)
-            row = found[study.mode, study.model, study.loss, key, _space(space)]
+            label = loss_name(study.loss, study.mode) + ("" if study.variant == "paper" else f", {study.variant}")
+            row = found[study.mode, study.model, label, key, _space(space)]
             if values:
                 shown = _short(low) if low == high else f"{_short(low)} – {_short(high)}"
                 row[study.dataset] = entry(shown, suffix=f"({len(values)} of {len(done)})")
-            where = {"dataset": study.dataset, "model": study.model, "mode": study.mode, "loss": study.loss}
+            where = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant")}
             data.append({**where, "key": key, "space": _space(space), "low": low, "high": high, "trials": len(done)})
     rows = [
-        [entry(mode), entry(model_name(model)), entry(loss_name(loss, mode)), entry(NAMES.get(key, key)), entry(space)]
+        [entry(mode), entry(model_name(model)), entry(label), entry(NAMES.get(key, key)), entry(space)]
         + [cells.get(d, Entry()) for d in datasets]
-        for (mode, model, loss, key, space), cells in found.items()
+        for (mode, model, label, key, space), cells in found.items()
     ]
     notes = [
         "For each data set, the smallest and largest value among the best fifth of the finished trials, by validation "
         "score; in brackets how many of how many trials.",
         "The paper recommends γ 0.5 – 0.7 and λ 0.7 – 0.9, and σ by data set.",
     ]
+    if limited := sorted({dataset_name(s.dataset) for s in studies if s.train_limit}):
+        notes.append(f"Searched with fewer training texts: {', '.join(limited)}.")
     columns = ["Mode", "Model", "Loss", "Hyperparameter", "Searched", *map(dataset_name, datasets)]
     return Table("table7", "Table 7: hyperparameters searched and found", columns, rows, data, notes, num_keys=5)
 

@@ -166,7 +166,12 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
 
 def missing(groups: Sequence[Group]) -> list[str]:
     """The runs that the cells still lack."""
-    return [f"{g.name} seed={','.join(map(str, g.missing_seeds))}" for g in groups if g.missing_seeds]
+    lines = []
+    for g in groups:
+        if g.missing_seeds:
+            first = " (σ has to be searched for first)" if g.digits is None else ""
+            lines.append(f"{g.name} seed={','.join(map(str, g.missing_seeds))}{first}")
+    return lines
 
 
 STANDALONE_COLUMNS = (  # heading, path in result.json, column of the paper's table, digits, larger is better
