@@ -1,3 +1,15 @@
 """G-Loss: graph-guided fine-tuning of text encoders. The losses alone need nothing but torch: `gloss.losses`."""
 
+from typing import Any
+
 __version__ = "0.1.0"
+__all__ = ["load_run"]
+
+
+def __getattr__(name: str) -> Any:
+    """`from gloss import load_run`, imported only when asked for, so that the losses need nothing but torch."""
+    if name == "load_run":
+        from gloss.predict import load_run
+
+        return load_run
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

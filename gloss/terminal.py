@@ -1,0 +1,68 @@
+"""key=value arguments of the small scripts, how they end, and text that is safe to print."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+from gloss.config import ConfigError
+from gloss.files import DataError
+from gloss.runs import RunError
+
+SELECTION = ("dataset", "model", "loss", "mode", "variant", "digits", "seed")  # what tells runs apart
+
+
+def printable(text: object) -> str:
+    """`text` without anything that could steer a terminal: control and invisible characters become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+def read_arguments(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
+    """key=value words as a dictionary. Raises ConfigError for a word without =, an unknown key, and one given twice."""
+    found: dict[str, str] = {}
+    for word in arguments:
+        key, equals, value = word.partition("=")
+        if not equals:
+            raise ConfigError(f"{word!r} is not allowed: expected key=value, with quotes around a value with blanks")
+        if key not in keys:
+            close = difflib.get_close_matches(key, keys, n=1)
+            hint = f" (did you mean {close[0]}?)" if close else ""
+            raise ConfigError(f"{word}: there is no key {key}{hint}; expected some of {', '.join(keys)}")
+        if key in found:
+            raise ConfigError(f"{key} is given twice: {found[key]} and {value}")
+        found[key] = value
+    return found
+
+
+def whole_number(key: str, value: str) -> int:
+    """The value of `key` as a number from 0 on; raises ConfigError."""
+    if not value.isdecimal():
+        raise ConfigError(f"{key}={value} is not allowed: expected a whole number of at least 0")
+    return int(value)
+
+
+def choice(key: str, value: str, names: Sequence[str]) -> str:
+    """The value of `key`, which must be one of `names`; raises ConfigError."""
+    if value not in names:
+        raise ConfigError(f"{key}={value} is not allowed: expected one of {', '.join(names)}")
+    return value
+
+
+def main(task: Callable[[dict[str, str]], int | None], keys: Sequence[str], usage: str | None) -> int:
+    """Run `task` on the command line's arguments; its exit status, or 2 for what the user can mend, which is told."""
+    arguments = sys.argv[1:]
+    if not arguments or {"-h", "--help", "help"} & set(arguments):
+        print((usage or "").strip())
+        return 0 if arguments else 2
+    try:
+        return task(read_arguments(arguments, keys)) or 0
+    except (ConfigError, DataError, RunError) as error:
+        print("error:", "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
+        return 2
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,33 @@
+"""Copy the model of a run to a folder that transformers and sentence-transformers load.
+
+  python scripts/export.py run=best dataset=mr to=my-model
+
+run= a run's folder; some of dataset= model= loss= mode= variant= digits= seed=; or best, by its validation score
+to=  the folder to make;  paths.outputs= as in training
+
+The run must have kept its weights: trainer.save_model=true.
+"""
+
+import sys
+from pathlib import Path
+
+from gloss.config import ConfigError
+from gloss.terminal import SELECTION, main
+
+KEYS = ("run", *SELECTION, "to", "paths.outputs")
+
+
+def task(given: dict[str, str]) -> None:
+    if "to" not in given:
+        raise ConfigError("expected to=…, the folder to make")
+
+    from gloss.export import export  # here, so that a mistake on the command line is told before torch is loaded
+    from gloss.predict import find_run
+
+    selection = {key: given[key] for key in SELECTION if key in given}
+    record = find_run(given.get("run", ""), given.get("paths.outputs", "outputs"), **selection)
+    print(f"{export(record, Path(given['to']))}: see its README.md")
+
+
+if __name__ == "__main__":
+    sys.exit(main(task, KEYS, __doc__))

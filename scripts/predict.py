@@ -1,0 +1,66 @@
+"""Classify texts with a trained run.
+
+  python scripts/predict.py run=best dataset=mr text="An unforgettable film."
+  python scripts/predict.py run="dataset=mr loss=gloss_sqrt mode=integrated seed=1" file=texts.csv to=predictions.csv
+  python scripts/predict.py run=outputs/runs/…/seed=1 split=test format=jsonl
+
+run=        a run's folder; some of dataset= model= loss= mode= variant= digits= seed=; or best, by its validation score
+text=       one text (pair= for the second text of a pair), or
+file=       texts: .txt (one a line; pairs with a tab between), .csv, .jsonl, each also .gz; - is standard input, or
+split=      train, val or test of the run's own data set
+neighbours= so many nearest training texts each, with their labels and the weights of the graph (default 0)
+format=     table, csv or jsonl (default: by the ending of to=, else table);  to= file to write (default: the terminal)
+input=      txt, csv or jsonl, where the file's name does not say;  columns= of the texts;  separator= of a CSV file
+trainer.device= auto, cpu, cuda, cuda:N, mps;  paths.outputs=, paths.data= as in training
+
+Lines that cannot be predicted are named, the others are predicted; the exit status is then 1.
+"""
+
+import contextlib
+import os
+import sys
+
+from gloss.config import ConfigError
+from gloss.terminal import SELECTION, choice, main, whole_number
+
+KEYS = (
+    "run", *SELECTION, "text", "pair", "file", "split", "neighbours", "format", "to", "input", "columns", "separator",
+    "trainer.device", "paths.outputs", "paths.data",
+)  # fmt: skip
+
+
+def task(given: dict[str, str]) -> int:
+    sources = [key for key in ("text", "file", "split") if key in given]
+    if len(sources) != 1:
+        raise ConfigError(f"expected one of text=, file= and split=, got {' and '.join(sources) or 'none'}")
+
+    from gloss import load_run, rows  # here, so that a mistake on the command line is told before torch is loaded
+
+    name, to = given.get("file", ""), given.get("to")
+    form = choice("format", given.get("format") or rows.format_of(to), rows.FORMATS)
+    kind = choice("input", given.get("input") or rows.kind_of(name), rows.KINDS)
+    neighbours = whole_number("neighbours", given.get("neighbours", "0"))
+    run = load_run(
+        given.get("run", ""),
+        given.get("paths.outputs", "outputs"),
+        given.get("trainer.device", "auto"),
+        given.get("paths.data") or os.environ.get("GLOSS_DATA_DIR"),
+        **{key: given[key] for key in SELECTION if key in given},
+    )
+    columns = given["columns"].split(",") if "columns" in given else run.columns
+    if len(columns) != len(run.columns):
+        raise ConfigError(f"columns={','.join(columns)} is not allowed: the run reads {' and '.join(run.columns)}")
+    separator = "\t" if given.get("separator", "") in ("\\t", "tab") else given.get("separator")
+    with contextlib.ExitStack() as stack:
+        if name:
+            found = rows.read_rows(*stack.enter_context(rows.opened(name)), name, kind, columns, separator)
+        elif "split" in given:
+            found = rows.split_rows(run, given["split"])
+        else:
+            found = rows.one_row([given[key] for key in ("text", "pair") if key in given], columns)
+        file = stack.enter_context(rows.output(to))
+        return rows.predict_rows(run, found, rows.Writer(file, form, run.labels, columns, neighbours))
+
+
+if __name__ == "__main__":
+    sys.exit(main(task, KEYS, __doc__))
