@@ -70,6 +70,11 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
             # Every class is tested; validation may lack a rare one, as it does in r52.
             size, least = max(round(CUT_SHARE * num_rows), 1), int(part == "test")
             chosen = _stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
+            if not len(chosen):
+                raise DataError(
+                    f"{cfg.name} has too few texts to cut {part} from its {len(splits['train'])} training texts, of "
+                    f"which each class keeps one: add texts, or give a file of your own (dataset.{part}_path)"
+                )
             rest = np.setdiff1d(np.arange(len(splits["train"])), chosen)
             splits[part], splits["train"] = splits["train"].take(chosen), splits["train"].take(rest)
             notes.append(_cut_note(part, splits, num_rows, labels))

@@ -55,12 +55,13 @@ def test_three_files_are_taken_as_they_are(tmp_path):
     assert [len(split) for split in dataset.splits.values()] == [12, 3, 4] and dataset.note is None
 
 
-def test_two_files_and_a_class_of_one_text(tmp_path):
-    train = write(tmp_path / "train.csv", [*reviews(20, 20), ["so so", "fair"]])
+def test_two_files_and_classes_of_one_text(tmp_path):
+    rare = [f"rare {i}" for i in range(40)]
+    train = write(tmp_path / "train.csv", [*reviews(20, 20), *([f"about {name}", name] for name in rare)])
     dataset = load(train, test_path=str(write(tmp_path / "test.csv", reviews(3, 3, start=50))))
-    assert [len(split) for split in dataset.splits.values()] == [37, 4, 6]
-    assert dataset.labels.index("fair") in dataset.splits["train"].labels
-    assert "val is 4 of the 41 training texts" in dataset.note and "without a text of fair" in dataset.note
+    assert [len(split) for split in dataset.splits.values()] == [72, 8, 6]
+    assert set(dataset.splits["train"].labels) == set(range(42))  # what a class has but once stays in train
+    assert "val is 8 of the 80 training texts" in dataset.note and "without a text of rare 0, rare 1, " in dataset.note
 
 
 def test_texts_in_two_splits_are_counted(tmp_path):
@@ -68,10 +69,19 @@ def test_texts_in_two_splits_are_counted(tmp_path):
     assert "test is 4 of the 40 training texts" in dataset.note and "4 of them with the same words" in dataset.note
 
 
-def test_a_class_with_two_texts_is_trained_and_tested(tmp_path):
-    dataset = load(write(tmp_path / "all.csv", [*reviews(30, 30), ["so so", "fair"], ["fair enough", "fair"]]))
-    fair = dataset.labels.index("fair")
-    assert [int((split.labels == fair).sum()) for split in dataset.splits.values()] == [1, 0, 1]
+def test_classes_with_two_texts_are_trained_and_tested(tmp_path):
+    rare = [[f"number {i} about {i // 2}", f"rare {i // 2}"] for i in range(40)]
+    dataset = load(write(tmp_path / "all.csv", [*reviews(30, 30), *rare]))
+    for label, name in enumerate(dataset.labels):
+        if name.startswith("rare"):
+            assert [int((split.labels == label).sum()) for split in dataset.splits.values()] == [1, 0, 1]
+    assert sum(map(len, dataset.splits.values())) == 100
+
+
+def test_too_few_texts_to_validate_on(tmp_path):
+    rows = [["text", "label"], *([f"number {i}", str(i // 2)] for i in range(10))]
+    with pytest.raises(DataError, match=r"too few texts to cut val from its 5 training texts.*\(dataset.val_path\)"):
+        load(write(tmp_path / "all.csv", rows))
 
 
 def test_fingerprint_follows_the_texts_and_not_their_order(tmp_path):

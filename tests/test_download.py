@@ -129,7 +129,7 @@ def test_a_server_without_ranges_sends_all_again(server, tmp_path):
     (tmp_path / "x.part").write_bytes(CONTENT[:1000])
     server.faults = ["no ranges"]
     fetch(f"{server.url}/file", tmp_path / "x", expecting(CONTENT))
-    assert (tmp_path / "x").read_bytes() == CONTENT
+    assert (tmp_path / "x").read_bytes() == CONTENT and ranges(server) == ["bytes=1000-"]
 
 
 @pytest.mark.parametrize("size", [True, False])
