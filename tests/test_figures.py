@@ -222,7 +222,7 @@ def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
     write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
     write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)
     write_run(tmp_path, seed=3, accuracy=10.0, digits="ffffffff")  # fewer seeds: left out, and said
-    drawing = overview.convergence(loose_groups(read_records(tmp_path)[0]))
+    (drawing,) = overview.convergence(loose_groups(read_records(tmp_path)[0]))
     by_epoch = [r for r in drawing.data if r["by"] == "epoch"]
     assert [r["epoch"] for r in by_epoch] == [1, 2, 3, 4]
     # best epochs 3 and 5; scores fall by the square of the distance, over 10: 80 - 0 and 82 - 0.4 at epoch 3
@@ -234,4 +234,14 @@ def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
 def test_convergence_survives_broken_and_empty_epochs(tmp_path):
     (write_run(tmp_path, seed=1) / "epochs.jsonl").write_text('{"epoch": 1, "sco')
     (write_run(tmp_path, seed=2) / "epochs.jsonl").write_text("")
-    assert overview.convergence(loose_groups(read_records(tmp_path)[0])) is None
+    assert overview.convergence(loose_groups(read_records(tmp_path)[0])) == []
+
+
+def test_convergence_has_a_figure_for_each_model(tmp_path):
+    for model in ("minilm", "bert"):
+        for dataset in ("mr", "r8", "r52"):
+            write_run(tmp_path, model=model, dataset=dataset)
+    drawings = overview.convergence(loose_groups(read_records(tmp_path)[0]))
+    assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
+    assert [len(d.figure.axes) for d in drawings] == [6, 6]
+    assert {r["dataset"] for r in drawings[0].data} == {"mr", "r8", "r52"}

@@ -100,7 +100,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         loose = loose_groups(records)
         if loose and only is None:
             if curves := convergence(loose):
-                sections.append(_section("convergence", curves.title, [curves], "make report"))
+                sections.append(_section("convergence", curves[0].title, curves, "make report"))
             sections.append(_section("runs", "All finished runs", [runs_table(loose)], "make report"))
         folder = outputs / "report"
         folder.mkdir(parents=True, exist_ok=True)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
 from gloss.report.cells import Group, departures, is_shared, mean_std, number
 from gloss.report.draw import Drawing, panels
-from gloss.report.names import LOSS_LOOK, dataset_name, loss_name, model_name
+from gloss.report.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.report.stats import mean, std
 from gloss.report.table import MISSING, Entry, Part, Table, mark, rank
 from gloss.runs import RunError
@@ -20,8 +20,8 @@ METRICS = (  # heading, where it stands in result.json, digits, larger is better
     ("Silhouette", ("metrics", "test", "macro_silhouette"), 4, True),
     ("s / epoch", ("seconds", "per_epoch"), 2, False),
     ("Epochs", ("epochs",), 1, False),
+    ("s to best", ("seconds", "to_best"), 1, False),
 )
-MAX_PANELS = 12
 
 
 def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:
@@ -57,7 +57,8 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
             who = sorted({f"{g.dataset}/{g.model}" for g in groups if _departures(g) == text})
             notes.append(f"Not the paper's protocol ({', '.join(who)}): {text}.")
     notes.append(
-        "Test split; mean ± standard deviation (n - 1) over n seeds. Bold is best, underlined second of its block."
+        "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its block. "
+        "Times are of training alone, the last until the best epoch."
     )
     if any(len(x) > 1 for x in settings.values()):
         notes.append("[…]: the digits of the run's folder, where one loss was run with several settings.")
@@ -79,31 +80,43 @@ def _row(g: Group) -> dict[str, object]:
     return row
 
 
-def convergence(groups: Sequence[Group]) -> Drawing | None:
-    """Validation score by epoch and by seconds of training; a line a loss, the band is one standard deviation.
+def convergence(groups: Sequence[Group]) -> list[Drawing]:
+    """Validation score by epoch and by seconds of training, a figure a model; a line a loss, the band one deviation.
 
     A line goes as far as every seed of it ran. Seconds leave out evaluation, and runs that shared their device.
     """
     blocks: dict[tuple, dict[str, Group]] = defaultdict(dict)
-    left_out = 0
+    left_out: Counter[str] = Counter()
     for g in groups:
-        block = blocks[g.dataset, g.model, g.mode]
+        block = blocks[g.model, g.dataset, g.mode]
         rival = block.get(g.loss)
-        left_out += rival is not None
+        left_out[g.model] += rival is not None
         if rival is None or len(g.runs) > len(rival.runs):
             block[g.loss] = g
-    drawn = [(key, block) for key, block in blocks.items() if any(curves(g) for g in block.values())]
-    if not drawn:
-        return None
+    drawn = {key: block for key, block in blocks.items() if any(curves(g) for g in block.values())}
+    models = sorted({model for model, *_ in drawn}, key=lambda m: paper_order(model=m))
+    drawings = []
+    for model in models:
+        mine = [(dataset, mode, block) for (m, dataset, mode), block in drawn.items() if m == model]
+        name = "convergence" if len(models) == 1 else f"convergence_{model}"
+        drawings.append(_convergence(name, model, mine, left_out[model]))
+    return drawings
+
+
+def _convergence(name: str, model: str, blocks: Sequence[tuple[str, str, dict[str, Group]]], left_out: int) -> Drawing:
     notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
     if left_out:
-        notes.append(f"{left_out} further settings of the same losses are left out: the one with most seeds is drawn.")
-    if len(drawn) > MAX_PANELS:
-        notes.append(f"The first {MAX_PANELS} of {len(drawn)} combinations of data set, model and mode are drawn.")
-    drawn = drawn[:MAX_PANELS]
-    figure, axes = panels(len(drawn), 2, width=3.4, height=2.5)
+        notes.append(
+            f"{model_name(model)}: {left_out} further settings of the same losses are left out: the one with most "
+            "seeds is drawn."
+        )
+    pairs_in_row = min(2, len(blocks))
+    figure, axes = panels(-(-len(blocks) // pairs_in_row), 2 * pairs_in_row, width=3.0, height=2.4)
+    axes = axes.reshape(-1, 2)
+    for unused in axes[len(blocks) :].flat:
+        unused.remove()
     data = []
-    for (left, right), ((dataset, model, mode), block) in zip(axes, drawn, strict=True):
+    for (left, right), (dataset, mode, block) in zip(axes, blocks, strict=False):
         score = "Validation macro-F1 (%)" if mode == "integrated" else "Validation silhouette"
         for loss, g in block.items():
             label = f"{loss_name(loss, mode)} (n={len(g.runs)})"
@@ -112,7 +125,7 @@ def convergence(groups: Sequence[Group]) -> Drawing | None:
         left.set(title=f"{dataset_name(dataset)}, {model_name(model)}, {mode}", xlabel="Epoch", ylabel=score)
         right.set(xlabel="Training time (s)")
         left.legend()
-    return Drawing("convergence", "How the losses converge", figure, data, notes)
+    return Drawing(name, "How the losses converge", figure, data, notes)
 
 
 def curves(g: Group, *, drop_shared: bool = False) -> dict[int, list[tuple[float, float]]]:
