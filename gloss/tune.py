@@ -232,7 +232,7 @@ class Journal:
             yield
 
     def dead_trials(self, study: optuna.Study) -> set[int]:
-        """Numbers of the running trials whose worker is no more; one without a name was left in the middle of a claim."""
+        """Numbers of the running trials whose worker is no more; without a name it died in the middle of a claim."""
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return {t.number for t in running if self._is_dead(t.user_attrs.get(WORKER, ""))}
 
@@ -288,7 +288,7 @@ class Database:
             yield
 
     def dead_trials(self, study: optuna.Study) -> set[int]:
-        """Numbers of the running trials whose worker is no more."""
+        """As Journal's."""
         stale = set(self.storage._get_stale_trial_ids(study._study_id))  # public only as "fail them all"
         running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         return {t.number for t in running if not t.user_attrs.get(WORKER) or t._trial_id in stale}
@@ -573,10 +573,11 @@ class Worker:
                 reasons = "; ".join(sorted({trial["reason"] or trial["state"] for trial in study.trials}))
                 raise RunError(f"none of the {len(study.trials)} trials of {study.name} came to a value: {reasons}")
             path = tuned_file(self.cfg)
-            before = read_tuned(path)[1].get("study") if path.is_file() else None
-            write_tuned(path, study.best["params"], self._source(study))
-        if before not in (None, study.name):
-            print(f"{path} held the values of {before}: replaced", file=sys.stderr, flush=True)
+            before = read_tuned(path)[1] if path.is_file() else {}
+            if (before.get("study"), before.get("trials")) != (study.name, len(study.trials)):
+                write_tuned(path, study.best["params"], self._source(study))
+        if before.get("study", study.name) != study.name:
+            print(f"{path} held the values of {before['study']}: replaced", file=sys.stderr, flush=True)
         best = study.best
         print(f"{study.name}: best {study.score} {best['value']:.6g} in trial {best['number']}\n  {path}", flush=True)
         return study
