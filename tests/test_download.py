@@ -305,22 +305,28 @@ print(*download.prepare(["toy"], Path(sys.argv[2]), lambda line: None))
 
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on the size of files")
-def test_a_full_disk_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_path):
+@pytest.mark.parametrize("what", ["download", "prepared form"])
+def test_a_full_disk_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_path, what):
     # A limit on the size of any file stops the writing in the middle, as a full disk or a quota does.
-    raw, folder = len(server.files["/data/toy/train.csv"]), tmp_path / "data"
+    raw, folder = server.files["/data/toy/train.csv"], tmp_path / "data"
     prepared = len(prepared_form(["text", "label"], toy["toy"]["train"]))
-    assert prepared < 100_000 < raw
-    for limit, left in ((100_000, {"train.csv.part"}), (prepared - 1, {"train.csv.part"})):
-        command = [sys.executable, "-c", FULL_DISK, str(data.MANIFEST), str(folder), str(limit)]
-        done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
-        assert "train.csv.gz: cannot be written, the disk or your quota is full" in done.stdout, done.stderr
-        assert "Traceback" not in done.stderr
-        assert {name for name in os.listdir(folder / "toy") if name != ".lock"} == left
-        (folder / "toy" / "train.csv.part").write_bytes(server.files["/data/toy/train.csv"][:prepared])
+    assert prepared < 100_000 < len(raw)
+    if what == "prepared form":  # the download is whole already
+        (folder / "toy").mkdir(parents=True)
+        (folder / "toy" / "train.csv.part").write_bytes(raw)
+    limit, left = (100_000, "train.csv.part") if what == "download" else (prepared - 1, "train.csv")
+    command = [sys.executable, "-c", FULL_DISK, str(data.MANIFEST), str(folder), str(limit)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert "train.csv.gz: cannot be written, the disk or your quota is full" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
+    assert [name for name in os.listdir(folder / "toy") if name != ".lock"] == [left]
+    came = (folder / "toy" / left).stat().st_size
+    assert (folder / "toy" / left).read_bytes() == raw[:came] and came > prepared // 2
     server.asked.clear()
     assert prepare(["toy"], folder, lambda line: None) == []
-    assert ranges(server)[0] == f"bytes={prepared}-"
-    assert not list(folder.rglob("*.part")) and not list(folder.rglob("*.tmp"))
+    asked = [r for path, r in server.asked if path == "/data/toy/train.csv"]
+    assert asked == ([f"bytes={came}-"] if what == "download" else [])
+    assert sorted(os.listdir(folder / "toy")) == [".lock", "test.csv.gz", "train.csv.gz"]
 
 
 @pytest.mark.skipif(os.geteuid() == 0 or os.name != "posix", reason="the superuser may write everywhere")
