@@ -1,0 +1,91 @@
+"""The configuration: every file composes, and every mistake ends in one message before anything is loaded."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import composed
+
+from gloss.config import CONFIG_DIR, LOSSES, ROOT, ConfigError
+from gloss.runs import digits, run_folder
+
+GROUPS = {"dataset": 10, "model": 6, "loss": 7, "mode": 2, "variant": 2}
+NEEDS = {"csv": ["dataset.path=x.csv"], "hub": ["dataset.path=x"], "hf": ["model.name=x"], "gloss_o": ["loss.sigma=0.5"],
+         "scl": ["mode=standalone"]}
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_file_of_a_group_composes(group: str):
+    names = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+    assert len(names) == GROUPS[group]
+    for name in names:
+        cfg = composed(f"{group}={name}", *NEEDS.get(name, []))
+        assert len(digits(cfg, "f")) == 8
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss.gamma=1"], "loss.gamma=1.0 is not allowed: expected above 0 and below 1"),
+        (["loss.lam=1.5"], "loss.lam=1.5 is not allowed: expected from 0 to 1"),
+        (["loss=gloss_o", "loss.sigma=0"], 'loss.sigma=0.0 is not allowed: expected "sqrt" or a number above 0'),
+        (["loss=gloss_o", "loss.sigma=nan"], "loss.sigma=nan is not allowed"),
+        (["trainer.batch_size=1"], "trainer.batch_size=1 is not allowed: expected a whole number of at least 2"),
+        (["trainer.lr=inf"], "trainer.lr=inf is not allowed"),
+        (["loss=ce", "loss.temperature=0.3"], "loss.temperature=0.3 has no effect with loss=ce; it belongs to scl_ce, scl"),
+        (["loss.lam=0.5", "mode=standalone"], "loss.lam=0.5 has no effect in mode=standalone"),
+        (["loss=ce", "mode=standalone"], "standalone mode trains without a classifier"),
+        (["loss=scl_ce", "mode=standalone"], "Use loss=scl"),
+        (["loss.sigma=0.5"], "use loss=gloss_o"),
+        (["trainer.sampler=balanced"], "expected a divisor of trainer.batch_size=128"),
+        (["trainer.device=gpu"], "trainer.device=gpu is not allowed: expected auto, cpu, cuda, cuda:N or mps"),
+        (["model.alias=../x"], "model.alias=../x is not allowed: expected letters"),
+        (["variant=released", "loss=scl_ce", "loss.lam=0.5"], "which fixes it at 0.9"),
+        (["ablation.lam_offset=0.3"], "loss.lam would become 1.1"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(overrides: list[str], message: str):
+    with pytest.raises(ConfigError) as error:
+        composed(*overrides)
+    assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["loss.gama=0.5"], "loss.gama=0.5: there is no key loss.gama (did you mean loss.gamma?)"),
+        (["loss=glos"], "loss=glos is not allowed: expected one of ce, cosine, gloss_o, gloss_sqrt, scl, scl_ce, triplet"),
+        (["trainer.max_epochs=many"], "trainer.max_epochs=many is not allowed"),
+        (["loss.gamma=2"], "loss.gamma=2.0 is not allowed: expected above 0 and below 1"),
+        (["loss=gloss_o"], "loss=gloss_o needs a σ"),
+        (["dataset=mr", "paths.data=nowhere"], "nowhere"),
+    ],
+)
+def test_a_wrong_command_prints_one_message_and_leaves_nothing(command: list[str], message: str, tmp_path: Path):
+    script = [sys.executable, str(ROOT / "scripts" / "train.py"), f"paths.outputs={tmp_path / 'outputs'}", "model=tiny"]
+    done = subprocess.run([*script, *command], capture_output=True, text=True, cwd=tmp_path, timeout=120)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 4
+    assert not list(tmp_path.rglob("seed=*"))
+
+
+def test_scl_in_integrated_mode_is_the_papers_scl_ce():
+    assert run_folder(composed("loss=scl")) == run_folder(composed("loss=scl_ce"))
+
+
+def test_digits_know_what_changes_a_result_and_nothing_else():
+    base = digits(composed())
+    for same in ("trainer.device=cpu", "trainer.micro_batch=16", "paths.outputs=x", "rerun=true", "seed=2",
+                 "trainer.save_model=true", "trainer.lr=2.0e-5"):
+        assert digits(composed(same)) == base, same
+    for other in ("trainer.precision=bf16", "trainer.lr=3e-5", "loss.gamma=0.5", "dataset.train_limit=100", "variant=released",
+                  "model.max_length=64", "ablation.graph_noise=0.1"):
+        assert digits(composed(other)) != base, other
+
+
+def test_losses_have_a_file_each():
+    assert sorted(LOSSES) == sorted(path.stem for path in (CONFIG_DIR / "loss").glob("*.yaml"))

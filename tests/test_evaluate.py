@@ -1,0 +1,78 @@
+"""Metrics against scikit-learn, on ordinary and odd inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score, silhouette_samples
+
+from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
+
+
+def blobs(sizes: list[int], seed: int = 0, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    return rng.normal(size=(len(labels), dim)) + 2 * np.eye(len(sizes), dim)[labels], labels
+
+
+@pytest.mark.parametrize("sizes", [[20, 30], [5, 40, 2], [9, 1, 12], [1, 1, 6]])
+@pytest.mark.parametrize("block", [7, 1024])
+def test_macro_silhouette_is_the_mean_of_sklearns_class_means(sizes: list[int], block: int):
+    points, labels = blobs(sizes)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    samples = silhouette_samples(unit, labels)
+    expected = np.mean([samples[labels == c].mean() for c, n in enumerate(sizes) if n > 1])
+    got = macro_silhouette(torch.from_numpy(points), torch.from_numpy(labels), block=block)
+    assert got == pytest.approx(expected, abs=1e-5)
+
+
+def test_macro_silhouette_has_no_value_for_one_class_or_singletons():
+    assert macro_silhouette(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)) is None
+    assert macro_silhouette(torch.randn(3, 3), torch.arange(3)) is None
+
+
+def test_macro_silhouette_of_equal_points_is_zero():
+    assert macro_silhouette(torch.ones(6, 3), torch.tensor([0, 0, 0, 1, 1, 1])) == 0
+
+
+def test_accuracy_and_macro_f1_are_sklearns_in_percent():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 3, size=50)  # class 3 is predicted, never true
+    got = classification_metrics(logits, labels)
+    assert got["accuracy"] == pytest.approx(100 * accuracy_score(labels, logits.argmax(1)))
+    assert got["macro_f1"] == pytest.approx(100 * f1_score(labels, logits.argmax(1), average="macro"))
+
+
+@pytest.mark.parametrize("num_classes", [2, 3])
+def test_logistic_probe_is_sklearns_regression_on_standardised_features(num_classes: int):
+    train, labels = blobs([40] * num_classes, seed=1)
+    val, val_labels = blobs([20] * num_classes, seed=2)
+    train, val = 3 * train + 7, 3 * val + 7
+    weight, bias, settings = logistic_probe(train, labels, val, val_labels, num_classes)
+    mean, scale = train.mean(0), train.std(0)
+    reference = LogisticRegression(C=settings["probe_strength"], max_iter=5000).fit((train - mean) / scale, labels)
+    logits = val @ weight.T + bias
+    probability = np.exp(logits - logits.max(1, keepdims=True))
+    probability /= probability.sum(1, keepdims=True)
+    np.testing.assert_allclose(probability, reference.predict_proba((val - mean) / scale), atol=2e-3)
+    assert settings["probe_converged"]
+
+
+def test_logistic_probe_never_predicts_a_class_without_training_texts():
+    train, labels = blobs([10, 10, 10])
+    keep = labels != 1
+    weight, bias, _ = logistic_probe(train[keep], labels[keep], train, labels, 3)
+    assert 1 not in (train @ weight.T + bias).argmax(1)
+
+
+def test_adam_probe_is_fifty_steps_of_the_released_recipe():
+    train, labels = blobs([10, 10])
+    train = train.astype(np.float32)
+    weight, bias, settings = adam_probe(train, labels, 2, seed=3)
+    torch.manual_seed(3)
+    start = torch.nn.Linear(train.shape[1], 2)
+    assert settings == {"probe_steps": 50}
+    assert np.abs(weight - start.weight.detach().numpy()).max() < 50 * 1.01e-4  # Adam moves at most lr a step
+    assert not np.allclose(weight, start.weight.detach().numpy(), atol=1e-3)
