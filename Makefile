@@ -1,10 +1,16 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint data clean
+.PHONY: help setup demo test test-long lint data reproduce plan status report clean
 PYTHON ?= python3
 RUN := .venv/bin/python
+# Selectors of what is reproduced, planned and tuned: DATASETS=mr,r8 MODELS=bert LOSSES=ce,gloss_o SEEDS=1,2 TRIALS=10 (0: no
+# search) ARGS="any override" LAUNCHER=joblib or slurm, JOBS=4 (at a time) OUTPUTS=folder
+SELECTED = $(if $(DATASETS),dataset=$(DATASETS)) $(if $(MODELS),model=$(MODELS)) $(if $(LOSSES),loss=$(LOSSES)) \
+  $(if $(SEEDS),seed=$(SEEDS)) $(if $(TRIALS),search.trials=$(TRIALS)) $(if $(OUTPUTS),paths.outputs=$(OUTPUTS)) $(ARGS) \
+  $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) \
+  $(if $(JOBS),hydra.launcher.$(if $(filter slurm,$(LAUNCHER)),array_parallelism,n_jobs)=$(JOBS))
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: .venv/.ready ## make .venv with the pinned requirements; done again only when they change
 
@@ -29,6 +35,27 @@ lint: setup ## style and common mistakes
 
 data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some)
 	$(RUN) scripts/data.py $(if $(DATASETS),--datasets $(DATASETS))
+
+reproduce: setup ## everything: search, run and report what is missing (see `make plan` first)
+	$(RUN) scripts/reproduce.py run all $(SELECTED)
+
+reproduce-%: setup ## one table, figure or experiment, such as reproduce-table2 MODELS=minilm DATASETS=mr SEEDS=1,2
+	$(RUN) scripts/reproduce.py run $* $(SELECTED)
+
+plan: setup ## what everything would cost (DEVICE=a100, h100, h200 or cpu instead of this machine)
+	$(RUN) scripts/reproduce.py plan all $(SELECTED) $(if $(DEVICE),--device=$(DEVICE))
+
+plan-%: setup ## what one table, figure or experiment would cost
+	$(RUN) scripts/reproduce.py plan $* $(SELECTED) $(if $(DEVICE),--device=$(DEVICE))
+
+tune-%: setup ## only the searches that a table, figure or experiment lacks
+	$(RUN) scripts/reproduce.py tune $* $(SELECTED)
+
+status: setup ## how far everything is that was asked for
+	$(RUN) scripts/reproduce.py status $(if $(OUTPUTS),all paths.outputs=$(OUTPUTS))
+
+report: setup ## tables, figures and the page from the records (RUNS=outputs/reference: of another folder)
+	$(RUN) scripts/report.py paths.outputs=$(or $(RUNS),$(OUTPUTS),outputs)
 
 clean: ## remove what was built: the environment and caches; runs and data stay
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info outputs/cache

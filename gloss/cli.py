@@ -22,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
 from gloss.experiments import sweep_arguments
 from gloss.tuned import apply_tuned, keys_by_hand
+from gloss.workers import claim_gpu
 
 
 def main(
@@ -76,6 +77,7 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
         task(_prepare(cfg, overrides), False)
         return
     try:
+        claim_gpu()
         task(_prepare(cfg, overrides), True)
     except Exception as error:
         reason = str(error) if _is_expected(error) else traceback.format_exc().rstrip()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ class Cell:
     config: Config  # complete, searched values applied; its seed is the first of `seeds`
     seeds: tuple[int, ...]
     point: dict[str, Any]  # swept keys other than dataset, model, loss, mode, seed: {"loss.lam": 0.3}
+    choices: dict[str, str] = field(default_factory=dict)  # what was swept, as on the command line, seed aside
 
     @property
     def dataset(self) -> str:
@@ -108,7 +109,8 @@ def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence
     if not lacks_sigma or tuned_file(cfg).is_file():
         cfg = apply_tuned(cfg, list(job))
     point = {key: parsed[key].value() for key in dict.fromkeys(swept) if key not in (*IDENTITY, "seed")}
-    return Cell(name, resolve(cfg), seeds, point)
+    choices = {key: o.input_line.partition("=")[2] for key, o in parsed.items() if key in swept}
+    return Cell(name, resolve(cfg), seeds, point, choices)
 
 
 def _compose(name: str, job: Mapping[str, Override], swept: Sequence[str]) -> DictConfig:

@@ -1,0 +1,398 @@
+"""How far an experiment is, what is left to do, and what that will cost: `make plan-table2`, `make status`.
+
+States and results come from the run folders. Costs are arithmetic over speed: the operations of an epoch follow from
+the encoder's shape and from how long the texts are (lengths.csv), and the speed from runs on the same device, the
+closest ones first, or from a device's data sheet where nothing was measured. Neither texts nor weights are needed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import statistics
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+
+from gloss.config import STANDALONE
+from gloss.experiments import Cell
+from gloss.report import paper
+from gloss.report.cells import gather, mean_std, number
+from gloss.report.names import dataset_name, loss_name, model_name
+from gloss.report.table import MISSING
+from gloss.report.tables import judge
+from gloss.runs import Record, digits, is_done, is_running, read_records
+from gloss.tuned import tuned_file
+
+ENCODERS = {  # alias -> layers, width, all parameters
+    "bert": (12, 768, 109_482_240),
+    "roberta_large": (24, 1024, 355_359_744),
+    "distilbert": (6, 768, 66_362_880),
+    "minilm": (6, 384, 22_713_216),
+    "tiny": (2, 64, 2_053_440),
+}
+DEVICES = {  # name -> FLOP/s of its data sheet (bf16 without sparsity), share of it that we expect
+    "a100": (312e12, 0.25),
+    "h100": (989e12, 0.2),
+    "h200": (989e12, 0.2),
+    "cpu": (60e9, 1.0),  # two cores in float32, as measured with minilm on mr
+}
+LAUNCH_SECONDS = 3e-3  # a layer and step on a GPU take at least this, however short the texts: launching kernels
+START_SECONDS = 15.0  # of a run: loading weights and texts, and σ of G-Loss-SQRT
+EPOCHS_TO_BEST = 15  # assumed where neither runs nor the paper tell; patience comes on top
+
+
+# ---------------------------------------------------------------------------------------------------------- how far
+
+
+DONE, RUNNING, FAILED, INTERRUPTED, MISSING_RUN = "done", "running", "failed", "interrupted", "to do"
+
+
+def state(folder: Path | None) -> str:
+    """Of a run: done, running, failed (the last attempt), interrupted (a checkpoint waits), or to do."""
+    if folder is None or not folder.is_dir():
+        return MISSING_RUN
+    if is_done(folder):
+        return DONE
+    if is_running(folder):
+        return RUNNING
+    if (folder / "error.json").is_file():
+        return FAILED
+    return INTERRUPTED if (folder / "checkpoint").is_dir() else MISSING_RUN
+
+
+def failure(folder: Path) -> str:
+    """The first line of what a failed run left in error.json."""
+    try:
+        return str(json.loads((folder / "error.json").read_text(encoding="utf-8"))["message"]).partition("\n")[0]
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its error.json cannot be read"
+
+
+# --------------------------------------------------------------------------------------------------------- how long
+
+
+@dataclass(frozen=True)
+class Texts:
+    """How many texts a split has, of how many classes, and how long they are in tokens."""
+
+    rows: int
+    classes: int
+    mean: float
+    mean_square: float
+
+
+@cache
+def lengths() -> dict[tuple[str, str], Texts]:
+    """lengths.csv, which scripts/lengths.py measures: (data set, split) -> Texts, cut at 128 tokens."""
+    with (Path(__file__).parent / "lengths.csv").open(encoding="utf-8", newline="") as file:
+        return {
+            (row["dataset"], row["split"]): Texts(
+                int(row["rows"]), int(row["classes"]), float(row["mean_tokens"]), float(row["mean_square"])
+            )
+            for row in csv.DictReader(file)
+        }
+
+
+def epoch_flops(layers: float, width: int, passes: int, train: Texts, val: Texts) -> float:
+    """Operations of an epoch: training, and the validation after it.
+
+    A layer of width D takes 24 D² operations for a token forward, and 4 T D for its attention over T tokens; a step
+    takes three times that. Of the last layer only the first token's output is needed, a sixth of its work. Tokens are
+    real ones, without padding.
+    """
+
+    def forward(texts: Texts) -> float:
+        return texts.rows * (layers - 5 / 6) * (24 * width**2 * texts.mean + 4 * width * texts.mean_square)
+
+    return 3 * passes * forward(train) + forward(val)
+
+
+@dataclass
+class Speeds:
+    """What finished runs tell: how fast a device is, how long a user's own texts are, how many epochs a run takes."""
+
+    records: Sequence[Record]
+    device: str  # a key of DEVICES, or (part of) a device's name in the records
+    cores: int = 2
+    found: dict[tuple, list[float]] = field(default_factory=dict)  # operations a second: of all, a model, …
+
+    def __post_init__(self) -> None:
+        for record in self.records:
+            same = self.device.lower() in str(record.result.get("device_name")).lower()
+            if same and not record.result.get("shared_device") and (speed := _speed(record)):
+                x = record.identity
+                for key in ((), (x.model,), (x.model, x.dataset)):
+                    self.found.setdefault(key, []).append(speed)
+
+    @property
+    def data_sheet(self) -> str:
+        return next((name for name in DEVICES if name in self.device.lower()), "cpu")
+
+    def epoch_seconds(self, cell: Cell) -> tuple[float | None, str]:
+        """Seconds of an epoch, and where the speed is from; None where encoder or texts are not known."""
+        cfg = cell.config
+        train, val = self._texts(cell, "train"), self._texts(cell, "val")
+        if cfg.model.alias not in ENCODERS or train is None or val is None:
+            return None, "unknown"
+        layers, width, _ = ENCODERS[cfg.model.alias]
+        layers, passes = cfg.model.num_layers or layers, cfg.variant.forward_passes
+        train = replace(train, rows=min(train.rows, cfg.dataset.train_limit or train.rows))
+        flops = epoch_flops(layers, width, passes, train, val)
+        closest = {(cell.model, cell.dataset): "same set", (cell.model,): "same model", (): "other model"}
+        for key, source in closest.items():
+            if key in self.found:
+                return flops / statistics.median(self.found[key]), f"measured ({source})"
+        peak, share = DEVICES[self.data_sheet]
+        if self.data_sheet == "cpu":
+            return flops / (peak * self.cores / 2), "data sheet"
+        steps = -(-train.rows // cfg.trainer.batch_size)
+        return max(flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
+
+    def _texts(self, cell: Cell, part: str) -> Texts | None:
+        """From lengths.csv; of a user's own set, from a run on it."""
+        own = (_texts_of(r, part) for r in self.records if r.identity.dataset == cell.dataset)
+        return lengths().get((cell.dataset, part)) or next(own, None)
+
+    def epochs(self, cell: Cell) -> tuple[float, str]:
+        """How many epochs a run will take, and where from: ours, paper, assumed, or fixed by the settings."""
+        trainer = cell.config.trainer
+        if trainer.patience is None:
+            return trainer.max_epochs, "fixed"
+        for keys in (("model", "digits"), ("model",), ()):
+            found = [r.result["epochs"] for r in self.records if _is_alike(r, cell, ("dataset", "mode", "loss", *keys))]
+            if found:
+                return statistics.mean(found), "ours"
+        if cell.mode == STANDALONE and trainer.patience == 10:
+            loss = "gloss_o" if cell.loss == "gloss_sqrt" else cell.loss
+            if (epochs := paper.published("table3", cell.dataset, "bert", loss, "epochs")) is not None:
+                return min(epochs, trainer.max_epochs), "paper"
+        return min(EPOCHS_TO_BEST + trainer.patience, trainer.max_epochs), "assumed"
+
+
+def _is_alike(record: Record, cell: Cell, keys: Sequence[str]) -> bool:
+    """Whether a run says something about a cell's epochs: the same of `keys`, amount of data and stopping rule."""
+    config, trainer = record.result["config"], cell.config.trainer
+    same = all(getattr(record.identity, key) == getattr(cell, key) for key in keys)
+    rule = ("patience", "max_epochs", "batch_size")
+    same = same and all((config.get("trainer") or {}).get(key) == getattr(trainer, key) for key in rule)
+    return same and (config.get("dataset") or {}).get("train_limit") == cell.config.dataset.train_limit
+
+
+def _texts_of(record: Record, part: str) -> Texts | None:
+    """A record keeps only how many tokens the training texts have together."""
+    rows, all_rows = (number(record.result, "num_rows", key) for key in (part, "train"))
+    tokens = number(record.result, "tokens_per_epoch")
+    if not (rows and all_rows and tokens):
+        return None
+    mean = tokens / all_rows
+    return Texts(int(rows), len(record.result["labels"]), mean, mean**2)
+
+
+def _speed(record: Record) -> float | None:
+    """Operations a second that a run reached, validation included; None where it cannot be told."""
+    result = record.result
+    train, val = _texts_of(record, "train"), _texts_of(record, "val")
+    seconds = sum(number(result, "seconds", key) or 0.0 for key in ("training", "evaluation"))
+    if not (train and val and seconds and record.identity.model in ENCODERS):
+        return None
+    layers, width, _ = ENCODERS[record.identity.model]
+    layers = number(result, "config", "model", "num_layers") or layers
+    passes = int(number(result, "config", "variant", "forward_passes") or 1)
+    return result["epochs"] * epoch_flops(layers, width, passes, train, val) / seconds
+
+
+# ----------------------------------------------------------------------------------------------------------- the plan
+
+
+@dataclass(frozen=True)
+class Line:
+    """A cell in a plan."""
+
+    cell: Cell
+    states: Mapping[int, str]  # by seed
+    epochs: float
+    epochs_from: str
+    epoch_seconds: float | None
+    speed_from: str
+    published: float | None
+    ours: str
+    verdict: str
+
+    @property
+    def num_left(self) -> int:
+        return sum(s != DONE for s in self.states.values())
+
+    @property
+    def run_hours(self) -> float | None:
+        if self.epoch_seconds is None:
+            return None
+        return (self.epochs * self.epoch_seconds + START_SECONDS) / 3600
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of an experiment, the searches before them, and what both will take."""
+
+    lines: Sequence[Line]
+    speeds: Speeds
+    searches: Mapping[Path, tuple[Line, int]]  # overlay that is not there yet -> a cell that waits for it, trials left
+
+    def runs_to_do(self) -> dict[tuple, Line]:
+        """Each run once, also where several experiments share it."""
+        found = {}
+        for line in self.lines:
+            c = line.cell
+            level = c.digits or digits(c.config)
+            for seed in (seed for seed, s in line.states.items() if s != DONE):
+                found[c.dataset, c.model, c.mode, c.loss, level, seed] = line
+        return found
+
+    def hours(self) -> tuple[float, float, int]:
+        """Hours of the runs, hours of the searches, and how many runs and trials have no estimate."""
+        runs = [line.run_hours for line in self.runs_to_do().values()]
+        trials = [line.run_hours for line, num_trials in self.searches.values() for _ in range(num_trials)]
+        unknown = sum(hours is None for hours in (*runs, *trials))
+        return sum(hours or 0.0 for hours in runs), sum(hours or 0.0 for hours in trials), unknown
+
+    def disk(self) -> tuple[float, float]:
+        """Bytes: of the records to come, and of a run while it trains (a checkpoint: weights, Adam's two, the best)."""
+        kept, running = 0.0, 0.0
+        for line in self.runs_to_do().values():
+            cfg = line.cell.config
+            splits = [lengths().get((line.cell.dataset, part)) for part in ("val", "test")]
+            _, width, parameters = ENCODERS.get(line.cell.model, (0, 0, 0))
+            embedding = 2 * width if cfg.trainer.save_embeddings else 0
+            kept += 20e3 + 500 * line.epochs + sum(s.rows * (4 * s.classes + 8 + embedding) for s in splits if s)
+            kept += 4 * parameters if cfg.trainer.save_model else 0
+            running = max(running, 16.0 * parameters)
+        return kept, running
+
+
+def make_plan(
+    cells: Sequence[Cell], device: str, cores: int = 2, budget: Mapping[str, int] | None = None
+) -> Plan:
+    """The plan of the cells of one or more experiments, at least one cell; they share their `paths.outputs`.
+
+    device: a key of DEVICES, or a device's name as the records have it; budget: trials of a search by
+    loss, and under "any" for every other; none without it.
+    """
+    records, _ = read_records(cells[0].config.paths.outputs)
+    speeds = Speeds(records, device, cores)
+    groups, _ = gather(cells, records)
+    lines, searches = [], {}
+    for cell, group in zip(cells, groups, strict=True):
+        scores = list(group.test("accuracy").values())
+        line = Line(
+            cell,
+            {seed: state(cell.folder(seed)) for seed in cell.seeds},
+            *speeds.epochs(cell),
+            *speeds.epoch_seconds(cell),
+            paper.published(cell.experiment, cell.dataset, cell.model, cell.loss, "accuracy"),
+            f"{mean_std(scores)} ({len(scores)})" if scores else MISSING,
+            judge(cell.experiment, group, "accuracy"),
+        )
+        lines.append(line)
+        overlay = tuned_file(cell.config)
+        trials = (budget or {}).get(cell.loss, (budget or {}).get("any", 0))
+        if cell.config.experiment.search and trials and line.num_left and not overlay.is_file():
+            searches.setdefault(overlay, (line, max(0, trials - _trials_done(cell))))
+    return Plan(lines, speeds, searches)
+
+
+def _trials_done(cell: Cell) -> int:
+    """Finished trials of the cell's study, as far as it has come."""
+    c, done = cell.config, [0]
+    pattern = f"{cell.dataset}-{cell.model}-{cell.mode}-{cell.loss}-{cell.variant}-*/study.json"
+    for path in (Path(c.paths.outputs) / "studies").glob(pattern):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
+            study = json.loads(path.read_text(encoding="utf-8"))
+            if (study["train_limit"], study["max_epochs"]) == (c.dataset.train_limit, c.trainer.max_epochs):
+                done.append(sum(trial["state"] in ("complete", "pruned", "fail") for trial in study["trials"]))
+    return max(done)
+
+
+def show(plan: Plan) -> str:
+    """The plan as text: a line a cell, then the sums and what they rest on."""
+    heads = ["data set", "model", "loss", "", "runs", "epochs", "s/epoch", "hours left", "paper", "ours", "verdict"]
+    rows = [_row(line) for line in plan.lines]
+    columns = [i for i in range(len(heads)) if any(row[i] not in ("", MISSING) for row in rows) or i < 3]
+    table = [[row[i] for i in columns] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    text = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([*text, "", *_sums(plan)])
+
+
+def _row(line: Line) -> list[str]:
+    c = line.cell
+    counts = Counter(line.states.values())
+    states = ", ".join(f"{counts[s]} {s}" for s in (DONE, RUNNING, FAILED, INTERRUPTED) if counts[s])
+    known = line.run_hours is not None
+    return [
+        dataset_name(c.dataset),
+        model_name(c.model),
+        loss_name(c.loss, c.mode),
+        " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in c.point.items()),
+        f"{states} of {len(c.seeds)}" if states else f"0 of {len(c.seeds)}",
+        f"{line.epochs:.0f} {line.epochs_from}" if line.num_left else "",
+        f"{line.epoch_seconds:.3g}" if known and line.num_left else "",
+        f"{line.run_hours * line.num_left:.2f}" if known and line.num_left else "",
+        MISSING if line.published is None else f"{line.published:.2f}",
+        line.ours,
+        line.verdict,
+    ]
+
+
+def _sums(plan: Plan) -> list[str]:
+    runs, searches, unknown = plan.hours()
+    states = Counter(s for line in plan.lines for s in line.states.values())
+    total = sum(states.values())
+    counted = ", ".join(f"{n} {name}" for name, n in states.items())
+    text = [f"Runs: {total} ({counted}); {len(plan.runs_to_do())} different ones left, {runs:.1f} hours."]
+    if plan.searches:
+        trials = sum(num_trials for _, num_trials in plan.searches.values())
+        text.append(
+            f"Before them {len(plan.searches)} searches with {trials} trials left: at most {searches:.1f} hours, each "
+            "trial counted as a whole run (pruning stops the hopeless ones early)."
+        )
+    if plan.runs_to_do():
+        kept, running = plan.disk()
+        text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
+        text.append(f"Disk: {kept / 1e6:.0f} MB of records, and {running / 1e9:.1f} GB a job for its checkpoint.")
+        text += _basis(plan)
+    if unknown:
+        text.append(f"{unknown} runs or trials are not counted: nothing is known about their encoder or texts.")
+    return text
+
+
+def _basis(plan: Plan) -> list[str]:
+    sources = Counter(line.speed_from for line in plan.lines if line.num_left)
+    epochs = Counter(line.epochs_from for line in plan.lines if line.num_left)
+    text = [f"Speed on {plan.speeds.device}: " + ", ".join(f"{n} cells {name}" for name, n in sources.items()) + "."]
+    if "data sheet" in sources:
+        name = plan.speeds.data_sheet
+        peak, share = DEVICES[name]
+        if name == "cpu":
+            text[0] += f" No run was measured here: {peak * plan.speeds.cores / 2 / 1e9:.0f} GFLOP/s is assumed."
+        else:
+            text[0] += (
+                f" Not measured: {100 * share:.0f} % of {peak / 1e12:.0f} TFLOP/s is assumed, and at least "
+                f"{1000 * LAUNCH_SECONDS:.0f} ms for a layer in a step."
+            )
+    words = {
+        "ours": "means of finished runs",
+        "paper": "the paper's Table 3",
+        "assumed": f"not known, best after {EPOCHS_TO_BEST} assumed, and patience",
+        "fixed": "no early stopping",
+    }
+    text.append("Epochs: " + "; ".join(f"{name} = {words[name]}" for name in epochs) + ".")
+    return text
+
+
+def failures(lines: Iterable[Line]) -> list[str]:
+    """A line for each failed run: its folder, and why."""
+    folders = [line.cell.folder(seed) for line in lines for seed, s in line.states.items() if s == FAILED]
+    return [f"{folder}: {failure(folder)}" for folder in folders]
