@@ -3,10 +3,10 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 # Selectors of what is reproduced, planned and tuned: DATASETS=mr,r8 MODELS=bert LOSSES=ce,gloss_o SEEDS=1,2 TRIALS=10 (0: no
-# search) ARGS="any override" LAUNCHER=joblib or slurm, JOBS=4 (at a time) OUTPUTS=folder
+# search) ARGS="any override" LAUNCHER=joblib or slurm, JOBS=4 (at a time), OUTPUTS=folder
 SELECTED = $(if $(DATASETS),dataset=$(DATASETS)) $(if $(MODELS),model=$(MODELS)) $(if $(LOSSES),loss=$(LOSSES)) \
   $(if $(SEEDS),seed=$(SEEDS)) $(if $(TRIALS),search.trials=$(TRIALS)) $(if $(OUTPUTS),paths.outputs=$(OUTPUTS)) $(ARGS) \
-  $(if $(LAUNCHER),hydra/launcher=$(LAUNCHER)) \
+  $(if $(LAUNCHER)$(JOBS),hydra/launcher=$(or $(LAUNCHER),joblib)) \
   $(if $(JOBS),hydra.launcher.$(if $(filter slurm,$(LAUNCHER)),array_parallelism,n_jobs)=$(JOBS))
 
 help: ## list the targets

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import yaml
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -91,7 +93,7 @@ def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
         for job in BasicSweeper.split_arguments(parsed, None)[0]:  # just as -m would
             seed = next((int(o.partition("=")[2]) for o in job if o.startswith("seed=")), Config.seed)
             found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(seed)
-        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        with _hydra():
             return [_cell(name, job, tuple(seeds), swept) for job, seeds in found.items()]
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if isinstance(error, ConfigError):
@@ -99,6 +101,18 @@ def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
         from gloss.cli import readable  # here: gloss.cli imports this module
 
         raise ConfigError(readable(error, given)) from None
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """A Hydra of our own, also inside a script that @hydra.main started."""
+    outer = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = outer
 
 
 def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> Cell:
