@@ -2,28 +2,41 @@
 
 import sys
 
-import hydra
-from omegaconf import DictConfig
+from hydra import compose, initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf.errors import OmegaConfBaseException
 
+from gloss.cli import readable
+from gloss.config import CONFIG_DIR
 from gloss.report import build
 
 
-@hydra.main(version_base=None, config_path="../configs", config_name="report")
-def main(cfg: DictConfig) -> None:
+def main(arguments: list[str]) -> int:
+    """Make the report; the exit status: 0 done, 2 the command cannot be used."""
+    if {"-h", "--help"} & set(arguments):
+        print(f"{__doc__}\n\nWhat can be set:\n\n{(CONFIG_DIR / 'report.yaml').read_text()}")
+        return 0
     try:
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):  # over before experiments are composed
+            cfg = compose("report", arguments)
         if cfg.measure:
             from gloss.report.measure import measure  # here: the report itself needs no texts
 
             measure(list(cfg.measure), list(cfg.datasets), cfg.tokenizer, cfg.paths.data, cfg.paths.outputs)
-        report = build(cfg.paths.outputs, cfg.only)
+        report = build(cfg.paths.outputs, [cfg.only] if isinstance(cfg.only, str) else cfg.only)
+    except (HydraException, OmegaConfBaseException) as error:
+        print(f"error: {readable(error, arguments)}", file=sys.stderr)
+        return 2
     except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
+        print(f"error: {error}", file=sys.stderr)
+        return 2
     for table in report.tables:
         print(table.markdown())
     for problem in report.problems:
         print(f"not used: {problem}", file=sys.stderr)
     print(f"The page: {report.page}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -1,13 +1,16 @@
 """The page and the written files as a whole."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from synthetic import cell, result, write_run
 
 import gloss.experiments
-from gloss.config import ConfigError
+from gloss.config import ROOT, ConfigError
 from gloss.report import build
 
 DPI = 40  # small pictures, so that the tests are quick
@@ -15,7 +18,7 @@ DPI = 40  # small pictures, so that the tests are quick
 
 @pytest.fixture
 def outputs(tmp_path):
-    for loss, scores in {"ce": (80.0, 82.0), "gloss_sqrt": (84.0, 86.0)}.items():
+    for loss, scores in {"ce": (80.0, 82.0), "gloss_sqrt": (84.0, 86.1)}.items():
         for seed, accuracy in enumerate(scores, start=1):
             write_run(tmp_path, dataset="docstrings", model="minilm", loss=loss, seed=seed, accuracy=accuracy)
     return tmp_path
@@ -24,10 +27,10 @@ def outputs(tmp_path):
 def test_runs_without_an_experiment_make_a_table_a_figure_and_a_page(outputs):
     report = build(outputs, dpi=DPI)
     text = (outputs / "report" / "runs.md").read_text()
-    assert "| G-Loss-SQRT + CE |   2 | **85.00 ± 1.41** |" in text
+    assert "| G-Loss-SQRT + CE |   2 | **85.05 ± 1.48** |" in text
     assert "81.00 ± 1.41" in text
     page = report.page.read_text()
-    assert "85.00 ± 1.41" in page and "data:image/png;base64," in page
+    assert "85.05 ± 1.48" in page and "data:image/png;base64," in page
     assert not re.search(r'(src|href)="(https?:)?//', page)  # opens without a network
     assert (outputs / "report" / "convergence.pdf").stat().st_size > 1000
 
@@ -93,7 +96,7 @@ def test_the_experiments_that_were_run_have_a_section_each(experiments):
     assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
     assert "<code>make reproduce-table6</code>" in page  # among what was not run yet
     claim = next(row for row in report.tables[0].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
-    assert claim[2].verdict == "supported" and claim[4].plain() == "+4.00"  # 84 - 80 and 86 - 82: no spread at all
+    assert claim[2].verdict == "supported" and claim[4].plain() == "+4.05"  # 84 - 80 and 86.1 - 82
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
 
 
@@ -136,3 +139,30 @@ def test_broken_predictions_cost_one_figure_only(outputs, monkeypatch):
     report = build(outputs, dpi=DPI)
     assert any(p.startswith("fig4: ") and "predictions.npz cannot be read" in p for p in report.problems)
     assert "table2" in [t.name for t in report.tables]
+
+
+def test_the_command_prints_its_tables_and_mistakes_in_a_line(outputs):
+    def run(*arguments):
+        command = [sys.executable, str(ROOT / "scripts" / "report.py"), f"paths.outputs={outputs}", *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+    done = run()
+    assert done.returncode == 0 and "| G-Loss-SQRT + CE |" in done.stdout
+    assert done.stdout.rstrip().endswith(f"The page: {outputs / 'report' / 'index.html'}")
+    for argument, message in (
+        ("only=[table8]", "only=table8 is not allowed"),
+        ("path.outputs=x", "no key path.outputs"),
+    ):
+        wrong = run(argument)
+        assert wrong.returncode == 2 and message in wrong.stderr and "Traceback" not in wrong.stderr
+
+
+def test_a_report_of_real_cells_is_composed_by_the_command(outputs):
+    """Through Hydra in the same process, as the command does it: the cells of an experiment and their missing runs."""
+    (outputs / "selections.yaml").write_text(
+        "table2: [dataset=docstrings, model=minilm, 'loss=ce,gloss_sqrt', 'seed=1,2']\n"
+    )
+    report = build(outputs, only=["table2"], dpi=DPI)
+    assert report.problems == [] and [t.name for t in report.tables] == ["table2", "table2_others"]
+    assert len(report.tables[0].missing) == 2  # the synthetic runs have digits of no real configuration

@@ -105,6 +105,8 @@ def test_verdict(values, published, metric, expected):
         ([-1.0, 0.0, 1.0], "inconclusive"),  # 0 ± 2.48
         ([1.0], "inconclusive"),
         ([0.0, 0.0, 0.0], "no practical difference"),
+        ([4.0, 4.1], "supported"),  # 4.05 ± 0.64
+        ([4.0, 4.0], "inconclusive"),  # no spread to judge by
     ],
 )
 def test_claim(differences, expected):

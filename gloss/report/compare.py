@@ -229,13 +229,16 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
         columns.append(mark(entries, rank(numbers)))
     rows = []
     for j, name in enumerate(values):
-        rows.append([entry(name), *(column[j] for column in columns)])
+        row = [column[j] for column in columns]
+        if name not in paper.SYSTEMS or any(e != Entry() for e in row):
+            rows.append([entry(name), *row])
         if name in best:
             tops = [Entry() if b is None else entry(f"{b[0]:.2f}", suffix=f"[seed {b[1]}]") for b in best[name]]
             rows.append([entry(name.replace("mean", "best seed")), *tops])
     for system in ("G-Loss + BERT-base", "G-Loss + RoBERTa-large"):
         printed = [published[system].get(d) for d in datasets]
-        rows.append([entry(f"{system} (paper)"), *(entry(p or MISSING) for p in printed)])
+        if any(printed):
+            rows.append([entry(f"{system} (paper)"), *(entry(p or MISSING) for p in printed)])
     relevant = [g for g in groups if g.loss.startswith("gloss")]
     notes = [
         "Ours: O or SQRT is the G-Loss variant, chosen by mean validation accuracy; in brackets the number of seeds.",

@@ -112,10 +112,10 @@ def claim(differences: Sequence[float], practical: float = PRACTICAL) -> str:
     """Whether "A beats B" holds, from the paired differences A - B.
 
     "supported": the 95 % t interval of the mean lies above 0; "contradicted": below 0; "no practical difference":
-    within ± practical; else, and for fewer than two pairs, "inconclusive".
+    within ± practical; else, for fewer than two pairs, and for two that agree by chance, "inconclusive".
     """
     interval = t_interval(differences)
-    if interval is None:
+    if interval is None or len(differences) < MIN_SEEDS and interval[1] - interval[0] < _TIE:
         return "inconclusive"
     low, high = interval
     if low > _TIE:
