@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss.config import SCL, SCL_CE, DatasetConfig
+from gloss.config import SCL, SCL_CE, ConfigError, DatasetConfig
 from gloss.data import Split, load_dataset, tokenize
 from gloss.device import choose_device
 from gloss.encoder import TokenTable
@@ -143,7 +143,11 @@ class Run:
 
     def __init__(self, record: Record, device: str = "auto", data: str | Path | None = None) -> None:
         self.record, self.data = record, data
-        self.device = choose_device(device)
+        try:
+            self.device = choose_device(device)
+        except RuntimeError:
+            allowed = "auto, cpu, cuda, cuda:N or mps"
+            raise ConfigError(f"trainer.device={device} is not allowed: expected {allowed}") from None
         # Half precision only where the run itself was trained with it; elsewhere there is nothing to gain.
         self.precision = record.result["precision"] if self.device.type == "cuda" else "float32"
         model, self.tokenizer, self.labels, self.max_length = load_model(model_folder(record))

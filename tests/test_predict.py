@@ -1,0 +1,348 @@
+"""Choosing runs, reading texts, predictions and neighbours of a small run that was really trained."""
+
+import csv
+import dataclasses
+import gzip
+import io
+import json
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from gloss import predict as predict_module
+from gloss.config import CONFIG_DIR, ROOT, resolve
+from gloss.files import DataError
+from gloss.predict import Prediction, Run, find_run, load_run
+from gloss.rows import BadRow, Row, Writer, kind_of, opened, read_rows
+from gloss.runs import RunError, write_json
+from gloss.terminal import printable, read_arguments
+from gloss.train import train
+
+
+def train_tiny(folder, *overrides, columns=("text",)):
+    """A finished run with weights on 60 short texts of three classes; its record."""
+    words = {"red": "apple cherry rose", "green": "grass leaf frog", "blue": "sea sky jeans"}
+    rows = [
+        [f"{'very ' * (i % 7)}{word} {i}", *["the other text"] * (len(columns) - 1), label]
+        for label, text in words.items() for i, word in enumerate(text.split() * 7)
+    ]  # fmt: skip
+    with open(folder / "texts.csv", "w", newline="") as file:
+        csv.writer(file).writerows([[*columns, "label"], *rows])
+    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        cfg = resolve(compose("train", [
+            "dataset=csv", "dataset.name=colours", f"dataset.path={folder / 'texts.csv'}", "model=tiny",
+            f"dataset.text=[{','.join(columns)}]", "model.max_length=16", "trainer.batch_size=16", "trainer.lr=1e-3",
+            "trainer.max_epochs=2", "trainer.device=cpu", f"paths.outputs={folder / 'outputs'}",
+            *(overrides or ["trainer.save_model=true"]),
+        ]))  # fmt: skip
+    return train(cfg)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="module")
+def run(record):
+    return Run(record, device="cpu")
+
+
+# -- predictions -------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_the_record(record, run):
+    recorded = torch.from_numpy(record.predictions()["test_logits"]).softmax(dim=1).numpy()
+    split = run.split("test")
+    found = run.predict(split.texts)
+    np.testing.assert_allclose([list(p.probabilities.values()) for p in found], recorded, atol=1e-5)
+    assert [run.labels.index(p.label) for p in found] == recorded.argmax(axis=1).tolist()
+    assert all(p.probability == max(p.probabilities.values()) for p in found)
+
+
+def test_order_and_window_do_not_matter(run, monkeypatch):
+    texts = [f"{'very ' * (i % 9)}frog {i}" for i in range(50)]
+    expected, embeddings = run.predict(texts), run.embed(texts)
+    monkeypatch.setattr(predict_module, "WINDOW", 7)
+    for one, other in zip(run.predict(texts[::-1])[::-1], expected, strict=True):
+        assert one.label == other.label and one.probability == pytest.approx(other.probability, abs=1e-5)
+    np.testing.assert_allclose(run.embed(texts), embeddings, atol=1e-5)
+    assert run.embed([]).shape == (0, 64) and run.predict([]) == []
+
+
+def test_stream_reads_no_further_than_a_window(run, monkeypatch):
+    monkeypatch.setattr(predict_module, "WINDOW", 8)
+    num_read = 0
+
+    def endless():
+        nonlocal num_read
+        while True:
+            num_read += 1
+            yield num_read, ("a frog",)
+
+    stream = run.stream(endless())
+    for expected in range(1, 20):
+        number, _ = next(stream)
+        assert number == expected and num_read <= 8 * (1 + (expected - 1) // 8)
+
+
+def test_neighbours_against_a_double_loop(run):
+    texts = ["a green frog", "the sky 3", "very very apple"]
+    split = run.split("train")
+    z, train_z = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (run.embed(texts), run.embed(split.texts)))
+    for i, prediction in enumerate(run.predict(texts, neighbours=5)):
+        weights = [np.exp(-(np.linalg.norm(z[i] - other) ** 2) / (2 * run.sigma**2)) for other in train_z]
+        best = np.argsort(weights)[::-1][:5]
+        np.testing.assert_allclose([n.weight for n in prediction.neighbours], np.array(weights)[best], rtol=2e-3)
+        assert prediction.neighbours[0].texts == split.texts[best[0]]
+        for n in prediction.neighbours:
+            (at,) = np.flatnonzero(split.rows == n.row)
+            assert n.texts == split.texts[at] and n.label == run.labels[split.labels[at]]
+
+
+def test_neighbours_without_a_graph_are_weighed_by_cosine(run):
+    run = Run(run.record, device="cpu")
+    run.record = dataclasses.replace(run.record, result={**run.record.result, "hyperparameters": {"sigma": None}})
+    (prediction,) = run.predict(["a green frog"], neighbours=1000)
+    z, train_z = run.embed(["a green frog"])[0], run.embed(run.split("train").texts)
+    cosines = train_z @ z / np.linalg.norm(train_z, axis=1) / np.linalg.norm(z)
+    expected = np.sort(cosines)[::-1]
+    np.testing.assert_allclose([n.weight for n in prediction.neighbours], expected, atol=1e-5)
+
+
+def test_pairs(tmp_path):
+    run = Run(train_tiny(tmp_path, columns=("question", "answer")), device="cpu")
+    assert run.columns == ["question", "answer"]
+    (one,), (other,) = run.predict([("frog", "leaf")]), run.predict([("frog", "a sea and a sky")])
+    assert one.probabilities != other.probabilities
+    with pytest.raises(DataError, match="must hold question and answer"):
+        run.predict(["frog"])
+
+
+def test_mistakes_in_python_are_told(run):
+    with pytest.raises(TypeError, match="list of texts"):
+        run.predict("a frog")
+    with pytest.raises(DataError, match=r"texts\[1\] must hold text"):
+        run.predict(["a frog", ("a", "pair")])
+    with pytest.raises(RunError, match="split=dev"):
+        run.split("dev")
+
+
+def test_changed_training_texts_are_noticed(tmp_path):
+    record = train_tiny(tmp_path)
+    with open(tmp_path / "texts.csv", "a") as file:
+        file.write("one more,red\n")
+    with pytest.raises(RunError, match="have changed since"):
+        Run(record, device="cpu").predict(["a frog"], neighbours=1)
+
+
+# -- choosing a run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outputs(tmp_path, record):
+    """Four records: the identity, validation score and weights of each as given."""
+    scores = {"ce": (80.0, 99.0, True), "gloss_sqrt": (90.0, 50.0, True), "scl_ce": (95.0, 60.0, False)}
+    for loss, (val, test, has_model) in scores.items():
+        folder = tmp_path / "runs" / "colours" / "tiny" / f"integrated-{loss}" / "0000abcd" / "seed=1"
+        shutil.copytree(record.folder, folder, ignore=shutil.ignore_patterns("model") if not has_model else None)
+        result = json.loads((folder / "result.json").read_text())
+        result["identity"] |= {"loss": loss, "digits": "0000abcd"}
+        result["metrics"]["val"]["macro_f1"], result["metrics"]["test"]["macro_f1"] = val, test
+        write_json(folder / "result.json", result)
+    return tmp_path
+
+
+def test_best_is_by_validation_among_those_with_weights(outputs, capsys):
+    assert find_run("best dataset=colours", outputs).identity.loss == "gloss_sqrt"
+    assert "best of 2 (1 more without weights) by macro-F1 on validation, 90.00" in capsys.readouterr().err
+    assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
+    with pytest.raises(RunError, match="needs a data set"):
+        find_run("best", outputs)
+
+
+def test_selection(outputs):
+    chosen = find_run("dataset=colours loss=ce mode=integrated seed=1", outputs)
+    assert chosen.identity.loss == "ce" and find_run(str(chosen.folder)).result == chosen.result
+    assert find_run("", outputs, loss="ce", seed=1).folder == chosen.folder
+    with pytest.raises(RunError, match="2 runs fit dataset=colours(.|\n)*loss=ce(.|\n)*loss=gloss_sqrt"):
+        find_run("dataset=colours", outputs)
+    with pytest.raises(RunError, match="no finished run(.|\n)*fits dataset=mr; there are(.|\n)*loss=ce"):
+        find_run("dataset=mr", outputs)
+    with pytest.raises(RunError, match="'outputs/typo' says nothing"):
+        find_run("outputs/typo", outputs)
+    with pytest.raises(RunError, match="trainer.save_model=true"):
+        load_run("loss=scl", outputs, device="cpu")
+    (chosen.folder / "DONE").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        find_run(str(chosen.folder))
+
+
+# -- reading texts -----------------------------------------------------------------------------------------------------
+
+
+def rows_of(path, columns=("text",), kind=None, separator=None):
+    with opened(str(path)) as (text, raw):
+        return list(read_rows(text, raw, str(path), kind or kind_of(str(path)), columns, separator))
+
+
+def test_lines(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n\ntwo\r\n\xff\xfe bad\n  \nthree, with \x1b\nnul \0\nlast")
+    good = [Row(1, ("one",)), Row(3, ("two",)), Row(6, ("three, with \x1b",)), Row(8, ("last",))]
+    rows = rows_of(path)
+    assert [row for row in rows if isinstance(row, Row)] == good
+    bad = {row.number: row.reason.removeprefix("text ") for row in rows if isinstance(row, BadRow)}
+    assert bad == {2: "is empty", 4: "is not UTF-8 (byte 0xff)", 5: "is empty", 7: "holds binary data"}
+    path.write_text("a\tb\nonly one\n")
+    assert [type(row) for row in rows_of(path, ("question", "answer"))] == [Row, BadRow]
+
+
+def test_csv(tmp_path):
+    path = tmp_path / "texts.csv.gz"
+    content = 'id,text\n1,"a ""b"", c"\n2,"two\nlines"\n3\n\n4,"open" x\n5,\n6,last\n'
+    path.write_bytes(gzip.compress(content.encode()))
+    rows, good = rows_of(path), [Row(2, ('a "b", c',)), Row(3, ("two\nlines",)), Row(8, ("last",))]
+    assert [row for row in rows if isinstance(row, Row)] == good
+    assert [(row.number, row.unit) for row in rows if isinstance(row, BadRow)] == [(n, "row") for n in (4, 5, 6, 7)]
+    with pytest.raises(DataError, match="texts.csv.gz: no column 'body' in the header, which has 'id', 'text'"):
+        rows_of(path, ("body",))
+    path.write_bytes(gzip.compress((content * 1000).encode())[:-200])
+    *_, last = rows_of(path)
+    assert isinstance(last, BadRow) and "cut off" in last.reason
+    tabs = tmp_path / "texts.tsv"
+    tabs.write_text("text\tlabel\nred, green\tx\n")
+    assert rows_of(tabs) == [Row(2, ("red, green",))]
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    lines = ['{"text": "one", "x": [1]}', '"two"', "{", "", '{"body": "x"}', '{"text": 3}', '{"text": "\\ud800"}',
+             "[1]", "[" * 100_000, '{"text": "last"}']  # fmt: skip
+    path.write_text("\n".join(lines))
+    rows = rows_of(path)
+    assert [row for row in rows if isinstance(row, Row)] == [Row(1, ("one",)), Row(2, ("two",)), Row(10, ("last",))]
+    assert [row.number for row in rows if isinstance(row, BadRow)] == [3, 4, 5, 6, 7, 8, 9]
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="No such file"), opened(str(tmp_path / "none.txt")):
+        pass
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+EVIL = "\x1b[2Jlabel\x9b\u202e"
+
+
+def written(form, columns=("text",)):
+    file = io.StringIO()
+    writer = Writer(file, form, [EVIL, "b"], columns)
+    writer.write(Row(7, ('a "text", of\ntwo lines',), truth="b"), Prediction(EVIL, 0.75, {EVIL: 0.75, "b": 0.25}))
+    return file.getvalue()
+
+
+def test_formats():
+    found = json.loads(written("jsonl"))
+    assert found == {"number": 7, "text": 'a "text", of\ntwo lines', "truth": "b", "label": EVIL, "probability": 0.75,
+                     "probabilities": {EVIL: 0.75, "b": 0.25}}  # fmt: skip
+    (row,) = csv.DictReader(io.StringIO(written("csv"), newline=""))
+    assert (row["number"], row["text"], row["label"], row["p(b)"]) == ("7", 'a "text", of\ntwo lines', EVIL, "0.25")
+    (row,) = csv.DictReader(io.StringIO(written("csv", ("label",)), newline=""))
+    assert row["input label"].startswith("a") and row["label"] == EVIL
+
+
+def test_nothing_steers_the_terminal():
+    table = written("table")
+    assert all(c.isprintable() or c == "\n" for c in table) and "\\x1b[2J" in table and len(table.splitlines()) == 2
+    assert printable("naïve 文 \u202e\x07\ud800") == "naïve 文 \\u202e\\x07\\ud800"
+
+
+# -- the scripts -------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_arguments_are_refused():
+    assert read_arguments(["a=1", "b=x=y"], ["a", "b"]) == {"a": "1", "b": "x=y"}
+    for words, message in ((["tex=1"], "did you mean text"), (["text"], "key=value"), (["text=1", "text=2"], "twice")):
+        with pytest.raises(ValueError, match=message):
+            read_arguments(words, ["text", "file"])
+
+
+def call(monkeypatch, script, *arguments, stdin=b""):
+    """The exit status of a script, run in this process."""
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    return end.value.code
+
+
+def test_script_predicts_the_rest_and_names_bad_lines(record, monkeypatch, capsys, tmp_path):
+    chosen = (f"run={record.folder}", "trainer.device=cpu")
+    assert call(monkeypatch, "predict.py", *chosen, "file=-", "format=jsonl", stdin=b"frog\n\n\xff\nsky\n") == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["number"] for line in out.splitlines()] == [1, 4]
+    assert "line 2: text is empty" in err and "line 3: text is not UTF-8" in err and "2 predicted, 2 left out" in err
+
+    assert call(monkeypatch, "predict.py", *chosen, "split=test", f"to={tmp_path / 'out.csv'}") == 0
+    assert f"accuracy {record.result['metrics']['test']['accuracy']:.2f} %" in capsys.readouterr().err
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="")))
+    assert len(rows) == record.result["num_rows"]["test"]
+    with open(record.result["config"]["dataset"]["path"]) as file:
+        lines = file.read().splitlines()
+    assert all(lines[int(row["number"]) - 1] == f"{row['text']},{row['truth']}" for row in rows)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["text=a", "file=b"], "expected one of text="),
+    (["text=a", "format=xml"], "format=xml is not allowed"),
+    (["text=a", "neighbours=-1"], "neighbours=-1 is not allowed"),
+    (["text=a", "pair=b"], "expected text= alone"),
+    (["file=missing.txt"], "No such file"),
+    (["text=a", "trainer.device=cuda:99"], "trainer.device"),
+    (["text=a", "trainer.device=gpu"], "trainer.device=gpu"),
+    (["text=a", "columns=a,b"], "the run reads text"),
+])  # fmt: skip
+def test_script_tells_mistakes(record, monkeypatch, capsys, arguments, message):
+    chosen = [] if any("device" in one for one in arguments) else ["trainer.device=cpu"]
+    assert call(monkeypatch, "predict.py", f"run={record.folder}", *chosen, *arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("error: ")
+
+
+def test_a_finished_run_without_weights_is_trained_again(tmp_path, capsys):
+    record = train_tiny(tmp_path, "trainer.save_model=false")
+    assert not (record.folder / "model").exists()
+    again = train_tiny(tmp_path)
+    assert again.folder == record.folder and (again.folder / "model").is_dir()
+    assert "without its weights: training it again" in capsys.readouterr().err
+    assert again.result["metrics"] == record.result["metrics"]
+
+
+def test_map(record, tmp_path):
+    from gloss.maps import embedding_map, map_of_run
+
+    drawing = map_of_run(record, "test", "pca", "cpu")
+    drawing.save(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".csv"}
+    rows = list(csv.DictReader((tmp_path / f"{drawing.name}.csv").open()))
+    recorded = record.predictions()
+    names = record.result["labels"]
+    assert [row["predicted"] for row in rows] == [names[i] for i in recorded["test_logits"].argmax(axis=1)]
+    assert [row["label"] for row in rows] == [names[i] for i in recorded["test_labels"]]
+
+    # Two directions hold all the variance of a plane, and PCA keeps its distances.
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 40)
+    plane = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ np.linalg.qr(rng.normal(size=(8, 8)))[0][:2] * 5
+    labels = rng.integers(0, 3, 40)
+    drawing = embedding_map(plane, labels, labels, ["$a", "b_$", "c\x1b"], "pca", "plane", "$")
+    xy = np.array([[float(row["x"]), float(row["y"])] for row in drawing.data])
+    apart = np.linalg.norm(xy[:, None] - xy, axis=2)
+    np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane, axis=2) / 5, atol=1e-3)
+    drawing.save(tmp_path)
