@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -29,6 +29,7 @@ NAMES = (
     *("few_shot", "label_noise", "graph_noise", "shift", "graph_size", "variant"),
 )
 IDENTITY = ("dataset", "model", "loss", "mode")  # what names a cell; the other swept keys are its point
+SEARCHED_FOR = (*IDENTITY, "variant")  # what a search belongs to
 
 
 @dataclass(frozen=True)
@@ -91,13 +92,13 @@ def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
         parsed = OverridesParser.create().parse_overrides(_in_sweep_order(name, given))
         swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
         for job in BasicSweeper.split_arguments(parsed, None)[0]:  # just as -m would
-            seed = next((int(o.partition("=")[2]) for o in job if o.startswith("seed=")), Config.seed)
-            found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(seed)
+            seed = next((o.partition("=")[2] for o in job if o.startswith("seed=")), str(Config.seed))
+            if not seed.isdecimal():
+                raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
+            found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
         with _hydra():
             return [_cell(name, job, tuple(seeds), swept) for job, seeds in found.items()]
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
+    except (HydraException, OmegaConfBaseException) as error:
         from gloss.cli import readable  # here: gloss.cli imports this module
 
         raise ConfigError(readable(error, given)) from None
@@ -144,7 +145,10 @@ def _compose(name: str, job: Mapping[str, Override], swept: Sequence[str]) -> Di
     for key, node in parts.items():
         cfg[key] = copy.deepcopy(node)
     for key, override in late.items():
-        OmegaConf.update(cfg, key, override.value())
+        try:
+            OmegaConf.update(cfg, key, override.value())
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{override.input_line} is not allowed: {str(error).splitlines()[0]}") from None
     return cfg
 
 
@@ -158,6 +162,19 @@ def _part(shared: tuple[str, ...], key: str, line: str) -> DictConfig | None:
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     return compose("train", overrides=list(overrides))
+
+
+def search_cell(cell: Cell, overrides: Sequence[str]) -> Cell:
+    """What a search for a cell trains: without the experiment's own settings, with what `overrides` set by hand."""
+    chosen = [f"{key}={value}" for key, value in cell.choices.items() if key in SEARCHED_FOR]
+    with _hydra():
+        cfg = copy.deepcopy(_composed((*search_overrides(cell.choices, overrides), *chosen)))
+    return Cell(cell.experiment, resolve(cfg), (cfg.seed,), {})
+
+
+def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Of a command line, what a search takes over: all but the swept keys, which it has its own values for."""
+    return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed"))
 
 
 def sweep_of(name: str) -> dict[str, str]:

@@ -17,15 +17,17 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
-from gloss.config import STANDALONE
-from gloss.experiments import Cell
+import yaml
+
+from gloss.config import CONFIG_DIR, STANDALONE, ConfigError
+from gloss.experiments import Cell, search_cell
 from gloss.report import paper
 from gloss.report.cells import gather, mean_std, number
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.table import MISSING
 from gloss.report.tables import judge
 from gloss.runs import Record, digits, is_done, is_running, read_records
-from gloss.tuned import tuned_file
+from gloss.tuned import SEARCHED, tuned_file
 
 ENCODERS = {  # alias -> layers, width, all parameters
     "bert": (12, 768, 109_482_240),
@@ -152,6 +154,10 @@ class Speeds:
         steps = -(-train.rows // cfg.trainer.batch_size)
         return max(flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
 
+    def run_hours(self, cell: Cell) -> float | None:
+        """Hours of one run; None where nothing is known."""
+        return _hours(self.epochs(cell)[0], self.epoch_seconds(cell)[0])
+
     def _texts(self, cell: Cell, part: str) -> Texts | None:
         """From lengths.csv; of a user's own set, from a run on it."""
         own = (_texts_of(r, part) for r in self.records if r.identity.dataset == cell.dataset)
@@ -171,6 +177,10 @@ class Speeds:
             if (epochs := paper.published("table3", cell.dataset, "bert", loss, "epochs")) is not None:
                 return min(epochs, trainer.max_epochs), "paper"
         return min(EPOCHS_TO_BEST + trainer.patience, trainer.max_epochs), "assumed"
+
+
+def _hours(epochs: float, epoch_seconds: float | None) -> float | None:
+    return None if epoch_seconds is None else (epochs * epoch_seconds + START_SECONDS) / 3600
 
 
 def _is_alike(record: Record, cell: Cell, keys: Sequence[str]) -> bool:
@@ -228,9 +238,7 @@ class Line:
 
     @property
     def run_hours(self) -> float | None:
-        if self.epoch_seconds is None:
-            return None
-        return (self.epochs * self.epoch_seconds + START_SECONDS) / 3600
+        return _hours(self.epochs, self.epoch_seconds)
 
 
 @dataclass(frozen=True)
@@ -239,7 +247,7 @@ class Plan:
 
     lines: Sequence[Line]
     speeds: Speeds
-    searches: Mapping[Path, tuple[Line, int]]  # overlay that is not there yet -> a cell that waits for it, trials left
+    searches: Mapping[Path, tuple[Cell, int]]  # overlay that is not there yet -> a cell that waits for it, trials left
 
     def runs_to_do(self) -> dict[tuple, Line]:
         """Each run once, also where several experiments share it."""
@@ -254,7 +262,7 @@ class Plan:
     def hours(self) -> tuple[float, float, int]:
         """Hours of the runs, hours of the searches, and how many runs and trials have no estimate."""
         runs = [line.run_hours for line in self.runs_to_do().values()]
-        trials = [line.run_hours for line, num_trials in self.searches.values() for _ in range(num_trials)]
+        trials = [self.speeds.run_hours(cell) for cell, num_trials in self.searches.values() for _ in range(num_trials)]
         unknown = sum(hours is None for hours in (*runs, *trials))
         return sum(hours or 0.0 for hours in runs), sum(hours or 0.0 for hours in trials), unknown
 
@@ -272,18 +280,47 @@ class Plan:
         return kept, running
 
 
+def searches_left(
+    cells: Sequence[Cell], overrides: Sequence[str], search: Sequence[str]
+) -> dict[Path, tuple[Cell, int]]:
+    """Searches that cells with unfinished runs lack: overlay -> a cell that waits for it, trials left.
+
+    overrides: of the cells, as on the command line; what they set is not searched. search: `search=authors`,
+    `search.trials=12` (0: no search). Raises ConfigError for an unknown search.
+    """
+    given = {key: value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
+    path = CONFIG_DIR / "search" / f"{given.get('search', 'fair')}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise ConfigError(f"search={path.stem} is not allowed: expected one of {known}")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    found = {}
+    for cell in cells:
+        overlay = tuned_file(cell.config)
+        budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
+        space = settings["space"].get(cell.mode, {}).get(cell.loss, {})
+        is_open = any(SEARCHED[name] not in given for name in space)
+        is_wanted = is_open and budget and cell.config.experiment.search and not overlay.is_file()
+        if is_wanted and any(state(cell.folder(seed)) != DONE for seed in cell.seeds):
+            found.setdefault(overlay, (cell, max(0, budget - _trials_done(cell))))
+    return found
+
+
 def make_plan(
-    cells: Sequence[Cell], device: str, cores: int = 2, budget: Mapping[str, int] | None = None
+    cells: Sequence[Cell],
+    device: str,
+    cores: int,
+    overrides: Sequence[str] = (),
+    search: Sequence[str] = ("search.trials=0",),
 ) -> Plan:
     """The plan of the cells of one or more experiments, at least one cell; they share their `paths.outputs`.
 
-    device: a key of DEVICES, or a device's name as the records have it; budget: trials of a search by
-    loss, and under "any" for every other; none without it.
+    device: a key of DEVICES, or a device's name as the records have it; overrides, search: see `searches_left`.
     """
     records, _ = read_records(cells[0].config.paths.outputs)
     speeds = Speeds(records, device, cores)
     groups, _ = gather(cells, records)
-    lines, searches = [], {}
+    lines = []
     for cell, group in zip(cells, groups, strict=True):
         scores = list(group.test("accuracy").values())
         line = Line(
@@ -296,11 +333,10 @@ def make_plan(
             judge(cell.experiment, group, "accuracy"),
         )
         lines.append(line)
-        overlay = tuned_file(cell.config)
-        trials = (budget or {}).get(cell.loss, (budget or {}).get("any", 0))
-        if cell.config.experiment.search and trials and line.num_left and not overlay.is_file():
-            searches.setdefault(overlay, (line, max(0, trials - _trials_done(cell))))
-    return Plan(lines, speeds, searches)
+    left = searches_left(cells, overrides, search)
+    # With a point the cell is not what its search trains; without one it nearly is, and composing takes time.
+    left = {path: (search_cell(cell, overrides) if cell.point else cell, n) for path, (cell, n) in left.items()}
+    return Plan(lines, speeds, left)
 
 
 def _trials_done(cell: Cell) -> int:
@@ -355,8 +391,8 @@ def _sums(plan: Plan) -> list[str]:
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
         text.append(
-            f"Before them {len(plan.searches)} searches with {trials} trials left: at most {searches:.1f} hours, each "
-            "trial counted as a whole run (pruning stops the hopeless ones early)."
+            f"Before them searches for {len(plan.searches)} cells, {trials} trials: at most {searches:.1f} hours, with "
+            "each trial counted as a whole run (pruning stops the hopeless ones early)."
         )
     if plan.runs_to_do():
         kept, running = plan.disk()

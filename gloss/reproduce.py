@@ -11,16 +11,14 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
-from gloss.config import CONFIG_DIR, ROOT, ConfigError
-from gloss.experiments import NAMES, Cell, compose_cells, sweep_of
-from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, show
+from gloss.config import ROOT, ConfigError
+from gloss.experiments import NAMES, SEARCHED_FOR, Cell, compose_cells, search_overrides, sweep_of
+from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, searches_left, show
 from gloss.report import SECTIONS
 from gloss.runs import write_atomic
-from gloss.tuned import tuned_file
 
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
 ALL = "all"
-_SEARCHED_FOR = ("dataset", "model", "loss", "mode", "variant")  # what a search belongs to
 
 
 class Task:
@@ -56,14 +54,7 @@ class Task:
                     raise
                 refused.append(f"{experiment} is left out: {error}")
         print("".join(line + "\n" for line in refused), end="", file=sys.stderr)
-        return make_plan(cells, device, cores, self.budget()) if cells else None
-
-    def budget(self) -> dict[str, int]:
-        """Trials of a search by loss; search.trials=0 stands for no search at all."""
-        chosen = dict(o.split("=", 1) for o in self.search)
-        if "search.trials" in chosen:
-            return {"any": int(chosen["search.trials"])}
-        return yaml.safe_load((CONFIG_DIR / "search" / f"{chosen.get('search', 'fair')}.yaml").read_text())["budget"]
+        return make_plan(cells, device, cores, self.overrides, self.search) if cells else None
 
     # --------------------------------------------------------------------------------------------------------- doing
 
@@ -89,16 +80,9 @@ class Task:
 
     def tune(self, cells: Sequence[Cell]) -> int:
         """The searches that the cells still lack."""
-        if not any(self.budget().values()):
-            return 0
-        missing = {tuned_file(c.config): c for c in cells if c.config.experiment.search}
-        rows = [
-            {key: c.choices[key] for key in _SEARCHED_FOR if key in c.choices}
-            for path, c in missing.items()
-            if not path.is_file() and any(not (f := c.folder(s)) or not (f / "DONE").is_file() for s in c.seeds)
-        ]
-        swept = {key for c in cells for key in c.choices} | {"seed"}
-        shared = [o for o in self.overrides if o.partition("=")[0] not in swept]
+        left = searches_left(cells, self.overrides, self.search)
+        rows = [{key: c.choices[key] for key in SEARCHED_FOR if key in c.choices} for c, _ in left.values()]
+        shared = search_overrides({key for c in cells for key in c.choices}, self.overrides)
         worst = 0
         for row in grouped(rows):
             status = call("tune.py", "-m", *(f"{k}={v}" for k, v in row.items()), *shared, *self.search, *self.launcher)
@@ -120,7 +104,7 @@ class Task:
 
     def _summary(self, experiment: str) -> int:
         """Tell how far the experiment is; 1 unless all its runs are done."""
-        lines = make_plan(self.cells(experiment), "cpu").lines
+        lines = make_plan(self.cells(experiment), "cpu", 1).lines
         states = [s for line in lines for s in line.states.values()]
         print(f"{experiment}: {states.count(DONE)} of {len(states)} runs done", flush=True)
         for failure in failures(lines):
@@ -144,7 +128,7 @@ def experiments_of(name: str) -> tuple[str, ...]:
 def grouped(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
     """The same combinations in fewer rows: {"dataset": "mr"}, {"dataset": "r8"} become {"dataset": "mr,r8"}."""
     merged = [dict(row) for row in rows]
-    for key in _SEARCHED_FOR:
+    for key in SEARCHED_FOR:
         joined: dict[tuple, dict[str, str]] = {}
         for row in merged:
             others = tuple((k, v) for k, v in row.items() if k != key)
