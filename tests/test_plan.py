@@ -1,0 +1,285 @@
+"""What a plan says: states of runs, arithmetic against a count by hand, where speeds and epochs come from, searches."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from synthetic import result, write_run
+
+from gloss import workers
+from gloss.config import ROOT, ConfigError
+from gloss.experiments import compose_cells
+from gloss.plan import (
+    DEVICES,
+    ENCODERS,
+    START_SECONDS,
+    Texts,
+    epoch_flops,
+    failures,
+    lengths,
+    make_plan,
+    searches_left,
+    show,
+    state,
+)
+from gloss.reproduce import Task, experiments_of, grouped, save_selection, selections, status
+
+CE = ["dataset=mr", "model=bert", "loss=ce"]
+
+
+def cells_in(outputs, name="table2", given=CE, seeds="1,2,3,4,5"):
+    return compose_cells(name, [*given, f"seed={seeds}", f"paths.outputs={outputs}"])
+
+
+def put_run(root, cell, seed=1, **changes):
+    return write_run(
+        root,
+        result(
+            dataset=cell.dataset,
+            model=cell.model,
+            mode=cell.mode,
+            loss=cell.loss,
+            digits=cell.digits,
+            seed=seed,
+            config={"trainer": {"max_epochs": 200, "patience": 10, "batch_size": 128}, "dataset": {}, "model": {}},
+            **changes,
+        ),
+    )
+
+
+def test_states_of_runs(tmp_path):
+    (cell,) = cells_in(tmp_path)
+    put_run(tmp_path, cell, 1)
+    for seed, name in ((2, "lock"), (3, "error.json"), (4, "checkpoint/1-0/state.json")):
+        path = cell.folder(seed) / name
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"message": "the disk is full\nand more"}))
+    holder = (
+        "import sys, time\nfrom pathlib import Path\nfrom gloss.runs import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holder, cell.folder(2)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        plan = make_plan([cell], "a100", 2)
+        found = ["done", "running", "failed", "interrupted", "to do"]
+        assert list(plan.lines[0].states.values()) == found == [state(cell.folder(s)) for s in cell.seeds]
+        assert failures(plan.lines) == [f"{cell.folder(3)}: the disk is full"]
+        assert "1 done, 1 running, 1 failed, 1 interrupted of 5" in show(plan)
+        assert len(plan.runs_to_do()) == 4
+    finally:
+        process.kill()
+        process.wait()
+    assert state(cell.folder(2)) == "to do"  # a dead process holds nothing
+
+
+def test_operations_of_an_epoch_against_the_matrices_themselves():
+    """One layer, texts of one length: count 2 m n k for every product, forward, and three times that for a step."""
+    tokens, width, rows = 16, 8, 10
+
+    def product(m, n, k):
+        return 2 * m * n * k
+
+    projections = 4 * product(tokens, width, width)  # query, key, value, output
+    feed_forward = 2 * product(tokens, width, 4 * width)
+    attention = 2 * product(tokens, tokens, width)
+    whole = projections + feed_forward + attention
+    # the last layer: keys and values of all tokens; all else is the first token's, and left out of the estimate
+    last = 2 * product(tokens, width, width)
+    train = Texts(rows, 2, tokens, tokens**2)
+    counted = epoch_flops(3, width, 1, train, Texts(0, 2, tokens, tokens**2))
+    assert counted == pytest.approx(3 * rows * (2 * whole + last), rel=0.02)
+    assert epoch_flops(3, width, 2, train, train) == pytest.approx(counted * (2 + 1 / 3))
+
+
+def test_lengths_agree_with_the_manifest_and_reach_no_further_than_the_limit():
+    sets = json.loads((ROOT / "data" / "manifest.json").read_text())["sets"]
+    assert {name for name, _ in lengths()} == {*sets, "docstrings"}
+    for (name, part), texts in lengths().items():
+        assert 0 < texts.mean <= 128 and texts.mean**2 <= texts.mean_square <= 128**2
+        if name in sets and part in sets[name]["splits"] and name not in ("sst2", "qnli"):
+            assert texts.rows == sets[name]["splits"][part]["rows"]
+    for name in ("sst2", "qnli"):  # validation is cut from train
+        assert sum(lengths()[name, p].rows for p in ("train", "val")) == sets[name]["splits"]["train"]["rows"]
+
+
+def test_shapes_are_those_of_the_encoders():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig()  # BERT-base is its default
+    layers, width, parameters = ENCODERS["bert"]
+    assert (config.num_hidden_layers, config.hidden_size) == (layers, width)
+    with torch.device("meta"):
+        model = transformers.BertModel(config, add_pooling_layer=True)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_without_a_run_the_data_sheet_speaks(tmp_path):
+    (cell,) = cells_in(tmp_path)
+    (line,) = make_plan([cell], "a100", 2).lines
+    train, val = lengths()["mr", "train"], lengths()["mr", "val"]
+    flops = epoch_flops(12, 768, 1, train, val)
+    launches = 50 * 12 * 3e-3  # 6,397 texts are 50 batches
+    assert line.epoch_seconds == pytest.approx(max(flops / (312e12 * 0.25), launches))
+    assert (line.speed_from, line.epochs_from, line.epochs) == ("data sheet", "assumed", 25)
+    assert line.run_hours == pytest.approx((25 * line.epoch_seconds + START_SECONDS) / 3600)
+    (slower,) = make_plan([cell], "some processor", 4).lines
+    assert slower.epoch_seconds == pytest.approx(flops / (2 * DEVICES["cpu"][0]))
+
+
+def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tmp_path):
+    r8 = cells_in(tmp_path, given=["dataset=r8", "model=bert", "loss=ce"])[0]
+    texts = {"num_rows": {"train": 4936, "val": 549, "test": 2189}, "tokens_per_epoch": 400_850}
+    where = {"device_name": "NVIDIA A100-SXM4-80GB", "epochs": 10}
+    times = {"total": 250.0, "training": 200.0, "evaluation": 20.0, "per_epoch": 20.0, "to_best": 100.0}
+    put_run(tmp_path, r8, 1, **texts, **where, seconds=1)
+    path = r8.folder(1) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": times}))
+    (line,) = make_plan([r8], "a100", 2).lines
+    assert line.epoch_seconds == pytest.approx(22.0, rel=0.02)  # (200 + 20) / 10; attention's part is approximate
+    assert (line.speed_from, line.epochs, line.epochs_from) == ("measured (same set)", 10, "ours")
+    mr, distil = cells_in(tmp_path, given=["dataset=mr", "model=bert,distilbert", "loss=ce"])
+    plan = make_plan([mr, distil], "a100", 2)
+    assert [line.speed_from for line in plan.lines] == ["measured (same model)", "measured (other model)"]
+    (elsewhere,) = make_plan([r8], "h100", 2).lines
+    assert (elsewhere.speed_from, elsewhere.epochs_from) == ("data sheet", "ours")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shared_device": True}))
+    assert make_plan([r8], "a100", 2).lines[0].speed_from == "data sheet"
+
+
+def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
+    def epochs(name, *given):
+        line = make_plan(compose_cells(name, [*given, f"paths.outputs={tmp_path}"])[:1], "a100", 2).lines[0]
+        return line.epochs, line.epochs_from
+
+    assert epochs("table3", "dataset=r8", "loss=cosine") == (200, "paper")
+    assert epochs("table3", "dataset=r8", "loss=cosine", "trainer.max_epochs=5") == (5, "paper")
+    assert epochs("table3", "dataset=r8", "loss=cosine", "trainer.patience=3") == (18, "assumed")
+    assert epochs("table2", "dataset=r8", "loss=ce", "trainer.max_epochs=7") == (7, "assumed")
+    assert epochs("fig6") == (3, "fixed")
+
+
+def test_an_unknown_set_or_encoder_has_no_estimate_and_says_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)))
+    given = ["dataset=csv", f"dataset.path={path}", "model=tiny", "loss=ce"]
+    plan = make_plan(cells_in(tmp_path, given=given), "a100", 2)
+    assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
+    assert "5 runs or trials are not counted" in show(plan)
+
+
+def test_runs_that_two_experiments_share_are_counted_once(tmp_path):
+    given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", f"paths.outputs={tmp_path}"]
+    cells = [*compose_cells("graph_noise", given), *compose_cells("label_noise", given)]
+    assert len(cells) == 9 and len(make_plan(cells, "a100", 2).runs_to_do()) == 8  # both begin without noise
+
+
+def test_searches_are_those_that_unfinished_cells_lack(tmp_path):
+    given = ["dataset=mr", "model=bert", "seed=1", f"paths.outputs={tmp_path}"]
+    cells = compose_cells("table2", given)
+
+    def left(cells, given, *search):
+        return {path.stem: n for path, (_, n) in searches_left(cells, given, search).items()}
+
+    everything = {f"mr-bert-integrated-{loss}": 15 for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o")}
+    assert left(cells, given) == everything
+    assert set(left(cells, given, "search.trials=2").values()) == {2}
+    assert left(cells, given, "search.trials=0") == {}
+    by_hand = [*given, "trainer.lr=1e-5"]
+    assert "mr-bert-integrated-ce" not in left(compose_cells("table2", by_hand), by_hand)  # nothing to search
+    put_run(tmp_path, cells[0])
+    assert set(left(cells, given)) == set(everything) - {"mr-bert-integrated-ce"}  # done
+    overlay = tmp_path / "tuned" / "mr-bert-integrated-gloss_o.yaml"
+    overlay.parent.mkdir()
+    source = {"train_limit": None, "max_epochs": 200}
+    overlay.write_text(yaml.safe_dump({"loss": {"sigma": 0.5}, "trainer": {"lr": 1e-5}, "tuned": source}))
+    open_ = {f"mr-bert-integrated-{loss}" for loss in ("scl_ce", "gloss_sqrt")}
+    assert set(left(compose_cells("table2", given), given)) == open_
+    study = tmp_path / "studies" / "mr-bert-integrated-scl_ce-paper-fair-01234567" / "study.json"
+    study.parent.mkdir(parents=True)
+    trials = [{"state": s} for s in ("complete", "pruned", "running")]
+    study.write_text(json.dumps({**source, "trials": trials}))
+    assert left(cells, given)["mr-bert-integrated-scl_ce"] == 13
+    assert left(compose_cells("fig6", given), given) == {}  # a timing needs no search
+    with pytest.raises(ConfigError, match="expected one of authors, fair"):
+        left(cells, given, "search=authers")
+
+
+def test_the_cost_of_a_search_is_that_of_its_own_runs_not_of_the_cells_it_serves(tmp_path):
+    given = ["dataset=mr", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    plan = make_plan(compose_cells("few_shot", given), "a100", 2, given, ["search.trials=1"])
+    whole = make_plan(compose_cells("table2", [*given, "model=bert"]), "a100", 2).hours()[0]
+    assert plan.hours()[1] == pytest.approx(whole)
+
+
+def test_the_full_paper_on_an_a100_can_be_planned_without_texts_or_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOSS_DATA_DIR", str(tmp_path / "nothing"))
+    task = Task("table2", [f"paths.outputs={tmp_path}", f"paths.tuned={tmp_path}"])
+    plan = task.plan("a100", 2)
+    runs, searches, unknown = plan.hours()
+    assert unknown == 0 and 1 < runs < searches == pytest.approx(3 * runs)  # 15 trials before 5 seeds
+    text = show(plan)
+    assert "Runs: 300" in text and "900 trials" in text and "GB a job" in text and "25 % of 312 TFLOP/s" in text
+
+
+def test_combinations_are_merged_without_gaining_or_losing_any():
+    losses, sets = ("ce", "scl"), ("mr", "r8", "r52")
+    rows = [{"dataset": d, "model": "bert", "loss": x, "mode": "integrated"} for d in sets for x in losses]
+    assert grouped(rows) == [{"dataset": "mr,r8,r52", "model": "bert", "loss": "ce,scl", "mode": "integrated"}]
+    merged = grouped(rows[1:])  # not a full grid any more
+    expanded = [
+        (d, x) for row in merged for d in row["dataset"].split(",") for x in row["loss"].split(",")
+    ]
+    assert sorted(expanded) == sorted((row["dataset"], row["loss"]) for row in rows[1:])
+
+
+def test_selections_are_kept_for_the_report(tmp_path, capsys):
+    save_selection(tmp_path, "table2", [*CE, "seed=1", f"paths.outputs={tmp_path}"])
+    save_selection(tmp_path, "fig6", ["model=tiny"])
+    save_selection(tmp_path, "table2", [*CE, "seed=1,2", f"paths.outputs={tmp_path}", "paths.data=x"])
+    assert selections(tmp_path) == {"table2": [*CE, "seed=1,2"], "fig6": ["model=tiny"]}
+    assert status(tmp_path, "cpu", 2)
+    shown = capsys.readouterr().out
+    assert "table2  dataset=mr model=bert loss=ce seed=1,2" in shown and "85.64" in shown and "fig6" in shown
+    (tmp_path / "selections.yaml").write_text("- what\n")
+    with pytest.raises(ConfigError, match="damaged"):
+        selections(tmp_path)
+
+
+def test_tables_without_runs_of_their_own_know_whose_they_use():
+    assert experiments_of("table9") == ("table3",) and experiments_of("fig3") == ("fig3a", "fig3b")
+    assert experiments_of("table1") == () and len(experiments_of("all")) == 16
+    with pytest.raises(ConfigError, match="table8 is no table"):
+        experiments_of("table8")
+
+
+def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(workers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(workers, "_mine", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"uuid": f"gpu-{i}"}))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+    folder = tmp_path / f"gloss-{workers.getpass.getuser()}" / "workers"
+    assert workers.claim_gpu() == 0 and workers.claim_gpu() == 0
+    code = (
+        "import sys, time\nfrom filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    workers._mine.release()
+    monkeypatch.setattr(workers, "_mine", None)
+    other = subprocess.Popen([sys.executable, "-c", code, folder / "gpu-0"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        assert workers.claim_gpu() == 1  # the first is taken by another process
+    finally:
+        other.kill()
+        other.wait()
+        workers._mine.release()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert workers.claim_gpu() is None
