@@ -327,3 +327,11 @@ def test_what_cannot_be_measured_is_told(tmp_path, capsys):
         measure.measure(["tables"], ["mr"], "minilm", tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="dataset=nosuch is not allowed: expected one of 20ng, csv"):
         measure.measure(["tfidf"], ["nosuch"], "minilm", tmp_path, tmp_path)
+
+
+def test_the_papers_table4_repeats_its_table3():
+    for printed in paper.rows("table4"):
+        for metric, column in (("macro_silhouette", "silhouette"), ("seconds_per_epoch", "seconds_per_epoch")):
+            for loss in ("gloss_o", "scl"):
+                number = paper.published("table3", printed["dataset"], "bert", loss, metric)
+                assert number == float(printed[f"{column}_{loss}"])
