@@ -18,6 +18,7 @@ import socket
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, fields
@@ -268,6 +269,7 @@ class Database:
         self.worker = worker
         self.key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:4], "big", signed=True)
         options = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
+        warnings.filterwarnings("ignore", message=".*[Hh]eartbeat", module="optuna")  # experimental; meant for optimize()
         try:
             self.engine = sqlalchemy.create_engine(url, **options)
             with self.claiming(key=0):  # two that make the tables at once would trip over each other

@@ -567,11 +567,10 @@ def test_a_worker_told_to_stop_hands_its_trial_back(to_be_killed, tmp_path):
 @pytest.fixture
 def postgres():
     """The URL of a PostgreSQL server of our own, on loopback, gone afterwards."""
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/pg_ctl"))
-    which = shutil.which("pg_ctl")
-    if which is None and not found:
+    found = [*map(Path, filter(None, [shutil.which("pg_ctl")])), *Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")]
+    if not found:
         pytest.skip("there is no pg_ctl: install PostgreSQL to test a search with a database")
-    programs = Path(which).parent if which else found[-1].parent
+    programs = found[-1].resolve().parent
     user = {"user": "nobody"} if os.geteuid() == 0 else {}  # the server refuses to be root
     folder = Path(tempfile.mkdtemp(prefix="gloss-pg-"))
     if user:
@@ -588,8 +587,7 @@ def postgres():
         run("initdb", "-D", f"{folder}/data", "-U", "gloss", "-A", "trust", "-E", "UTF8", "--locale=C")
         run("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
         try:
-            run("createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "gloss", "search")
-            yield f"postgresql://gloss:secret@127.0.0.1:{port}/search"
+            yield f"postgresql://gloss:secret@127.0.0.1:{port}/postgres"
         finally:
             run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
     finally:
@@ -598,7 +596,7 @@ def postgres():
 
 @pytest.mark.long
 def test_a_database_lets_a_killed_worker_lose_nothing(to_be_killed, tmp_path, postgres):
-    overrides = [*to_be_killed, f"search.storage={postgres}", "search.heartbeat_seconds=1"]
+    overrides = [*to_be_killed, f"search.storage={postgres}", "search.heartbeat_seconds=3"]
     logs = kill_one_of_two(overrides, tmp_path, signal.SIGKILL)
     check_after_kill(overrides, logs, 3, tmp_path)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
