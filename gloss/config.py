@@ -306,10 +306,15 @@ def _check_combination(cfg: Config) -> None:
         raise ConfigError("trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out")
     if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
         raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
-    if cfg.dataset.source in ("prepared", "docstrings"):
-        for key in ("path", "val_path", "test_path", "revision"):
-            if (value := getattr(cfg.dataset, key)) is not None:
-                raise ConfigError(f"dataset.{key}={value} has no effect with dataset={cfg.dataset.name}: use dataset=csv")
+    ignored = {
+        "prepared": ("path", "val_path", "test_path", "revision"),
+        "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding"),
+        "csv": ("revision",),
+        "hub": ("val_path", "test_path", "separator", "encoding"),
+    }
+    for key in ignored[cfg.dataset.source]:
+        if (value := getattr(cfg.dataset, key)) != getattr(DatasetConfig(), key):
+            raise ConfigError(f"dataset.{key}={value} has no effect with dataset={cfg.dataset.name}: leave it out")
     if not 1 <= len(cfg.dataset.text) <= 2:
         raise ConfigError(f"dataset.text={cfg.dataset.text} is not allowed: expected one column, or two for sentence pairs")
 

@@ -256,10 +256,11 @@ class Fit:
         return slice_bounds(lengths, num_slices)
 
     def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
-        """Embeddings [n, D] in float32 of a slice; the same seed gives the same dropout."""
+        """Embeddings [n, D] of a slice, in float32 (or wider, if the weights are); the same seed gives the same dropout."""
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
-            return self.tables["train"].encode(self.model, rows, device_rows).float()
+            embeddings = self.tables["train"].encode(self.model, rows, device_rows)
+        return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _backward(self, rows, device_rows, labels, bounds, is_visible, seed: int):
         """One forward pass over the slices, the loss on all their embeddings, one backward pass."""

