@@ -269,7 +269,7 @@ class Database:
         self.worker = worker
         self.key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:4], "big", signed=True)
         options = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
-        warnings.filterwarnings("ignore", message=".*[Hh]eartbeat", module="optuna")  # experimental; meant for optimize()
+        warnings.filterwarnings("ignore", message=".*[Hh]eartbeat", module="optuna")  # experimental
         try:
             self.engine = sqlalchemy.create_engine(url, **options)
             with self.claiming(key=0):  # two that make the tables at once would trip over each other
@@ -327,6 +327,8 @@ def tune(cfg: TuneConfig) -> Study:
     Returns the study. Raises ConfigError, DataError, RunError for what the user can mend; no trial is lost by that.
     """
     search = cfg.search
+    if cfg.rerun:
+        raise ConfigError("rerun=true has no effect on a search: use another seed, or remove the study's folder")
     cfg = Config(**{f.name: copy.deepcopy(getattr(cfg, f.name)) for f in fields(Config)})
     space = search_space(cfg, search)
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
@@ -336,6 +338,9 @@ def tune(cfg: TuneConfig) -> Study:
         while (trial := worker.claim()) is not None:
             worker.run(trial)
         return worker.conclude()
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise RunError(f"the database went away ({reason}): once it is back, the same command goes on") from error
     finally:
         worker.store.close()
 
@@ -346,7 +351,7 @@ class Worker:
     def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_texts: int, fingerprint: str) -> None:
         self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
         self.num_trials = search.trials or search.budget.get(cfg.loss.name, search.budget.get("any"))
-        if not self.num_trials:
+        if not self.num_trials or self.num_trials < 1:
             raise ConfigError(f"search.budget has no number of trials for loss={cfg.loss.name}: give search.trials=15")
         words = (cfg.dataset.name, cfg.model.alias, cfg.mode, cfg.loss.name, cfg.variant.name, search.name)
         self.study_name = "-".join((*words, self._digits()))
@@ -577,12 +582,18 @@ class Worker:
             path = tuned_file(self.cfg)
             before = read_tuned(path)[1] if path.is_file() else {}
             if (before.get("study"), before.get("trials")) != (study.name, len(study.trials)):
-                write_tuned(path, study.best["params"], self._source(study))
+                write_tuned(path, self._fixed() | study.best["params"], self._source(study))
         if before.get("study", study.name) != study.name:
             print(f"{path} held the values of {before['study']}: replaced", file=sys.stderr, flush=True)
         best = study.best
         print(f"{study.name}: best {study.score} {best['value']:.6g} in trial {best['number']}\n  {path}", flush=True)
         return study
+
+    def _fixed(self) -> dict[str, float]:
+        """Hyperparameters set by hand: the others were found beside them, and belong to them."""
+        rows = self.search.space[self.cfg.mode][self.cfg.loss.name]
+        keys = {name: SEARCHED[name].split(".") for name in rows if SEARCHED[name] in self.search.by_hand}
+        return {name: getattr(getattr(self.cfg, group), key) for name, (group, key) in keys.items()}
 
     def _source(self, study: Study) -> dict[str, Any]:
         """Where the values come from, for the overlay and for the record of every run that applies it."""

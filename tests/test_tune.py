@@ -17,6 +17,7 @@ from types import SimpleNamespace
 import optuna
 import pytest
 import yaml
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from gloss import tune as tuning
@@ -189,6 +190,9 @@ def test_more_trials_extend_a_study_and_other_settings_make_another(settings, mo
         work(worker)
         names.add(worker.study_name)
     assert states(worker) == ["complete"] * 3 and len(names) == 1
+    # Optuna's own tools, the dashboard among them, open the journal as it is
+    journal = optuna.storages.JournalStorage(JournalFileBackend(str(worker.folder / "journal.log")))
+    assert len(optuna.load_study(study_name=worker.study_name, storage=journal).trials) == 3
     for change in ("seed=2", "trainer.max_epochs=3", "dataset.train_limit=20", "search=authors", "trainer.patience=3"):
         names.add(worker_of(composed("loss=ce", *settings, change)).study_name)
     assert len(names) == 6
@@ -407,6 +411,17 @@ def test_runs_pick_up_what_was_found(settings, monkeypatch, capsys):
     assert "searched on 48 training texts, this run is on 20" in cfg.tuned["note"]
 
 
+def test_what_was_set_by_hand_in_a_search_goes_with_what_it_found(settings, monkeypatch):
+    finished(settings, monkeypatch, "loss.lam=0.65")
+    words = [word for word in settings if not word.startswith("search.")]
+    assert composed("loss=gloss_o", *words, config_name="train").loss.lam == 0.65
+
+
+def test_rerun_is_refused(settings):
+    with pytest.raises(ConfigError, match="rerun=true has no effect on a search"):
+        tune(composed("loss=ce", *settings, "rerun=true"))
+
+
 def test_a_search_does_not_start_from_what_an_earlier_one_found(settings, monkeypatch):
     finished(settings, monkeypatch)
     cfg = composed("loss=gloss_o", *settings)
@@ -501,6 +516,13 @@ def test_a_real_study_chooses_on_validation_and_never_on_test(toy, settings, tmp
         assert read_records(folder / "out") == ([], [])  # trials are not runs of a table
     assert studies[0] == studies[1]
     assert [100 - a for a in accuracies[0]] == pytest.approx(accuracies[1])
+
+
+def test_values_that_really_diverge_fail_with_the_reason(settings):
+    cfg = composed("loss=ce", *settings, "search.trials=1")
+    cfg.search.space["integrated"]["ce"]["lr"] = {"low": 1e30, "high": 2e30}
+    with pytest.raises(RunError, match="none of the 1 trials .*: the loss or its gradient is not finite at epoch 1"):
+        tune(cfg)
 
 
 def start(*overrides: str, log: Path) -> subprocess.Popen:
@@ -600,6 +622,7 @@ def test_a_database_lets_a_killed_worker_lose_nothing(to_be_killed, tmp_path, po
     logs = kill_one_of_two(overrides, tmp_path, signal.SIGKILL)
     check_after_kill(overrides, logs, 3, tmp_path)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert len(written) > 20
     assert not any(b"secret" in path.read_bytes() for path in written)  # the password stays out of every record
 
 
