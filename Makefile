@@ -21,8 +21,9 @@ setup: .venv/.ready ## make .venv with the pinned requirements; done again only 
 	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
 	touch $@
 
-demo: setup ## train on a real text set with a small real encoder, and show the report (5 minutes on 2 cores)
-	$(RUN) scripts/demo.py
+demo: setup ## train on real texts with a small pretrained encoder, and show the report (5 minutes on 2 cores at most)
+	$(RUN) scripts/train.py -m experiment=demo
+	$(RUN) scripts/report.py paths.outputs=outputs/demo
 
 test: setup ## unit tests and one small run from end to end (8 minutes on 2 cores at most)
 	.venv/bin/pytest -n 2

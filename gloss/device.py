@@ -23,7 +23,7 @@ from gloss.config import ROOT, ConfigError, TrainerConfig
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else Apple's mps, else the CPU. Raises ConfigError for a device that is not there."""
+    """auto: CUDA where there is one, else Apple's mps, else the CPU. Raises ConfigError for one that is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
@@ -60,7 +60,7 @@ def device_name(device: torch.device) -> str:
 
 
 class Stopwatch:
-    """Seconds by part of a step. On CUDA it drops events into the stream, so that measuring never waits for the device."""
+    """Seconds by part of a step. On CUDA it drops events into the stream, so that measuring never waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.is_cuda = device.type == "cuda"

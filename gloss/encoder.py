@@ -47,7 +47,9 @@ class Encoder(nn.Module):
             inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
             mask = torch.ones_like(input_ids) if is_token is None else is_token.long()
             return model(input_ids=input_ids, attention_mask=mask, **inputs).last_hidden_state[:, 0]
-        mask = None if is_token is None else is_token[:, None, None, :]  # [B, 1, 1, T]: every token looks at every token
+        mask = (
+            None if is_token is None else is_token[:, None, None, :]
+        )  # [B, 1, 1, T]: every token looks at every token
         if self.kind == "distilbert":
             hidden, layers, last = model.embeddings(input_ids), model.transformer.layer, _last_distilbert_layer
         else:
@@ -107,7 +109,7 @@ class Classifier(nn.Module):
         return self.encoder(input_ids, is_token, token_type_ids)
 
 
-# -------------------------------------------------------------------------------------------------- token ids on a device
+# ------------------------------------------------------------------------------------------------ token ids on a device
 
 
 @dataclass(frozen=True)
@@ -124,7 +126,7 @@ class TokenTable:
     token_type_ids: Tensor | None
 
     @classmethod
-    def build(cls, tokens: "gloss.data.Tokens", pad_id: int, device: torch.device) -> TokenTable:  # noqa: F821
+    def build(cls, tokens: gloss.data.Tokens, pad_id: int, device: torch.device) -> TokenTable:  # noqa: F821
         lengths = np.diff(tokens.offsets)
         is_token = np.arange(max(lengths, default=1)) < lengths[:, None]  # [N, T]
 
@@ -217,8 +219,8 @@ def _from_source(cls: type, name: str, revision: str | None, **options: object) 
         at = f" at revision {revision}" if revision else ""
         reason = " ".join(str(error).split())[:400]
         raise ConfigError(
-            f"model.name={name}{at} could not be loaded: {reason}\nExpected the name of a model on the Hugging Face hub "
-            "(with network, or in the local cache) or a folder with config.json, model.safetensors and the tokenizer"
+            f"model.name={name}{at} could not be loaded: {reason}\nExpected the name of a model on the Hugging Face hub"
+            " (with network, or in the local cache) or a folder with config.json, model.safetensors and the tokenizer"
         ) from None
 
 
@@ -249,7 +251,9 @@ def _keep_layers(transformer: nn.Module, num_layers: int) -> None:
     for stack in (getattr(transformer, "encoder", None), getattr(transformer, "transformer", None)):
         if stack is not None and isinstance(getattr(stack, "layer", None), nn.ModuleList):
             if num_layers > len(stack.layer):
-                raise ConfigError(f"model.num_layers={num_layers} is not allowed: the model has {len(stack.layer)} layers")
+                raise ConfigError(
+                    f"model.num_layers={num_layers} is not allowed: the model has {len(stack.layer)} layers"
+                )
             stack.layer = stack.layer[:num_layers]
             transformer.config.num_hidden_layers = num_layers
             return

@@ -76,14 +76,19 @@ def logistic_probe(
         bias[classifier.classes_] = intercepts - weight[classifier.classes_] @ mean
         score = classification_metrics(val @ weight.T + bias, val_labels)["macro_f1"]
         if best is None or score > best[0]:
-            best = score, weight, bias, {"probe_strength": strength, "probe_converged": bool(classifier.n_iter_.max() < 5000)}
+            best = (
+                score,
+                weight,
+                bias,
+                {"probe_strength": strength, "probe_converged": bool(classifier.n_iter_.max() < 5000)},
+            )
     return best[1], best[2], best[3]
 
 
 def adam_probe(
     train: np.ndarray, train_labels: np.ndarray, num_classes: int, seed: int, class_weights: Tensor | None = None
 ) -> tuple[np.ndarray, np.ndarray, dict[str, float]]:
-    """The released code's probe: a linear layer, full-batch Adam, learning rate 1e-4, 50 steps; weight, bias, settings."""
+    """The released code's probe: a linear layer, full-batch Adam, lr 1e-4, 50 steps; weight, bias, settings."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = nn.Linear(train.shape[1], num_classes)

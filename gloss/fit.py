@@ -1,9 +1,9 @@
 """fit(): epochs, early stopping, best weights restored.
 
-A step's arithmetic is the encoder's, and little else: texts lie on the device as token ids, a batch is cut into slices of
-similar length, the loss is computed on the joined embeddings of the whole batch (so the graph is the batch's), and nothing
-is read back from the device before the end of the epoch. All randomness follows from (seed, epoch, step), so a run can be
-taken up at any step.
+A step's arithmetic is the encoder's, and little else: texts lie on the device as token ids, a batch is cut into slices
+of similar length, the loss is computed on the joined embeddings of the whole batch (so the graph is the batch's), and
+nothing is read back from the device before the end of the epoch. All randomness follows from (seed, epoch, step), so a
+run can be taken up at any step.
 """
 
 from __future__ import annotations
@@ -176,7 +176,9 @@ class Fit:
         progress.seconds["evaluation"] = time.perf_counter() - before
         progress.total_seconds += progress.seconds["evaluation"]
         if improved:
-            progress.seconds_to_best = sum(row["seconds"]["total"] for row in progress.epochs) + progress.seconds["total"]
+            progress.seconds_to_best = (
+                sum(row["seconds"]["total"] for row in progress.epochs) + progress.seconds["total"]
+            )
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
         progress.was_shared |= self.presence.look()
         log = dict(zip(LOG, self.log.sum(0).tolist(), strict=True))
@@ -243,7 +245,15 @@ class Fit:
         self.optimizer.zero_grad(set_to_none=True)
         zero = torch.zeros((), device=self.device)
         num_hidden = 0 if is_visible is None else int((~is_visible).sum())  # is_visible lives on the host
-        values = (parts.loss, parts.ce, parts.embedding_loss, parts.num_left_out, zero + num_hidden, parts.is_empty, norm)
+        values = (
+            parts.loss,
+            parts.ce,
+            parts.embedding_loss,
+            parts.num_left_out,
+            zero + num_hidden,
+            parts.is_empty,
+            norm,
+        )
         self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in (*values, self.is_bad)])
         self.watch.lap("optimizer")
 
@@ -256,7 +266,7 @@ class Fit:
         return slice_bounds(lengths, num_slices)
 
     def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
-        """Embeddings [n, D] of a slice, in float32 (or wider, if the weights are); the same seed gives the same dropout."""
+        """Embeddings [n, D] of a slice, in float32 or wider, as the weights are; the same seed gives the same dropout."""
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
             embeddings = self.tables["train"].encode(self.model, rows, device_rows)

@@ -1,4 +1,4 @@
-"""The run folder: where it is, how it is written so that no half file is ever taken for whole, and how records are read.
+"""The run folder: where it is, how it is written so that no half file is taken for whole, and how records are read.
 
 DESIGN: a run's folder follows from its resolved configuration, `DONE` is written last, and a reader believes nothing
 without it. Tables and figures read `result.json`, `epochs.jsonl` and `predictions.npz` only.

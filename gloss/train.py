@@ -67,7 +67,10 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
             return None
         lacks_model = cfg.trainer.save_model and not (folder / "model").is_dir()
         if is_done(folder) and not cfg.rerun and not lacks_model:
-            return read_record(folder)
+            record = read_record(folder)
+            told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
+            print(f"{folder}: {told}; rerun=true trains it again", flush=True)
+            return record
         if is_done(folder) and lacks_model:
             print(f"{folder} is finished, but without its weights: training it again", file=sys.stderr, flush=True)
         if cfg.rerun or is_done(folder):
@@ -226,7 +229,7 @@ def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
     shifted = load_dataset(other, cfg.paths.data, cfg.seed)
     if shifted.labels != dataset.labels:
         raise ConfigError(
-            f"ablation.test_on={other.name} is not allowed with dataset={dataset.name}: its classes {shifted.labels} are not "
+            f"ablation.test_on={other.name} cannot test dataset={dataset.name}: its classes {shifted.labels} are not "
             f"{dataset.labels}"
         )
     return shifted.splits["test"]
@@ -255,8 +258,8 @@ def _warn_if_nothing_was_learnt(cfg: Config, progress: Progress) -> None:
     empty = sum(row["empty_batches"] for row in progress.epochs)
     if 2 * empty > steps:
         print(
-            f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text with a visible "
-            "one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches by class: "
+            f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text with a "
+            "visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches by class: "
             "trainer.sampler=balanced trainer.classes_per_batch=8",
             file=sys.stderr,
             flush=True,
@@ -354,7 +357,11 @@ class Terminal:
             self.bar.update()
         elif what == "epoch":
             score = "F1" if self.cfg.mode == INTEGRATED else "silhouette"
-            self.shown = {"epoch": str(values["epoch"]), "loss": f"{values['loss']:.4f}", f"val {score}": f"{values['score']:.4g}"}
+            self.shown = {
+                "epoch": str(values["epoch"]),
+                "loss": f"{values['loss']:.4f}",
+                f"val {score}": f"{values['score']:.4g}",
+            }
             if self.bar is not None:
                 self.bar.set_postfix(self.shown)
             elif not self.is_terminal:

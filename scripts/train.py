@@ -1,4 +1,4 @@
-"""Train one run, or with -m a sweep: python scripts/train.py dataset=mr model=bert loss=gloss_sqrt mode=integrated seed=1"""
+"""Train one run, or with -m a sweep: python scripts/train.py dataset=mr model=bert loss=gloss_sqrt seed=1"""
 
 import sys
 

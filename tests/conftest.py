@@ -16,10 +16,20 @@ from hydra import compose, initialize_config_dir
 from gloss.config import CONFIG_DIR, Config, resolve
 from gloss.tuned import apply_tuned
 
-TINY = ["dataset=csv", "model=tiny", "model.max_length=16", "trainer.batch_size=32", "trainer.max_epochs=2",
-        "trainer.lr=1e-3", "trainer.device=cpu"]
-WORDS = {"fruit": "apple pear plum cherry grape melon", "tool": "hammer saw drill wrench file chisel",
-         "weather": "rain snow wind storm fog hail"}
+TINY = [
+    "dataset=csv",
+    "model=tiny",
+    "model.max_length=16",
+    "trainer.batch_size=32",
+    "trainer.max_epochs=2",
+    "trainer.lr=1e-3",
+    "trainer.device=cpu",
+]
+WORDS = {
+    "fruit": "apple pear plum cherry grape melon",
+    "tool": "hammer saw drill wrench file chisel",
+    "weather": "rain snow wind storm fog hail",
+}
 
 
 def composed(*overrides: str) -> Config:
@@ -35,7 +45,10 @@ def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = ["text,label"]
     for i in range(150):
         label = sorted(WORDS)[i % 3]
-        words = [*rng.choices(WORDS[label].split(), k=2), *rng.choices("the a some old new big".split(), k=rng.randint(1, 8))]
+        words = [
+            *rng.choices(WORDS[label].split(), k=2),
+            *rng.choices("the a some old new big".split(), k=rng.randint(1, 8)),
+        ]
         rng.shuffle(words)
         rows.append(f"{' '.join(words)} {i},{label}")
     path = tmp_path_factory.mktemp("toy") / "toy.csv"

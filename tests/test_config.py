@@ -13,8 +13,13 @@ from gloss.config import CONFIG_DIR, LOSSES, ROOT, ConfigError
 from gloss.runs import digits, run_folder
 
 GROUPS = {"dataset": 10, "model": 6, "loss": 7, "mode": 2, "variant": 2}
-NEEDS = {"csv": ["dataset.path=x.csv"], "hub": ["dataset.path=x"], "hf": ["model.name=x"], "gloss_o": ["loss.sigma=0.5"],
-         "scl": ["mode=standalone"]}
+NEEDS = {
+    "csv": ["dataset.path=x.csv"],
+    "hub": ["dataset.path=x"],
+    "hf": ["model.name=x"],
+    "gloss_o": ["loss.sigma=0.5"],
+    "scl": ["mode=standalone"],
+}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -35,7 +40,10 @@ def test_every_file_of_a_group_composes(group: str):
         (["loss=gloss_o", "loss.sigma=nan"], "loss.sigma=nan is not allowed"),
         (["trainer.batch_size=1"], "trainer.batch_size=1 is not allowed: expected a whole number of at least 2"),
         (["trainer.lr=inf"], "trainer.lr=inf is not allowed"),
-        (["loss=ce", "loss.temperature=0.3"], "loss.temperature=0.3 has no effect with loss=ce; it belongs to scl_ce, scl"),
+        (
+            ["loss=ce", "loss.temperature=0.3"],
+            "loss.temperature=0.3 has no effect with loss=ce; it belongs to scl_ce, scl",
+        ),
         (["loss.lam=0.5", "mode=standalone"], "loss.lam=0.5 has no effect in mode=standalone"),
         (["loss=ce", "mode=standalone"], "standalone mode trains without a classifier"),
         (["loss=scl_ce", "mode=standalone"], "Use loss=scl"),
@@ -43,7 +51,7 @@ def test_every_file_of_a_group_composes(group: str):
         (["trainer.sampler=balanced"], "expected a divisor of trainer.batch_size=128"),
         (["trainer.device=gpu"], "trainer.device=gpu is not allowed: expected auto, cpu, cuda, cuda:N or mps"),
         (["model.alias=../x"], "model.alias=../x is not allowed: expected letters"),
-        (["variant=released", "loss=scl_ce", "loss.lam=0.5"], "which fixes it at 0.9"),
+        (["variant=released", "loss=scl_ce", "loss.lam=0.5"], "fixed at 0.9"),
         (["ablation.lam_offset=0.3"], "loss.lam would become 1.1"),
     ],
 )
@@ -57,7 +65,10 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(overrides: li
     ("command", "message"),
     [
         (["loss.gama=0.5"], "loss.gama=0.5: there is no key loss.gama (did you mean loss.gamma?)"),
-        (["loss=glos"], "loss=glos is not allowed: expected one of ce, cosine, gloss_o, gloss_sqrt, scl, scl_ce, triplet"),
+        (
+            ["loss=glos"],
+            "loss=glos is not allowed: expected one of ce, cosine, gloss_o, gloss_sqrt, scl, scl_ce, triplet",
+        ),
         (["trainer.max_epochs=many"], "trainer.max_epochs=many is not allowed"),
         (["loss.gamma=2"], "loss.gamma=2.0 is not allowed: expected above 0 and below 1"),
         (["loss=gloss_o"], "loss=gloss_o needs a σ"),
@@ -79,11 +90,25 @@ def test_scl_in_integrated_mode_is_the_papers_scl_ce():
 
 def test_digits_know_what_changes_a_result_and_nothing_else():
     base = digits(composed())
-    for same in ("trainer.device=cpu", "trainer.micro_batch=16", "paths.outputs=x", "rerun=true", "seed=2",
-                 "trainer.save_model=true", "trainer.lr=2.0e-5"):
+    for same in (
+        "trainer.device=cpu",
+        "trainer.micro_batch=16",
+        "paths.outputs=x",
+        "rerun=true",
+        "seed=2",
+        "trainer.save_model=true",
+        "trainer.lr=2.0e-5",
+    ):
         assert digits(composed(same)) == base, same
-    for other in ("trainer.precision=bf16", "trainer.lr=3e-5", "loss.gamma=0.5", "dataset.train_limit=100", "variant=released",
-                  "model.max_length=64", "ablation.graph_noise=0.1"):
+    for other in (
+        "trainer.precision=bf16",
+        "trainer.lr=3e-5",
+        "loss.gamma=0.5",
+        "dataset.train_limit=100",
+        "variant=released",
+        "model.max_length=64",
+        "ablation.graph_noise=0.1",
+    ):
         assert digits(composed(other)) != base, other
 
 

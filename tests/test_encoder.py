@@ -72,7 +72,9 @@ def test_slices_by_length_give_the_embeddings_of_the_whole_batch(num_slices: int
     rows = np.argsort(texts.host_lengths)
     with torch.no_grad():
         whole = texts.encode(model, rows, torch.from_numpy(rows))
-        pieces = [texts.encode(model, rows[a:b], torch.from_numpy(rows[a:b])) for a, b in slice_bounds(rows, num_slices)]
+        pieces = [
+            texts.encode(model, rows[a:b], torch.from_numpy(rows[a:b])) for a, b in slice_bounds(rows, num_slices)
+        ]
     torch.testing.assert_close(torch.cat(pieces), whole, atol=1e-5, rtol=1e-5)
 
 

@@ -38,9 +38,21 @@ def prepared(cfg: Config, folder: Path) -> Fit:
     if cfg.mode == STANDALONE:
         model.head.requires_grad_(False)
     folder.mkdir(exist_ok=True)
-    return Fit(cfg=cfg, model=model, objective=Objective(cfg, len(dataset.labels), 0.5), tables=tables, labels=labels,
-               rows=dataset.splits["train"].rows, device=device, precision="float32", folder=folder, progress=Progress(sigma=0.5),
-               report=lambda what, values: None, on_epoch=None, presence=None)
+    return Fit(
+        cfg=cfg,
+        model=model,
+        objective=Objective(cfg, len(dataset.labels), 0.5),
+        tables=tables,
+        labels=labels,
+        rows=dataset.splits["train"].rows,
+        device=device,
+        precision="float32",
+        folder=folder,
+        progress=Progress(sigma=0.5),
+        report=lambda what, values: None,
+        on_epoch=None,
+        presence=None,
+    )
 
 
 def gradient(fit: Fit) -> dict[str, torch.Tensor]:
@@ -225,7 +237,11 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkey
 
 def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
     monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g: torch.arange(n) < 1)  # one visible text
-    record = train(tiny_config("loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"))
+    record = train(
+        tiny_config(
+            "loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"
+        )
+    )
     empty, steps = record.result["counts"]["empty_batches"], record.result["counts"]["steps"]
     assert empty > steps / 2
     assert capsys.readouterr().err.count("had nothing to compare") == 1

@@ -1,0 +1,106 @@
+"""From a command line to a table: a few runs with a tiny encoder on real text, as a user would start them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from gloss.config import ROOT
+from gloss.evaluate import classification_metrics
+from gloss.runs import read_records
+
+OVERRIDES = [
+    "dataset=docstrings",
+    "model=tiny",
+    "model.max_length=16",
+    "dataset.train_limit=64",
+    "trainer.batch_size=32",
+    "trainer.max_epochs=2",
+    "trainer.lr=1e-3",
+    "trainer.device=cpu",
+]
+
+
+def script(name: str, *arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of two losses and two seeds, and its report."""
+    folder = tmp_path_factory.mktemp("end-to-end") / "outputs"
+    sweep = script("train.py", "-m", *OVERRIDES, "loss=ce,gloss_sqrt", "seed=1,2", f"paths.outputs={folder}")
+    assert sweep.stdout.count("test accuracy") == 4
+    return folder
+
+
+def test_every_run_leaves_the_whole_record(outputs: Path):
+    records, problems = read_records(outputs)
+    assert len(records) == 4 and not problems
+    for record in records:
+        names = {path.name for path in record.folder.iterdir()}
+        assert names == {
+            "config.yaml",
+            "environment.json",
+            "epochs.jsonl",
+            "predictions.npz",
+            "result.json",
+            "DONE",
+            "lock",
+        }
+        result, arrays = record.result, record.predictions()
+        for split in ("val", "test"):
+            again = classification_metrics(arrays[f"{split}_logits"], arrays[f"{split}_labels"])
+            assert again["accuracy"] == pytest.approx(result["metrics"][split]["accuracy"])
+            assert again["macro_f1"] == pytest.approx(result["metrics"][split]["macro_f1"])
+        rows = record.epochs()
+        assert [row["epoch"] for row in rows] == [1, 2]
+        assert result["best_epoch"] == 1 + int(np.argmax([row["score"] for row in rows]))
+        assert yaml.safe_load((record.folder / "config.yaml").read_text()) == result["config"]
+        assert json.loads((record.folder / "environment.json").read_text())["device"] == "cpu"
+        assert 0 < result["seconds"]["training"] < result["seconds"]["total"]
+        parts = {"data", "forward", "loss", "backward", "optimizer", "evaluation", "total"}
+        graph = {"graph", "propagation"} if result["identity"]["loss"] == "gloss_sqrt" else set()
+        assert set(rows[0]["seconds"]) == parts | graph
+
+
+def test_a_finished_run_is_not_run_again_unless_asked(outputs: Path):
+    arguments = [*OVERRIDES, "loss=ce", "seed=1", f"paths.outputs={outputs}"]
+    folder = next(outputs.glob("runs/docstrings/tiny/integrated-ce/*/seed=1"))
+    before = (folder / "result.json").read_bytes()
+    told = script("train.py", *arguments).stdout
+    assert "finished" in told and str(folder) in told
+    assert (folder / "result.json").read_bytes() == before
+    metrics = json.loads(before)["metrics"]
+    script("train.py", *arguments, "rerun=true")
+    assert (folder / "result.json").read_bytes() != before
+    assert json.loads((folder / "result.json").read_text())["metrics"] == metrics
+
+
+def test_the_report_is_made_from_the_records(outputs: Path):
+    done = script("report.py", f"paths.outputs={outputs}")
+    page = outputs / "report" / "index.html"
+    assert str(page) in done.stdout and page.is_file()
+    with (outputs / "report" / "runs.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    accuracies = [r.result["metrics"]["test"]["accuracy"] for r in read_records(outputs)[0] if r.identity.loss == "ce"]
+    assert f"{np.mean(accuracies):.2f}" in (outputs / "report" / "runs.csv").read_text()
+
+
+def test_one_failed_run_does_not_stop_a_sweep(outputs: Path, tmp_path: Path):
+    arguments = [*OVERRIDES, "trainer.max_epochs=1", "loss=gloss_o,ce", f"paths.outputs={tmp_path / 'outputs'}"]
+    done = script("train.py", "-m", *arguments, status=1)
+    assert "1 run failed" in done.stderr and "loss=gloss_o needs a σ" in done.stderr
+    assert len(read_records(tmp_path / "outputs")[0]) == 1
