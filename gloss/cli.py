@@ -1,4 +1,4 @@
-"""From a command line to a checked configuration: Hydra composes, a search's values are applied, mistakes become a line.
+"""From a command line to a checked configuration: Hydra composes, found values are applied, mistakes become a line.
 
 Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 128 + n stopped by signal n.
 """

@@ -266,7 +266,7 @@ class Fit:
         return slice_bounds(lengths, num_slices)
 
     def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
-        """Embeddings [n, D] of a slice, in float32 or wider, as the weights are; the same seed gives the same dropout."""
+        """Embeddings [n, D] of a slice, in float32 or wider; the same seed gives the same dropout."""
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
             embeddings = self.tables["train"].encode(self.model, rows, device_rows)

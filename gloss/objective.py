@@ -69,7 +69,7 @@ class Objective:
     ) -> Parts:
         """embeddings: float [B, D]; logits: float [B, C], None in standalone mode; labels: int64 [B].
 
-        is_visible: bool [B] on the host, from `draw_visible`. lap: told when "graph", "propagation" and "loss" are done.
+        is_visible: bool [B] on the host, from `draw_visible`. lap: told when "graph", "propagation", "loss" are done.
         """
         dtype = getattr(torch, self.cfg.variant.loss_dtype)
         ce = embedding_loss = num_left_out = is_empty = None

@@ -258,9 +258,9 @@ def _warn_if_nothing_was_learnt(cfg: Config, progress: Progress) -> None:
     empty = sum(row["empty_batches"] for row in progress.epochs)
     if 2 * empty > steps:
         print(
-            f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text with a "
-            "visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches by class: "
-            "trainer.sampler=balanced trainer.classes_per_batch=8",
+            f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text "
+            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches "
+            "by class: trainer.sampler=balanced trainer.classes_per_batch=8",
             file=sys.stderr,
             flush=True,
         )
