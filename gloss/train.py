@@ -259,8 +259,8 @@ def _warn_if_nothing_was_learnt(cfg: Config, progress: Progress) -> None:
     if 2 * empty > steps:
         print(
             f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text "
-            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches "
-            "by class: trainer.sampler=balanced trainer.classes_per_batch=8",
+            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or "
+            "batches by class: trainer.sampler=balanced trainer.classes_per_batch=8",
             file=sys.stderr,
             flush=True,
         )

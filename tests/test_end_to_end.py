@@ -96,7 +96,8 @@ def test_the_report_is_made_from_the_records(outputs: Path):
         rows = list(csv.DictReader(file))
     assert [row["loss"] for row in rows] == ["ce", "gloss_sqrt"]
     for row in rows:
-        found = [r.result["metrics"]["test"]["accuracy"] for r in read_records(outputs)[0] if r.identity.loss == row["loss"]]
+        records = [record for record in read_records(outputs)[0] if record.identity.loss == row["loss"]]
+        found = [record.result["metrics"]["test"]["accuracy"] for record in records]
         assert float(row["accuracy"]) == pytest.approx(np.mean(found)) and len(found) == 2
 
 
