@@ -50,9 +50,15 @@ def main(
 
         @hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=config_name)
         def job(cfg: DictConfig) -> None:
-            _job(cfg, task)
+            try:
+                _job(cfg, task)
+            except Exception as error:  # past Hydra, which would add lines of its own
+                raised.append(error)
 
+        raised: list[Exception] = []
         job()
+        if raised:
+            raise raised[0]
     except (HydraException, OmegaConfBaseException) as error:
         return _tell(readable(error, arguments, TuneConfig if config_name == "tune" else Config))
     except Exception as error:

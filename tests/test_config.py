@@ -80,7 +80,8 @@ def test_a_wrong_command_prints_one_message_and_leaves_nothing(command: list[str
     done = subprocess.run([*script, *command], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 2
     assert message in done.stderr
-    assert "Traceback" not in done.stderr and len(done.stderr.splitlines()) <= 4
+    assert done.stderr.startswith("error: ") and "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
     assert not list(tmp_path.rglob("seed=*"))
 
 
