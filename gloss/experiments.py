@@ -136,8 +136,11 @@ def _compose(name: str, job: Mapping[str, Override], swept: Sequence[str]) -> Di
     """
     late = {key: o for key, o in job.items() if key in swept and "." in key}
     early = {key: o.input_line for key, o in job.items() if key not in late}
-    shared = (f"experiment={name}", *(line for key, line in early.items() if key not in swept))
-    parts = {key: _part(shared, key, early[key]) for key in ("dataset", "model") if key in swept}
+    plain = tuple(line for key, line in early.items() if key not in swept)
+    shared = (f"experiment={name}", *plain)
+    # Without the experiment, so that all experiments share the parts; one that sets such a node is composed in full.
+    own = [key for key in ("dataset", "model") if key in swept and _composed(shared)[key] == _composed(plain)[key]]
+    parts = {key: _part(plain, key, early[key]) for key in own}
     if None in parts.values():
         parts = {}
     rest = (line for key, line in early.items() if key in swept and key not in parts)
@@ -153,9 +156,9 @@ def _compose(name: str, job: Mapping[str, Override], swept: Sequence[str]) -> Di
 
 
 @cache
-def _part(shared: tuple[str, ...], key: str, line: str) -> DictConfig | None:
+def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
     """The node `key` with one choice for it; None where the choice changes other nodes too."""
-    without, chosen = _composed(shared), _composed((*shared, line))
+    without, chosen = _composed(plain), _composed((*plain, line))
     return chosen[key] if all(chosen[k] == without[k] for k in chosen if k != key) else None
 
 

@@ -66,7 +66,7 @@ def test_a_cell_is_what_the_command_line_composes(name):
     num_jobs = 0
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
         jobs = list(itertools.product(*swept))
-        for job in jobs[:: max(1, len(jobs) // 12)]:  # composing all of them would take a minute
+        for job in jobs[:: max(1, len(jobs) // 6)]:  # composing all of them would take a minute
             cfg = resolve(apply_tuned(compose("train", overrides=list(job)), job))
             (cell,) = [c for c in cells.values() if c.folder(cfg.seed) == run_folder(cfg)]
             assert cfg.seed in cell.seeds and cell.config.trainer == cfg.trainer
