@@ -84,9 +84,11 @@ def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
     """The cells of an experiment, in the paper's order.
 
     overrides: as on the command line ("dataset=mr,r8", "seed=1,2", "trainer.max_epochs=3", "paths.outputs=…"): they
-    replace the sweep's values of the same key. What concerns Hydra alone is ignored. Raises ConfigError.
+    replace the sweep's values of the same key. What concerns the launcher or the search changes no cell and is passed
+    over. Raises ConfigError.
     """
-    given = [o for o in overrides if not o.startswith("hydra") or o.startswith("hydra.searchpath")]
+    elsewhere = ("hydra/", "hydra.launcher", "search=", "search.")
+    given = [o for o in overrides if not o.startswith(elsewhere)]
     found: dict[tuple[str, ...], list[int]] = {}
     try:
         parsed = OverridesParser.create().parse_overrides(_in_sweep_order(name, given))

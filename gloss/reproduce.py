@@ -24,14 +24,14 @@ ALL = "all"
 class Task:
     """A table, figure or experiment, or all of them, with the overrides it was asked for.
 
-    overrides: as on the command line; `search…` and `hydra…` go to the searches and the launcher, the rest makes cells.
+    overrides: as on the command line; `search…` and `hydra/launcher…` go to where they belong, the rest makes cells.
     """
 
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
         self.name = name
         self.experiments = experiments_of(name)
         self.search = [o for o in overrides if o.startswith(("search=", "search."))]
-        self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.")) and "searchpath" not in o]
+        self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.launcher"))]
         self.overrides = [o for o in overrides if o not in self.search + self.launcher]
         self.outputs = Path(self._value("paths.outputs") or "outputs")
 
@@ -68,7 +68,7 @@ class Task:
                 print(f"error: {experiment}: {error}", file=sys.stderr)
                 worst = max(worst, 2)
                 continue
-            save_selection(self.outputs, experiment, self.overrides)
+            save_selection(self.outputs, experiment, [*self.overrides, *self.search])
             status = self.tune(cells)
             if status < 128:
                 train = [f"experiment={experiment}", *self.overrides, *self.launcher]

@@ -8,8 +8,10 @@ import os
 import sys
 
 from gloss.config import ConfigError
+from gloss.files import DataError
 from gloss.plan import failures, show
 from gloss.reproduce import ALL, Task, status
+from gloss.runs import RunError
 
 
 def main() -> int:
@@ -51,6 +53,6 @@ def this_device() -> str:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except ConfigError as error:
+    except (ConfigError, DataError, RunError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)

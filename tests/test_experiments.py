@@ -163,10 +163,10 @@ def test_mistakes_are_told_in_one_message(name, overrides, message):
     assert message in str(error.value)
 
 
-def test_what_concerns_hydra_alone_changes_no_cell():
+def test_launcher_and_search_change_no_cell():
     plain, launched = (
         compose_cells("table2", ["dataset=mr", "model=bert", "loss=ce", *more])[0]
-        for more in ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4"])
+        for more in ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "search.trials=3"])
     )
     assert plain.digits == launched.digits == digits(plain.config)
 

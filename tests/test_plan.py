@@ -240,11 +240,12 @@ def test_combinations_are_merged_without_gaining_or_losing_any():
 def test_selections_are_kept_for_the_report(tmp_path, capsys):
     save_selection(tmp_path, "table2", [*CE, "seed=1", f"paths.outputs={tmp_path}"])
     save_selection(tmp_path, "fig6", ["model=tiny"])
-    save_selection(tmp_path, "table2", [*CE, "seed=1,2", f"paths.outputs={tmp_path}", "paths.data=x"])
-    assert selections(tmp_path) == {"table2": [*CE, "seed=1,2"], "fig6": ["model=tiny"]}
+    asked = [*CE, "seed=1,2", "search.trials=2"]
+    save_selection(tmp_path, "table2", [*asked, f"paths.outputs={tmp_path}", "paths.data=x"])
+    assert selections(tmp_path) == {"table2": asked, "fig6": ["model=tiny"]}
     assert status(tmp_path, "cpu", 2)
     shown = capsys.readouterr().out
-    assert "table2  dataset=mr model=bert loss=ce seed=1,2" in shown and "85.64" in shown and "fig6" in shown
+    assert "table2  dataset=mr model=bert loss=ce seed=1,2" in shown and "2 trials" in shown and "85.64" in shown and "fig6" in shown
     (tmp_path / "selections.yaml").write_text("- what\n")
     with pytest.raises(ConfigError, match="damaged"):
         selections(tmp_path)
