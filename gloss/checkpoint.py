@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gloss.runs import RunError, fsync_folder
+from gloss.runs import RunError, fsync_folder, writing
 
 State = dict[str, Tensor]
 
@@ -48,31 +48,38 @@ def save(
     """Write a checkpoint beside the last one, then remove the last one. `log`: the epoch's parts, step by step."""
     folder.mkdir(exist_ok=True)
     target = folder / f"{progress.epoch:05d}-{progress.step:07d}"
+    if target.is_dir():  # of this very moment: nothing to add, and nothing to lose while it is replaced
+        return
     temporary = folder / f".{target.name}"
     shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir()
     try:
-        state = {"config": config, "progress": asdict(progress)}
-        (temporary / "state.json").write_text(json.dumps(state))
-        save_file({name: value.contiguous() for name, value in model.items()}, temporary / "model.safetensors")
-        if best is not None:
-            save_file({name: value.contiguous() for name, value in best.items()}, temporary / "best.safetensors")
-        torch.save({"optimizer": optimizer, "log": log}, temporary / "optimizer.pt")
-        for path in temporary.iterdir():
-            handle = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(handle)
-            finally:
-                os.close(handle)
-        shutil.rmtree(target, ignore_errors=True)
-        temporary.rename(target)
-        fsync_folder(folder)
+        with writing(target):
+            temporary.mkdir()
+            (temporary / "state.json").write_text(json.dumps({"config": config, "progress": asdict(progress)}))
+            _write_tensors(temporary / "model.safetensors", model)
+            if best is not None:
+                _write_tensors(temporary / "best.safetensors", best)
+            with (temporary / "optimizer.pt").open("wb") as file:
+                torch.save({"optimizer": optimizer, "log": log}, file)
+            for path in temporary.iterdir():
+                handle = os.open(path, os.O_RDONLY)
+                try:
+                    os.fsync(handle)
+                finally:
+                    os.close(handle)
+            fsync_folder(temporary)
+            temporary.rename(target)
+            fsync_folder(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     for old in folder.iterdir():
         if old != target:
             shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_tensors(path: Path, tensors: State) -> None:
+    save_file({name: value.contiguous() for name, value in tensors.items()}, path)
 
 
 def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dict, Tensor] | None:

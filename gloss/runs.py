@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -22,6 +23,7 @@ from typing import Any
 
 import numpy as np
 from filelock import FileLock, Timeout
+from safetensors import SafetensorError
 
 from gloss.config import Config
 
@@ -88,7 +90,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with writing(path), os.fdopen(handle, "wb") as file:
             file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
@@ -119,15 +121,33 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True) -> Iterator[bool]:
+def writing(path: Path) -> Iterator[None]:
+    """What a failed write raises, whatever the library, as an OSError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    except (SafetensorError, RuntimeError) as error:  # torch's writer hides the cause in the context
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else getattr(error.__context__, "errno", None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True, patience: float = 0.0) -> Iterator[bool]:
     """Hold `folder` for this process; yields False where another process holds it and `wait` is False.
 
-    The operating system frees the lock of a process that died, so a stale lock file means nothing.
+    patience: seconds to try for without `wait`; a glance of `is_running` is no reason to give up. The operating system
+    frees the lock of a process that died, so a stale lock file means nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=-1 if wait else patience)
     except Timeout:
         yield False
         return
@@ -149,8 +169,15 @@ def is_running(folder: Path) -> bool:
         return not mine
 
 
+def remove_half_written(folder: Path) -> None:
+    """Remove what a process that was killed was just writing."""
+    for path in folder.glob(".*"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
 def clear(folder: Path) -> None:
     """Remove what an earlier attempt left, so that a run never mixes two."""
+    (folder / "DONE").unlink(missing_ok=True)  # first: what is left if this is cut short must not look finished
     for path in folder.iterdir():
         if path.name == "lock":
             continue
@@ -223,10 +250,9 @@ def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
     for folder in sorted(runs.glob("*/*/*/*/seed=*")):
         if folder.resolve() != folder:
             problems.append(Problem(folder, "is a link, or lies behind one"))
-        elif (folder / "error.json").is_file():
-            problems.append(Problem(folder, "failed: " + _error_message(folder)))
         elif not is_done(folder):
-            problems.append(Problem(folder, "is not finished"))
+            failed = (folder / "error.json").is_file()
+            problems.append(Problem(folder, "failed: " + _error_message(folder) if failed else "is not finished"))
         else:
             try:
                 record = read_record(folder)
