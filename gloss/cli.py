@@ -5,8 +5,12 @@ Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 1
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import getpass
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -21,10 +25,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
 from gloss.experiments import sweep_arguments
+from gloss.interrupts import Interrupted, interruptible
 from gloss.tuned import apply_tuned, keys_by_hand
 from gloss.workers import claim_gpu
 
 
+@interruptible()
 def main(
     task: Callable[[Config, bool], None], arguments: Sequence[str] | None = None, config_name: str = "train"
 ) -> int:
@@ -53,6 +59,8 @@ def main(
             try:
                 _job(cfg, task)
             except Exception as error:  # past Hydra, which would add lines of its own
+                if is_sweep:  # perhaps in another process
+                    raise
                 raised.append(error)
 
         raised: list[Exception] = []
@@ -63,14 +71,12 @@ def main(
         return _tell(readable(error, arguments, TuneConfig if config_name == "tune" else Config))
     except Exception as error:
         if _is_expected(error):
-            return _tell(str(error), status=2 if isinstance(error, ValueError) else 1)
+            return _tell(_message(error), status=2 if isinstance(error, ValueError) else 1)
         traceback.print_exc()
         return 1
-    except BaseException as error:
-        if (number := getattr(error, "number", None)) is None:
-            raise
-        return _tell(f"stopped by {error}; the same command goes on from the checkpoint", status=128 + number)
-    failed = sorted((failures / "failed").glob("*")) if is_sweep else []
+    except Interrupted as error:
+        return _tell(f"stopped by {error}; the same command goes on where it stopped", status=128 + error.number)
+    failed = [path for folder in _failure_folders(failures) for path in sorted(folder.glob("*"))] if is_sweep else []
     for path in failed:
         print(path.read_text(encoding="utf-8").rstrip(), file=sys.stderr)
     if failed:
@@ -88,12 +94,28 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
         claim_gpu()
         task(_prepare(cfg, overrides), True)
     except Exception as error:
-        reason = str(error) if _is_expected(error) else traceback.format_exc().rstrip()
+        reason = _message(error) if _is_expected(error) else traceback.format_exc().rstrip()
         text = f"failed: {' '.join(overrides)}\n  {reason}\n"
         print(text, end="", file=sys.stderr, flush=True)
-        path = Path(hydra_cfg.sweep.dir) / "failed" / f"{hydra_cfg.job.num:05d}"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+        _note_failure(text, Path(hydra_cfg.sweep.dir), f"{hydra_cfg.job.num:05d}")
+
+
+def _failure_folders(sweep: Path) -> tuple[Path, Path]:
+    """Where a sweep's failed runs are noted, and where they are if that disk is full."""
+    return sweep / "failed", Path(tempfile.gettempdir()) / f"gloss-{getpass.getuser()}" / sweep.name
+
+
+def _note_failure(text: str, sweep: Path, name: str) -> None:
+    for i, folder in enumerate(_failure_folders(sweep)):
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text, encoding="utf-8")
+            return
+        except OSError:
+            if i == 1:
+                raise
+            with contextlib.suppress(OSError):
+                (folder / name).unlink(missing_ok=True)  # it may be there, but empty
 
 
 def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
@@ -113,6 +135,24 @@ def _is_expected(error: Exception) -> bool:
         or type(error).__name__ in ("DataError", "RunError", "Diverged")
         or (isinstance(error, OSError) and error.errno is not None)
     )
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there, or set paths.outputs to a folder elsewhere; the same command then goes on",
+    errno.EDQUOT: "your quota there is used up: make room, or set paths.outputs to a folder elsewhere",
+    errno.EFBIG: "files there may not grow as large as this one has to: raise `ulimit -f`, or set paths.outputs",
+    errno.EROFS: "nothing can be written there: set paths.outputs to a folder that can",
+    errno.EACCES: "it is not yours to use: change its permissions, or set paths.outputs to another folder",
+    errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
+    errno.ENFILE: "the machine has too many open files: end other programs",
+}
+
+
+def _message(error: Exception) -> str:
+    """The error's own text, and what to do where the system's says only what went wrong."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        return f"{error.filename}: {error.strerror}: {_REMEDIES[error.errno]}"
+    return str(error)
 
 
 def _tell(message: str, status: int = 2) -> int:

@@ -10,11 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +25,7 @@ from gloss.config import CE, INTEGRATED, STANDALONE, Config
 from gloss.device import Presence, Stopwatch, autocast, peak_memory_bytes
 from gloss.encoder import Classifier, TokenTable, slice_bounds
 from gloss.evaluate import classification_metrics, macro_silhouette
+from gloss.interrupts import Interrupted, noted
 from gloss.objective import Objective
 from gloss.runs import RunError, config_in_digits
 from gloss.sampler import epoch_batches
@@ -37,23 +35,16 @@ NUM_SLICES = {"cpu": 8, "cuda": 2, "mps": 2}  # a slice more costs launches on a
 
 
 class Diverged(RunError):
-    """A loss or gradient that is no finite number; `details` say where. The weights are those of the step before."""
+    """A loss, gradient or embedding that is no finite number; `details` say where."""
 
-    def __init__(self, details: dict) -> None:
+    def __init__(self, details: dict, what: str = "the loss or its gradient is") -> None:
         self.details = details
+        names = {"loss": "loss", "grad_norm": "gradient norm", "sigma": "sigma", "lr": "lr"}
+        values = ", ".join(f"{name} {details[key]}" for key, name in names.items() if details.get(key) is not None)
         super().__init__(
-            f"the loss or its gradient is not finite at epoch {details['epoch']}, step {details['step']} (loss "
-            f"{details['loss']}, gradient norm {details['grad_norm']}, sigma {details['sigma']}, lr {details['lr']}): "
-            "try a smaller trainer.lr or a larger loss.sigma"
+            f"{what} not finite at epoch {details['epoch']}, step {details['step']} ({values}): try a smaller "
+            "trainer.lr or a larger loss.sigma"
         )
-
-
-class Interrupted(BaseException):
-    """SIGTERM or Ctrl-C: a checkpoint is written, and the process leaves with 128 + the signal's number."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
-        super().__init__(signal.Signals(number).name)
 
 
 @dataclass
@@ -96,10 +87,11 @@ class Fit:
         """Train to the end, and leave in the model the weights to be tested."""
         progress, trainer = self.progress, self.cfg.trainer
         self._restore()
-        with _signals() as pending:
+        with noted() as pending:
             while progress.stopped is None:
                 self._epoch(pending)
                 row = self._end_epoch()
+                self.report("epoch", row)  # before the checkpoint, which would go on behind it
                 if trainer.patience is not None and progress.num_stale >= trainer.patience:
                     progress.stopped = "patience"
                 elif progress.epoch >= trainer.max_epochs:
@@ -108,7 +100,6 @@ class Fit:
                 waited = progress.total_seconds if progress.stopped else time.monotonic() - self.last_checkpoint
                 if pending or waited >= 60 * trainer.checkpoint_minutes:
                     self.save()
-                self.report("epoch", row)
                 if pending:
                     raise Interrupted(pending[0])
                 if self.on_epoch is not None:
@@ -134,7 +125,12 @@ class Fit:
         before = time.perf_counter()
         self.watch.start()
         for step in range(progress.step, len(batches)):
-            self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
+            try:
+                self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    raise
+                raise self._out_of_memory(batches[step]) from None
             progress.step = step + 1
             self.report("step", {"step": step + 1, "steps": len(batches), "epoch": progress.epoch})
             due = time.monotonic() - self.last_checkpoint >= 60 * trainer.checkpoint_minutes > 0
@@ -147,6 +143,15 @@ class Fit:
                 self.watch.start()
         self._add_seconds(before)
         self._check_finite(batches)
+
+    def _out_of_memory(self, batch: np.ndarray) -> RunError:
+        trainer, length = self.cfg.trainer, int(self.tables["train"].host_lengths[batch].max())
+        half = max(1, min(trainer.micro_batch or len(batch), len(batch)) // 2)
+        return RunError(
+            f"{self.device} is out of memory with a batch of {len(batch)} texts of up to {length} tokens: set "
+            f"trainer.micro_batch={half} (the same gradient in less memory), or make trainer.batch_size="
+            f"{trainer.batch_size} or model.max_length={self.cfg.model.max_length} smaller"
+        )
 
     def _add_seconds(self, before: float) -> float:
         """Book the time since `before` on the epoch under way."""
@@ -218,8 +223,16 @@ class Fit:
 
     @torch.inference_mode()
     def embed(self, split: str) -> Tensor:
-        """Embeddings [N, D] of a split in evaluation mode, float32, in the split's order."""
-        return embed(self.model, self.tables[split], self.device, self.precision)
+        """Embeddings [N, D] of a split in evaluation mode, float32, in the split's order.
+
+        Raises Diverged where one is not finite: finite weights that a last step made huge can do that.
+        """
+        embeddings = embed(self.model, self.tables[split], self.device, self.precision)
+        if not embeddings.isfinite().all():
+            progress = self.progress
+            where = {"epoch": progress.epoch, "step": progress.step, "lr": self.lr, "sigma": progress.sigma}
+            raise Diverged(where, f"embeddings of {split} are")
+        return embeddings
 
     @torch.inference_mode()
     def logits(self, embeddings: Tensor) -> np.ndarray:
@@ -367,6 +380,12 @@ def embed(model: Classifier, table: TokenTable, device: torch.device, precision:
     return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below."""
+    texts = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+
+
 def _mix(*numbers: int) -> int:
     """A seed below 2**62 that depends on all numbers and leaves room to count on."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
@@ -376,26 +395,3 @@ def _mix(*numbers: int) -> int:
 def _config_for_checkpoint(cfg: Config) -> dict:
     """What must agree for a checkpoint to be taken up."""
     return {**config_in_digits(cfg), "mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed}
-
-
-@contextmanager
-def _signals():
-    """SIGTERM and SIGINT are noted, and acted upon between two steps; a second one takes effect at once."""
-    pending: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield pending  # only the main thread may set handlers
-        return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) for number in numbers}
-
-    def note(number: int, _frame: object) -> None:
-        pending.append(number)
-        signal.signal(number, before[number])
-
-    for number in numbers:
-        signal.signal(number, note)
-    try:
-        yield pending
-    finally:
-        for number in numbers:
-            signal.signal(number, before[number])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 import shutil
 import sys
 import time
@@ -28,6 +29,7 @@ from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, m
 from gloss.export import save_model
 from gloss.fit import Fit, embed
 from gloss.graph import sqrt_bandwidth
+from gloss.interrupts import Interrupted
 from gloss.objective import Objective, balanced_class_weights
 from gloss.runs import (
     SCHEMA_VERSION,
@@ -36,11 +38,13 @@ from gloss.runs import (
     is_done,
     locked,
     read_record,
+    remove_half_written,
     run_folder,
     write_arrays,
     write_atomic,
     write_json,
     write_lines,
+    writing,
 )
 
 SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
@@ -57,25 +61,25 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
     device = choose_device(cfg.trainer.device)
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
     folder = run_folder(cfg, dataset.fingerprint)
-    with locked(folder, wait=False) as mine:
-        if not mine and wait:
-            print(f"{folder} is being worked on by another process: waiting for it", file=sys.stderr, flush=True)
+    if (record := _finished(cfg, folder)) is not None:  # without the lock: the folder may be read-only
+        return record
+    with locked(folder, wait=False, patience=1.0) as mine:
+        if not mine:
+            then = "waiting for it" if wait else "left to it"
+            print(f"{folder} is being worked on by another process: {then}", file=sys.stderr, flush=True)
     if not mine and not wait:
         return None
-    with locked(folder, wait=wait) as mine:
+    with locked(folder, wait=wait, patience=1.0) as mine:
         if not mine:
             return None
-        lacks_model = cfg.trainer.save_model and not (folder / "model").is_dir()
-        if is_done(folder) and not cfg.rerun and not lacks_model:
-            record = read_record(folder)
-            told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
-            print(f"{folder}: {told}; rerun=true trains it again", flush=True)
+        if (record := _finished(cfg, folder)) is not None:
             return record
-        if is_done(folder) and lacks_model:
+        if is_done(folder) and not cfg.rerun:
             print(f"{folder} is finished, but without its weights: training it again", file=sys.stderr, flush=True)
         if cfg.rerun or is_done(folder):
             clear(folder)
         (folder / "error.json").unlink(missing_ok=True)
+        remove_half_written(folder)
         try:
             with Presence(device).here() as presence:
                 _run(cfg, dataset, folder, device, presence, on_epoch)
@@ -83,6 +87,17 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
             _write_error(folder, error)
             raise
         return read_record(folder)
+
+
+def _finished(cfg: Config, folder: Path) -> Record | None:
+    """The record, unless there is something to train."""
+    lacks_model = cfg.trainer.save_model and not (folder / "model").is_dir()
+    if not is_done(folder) or cfg.rerun or lacks_model:
+        return None
+    record = read_record(folder)
+    told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
+    print(f"{folder}: {told}; rerun=true trains it again", flush=True)
+    return record
 
 
 def _write_error(folder: Path, error: Exception) -> None:
@@ -123,7 +138,8 @@ def _run(
     cache = Path(cfg.paths.outputs) / "cache" / "tokens"
     tables, labels = {}, {}
     for name, split in splits.items():
-        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
+        with writing(cache):
+            tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
         tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         labels[name] = torch.from_numpy(split.labels).to(device)
 
@@ -164,28 +180,33 @@ def _run(
     )
     try:
         fit.run()
+        _warn_if_nothing_was_learnt(cfg, progress)
+
+        embeddings = {name: fit.embed(name) for name in splits if name != "train"}
+        probe = _fit_probe(cfg, fit, embeddings["val"], labels) if cfg.mode == STANDALONE else {}
+        metrics, arrays = {}, {}
+        for name, embedded in embeddings.items():
+            logits, truth = fit.logits(embedded), labels[name].cpu().numpy()
+            silhouette = macro_silhouette(embedded, labels[name])
+            metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
+            arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
+            if cfg.trainer.save_embeddings:
+                arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
+        write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
+        write_lines(folder / "epochs.jsonl", progress.epochs)
+        result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
+        if cfg.trainer.save_model:
+            with writing(folder / "model"):
+                save_model(folder / "model", model, tokenizer, result, arrays)
+        result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
+        write_json(folder / "result.json", result)
+        write_atomic(folder / "DONE", "")
+    except Interrupted:
+        if progress.stopped and not is_done(folder):
+            fit.save()  # the training is over, and need not be done again
+        raise
     finally:
         terminal.close()
-    _warn_if_nothing_was_learnt(cfg, progress)
-
-    embeddings = {name: fit.embed(name) for name in splits if name != "train"}
-    probe = _fit_probe(cfg, fit, embeddings["val"], labels) if cfg.mode == STANDALONE else {}
-    metrics, arrays = {}, {}
-    for name, embedded in embeddings.items():
-        logits, truth = fit.logits(embedded), labels[name].cpu().numpy()
-        silhouette = macro_silhouette(embedded, labels[name])
-        metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
-        arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
-        if cfg.trainer.save_embeddings:
-            arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
-    write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
-    write_lines(folder / "epochs.jsonl", progress.epochs)
-    result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
-    if cfg.trainer.save_model:
-        save_model(folder / "model", model, tokenizer, result, arrays)
-    result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
-    write_json(folder / "result.json", result)
-    write_atomic(folder / "DONE", "")
     for name in ("checkpoint", "embeddings"):
         shutil.rmtree(folder / name, ignore_errors=True)
     terminal.summary(result)
@@ -349,6 +370,10 @@ class Terminal:
 
     def show(self, what: str, values: dict) -> None:
         """values: of a step (step, steps, epoch), or the line of an epoch."""
+        with contextlib.suppress(OSError):  # a terminal that is gone must not end a run of days
+            self._show(what, values)
+
+    def _show(self, what: str, values: dict) -> None:
         if what == "step" and self.is_terminal:
             if self.bar is None:
                 total = self.cfg.trainer.max_epochs * values["steps"]
@@ -367,7 +392,13 @@ class Terminal:
             elif not self.is_terminal:
                 seconds = values["seconds"]["total"] + values["seconds"]["evaluation"]
                 text = " · ".join(f"{key} {value}" for key, value in self.shown.items())
-                print(f"{self.name} · {text} · {seconds:.1f} s", flush=True)
+                self._say(f"{self.name} · {text} · {seconds:.1f} s")
+
+    def _say(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError:
+            sys.stdout = open(os.devnull, "w")  # or leaving would fail on what could not be shown
 
     def close(self) -> None:
         if self.bar is not None:
@@ -376,8 +407,7 @@ class Terminal:
     def summary(self, result: dict) -> None:
         test, seconds = result["metrics"]["test"], result["seconds"]
         silhouette = "" if test["macro_silhouette"] is None else f", silhouette {test['macro_silhouette']:.4f}"
-        print(
+        self._say(
             f"{self.name}: test accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f}{silhouette}; "
-            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}",
-            flush=True,
+            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}"
         )

@@ -17,7 +17,8 @@ from gloss.checkpoint import Progress
 from gloss.config import STANDALONE, Config
 from gloss.data import load_dataset, tokenize
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
-from gloss.fit import Diverged, Fit, Interrupted
+from gloss.fit import Diverged, Fit
+from gloss.interrupts import Interrupted
 from gloss.objective import Objective
 from gloss.runs import RunError, read_record
 from gloss.train import train

@@ -1,0 +1,60 @@
+"""SIGTERM and Ctrl-C: raised as an exception that unwinds in good order, or noted until there is a safe moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Interrupted(BaseException):
+    """The process was told to stop: it leaves with 128 + the signal's number."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(number)  # what pickle hands over between processes
+
+    def __str__(self) -> str:
+        return signal.Signals(self.number).name
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """A signal raises Interrupted wherever the process is."""
+
+    def stop(number: int, _frame: object) -> None:
+        raise Interrupted(number)
+
+    with _handled_by(stop):
+        yield
+
+
+@contextmanager
+def noted() -> Iterator[list[int]]:
+    """Signals are noted in the list, to be acted upon between two steps; a second one takes effect at once."""
+    pending: list[int] = []
+
+    def note(number: int, _frame: object) -> None:
+        pending.append(number)
+        signal.signal(number, before[number])
+
+    with _handled_by(note) as before:
+        yield pending
+
+
+@contextmanager
+def _handled_by(handler: Callable[[int, object], None]) -> Iterator[dict[int, object]]:
+    before: dict[int, object] = {}
+    if threading.current_thread() is threading.main_thread():  # only it may set handlers
+        # A signal that the caller has ignored (nohup, a job in the background) stays ignored.
+        before |= {n: h for n in SIGNALS if (h := signal.getsignal(n)) not in (signal.SIG_IGN, None)}
+    for number in before:
+        signal.signal(number, handler)
+    try:
+        yield before
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
