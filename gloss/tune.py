@@ -473,6 +473,8 @@ class Worker:
         try:
             with self.store.alive(trial._trial_id):
                 record = train(cfg, on_epoch=lambda epoch, score: self._on_epoch(trial, epoch, score))
+            if not self._is_mine(trial):
+                raise TakenOver
             value = self._catch_up(trial, record)
         except optuna.TrialPruned:
             state = TrialState.PRUNED

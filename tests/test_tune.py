@@ -246,6 +246,11 @@ def test_a_worker_taken_for_dead_does_not_book_its_trial(settings, monkeypatch):
     assert taken.number == trial.number
     slow.run(trial)  # wakes up: neither its epochs nor its outcome count
     assert states(other) == ["running"] and not other.study.trials[0].intermediate_values
+    silent = SimpleNamespace(epochs=lambda: [{"epoch": 1, "score": 11.0}])
+    for end in (lambda *_, **__: silent, lambda *_, **__: (_ for _ in ()).throw(optuna.TrialPruned)):
+        monkeypatch.setattr(tuning, "train", end)
+        slow.run(trial)  # or wakes up at the very end
+        assert states(other) == ["running"] and not other.study.trials[0].intermediate_values
     monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 20.0))
     other.run(taken)
     assert other.study.trials[0].value == 20.0
