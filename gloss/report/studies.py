@@ -61,15 +61,20 @@ def study_figure(study: Any) -> Drawing | None:
     history.set_xlabel("trial")
     history.set_ylabel(study.score)
     importance = importances(study)
-    bars.barh([LABELS[name] for name in importance], list(importance.values()), color=LOOK["complete"][1])
+    bars.barh([LABELS[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
     bars.invert_yaxis()
     bars.set_xlabel("importance" if importance else "importance: too few trials")
     for ax, name in zip(scatter, names, strict=True):
         _points(ax, [(t["params"][name], t) for t in done])
         ax.set_xlabel(LABELS[name])
         ax.sharey(history)
-        if isinstance(study.space[name], tuple) and study.space[name][2]:
+        low, high, is_log = row if isinstance(row := study.space[name], tuple) else (min(row), max(row), False)
+        ax.set_xlim((low / 1.1, high * 1.1) if is_log else (low - 0.05 * (high - low), high + 0.05 * (high - low)))
+        if is_log:
+            ticks = [low, math.sqrt(low * high), high]
             ax.set_xscale("log")
+            ax.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
+            ax.minorticks_off()
     data = [{"trial": t["number"], "state": t["state"], "value": t["value"], **t["params"]} for t in done]
     data += [{"hyperparameter": name, "importance": share} for name, share in importance.items()]
     notes = [
@@ -102,10 +107,12 @@ def importances(study: Any) -> dict[str, float]:
     found = [t for t in study.trials if t["state"] == "complete" and t["duplicate_of"] is None]
     if len(found) < 4 or len({t["value"] for t in found}) < 2:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     copy = optuna.create_study(direction="maximize")
     for trial in found:
         copy.add_trial(optuna.create_trial(params=trial["params"], distributions=space, value=trial["value"]))
-    return get_param_importances(copy, evaluator=FanovaImportanceEvaluator(seed=0))
+    shares = get_param_importances(copy, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {name: float(share) for name, share in shares.items()}
 
 
 def command(study: Any) -> str:
