@@ -162,7 +162,7 @@ class AblationConfig:
     """Changes that only our own experiments and ablations make; all off by default."""
 
     sigma_scale: float = _number(1.0, "above 0", lambda x: x > 0)  # σ is multiplied by it
-    gamma_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to γ
+    gamma_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to γ, up to 0.99
     lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
     label_noise: float = _number(
@@ -305,8 +305,7 @@ def _check_combination(cfg: Config) -> None:
                 raise ConfigError(
                     f"ablation.{key}_offset={offset} has no effect: loss={loss.name} mode={mode} uses no {key}"
                 )
-            low, high = (1e-3, 1 - 1e-3) if key == "gamma" else (0.0, 1.0)
-            if not low <= value + offset <= high:
+            if key == "lam" and not 0 <= round(value + offset, 9) <= 1:
                 raise ConfigError(
                     f"ablation.{key}_offset={offset} is not allowed: loss.{key} would become {value + offset:g}"
                 )

@@ -53,7 +53,8 @@ class Objective:
     @property
     def gamma(self) -> float | None:
         """γ, the fraction of a batch whose labels stay visible."""
-        return None if self.cfg.loss.gamma is None else self.cfg.loss.gamma + self.cfg.ablation.gamma_offset
+        gamma, offset = self.cfg.loss.gamma, self.cfg.ablation.gamma_offset
+        return min(max(gamma + offset, 0.01), 0.99) if offset else gamma
 
     def draw_visible(self, batch_size: int, generator: torch.Generator) -> Tensor | None:
         """The random split of a batch into visible and hidden texts, bool [B]; None where the loss has none."""

@@ -59,10 +59,12 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
     Raises ConfigError, DataError, RunError for what the user can mend; an error after the start is kept in error.json.
     """
     device = choose_device(cfg.trainer.device)
-    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    folder = run_folder(cfg, dataset.fingerprint)
+    own_texts = cfg.dataset.source in ("csv", "hub")  # their fingerprint names the folder
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed) if own_texts else None
+    folder = run_folder(cfg, dataset.fingerprint if own_texts else None)
     if (record := _finished(cfg, folder)) is not None:  # without the lock: the folder may be read-only
         return record
+    dataset = dataset or load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
     with locked(folder, wait=False, patience=1.0) as mine:
         if not mine:
             then = "waiting for it" if wait else "left to it"

@@ -134,7 +134,7 @@ def _compose(outputs: Path, only: Sequence[str] | None, problems: list[str]) -> 
         from gloss.experiments import compose_cells  # here: without a selection there is nothing to compose
 
         for name, overrides in chosen.items():
-            own_overrides = [x for x in overrides if not x.startswith("paths.")]
+            own_overrides = [x for x in overrides if not x.startswith(("paths.outputs=", "paths.data="))]
             try:
                 cells[name] = compose_cells(name, [*own_overrides, f"paths.outputs={outputs}"])
             except ValueError as error:  # ConfigError: such as a search that is not done yet
