@@ -359,9 +359,16 @@ class Worker:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.about = {
             "name": self.study_name,
-            **{"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name},
-            **{"variant": cfg.variant.name, "search": search.name, "seed": cfg.seed, "train_texts": num_texts},
-            **{"train_limit": cfg.dataset.train_limit, "max_epochs": cfg.trainer.max_epochs},
+            "dataset": cfg.dataset.name,
+            "model": cfg.model.alias,
+            "mode": cfg.mode,
+            "loss": cfg.loss.name,
+            "variant": cfg.variant.name,
+            "search": search.name,
+            "seed": cfg.seed,
+            "train_texts": num_texts,
+            "train_limit": cfg.dataset.train_limit,
+            "max_epochs": cfg.trainer.max_epochs,
         }
         self.name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         if search.storage is None:
@@ -491,10 +498,9 @@ class Worker:
         with self.store.claiming():
             if not self._is_mine(trial):
                 return
+            shutil.rmtree(run_folder(cfg, self.fingerprint) / "checkpoint", ignore_errors=True)
             trial.set_user_attr(SECONDS, seconds)
             self._tell(trial.number, state, value, reason)
-        for name in ("checkpoint", "model"):
-            shutil.rmtree(run_folder(cfg, self.fingerprint) / name, ignore_errors=True)
         outcome = f"{value:.6g}" if value is not None else f"failed: {reason}" if reason else "pruned"
         self._say(trial.number, trial.params, f"{outcome}, {seconds:.1f} s")
 
