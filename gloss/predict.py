@@ -206,7 +206,7 @@ class Run:
         try:
             dataset_cfg, data_dir = DatasetConfig(**config["dataset"]), self.data or config["paths"]["data"]
             dataset = load_dataset(dataset_cfg, data_dir, self.record.identity.seed)
-        except (KeyError, TypeError, AttributeError) as error:
+        except (LookupError, TypeError, AttributeError) as error:
             raise RunError(f"{self.record.folder}: its configuration names no data set of ours ({error!r})") from None
         if dataset.fingerprint != self.record.result.get("fingerprint") or dataset.labels != self.labels:
             raise RunError(f"the texts of {dataset.name} have changed since the run: it was trained on others")

@@ -13,9 +13,10 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -29,6 +30,7 @@ from gloss.config import Config
 
 SCHEMA_VERSION = 1
 MAX_RECORD_BYTES = 256 * 2**20  # no record of ours comes near; a larger file is not read at all
+MAX_ARRAY_BYTES = 8 * 2**30  # of all arrays of a run, unpacked
 
 # Keys that cannot change a result, or that have a folder level of their own.
 _NOT_IN_DIGITS = ("paths", "experiment", "tuned", "rerun", "seed", "mode")
@@ -211,7 +213,9 @@ class Record:
         """The lines of epochs.jsonl. Raises RunError where the file is broken."""
         path = self.folder / "epochs.jsonl"
         try:
-            return [_finite_json(line) for line in _read_text(path).splitlines()]
+            lines = [_finite_json(line) for line in _read_text(path).splitlines()]
+            _check_epochs(lines)
+            return lines
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {error}") from None
 
@@ -219,8 +223,14 @@ class Record:
         """The arrays of predictions.npz. Raises RunError where the file is broken."""
         path = self.folder / "predictions.npz"
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                return dict(arrays)
+            _refuse_special(path)
+            with zipfile.ZipFile(path) as archive:
+                if (size := sum(one.file_size for one in archive.infolist())) > MAX_ARRAY_BYTES:
+                    raise ValueError(f"it unpacks to {size} bytes, more than predictions ever have")
+            with np.load(path, allow_pickle=False) as file:
+                arrays = dict(file)
+            _check_arrays(arrays, len(self.result["labels"]))
+            return arrays
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on a damaged archive
             raise RunError(f"{path} cannot be read: {error}") from None
 
@@ -274,11 +284,16 @@ def _error_message(folder: Path) -> str:
 
 
 def _read_text(path: Path) -> str:
-    if path.is_symlink():
-        raise ValueError("it is a link")
+    _refuse_special(path)
     if path.stat().st_size > MAX_RECORD_BYTES:
         raise ValueError(f"it has {path.stat().st_size} bytes, more than a record ever has")
     return path.read_text(encoding="utf-8")
+
+
+def _refuse_special(path: Path) -> None:
+    """A link may point anywhere, and a pipe never ends."""
+    if path.is_symlink() or (path.exists() and not path.is_file()):
+        raise ValueError("it is no plain file")
 
 
 def _finite_json(text: str) -> Any:
@@ -287,13 +302,20 @@ def _finite_json(text: str) -> Any:
 
     def number(digits: str) -> float:
         if not math.isfinite(value := float(digits)):
-            raise ValueError(f"it holds {digits}, which is no finite number")
+            raise ValueError(f"it holds {digits:.50}, which is no finite number")
+        return value
+
+    def whole(digits: str) -> int:
+        if abs(value := int(digits)) >= 2**63:
+            raise ValueError(f"it holds {digits:.50}, a larger number than any record has")
         return value
 
     try:
-        return json.loads(text, parse_constant=refuse, parse_float=number)
+        content = json.loads(text, parse_constant=refuse, parse_float=number, parse_int=whole)
+        json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a character, as "\\ud800", cannot be shown
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    return content
 
 
 _IDENTITY = {"dataset": str, "model": str, "mode": str, "loss": str, "variant": str, "digits": str, "seed": int}
@@ -311,31 +333,102 @@ _REQUIRED = {
     "device": str,
     "precision": str,
 }
+_OPTIONAL = {  # may be missing or null
+    "fingerprint": str,
+    "stopped": str,
+    "num_parameters": int,
+    "tokens_per_epoch": int,
+    "peak_memory_bytes": int,
+    "device_name": str,
+    "shared_device": bool,
+    "counts": dict,
+    "tuned": dict,
+    "commit": str,
+    "commit_clean": bool,
+    "finished_at": str,
+}
+_CONFIG_GROUPS = [f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name))]
+_RANGES = {"accuracy": (0, 100), "macro_f1": (0, 100), "macro_silhouette": (-1, 1)}
+# What steers a terminal or turns the direction of a text.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_MANY = 10**15  # more than any count or number of seconds, and no sum of such numbers overflows
 
 
 def _check_result(result: Any) -> None:
     """Raise ValueError unless `result` has the shape and ranges of a record of ours."""
     if not isinstance(result, dict):
         raise ValueError(f"expected an object, got {type(result).__name__}")
-    for fields, node, where in ((_REQUIRED, result, ""), (_IDENTITY, result.get("identity"), "identity.")):
-        for key, kind in fields.items():
-            if not isinstance(node.get(key), kind) or isinstance(node.get(key), bool):
+    for kinds, node, where in ((_REQUIRED, result, ""), (_IDENTITY, result.get("identity"), "identity.")):
+        for key, kind in kinds.items():
+            if type(node.get(key)) is not kind:
                 raise ValueError(f"{where}{key} is missing or no {kind.__name__}")
+    for key, kind in _OPTIONAL.items():
+        if type(result.get(key)) not in (kind, type(None)):
+            raise ValueError(f"{key} is no {kind.__name__}")
     if result["schema_version"] > SCHEMA_VERSION:
         raise ValueError(
             f"schema_version is {result['schema_version']}, newer than this code's {SCHEMA_VERSION}: update the code"
         )
-    ranges = {"accuracy": (0, 100), "macro_f1": (0, 100), "macro_silhouette": (-1, 1)}
-    for split in ("val", "test"):
+    if found := next((s for s in _strings({**result, "labels": None}) if _STEERING.search(s)), None):
+        raise ValueError(f"{found!r:.50} has control characters")
+    for group in _CONFIG_GROUPS:
+        if type(result["config"].get(group, {})) is not dict:
+            raise ValueError(f"config.{group} is no dict")
+    labels = result["labels"]
+    if not labels or not all(isinstance(label, str) for label in labels):
+        raise ValueError("labels must be names")
+    for split in sorted({"val", "test", *result["metrics"]}):
         metrics = result["metrics"].get(split)
         if not isinstance(metrics, dict):
             raise ValueError(f"metrics.{split} is missing")
-        for key, (low, high) in ranges.items():
-            value = metrics.get(key)
-            if value is None and key == "macro_silhouette":
-                continue
-            if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
-                raise ValueError(f"metrics.{split}.{key} is {value!r}, expected a number from {low} to {high}")
-    for key, value in result["seconds"].items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool) or value < 0:
-            raise ValueError(f"seconds.{key} is {value!r}, expected a number of at least 0")
+        for key, (low, high) in _RANGES.items():
+            if metrics.get(key) is not None or key != "macro_silhouette":
+                _check_number(f"metrics.{split}.{key}", metrics.get(key), low, high)
+    for key in ("best_epoch", "epochs"):
+        _check_number(key, result[key], 0, _MANY)
+    for group in ("seconds", "num_rows", "counts"):
+        for key, value in (result.get(group) or {}).items():
+            if value is not None or group != "counts":
+                _check_number(f"{group}.{key}", value, 0, _MANY)
+    for key, value in result["hyperparameters"].items():
+        if value is not None and not isinstance(value, bool):
+            _check_number(f"hyperparameters.{key}", value, -_MANY, _MANY)
+
+
+def _strings(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, (dict, list)):
+        for item in [*tree, *tree.values()] if isinstance(tree, dict) else tree:
+            yield from _strings(item)
+
+
+def _check_epochs(lines: list[Any]) -> None:
+    """Raise ValueError unless `lines` are those of epochs.jsonl; null where a part was not measured."""
+    for number, line in enumerate(lines, start=1):
+        if not isinstance(line, dict) or not isinstance(line.get("seconds", {}), dict):
+            raise ValueError(f"line {number} is no epoch of ours")
+        values = {**line, **{f"seconds.{key}": value for key, value in line.get("seconds", {}).items()}}
+        for key in ("epoch", "score", "loss", *(key for key in values if key.startswith("seconds."))):
+            if values.get(key) is not None:
+                _check_number(f"line {number}: {key}", values[key], 0 if key.startswith("seconds.") else -_MANY, _MANY)
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], num_classes: int) -> None:
+    """Raise ValueError unless `arrays` are those of predictions.npz: labels [N], logits [N, C], embeddings [N, D]."""
+    for name, array in arrays.items():
+        is_label = name.endswith("_labels")
+        if array.ndim != (1 if is_label else 2) or array.dtype.kind not in ("iu" if is_label else "f"):
+            raise ValueError(f"{name} is {array.dtype} {list(array.shape)}")
+        if is_label and len(array) and not 0 <= array.min() <= array.max() < num_classes:
+            raise ValueError(f"{name} has labels from {array.min()} to {array.max()}, expected 0 to {num_classes - 1}")
+        if not is_label and not np.isfinite(array).all():
+            raise ValueError(f"{name} has values that are not finite")
+        labels = "sample_labels" if name.startswith("epoch_") else f"{name.rpartition('_')[0]}_labels"
+        if not is_label and len(array) != len(arrays.get(labels, array)):
+            raise ValueError(f"{name} has {len(array)} rows, {labels} {len(arrays[labels])}")
+
+
+def _check_number(where: str, value: Any, low: float, high: float) -> None:
+    if type(value) not in (int, float) or not low <= value <= high:
+        raise ValueError(f"{where} is {value!r:.50}, expected a number from {low} to {high}")

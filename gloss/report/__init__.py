@@ -18,6 +18,7 @@ from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
 from gloss.report.table import Table
 from gloss.runs import RunError, read_records, write_atomic
+from gloss.terminal import printable
 
 SECTIONS = {  # a section of the page: title, the experiments whose runs it shows
     "table1": ("Table 1: the texts", ()),
@@ -67,7 +68,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     if unknown := sorted(set(only or ()) - set(SECTIONS)):
         raise ValueError(f"only={','.join(unknown)} is not allowed: expected some of {', '.join(SECTIONS)}")
     records, found = read_records(outputs)
-    problems = [f"{_relative(p.folder, outputs)}: {p.reason}" for p in found]
+    problems = [printable(f"{_relative(p.folder, outputs)}: {p.reason}") for p in found]
     records, doubles = refuse_doubles(records)
     problems += doubles
     cells, commands = _compose(outputs, only, problems)
