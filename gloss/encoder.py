@@ -1,8 +1,9 @@
 """Transformer + pooling -> embeddings [B, D]; linear head -> logits [B, C].
 
-The embedding of a text is the encoder's last hidden state at the first token. Only that one output of the last layer is
-used, so for the architectures of the paper the last layer computes its queries and feed-forward for the first token
-alone (keys and values still for all): same numbers, less work.
+The embedding of a text is the encoder's last hidden state at the first token. The architectures of the paper compute no
+padding: the tokens of a batch stand one after the other, everything but attention works on them as they are, and texts
+of one length attend together. Only the first token's output of the last layer is used, so that layer computes its
+queries and feed-forward for the first token alone (keys and values still for all): same numbers, less work.
 """
 
 from __future__ import annotations
@@ -28,6 +29,42 @@ transformers.logging.set_verbosity_error()  # its advice on weights that are not
 transformers.logging.disable_progress_bar()
 
 
+@dataclass(frozen=True)
+class Packed:
+    """n texts: their N tokens one after the other, and the groups of neighbours that attend together.
+
+    input_ids: int [N]; positions: int64 [N], from 0 in each text; token_type_ids: int64 [N] or None; first: int64 [n],
+    where each text begins; groups: number of texts, and of tokens of the longest, for each; is_token: for each group
+    bool [texts, 1, 1, longest], or None where its texts have one length; place: int64 [N], where each token goes when
+    groups are padded, or None where none needs it.
+    """
+
+    input_ids: Tensor
+    positions: Tensor
+    token_type_ids: Tensor | None
+    first: Tensor
+    groups: list[tuple[int, int]]
+    is_token: list[Tensor | None]
+    place: Tensor | None
+
+    def split(self, x: Tensor) -> list[Tensor]:
+        """x: [N, D] of all tokens -> [texts, longest, D] of each group, 0 on padding."""
+        if self.place is not None:
+            num_places = sum(texts * longest for texts, longest in self.groups)
+            x = x.new_zeros(num_places, *x.shape[1:]).index_copy(0, self.place, x)
+        pieces = x.split([texts * longest for texts, longest in self.groups])
+        return [piece.unflatten(0, group) for piece, group in zip(pieces, self.groups, strict=True)]
+
+    def split_first(self, x: Tensor) -> list[Tensor]:
+        """x: [n, D] of the first tokens -> [texts, 1, D] of each group."""
+        return [piece[:, None] for piece in x.split([texts for texts, _ in self.groups])]
+
+    def join(self, pieces: list[Tensor]) -> Tensor:
+        """What `split` took apart, or [n, D] from `split_first`."""
+        x = torch.cat([piece.flatten(0, 1) for piece in pieces])
+        return x if self.place is None or len(x) == len(self.first) else x.index_select(0, self.place)
+
+
 class Encoder(nn.Module):
     """A transformer that returns the last hidden state at the first token."""
 
@@ -36,28 +73,53 @@ class Encoder(nn.Module):
         self.transformer = transformer
         self.kind = transformer.config.model_type
         self.embedding_dim: int = transformer.config.hidden_size
+        self.is_packed = self.kind in (*_BERT_LIKE, "distilbert")  # else each group goes through the model by itself
 
-    def forward(self, input_ids: Tensor, is_token: Tensor | None, token_type_ids: Tensor | None = None) -> Tensor:
-        """Embeddings [B, D] of token ids [B, T].
-
-        is_token: bool [B, T], False on padding; None where there is no padding. token_type_ids: int [B, T] or None.
-        """
+    def forward(self, texts: Packed) -> Tensor:
+        """Embeddings [n, D]."""
         model = self.transformer
-        if self.kind not in (*_BERT_LIKE, "distilbert"):
-            inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-            mask = torch.ones_like(input_ids) if is_token is None else is_token.long()
-            return model(input_ids=input_ids, attention_mask=mask, **inputs).last_hidden_state[:, 0]
-        mask = (
-            None if is_token is None else is_token[:, None, None, :]
-        )  # [B, 1, 1, T]: every token looks at every token
-        if self.kind == "distilbert":
-            hidden, layers, last = model.embeddings(input_ids), model.transformer.layer, _last_distilbert_layer
-        else:
-            hidden = model.embeddings(input_ids=input_ids, token_type_ids=token_type_ids)  # [B, T, D]
-            layers, last = model.encoder.layer, _last_bert_layer
-        for layer in layers[:-1]:
-            hidden = layer(hidden, mask)
-        return last(layers[-1], hidden, mask)
+        if not self.is_packed:
+            return torch.cat([self._padded(*group) for group in self._groups(texts)])
+        positions = texts.positions
+        if "roberta" in self.kind:
+            positions = positions + model.embeddings.padding_idx + 1
+        inputs = {"input_ids": texts.input_ids[None], "position_ids": positions[None]}
+        if texts.token_type_ids is not None:
+            inputs["token_type_ids"] = texts.token_type_ids[None]
+        hidden = model.embeddings(**inputs)[0]  # [N, D]
+        layers = (model.transformer if self.kind == "distilbert" else model.encoder).layer
+        for layer in layers:
+            hidden = _layer(layer, hidden, texts, is_last=layer is layers[-1])
+        return hidden
+
+    def _groups(self, texts: Packed):
+        types = [None] * len(texts.groups) if texts.token_type_ids is None else texts.split(texts.token_type_ids)
+        return zip(texts.split(texts.input_ids), texts.is_token, types, strict=True)
+
+    def _padded(self, input_ids: Tensor, is_token: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+        mask = torch.ones_like(input_ids) if is_token is None else is_token[:, 0, 0].long()
+        inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.transformer(input_ids=input_ids, attention_mask=mask, **inputs).last_hidden_state[:, 0]
+
+
+def _layer(layer: nn.Module, hidden: Tensor, texts: Packed, is_last: bool) -> Tensor:
+    """A layer of BERT, RoBERTa or DistilBERT on the tokens [N, D]; the last one for the first tokens only, [n, D]."""
+    is_bert = hasattr(layer.attention, "self")
+    attention = layer.attention.self if is_bert else layer.attention
+    names = ("query", "key", "value") if is_bert else ("q_lin", "k_lin", "v_lin")
+    query, key, value = (getattr(attention, name) for name in names)
+    heads = attention.num_attention_heads if is_bert else attention.n_heads
+    dropout = attention.dropout.p if attention.training else 0.0
+    keys, values = texts.split(key(hidden)), texts.split(value(hidden))
+    if is_last:
+        hidden = hidden.index_select(0, texts.first)
+    queries = (texts.split_first if is_last else texts.split)(query(hidden))
+    groups = zip(queries, keys, values, texts.is_token, strict=True)
+    context = texts.join([_attend(*group, heads, dropout) for group in groups])
+    if is_bert:
+        return layer.feed_forward_chunk(layer.attention.output(context, hidden))
+    context = layer.sa_layer_norm(attention.out_lin(context) + hidden)
+    return layer.output_layer_norm(layer.ffn.ff_chunk(context) + context)
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int, dropout: float) -> Tensor:
@@ -65,35 +127,6 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, head
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
     return context.transpose(1, 2).flatten(2)
-
-
-def _last_bert_layer(layer: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    attention = layer.attention.self
-    first = hidden[:, :1]
-    context = _attend(
-        attention.query(first),
-        attention.key(hidden),
-        attention.value(hidden),
-        mask,
-        attention.num_attention_heads,
-        attention.dropout.p if attention.training else 0.0,
-    )
-    return layer.feed_forward_chunk(layer.attention.output(context, first))[:, 0]
-
-
-def _last_distilbert_layer(layer: nn.Module, hidden: Tensor, mask: Tensor | None) -> Tensor:
-    attention = layer.attention
-    first = hidden[:, :1]
-    context = _attend(
-        attention.q_lin(first),
-        attention.k_lin(hidden),
-        attention.v_lin(hidden),
-        mask,
-        attention.n_heads,
-        attention.dropout.p if attention.training else 0.0,
-    )
-    context = layer.sa_layer_norm(attention.out_lin(context) + first)
-    return layer.output_layer_norm(layer.ffn(context) + context)[:, 0]
 
 
 class Classifier(nn.Module):
@@ -104,9 +137,9 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.head = nn.Linear(encoder.embedding_dim, num_classes)
 
-    def forward(self, input_ids: Tensor, is_token: Tensor | None, token_type_ids: Tensor | None = None) -> Tensor:
-        """Embeddings [B, D]; `head(embeddings)` are the logits [B, C]."""
-        return self.encoder(input_ids, is_token, token_type_ids)
+    def forward(self, texts: Packed) -> Tensor:
+        """Embeddings [n, D]; `head(embeddings)` are the logits [n, C]."""
+        return self.encoder(texts)
 
 
 # ------------------------------------------------------------------------------------------------ token ids on a device
@@ -135,7 +168,8 @@ class TokenTable:
             table[is_token] = flat
             return torch.from_numpy(table).to(device)
 
-        types = None if tokens.token_type_ids is None else padded(tokens.token_type_ids, 0)
+        has_types = tokens.token_type_ids is not None and tokens.token_type_ids.any()  # zeros are every model's default
+        types = padded(tokens.token_type_ids, 0) if has_types else None
         return cls(padded(tokens.input_ids, pad_id), torch.from_numpy(lengths).to(device), lengths, types)
 
     def __len__(self) -> int:
@@ -147,19 +181,52 @@ class TokenTable:
         types = None if self.token_type_ids is None else self.token_type_ids[device_rows]
         return TokenTable(self.input_ids[device_rows], self.lengths[device_rows], self.host_lengths[rows], types)
 
-    def encode(self, model: nn.Module, rows: np.ndarray, device_rows: Tensor) -> Tensor:
-        """Embeddings [n, D] of the given rows, padded to the longest of them.
+    def encode(
+        self, model: Classifier | Encoder, rows: np.ndarray, device_rows: Tensor, num_groups: int | None = None
+    ) -> Tensor:
+        """Embeddings [n, D] of the given rows, best sorted by length.
 
-        rows and device_rows: the same row numbers [n], on the host and on the device.
+        rows and device_rows: the same row numbers [n], on the host and on the device. num_groups: see `pack`; None
+        takes what suits model and device.
         """
-        lengths = self.host_lengths[rows]
-        longest = int(lengths.max())
-        ids = self.input_ids[device_rows, :longest]
-        types = None if self.token_type_ids is None else self.token_type_ids[device_rows, :longest].long()
-        is_token = None
-        if lengths.min() < longest:
-            is_token = torch.arange(longest, device=ids.device) < self.lengths[device_rows, None]
-        return model(ids, is_token, types)
+        encoder = model.encoder if isinstance(model, Classifier) else model
+        if num_groups is None:
+            num_groups = 2 if device_rows.device.type != "cpu" else 0 if encoder.is_packed else 8
+        return model(self.pack(rows, device_rows, num_groups))
+
+    def pack(self, rows: np.ndarray, device_rows: Tensor, num_groups: int) -> Packed:
+        """The given rows as tokens one after the other; nothing here waits for the device.
+
+        num_groups: nearly equal runs of neighbours, padded to the longest of each; 0: a group for each run of texts of
+        one length, without padding.
+        """
+        lengths, device_lengths = self.host_lengths[rows], self.lengths[device_rows]
+        device = device_rows.device
+        bounds = slice_bounds(lengths, num_groups) if num_groups else runs(lengths)
+        groups = [(b - a, int(lengths[a:b].max())) for a, b in bounds]
+        is_even = [int(lengths[a:b].min()) == longest for (a, b), (_, longest) in zip(bounds, groups, strict=True)]
+        first = device_lengths.cumsum(0) - device_lengths
+        text_of = torch.arange(len(rows), device=device)
+        text_of = text_of.repeat_interleave(device_lengths, output_size=int(lengths.sum()))  # [N]
+        positions = torch.arange(len(text_of), device=device) - first[text_of]
+        place = None
+        if not all(is_even):
+            padded = np.repeat([longest for _, longest in groups], [texts for texts, _ in groups])
+            starts = torch.from_numpy(padded.cumsum() - padded).to(device, non_blocking=True)
+            place = starts[text_of] + positions
+        masks = [
+            None if even else (torch.arange(longest, device=device) < device_lengths[a:b, None])[:, None, None]
+            for (a, b), (_, longest), even in zip(bounds, groups, is_even, strict=True)
+        ]
+        where = device_rows[text_of], positions
+        types = None if self.token_type_ids is None else self.token_type_ids[where].long()
+        return Packed(self.input_ids[where], positions, types, first, groups, masks, place)
+
+
+def runs(lengths: np.ndarray) -> Sequence[tuple[int, int]]:
+    """Bounds of the runs of neighbours that are equal: [(start, stop), ...]."""
+    edges = [0, *(np.flatnonzero(np.diff(lengths)) + 1).tolist(), len(lengths)]
+    return list(zip(edges[:-1], edges[1:], strict=True))
 
 
 def slice_bounds(lengths: np.ndarray, num_slices: int) -> Sequence[tuple[int, int]]:

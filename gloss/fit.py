@@ -31,7 +31,6 @@ from gloss.runs import RunError, config_in_digits
 from gloss.sampler import epoch_batches
 
 LOG = ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
-NUM_SLICES = {"cpu": 8, "cuda": 2, "mps": 2}  # a slice more costs launches on a GPU, next to nothing on a CPU
 
 
 class Diverged(RunError):
@@ -242,12 +241,10 @@ class Fit:
 
     def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_visible: Tensor | None) -> None:
         labels = self.labels["train"][device_rows]
-        bounds = self._slices(self.tables["train"].host_lengths[rows])
         seed = _mix(self.cfg.seed, self.progress.epoch, step)
         self.watch.lap("data")
-        parts = (self._backward_in_slices if self.cfg.trainer.micro_batch else self._backward)(
-            rows, device_rows, labels, bounds, is_visible, seed
-        )
+        backward = self._backward_in_slices if self.cfg.trainer.micro_batch else self._backward
+        parts = backward(rows, device_rows, labels, is_visible, seed)
         self.watch.lap("backward")
         norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
         # A loss or gradient that is not finite blocks this update and all later ones, without asking the device.
@@ -270,39 +267,30 @@ class Fit:
         self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in (*values, self.is_bad)])
         self.watch.lap("optimizer")
 
-    def _slices(self, lengths: np.ndarray) -> list[tuple[int, int]]:
-        """Bounds of the slices that a batch, sorted by length, is encoded in."""
-        trainer = self.cfg.trainer
-        num_slices = trainer.num_slices or NUM_SLICES.get(self.device.type, 1)
-        if trainer.micro_batch:
-            num_slices = max(num_slices, math.ceil(len(lengths) / trainer.micro_batch))
-        return slice_bounds(lengths, num_slices)
-
     def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
         """Embeddings [n, D] of a slice, in float32 or wider; the same seed gives the same dropout."""
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
-            embeddings = self.tables["train"].encode(self.model, rows, device_rows)
+            embeddings = self.tables["train"].encode(self.model, rows, device_rows, self.cfg.trainer.num_slices)
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
-    def _backward(self, rows, device_rows, labels, bounds, is_visible, seed: int):
-        """One forward pass over the slices, the loss on all their embeddings, one backward pass."""
-        slices = [(rows[a:b], device_rows[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
-        embeddings = torch.cat([self._encode(*piece) for piece in slices])  # [B, D]
-        for_logits = embeddings
+    def _backward(self, rows, device_rows, labels, is_visible, seed: int):
+        """One forward pass, the loss, one backward pass."""
+        embeddings = for_logits = self._encode(rows, device_rows, seed)  # [B, D]
         if self.cfg.variant.forward_passes == 2 and self.cfg.mode == INTEGRATED:  # released: another dropout for CE
-            for_logits = torch.cat([self._encode(r, d, s + len(bounds)) for r, d, s in slices])
+            for_logits = self._encode(rows, device_rows, seed + 1)
         self.watch.lap("forward")
         parts = self._loss(embeddings, for_logits, labels, is_visible)
         parts.loss.backward()
         return parts
 
-    def _backward_in_slices(self, rows, device_rows, labels, bounds, is_visible, seed: int):
+    def _backward_in_slices(self, rows, device_rows, labels, is_visible, seed: int):
         """The full batch's gradient at the memory of a slice.
 
         Encode without a graph, take the loss's gradient with respect to all B embeddings, then encode each slice again
         (same seed, same dropout) and send its part of that gradient through.
         """
+        bounds = slice_bounds(rows, math.ceil(len(rows) / self.cfg.trainer.micro_batch))
         slices = [(rows[a:b], device_rows[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
         with torch.no_grad():
             embeddings = torch.cat([self._encode(*piece) for piece in slices])
