@@ -156,8 +156,8 @@ class Bench:
             loss: Fit(
                 cfg=c, model=model, objective=Objective(c, num_classes, SIGMA), tables={"train": table},
                 labels={"train": torch.from_numpy(labels).to(device)}, rows=np.arange(len(labels)), device=device,
-                precision=precision, folder=Path(), progress=Progress(), report=lambda what, values: None, on_epoch=None,
-                presence=None,
+                precision=precision, folder=Path(), progress=Progress(), report=lambda what, values: None,
+                on_epoch=None, presence=None,
             )
             for loss, c in configs.items()
         }  # fmt: skip
@@ -171,7 +171,8 @@ class Bench:
                 rivals[RELEASED] = ReleasedSteps(*everything)
         lengths = table.host_lengths
         texts = {
-            "num": len(labels), "classes": num_classes, "mean_tokens": float(lengths.mean()), "max_tokens": int(lengths.max()),
+            "num": len(labels), "classes": num_classes,
+            "mean_tokens": float(lengths.mean()), "max_tokens": int(lengths.max()),
         }  # fmt: skip
         found = _layers(encoder)
         layers = len(found), encoder.embedding_dim, sum(p.numel() for p in found.parameters())
@@ -253,14 +254,16 @@ def _config(settings: Settings, loss: str) -> Config:
         "mode": "integrated", "seed": settings.seed, "trainer.batch_size": settings.batch,
         "trainer.device": settings.device, "trainer.precision": settings.precision,
         "trainer.micro_batch": settings.micro_batch, "trainer.num_slices": settings.num_slices,
-        "paths.data": settings.data, "paths.outputs": settings.outputs, "loss.sigma": SIGMA if loss == GLOSS_O else None,
+        "paths.data": settings.data, "paths.outputs": settings.outputs,
+        "loss.sigma": SIGMA if loss == GLOSS_O else None,
     }  # fmt: skip
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             return resolve(compose("train", [f"{key}={value}" for key, value in given.items() if value is not None]))
     except HydraException as error:
         if "Could not find" in str(error) and model not in {path.stem for path in (CONFIG_DIR / "model").iterdir()}:
-            raise ConfigError(f"model={model} is not allowed: expected {', '.join(SHAPES)} or one of configs/model") from None
+            expected = f"{', '.join(SHAPES)} or one of configs/model"
+            raise ConfigError(f"model={model} is not allowed: expected {expected}") from None
         raise ConfigError(str(error).splitlines()[0]) from None
 
 
@@ -279,7 +282,8 @@ def _texts(cfg: Config, settings: Settings) -> tuple[Tokens, np.ndarray, int]:
         dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
         train = dataset.splits["train"]
         cache = Path(cfg.paths.outputs) / "cache" / "tokens"
-        return tokenize(train.texts, load_tokenizer(cfg.model), cfg.model.max_length, cache), train.labels, len(dataset.labels)
+        tokens = tokenize(train.texts, load_tokenizer(cfg.model), cfg.model.max_length, cache)
+        return tokens, train.labels, len(dataset.labels)
     low, _, high = settings.lengths.partition("-")
     if not low.isdecimal() or not (high or low).isdecimal() or not 3 <= int(low) <= int(high or low) <= 512:
         raise ConfigError(f"lengths={settings.lengths} is not allowed: expected n or n-m, from 3 to 512 tokens")
@@ -345,7 +349,8 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
         if over in rounds[0]["turns"] and under in rounds[0]["turns"]:
             values = spread([r["turns"][over]["seconds"] / r["turns"][under]["seconds"] for r in rounds])
             goal = goals.get((over, under))
-            found.append({"over": over, "under": under, **values, "goal": goal, "reached": is_reached(values["median"], goal)})
+            reached = is_reached(values["median"], goal)
+            found.append({"over": over, "under": under, **values, "goal": goal, "reached": reached})
     return found
 
 
@@ -399,8 +404,8 @@ def _load() -> float | None:
 
 
 def growth(bench_: Bench, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Seconds of each loss alone (forward and backward on random embeddings) by batch and classes, and of whole steps by
-    length of the texts: a row a point."""
+    """Seconds of each loss alone (forward and backward on random embeddings) by batch and classes, and of whole steps
+    by length of the texts: a row a point."""
     rows = []
     for axis, sizes in (("batch", GROWTH_BATCHES), ("classes", GROWTH_CLASSES)):
         for loss, fit in bench_.fits.items():
@@ -418,8 +423,8 @@ def growth(bench_: Bench, tell: Callable[[str], None]) -> list[dict[str, Any]]:
         turns = [there.round(r)["turns"] for r in range(3)]
         for loss in bench_.fits:
             seconds = statistics.median(turn[loss]["seconds"] for turn in turns)
-            point = {"axis": "length", "size": length, "loss": loss, "of": f"step of {num_texts} texts", "seconds": seconds}
-            rows.append(point)
+            point = {"axis": "length", "size": length, "loss": loss, "of": f"step of {num_texts} texts"}
+            rows.append({**point, "seconds": seconds})
     tell("growth with length is measured")
     return rows
 
@@ -434,10 +439,10 @@ def objective_seconds(cfg: Config, num_texts: int, num_classes: int, width: int,
     is_visible = objective.draw_visible(num_texts, generator)
     times: list[float] = []
     while len(times) < 2 or (sum(times) < 0.5 and len(times) < 20):  # the first is not counted
-        e, l = F.normalize(embeddings, dim=1).requires_grad_(), logits.clone().requires_grad_()
+        inputs = F.normalize(embeddings, dim=1).requires_grad_(), logits.clone().requires_grad_()
         synchronize(device)
         before = time.perf_counter()
-        objective(e, l, labels, is_visible).loss.backward()
+        objective(*inputs, labels, is_visible).loss.backward()
         synchronize(device)
         times.append(time.perf_counter() - before)
         if times[-1] > LONGEST_POINT:

@@ -32,9 +32,11 @@ def synchronize(device: torch.device) -> None:
 
 
 class TrainerSteps:
-    """Cross-entropy with transformers.Trainer: its defaults, dynamic padding, the optimizer and clipping that we have."""
+    """Cross-entropy with transformers.Trainer: its defaults, dynamic padding, our clipping, a fused optimizer."""
 
-    def __init__(self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, precision: str) -> None:
+    def __init__(
+        self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, precision: str
+    ) -> None:
         config = copy.deepcopy(encoder.transformer.config)
         config.num_labels = int(labels.max()) + 1
         self.model = transformers.AutoModelForSequenceClassification.from_config(config)
