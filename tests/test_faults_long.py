@@ -1,0 +1,152 @@
+"""kill -9 at random moments, and sweeps that die twice: what is there at the end is what an undisturbed run gives."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from test_faults import command_of, outcome, start
+
+from gloss.runs import is_done, read_records
+
+pytestmark = pytest.mark.long
+
+# One process that has imported everything forks a child for each attempt, so that a moment costs no start of Python.
+FORKING = """
+import os, sys, time
+import torch
+from gloss.config import resolve
+from hydra import compose, initialize_config_dir
+from gloss.config import CONFIG_DIR
+import gloss.train
+torch.set_num_threads(1)
+with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+    cfg = resolve(compose("train", sys.argv[1:]))
+print("ready", flush=True)
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        os.dup2(2, 1)
+        status = 1
+        try:
+            gloss.train.train(cfg)
+            status = 0
+        finally:
+            os._exit(status)
+    print(child, flush=True)
+    print(os.waitpid(child, 0)[1], flush=True)
+"""
+
+
+class Runner:
+    """Attempts at one run, each a process of its own that can be killed."""
+
+    def __init__(self, arguments: list[str], log: Path) -> None:
+        command = [sys.executable, "-c", FORKING, *arguments]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+        pipe = subprocess.PIPE
+        self.log = log
+        self.process = subprocess.Popen(
+            command, stdin=pipe, stdout=pipe, stderr=log.open("w"), text=True, env=environment, bufsize=1
+        )
+        assert self.process.stdout.readline() == "ready\n", log.read_text()
+
+    def attempt(self, kill_after: float | None = None) -> tuple[int, float]:
+        """(wait status, seconds); the process gets kill -9 after so many seconds, if it lives that long."""
+        self.process.stdin.write("go\n")
+        child, started = int(self.process.stdout.readline()), time.monotonic()
+        if kill_after is not None:
+            time.sleep(kill_after)
+            try:
+                os.kill(child, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        return int(self.process.stdout.readline()), time.monotonic() - started
+
+    def close(self) -> None:
+        self.process.stdin.close()
+        self.process.wait(timeout=60)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["loss=gloss_sqrt", "mode=integrated"],
+        ["loss=scl", "mode=standalone", "trainer.save_model=true", "trainer.embeddings_at=[0,2]"],
+    ],
+    ids=["integrated", "standalone"],
+)
+def test_a_run_killed_at_fifteen_random_moments_ends_as_if_it_had_not_been(options, toy_csv, tmp_path):
+    # checkpoint_minutes is far below a step: a checkpoint after each, so that many moments fall into one.
+    options = [*options, "trainer.max_epochs=3", "trainer.patience=null", "trainer.checkpoint_minutes=1e-9"]
+    runner = Runner(command_of(toy_csv, tmp_path, *options), tmp_path / "log")
+    try:
+        status, duration = runner.attempt()
+        [folder] = tmp_path.glob("runs/*/*/*/*/seed=*")
+        assert status == 0, runner.log.read_text()
+        expected, moments = outcome(folder), random.Random(0)
+        kills, finished = 0, 0
+        while kills < 15:
+            for path in sorted(folder.rglob("*"), reverse=True):  # afresh, after a chain of attempts that ended
+                path.rmdir() if path.is_dir() else path.unlink()
+            while kills < 15 and not is_done(folder):
+                status, _ = runner.attempt(kill_after=moments.uniform(0.02, 0.7) * duration)
+                assert status in (0, signal.SIGKILL), runner.log.read_text()
+                kills += status == signal.SIGKILL
+            if not is_done(folder):
+                assert runner.attempt()[0] == 0, runner.log.read_text()
+            finished += 1
+            assert outcome(folder) == expected
+            assert read_records(tmp_path)[1] == []
+            assert not list(folder.glob(".*")) and is_done(folder)
+        print(f"{kills} kills in {finished} chains, {duration:.2f} s undisturbed")
+    finally:
+        runner.close()
+
+
+def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_cell_once(toy_csv, tmp_path):
+    sweep = command_of(
+        *(toy_csv, tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "trainer.max_epochs=2"),
+        *("loss=ce,scl_ce,cosine,gloss_sqrt", "seed=1,2,3,4", "trainer.checkpoint_minutes=1e-9"),
+    )
+
+    def done() -> int:
+        return len(list(tmp_path.glob("runs/*/*/*/*/seed=*/DONE")))
+
+    before: dict[Path, str] = {}
+    for wanted, whole_group in ((3, True), (8, False)):
+        process = start(*sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 300
+        while done() < wanted and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert process.poll() is None and done() >= wanted
+        if whole_group:  # the machine dies; the second time only the parent, and its workers are left behind
+            os.killpg(process.pid, signal.SIGKILL)
+        else:
+            process.kill()
+        process.wait()
+        assert done() < 16
+        finished = {path: path.read_text() for path in tmp_path.glob("runs/*/*/*/*/seed=*/result.json")}
+        assert all(finished[path] == text for path, text in before.items())  # no cell was trained twice
+        before = {path: text for path, text in finished.items() if is_done(path.parent)}
+    process = start(*sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    told = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, told
+    deadline = time.monotonic() + 60  # a run that an orphan was at is left to it
+    while done() < 16 and time.monotonic() < deadline:
+        time.sleep(0.2)
+    records, problems = read_records(tmp_path)
+    assert len(records) == 16 and not problems, told
+    assert len({(r.identity.loss, r.identity.seed) for r in records}) == 16
+    assert all((path).read_text() == text for path, text in before.items())
+    [reference] = [r for r in records if (r.identity.loss, r.identity.seed) == ("gloss_sqrt", 4)]
+    alone = start(*command_of(toy_csv, tmp_path / "alone", "loss=gloss_sqrt", "seed=4", "trainer.max_epochs=2"))
+    assert alone.wait(timeout=300) == 0
+    [folder] = (tmp_path / "alone").glob("runs/*/*/*/*/seed=4")
+    assert outcome(folder) == outcome(reference.folder)
