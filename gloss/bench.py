@@ -349,16 +349,17 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
         if over in rounds[0]["turns"] and under in rounds[0]["turns"]:
             values = spread([r["turns"][over]["seconds"] / r["turns"][under]["seconds"] for r in rounds])
             goal = goals.get((over, under))
-            reached = is_reached(values["median"], goal)
+            reached = is_reached(values["low"], values["high"], goal)
             found.append({"over": over, "under": under, **values, "goal": goal, "reached": reached})
     return found
 
 
-def is_reached(value: float, goal: tuple[str, float] | None) -> bool | None:
-    """Whether a number is at most, or at least, what is asked; None where nothing is asked."""
+def is_reached(low: float, high: float, goal: tuple[str, float] | None) -> str:
+    """Whether measurements from low to high meet a goal: yes, no, unclear (some do); "" where nothing is asked."""
     if goal is None:
-        return None
-    return value <= goal[1] if goal[0] == "at most" else value >= goal[1]
+        return ""
+    is_met = [value <= goal[1] if goal[0] == "at most" else value >= goal[1] for value in (low, high)]
+    return "yes" if all(is_met) else "unclear" if any(is_met) else "no"
 
 
 def run_ratio(folder: Path) -> dict[str, Any]:
@@ -369,7 +370,7 @@ def run_ratio(folder: Path) -> dict[str, Any]:
     ratio = seconds["total"] / seconds["training"]
     return {
         "folder": str(folder), "identity": result["identity"], "epochs": result["epochs"], "seconds": seconds,
-        "ratio": ratio, "goal": goal, "reached": is_reached(ratio, goal) if result["epochs"] >= 5 else None,
+        "ratio": ratio, "goal": goal, "reached": is_reached(ratio, ratio, goal if result["epochs"] >= 5 else None),
         "shared_device": result["shared_device"],
     }  # fmt: skip
 

@@ -1,0 +1,56 @@
+"""Time training steps: every loss, the Hugging Face Trainer and the released procedure, in alternating rounds.
+
+  python scripts/bench.py dataset=mr model=minilm batch=128 rounds=5
+  python scripts/bench.py lengths=128 model=bert_shape
+  python scripts/bench.py lengths=128 model=roberta_large_shape micro_batch=16 rivals=false losses=ce,gloss_o rounds=2
+
+dataset=    whose training texts (default mr), or lengths= n or n-m: so many random tokens a text (classes=, default 2)
+model=      a name in configs/model (default minilm), or random weights: bert_shape distilbert_shape roberta_large_shape
+losses=     default ce,scl_ce,triplet,cosine,gloss_o;  batch= texts (128);  rounds= (5);  seed= (1)
+steps=      of one contender's turn (default: 1 on a CPU, 20 elsewhere)
+rivals=     false leaves the Trainer and the released procedure out
+growth=     true also measures how the cost grows with batch, classes and length
+run=        folder of a finished run, whose time is compared with that of its training steps
+threads=, device=, precision=, micro_batch=, num_slices=, paths.data=, paths.outputs= as in training
+
+Prints tables, and keeps everything in <outputs>/bench/<what>.json for the report.
+"""
+
+import sys
+
+from gloss.config import LOSSES, ConfigError
+from gloss.terminal import choice, main, whole_number
+
+NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "micro_batch", "num_slices", "seed")
+KEYS = (
+    "dataset", "lengths", "model", "losses", "rivals", "growth", "run", "device", "precision", *NUMBERS,
+    "paths.data", "paths.outputs",
+)  # fmt: skip
+
+
+def task(given: dict[str, str]) -> None:
+    if {"dataset", "lengths"} <= given.keys():
+        raise ConfigError("expected dataset= or lengths=, got both")
+    values: dict[str, object] = {key.removeprefix("paths."): value for key, value in given.items()}
+    for key in NUMBERS:
+        if key in given:
+            values[key] = whole_number(key, given[key])
+            if not values[key] and key not in ("steps", "seed"):
+                raise ConfigError(f"{key}=0 is not allowed: expected a whole number of at least 1")
+    for key in ("rivals", "growth"):
+        if key in given:
+            values[key] = choice(key, given[key], ("true", "false")) == "true"
+    if "losses" in given:
+        values["losses"] = tuple(choice("losses", name, LOSSES) for name in given["losses"].split(","))
+
+    from gloss.bench import Settings, bench  # here: torch is loaded only once the command line is right
+    from gloss.report.bench import tables
+
+    result, path = bench(Settings(**values), lambda text: print(text, file=sys.stderr, flush=True))
+    print("\n".join(table.markdown() for table in tables([result])))
+    print(f"Kept in {path}; make report shows it")
+
+
+if __name__ == "__main__":
+    sys.argv[1:] = sys.argv[1:] or ["dataset=mr"]
+    sys.exit(main(task, KEYS, __doc__))

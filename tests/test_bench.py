@@ -1,0 +1,175 @@
+"""The benchmark measures what it says: never how fast it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import time
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import gloss.bench
+from gloss.bench import Bench, Settings, bench, is_reached, objective_seconds, ratios, run_ratio, summary
+from gloss.config import ConfigError
+from gloss.report import bench as report
+from gloss.rivals import TrainerSteps
+from gloss.train import train
+
+TINY = Settings(
+    lengths="4-12", classes=3, model="tiny", losses=("ce", "gloss_o"), batch=16, rounds=2, rivals=False, device="cpu"
+)
+
+
+def rounds(**seconds: list[float]) -> list[dict]:
+    """Rounds of steps with 100 tokens and 2000 operations each."""
+    turns = [dict(zip(seconds, values, strict=True)) for values in zip(*seconds.values(), strict=True)]
+    turn = {"parts": None, "peak_memory_bytes": 5}
+    return [{"tokens": 100, "flops": 2000, "turns": {k: {"seconds": v, **turn} for k, v in t.items()}} for t in turns]
+
+
+def test_a_benchmark_leaves_a_whole_result_and_the_report_shows_it(tmp_path):
+    result, path = bench(dataclasses.replace(TINY, rivals=True, outputs=str(tmp_path)))
+    assert json.loads(path.read_text()) == json.loads(json.dumps(result))
+    assert set(result["contenders"]) == {"ce", "gloss_o", "ce_again", "trainer", "released"}
+    parts = result["contenders"]["gloss_o"]["parts"]
+    assert set(parts) == {"data", "forward", "graph", "propagation", "loss", "backward", "optimizer"}
+    assert sum(parts.values()) <= 1.5 * result["contenders"]["gloss_o"]["seconds"]["high"]
+    found, problems = report.read_bench(tmp_path)
+    steps, compared = report.tables(found)
+    assert problems == [] and len(steps.rows) == 5 and len(compared.rows) == 4
+    assert [d.name for d in report.drawings(found)] == ["bench_parts"]
+    (tmp_path / "bench" / "half.json").write_text('{"schema_version": 1')
+    assert len(report.read_bench(tmp_path)[1]) == 1
+
+
+def test_every_contender_of_a_round_gets_the_same_batches_in_changing_order(monkeypatch):
+    ours, seen = Bench.build(TINY), []
+
+    def note(self, loss):
+        def turn(batches):
+            seen.append((loss, np.concatenate(batches).tolist()))
+            return {"seconds": 1.0, "parts": {}, "peak_memory_bytes": 0}
+
+        return turn
+
+    monkeypatch.setattr(Bench, "_ours", note)
+    for number in range(2):
+        seen.clear()
+        measured = ours.round(number)
+        turns = seen[3:] if number == 0 else seen  # the first round is warmed up before
+        assert [name for name, _ in turns] == [["ce", "gloss_o", "ce"], ["gloss_o", "ce", "ce"]][number]
+        assert all(rows == turns[0][1] and len(rows) == 16 for _, rows in turns)
+        lengths = ours.fits["ce"].tables["train"].host_lengths[turns[0][1]]
+        assert measured["tokens"] == lengths.sum()
+
+
+def test_operations_are_those_of_the_layers_counted_by_hand():
+    ours = Bench.build(TINY)
+    width, inner, layers = 64, 128, 2
+    parameters = layers * (4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width)
+    assert ours.layers == (layers, width, parameters)
+    attention = sum(4 * n * n * width * layers * 3 for n in (5, 9))  # QKᵀ and its product with V, forward and backward
+    assert ours._flops(np.array([5, 9])) == 6 * parameters * 14 + attention
+
+
+def test_ratios_are_formed_within_a_round():
+    measured = rounds(ce=[1, 10, 2], ce_again=[1, 10, 2], gloss_o=[2, 10, 2])
+    found = {r["over"]: r for r in ratios(measured, Bench.build(TINY))}
+    assert (found["gloss_o"]["median"], found["gloss_o"]["low"], found["gloss_o"]["high"]) == (1, 1, 2)
+    assert found["gloss_o"]["reached"] == "unclear" and found["ce_again"]["reached"] == ""
+
+
+def test_summaries_count_real_tokens_and_the_share_of_the_peak():
+    got = summary(rounds(ce=[1, 4, 2]), peak=4000)["ce"]
+    assert got["seconds"] == {"median": 2, "low": 1, "high": 4}
+    assert got["tokens_per_second"]["median"] == 50 and got["share_of_peak"]["median"] == 0.25
+
+
+@pytest.mark.parametrize(("low", "high", "goal", "answer"), [
+    (1.0, 1.1, ("at most", 1.2), "yes"), (1.1, 1.3, ("at most", 1.2), "unclear"), (1.3, 1.4, ("at most", 1.2), "no"),
+    (1.3, 1.4, ("at least", 1.2), "yes"), (1.0, 1.1, ("at least", 1.2), "no"), (1.0, 1.1, None, ""),
+])  # fmt: skip
+def test_a_goal_within_the_range_of_measurements_is_unclear(low, high, goal, answer):
+    assert is_reached(low, high, goal) == answer
+
+
+def test_the_trainers_clock_leaves_the_first_step_out(monkeypatch):
+    """Each of its steps is made to take a known time."""
+    ours = Bench.build(dataclasses.replace(TINY, rivals=True))
+    step, took = transformers.Trainer.training_step, iter([0.5, 0.1, 0.1])
+
+    def slow(self, *arguments, **options):
+        time.sleep(next(took))
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(transformers.Trainer, "training_step", slow)
+    rows = np.arange(16)
+    assert 0.1 <= ours.rivals["trainer"].run([rows, rows]) < 0.5
+
+
+def test_the_trainer_pads_to_the_longest_of_the_batch_and_trains_on_our_texts():
+    ours = Bench.build(TINY)
+    fit = ours.fits["ce"]
+    table, labels = fit.tables["train"], fit.labels["train"]
+    trainer = TrainerSteps(fit.model.encoder, table, labels, ours.device, "float32")
+    rows = [3, 1, 7]
+    batch, lengths = trainer._join([trainer.texts[i] for i in rows]), table.host_lengths[rows]
+    assert batch["input_ids"].shape == (3, lengths.max())
+    assert batch["attention_mask"].sum(1).tolist() == lengths.tolist()
+    assert torch.equal(batch["labels"], labels[rows])
+    for ids, row, n in zip(batch["input_ids"], rows, lengths, strict=True):
+        assert torch.equal(ids[:n], table.input_ids[row, :n])
+
+
+def test_the_cost_of_a_loss_alone_is_finite_and_positive():
+    cfg = Bench.build(TINY).fits["gloss_o"].cfg
+    assert 0 < objective_seconds(cfg, 8, 3, 16, torch.device("cpu")) < math.inf
+
+
+def test_a_run_is_compared_with_its_training_steps(tiny_config):
+    record = train(tiny_config("loss=ce"))
+    found, seconds = run_ratio(record.folder), record.result["seconds"]
+    assert found["ratio"] == seconds["total"] / seconds["training"] > 1
+    assert found["reached"] == ""  # two epochs are too few to judge
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"lengths": "0"}, "expected n or n-m"),
+    ({"lengths": "9-4"}, "expected n or n-m"),
+    ({"model": "brt"}, "bert_shape"),
+])  # fmt: skip
+def test_settings_that_cannot_be_used_are_told(change, message):
+    with pytest.raises(ConfigError, match=message):
+        Bench.build(dataclasses.replace(TINY, **change))
+
+
+def test_the_growth_has_a_point_for_each_loss_and_size(monkeypatch, tmp_path):
+    monkeypatch.setattr(gloss.bench, "GROWTH_BATCHES", (4, 8))
+    monkeypatch.setattr(gloss.bench, "GROWTH_CLASSES", (2,))
+    monkeypatch.setattr(gloss.bench, "GROWTH_LENGTHS", (4,))
+    result, _ = bench(dataclasses.replace(TINY, rounds=1, growth=True, outputs=str(tmp_path)))
+    points = [(row["axis"], row["loss"], row["size"]) for row in result["growth"]]
+    sizes = {"batch": (4, 8), "classes": (2,), "length": (4,)}
+    assert sorted(points) == sorted((axis, x, s) for axis in sizes for x in ("ce", "gloss_o") for s in sizes[axis])
+    assert any(d.name.startswith("bench_growth") for d in report.drawings([result]))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("lengths", ["16", "4-12"])
+def test_a_training_step_never_waits_for_the_gpu(lengths):
+    ours = Bench.build(dataclasses.replace(TINY, lengths=lengths, device="cuda", losses=gloss.bench.LOSSES))
+    for loss, fit in ours.fits.items():
+        rows = np.sort(next(ours.batches))
+        device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_visible(len(rows), torch.Generator())
+        fit._step(0, rows, device_rows, visible)  # makes the optimizer's state
+        torch.cuda.synchronize()
+        try:
+            torch.cuda.set_sync_debug_mode("error")
+            fit._step(0, rows, device_rows, visible)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        assert torch.isfinite(fit.log[0]).all(), loss
