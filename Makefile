@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint data reproduce plan status report clean
+.PHONY: help setup demo test test-long lint data reproduce plan status report bench clean
 PYTHON ?= python3
 RUN := .venv/bin/python
 # Selectors of what is reproduced, planned and tuned: DATASETS=mr,r8 MODELS=bert LOSSES=ce,gloss_o SEEDS=1,2 TRIALS=10 (0: no
@@ -57,6 +57,9 @@ status: setup ## how far everything is that was asked for
 
 report: setup ## tables, figures and the page from the records (RUNS=outputs/reference: of another folder)
 	$(RUN) scripts/report.py paths.outputs=$(or $(RUNS),$(OUTPUTS),outputs)
+
+bench: setup ## time training steps beside other programs' (ARGS="lengths=128 model=bert_shape")
+	$(RUN) scripts/bench.py $(ARGS)
 
 clean: ## remove what was built: the environment and caches; runs and data stay
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info outputs/cache
