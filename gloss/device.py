@@ -23,11 +23,11 @@ from gloss.config import ROOT, ConfigError, TrainerConfig
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else Apple's mps, else the CPU. Raises ConfigError for one that is not there."""
+    """auto: CUDA where there is one, else the CPU; Apple's mps on request. ConfigError for one that is not there."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+        return torch.device("cpu")
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices")

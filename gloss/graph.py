@@ -36,7 +36,7 @@ class _PairwiseDistances(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor) -> Tensor:
         largest = x.abs().amax().clamp(min=1e-30)
-        scale = largest / torch.frexp(largest).mantissa  # a power of 2 rounds nothing; squares of 1e20 leave float32
+        scale = largest.log2().floor().exp2()  # a power of 2 rounds nothing; squares of 1e20 leave float32
         x = x / scale
         distances = torch.cdist(x, x, compute_mode="donot_use_mm_for_euclid_dist")
         ctx.save_for_backward(x, distances)
@@ -88,12 +88,13 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings must be [N, D] with N >= 2, got shape {list(embeddings.shape)}")
-    distances = torch.pdist(unit_length(embeddings))  # [N(N-1)/2]
-    if released:
-        distances = torch.cat([distances.new_zeros(len(embeddings)), distances, distances])
-    distances = distances.sort().values
-    middle = len(distances) // 2
-    median = (distances[middle].item() + distances[-middle - 1].item()) / 2
+    device = "cpu" if embeddings.device.type == "mps" else embeddings.device  # Apple's GPUs have no pdist
+    distances = torch.pdist(unit_length(embeddings.to(device))).cpu().numpy()  # [N(N-1)/2]
+    zeros, times = (len(embeddings), 2) if released else (0, 1)  # the whole matrix holds each distance twice
+    count = zeros + times * len(distances)
+    middle = [max(k - zeros, -1) // times for k in ((count - 1) // 2, count // 2)]
+    distances.partition([max(k, 0) for k in middle])
+    median = sum(float(distances[k]) if k >= 0 else 0.0 for k in middle) / 2
     if not median > 0:
         raise ValueError(f"the median distance of the {len(embeddings)} embeddings is {median}: they have (almost) all "
                          "collapsed or are not finite; pass sigma as a number instead")
