@@ -244,6 +244,7 @@ def resolve(cfg: DictConfig | Config) -> Config:
             cfg = OmegaConf.to_object(cfg)
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from None
+    cfg.paths.data = cfg.paths.data or "data"  # GLOSS_DATA_DIR may be set and empty
     if isinstance(cfg.loss.sigma, int):
         cfg.loss.sigma = float(cfg.loss.sigma)  # 1 and 1.0 are one run
     _check_ranges(cfg, "")
@@ -315,6 +316,17 @@ def _check_combination(cfg: Config) -> None:
         if value != off and loss.name not in GRAPH_LOSSES:
             raise ConfigError(f"ablation.{key}={value} has no effect with loss={loss.name}, which builds no graph")
     trainer = cfg.trainer
+    if trainer.device == "mps" and cfg.variant.loss_dtype == "float64":
+        raise ConfigError("variant.loss_dtype=float64 is not allowed with trainer.device=mps, which has no float64")
+    if bad := [epoch for epoch in trainer.embeddings_at if not 0 <= epoch <= trainer.max_epochs]:
+        raise ConfigError(
+            f"trainer.embeddings_at={bad} is not allowed: expected epochs from 0 to "
+            f"trainer.max_epochs={trainer.max_epochs}"
+        )
+    if cfg.model.revision and (cfg.model.name.startswith("package:") or Path(cfg.model.name).is_dir()):
+        raise ConfigError(f"model.revision={cfg.model.revision} has no effect with model.name={cfg.model.name}")
+    if cfg.model.name == "random" and (cfg.model.revision or cfg.model.sha256):
+        raise ConfigError("model.revision and model.sha256 have no effect with random weights (model=tiny)")
     if trainer.sampler == "balanced":
         if trainer.classes_per_batch is None or trainer.batch_size % trainer.classes_per_batch:
             raise ConfigError(
@@ -342,7 +354,7 @@ def _check_combination(cfg: Config) -> None:
     for key in ignored[cfg.dataset.source]:
         if (value := getattr(cfg.dataset, key)) != getattr(DatasetConfig(), key):
             raise ConfigError(f"dataset.{key}={value} has no effect with dataset={cfg.dataset.name}: leave it out")
-    if not 1 <= len(cfg.dataset.text) <= 2:
+    if not 1 <= len(set(cfg.dataset.text)) == len(cfg.dataset.text) <= 2:
         raise ConfigError(
             f"dataset.text={cfg.dataset.text} is not allowed: expected one column, or two for sentence pairs"
         )

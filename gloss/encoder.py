@@ -260,6 +260,11 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
         )
     if getattr(transformer, "pooler", None) is not None:
         transformer.pooler = None  # a layer on top of the first token that we do not use
+    positions = getattr(transformer.config, "max_position_embeddings", cfg.max_length)
+    if "roberta" in transformer.config.model_type:
+        positions -= transformer.config.pad_token_id + 1  # its positions start behind the padding's
+    if cfg.max_length > positions:
+        raise ConfigError(f"model.max_length={cfg.max_length} is not allowed: {cfg.name} has {positions} positions")
     if cfg.num_layers is not None:
         _keep_layers(transformer, cfg.num_layers)
     if cfg.dropout is not None:
