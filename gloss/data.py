@@ -63,7 +63,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     """
     source = _SOURCES[cfg.source](cfg, Path(data_dir))
     labels, splits, notes = source.labels, source.splits, source.notes
-    _check_classes(cfg.name, labels, splits)
+    _check_classes(cfg.path or cfg.name, labels, splits)
     num_rows = len(splits["train"])
     for part in ("test", "val"):
         if part not in splits:

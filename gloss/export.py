@@ -159,9 +159,9 @@ def model_folder(record: Record) -> Path:
     i = record.identity
     raise RunError(
         f"{record.folder} holds the results of its run, but not the weights: they are kept only with "
-        "trainer.save_model=true. Give the command that trained it once more with that added, and it is trained again:"
+        "trainer.save_model=true. Train it once more with that and rerun=true:"
         f"\n  python scripts/train.py dataset={i.dataset} model={i.model} loss={i.loss} mode={i.mode} seed={i.seed} … "
-        f"trainer.save_model=true\n(all its settings are in {record.folder / 'config.yaml'})"
+        f"trainer.save_model=true rerun=true\n(all its settings are in {record.folder / 'config.yaml'})"
     )
 
 

@@ -12,7 +12,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +78,7 @@ class Fit:
         self.best: dict[str, Tensor] | None = None
         self.log = torch.zeros(0, len(LOG), device=self.device)
         self.last_checkpoint = time.monotonic()
-        self.config_in_checkpoint = _config_for_checkpoint(self.cfg)
+        self.config_in_checkpoint = _config_for_checkpoint(self.cfg, self.precision)
 
     # ------------------------------------------------------------------------------------------------------ the epochs
 
@@ -131,7 +131,9 @@ class Fit:
                     raise
                 raise self._out_of_memory(batches[step]) from None
             progress.step = step + 1
-            self.report("step", {"step": step + 1, "steps": len(batches), "epoch": progress.epoch})
+            # Reading a GPU's loss would make it wait; on the CPU it is there.
+            loss = self.log[step, 0].item() if self.device.type == "cpu" else None
+            self.report("step", {"step": step + 1, "steps": len(batches), "epoch": progress.epoch, "loss": loss})
             due = time.monotonic() - self.last_checkpoint >= 60 * trainer.checkpoint_minutes > 0
             if pending or (due and step + 1 < len(batches)):
                 before = self._add_seconds(before)
@@ -340,6 +342,7 @@ class Fit:
         progress, model, best, optimizer, log = found
         vars(self.progress).update(vars(progress))
         self.seconds_before = progress.total_seconds
+        self.objective = replace(self.objective, sigma=self.progress.sigma)  # as the run began, to the last bit
         self.model.load_state_dict(model)
         self.best = None if best is None else {name: value.to(self.device) for name, value in best.items()}
         groups = self.optimizer.state_dict()["param_groups"]
@@ -380,6 +383,7 @@ def _mix(*numbers: int) -> int:
     return int.from_bytes(digest, "big") >> 2
 
 
-def _config_for_checkpoint(cfg: Config) -> dict:
-    """What must agree for a checkpoint to be taken up."""
-    return {**config_in_digits(cfg), "mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed}
+def _config_for_checkpoint(cfg: Config, precision: str) -> dict:
+    """What must agree for a checkpoint to be taken up; a run never mixes two precisions."""
+    rest = {"mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed, "precision": precision}
+    return {**config_in_digits(cfg), **rest}

@@ -79,8 +79,11 @@ class Objective:
         if self.cfg.loss.name != CE:
             embedding_loss = self._embedding_loss(embeddings.to(dtype), labels, is_visible, lap)
             if self.cfg.loss.name in GRAPH_LOSSES:
-                num_scored = is_scored(labels, is_visible, self.num_classes).sum()
-                num_left_out = int((~is_visible).sum()) - num_scored
+                num_hidden = (~is_visible).sum().to(labels.device)
+                num_scored = num_hidden  # "softmax" scores every hidden text, Eq. 1 those that can be reached
+                if self.cfg.variant.gloss_objective == "nll":
+                    num_scored = is_scored(labels, is_visible, self.num_classes).sum()
+                num_left_out = num_hidden - num_scored
                 is_empty = num_scored == 0
             else:
                 is_empty = ~self._has_pairs(labels[:, None] == labels)

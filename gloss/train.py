@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from gloss.checkpoint import Progress
 from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError, DatasetConfig
-from gloss.data import Split, TextDataset, add_label_noise, load_dataset, tokenize
+from gloss.data import DataError, Split, TextDataset, add_label_noise, load_dataset, tokenize
 from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
@@ -76,27 +76,40 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
             return None
         if (record := _finished(cfg, folder)) is not None:
             return record
-        if is_done(folder) and not cfg.rerun:
-            print(f"{folder} is finished, but without its weights: training it again", file=sys.stderr, flush=True)
-        if cfg.rerun or is_done(folder):
+        if cfg.rerun:
             clear(folder)
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
             with Presence(device).here() as presence:
                 _run(cfg, dataset, folder, device, presence, on_epoch)
+        except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
+            if not (folder / "checkpoint").is_dir():
+                _remove(folder, Path(cfg.paths.outputs))
+            raise
         except Exception as error:
             _write_error(folder, error)
             raise
         return read_record(folder)
 
 
+def _remove(folder: Path, outputs: Path) -> None:
+    """Remove a run's folder, and those above it that are empty then, up to `outputs`."""
+    shutil.rmtree(folder, ignore_errors=True)
+    with contextlib.suppress(OSError):  # not empty
+        for parent in folder.parents:
+            parent.rmdir()
+            if parent == outputs:
+                break
+
+
 def _finished(cfg: Config, folder: Path) -> Record | None:
     """The record, unless there is something to train."""
-    lacks_model = cfg.trainer.save_model and not (folder / "model").is_dir()
-    if not is_done(folder) or cfg.rerun or lacks_model:
+    if not is_done(folder) or cfg.rerun:
         return None
     record = read_record(folder)
+    if cfg.trainer.save_model and not (folder / "model").is_dir():
+        print(f"{folder} is finished, but its weights were not kept", file=sys.stderr, flush=True)
     told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
     print(f"{folder}: {told}; rerun=true trains it again", flush=True)
     return record
@@ -161,6 +174,8 @@ def _run(
     def report(what: str, values: dict) -> None:
         if what == "epoch":
             write_lines(folder / "epochs.jsonl", progress.epochs)
+            if values["epoch"] == 1:
+                _warn_if_nothing_is_learnt(cfg, values)
             if values["epoch"] in cfg.trainer.embeddings_at:
                 _keep_embeddings(folder, values["epoch"], model, tables["val"], labels["val"], device, precision)
         terminal.show(what, values)
@@ -182,8 +197,6 @@ def _run(
     )
     try:
         fit.run()
-        _warn_if_nothing_was_learnt(cfg, progress)
-
         embeddings = {name: fit.embed(name) for name in splits if name != "train"}
         probe = _fit_probe(cfg, fit, embeddings["val"], labels) if cfg.mode == STANDALONE else {}
         metrics, arrays = {}, {}
@@ -276,14 +289,14 @@ def _kept_embeddings(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _warn_if_nothing_was_learnt(cfg: Config, progress: Progress) -> None:
-    steps = sum(row["steps"] for row in progress.epochs)
-    empty = sum(row["empty_batches"] for row in progress.epochs)
+def _warn_if_nothing_is_learnt(cfg: Config, epoch: dict[str, Any]) -> None:
+    """Tell, after the first epoch, where most batches gave the embedding loss nothing to compare."""
+    empty, steps = epoch["empty_batches"], epoch["steps"]
     if 2 * empty > steps:
         print(
             f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text "
-            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or "
-            "batches by class: trainer.sampler=balanced trainer.classes_per_batch=8",
+            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches by "
+            "class: trainer.sampler=balanced trainer.classes_per_batch=P, P a divisor of the batch size",
             file=sys.stderr,
             flush=True,
         )
@@ -381,6 +394,8 @@ class Terminal:
                 total = self.cfg.trainer.max_epochs * values["steps"]
                 done = (values["epoch"] - 1) * values["steps"] + values["step"] - 1
                 self.bar = tqdm(total=total, initial=done, desc=self.name, unit="step", dynamic_ncols=True, leave=False)
+            if values["loss"] is not None:
+                self.bar.set_postfix({**self.shown, "loss": f"{values['loss']:.4f}"}, refresh=False)
             self.bar.update()
         elif what == "epoch":
             score = "F1" if self.cfg.mode == INTEGRATED else "silhouette"

@@ -242,6 +242,26 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkey
         read_record(folder)
 
 
+def test_the_released_objective_scores_every_hidden_text(tiny_config):
+    released = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5", "variant=released"), 4, 0.5)
+    ours = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5"), 4, 0.5)
+    z, logits, labels = torch.randn(4, 3), torch.randn(4, 4), torch.arange(4)
+    is_visible = torch.tensor([True, True, False, False])
+    parts = released(z, logits, labels, is_visible)
+    assert (int(parts.num_left_out), bool(parts.is_empty)) == (0, False)
+    parts = ours(z, logits, labels, is_visible)
+    assert (int(parts.num_left_out), bool(parts.is_empty), float(parts.embedding_loss)) == (2, True, 0.0)
+
+
+def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
+    begun = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
+    begun.progress.sigma = 0.7
+    begun.save()
+    goes_on = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
+    goes_on._restore()
+    assert goes_on.objective.sigma == 0.7
+
+
 def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
     monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g: torch.arange(n) < 1)  # one visible text
     record = train(

@@ -315,12 +315,13 @@ def test_script_tells_mistakes(record, monkeypatch, capsys, arguments, message):
     assert message in err and err.startswith("error: ")
 
 
-def test_a_finished_run_without_weights_is_trained_again(tmp_path, capsys):
+def test_a_finished_run_without_weights_says_so_and_is_trained_again_when_asked(tmp_path, capsys):
     record = train_tiny(tmp_path, "trainer.save_model=false")
     assert not (record.folder / "model").exists()
-    again = train_tiny(tmp_path)
+    assert train_tiny(tmp_path, "trainer.save_model=true").result == record.result
+    assert "its weights were not kept" in capsys.readouterr().err
+    again = train_tiny(tmp_path, "trainer.save_model=true", "rerun=true")
     assert again.folder == record.folder and (again.folder / "model").is_dir()
-    assert "without its weights: training it again" in capsys.readouterr().err
     assert again.result["metrics"] == record.result["metrics"]
 
 
