@@ -115,6 +115,8 @@ def fetch(url: str, path: Path, expected: dict[str, Any]) -> None:
         was_resumed = partial.exists()
         _transfer(url, partial, expected["bytes"])
         found = {kind: digest for kind, digest in _hashes(partial).items() if kind in expected}
+        if not found:
+            raise DataError(f"{path.name}: the manifest has no git_blob or sha256 of it, so nothing would be proved")
         if all(expected[kind] == digest for kind, digest in found.items()):
             os.replace(partial, path)
             return
@@ -182,7 +184,9 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno == errno.EFBIG:
+            advice = "it would be larger than this account may write (ulimit -f): raise that limit and run this again"
+        elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free // 2**20
             advice = f"the disk or your quota is full ({free} MB free): make room and run this again; what came is kept"
         else:

@@ -294,6 +294,16 @@ def test_an_unknown_set(toy, tmp_path):
         prepare(["tyo"], tmp_path)
 
 
+def test_a_disk_without_room_ends_in_an_error_and_the_next_run_goes_on(server, toy, small_disk):
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 100_000))
+    (problem,) = prepare(["toy"], small_disk / "data", lambda line: None)
+    assert "train.csv.gz: cannot be written, the disk or your quota is full (0 MB free)" in problem
+    assert [name for name in os.listdir(small_disk / "data" / "toy") if name != ".lock"] == ["train.csv.part"]
+    filler.unlink()
+    assert not prepare(["toy"], small_disk / "data", lambda line: None)
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
@@ -306,8 +316,8 @@ print(*download.prepare(["toy"], Path(sys.argv[2]), lambda line: None))
 
 @pytest.mark.skipif(not hasattr(resource, "RLIMIT_FSIZE"), reason="needs a limit on the size of files")
 @pytest.mark.parametrize("what", ["download", "prepared form"])
-def test_a_full_disk_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_path, what):
-    # A limit on the size of any file stops the writing in the middle, as a full disk or a quota does.
+def test_a_limit_on_file_size_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_path, what):
+    # It stops the writing in the middle, wherever that is.
     raw, folder = server.files["/data/toy/train.csv"], tmp_path / "data"
     prepared = len(prepared_form(["text", "label"], toy["toy"]["train"]))
     assert prepared < 100_000 < len(raw)
@@ -317,7 +327,7 @@ def test_a_full_disk_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_
     limit, left = (100_000, "train.csv.part") if what == "download" else (prepared - 1, "train.csv")
     command = [sys.executable, "-c", FULL_DISK, str(data.MANIFEST), str(folder), str(limit)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert "train.csv.gz: cannot be written, the disk or your quota is full" in done.stdout, done.stderr
+    assert "train.csv.gz: cannot be written, it would be larger than this account may write" in done.stdout, done.stderr
     assert "Traceback" not in done.stderr
     assert [name for name in os.listdir(folder / "toy") if name != ".lock"] == [left]
     came = (folder / "toy" / left).stat().st_size

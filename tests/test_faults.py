@@ -68,18 +68,6 @@ def after_step(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], No
 # ------------------------------------------------------------------------------------------------ what gets in the way
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 100 MB of its own; three checkpoints of the tiny model fill it."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", folder], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a file system needs root")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
 def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_later(small_disk, tiny_config, monkeypatch):
     cfg = tiny_config(f"paths.outputs={small_disk}/outputs", *EVERY_EPOCH)
     folder, expected = undisturbed(cfg)

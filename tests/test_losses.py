@@ -12,6 +12,7 @@ from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import AvgNonZeroReducer
 from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss as LibraryTriplet
+from test_gloss_loss import minilm_batch
 
 from gloss.losses import (
     BatchAllTripletLoss,
@@ -268,3 +269,13 @@ def test_cuda_equals_cpu(name):
     value, gradient = value_and_gradient(LOSSES[name], x.float().cuda(), labels.cuda())
     expected = value_and_gradient(LOSSES[name], x, labels)
     torch.testing.assert_close((value.cpu().double(), gradient.cpu().double()), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_float32_stays_near_float64_on_real_texts(name):
+    x, labels = minilm_batch()
+    expected, slope = value_and_gradient(LOSSES[name], x.double(), labels)
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        value, gradient = value_and_gradient(LOSSES[name], x.to(device), labels.to(device))
+        assert abs(value.item() - expected.item()) < 1e-3 * expected.item()
+        assert (gradient.cpu().double() - slope).norm() < 1e-3 * slope.norm()
