@@ -8,8 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import yaml
 
-from gloss.config import Config
+from gloss.config import CONFIG_DIR, Config
 
 SECONDS = {"data": 0.1, "forward": 1.0, "graph": 0.2, "propagation": 0.1, "backward": 2.0, "optimizer": 0.3}
 
@@ -114,9 +115,15 @@ def cell(
     experiment: str = "table2",
 ) -> SimpleNamespace:
     """What gloss.experiments.compose_cells gives for one cell; config: changes of a default configuration."""
-    full = Config()
-    for section, values in (config or {}).items():
+    changes = dict(config or {})
+    full = Config(tuned=changes.pop("tuned", {}))
+    full.loss.name, full.variant.name = loss, "paper"
+    known = CONFIG_DIR / "model" / f"{model}.yaml"
+    for key, value in (yaml.safe_load(known.read_text()) if known.is_file() else {"alias": model}).items():
+        setattr(full.model, key, value)
+    for section, values in changes.items():
         for key, value in values.items():
             setattr(getattr(full, section), key, value)
-    identity = {"dataset": dataset, "model": model, "mode": mode, "loss": loss, "digits": digits, "variant": "paper"}
+    identity = {"dataset": dataset, "model": model, "mode": mode, "loss": loss, "digits": digits}
+    identity["variant"] = full.variant.name
     return SimpleNamespace(**identity, experiment=experiment, seeds=seeds, point=point or {}, config=full)

@@ -10,7 +10,7 @@ from synthetic import cell, write_run
 
 from gloss.config import ConfigError, DatasetConfig
 from gloss.report import compare, measure, paper, starting, tables
-from gloss.report.cells import gather, loose_groups, refuse_doubles
+from gloss.report.cells import departures, gather, loose_groups, refuse_doubles
 from gloss.report.measure import measure_tfidf
 from gloss.report.table import Entry, Part, Table, entry, rank
 from gloss.runs import read_records
@@ -107,6 +107,52 @@ def test_mixed_precision_and_unsearched_values_are_said(tmp_path):
     notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
     assert "mixes precisions: bf16, float32" in notes
     assert "not searched for in all measured cells (CE)" in notes
+
+
+def test_a_smaller_search_is_a_departure(tmp_path):
+    search = {"trials": 2, "search": "fair", "applied": ["trainer.lr"]}
+    budgets = {"ce": search, "scl_ce": search | {"trials": 15}, "cosine": {"trials": 5, "search": "authors"}}
+    budgets |= {"triplet": {"trials": 5, "search": "fair"}, "gloss_o": search | {"applied": []}}
+    cells = [cell(loss=loss, seeds=(1, 2, 3), config={"tuned": tuned}) for loss, tuned in budgets.items()]
+    for loss, accuracy in (("ce", 85.64), ("scl_ce", 85.97)):
+        write_cell(tmp_path, accuracy, loss=loss)
+    groups = groups_of(tmp_path, cells)
+    found = {g.loss: departures(g.config) for g in groups}
+    assert found == {
+        **{"ce": ["search.trials=2"], "triplet": ["search.trials=5"]},
+        **{"scl_ce": [], "cosine": [], "gloss_o": []},  # the authors' own budget; and all values given by hand
+    }
+    table = tables.table2(groups)
+    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"][:2] == ["", "ok"]
+    assert any(note.startswith("Not the paper's protocol (1 of 5 cells): search.trials=2") for note in table.notes)
+
+
+def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
+    note = "the values of mr-bert-integrated-ce.yaml were searched on 450 training texts, this run is on all"
+    tuned = {"file": "mr-bert-integrated-ce.yaml", "trials": 15, "note": note}
+    write_run(tmp_path, seed=1, tuned=tuned)
+    write_run(tmp_path, dataset="r8", tuned=tuned | {"note": None})
+    notes = tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2)), cell(dataset="r8")])).notes
+    expected = "Values of the search (MR, BERT-base, CE): searched on 450 training texts, this run is on all."
+    assert [n for n in notes if "training texts" in n] == [expected]
+
+
+@pytest.mark.parametrize(
+    "config, expected",
+    [
+        ({"model": {"name": "prajjwal1/bert-tiny", "revision": None}}, "model.name=prajjwal1/bert-tiny"),
+        ({"model": {"name": "google-bert/bert-base-uncased", "revision": "main"}}, "model.revision=main"),
+        ({"variant": {"name": "released"}}, "variant=released"),
+        ({"variant": {"forward_passes": 2}}, "variant.forward_passes=2"),
+    ],
+)
+def test_another_encoder_or_variant_bears_no_verdict(tmp_path, config, expected):
+    known = {"name": "google-bert/bert-base-uncased", "revision": "86b5e0934494bd15c9632b12f734a8a67f723594"}
+    write_cell(tmp_path, 85.64)
+    for changes, verdict in (({"model": known}, "ok"), (config, "")):
+        table = tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2, 3), config=changes)]))
+        assert table.rows[0][3].verdict == verdict
+        assert any(expected in note for note in table.notes) == (not verdict)
 
 
 def standalone(root, loss, accuracy, silhouette, per_epoch, **identity):

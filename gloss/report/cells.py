@@ -6,8 +6,12 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from typing import Any
 
+import yaml
+
+from gloss.config import CONFIG_DIR
 from gloss.report.names import paper_order
 from gloss.report.stats import mean, std
 
@@ -145,11 +149,23 @@ _PROTOCOL = {
 }
 
 
+_BUDGET, _AUTHORS_BUDGET = 15, {"triplet": 5, "cosine": 5}  # trials of a search; where search=authors has fewer
+
+
 def departures(config: dict[str, Any]) -> list[str]:
-    """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "trainer.max_epochs=3"].
+    """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "search.trials=2"].
 
     A cell with any bears no verdict. A key that an older record lacks counts as the protocol's.
     """
+    return [*_other_code(config), *_other_protocol(config), *_smaller_search(config)]
+
+
+def setting(g: Group) -> tuple[str, ...]:
+    """What two groups must have in common for their scores to be a contest; the budget of their searches may differ."""
+    return g.variant, *_other_code(g.config), *_other_protocol(g.config)
+
+
+def _other_protocol(config: dict[str, Any]) -> list[str]:
     found = []
     for path, protocol in _PROTOCOL.items():
         section, key = path.split(".")
@@ -157,6 +173,37 @@ def departures(config: dict[str, Any]) -> list[str]:
         if value != protocol:
             found.append(f"{path}={'null' if value is None else value}")
     return found
+
+
+def _other_code(config: dict[str, Any]) -> list[str]:
+    """Another encoder under the alias of a known one, another variant, or single keys of it."""
+    model, variant = config.get("model") or {}, config.get("variant") or {}
+    expected = _choice("model", str(model.get("alias")))
+    found = [
+        f"model.{key}={model[key]}"
+        for key in ("name", "revision")
+        if key in model and expected.get("name", "???") != "???" and model[key] != expected.get(key)
+    ]
+    if variant.get("name", "paper") != "paper":
+        return [*found, f"variant={variant['name']}"]
+    own = _choice("variant", "paper").get("variant", {})
+    return found + [f"variant.{key}={value}" for key, value in variant.items() if own.get(key, value) != value]
+
+
+@cache
+def _choice(group: str, name: str) -> dict[str, Any]:
+    """The file of configs/<group> with this name; empty where there is none."""
+    known = {path.stem: path for path in (CONFIG_DIR / group).glob("*.yaml")}
+    return yaml.safe_load(known[name].read_text(encoding="utf-8")) if name in known else {}
+
+
+def _smaller_search(config: dict[str, Any]) -> list[str]:
+    tuned, trials = config.get("tuned"), number(config, "tuned", "trials")
+    if trials is None or not tuned.get("applied", True):  # not searched, or all values were given by hand
+        return []
+    loss = str((config.get("loss") or {}).get("name"))
+    budget = _AUTHORS_BUDGET.get(loss, _BUDGET) if tuned.get("search") == "authors" else _BUDGET
+    return [f"search.trials={trials:.0f}"] if trials < budget else []
 
 
 def mixed(group: Group) -> list[str]:

@@ -113,7 +113,7 @@ def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
     notes = [
         "Accuracy (%), in brackets the number of seeds; Δ: paper minus released, paired by seed.",
         "Claim: whether the paper's formulas do better.",
-        *common_notes([g for g in groups if g.variant == "paper"]),
+        *common_notes(groups, swept=["variant"]),
     ]
     heads = ["Data set", "Model", "Mode", "Loss", "variant=paper", "variant=released", "Δ", "95 % interval", "Claim"]
     title = "The paper's formulas and the released code"

@@ -158,10 +158,20 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
             names = sorted({loss_name(g.loss, g.mode) for g in default})
             which = "all" if len(default) == len(with_runs) else f"{len(default)} of {len(with_runs)}"
             notes.append(f"Hyperparameters were not searched for in {which} measured cells ({', '.join(names)}).")
-    variants = sorted({g.variant for g in groups} - {"paper"})
-    if variants:
-        notes.append(f"Variant: {', '.join(variants)}.")
+        notes += _search_notes(with_runs)
     return notes
+
+
+def _search_notes(groups: Sequence[Group]) -> list[str]:
+    """Which cells run with values that were searched for on other amounts of data, as their records say."""
+    said: dict[str, dict[str, None]] = {}
+    for g in groups:
+        for tuned in [run.result.get("tuned") or {} for run in g.runs.values()]:
+            if note := tuned.get("note"):
+                text = str(note).replace(f"the values of {tuned.get('file')} were ", "")
+                cell = f"{dataset_name(g.dataset)}, {model_name(g.model)}, {loss_name(g.loss, g.mode)}"
+                said.setdefault(text, {})[cell] = None
+    return [f"Values of the search ({'; '.join(cells)}): {text}." for text, cells in said.items()]
 
 
 def missing(groups: Sequence[Group]) -> list[str]:
