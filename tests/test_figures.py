@@ -15,14 +15,15 @@ from gloss.runs import RunError, read_records
 DPI = 40
 
 
-def sweep(root, config, scores, dataset="mr", loss="gloss_o", **identity):
+def sweep(root, config, scores, dataset="mr", loss="gloss_o", point=None, **identity):
     """A cell of a sweep whose seeds 1, 2 … have the scores given, and its runs."""
     c = cell(
         dataset=dataset,
         loss=loss,
         seeds=(1, 2, 3),
         config=config,
-        digits=f"{zlib.crc32(str(config).encode()):08x}",
+        digits=f"{zlib.crc32(str((config, point)).encode()):08x}",
+        point=point,
         **identity,
     )
     for seed, score in enumerate(scores, start=1):
@@ -83,6 +84,38 @@ def test_fig3_has_a_panel_for_gamma_and_one_for_sigma(tmp_path):
     assert [(r["setting"], r["x"]) for r in drawing.data] == [("loss.gamma", 0.5), ("ablation.sigma_scale", 2.0)]
     assert not any("sigma_scale" in note for note in drawing.notes)  # what is swept is no departure
     assert lines.fig3([], []) is None
+
+
+def test_fig2_and_fig3_mix_no_models_losses_or_other_settings(tmp_path):
+    cells = []
+    for i, (model, loss) in enumerate((m, x) for m in ("bert", "minilm") for x in ("gloss_sqrt", "gloss_o")):
+        for dataset, offset in (("mr", 0.0), ("r8", 10.0)):
+            for lam in (0.2, 0.8):
+                score = 70.0 + i + offset + lam
+                identity = {"dataset": dataset, "model": model, "loss": loss}
+                cells.append(sweep(tmp_path, {"loss": {"lam": lam}}, (score, score), **identity))
+    drawing = lines.fig2(groups_of(tmp_path, cells))
+    assert len(drawing.figure.axes) == 4 and [len(ax.containers) for ax in drawing.figure.axes] == [2] * 4
+    assert {row["distance"] for row in drawing.data if row["x"] == 0.8} == {0.0}
+    assert all(row["distance"] == pytest.approx(-0.6) for row in drawing.data if row["x"] == 0.2)
+    assert "BERT-base, integrated, G-Loss-SQRT + CE; BERT-base, integrated, G-Loss-O + CE; MiniLM" in drawing.notes[0]
+    check_files(lambda: lines.fig2(groups_of(tmp_path, cells)), tmp_path)
+
+
+def test_what_else_was_swept_has_a_line_of_its_own(tmp_path):
+    settings = [(limit, lr) for limit in (20, 100) for lr in (1e-5, 2e-5)]
+    cells = [
+        sweep(
+            tmp_path,
+            {"dataset": {"train_limit": limit}, "trainer": {"lr": lr}},
+            (70.0 + 1e5 * lr,),
+            point={"dataset.train_limit": limit, "trainer.lr": lr},
+        )
+        for limit, lr in settings
+    ]
+    data = own.few_shot(groups_of(tmp_path, cells)).data
+    found = {row["others"]: [r["mean"] for r in data if r["others"] == row["others"]] for row in data}
+    assert found == {"trainer.lr=1e-05": [71.0, 71.0], "trainer.lr=2e-05": [72.0, 72.0]}
 
 
 def embeddings_of(separation, labels):
@@ -168,6 +201,24 @@ def test_fig7_gives_the_change_from_the_best_values(tmp_path):
         ("ablation.sigma_scale", 2.0, 0.5, 1),
     ]
     assert lines.fig7(groups_of(tmp_path, cells[1:])) is None  # nothing to compare with
+
+
+def test_fig7_compares_each_cell_with_its_own_best_values(tmp_path):
+    cells = []
+    for dataset, model, best in (("mr", "bert", 86.0), ("r8", "bert", 95.0), ("mr", "minilm", 75.0)):
+        for scale, score in ((1.0, best), (0.5, best - 2.0)):
+            config, point = {"ablation": {"sigma_scale": scale}}, {"ablation": f"scale_{scale}"}
+            cells.append(sweep(tmp_path, config, (score, score), dataset=dataset, model=model, point=point))
+    cells += [sweep(tmp_path, {"ablation": {"sigma_scale": 0.5}}, (50.0,), dataset="r52")]  # its best was not run
+    drawing = lines.fig7(groups_of(tmp_path, cells))
+    assert [(r["dataset"], r["model"], r["change"]) for r in drawing.data] == [
+        ("mr", "bert", -2.0),
+        ("r8", "bert", -2.0),
+        ("mr", "minilm", -2.0),
+    ]
+    titles = [ax.get_title() for ax in drawing.figure.axes]
+    assert titles[1] == "R8, BERT-base, integrated, G-Loss-O + CE"
+    check_files(lambda: lines.fig7(groups_of(tmp_path, cells)), tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -45,38 +45,60 @@ def _keys(g: Group) -> dict[str, object]:
     return {"dataset": g.dataset, "model": g.model, "mode": g.mode, "loss": g.loss}
 
 
+def others(g: Group, *swept: str) -> str:
+    """What else was swept beside `swept`: " (trainer.lr=1e-05)", or empty. Groups that differ in it share no line."""
+    rest = ", ".join(f"{key}={value}" for key, value in g.point.items() if key not in swept)
+    return f" ({rest})" if rest else ""
+
+
 def sensitivity(name: str, title: str, parts: Sequence[tuple[Sequence[Group], str, str]]) -> Drawing | None:
     """Test macro-F1 against a setting, a line a data set, as the distance to that data set's best mean.
 
-    parts: (groups, path of the setting, label of the axis), a panel each. The data sets lie 30 points apart, so that on
-    one axis of absolute scores no line would be anything but flat; the legend gives the best mean.
+    parts: (groups, path of the setting, label of the axis), a panel each; a row of panels a model, mode and loss. The
+    data sets lie 30 points apart, so that on one axis of absolute scores no line would be anything but flat; the
+    legend gives the best mean.
     """
-    everything = [g for groups, _, _ in parts for g in groups]
-    if not any(g.runs for g in everything):
+    everything = [(g, path) for groups, path, _ in parts for g in groups]
+    blocks = list(dict.fromkeys(_block(g, path) for g, path in everything if g.runs))
+    if not blocks:
         return None
-    figure, axes = panels(1, len(parts), width=3.6, height=2.9)
+    figure, axes = panels(len(blocks), len(parts), width=3.6, height=2.9)
     data = []
-    for ax, (groups, path, label) in zip(axes[0], parts, strict=True):
-        for dataset in sorted({g.dataset for g in groups}, key=lambda d: paper_order(d)):
-            mine = [g for g in groups if g.dataset == dataset]
-            rows = sweep_points(mine, path, lambda g: g.test("macro_f1"))
-            if not rows:
-                continue
-            best = max(row["mean"] for row in rows)
-            text = f"{dataset_name(dataset)} (best {best:.1f}, {_seeds(rows)})"
-            _draw(ax, rows, DATASET_LOOK.get(dataset, {}), text, base=best)
-            data += [{**_keys(mine[0]), "setting": path, **row, "distance": row["mean"] - best} for row in rows]
-        ax.set(xlabel=label, ylabel="Test macro-F1, points from best")
-        if path.endswith("sigma_scale"):
-            _log_ticks(ax, sorted({row["x"] for row in data if row["setting"] == path}))
-        if ax.lines:
-            ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.0)
-    models = ", ".join(dict.fromkeys(model_name(g.model) for g in everything))
+    for row_of_axes, block in zip(axes, blocks, strict=True):
+        for ax, (groups, path, label) in zip(row_of_axes, parts, strict=True):
+            found = [g for g in groups if _block(g, path) == block]
+            rows_by_set = {d: [g for g in found if g.dataset == d] for d in dict.fromkeys(g.dataset for g in found)}
+            for dataset in sorted(rows_by_set, key=lambda d: paper_order(d)):
+                mine = rows_by_set[dataset]
+                rows = sweep_points(mine, path, lambda g: g.test("macro_f1"))
+                if not rows:
+                    continue
+                best = max(row["mean"] for row in rows)
+                text = f"{dataset_name(dataset)} (best {best:.1f}, {_seeds(rows)})"
+                _draw(ax, rows, DATASET_LOOK.get(dataset, {}), text, base=best)
+                keys = _keys(mine[0]) | ({"others": block[-1].strip(" ()")} if block[-1] else {})
+                data += [{**keys, "setting": path, **row, "distance": row["mean"] - best} for row in rows]
+            ylabel = "Test macro-F1, points from best"
+            ax.set(xlabel=label, ylabel=f"{_block_name(block)}\n{ylabel}" if len(blocks) > 1 else ylabel)
+            if path.endswith("sigma_scale"):
+                _log_ticks(ax, sorted({row["x"] for row in data if row["setting"] == path}))
+            if ax.lines:
+                ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.0)
+    groups = [g for g, _ in everything]
     notes = [
-        f"{models}, integrated mode, G-Loss-O. {BARS}",
-        *common_notes(everything, swept=[path for _, path, _ in parts]),
+        f"{'; '.join(map(_block_name, blocks))}. {BARS}",
+        *common_notes(groups, swept=[path for _, path, _ in parts]),
     ]
-    return Drawing(name, title, figure, data, notes, missing(everything))
+    return Drawing(name, title, figure, data, notes, missing(groups))
+
+
+def _block(g: Group, path: str) -> tuple[str, str, str, str]:
+    return g.model, g.mode, g.loss, others(g, path)
+
+
+def _block_name(block: tuple[str, str, str, str]) -> str:
+    model, mode, loss, rest = block
+    return f"{model_name(model)}, {mode}, {loss_name(loss, mode)}{rest}"
 
 
 def _log_ticks(ax: Any, ticks: Sequence[float]) -> None:
@@ -132,14 +154,15 @@ def by_loss(
             )
             measures.append(seconds)
         for ax, (metric, ylabel, values) in zip(row_of_axes, measures, strict=True):
-            for mode, loss in dict.fromkeys((g.mode, g.loss) for g in mine):
-                rows = sweep_points([g for g in mine if (g.mode, g.loss) == (mode, loss)], path, values)
+            for mode, loss, rest in dict.fromkeys((g.mode, g.loss, others(g, path)) for g in mine):
+                line = [g for g in mine if (g.mode, g.loss, others(g, path)) == (mode, loss, rest)]
+                rows = sweep_points(line, path, values)
                 if not rows:
                     continue
-                keys = {"dataset": dataset, "model": model, "mode": mode, "loss": loss}
+                keys = _keys(line[0]) | ({"others": rest.strip(" ()")} if rest else {})
                 data += [{**keys, "setting": path, "metric": metric, **row} for row in rows]
                 shown = [row | {"x": 100 * row["x"]} for row in rows] if percent else rows
-                _draw(ax, shown, LOSS_LOOK.get(loss, {}), f"{loss_name(loss, mode)} ({_seeds(rows)})")
+                _draw(ax, shown, LOSS_LOOK.get(loss, {}), f"{loss_name(loss, mode)}{rest} ({_seeds(rows)})")
             ticks = sorted({row["x"] * (100 if percent else 1) for row in data if row["dataset"] == dataset})
             if log:
                 _log_ticks(ax, ticks)
@@ -159,51 +182,65 @@ CHANGES = (
 
 
 def fig7(groups: Sequence[Group]) -> Drawing | None:
-    """A tornado plot: test macro-F1 when one hyperparameter leaves its best value, as the distance to the best's."""
-    base = [g for g in groups if all(setting(g, path) == off for path, off, *_ in CHANGES)]
+    """A tornado plot: test macro-F1 when one hyperparameter leaves its best value, as the distance to the best's.
+
+    A panel a data set, model, mode and loss, each against its own best values.
+    """
+    swept = ("ablation", *(path for path, *_ in CHANGES))
+    blocks: dict[tuple[str, ...], list[Group]] = {}
+    for g in groups:
+        blocks.setdefault((g.dataset, g.model, g.mode, g.loss, others(g, *swept)), []).append(g)
+    found = {key: bars for key, block in blocks.items() if (bars := _tornado(block))}
+    if not found:
+        return None
+    num_hyperparameters = max(len({bar["setting"] for bar in bars}) for bars in found.values())
+    figure, axes = panels(len(found), 1, width=5.2, height=0.6 + 0.75 * num_hyperparameters)
+    data = []
+    for ax, (key, bars) in zip(axes[:, 0], found.items(), strict=True):
+        dataset, *block = key
+        _draw_tornado(ax, bars, f"{dataset_name(dataset)}, {_block_name(block)}")
+        data += sorted(({**_keys(blocks[key][0]), **bar} for bar in bars), key=lambda r: (r["setting"], r["x"]))
+    notes = [
+        f"{BARS} In the paper (macro-F1 0.8714 at the best values) σ moves it most, λ and γ less.",
+        *common_notes(groups, swept=swept),
+    ]
+    title = "Figure 7: sensitivity to σ, λ and γ around the best values"
+    return Drawing("fig7", title, figure, data, notes, missing(groups))
+
+
+def _tornado(block: Sequence[Group]) -> list[dict]:
+    """A bar a changed value, with the change from the mean at the best values; none where these were not run."""
+    base = [g for g in block if all(setting(g, path) == off for path, off, *_ in CHANGES)]
     base_values = list(base[0].test("macro_f1").values()) if base else []
     if not base_values:
-        return None
-    centre, bars, data = mean(base_values), [], []
-    for path, off, symbol, sign in CHANGES:
-        rows = sweep_points([g for g in groups if setting(g, path) != off], path, lambda g: g.test("macro_f1"))
-        for row in rows:
-            text = (
-                f"{symbol} × {row['x']:g}"
-                if sign == "×"
-                else f"{symbol} {'+' if row['x'] > 0 else '−'} {abs(row['x']):g}"
-            )
-            data.append({**_keys(base[0]), "setting": path, **row, "change": row["mean"] - centre})
-            bars.append((symbol, text, row["mean"] - centre, row["std"] or 0.0, row["x"] < off))
-    if not bars:
-        return None
-    swing = {s: max(abs(change) for symbol, _, change, *_ in bars if symbol == s) for s, *_ in bars}
-    order = sorted(swing, key=lambda s: swing[s])  # the widest on top, as a tornado is drawn
-    figure, axes = panels(1, 1, width=5.2, height=0.6 + 0.75 * len(order))
-    ax = axes[0, 0]
-    for symbol, text, change, spread, is_lower in bars:
-        y = order.index(symbol) + (-0.19 if is_lower else 0.19)
+        return []
+    best = {"best": mean(base_values), "best_n": len(base_values)}
+    bars = []
+    for path, off, *_ in CHANGES:
+        rows = sweep_points([g for g in block if setting(g, path) != off], path, lambda g: g.test("macro_f1"))
+        bars += [{"setting": path, **row, "change": row["mean"] - best["best"], **best} for row in rows]
+    return bars
+
+
+def _draw_tornado(ax: Any, bars: Sequence[dict], title: str) -> None:
+    swing: dict[str, float] = {}
+    for bar in bars:
+        swing[bar["setting"]] = max(swing.get(bar["setting"], 0.0), abs(bar["change"]))
+    order = sorted(swing, key=lambda path: swing[path])  # the widest on top, as a tornado is drawn
+    signs = {path: (off, symbol, sign) for path, off, symbol, sign in CHANGES}
+    for bar in bars:
+        off, symbol, sign = signs[bar["setting"]]
+        x, change, spread, is_lower = bar["x"], bar["change"], bar["std"] or 0.0, bar["x"] < off
+        y = order.index(bar["setting"]) + (-0.19 if is_lower else 0.19)
         color, hatch = ("#56B4E9", "") if is_lower else ("#E69F00", "///")
         ax.barh(y, change, height=0.34, color=color, hatch=hatch, edgecolor="#333333", linewidth=0.6, zorder=2)
         ax.errorbar(change, y, xerr=spread, color="#333333", capsize=2, elinewidth=0.8, zorder=3)
-        edge = max(change + spread, 0.0)
-        ax.annotate(
-            f"{text}: {change:+.2f}".replace("-", "−"),
-            (edge, y),
-            (4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=7,
-        )
+        value = f"× {x:g}" if sign == "×" else f"{'+' if x > 0 else '−'} {abs(x):g}"
+        text = f"{symbol} {value}: {change:+.2f}".replace("-", "−") + f" (n={bar['n']})"
+        at = max(change + spread, 0.0), y
+        ax.annotate(text, at, (4, 0), textcoords="offset points", va="center", fontsize=7)
     ax.axvline(0, color="#000000", linewidth=1)
-    ax.set_yticks(range(len(order)), order)
+    ax.set_yticks(range(len(order)), [signs[path][1] for path in order])
     ax.margins(x=0.3)
-    where = f"{dataset_name(base[0].dataset)}, {model_name(base[0].model)}"
-    ax.set(xlabel=f"Change of test macro-F1 in points, from {centre:.2f} (n={len(base_values)})", title=where)
+    ax.set(xlabel=f"Change of test macro-F1 in points, from {bars[0]['best']:.2f} (n={bars[0]['best_n']})", title=title)
     ax.grid(axis="y", visible=False)
-    notes = [
-        f"{BARS} In the paper (macro-F1 0.8714 at the best values) σ moves it most, λ and γ less.",
-        *common_notes(base[:1]),
-    ]
-    title = "Figure 7: sensitivity to σ, λ and γ around the best values"
-    return Drawing("fig7", title, figure, sorted(data, key=lambda r: (r["setting"], r["x"])), notes, missing(groups))
