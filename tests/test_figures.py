@@ -269,6 +269,17 @@ def test_variant_compares_paper_and_released_by_seed(tmp_path):
     assert claims[0].differences == pytest.approx([0.9, 1.0, 1.1])
 
 
+def test_variant_compares_equal_settings_only(tmp_path):
+    cells = []
+    runs = (("paper", 1, 87.0), ("released", 1, 86.0), ("paper", 2, 77.0), ("released", 2, 79.0))
+    for d, (name, lr, score) in zip("abcd", runs, strict=True):
+        cells.append(cell(digits=d * 8, config={"variant": {"name": name}}, point={"variant": name, "trainer.lr": lr}))
+        write_run(tmp_path, digits=d * 8, variant=name, accuracy=score)
+    table, claims = own.variant(groups_of(tmp_path, cells))
+    assert [r[3].plain() for r in table.rows] == ["CE (trainer.lr=1)", "CE (trainer.lr=2)"]
+    assert [c.differences for c in claims] == [[1.0], [-2.0]]
+
+
 def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
     write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
     write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from gloss.report.cells import Group, mean_std
 from gloss.report.compare import Claim
 from gloss.report.draw import Drawing
-from gloss.report.lines import by_loss
+from gloss.report.lines import by_loss, others
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.stats import claim, mean, std, t_interval
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
@@ -62,7 +62,8 @@ def shift(groups: Sequence[Group]) -> Table:
             data.append({**keys, **means, "drop": mean(drop) if drop else None})
         for i, g in enumerate(block):
             other = str((g.config.get("ablation") or {}).get("test_on"))
-            keys = [dataset_name(dataset), dataset_name(other), model_name(model), loss_name(g.loss, g.mode)]
+            label = loss_name(g.loss, g.mode) + others(g, "ablation.test_on")
+            keys = [dataset_name(dataset), dataset_name(other), model_name(model), label]
             rows.append([*map(entry, keys), columns[0][i], columns[1][i], entry(drops[i])])
     notes = [
         "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds; drop: paired by seed.",
@@ -75,8 +76,12 @@ def shift(groups: Sequence[Group]) -> Table:
 def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
     """The paper's formulas against the released code's, paired by seed; a line a data set and loss."""
     rows, data, claims = [], [], []
-    for key in dict.fromkeys((g.dataset, g.model, g.mode, g.loss) for g in groups):
-        by_variant = {g.variant: g for g in groups if (g.dataset, g.model, g.mode, g.loss) == key}
+
+    def key_of(g: Group) -> tuple[str, ...]:
+        return g.dataset, g.model, g.mode, g.loss, others(g, "variant")
+
+    for key in dict.fromkeys(map(key_of, groups)):
+        by_variant = {g.variant: g for g in groups if key_of(g) == key}
         scores = {
             name: by_variant[name].test("accuracy") if name in by_variant else {} for name in ("paper", "released")
         }
@@ -94,8 +99,8 @@ def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
         if differences:
             texts = [f"{mean(differences):+.2f}", MISSING, claim(differences)]
             texts[1] = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else MISSING
-        dataset, model, mode, loss = key
-        names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode)]
+        dataset, model, mode, loss, rest = key
+        names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode) + rest]
         rows.append([*map(entry, names), *shown, *map(entry, texts)])
         data.append(
             {
@@ -108,7 +113,7 @@ def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
             }
         )
         if differences:
-            where = f"{loss_name(loss, mode)}, {model_name(model)} on {dataset_name(dataset)}"
+            where = f"{loss_name(loss, mode)}{rest}, {model_name(model)} on {dataset_name(dataset)}"
             claims.append(Claim("Variants", "The paper's formulas beat the released code's", where, differences))
     notes = [
         "Accuracy (%), in brackets the number of seeds; Δ: paper minus released, paired by seed.",
