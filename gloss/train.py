@@ -295,8 +295,8 @@ def _warn_if_nothing_is_learnt(cfg: Config, epoch: dict[str, Any]) -> None:
     if 2 * empty > steps:
         print(
             f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text "
-            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or batches by "
-            "class: trainer.sampler=balanced trainer.classes_per_batch=P, P a divisor of the batch size",
+            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or "
+            "batches by class: trainer.sampler=balanced trainer.classes_per_batch=P, P a divisor of the batch size",
             file=sys.stderr,
             flush=True,
         )
