@@ -290,7 +290,55 @@ def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
     # best epochs 3 and 5; scores fall by the square of the distance, over 10: 80 - 0 and 82 - 0.4 at epoch 3
     assert by_epoch[2]["score"] == pytest.approx((80.0 + 81.6) / 2)
     assert [r["x"] for r in drawing.data if r["by"] == "seconds"] == pytest.approx([15.0, 30.0, 45.0, 60.0])
-    assert any("1 further settings" in note for note in drawing.notes)
+    assert "Left out of MR, BERT-base, integrated, for their other settings: CE ffffffff (n=1)." in drawing.notes
+
+
+def test_convergence_draws_one_protocol_and_of_equal_seed_counts_the_better_on_validation(tmp_path):
+    short = {"trainer": {"max_epochs": 3}}
+    for dataset in ("mr", "r8"):
+        for model in ("bert", "minilm"):
+            for seed in (1, 2):
+                for loss in ("ce", "gloss_o"):  # a reduced run has the smaller digits and more losses
+                    reduced = {"digits": "0" * 8, "config": short}
+                    write_run(tmp_path, dataset=dataset, model=model, loss=loss, seed=seed, **reduced)
+                for digits, val in (("1" * 8, 80.0), ("2" * 8, 90.0)):
+                    write_run(tmp_path, dataset=dataset, model=model, seed=seed, digits=digits, accuracy=70.0, val=val)
+    drawings = overview.convergence(loose_groups(read_records(tmp_path)[0]))
+    for drawing in drawings:
+        assert {r["loss"] for r in drawing.data} == {"ce"}
+        assert {round(max(r["score"] for r in drawing.data if r["dataset"] == d)) for d in ("mr", "r8")} == {90}
+        (note,) = [n for n in drawing.notes if n.startswith("Left out of R8")]
+        assert all(x in note for x in ("CE 00000000 (n=2)", "G-Loss-O + CE 00000000 (n=2)", "CE 11111111 (n=2)"))
+    assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
+    check_files(lambda: overview.convergence(loose_groups(read_records(tmp_path)[0]))[0], tmp_path)
+
+
+def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
+    short = {"trainer": {"max_epochs": 3}}
+    for loss in ("ce", "gloss_o"):
+        write_run(tmp_path, loss=loss, digits="0" * 8, config=short)
+        write_run(tmp_path, loss=loss, digits="f" * 8, accuracy=99.0)
+    cells = groups_of(tmp_path, [cell(loss=loss, digits="0" * 8, config=short) for loss in ("ce", "gloss_o")])
+    (drawing,) = overview.convergence(loose_groups(read_records(tmp_path)[0]), cells)
+    assert {r["loss"] for r in drawing.data} == {"ce", "gloss_o"} and max(r["score"] for r in drawing.data) < 86
+    assert "Not the paper's protocol (MR, BERT-base, integrated): trainer.max_epochs=3." in drawing.notes
+
+
+def test_runs_are_ranked_among_their_like_only(tmp_path):
+    for loss, accuracy in (("ce", 80.0), ("gloss_o", 81.0)):
+        write_run(tmp_path, loss=loss, accuracy=accuracy, digits="1" * 8)
+        limited = {"dataset": {"train_limit": 20}}
+        write_run(tmp_path, loss=loss, accuracy=accuracy - 30, digits="2" * 8, config=limited)
+        write_run(tmp_path, loss=loss, accuracy=95.0, digits="3" * 8, variant="released")
+    table = overview.runs_table(loose_groups(read_records(tmp_path)[0]))
+    found = {row[3].plain(): row[5].parts[0].rank for row in table.rows}
+    assert found == {
+        **{"CE [11111111]": 0, "G-Loss-O + CE [11111111]": 1},
+        **{"CE [22222222]": 0, "G-Loss-O + CE [22222222]": 1},
+        **{"CE [33333333]": 0, "G-Loss-O + CE [33333333]": 0},  # equal
+    }
+    expected = "Not the paper's protocol (mr/bert 22222222): dataset.train_limit=20."
+    assert expected in table.notes
 
 
 def test_convergence_survives_broken_and_empty_epochs(tmp_path):

@@ -100,7 +100,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             sections.insert(0, _section("claims", summary.title, [summary], ""))
         loose = loose_groups(records)
         if loose and only is None:
-            if curves := convergence(loose):
+            asked = [g for name in ("table2", "table3", "table6") for g in groups.get(name, ((), ()))[0]]
+            if curves := convergence(loose, asked):
                 sections.append(_section("convergence", curves[0].title, curves, "make report"))
             sections.append(_section("runs", "All finished runs", [runs_table(loose)], "make report"))
         folder = outputs / "report"

@@ -7,11 +7,12 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from gloss.report.cells import Group, departures, is_shared, mean_std, number
+from gloss.report.cells import Group, departures, is_shared, mean_std, number, setting
 from gloss.report.draw import Drawing, panels
 from gloss.report.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.report.stats import mean, std
-from gloss.report.table import MISSING, Entry, Part, Table, mark, rank
+from gloss.report.table import MISSING, Entry, Part, Table, mark
+from gloss.report.tables import rank_alike
 from gloss.runs import RunError
 
 METRICS = (  # heading, where it stands in result.json, digits, larger is better
@@ -26,42 +27,43 @@ METRICS = (  # heading, where it stands in result.json, digits, larger is better
 
 def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:
     """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
-    set, model and mode are marked."""
-    settings = defaultdict(set)
-    for g in groups:
-        settings[g.dataset, g.model, g.mode, g.loss].add(g.digits)
+    set, model and mode are marked, among runs of one protocol and variant."""
     blocks = defaultdict(list)
     for g in groups:
         blocks[g.dataset, g.model, g.mode].append(g)
-    rows, data, notes = [], [], []
+    rows, data, has_digits = [], [], set()
     for block in blocks.values():
+        counts = Counter(g.loss for g in block)
+        is_mixed = len({setting(g) for g in block}) > 1
+        has_digits |= {id(g) for g in block if is_mixed or counts[g.loss] > 1}
         columns = []
         for _, path, digits, higher in METRICS:
             values = [list(g.values(*path).values()) for g in block]
             entries = [Entry((Part(mean_std(v, digits) if v else MISSING),)) for v in values]
             means = [mean(v) if v else None for v in values]
             is_quality = path[0] == "metrics"  # times and epochs are facts, not a contest
-            columns.append(
-                mark(entries, rank(means, higher_is_better=higher, digits=digits)) if is_quality else entries
-            )
+            ranks = rank_alike(block, means, higher_is_better=higher, digits=digits)
+            columns.append(mark(entries, ranks) if is_quality else entries)
         for i, g in enumerate(block):
-            label = loss_name(g.loss, g.mode)
-            if len(settings[g.dataset, g.model, g.mode, g.loss]) > 1:
-                label += f" [{g.digits[:8]}]"
+            label = loss_name(g.loss, g.mode) + (f" [{g.digits[:8]}]" if id(g) in has_digits else "")
             names = (dataset_name(g.dataset), model_name(g.model), g.mode, label)
             keys = [Entry((Part(text),)) for text in names]
             rows.append([*keys, Entry((Part(str(len(g.runs))),)), *(column[i] for column in columns)])
             data.append(_row(g))
-    for text in dict.fromkeys(_departures(g) for g in groups):
-        if text:
-            who = sorted({f"{g.dataset}/{g.model}" for g in groups if _departures(g) == text})
-            notes.append(f"Not the paper's protocol ({', '.join(who)}): {text}.")
+    said: dict[str, list[str]] = defaultdict(list)
+    for g in groups:
+        if text := _departures(g):
+            said[text].append(f"{g.dataset}/{g.model}" + (f" {g.digits[:8]}" if id(g) in has_digits else ""))
+    notes = [
+        f"Not the paper's protocol ({', '.join(dict.fromkeys(who))}): {text}." for text, who in said.items()
+    ]
     notes.append(
-        "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its block. "
-        "Times are of training alone, the last until the best epoch."
+        "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its data set, "
+        "model and mode, among runs of one protocol and variant. Times are of training alone, the last until the best "
+        "epoch."
     )
-    if any(len(x) > 1 for x in settings.values()):
-        notes.append("[…]: the digits of the run's folder, where one loss was run with several settings.")
+    if has_digits:
+        notes.append("[…]: the digits of the run's folder, where there are several settings.")
     columns = ["Data set", "Model", "Mode", "Loss", "n", *(heading for heading, *_ in METRICS)]
     return Table(name, title, columns, rows, data, notes, num_keys=4)
 
@@ -80,51 +82,87 @@ def _row(g: Group) -> dict[str, object]:
     return row
 
 
-def convergence(groups: Sequence[Group]) -> list[Drawing]:
+def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
     """Validation score by epoch and by seconds of training, a figure a model; a line a loss, the band one deviation.
 
-    A line goes as far as every seed of it ran. Seconds leave out evaluation, and runs that shared their device.
+    groups: all runs; cells: those of the tables, which are drawn where there are any. Elsewhere the runs of one
+    protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line goes as far
+    as every seed of it ran. Seconds leave out evaluation, and runs that shared their device.
     """
-    blocks: dict[tuple, dict[str, Group]] = defaultdict(dict)
-    left_out: Counter[str] = Counter()
+    blocks: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for g in groups:
-        block = blocks[g.model, g.dataset, g.mode]
-        rival = block.get(g.loss)
-        left_out[g.model] += rival is not None
-        if rival is None or len(g.runs) > len(rival.runs):
-            block[g.loss] = g
-    drawn = {key: block for key, block in blocks.items() if any(curves(g) for g in block.values())}
-    models = sorted({model for model, *_ in drawn}, key=lambda m: paper_order(model=m))
+        if curves(g):
+            blocks[g.model, g.dataset, g.mode].append(g)
+    composed = {_name(g): g for g in cells if g.runs and not g.point}
+    models = sorted({model for model, *_ in blocks}, key=lambda m: paper_order(model=m))
     drawings = []
     for model in models:
-        mine = [(dataset, mode, block) for (m, dataset, mode), block in drawn.items() if m == model]
+        mine = []
+        for (_, dataset, mode), block in ((key, b) for key, b in blocks.items() if key[0] == model):
+            asked = [composed[_name(g)] for g in block if _name(g) in composed]
+            mine.append((dataset, mode, *_chosen(asked or block, block)))
         name = "convergence" if len(models) == 1 else f"convergence_{model}"
-        drawings.append(_convergence(name, model, mine, left_out[model]))
+        drawings.append(_convergence(name, model, mine))
     return drawings
 
 
-def _convergence(name: str, model: str, blocks: Sequence[tuple[str, str, dict[str, Group]]], left_out: int) -> Drawing:
+def _name(g: Group) -> tuple:
+    return g.dataset, g.model, g.mode, g.loss, g.digits
+
+
+def _chosen(candidates: Sequence[Group], block: Sequence[Group]) -> tuple[dict[str, Group], list[Group]]:
+    """By loss the group that is drawn, all of one setting, and those of the block that are not.
+
+    Of several settings of a loss, the one with most seeds, then with the best mean validation score.
+    """
+    by_setting: dict[tuple, list[Group]] = defaultdict(list)
+    for g in candidates:
+        by_setting[setting(g)].append(g)
+
+    def preference(one: tuple) -> tuple:
+        found = by_setting[one]
+        return one == ("paper",), len({g.loss for g in found}), sum(len(g.runs) for g in found), one
+
+    def score(g: Group) -> float:
+        metric = "macro_f1" if g.mode == "integrated" else "macro_silhouette"
+        values = list(g.values("metrics", "val", metric).values())
+        return mean(values) if values else -math.inf
+
+    chosen: dict[str, Group] = {}
+    for g in by_setting[max(by_setting, key=preference)]:
+        rival = chosen.get(g.loss)
+        if rival is None or (len(g.runs), score(g)) > (len(rival.runs), score(rival)):
+            chosen[g.loss] = g
+    drawn = {_name(g) for g in chosen.values()}
+    return chosen, [g for g in block if _name(g) not in drawn]
+
+
+Panel = tuple[str, str, dict[str, Group], list[Group]]  # data set, mode, by loss what is drawn, what is not
+
+
+def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
     notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
-    if left_out:
-        notes.append(
-            f"{model_name(model)}: {left_out} further settings of the same losses are left out: the one with most "
-            "seeds is drawn."
-        )
     pairs_in_row = min(2, len(blocks))
     figure, axes = panels(-(-len(blocks) // pairs_in_row), 2 * pairs_in_row, width=3.0, height=2.4)
     axes = axes.reshape(-1, 2)
     for unused in axes[len(blocks) :].flat:
         unused.remove()
     data = []
-    for (left, right), (dataset, mode, block) in zip(axes, blocks, strict=False):
+    for (left, right), (dataset, mode, chosen, left_out) in zip(axes, blocks, strict=False):
+        where = f"{dataset_name(dataset)}, {model_name(model)}, {mode}"
         score = "Validation macro-F1 (%)" if mode == "integrated" else "Validation silhouette"
-        for loss, g in block.items():
+        for loss, g in chosen.items():
             label = f"{loss_name(loss, mode)} (n={len(g.runs)})"
             data += _line(left, g, label, "epoch")
             data += _line(right, g, label, "seconds")
-        left.set(title=f"{dataset_name(dataset)}, {model_name(model)}, {mode}", xlabel="Epoch", ylabel=score)
+        left.set(title=where, xlabel="Epoch", ylabel=score)
         right.set(xlabel="Training time (s)")
         left.legend()
+        if drawn := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
+            notes.append(f"Not the paper's protocol ({where}): {'; '.join(drawn)}.")
+        if left_out:
+            names = [f"{loss_name(g.loss, mode)} {g.digits[:8]} (n={len(g.runs)})" for g in left_out]
+            notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
     return Drawing(name, "How the losses converge", figure, data, notes)
 
 

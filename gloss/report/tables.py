@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gloss.report import paper
-from gloss.report.cells import Group, departures, mean_std, mixed
+from gloss.report.cells import Group, departures, mean_std, mixed, setting
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.stats import mean, std, verdict
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
@@ -19,7 +19,10 @@ VERDICTS = (
     "3; silhouette 0.05 and 0.15. Unresolved: fewer than 3 seeds, or our 95 % interval wider than the bound of near. "
     "Cells that leave the paper's protocol, and models that it has not, bear none."
 )
-RANKS = "Bold is the best, underlined the second of its block; ours and the paper's ranked apart."
+RANKS = (
+    "Bold is the best, underlined the second of its block, among cells of one protocol and variant; ours and the "
+    "paper's ranked apart."
+)
 
 
 def table2(groups: Sequence[Group]) -> Table:
@@ -48,7 +51,7 @@ def _by_model(name: str, title: str, groups: Sequence[Group], metrics: tuple[str
         for dataset in datasets:
             found = [by_key.get((model, loss, point, dataset)) for loss, point in keys]
             column = [_scores(name, g, metrics) for g in found]
-            ours.append(_rank(column, [g and g.test for g in found], metrics))
+            ours.append(_rank(column, found, metrics))
             printed = [[paper.published(name, dataset, model, loss, m) for m in metrics] for loss, _ in keys]
             spread = [[paper.published(name, dataset, model, loss, m + "_std") for m in metrics] for loss, _ in keys]
             theirs.append(_paper_column(printed, spread, metrics))
@@ -90,10 +93,25 @@ def judge(experiment: str, g: Group, metric: str) -> str:
     return verdict(list(g.test(metric).values()), published, metric) if is_comparable else ""
 
 
-def _rank(entries: list[Entry], tests: Sequence, metrics: Sequence[str]) -> list[Entry]:
+def rank_alike(
+    groups: Sequence[Group | None], values: Sequence[float | None], *, higher_is_better: bool = True, digits: int = 2
+) -> list[int]:
+    """As `rank`, but among the groups of one setting (`cells.setting`) only: others are no rivals of theirs."""
+    ranks = [0] * len(values)
+    settings = [g and setting(g) for g in groups]
+    for one in dict.fromkeys(settings):
+        mine = [i for i, x in enumerate(settings) if x == one]
+        found = rank([values[i] for i in mine], higher_is_better=higher_is_better, digits=digits)
+        for i, place in zip(mine, found, strict=True):
+            ranks[i] = place
+    return ranks
+
+
+def _rank(entries: list[Entry], groups: Sequence[Group | None], metrics: Sequence[str]) -> list[Entry]:
     for k, metric in enumerate(metrics):
-        values = [list(test(metric).values()) if test else [] for test in tests]
-        entries = mark(entries, rank([mean(v) if v else None for v in values], digits=DIGITS[metric]), k)
+        values = [list(g.test(metric).values()) if g else [] for g in groups]
+        means = [mean(v) if v else None for v in values]
+        entries = mark(entries, rank_alike(groups, means, digits=DIGITS[metric]), k)
     return entries
 
 
@@ -206,7 +224,7 @@ def table3(groups: Sequence[Group]) -> Table:
             printed = [paper.published("table3", dataset, model, g.loss, column) for g in block]
             entries = [_standalone(g, v, p, path, digits) for g, v, p in zip(block, values, printed, strict=True)]
             means = [mean(v) if v else None for v in values]
-            ours.append(mark(entries, rank(means, higher_is_better=higher, digits=digits)))
+            ours.append(mark(entries, rank_alike(block, means, higher_is_better=higher, digits=digits)))
             shown = [entry(MISSING if p is None else f"{p:.{digits}f}") for p in printed]
             theirs.append(mark(shown, rank(printed, higher_is_better=higher, digits=digits)))
             data += [_tidy3(g, column, v, p) for g, v, p in zip(block, values, printed, strict=True)]
