@@ -272,16 +272,51 @@ def test_table1_stands_beside_the_papers():
     assert row(table, "R8", "ours")[0][2] == "—" and "dataset=r8: not measured" in table.missing
 
 
+def study(name="a-11111111", values=(), **changes):
+    """A finished study of γ and σ; values: (γ, σ, score) a trial."""
+    trials = [
+        {"number": i, "params": {"gamma": g, "sigma": x}, "value": v, "state": "complete", "duplicate_of": None}
+        for i, (g, x, v) in enumerate(values)
+    ]
+    about = {"dataset": "mr", "model": "bert", "mode": "integrated", "loss": "gloss_o", "variant": "paper"}
+    about |= {"search": "fair", "train_limit": None, "max_epochs": 200, "is_finished": True, "num_trials": len(trials)}
+    space = {"gamma": [0.5, 0.6], "sigma": (0.1, 10.0, True)}
+    return SimpleNamespace(**{"name": name, "space": space, "trials": trials, **about, **changes})
+
+
 def test_table7_gives_the_interval_of_the_best_fifth():
     values = [(0.1, 1.0, 50), (0.5, 2.0, 80), (0.6, 3.0, 90), (0.7, 4.0, 70), (0.8, 5.0, 60), (0.9, 6.0, 99)]
-    trials = [{"params": {"gamma": g, "sigma": s}, "value": v, "state": "COMPLETE"} for g, s, v in values]
-    trials.append({"params": {"gamma": 0.2, "sigma": 9.0}, "value": None, "state": "FAIL"})
-    space = {"gamma": [0.5, 0.6], "sigma": (0.1, 10.0, True)}
-    names = {"dataset": "mr", "model": "bert", "mode": "integrated", "loss": "gloss_o", "variant": "paper"}
-    study = SimpleNamespace(**names, train_limit=None, space=space, trials=trials)
-    table = starting.table7([study])
+    one = study(values=values)
+    failed = {"number": 6, "params": {"gamma": 0.2, "sigma": 9.0}, "value": None, "state": "fail", "duplicate_of": None}
+    twin = one.trials[5] | {"number": 7, "duplicate_of": 5}  # counted, the best fifth would be trial 5 twice
+    table = starting.table7([replace_trials(one, [*one.trials, failed, twin])])
     assert [e.plain() for e in table.rows[0][3:]] == ["γ", "0.5, 0.6", "0.6 – 0.9 (2 of 6)"]
     assert [e.plain() for e in table.rows[1][3:]] == ["σ", "0.1 – 10, log", "3 – 6 (2 of 6)"]
+
+
+def replace_trials(one, trials):
+    return SimpleNamespace(**{**vars(one), "trials": trials})
+
+
+def test_table7_keeps_searches_apart_and_unfinished_ones_out():
+    studies = [
+        study("full-1", [(0.5, 1.0, 90)]),
+        study("full-2", [(0.6, 2.0, 91)]),  # of the same cell, with another seed
+        study("short-3", [(0.7, 3.0, 80)], train_limit=500, max_epochs=3),
+        study("authors-4", [(0.8, 4.0, 92)], search="authors"),
+        study("half-5", [(0.9, 5.0, 99)], is_finished=False, num_trials=15),
+        study("r8-6", [(0.5, 6.0, 97)], dataset="r8"),
+    ]
+    table = starting.table7(studies)
+    found = {r[2].plain(): [e.plain() for e in r[5:]] for r in table.rows if r[3].plain() == "σ"}
+    assert found == {
+        "G-Loss-O + CE [1]": ["1 (1 of 1)", "—"],
+        "G-Loss-O + CE [2]": ["2 (1 of 1)", "—"],
+        "G-Loss-O + CE (500 texts, 3 epochs)": ["3 (1 of 1)", "—"],
+        "G-Loss-O + CE (search=authors)": ["4 (1 of 1)", "—"],
+        "G-Loss-O + CE": ["—", "6 (1 of 1)"],
+    }
+    assert table.missing == ["half-5: 1 of 15 trials"]
 
 
 def test_rank_marks_equal_as_printed_alike():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from gloss.report.table import MISSING, Entry, Table, entry
 
 PARTS = ("train", "val", "test")
 BEST_SHARE = 5  # the best fifth of the trials
+MAX_EPOCHS = 200  # of the protocol
 NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
 
 
@@ -61,26 +62,37 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
 def table7(studies: Sequence[Any]) -> Table:
     """Of each hyperparameter the range searched, and the interval that the best fifth of the trials spans.
 
-    studies: of gloss.tune.read_studies; a space is (low, high, is_log) or a list of choices.
+    studies: of gloss.tune.read_studies, of which the finished ones count; a space is (low, high, is_log) or a list of
+    choices. Studies on fewer texts or epochs, and further ones of the same cell, have rows of their own.
     """
-    datasets = sorted({s.dataset for s in studies}, key=lambda d: paper_order(d))
+    finished = [s for s in studies if s.is_finished]
+    datasets = sorted({s.dataset for s in finished}, key=lambda d: paper_order(d))
     found: dict[tuple, dict[str, Entry]] = defaultdict(dict)
     data = []
-    order = sorted(studies, key=lambda s: (s.mode, *paper_order(model=s.model, loss=s.loss), *paper_order(s.dataset)))
+    order = sorted(finished, key=study_order)
+    cells = Counter((s.dataset, s.model, s.mode, s.loss, _kind(s)) for s in finished)
     for study in order:
-        done = [t for t in study.trials if str(t["state"]).lower().endswith("complete") and t["value"] is not None]
+        done = [
+            t
+            for t in study.trials
+            if str(t["state"]).lower() == "complete" and t["value"] is not None and t["duplicate_of"] is None
+        ]
         done.sort(key=lambda t: -t["value"])
         best = done[: math.ceil(len(done) / BEST_SHARE)]
+        label = f"{loss_name(study.loss, study.mode)}{_kind(study)}"
+        if cells[study.dataset, study.model, study.mode, study.loss, _kind(study)] > 1:
+            label += f" [{study.name.rpartition('-')[2]}]"
         for key, space in study.space.items():
             values = [t["params"][key] for t in best if key in t["params"]]
             low, high = (min(values), max(values)) if values else (None, None)
-            label = loss_name(study.loss, study.mode) + ("" if study.variant == "paper" else f", {study.variant}")
             row = found[study.mode, study.model, label, key, _space(space)]
             if values:
                 shown = _short(low) if low == high else f"{_short(low)} – {_short(high)}"
                 row[study.dataset] = entry(shown, suffix=f"({len(values)} of {len(done)})")
-            where = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant")}
-            data.append({**where, "key": key, "space": _space(space), "low": low, "high": high, "trials": len(done)})
+            where = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant", "search")}
+            amounts = {key: getattr(study, key) for key in ("train_limit", "max_epochs")}
+            numbers = {"low": low, "high": high, "best_trials": len(values), "trials": len(done)}
+            data.append({**where, **amounts, "study": study.name, "key": key, "space": _space(space), **numbers})
     rows = [
         [entry(mode), entry(model_name(model)), entry(label), entry(NAMES.get(key, key)), entry(space)]
         + [cells.get(d, Entry()) for d in datasets]
@@ -88,13 +100,39 @@ def table7(studies: Sequence[Any]) -> Table:
     ]
     notes = [
         "For each data set, the smallest and largest value among the best fifth of the finished trials, by validation "
-        "score; in brackets how many of how many trials.",
+        "score; in brackets how many of how many trials. Repetitions of a trial are not counted.",
         "The paper recommends γ 0.5 – 0.7 and λ 0.7 – 0.9, and σ by data set.",
     ]
-    if limited := sorted({dataset_name(s.dataset) for s in studies if s.train_limit}):
-        notes.append(f"Searched with fewer training texts: {', '.join(limited)}.")
+    if any(_is_reduced(s) for s in finished):
+        notes.append("Rows with texts or epochs: searches on fewer training texts or epochs than the paper's.")
+    if any(n > 1 for n in cells.values()):
+        notes.append("[…]: the end of the study's name, where a cell was searched more than once.")
+    unfinished = [f"{s.name}: {_num_done(s)} of {s.num_trials} trials" for s in studies if not s.is_finished]
     columns = ["Mode", "Model", "Loss", "Hyperparameter", "Searched", *map(dataset_name, datasets)]
-    return Table("table7", "Table 7: hyperparameters searched and found", columns, rows, data, notes, num_keys=5)
+    title = "Table 7: hyperparameters searched and found"
+    return Table("table7", title, columns, rows, data, notes, unfinished, num_keys=5)
+
+
+def _kind(study: Any) -> str:
+    """What else tells this search from the protocol's: " (released, 500 texts, 3 epochs)", or empty."""
+    words = [study.variant] * (study.variant != "paper") + [f"search={study.search}"] * (study.search != "fair")
+    words += [f"{study.train_limit} texts"] * (study.train_limit is not None)
+    words += [f"{study.max_epochs} epochs"] * (study.max_epochs != MAX_EPOCHS)
+    return f" ({', '.join(words)})" if words else ""
+
+
+def study_order(study: Any) -> tuple:
+    """A sort key: by mode, then the paper's order, a reduced search after the full one."""
+    kind = (*paper_order(model=study.model, loss=study.loss), *paper_order(study.dataset))
+    return study.mode, *kind, _is_reduced(study), study.name
+
+
+def _is_reduced(study: Any) -> bool:
+    return study.train_limit is not None or study.max_epochs != MAX_EPOCHS
+
+
+def _num_done(study: Any) -> int:
+    return sum(t["state"] not in ("running", "waiting") for t in study.trials)
 
 
 def _space(space: Any) -> str:
