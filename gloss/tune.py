@@ -41,7 +41,7 @@ from gloss.device import commit_of
 from gloss.fit import Diverged
 from gloss.runs import Record, RunError, config_in_digits, run_folder, write_json
 from gloss.train import train
-from gloss.tuned import SEARCHED, read_tuned, tuned_file, write_tuned
+from gloss.tuned import SEARCHED, misfit, read_tuned, tuned_file, write_tuned
 
 SCHEMA_VERSION = 1
 MAX_ATTEMPTS = 3  # a trial whose workers died that often is given up
@@ -592,7 +592,8 @@ class Worker:
             if (before.get("study"), before.get("trials")) != (study.name, len(study.trials)):
                 write_tuned(path, self._fixed() | study.best["params"], self._source(study))
         if before.get("study", study.name) != study.name:
-            print(f"{path} held the values of {before['study']}: replaced", file=sys.stderr, flush=True)
+            others = f", which were searched {why}" if (why := misfit(self.cfg, before)) else ""
+            print(f"{path} held the values of {before['study']}{others}: replaced", file=sys.stderr, flush=True)
         best = study.best
         print(f"{study.name}: best {study.score} {best['value']:.6g} in trial {best['number']}\n  {path}", flush=True)
         return study
@@ -615,6 +616,9 @@ class Worker:
             "trial": study.best["number"],
             "trials": len(study.trials),
             **{state: states.count(state) for state in ("complete", "pruned", "fail")},
+            "fingerprint": self.fingerprint,
+            "model_name": self.cfg.model.name,
+            "model_revision": self.cfg.model.revision,
             "train_texts": study.train_texts,
             "train_limit": study.train_limit,
             "max_epochs": study.max_epochs,

@@ -1,7 +1,8 @@
 """What a search found, as a small YAML overlay that later runs pick up by themselves.
 
-A file `<dataset>-<model>-<mode>-<loss>.yaml` (with `-<variant>` at the end, but for the default) holds the best values
-as nested keys, and under `tuned` where they come from. Values given by hand win over it.
+A file `<dataset>-<model>-<mode>-<loss>.yaml` (with `-<variant>` after it, but for the default) holds the best values as
+nested keys, and under `tuned` where they come from. Values given by hand win over it. One that was searched with fewer
+texts or another number of epochs than the protocol's has them in its name (`-n500-e3`), and never serves a full run.
 """
 
 from __future__ import annotations
@@ -13,7 +14,17 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from gloss.config import CONFIG_DIR, GLOSS_O, INTEGRATED, SCL, SCL_CE, Config, ConfigError
+from gloss.config import (
+    CONFIG_DIR,
+    GLOSS_O,
+    INTEGRATED,
+    SCL,
+    SCL_CE,
+    Config,
+    ConfigError,
+    DatasetConfig,
+    TrainerConfig,
+)
 from gloss.runs import write_atomic
 
 SEARCHED = {  # hyperparameter -> its key in the configuration
@@ -29,14 +40,28 @@ def tuned_folder(cfg: DictConfig | Config) -> Path:
     """`paths.tuned`; else configs/tuned for the default outputs, `<outputs>/tuned` for any other."""
     if cfg.paths.tuned:
         return Path(cfg.paths.tuned)
-    return CONFIG_DIR / "tuned" if cfg.paths.outputs == "outputs" else Path(cfg.paths.outputs) / "tuned"
+    return CONFIG_DIR / "tuned" if _is_default_outputs(cfg) else Path(cfg.paths.outputs) / "tuned"
+
+
+def _is_default_outputs(cfg: DictConfig | Config) -> bool:
+    return Path(cfg.paths.outputs).resolve() == Path("outputs").resolve()  # also ./outputs, and outputs/
 
 
 def tuned_file(cfg: DictConfig | Config) -> Path:
-    """The overlay that belongs to this data set, model, mode, loss and variant."""
+    """The overlay of this data set, model, mode, loss and variant, searched on the same amounts of data."""
+    return tuned_files(cfg)[0]
+
+
+def tuned_files(cfg: DictConfig | Config) -> list[Path]:
+    """The overlays that a run may take, the closest first: searched on its own amounts of data, on more texts, with
+    the protocol's epochs, and on all texts with the protocol's epochs."""
     loss = SCL_CE if cfg.loss.name == SCL and cfg.mode == INTEGRATED else cfg.loss.name
     variant = "" if cfg.variant.name == "paper" else f"-{cfg.variant.name}"
-    return tuned_folder(cfg) / f"{cfg.dataset.name}-{cfg.model.alias}-{cfg.mode}-{loss}{variant}.yaml"
+    cell = f"{cfg.dataset.name}-{cfg.model.alias}-{cfg.mode}-{loss}{variant}"
+    limit, epochs = cfg.dataset.train_limit, cfg.trainer.max_epochs
+    texts = "" if limit == DatasetConfig.train_limit else f"-n{limit}"
+    epochs = "" if epochs == TrainerConfig.max_epochs else f"-e{epochs}"
+    return [tuned_folder(cfg) / f"{cell}{end}.yaml" for end in dict.fromkeys((texts + epochs, epochs, texts, ""))]
 
 
 def keys_by_hand(overrides: Sequence[str]) -> set[str]:
@@ -68,29 +93,63 @@ def read_tuned(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with what a search found for it, but for the keys that `overrides` set by hand.
+    """`cfg` with what a search found for it, as `apply_found`. Raises ConfigError where loss=gloss_o has no σ then."""
+    cfg = apply_found(cfg, overrides)
+    if cfg.loss.name == GLOSS_O and cfg.loss.sigma is None:
+        path = tuned_files(cfg)[-1]
+        none = f"{cfg.tuned.file} has none" if cfg.tuned.get("file") else f"{path} does not exist"
+        missing = cfg.tuned.get("note") or none
+        raise ConfigError(
+            f"loss=gloss_o needs a σ, and {missing}. Search for it with\n  {_search_command(cfg, overrides)}\n"
+            "or give it by hand: loss.sigma=0.5"
+        )
+    return cfg
 
-    `cfg.tuned` then tells where the values come from and which were applied, with a `note` where the search had other
-    amounts of data than `cfg`. Raises ConfigError where loss=gloss_o has no σ from either.
+
+def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the values of the closest overlay of its texts and encoder, but for the keys that `overrides` set.
+
+    `cfg.tuned` then tells where the values come from and which were `applied`, with a `note` where the search had other
+    amounts of data than `cfg`, or where an overlay was passed over because its texts or encoder are others.
     """
-    path = tuned_file(cfg)
-    if path.is_file():
+    by_hand = keys_by_hand(overrides)
+    for path in tuned_files(cfg):
+        if not path.is_file():
+            continue
         values, source = read_tuned(path)
-        by_hand = keys_by_hand(overrides)
+        if others := misfit(cfg, source):
+            note = f"the values of {path.name} were not applied: they were searched {others}"
+            OmegaConf.update(cfg, "tuned", {"file": path.name, "applied": [], "note": note}, force_add=True)
+            continue
         applied = {key: value for key, value in values.items() if key not in by_hand}
         for key, value in applied.items():
             OmegaConf.update(cfg, key, value)
         source |= {"file": path.name, "applied": sorted(applied)}
         if applied and (note := _other_amounts(cfg, path, source)):
             source["note"] = note
-        OmegaConf.update(cfg, "tuned", source, force_add=True)
-    if cfg.loss.name == GLOSS_O and cfg.loss.sigma is None:
-        missing = f"{path} has none" if path.is_file() else f"{path} does not exist"
-        raise ConfigError(
-            f"loss=gloss_o needs a σ, and {missing}. Search for it with\n  {_search_command(cfg)}\n"
-            "or give it by hand: loss.sigma=0.5"
-        )
+        OmegaConf.update(cfg, "tuned", source, merge=False, force_add=True)
+        break
     return cfg
+
+
+def misfit(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
+    """What a search was made on that `cfg` is not, under the same names; empty where texts and encoder are the same.
+
+    Texts are compared where they are the user's own, since nobody else's change under a name.
+    """
+    is_named = not (isinstance(cfg, DictConfig) and OmegaConf.is_missing(cfg.model, "name"))
+    if "model_name" in source and is_named:
+        searched, mine = (source["model_name"], source.get("model_revision")), (cfg.model.name, cfg.model.revision)
+        if searched != mine:
+            shown = [" at ".join(str(x) for x in pair if x is not None) for pair in (searched, mine)]
+            return f"with the encoder {shown[0]}, this run is with {shown[1]}"
+    if "fingerprint" in source and cfg.dataset.source in ("csv", "hub") and cfg.dataset.path:
+        from gloss.data import load_dataset  # here, so that other sets need no data library
+
+        own = OmegaConf.to_object(cfg.dataset) if isinstance(cfg.dataset, DictConfig) else cfg.dataset
+        if load_dataset(own, cfg.paths.data or "data", cfg.seed).fingerprint != source["fingerprint"]:
+            return f"on other texts that are called {cfg.dataset.name} too (dataset.name=… tells them apart)"
+    return ""
 
 
 def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> str:
@@ -105,11 +164,14 @@ def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> st
     return f"the values of {path.name} were searched {' and '.join(differences)}" if differences else ""
 
 
-def _search_command(cfg: DictConfig) -> str:
-    words = {"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name}
+def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
+    """The search for a run: with all that was set by hand, but without what its experiment varies."""
+    given = {o.partition("=")[0].lstrip("+"): o for o in overrides}
+    names = {"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name}
     if cfg.variant.name != "paper":
-        words["variant"] = cfg.variant.name
-    for key in ("outputs", "tuned"):
-        if cfg.paths[key] not in ("outputs", None):
-            words[f"paths.{key}"] = cfg.paths[key]
-    return "python scripts/tune.py " + " ".join(f"{key}={value}" for key, value in words.items())
+        names["variant"] = cfg.variant.name
+    if not _is_default_outputs(cfg):
+        names["paths.outputs"] = cfg.paths.outputs
+    words = [given.get(key, f"{key}={value}") for key, value in names.items()]
+    elsewhere = {*names, "seed", "rerun", "experiment", *cfg.experiment.sweep}
+    return " ".join(["python scripts/tune.py", *words, *(o for key, o in given.items() if key not in elsewhere)])

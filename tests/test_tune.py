@@ -22,7 +22,7 @@ from optuna.trial import TrialState
 
 from gloss import tune as tuning
 from gloss.cli import main
-from gloss.config import INTEGRATED, LOSSES, ROOT, STANDALONE, ConfigError
+from gloss.config import CONFIG_DIR, INTEGRATED, LOSSES, ROOT, STANDALONE, ConfigError
 from gloss.fit import Diverged
 from gloss.report.studies import importances, study_figure, trials_table
 from gloss.runs import RunError, read_records, run_folder
@@ -388,12 +388,8 @@ def test_a_trial_below_the_median_is_pruned_and_leaves_no_checkpoint(settings, m
 
 
 def finished(settings, monkeypatch, *overrides):
-    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 + cfg.loss.gamma))
-    worker = worker_of(composed("loss=gloss_o", *settings, *overrides))
-    work(worker)
-    study = worker.conclude()
-    worker.store.close()
-    return study
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 + (cfg.loss.gamma or 1e6 * cfg.trainer.lr)))
+    return tune(composed(*([] if "loss=ce" in overrides else ["loss=gloss_o"]), *settings, *overrides))
 
 
 def test_runs_pick_up_what_was_found(settings, monkeypatch, capsys):
@@ -402,18 +398,69 @@ def test_runs_pick_up_what_was_found(settings, monkeypatch, capsys):
     settings = [word for word in settings if not word.startswith("search.")]
     cfg = composed("loss=gloss_o", *settings, config_name="train")
     assert {"lr": cfg.trainer.lr, **{k: getattr(cfg.loss, k) for k in ("lam", "gamma", "sigma")}} == best["params"]
-    assert cfg.tuned["study"] == study.name and cfg.tuned["file"] == "csv-tiny-integrated-gloss_o.yaml"
+    assert cfg.tuned["study"] == study.name and cfg.tuned["file"] == "csv-tiny-integrated-gloss_o-e2.yaml"
     assert cfg.tuned["value"] == best["value"] and cfg.tuned["train_texts"] == 48 and "note" not in cfg.tuned
     # the run of the best trial and this one are the same run, but for the folder
     assert run_folder(cfg, "0" * 64).name == "seed=1"
     assert (study.folder / "runs/csv/tiny/integrated-gloss_o" / run_folder(cfg, "0" * 64).parent.name).is_dir()
 
-    cfg = composed("loss=gloss_o", *settings, "loss.sigma=0.5", "trainer.max_epochs=3", config_name="train")
+    cfg = composed("loss=gloss_o", *settings, "loss.sigma=0.5", config_name="train")
     assert cfg.loss.sigma == 0.5 and cfg.tuned["applied"] == ["loss.gamma", "loss.lam", "trainer.lr"]
-    assert "searched for 2 epochs at most, this run for 3" in cfg.tuned["note"]
+
+
+def test_runs_take_the_search_of_their_own_amounts_of_data_else_the_full_one(settings, monkeypatch, capsys):
+    settings = [word for word in settings if not word.startswith("trainer.max_epochs")]
+    plain = [word for word in settings if not word.startswith("search.")]
+
+    def applied(*words):
+        return composed("loss=gloss_o", *plain, *words, config_name="train").tuned
+
+    full, reduced = finished(settings, monkeypatch), finished(settings, monkeypatch, "trainer.max_epochs=3")
+    assert full.name != reduced.name
+    assert applied()["study"] == full.name and "note" not in applied()  # the reduced one, made later, changes nothing
+    assert applied("trainer.max_epochs=3")["study"] == reduced.name and "note" not in applied("trainer.max_epochs=3")
+    assert capsys.readouterr().err == ""
+    other = applied("trainer.max_epochs=4")
+    assert other["study"] == full.name and "searched for 200 epochs at most, this run for 4" in other["note"]
     assert "note: the values of csv-tiny-integrated-gloss_o.yaml" in capsys.readouterr().err
-    cfg = composed("loss=gloss_o", *settings, "dataset.train_limit=20", config_name="train")
-    assert "searched on 48 training texts, this run is on 20" in cfg.tuned["note"]
+    other = applied("dataset.train_limit=20", "trainer.max_epochs=3")
+    assert other["study"] == reduced.name and "searched on 48 training texts, this run is on 20" in other["note"]
+    finished(settings, monkeypatch, "dataset.train_limit=20")
+    assert applied("dataset.train_limit=20")["file"] == "csv-tiny-integrated-gloss_o-n20.yaml"
+
+
+def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monkeypatch, tmp_path, toy, capsys):
+    """csv and hf are names that any file and encoder have, unless the user gives others."""
+    words = [word for word in settings if not word.startswith(("dataset.path", "trainer.max_epochs", "search."))]
+    mine = [*words, f"dataset.path={toy}"]
+    theirs = tmp_path / "theirs.csv"
+    theirs.write_text(toy.read_text().replace("boat", "ship"))
+    study = finished([*mine, "search.trials=5"], monkeypatch, "loss=ce")
+    found = composed("loss=ce", *mine, config_name="train")
+    assert found.tuned["study"] == study.name and found.trainer.lr == study.best["params"]["lr"]
+    assert capsys.readouterr().err == ""
+    others = {
+        "on other texts that are called csv too": [*words, f"dataset.path={theirs}"],
+        "with the encoder random, this run is with some/encoder at 0123": [
+            *(word for word in mine if word != "model=tiny"),
+            *("model=hf", "model.alias=tiny", "model.name=some/encoder", "model.revision=0123"),
+        ],
+    }
+    for reason, overrides in others.items():
+        cfg = composed("loss=ce", *overrides, config_name="train")
+        assert cfg.trainer.lr == 2e-5 and cfg.tuned["applied"] == [] and "study" not in cfg.tuned
+        assert f"were not applied: they were searched {reason}" in capsys.readouterr().err
+    assert main(lambda *_: None, ["loss=gloss_o", *words, f"dataset.path={theirs}"]) == 2
+    assert "does not exist" in capsys.readouterr().err
+    again = finished([*words, f"dataset.path={theirs}", "search.trials=5"], monkeypatch, "loss=ce")
+    assert again.name != study.name
+    assert "which were searched on other texts that are called csv too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("outputs", ["outputs", "outputs/", "./outputs", str(Path.cwd() / "outputs")])
+def test_default_outputs_are_that_however_they_are_written(outputs):
+    cfg = composed("loss=ce", f"paths.outputs={outputs}", config_name="train")
+    assert tuning.tuned_file(cfg).parent == CONFIG_DIR / "tuned"
 
 
 def test_what_was_set_by_hand_in_a_search_goes_with_what_it_found(settings, monkeypatch):
@@ -435,7 +482,7 @@ def test_a_search_does_not_start_from_what_an_earlier_one_found(settings, monkey
 
 def test_a_finished_search_is_not_written_anew_and_another_one_s_values_are_replaced(settings, monkeypatch, capsys):
     first = finished(settings, monkeypatch)
-    path = Path(first.folder).parents[1] / "tuned" / "csv-tiny-integrated-gloss_o.yaml"
+    path = Path(first.folder).parents[1] / "tuned" / "csv-tiny-integrated-gloss_o-e2.yaml"
     before = path.stat().st_mtime_ns
     finished(settings, monkeypatch)
     assert path.stat().st_mtime_ns == before
@@ -460,7 +507,9 @@ def test_gloss_o_without_a_search_names_the_command(settings, capsys):
     settings = [word for word in settings if not word.startswith("search.")]
     assert main(lambda *_: None, ["loss=gloss_o", "variant=released", *settings]) == 2
     error = capsys.readouterr().err
-    assert "python scripts/tune.py dataset=csv model=tiny mode=integrated loss=gloss_o variant=released" in error
+    command = error.partition("python scripts/")[2].partition("\n")[0]
+    assert command.startswith("tune.py dataset=csv model=tiny mode=integrated loss=gloss_o variant=released")
+    assert set(settings) <= set(command.split())  # so that it can be copied
     assert "loss.sigma=0.5" in error
 
 
