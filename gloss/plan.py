@@ -19,15 +19,15 @@ from pathlib import Path
 
 import yaml
 
-from gloss.config import CONFIG_DIR, STANDALONE, ConfigError
-from gloss.experiments import Cell, search_cell
+from gloss.config import CONFIG_DIR, STANDALONE, Config, ConfigError
+from gloss.experiments import SEARCHED_FOR, Cell, search_cell, search_overrides
 from gloss.report import paper
 from gloss.report.cells import gather, mean_std, number
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.table import MISSING
 from gloss.report.tables import judge
 from gloss.runs import Record, digits, is_done, is_running, read_records
-from gloss.tuned import SEARCHED, tuned_file
+from gloss.tuned import SEARCHED, misfit, read_tuned, tuned_file
 
 ENCODERS = {  # alias -> layers, width, all parameters
     "bert": (12, 768, 109_482_240),
@@ -247,7 +247,7 @@ class Plan:
 
     lines: Sequence[Line]
     speeds: Speeds
-    searches: Mapping[Path, tuple[Cell, int]]  # overlay that is not there yet -> a cell that waits for it, trials left
+    searches: Mapping[Path, tuple[Cell, int]]  # overlay to be written -> what its search trains, trials left
 
     def runs_to_do(self) -> dict[tuple, Line]:
         """Each run once, also where several experiments share it."""
@@ -283,10 +283,12 @@ class Plan:
 def searches_left(
     cells: Sequence[Cell], overrides: Sequence[str], search: Sequence[str]
 ) -> dict[Path, tuple[Cell, int]]:
-    """Searches that cells with unfinished runs lack: overlay -> a cell that waits for it, trials left.
+    """Searches that cells lack: overlay that each writes -> (what it trains, trials left).
 
-    overrides: of the cells, as on the command line; what they set is not searched. search: `search=authors`,
-    `search.trials=12` (0: no search). Raises ConfigError for an unknown search.
+    A cell has its search where the overlay of the same texts, encoder and amounts of data (those of `search_cell`) is
+    from the wanted search with at least the wanted trials. overrides: of the cells, as on the command line; what they
+    set is not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an unknown
+    search.
     """
     given = {key: value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
     path = CONFIG_DIR / "search" / f"{given.get('search', 'fair')}.yaml"
@@ -294,16 +296,30 @@ def searches_left(
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ConfigError(f"search={path.stem} is not allowed: expected one of {known}")
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    one_of_each: dict[tuple, Cell] = {}  # composing takes time
+    for cell in (cell for cell in cells if cell.config.experiment.search):
+        chosen = tuple(cell.choices.get(key) for key in SEARCHED_FOR)
+        one_of_each.setdefault((chosen, search_overrides(cell.choices, overrides)), cell)
     found = {}
-    for cell in cells:
-        overlay = tuned_file(cell.config)
+    for cell in one_of_each.values():
         budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
         space = settings["space"].get(cell.mode, {}).get(cell.loss, {})
         is_open = any(SEARCHED[name] not in given for name in space)
-        is_wanted = is_open and budget and cell.config.experiment.search and not overlay.is_file()
-        if is_wanted and any(state(cell.folder(seed)) != DONE for seed in cell.seeds):
-            found.setdefault(overlay, (cell, max(0, budget - _trials_done(cell))))
+        if is_open and budget:
+            wanted = search_cell(cell, overrides)
+            if not _is_searched(wanted.config, path.stem, budget):
+                left = max(0, budget - _trials_done(wanted, path.stem))
+                found.setdefault(tuned_file(wanted.config), (wanted, left))
     return found
+
+
+def _is_searched(cfg: Config, search: str, budget: int) -> bool:
+    overlay = tuned_file(cfg)
+    if not overlay.is_file():
+        return False
+    source = read_tuned(overlay)[1]
+    trials = source.get("trials")
+    return source.get("search") == search and isinstance(trials, int) and trials >= budget and not misfit(cfg, source)
 
 
 def make_plan(
@@ -333,16 +349,13 @@ def make_plan(
             judge(cell.experiment, group, "accuracy"),
         )
         lines.append(line)
-    left = searches_left(cells, overrides, search)
-    # With a point the cell is not what its search trains; without one it nearly is, and composing takes time.
-    left = {path: (search_cell(cell, overrides) if cell.point else cell, n) for path, (cell, n) in left.items()}
-    return Plan(lines, speeds, left)
+    return Plan(lines, speeds, searches_left(cells, overrides, search))
 
 
-def _trials_done(cell: Cell) -> int:
+def _trials_done(cell: Cell, search: str) -> int:
     """Finished trials of the cell's study, as far as it has come."""
     c, done = cell.config, [0]
-    pattern = f"{cell.dataset}-{cell.model}-{cell.mode}-{cell.loss}-{cell.variant}-*/study.json"
+    pattern = f"{cell.dataset}-{cell.model}-{cell.mode}-{cell.loss}-{cell.variant}-{search}-*/study.json"
     for path in (Path(c.paths.outputs) / "studies").glob(pattern):
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             study = json.loads(path.read_text(encoding="utf-8"))

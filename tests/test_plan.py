@@ -178,13 +178,19 @@ def test_runs_that_two_experiments_share_are_counted_once(tmp_path):
     assert len(cells) == 9 and len(make_plan(cells, "a100", 2).runs_to_do()) == 8  # both begin without noise
 
 
-def test_searches_are_those_that_unfinished_cells_lack(tmp_path):
+def put_overlay(outputs, name, source, **values):
+    path = outputs / "tuned" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump({"trainer": {"lr": 1e-5}, **values, "tuned": source}))
+
+
+def left(cells, given, *search):
+    return {path.stem: n for path, (_, n) in searches_left(cells, given, search).items()}
+
+
+def test_searches_are_those_that_cells_lack(tmp_path):
     given = ["dataset=mr", "model=bert", "seed=1", f"paths.outputs={tmp_path}"]
     cells = compose_cells("table2", given)
-
-    def left(cells, given, *search):
-        return {path.stem: n for path, (_, n) in searches_left(cells, given, search).items()}
-
     everything = {f"mr-bert-integrated-{loss}": 15 for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o")}
     assert left(cells, given) == everything
     assert set(left(cells, given, "search.trials=2").values()) == {2}
@@ -192,21 +198,59 @@ def test_searches_are_those_that_unfinished_cells_lack(tmp_path):
     by_hand = [*given, "trainer.lr=1e-5"]
     assert "mr-bert-integrated-ce" not in left(compose_cells("table2", by_hand), by_hand)  # nothing to search
     put_run(tmp_path, cells[0])
-    assert set(left(cells, given)) == set(everything) - {"mr-bert-integrated-ce"}  # done
-    overlay = tmp_path / "tuned" / "mr-bert-integrated-gloss_o.yaml"
-    overlay.parent.mkdir()
-    source = {"train_limit": None, "max_epochs": 200}
-    overlay.write_text(yaml.safe_dump({"loss": {"sigma": 0.5}, "trainer": {"lr": 1e-5}, "tuned": source}))
-    open_ = {f"mr-bert-integrated-{loss}" for loss in ("scl_ce", "gloss_sqrt")}
+    assert left(cells, given) == everything  # it ran with default values; the others would be searched
+    source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15}
+    put_overlay(tmp_path, "mr-bert-integrated-gloss_o", source, loss={"sigma": 0.5})
+    open_ = set(everything) - {"mr-bert-integrated-gloss_o"}
     assert set(left(compose_cells("table2", given), given)) == open_
     study = tmp_path / "studies" / "mr-bert-integrated-scl_ce-paper-fair-01234567" / "study.json"
     study.parent.mkdir(parents=True)
     trials = [{"state": s} for s in ("complete", "pruned", "running")]
     study.write_text(json.dumps({**source, "trials": trials}))
     assert left(cells, given)["mr-bert-integrated-scl_ce"] == 13
+    assert left(cells, given, "search=authors")["mr-bert-integrated-scl_ce"] == 15  # that study is not the authors'
     assert left(compose_cells("fig6", given), given) == {}  # a timing needs no search
     with pytest.raises(ConfigError, match="expected one of authors, fair"):
         left(cells, given, "search=authers")
+
+
+def test_more_trials_or_another_search_than_the_overlay_s_are_searched_for(tmp_path):
+    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 12}
+    put_overlay(tmp_path, "mr-bert-integrated-ce", source)
+    cells = compose_cells("table2", given)
+    assert left(cells, given, "search.trials=12") == {} != left(cells, given, "search.trials=13")
+    assert left(cells, given, "search.trials=12", "search=authors") == {"mr-bert-integrated-ce": 12}
+
+
+def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(tmp_path):
+    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    reduced = [*given, "dataset.train_limit=500", "trainer.max_epochs=3"]
+    assert set(left(compose_cells("table2", reduced), reduced)) == {"mr-bert-integrated-ce-n500-e3"}
+    source = {"train_limit": 500, "max_epochs": 3, "search": "fair", "trials": 15, "train_texts": 500}
+    put_overlay(tmp_path, "mr-bert-integrated-ce-n500-e3", source)
+    assert left(compose_cells("table2", reduced), reduced) == {}
+    full = compose_cells("table2", given)
+    assert full[0].config.tuned == {} and set(left(full, given)) == {"mr-bert-integrated-ce"}
+
+    put_overlay(tmp_path, "mr-bert-integrated-ce", {**source, "train_limit": None, "max_epochs": 200})
+    assert compose_cells("table2", reduced)[0].config.tuned["file"] == "mr-bert-integrated-ce-n500-e3.yaml"
+    # a sweep over amounts takes the search on all texts, unless there is one on its own
+    few = ["loss=ce", "dataset=mr", f"paths.outputs={tmp_path}"]
+    assert left(compose_cells("few_shot", few), few) == {}
+    put_overlay(tmp_path, "mr-bert-integrated-ce-n20", {**source, "train_limit": 20, "max_epochs": 200})
+    files = {c.point["dataset.train_limit"]: c.config.tuned["file"] for c in compose_cells("few_shot", few)}
+    assert files == {n: f"mr-bert-integrated-ce{'-n20' * (n == 20)}.yaml" for n in (20, 100, 1000)}
+    fewer = [*few, "trainer.max_epochs=3"]  # its search is on all texts for three epochs
+    assert set(left(compose_cells("few_shot", fewer), fewer)) == {"mr-bert-integrated-ce-e3"}
+    put_overlay(tmp_path, "mr-bert-integrated-ce-e3", {**source, "train_limit": None})
+    assert compose_cells("few_shot", fewer)[1].config.tuned["file"] == "mr-bert-integrated-ce-e3.yaml"
+
+
+def test_experiments_of_one_cell_that_vary_other_amounts_have_their_own_searches(tmp_path):
+    given = ["loss=ce", "dataset=mr", "model=bert", "dataset.train_limit=500", f"paths.outputs={tmp_path}"]
+    both = [*compose_cells("fig6", given), *compose_cells("table2", given), *compose_cells("few_shot", given)]
+    assert set(left(both, given)) == {"mr-bert-integrated-ce-n500", "mr-bert-integrated-ce"}
 
 
 def test_the_cost_of_a_search_is_that_of_its_own_runs_not_of_the_cells_it_serves(tmp_path):
