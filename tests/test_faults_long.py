@@ -112,7 +112,7 @@ def test_a_run_killed_at_fifteen_random_moments_ends_as_if_it_had_not_been(optio
 
 def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_cell_once(toy_csv, tmp_path):
     sweep = command_of(
-        *(toy_csv, tmp_path, "-m", "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "trainer.max_epochs=2"),
+        *(toy_csv, tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "trainer.max_epochs=2"),
         *("loss=ce,scl_ce,cosine,gloss_sqrt", "seed=1,2,3,4", "trainer.checkpoint_minutes=1e-9"),
     )
 
@@ -121,7 +121,7 @@ def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_
 
     before: dict[Path, str] = {}
     for wanted, whole_group in ((3, True), (8, False)):
-        process = start(*sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
         while done() < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
@@ -135,7 +135,7 @@ def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_
         finished = {path: path.read_text() for path in tmp_path.glob("runs/*/*/*/*/seed=*/result.json")}
         assert all(finished[path] == text for path, text in before.items())  # no cell was trained twice
         before = {path: text for path, text in finished.items() if is_done(path.parent)}
-    process = start(*sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    process = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     told = process.communicate(timeout=600)[1]
     assert process.returncode == 0, told
     deadline = time.monotonic() + 60  # a run that an orphan was at is left to it
