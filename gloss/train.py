@@ -260,7 +260,12 @@ def _fit_probe(cfg: Config, fit: Fit, val: Tensor, labels: dict[str, Tensor]) ->
 
 
 def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
-    """The test split of another set with the same classes (`ablation.test_on`)."""
+    """The test split of another set with the same classes (`ablation.test_on`), without the texts that this set trains
+    or validates on: two sets of one source share many, though not to the letter. Raises ConfigError, DataError."""
+
+    def words(text: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple("".join(filter(str.isalnum, cell.lower())) for cell in text)
+
     other = DatasetConfig(name=cfg.ablation.test_on)
     shifted = load_dataset(other, cfg.paths.data, cfg.seed)
     if shifted.labels != dataset.labels:
@@ -268,7 +273,18 @@ def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
             f"ablation.test_on={other.name} cannot test dataset={dataset.name}: its classes {shifted.labels} are not "
             f"{dataset.labels}"
         )
-    return shifted.splits["test"]
+    test = shifted.splits["test"]
+    known = {words(text) for part in ("train", "val") for text in dataset.splits[part].texts}
+    kept = np.flatnonzero([words(text) not in known for text in test.texts])
+    if not len(kept):
+        raise ConfigError(f"ablation.test_on={other.name} cannot test {dataset.name}: it trains on all these texts")
+    print(
+        f"test_on {other.name}: {len(test) - len(kept)} of {len(test)} texts are left out, because {dataset.name} "
+        "trains or validates on them (compared by letters and digits, in lower case)",
+        file=sys.stderr,
+        flush=True,
+    )
+    return test.take(kept)
 
 
 def _keep_embeddings(
