@@ -24,7 +24,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
-from gloss.experiments import sweep_arguments
+from gloss.experiments import check_experiment, sweep_arguments
 from gloss.interrupts import Interrupted, interruptible
 from gloss.tuned import apply_tuned, keys_by_hand
 from gloss.workers import claim_gpu
@@ -125,7 +125,7 @@ def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
     cfg = apply_tuned(cfg, overrides)
     if note := cfg.tuned.get("note"):
         print(f"note: {note}", file=sys.stderr, flush=True)
-    return resolve(cfg)
+    return check_experiment(resolve(cfg))
 
 
 def _is_expected(error: Exception) -> bool:

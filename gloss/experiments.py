@@ -125,7 +125,17 @@ def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence
     cfg = apply_found(cfg, list(job))
     point = {key: parsed[key].value() for key in dict.fromkeys(swept) if key not in (*IDENTITY, "seed")}
     choices = {key: o.input_line.partition("=")[2] for key, o in parsed.items() if key in swept}
-    return Cell(name, resolve(cfg), seeds, point, choices)
+    return Cell(name, check_experiment(resolve(cfg)), seeds, point, choices)
+
+
+def check_experiment(cfg: Config) -> Config:
+    """`cfg`; raises ConfigError where its experiment makes no sense for its data set."""
+    if cfg.experiment.name == "shift" and cfg.ablation.test_on is None:
+        raise ConfigError(
+            f"experiment=shift is not for dataset={cfg.dataset.name}, of which no other domain is known: expected mr, "
+            "sst2, or another test set in ablation.test_on"
+        )
+    return cfg
 
 
 def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]) -> DictConfig:
