@@ -127,3 +127,24 @@ def cell(
     identity = {"dataset": dataset, "model": model, "mode": mode, "loss": loss, "digits": digits}
     identity["variant"] = full.variant.name
     return SimpleNamespace(**identity, experiment=experiment, seeds=seeds, point=point or {}, config=full)
+
+
+def write_study(root: Path, folder: str = "mr-bert-integrated-ce-paper-fair-0123abcd", **changes: Any) -> Path:
+    """Write a finished search of six trials of a minute each, the last a repetition; returns its study.json."""
+    values = [(1e-5, 70.0), (2e-5, 80.0), (3e-5, 75.0), (4e-5, 72.0), (5e-5, 60.0), (2e-5, 80.0)]
+    trials = [
+        {"number": i, "state": "complete", "params": {"lr": lr}, "value": value, "epochs": 5, "seconds": 60.0}
+        | {"reason": None, "duplicate_of": None}
+        for i, (lr, value) in enumerate(values)
+    ]
+    trials[5] |= {"seconds": None, "duplicate_of": 1}
+    content = {
+        **{"schema_version": 1, "name": folder, "dataset": "mr", "model": "bert", "mode": "integrated", "loss": "ce"},
+        **{"variant": "paper", "search": "fair", "seed": 1, "train_texts": 6397, "train_limit": None},
+        **{"max_epochs": 200, "num_trials": 6, "trials": trials},
+        "space": {"lr": {"low": 1e-5, "high": 5e-5, "log": True, "step": None}},
+    }
+    path = root / "studies" / folder / "study.json"
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(content | changes))
+    return path

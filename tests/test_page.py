@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from synthetic import cell, result, write_run
+from synthetic import cell, result, write_run, write_study
 
 import gloss.experiments
 from gloss.config import ROOT, ConfigError
@@ -128,6 +128,30 @@ def test_what_cannot_be_composed_or_read_is_a_problem_and_no_crash(experiments):
     )
     (outputs / "selections.yaml").write_text("table2: {")
     assert any("selections.yaml cannot be used" in p for p in build(outputs, dpi=DPI).problems)
+
+
+def test_searches_are_shown_and_their_trials_are_counted(outputs):
+    write_study(outputs)
+    write_study(outputs, "mr-bert-integrated-ce-paper-fair-ffffffff", num_trials=15)  # not finished
+    write_study(outputs, "copied", name="another")
+    (write_study(outputs, "damaged").parent / "study.json").write_text("{")
+    write_study(outputs, "bad-seconds", trials=[{"number": 0, "state": "fail", "params": {}, "value": None}])
+    report = build(outputs, dpi=DPI)
+    names = [t.name for t in report.tables]
+    first, second = (f"study-mr-bert-integrated-ce-paper-fair-{digits}" for digits in ("0123abcd", "ffffffff"))
+    assert names == ["table7", first, second, "runs"]
+    table7 = (outputs / "report" / "table7.md").read_text()
+    assert "2e-05 (1 of 5)" in table7 and "ffffffff: 6 of 15 trials" in table7
+    trials = (outputs / "report" / f"{first}.md").read_text()
+    assert "| 1 (best) | complete             | " in trials and "complete, as trial 1" in trials
+    assert (outputs / "report" / f"{first}.pdf").is_file() and (outputs / "report" / f"{first}.csv").is_file()
+    page = report.page.read_text()
+    assert "python scripts/tune.py dataset=mr model=bert mode=integrated loss=ce search.trials=6" in page
+    # 4 runs of 60 s; two searches of 5 trials of 60 s, their repetitions cost nothing
+    assert "0.23 hours in total: 0.07 of runs, 0.17 of 10 trials of searches" in page
+    assert page.count(">Search</a>") == 1  # one link to all
+    refused = [p.partition(":")[0] for p in report.problems]
+    assert refused == ["bad-seconds", "copied", "damaged"]
 
 
 def test_broken_predictions_cost_one_figure_only(outputs, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from gloss.report import compare, lines, own, pictures, starting, tables
+from gloss.report import compare, lines, own, pictures, starting, studies, tables
 from gloss.report.cells import Group, gather, loose_groups, refuse_doubles
 from gloss.report.compare import Claim
 from gloss.report.draw import DPI, Drawing, styled
@@ -74,6 +74,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     cells, commands = _compose(outputs, only, problems)
     groups = {name: gather(c, records) for name, c in cells.items()}
     expected = {(g.dataset, g.model, g.mode, g.loss, g.digits) for mine, _ in groups.values() for g in mine}
+    found_studies = _studies(outputs, problems)
     sections, claims = [], []
     with styled(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # matplotlib's, about a panel too small for its labels
@@ -83,7 +84,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             if name == "fig1" and not groups and only is None:
                 continue
             try:
-                parts = _parts(name, outputs, {n: groups[n][0] for n in needs if n in groups}, claims, problems)
+                mine = {n: groups[n][0] for n in needs if n in groups}
+                parts = _parts(name, outputs, mine, found_studies, claims, problems)
             except RunError as error:
                 problems.append(f"{name}: {error}")
                 continue
@@ -95,6 +97,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             if parts:
                 command = " && ".join(commands[n] for n in needs if n in commands) or f"make reproduce-{name}"
                 sections.append(_section(name, title, parts, command))
+            if name == "table7":
+                sections += _searches(found_studies, problems)
         if claims:
             summary = compare.claims_table(claims)
             sections.insert(0, _section("claims", summary.title, [summary], ""))
@@ -120,6 +124,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             problems,
             open_ if cells and only is None else (),
             folder,
+            found_studies,
         )
     write_atomic(folder / "index.html", page)
     return Report([t for s in sections for t in s.tables], folder / "index.html", problems)
@@ -162,7 +167,12 @@ def _selections(outputs: Path, problems: list[str]) -> dict[str, list[str]]:
 
 
 def _parts(
-    name: str, outputs: Path, groups: dict[str, list[Group]], claims: list[Claim], problems: list[str]
+    name: str,
+    outputs: Path,
+    groups: dict[str, list[Group]],
+    found_studies: Sequence[Any],
+    claims: list[Claim],
+    problems: list[str],
 ) -> list[Table | Drawing | None]:
     """The tables and drawings of a section; also adds what it says to `claims`."""
     first = next(iter(groups.values()), [])
@@ -188,16 +198,40 @@ def _parts(
         if name == "table5":
             return [compare.table5(first, measured)]
         return [starting.table1(measured) if measured else None]
-    studies = _studies(outputs)
-    return [starting.table7(studies) if studies else None]
+    return [starting.table7(found_studies) if found_studies else None]
 
 
-def _studies(outputs: Path) -> list[Any]:
-    if not (outputs / "studies").is_dir():
+def _studies(outputs: Path, problems: list[str]) -> list[Any]:
+    """The searches under <outputs>/studies, in the paper's order."""
+    root = outputs.resolve() / "studies"
+    paths = [path for path in sorted(root.glob("*/study.json")) if path.resolve() == path]
+    if not paths:
         return []
-    from gloss.tune import read_studies  # here: it needs Optuna
+    from gloss.tune import read_study  # here: it needs Optuna
 
-    return read_studies(outputs)
+    found = []
+    for path in paths:
+        try:
+            study = read_study(path.parent)
+            studies.check(study)
+            found.append(study)
+        except (RunError, OverflowError) as error:
+            problems.append(printable(f"{path.parent.name}: {error}"))
+    return sorted(found, key=starting.study_order)
+
+
+def _searches(found: Sequence[Any], problems: list[str]) -> list[Section]:
+    """A section a search: its trials, and how the score depends on what was searched."""
+    sections = []
+    for study in found:
+        try:
+            drawn = studies.study_figure(study)
+        except ValueError as error:  # Optuna's, about values outside their ranges
+            problems.append(f"{study.name}: {error}")
+            drawn = None
+        parts = [studies.trials_table(study), *([drawn] if drawn else [])]
+        sections.append(_section(parts[0].name, parts[0].title, parts, parts[0].command))
+    return sections
 
 
 def _section(name: str, title: str, parts: Sequence[Table | Drawing], command: str) -> Section:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -30,6 +31,11 @@ class Section:
     command: str = ""
 
     @property
+    def short(self) -> str:
+        """The title up to its colon."""
+        return self.title.split(":")[0]
+
+    @property
     def files(self) -> list[str]:
         names = [f"{t.name}.{kind}" for t in self.tables for kind in ("md", "csv", "tex")]
         return names + [f"{d.name}.{kind}" for d in self.drawings for kind in ("pdf", "png", "csv")]
@@ -43,6 +49,7 @@ def render(
     problems: Sequence[str] = (),
     not_run: Sequence[tuple[str, str]] = (),
     folder: Path = Path(),
+    studies: Sequence[Any] = (),
 ) -> str:
     """The page as a string; folder: where the drawings were saved.
 
@@ -56,8 +63,9 @@ def render(
         title=title,
         intro=intro,
         sections=[_view(s, folder) for s in sections],
+        links=list({s.short: s.name for s in reversed(sections)}.items())[::-1],  # one to all searches: the first
         counts=[(word, counts[word]) for word in VERDICTS if counts[word]],
-        environment=summarise(records),
+        environment=summarise(records, studies),
         problems=problems,
         not_run=not_run,
     )
@@ -67,7 +75,6 @@ def _view(section: Section, folder: Path) -> SimpleNamespace:
     parts = [*section.tables, *section.drawings]
     return SimpleNamespace(
         name=section.name,
-        short=section.title.split(":")[0],
         title=section.title,
         command=section.command,
         files=section.files,
@@ -81,23 +88,27 @@ def _view(section: Section, folder: Path) -> SimpleNamespace:
     )
 
 
-def summarise(records: Sequence[Any]) -> list[tuple[str, str]]:
-    """What the runs were made with and what they cost, as lines of the page."""
+def summarise(records: Sequence[Any], studies: Sequence[Any] = ()) -> list[tuple[str, str]]:
+    """What the runs were made with and what they and the searches' trials cost, as lines of the page."""
+    trials = [t["seconds"] / 3600 for s in studies for t in s.trials if t["seconds"]]
+    hours = [(number(r.result, "seconds", "total") or 0.0) / 3600 for r in records]
+    cost = f"{math.fsum(hours + trials):.2f} hours in total"
+    if trials:
+        cost += f": {math.fsum(hours):.2f} of runs, {math.fsum(trials):.2f} of {len(trials)} trials of searches"
     if not records:
-        return [("Runs", "none")]
+        return [("Runs", "none"), *([("Compute", cost)] if trials else [])]
 
     def seen(key: str) -> str:
         counts = Counter(str(r.result.get(key) or "not recorded") for r in records)
         return ", ".join(f"{name} ({num})" for name, num in sorted(counts.items()))
 
-    hours = sum(number(r.result, "seconds", "total") or 0.0 for r in records) / 3600
     peak = max((number(r.result, "peak_memory_bytes") or 0.0 for r in records), default=0.0)
     dirty = sum(r.result.get("commit_clean") is False for r in records)
     commits = Counter(str(r.result.get("commit") or "not recorded")[:12] for r in records)
     finished = sorted(str(r.result.get("finished_at") or "") for r in records)
     lines = [
         ("Runs", f"{len(records)} finished"),
-        ("Compute", f"{hours:.2f} hours of runs in total"),
+        ("Compute", cost),
         ("Device", seen("device_name") if any(r.result.get("device_name") for r in records) else seen("device")),
         ("Precision", seen("precision")),
         ("Largest peak memory", f"{peak / 2**30:.2f} GiB"),
