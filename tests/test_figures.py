@@ -165,6 +165,43 @@ def test_fig5_shows_the_same_texts_for_every_loss(tmp_path):
     check_files(lambda: pictures.fig5(groups, max_points=40), tmp_path)
 
 
+def test_fig5_has_a_row_a_data_set_and_model_and_says_the_seeds(tmp_path):
+    labels = np.arange(30) % 2
+    seeds = {("mr", "bert"): {"scl": (2, 3), "gloss_o": (1, 3)}, ("r8", "minilm"): {"scl": (4,), "gloss_o": (5,)}}
+    cells = []
+    for (dataset, model), losses in seeds.items():
+        for loss, found in losses.items():
+            c = cell(dataset=dataset, model=model, mode="standalone", loss=loss, seeds=found)
+            cells.append(c)
+            for seed in found:
+                arrays = {"test_labels": labels, "test_embeddings": embeddings_of(seed, labels)}
+                run = {"dataset": dataset, "model": model, "mode": "standalone", "loss": loss, "seed": seed}
+                write_run(tmp_path, silhouette=seed / 10, arrays=arrays, **run)
+    drawing = pictures.fig5(groups_of(tmp_path, cells))
+    assert {(r["model"], r["loss"], r["seed"]) for r in drawing.data} == {
+        ("bert", "scl", 3),  # the seed that both ran
+        ("bert", "gloss_o", 3),
+        ("minilm", "scl", 4),  # none in common: each panel names its own
+        ("minilm", "gloss_o", 5),
+    }
+    axes = drawing.figure.axes
+    assert [ax.get_ylabel() for ax in axes] == ["MR, BERT-base\nseed 3", "", "R8, MiniLM", ""]
+    shown = ["silhouette 0.30", "silhouette 0.40, seed 4", "silhouette 0.50, seed 5"]
+    assert [ax.get_xlabel() for ax in axes[1:]] == shown
+    assert drawing.notes[0].startswith("BERT-base, MiniLM; ") and "seed 3, 4, 5;" in drawing.notes[0]
+
+
+def test_fig6_has_a_panel_a_data_set_and_model(tmp_path):
+    places = [("mr", "bert"), ("r8", "bert"), ("mr", "minilm")]
+    for i, (dataset, model) in enumerate(places):
+        write_run(tmp_path, dataset=dataset, model=model, epochs=3, per_epoch=3.7 * (i + 1), seed=7)
+    drawing = pictures.fig6(groups_of(tmp_path, [cell(dataset=d, model=m, seeds=(7,)) for d, m in places]))
+    assert [(r["dataset"], r["model"]) for r in drawing.data] == places
+    assert [r["total"] for r in drawing.data] == pytest.approx([3.7, 7.4, 11.1])
+    labels = [ax.get_xlabel().partition(": ")[2] for ax in drawing.figure.axes]
+    assert labels == ["MR, BERT-base", "R8, BERT-base", "MR, MiniLM"] and "; seed 7;" in drawing.notes[0]
+
+
 def test_fig5_says_how_to_get_embeddings(tmp_path):
     write_run(tmp_path, loss="gloss_o")
     with pytest.raises(RunError, match="save_embeddings=true"):

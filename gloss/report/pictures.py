@@ -11,6 +11,7 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from gloss.report.cells import Group, is_shared, number
 from gloss.report.draw import Drawing, panels
+from gloss.report.lines import others
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.stats import mean, std
 from gloss.report.tables import common_notes, missing
@@ -92,10 +93,10 @@ def fig1() -> Drawing:
 
 def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
     """The graph of a fixed sample of validation texts as training goes on: weights by epoch, and before and after."""
-    found = next(((g, run) for g in groups for run in g.runs.values()), None)
-    if found is None:
+    found = [(g, run) for g in groups for run in g.runs.values()]
+    if not found:
         return None
-    g, run = found
+    g, run = found[0]
     arrays = run.predictions()
     epochs = sorted(
         int(key.split("_")[1]) for key in arrays if key.startswith("epoch_") and key.endswith("_embeddings")
@@ -139,6 +140,7 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
         f"{where}; {len(labels)} validation texts sorted by class, orange lines part the classes; σ = {sigma:.3f}.",
         f"Below: {len(chosen)} of them, each with its {GRAPH_NEIGHBOURS} strongest edges; blue solid within a class, "
         "orange dashed between classes; positions are the first two principal components.",
+        *([f"One of {len(found)} runs is drawn."] if len(found) > 1 else []),
         *common_notes(groups, swept=["trainer.patience", "trainer.max_epochs"]),
     ]
     title = "Figure 4: the graph of a fixed sample while G-Loss trains"
@@ -180,28 +182,31 @@ def _graph(ax: Any, embeddings: np.ndarray, weights: np.ndarray, labels: np.ndar
 
 
 def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | None:
-    """t-SNE of test embeddings: a row a data set, a column a loss; the same texts in all panels of a row."""
+    """t-SNE of test embeddings: a row a data set and model, a column a loss; the same texts in all panels of a row."""
     with_runs = [g for g in groups if g.runs]
-    datasets = list(dict.fromkeys(g.dataset for g in with_runs))
-    losses = list(dict.fromkeys((g.loss, g.mode) for g in groups))
-    if not datasets:
+    places = list(dict.fromkeys((g.dataset, g.model) for g in with_runs))
+    losses = list(dict.fromkeys((g.loss, g.mode, others(g)) for g in groups))
+    if not places:
         return None
-    figure, axes = panels(len(datasets), len(losses), width=1.85, height=1.95)
-    data, notes = [], []
-    for i, dataset in enumerate(datasets):
+    figure, axes = panels(len(places), len(losses), width=1.85, height=1.95)
+    data, seeds = [], set()
+    for i, (dataset, model) in enumerate(places):
+        row = {(g.loss, g.mode, others(g)): g for g in with_runs if (g.dataset, g.model) == (dataset, model)}
+        common = set.intersection(*(set(g.runs) for g in row.values()))  # one seed for all losses, where there is one
         handles: list[Any] = []
-        for j, (loss, mode) in enumerate(losses):
+        for j, key in enumerate(losses):
             ax = axes[i, j]
             ax.set(xticks=[], yticks=[])
             ax.grid(visible=False)
             ax.spines[:].set_visible(True)
             if i == 0:
-                ax.set_title(loss_name(loss, mode))
-            g = next((g for g in with_runs if (g.dataset, g.loss, g.mode) == (dataset, loss, mode)), None)
-            if g is None:
+                ax.set_title(loss_name(*key[:2]) + key[2].replace(" (", "\n("))
+            if key not in row:
                 ax.text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
                 continue
-            run = next(iter(g.runs.values()))
+            run = row[key].runs[min(common or row[key].runs)]
+            seed = run.identity.seed
+            seeds.add(seed)
             arrays = run.predictions()
             if "test_embeddings" not in arrays:
                 raise RunError(
@@ -211,26 +216,28 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
             labels = arrays["test_labels"][keep]
             xy = tsne(arrays["test_embeddings"][keep])
             handles = _classes(ax, xy, labels, [str(x) for x in run.result["labels"]])
-            silhouette = g.test("macro_silhouette").get(run.identity.seed)
-            shown = "" if silhouette is None else f"silhouette {silhouette:.2f}"
-            ax.set_xlabel(shown)
+            silhouette = number(run.result, "metrics", "test", "macro_silhouette")
+            shown = [] if silhouette is None else [f"silhouette {silhouette:.2f}"]
+            ax.set_xlabel(", ".join(shown + ([] if common else [f"seed {seed}"])))
+            keys = {"dataset": dataset, "model": model, "loss": key[0], "mode": key[1], "seed": seed}
             data += [
-                {"dataset": dataset, "loss": loss, "row": int(r), "label": int(y), "x": f"{a:.3f}", "y": f"{b:.3f}"}
+                {**keys, "row": int(r), "label": int(y), "x": f"{a:.3f}", "y": f"{b:.3f}"}
                 for r, y, (a, b) in zip(keep, labels, xy, strict=True)
             ]
-        axes[i, 0].set_ylabel(dataset_name(dataset))
+        where = f"{dataset_name(dataset)}, {model_name(model)}"
+        axes[i, 0].set_ylabel(where + (f"\nseed {min(common)}" if common else ""))
         if handles:
             axes[i, -1].legend(
                 handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1, markerscale=3
             )
-    n = max_points
-    notes.append(
-        f"Test texts (at most {n}, the same in a row), seed 1; t-SNE, perplexity 30, fixed seed; axes have no unit."
-    )
-    notes.append("Silhouette: macro, of all test embeddings. Distances between clusters in a t-SNE map mean little.")
-    return Drawing(
-        "fig5", "Figure 5: test embeddings by loss", figure, data, notes + common_notes(groups), missing(groups)
-    )
+    models = ", ".join(dict.fromkeys(model_name(model) for _, model in places))
+    notes = [
+        f"{models}; test texts (at most {max_points}, the same in a row), seed {', '.join(map(str, sorted(seeds)))}; "
+        "t-SNE, perplexity 30, fixed seed; axes have no unit.",
+        "Silhouette: macro, of all test embeddings. Distances between clusters in a t-SNE map mean little.",
+        *common_notes(groups),
+    ]
+    return Drawing("fig5", "Figure 5: test embeddings by loss", figure, data, notes, missing(groups))
 
 
 def tsne(embeddings: np.ndarray) -> np.ndarray:
@@ -254,64 +261,66 @@ def _classes(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) 
 
 
 def fig6(groups: Sequence[Group]) -> Drawing | None:
-    """Seconds of an epoch by part, a bar a loss; the first epoch and runs that shared their device are left out."""
-    bars, data, shared = [], [], 0
-    for g in groups:
-        by_part: dict[str, list[float]] = {part: [] for part in PARTS}
-        totals = []
-        for run in g.runs.values():
-            if is_shared(run):
-                shared += 1
-                continue
-            for line in run.epochs()[1:]:
-                total = number(line, "seconds", "total")
-                if total is None:
-                    continue
-                totals.append(total)
-                for part in PARTS:
-                    by_part[part].append(number(line, "seconds", part) or 0.0)
-        if not totals:
-            continue
-        means = {part: mean(values) for part, values in by_part.items()}
-        means["other"] = max(0.0, mean(totals) - sum(means.values()))
-        label = f"{loss_name(g.loss, g.mode)}\n({g.mode}, {len(totals)} epochs)"
-        bars.append((label, means, mean(totals), std(totals) if len(totals) > 1 else 0.0))
-        keys = {"dataset": g.dataset, "model": g.model, "mode": g.mode, "loss": g.loss, "epochs": len(totals)}
-        data.append({**keys, **means, "total": mean(totals), "total_std": std(totals) if len(totals) > 1 else None})
-    if not bars:
+    """Seconds of an epoch by part: a panel a data set and model, a bar a loss.
+
+    The first epoch and runs that shared their device are left out.
+    """
+    found = [(g, seconds) for g in groups if (seconds := _seconds(g))]
+    if not found:
         return None
-    figure, axes = panels(1, 1, width=6.4, height=0.9 + 0.42 * len(bars))
-    ax = axes[0, 0]
-    for y, (_, means, total, _) in enumerate(bars):
-        left = 0.0
-        for (part, value), (color, hatch) in zip(means.items(), [*PART_LOOK, ("#DDDDDD", "")], strict=True):
-            label = part if y == 0 else None
-            ax.barh(
-                y,
-                value,
-                left=left,
-                color=color,
-                hatch=hatch,
-                edgecolor="#333333",
-                linewidth=0.5,
-                label=label,
-                height=0.62,
-            )
-            left += value
-        overhead = means["graph"] + means["propagation"]
-        text = f"{total:.2f} s" + (f", graph and propagation {100 * overhead / total:.1f} %" if overhead > 0 else "")
-        ax.annotate(text, (left, y), (4, 0), textcoords="offset points", va="center", fontsize=7)
-    ax.set_yticks(range(len(bars)), [label for label, *_ in bars])
-    ax.invert_yaxis()
-    ax.margins(x=0.35)
-    ax.set(xlabel="Seconds per epoch")
-    ax.grid(axis="y", visible=False)
-    ax.legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=7, columnspacing=0.9, handlelength=1.4)
-    where = ", ".join(dict.fromkeys(f"{dataset_name(g.dataset)}, {model_name(g.model)}" for g in groups))
-    devices = sorted({str(run.result.get("device_name")) for g in groups for run in g.runs.values()})
-    notes = [f"{where}; measured on {', '.join(devices)}; mean over epochs, the first left out; without evaluation."]
-    if shared:
+    blocks: dict[tuple[str, str], list[tuple[Group, dict[str, Any]]]] = {}
+    for g, seconds in found:
+        blocks.setdefault((g.dataset, g.model), []).append((g, seconds))
+    heights = [0.9 + 0.42 * len(block) for block in blocks.values()]
+    look = {"height_ratios": heights}
+    figure, axes = panels(len(blocks), 1, width=6.4, height=sum(heights) / len(heights), gridspec_kw=look)
+    for ax, ((dataset, model), block) in zip(axes[:, 0], blocks.items(), strict=True):
+        _bars(ax, block)
+        ax.set_xlabel(f"Seconds per epoch: {dataset_name(dataset)}, {model_name(model)}")
+    axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=7, columnspacing=0.9, handlelength=1.4)
+    data = [
+        {"dataset": g.dataset, "model": g.model, "mode": g.mode, "loss": g.loss, **g.point, **seconds}
+        for g, seconds in found
+    ]
+    devices = sorted({str(run.result.get("device_name")) for g, _ in found for run in g.runs.values()})
+    seeds = sorted({seed for g, _ in found for seed, run in g.runs.items() if not is_shared(run)})
+    where = "; ".join(f"{dataset_name(d)}, {model_name(m)}" for d, m in blocks)
+    notes = [
+        f"{where}; seed {', '.join(map(str, seeds))}; measured on {', '.join(devices)}; mean over epochs, the first "
+        "left out; without evaluation. Other: the head, and losses without a graph.",
+    ]
+    if shared := sum(is_shared(run) for g in groups for run in g.runs.values()):
         notes.append(f"{shared} runs shared their device and are left out.")
     title = "Figure 6: where an epoch's time goes"
-    notes += common_notes(groups, swept=["trainer.max_epochs"])
+    notes += common_notes(groups, swept=["trainer.max_epochs", "trainer.patience"])
     return Drawing("fig6", title, figure, data, notes, missing(groups))
+
+
+def _seconds(g: Group) -> dict[str, Any]:
+    """Mean seconds of an epoch by part, the total, its spread and the number of epochs; empty where nothing counts."""
+    lines = [line for run in g.runs.values() if not is_shared(run) for line in run.epochs()[1:]]
+    lines = [line for line in lines if number(line, "seconds", "total") is not None]
+    if not lines:
+        return {}
+    totals = [number(line, "seconds", "total") for line in lines]
+    means = {part: mean([number(line, "seconds", part) or 0.0 for line in lines]) for part in PARTS}
+    means["other"] = max(0.0, mean(totals) - sum(means.values()))
+    return {"epochs": len(lines), **means, "total": mean(totals), "total_std": std(totals) if len(totals) > 1 else None}
+
+
+def _bars(ax: Any, block: Sequence[tuple[Group, dict[str, Any]]]) -> None:
+    names = []
+    for y, (g, seconds) in enumerate(block):
+        left = 0.0
+        for part, (color, hatch) in zip((*PARTS, "other"), [*PART_LOOK, ("#DDDDDD", "")], strict=True):
+            look = {"color": color, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.5, "height": 0.62}
+            ax.barh(y, seconds[part], left=left, label=part if y == 0 else None, **look)
+            left += seconds[part]
+        overhead, total = seconds["graph"] + seconds["propagation"], seconds["total"]
+        text = f"{total:.2f} s" + (f", graph and propagation {100 * overhead / total:.1f} %" if overhead > 0 else "")
+        ax.annotate(text, (left, y), (4, 0), textcoords="offset points", va="center", fontsize=7)
+        names.append(f"{loss_name(g.loss, g.mode)}{others(g)}\n({g.mode}, {seconds['epochs']} epochs)")
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.margins(x=0.35)
+    ax.grid(axis="y", visible=False)
