@@ -185,8 +185,27 @@ def test_table3_gives_times_as_ratios_and_leaves_shared_devices_out(table3_group
 def test_table4_gives_the_change_in_percent(table3_groups):
     table = tables.table4(table3_groups)
     ours, printed = row(table, "MR", "BERT-base", "ours")
-    assert ours[3:] == ["0.5500", "0.5000", "+10.0 %", "15.00", "20.00", "-25.0 %"]
+    silhouettes = ["0.5500 ± 0.0000 (3)", "0.5000 ± 0.0000 (3)", "+10.0 %"]
+    assert ours[3:] == [*silhouettes, "15.00 ± 0.00 (3)", "20.00 ± 0.00 (3)", "-25.0 %"]
+    assert [e.verdict for e in table.rows[0][3:5]] == ["ok", "near"]  # the paper: 0.5507 and 0.5725
     assert printed[3:] == ["0.5507", "0.5725", "-3.8 %", "27.77", "33.04", "-16.0 %"]  # the paper: 16.0 % faster
+
+
+def test_table4_compares_the_seeds_that_both_ran(tmp_path):
+    found = {"scl": {1: (0.5, 20.0), 2: (0.6, 30.0), 9: (0.9, 1.0)}}
+    found["gloss_o"] = {1: (0.6, 10.0), 2: (0.7, 20.0), 3: (0.1, 1.0)}
+    for loss, runs in found.items():
+        for seed, (silhouette, seconds) in runs.items():
+            shared = loss == "scl" and seed == 2
+            measured = {"silhouette": silhouette, "per_epoch": seconds, "shared_device": shared}
+            write_run(tmp_path, mode="standalone", loss=loss, seed=seed, **measured)
+    cells = [cell(mode="standalone", loss=loss, seeds=(1, 2, 3, 9)) for loss in found]
+    table = tables.table4(groups_of(tmp_path, cells))
+    ours, _ = row(table, "MR", "BERT-base", "ours")
+    assert ours[3:6] == ["0.6500 ± 0.0707 (2)", "0.5500 ± 0.0707 (2)", "+18.2 %"]
+    assert ours[6:] == ["10.00 (1)", "20.00 (1)", "-50.0 %"]  # seed 2 of SCL shared its device
+    assert [e.verdict for e in table.rows[0][3:5]] == ["unresolved", "unresolved"]
+    assert [r["seeds"] for r in table.data] == ["1 2", "1"]
 
 
 def test_table9_pairs_by_data_set_and_seed(tmp_path):

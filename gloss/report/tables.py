@@ -287,44 +287,72 @@ def _shared_note(groups: Sequence[Group]) -> list[str]:
 
 
 def table4(groups: Sequence[Group]) -> Table:
-    """G-Loss-O against SCL, from table3's runs: silhouette and seconds per epoch, with the change in percent."""
-    rows, data = [], []
+    """G-Loss-O against SCL, from table3's runs: silhouette and seconds per epoch, with the change in percent.
+
+    Only seeds that both ran are compared; of the times, only where neither shared its device.
+    """
+    rows, data, apart = [], [], []
     sources = (
         ("macro_silhouette", ("metrics", "test", "macro_silhouette"), 4),
         ("seconds_per_epoch", ("seconds", "per_epoch"), 2),
     )
-    plain = [g for g in groups if not g.point]
+    losses = ("gloss_o", "scl")
+    plain = [g for g in groups if not g.point and g.loss in losses]
     for dataset, model in dict.fromkeys((g.dataset, g.model) for g in plain):
         pair = {g.loss: g for g in plain if (g.dataset, g.model) == (dataset, model)}
+        is_alike = len({setting(g) for g in pair.values()}) == 1
+        if not is_alike:
+            where = f"{dataset_name(dataset)}, {model_name(model)}"
+            apart.append(f"{where}: the two losses differ in protocol or variant, so they are not compared.")
         ours: list[Entry] = []
         theirs: list[Entry] = []
         for metric, path, digits in sources:
-            means = []
-            for loss in ("gloss_o", "scl"):
-                values = list(_timed(pair[loss], path).values()) if loss in pair else []
-                means.append(mean(values) if values else None)
-            printed = [paper.published("table3", dataset, model, loss, metric) for loss in ("gloss_o", "scl")]
-            for numbers, row in ((means, ours), (printed, theirs)):
+            found = {loss: _timed(pair[loss], path) if loss in pair else {} for loss in losses}
+            seeds = sorted(found["gloss_o"].keys() & found["scl"].keys()) if is_alike else []
+            values = {loss: [found[loss][seed] for seed in seeds] for loss in losses}
+            means = [mean(values[loss]) if seeds else None for loss in losses]
+            printed = [paper.published("table3", dataset, model, loss, metric) for loss in losses]
+            verdicts = [""] * 2
+            if metric == "macro_silhouette" and seeds:
+                comparable = {loss: not departures(pair[loss].config) for loss in losses}
+                verdicts = [
+                    verdict(values[loss], p, metric) if comparable[loss] else ""
+                    for loss, p in zip(losses, printed, strict=True)
+                ]
+            shown = [
+                Entry((Part(mean_std(values[loss], digits), verdict=v),), f"({len(seeds)})") if seeds else Entry()
+                for loss, v in zip(losses, verdicts, strict=True)
+            ]
+            published = [entry(MISSING if x is None else f"{x:.{digits}f}") for x in printed]
+            for numbers, entries, row in ((means, shown, ours), (printed, published, theirs)):
                 change = _change(*numbers)
-                marked = [entry(MISSING if x is None else f"{x:.{digits}f}") for x in numbers]
-                row += mark(marked, rank(numbers, higher_is_better=metric == "macro_silhouette", digits=digits))
+                row += mark(entries, rank(numbers, higher_is_better=metric == "macro_silhouette", digits=digits))
                 row.append(entry(MISSING if change is None else f"{change:+.1f} %"))
+            spread = [std(values[loss]) if len(seeds) > 1 else None for loss in losses]
             data.append(
                 {
                     **{"dataset": dataset, "model": model, "metric": metric},
-                    **{"gloss_o": means[0], "scl": means[1], "change_percent": _change(*means)},
+                    **{"pairs": len(seeds), "seeds": " ".join(map(str, seeds))},
+                    **{"gloss_o": means[0], "gloss_o_std": spread[0], "scl": means[1], "scl_std": spread[1]},
+                    "change_percent": _change(*means),
                     **{"paper_gloss_o": printed[0], "paper_scl": printed[1], "paper_change_percent": _change(*printed)},
+                    **{"gloss_o_verdict": verdicts[0] or None, "scl_verdict": verdicts[1] or None},
                 }
             )
         rows.append([entry(dataset_name(dataset)), entry(model_name(model)), entry("ours"), *ours])
         if any(e.plain() != MISSING for e in theirs):
             rows.append([entry(""), entry(""), entry("paper"), *theirs])
     heads = ["Silhouette G-Loss-O", "SCL", "change", "s / epoch G-Loss-O", "SCL", "change"]
-    notes = ["Change: G-Loss-O against SCL. Means over seeds of the runs of Table 3.", *_shared_note(groups)]
+    notes = [
+        "Ours: mean ± standard deviation (n - 1) over the seeds that both losses ran, in brackets their number; from "
+        "the runs of Table 3. Change: of the means, G-Loss-O against SCL.",
+        VERDICTS,
+        *apart,
+        *_shared_note(plain),
+        *common_notes(plain),
+    ]
     title = "Table 4: G-Loss-O against SCL, standalone mode"
-    relevant = [g for g in groups if g.loss in ("gloss_o", "scl")]
-    notes += common_notes(relevant)
-    return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(relevant), num_keys=3)
+    return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(plain), num_keys=3)
 
 
 def _change(new: float | None, old: float | None) -> float | None:
