@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -214,3 +214,60 @@ def _in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
     given = {key: a for a in arguments if (key := a.partition("=")[0].lstrip("+")) in sweep}
     rest = [a for a in arguments if a not in given.values()]
     return [*rest, *(given.get(key, f"{key}={values}") for key, values in sweep.items())]
+
+
+# ---------------------------------------------------------------------------------------------- what was asked for
+
+
+def selections(outputs: Path) -> dict[str, list[list[str]]]:
+    """<outputs>/selections.yaml: experiment -> the overrides of each time that it was asked for, the last at the end.
+
+    Also reads an experiment with the overrides themselves. Raises ConfigError for any other file.
+    """
+    path = outputs / "selections.yaml"
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+        if not isinstance(found or {}, dict) or not all(isinstance(x, list) for x in (found or {}).values()):
+            raise ValueError("expected experiments, each with a list of overrides for each time it was asked for")
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"{path} cannot be used ({error}): repair or remove it") from None
+    asked = {str(name): x if x and all(isinstance(y, list) for y in x) else [x] for name, x in (found or {}).items()}
+    elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # where things are now; a URL may hold a password
+    return {
+        name: [[str(o) for o in overrides if not str(o).startswith(elsewhere)] for overrides in times]
+        for name, times in asked.items()
+    }
+
+
+def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[str]]]:
+    """The selections of an experiment in groups whose cells go together, the group of the last selection at the end.
+
+    In a group only the choice of cells and the search differ; a table of several settings would compare unlike runs.
+    """
+    picks = {*sweep_of(name), *IDENTITY, "seed"}
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
+    for overrides in asked:
+        rest = (o for o in overrides if o.partition("=")[0] not in picks and not o.startswith(("search=", "search.")))
+        key = tuple(sorted(rest))
+        groups[key] = [*groups.pop(key, []), list(overrides)]
+    return list(groups.values())
+
+
+def selected_cells(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[Cell]:
+    """The cells of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
+    composed = [compose_cells(name, [*overrides, f"paths.outputs={outputs}"]) for overrides in asked]
+    if len(composed) == 1:
+        return composed[0]
+    found: dict[tuple, Cell] = {}
+    for cells in composed:
+        for cell in cells:
+            key = (cell.dataset, cell.model, cell.mode, cell.loss, cell.variant, repr(cell.point))
+            before = found.setdefault(key, cell)
+            found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))))
+    order = {key: values.split(",") for key, values in sweep_of(name).items() if key != "seed"}
+
+    def place(cell: Cell) -> list[int]:
+        chosen = ((values, cell.choices.get(key)) for key, values in order.items())
+        return [values.index(x) if x in values else len(values) for values, x in chosen]
+
+    return sorted(found.values(), key=place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -12,13 +13,24 @@ import yaml
 from filelock import FileLock
 
 from gloss.config import ROOT, ConfigError
-from gloss.experiments import NAMES, SEARCHED_FOR, Cell, compose_cells, search_overrides, sweep_of
+from gloss.experiments import (
+    NAMES,
+    SEARCHED_FOR,
+    Cell,
+    compose_cells,
+    same_settings,
+    search_overrides,
+    selected_cells,
+    selections,
+    sweep_of,
+)
 from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, searches_left, show
 from gloss.report import SECTIONS
 from gloss.runs import write_atomic
 
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
 ALL = "all"
+STORAGE = "search.storage="
 
 
 class Task:
@@ -30,16 +42,31 @@ class Task:
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
         self.name = name
         self.experiments = experiments_of(name)
-        self.search = [o for o in overrides if o.startswith(("search=", "search."))]
+        secret = [o for o in overrides if o.startswith(STORAGE) and o != f"{STORAGE}null"]
+        self.storage = secret[-1].partition("=")[2] if secret else None  # a URL that may hold a password
+        self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in secret]
         self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.launcher"))]
-        self.overrides = [o for o in overrides if o not in self.search + self.launcher]
+        self.overrides = [o for o in overrides if o not in self.search + self.launcher + secret]
         self.outputs = Path(self._value("paths.outputs") or "outputs")
+        self.sets = {}  # of all: what an experiment is about, of the data sets that were asked for
+        if name == ALL and (sets := self._value("dataset")):
+            self.sets = {e: ",".join(x for x in sets.split(",") if x in _sets_of(e)) for e in self.experiments}
+            self.experiments = tuple(e for e in self.experiments if self.sets[e])
+            left_out = [e for e in self.sets if not self.sets[e]]
+            if not self.experiments:
+                raise ConfigError(f"no experiment is about dataset={sets}: name one, such as make reproduce-table2")
+            if left_out:
+                print(f"{', '.join(left_out)}: left out, not about dataset={sets}", file=sys.stderr, flush=True)
 
     def _value(self, key: str) -> str | None:
         return next((o.partition("=")[2] for o in reversed(self.overrides) if o.startswith(key + "=")), None)
 
+    def overrides_of(self, experiment: str) -> list[str]:
+        sets = self.sets.get(experiment)
+        return [f"dataset={sets}" if sets and o.startswith("dataset=") else o for o in self.overrides]
+
     def cells(self, experiment: str) -> list[Cell]:
-        return compose_cells(experiment, self.overrides)
+        return compose_cells(experiment, self.overrides_of(experiment))
 
     # ------------------------------------------------------------------------------------------------------- looking
 
@@ -68,10 +95,11 @@ class Task:
                 print(f"error: {experiment}: {error}", file=sys.stderr)
                 worst = max(worst, 2)
                 continue
-            save_selection(self.outputs, experiment, [*self.overrides, *self.search])
+            overrides = self.overrides_of(experiment)
+            save_selection(self.outputs, experiment, [*overrides, *self.search])
             status = self.tune(cells)
             if status < 128:
-                train = [f"experiment={experiment}", *self.overrides, *self.launcher]
+                train = [f"experiment={experiment}", *overrides, *self.launcher]
                 status = max(status, call("train.py", "-m", *train))
             if status >= 128:
                 return status
@@ -83,9 +111,12 @@ class Task:
         left = searches_left(cells, self.overrides, self.search)
         rows = [{key: c.choices[key] for key in SEARCHED_FOR if key in c.choices} for c, _ in left.values()]
         shared = search_overrides({key for c in cells for key in c.choices}, self.overrides)
+        # Not as an argument, which other users can see and Hydra writes into the sweep's folder.
+        environment = {"GLOSS_STORAGE": self.storage.strip("'\"")} if self.storage else {}
         worst = 0
         for row in grouped(rows):
-            status = call("tune.py", "-m", *(f"{k}={v}" for k, v in row.items()), *shared, *self.search, *self.launcher)
+            chosen = (f"{k}={v}" for k, v in row.items())
+            status = call("tune.py", "-m", *chosen, *shared, *self.search, *self.launcher, environment=environment)
             worst = max(worst, status)
             if worst >= 128:
                 break
@@ -98,7 +129,7 @@ class Task:
         if measured:
             sets = self._value("dataset") or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
             arguments += [f"measure=[{','.join(measured)}]", *([f"datasets=[{sets}]"] if sets else [])]
-        if not (self.outputs / "selections.yaml").is_file():
+        if self.name != ALL and not (self.outputs / "selections.yaml").is_file():
             arguments.append(f"only=[{self.name}]")
         return call("report.py", *arguments)
 
@@ -140,38 +171,49 @@ def grouped(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
     return merged
 
 
+def _sets_of(experiment: str) -> list[str]:
+    return sweep_of(experiment)["dataset"].split(",")
+
+
 def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> None:
-    """Keep in <outputs>/selections.yaml what was asked for, so that a report composes the same cells again."""
+    """Keep in <outputs>/selections.yaml what was asked for, beside what was before; a report finds its cells there."""
     path = outputs / "selections.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
+    mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", STORAGE))]
+
+    def cells(selection: Iterable[str]) -> list[str]:
+        return sorted(o for o in selection if not o.startswith(("search=", "search.")))
+
     with FileLock(outputs / ".selections.lock"):
-        chosen = selections(outputs)
-        chosen[experiment] = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data="))]
-        write_atomic(path, yaml.safe_dump(chosen, sort_keys=False))
-
-
-def selections(outputs: Path) -> dict[str, list[str]]:
-    """Experiment -> overrides it was last asked for with."""
-    path = outputs / "selections.yaml"
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    if found is not None and not isinstance(found, dict):
-        raise ConfigError(f"{path} is damaged: repair or remove it")
-    return found or {}
+        asked = selections(outputs)
+        before = [selection for selection in asked.get(experiment, []) if cells(selection) != cells(mine)]
+        write_atomic(path, yaml.safe_dump({**asked, experiment: [*before, mine]}, sort_keys=False))
 
 
 def status(outputs: Path, device: str, cores: int) -> bool:
     """Print how far every experiment is that was asked for; False where there is none."""
-    for name, overrides in (chosen := selections(outputs)).items():
-        plan = Task(name, [*overrides, f"paths.outputs={outputs}"]).plan(device, cores)
-        print(f"{name}  {' '.join(overrides)}\n\n{show(plan)}")
-        print("".join(f"failed: {failure}\n" for failure in failures(plan.lines)))
-    return bool(chosen)
+    asked = selections(outputs)
+    for name in asked:
+        for group in same_settings(name, asked[name]):
+            task = Task(name, [*group[-1], f"paths.outputs={outputs}"])
+            plan = make_plan(selected_cells(name, group, outputs), device, cores, task.overrides, task.search)
+            print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group))
+            print(f"\n{show(plan)}")
+            print("".join(f"failed: {failure}\n" for failure in failures(plan.lines)))
+    return bool(asked)
 
 
-def call(script: str, *arguments: str) -> int:
-    """Run a script of ours, shown as a command, and wait for it; its exit status, 128 + n where signal n ended it."""
-    print(f"$ python scripts/{script} {' '.join(arguments)}", flush=True)
-    process = subprocess.Popen([sys.executable, str(ROOT / "scripts" / script), *arguments])
+def call(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
+    """Run a script of ours, shown as a command, and wait for it; its exit status, 128 + n where signal n ended it.
+
+    environment: variables beside those of this process; their values are not shown.
+    """
+    environment = environment or {}
+    shown = [*(f"{name}=…" for name in environment), f"python scripts/{script}", *arguments]
+    print(f"$ {' '.join(shown)}", flush=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / script), *arguments], env={**os.environ, **environment}
+    )
 
     def pass_on(number: int, _frame: object) -> None:
         if number == signal.SIGTERM:  # Ctrl-C reaches the child without our help

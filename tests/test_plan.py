@@ -11,9 +11,9 @@ import torch
 import yaml
 from synthetic import result, write_run
 
-from gloss import workers
+from gloss import reproduce, workers
 from gloss.config import ROOT, ConfigError
-from gloss.experiments import compose_cells
+from gloss.experiments import NAMES, compose_cells, same_settings, selected_cells, selections
 from gloss.plan import (
     DEVICES,
     ENCODERS,
@@ -27,7 +27,7 @@ from gloss.plan import (
     show,
     state,
 )
-from gloss.reproduce import Task, experiments_of, grouped, save_selection, selections, status
+from gloss.reproduce import Task, experiments_of, grouped, save_selection, status
 
 CE = ["dataset=mr", "model=bert", "loss=ce"]
 
@@ -284,15 +284,80 @@ def test_combinations_are_merged_without_gaining_or_losing_any():
 def test_selections_are_kept_for_the_report(tmp_path, capsys):
     save_selection(tmp_path, "table2", [*CE, "seed=1", f"paths.outputs={tmp_path}"])
     save_selection(tmp_path, "fig6", ["model=tiny"])
-    asked = [*CE, "seed=1,2", "search.trials=2"]
-    save_selection(tmp_path, "table2", [*asked, f"paths.outputs={tmp_path}", "paths.data=x"])
-    assert selections(tmp_path) == {"table2": asked, "fig6": ["model=tiny"]}
+    asked = [*CE, "seed=1,2"]
+    where = [f"paths.outputs={tmp_path}", "paths.data=x", "search.storage=postgresql://me:secret@host/db"]
+    save_selection(tmp_path, "table2", [*asked, *where])
+    save_selection(tmp_path, "table2", [*asked, "search.trials=2", *where])  # the same cells with another search
+    expected = {"table2": [[*CE, "seed=1"], [*asked, "search.trials=2"]], "fig6": [["model=tiny"]]}
+    assert selections(tmp_path) == expected and "secret" not in (tmp_path / "selections.yaml").read_text()
     assert status(tmp_path, "cpu", 2)
     shown = capsys.readouterr().out
     assert all(x in shown for x in ("table2  dataset=mr model=bert loss=ce seed=1,2", "2 trials", "85.64", "fig6"))
-    (tmp_path / "selections.yaml").write_text("- what\n")
-    with pytest.raises(ConfigError, match="damaged"):
-        selections(tmp_path)
+    (tmp_path / "selections.yaml").write_text("table2: [dataset=mr, model=bert]\nfig6: []\n")  # one selection each
+    assert selections(tmp_path) == {"table2": [["dataset=mr", "model=bert"]], "fig6": [[]]}
+    for text in ("- what\n", "table2: {", "table2: mr\n"):
+        (tmp_path / "selections.yaml").write_text(text)
+        with pytest.raises(ConfigError, match="selections.yaml cannot be used"):
+            selections(tmp_path)
+
+
+def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
+    larger, smaller = ["dataset=mr,r8", "model=bert", "loss=ce", "seed=1,2"], ["dataset=mr", "model=bert", "loss=ce"]
+    for overrides in (["dataset=mr", "model=minilm", "loss=gloss_sqrt", "seed=4"], larger, [*smaller, "seed=2,3"]):
+        save_selection(tmp_path, "table2", overrides)
+    (group,) = same_settings("table2", selections(tmp_path)["table2"])
+    cells = selected_cells("table2", group, tmp_path)
+    assert [(c.dataset, c.model, c.loss, c.seeds) for c in cells] == [
+        ("mr", "bert", "ce", (1, 2, 3)),
+        ("mr", "minilm", "gloss_sqrt", (4,)),
+        ("r8", "bert", "ce", (1, 2)),
+    ]
+    # settings of its own make a group of its own, so that a table never compares unlike runs
+    save_selection(tmp_path, "table2", [*smaller, "trainer.max_epochs=3", "search.trials=2"])
+    first, last = same_settings("table2", selections(tmp_path)["table2"])
+    assert first == group and [c.config.trainer.max_epochs for c in selected_cells("table2", last, tmp_path)] == [3]
+    save_selection(tmp_path, "table2", [*smaller, "seed=1"])
+    assert len(same_settings("table2", selections(tmp_path)["table2"])[-1]) == 4
+    save_selection(tmp_path, "fig2", ["loss.lam=0.1,0.2", "dataset=mr"])
+    save_selection(tmp_path, "fig2", ["loss.lam=0.2,0.3", "dataset=mr"])
+    (group,) = same_settings("fig2", selections(tmp_path)["fig2"])
+    assert [c.point["loss.lam"] for c in selected_cells("fig2", group, tmp_path)] == [0.1, 0.2, 0.3]
+
+
+def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
+    task = Task("all", ["dataset=mr,r8", f"paths.outputs={tmp_path}"])
+    assert set(NAMES) - set(task.experiments) == {"table6"}
+    assert "table6: left out, not about dataset=mr,r8" in capsys.readouterr().err
+    assert {c.dataset for c in task.cells("shift")} == {"mr"}
+    assert {c.dataset for c in task.cells("fig2")} == {"mr", "r8"}
+    assert Task("all", ["dataset=qnli"]).experiments == ("table6",)
+    assert {c.dataset for c in Task("table6", ["dataset=mr"]).cells("table6")} == {"mr"}  # asked for by its name
+    with pytest.raises(ConfigError, match="no experiment is about dataset=csv"):
+        Task("all", ["dataset=csv"])
+
+
+def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tmp_path, monkeypatch, capsys):
+    given = ["dataset=mr", "model=tiny", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    called = []
+
+    def popen(command, env):
+        called.append((command, env.get("GLOSS_STORAGE")))
+        return type("P", (), {"wait": lambda self: 0})()
+
+    monkeypatch.delenv("GLOSS_STORAGE", raising=False)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
+    url = "postgresql://me:secret@host/db"
+    task = Task("table2", [*given, f"search.storage={url}", "search.trials=2"])
+    assert task.run() == 1  # its run is not there
+    scripts = [(command[1].rpartition("/")[2], storage) for command, storage in called]
+    assert scripts == [("tune.py", url), ("train.py", None), ("report.py", None)]
+    assert "search.trials=2" in called[0][0] and not any("secret" in x for command, _ in called for x in command)
+    shown = capsys.readouterr().out
+    assert "$ GLOSS_STORAGE=… python scripts/tune.py -m dataset=mr" in shown and "secret" not in shown
+    assert not any("secret" in path.read_text() for path in tmp_path.rglob("*.yaml"))
+    called.clear()
+    Task("all", [f"paths.outputs={tmp_path / 'empty'}"]).report()
+    assert not any("only" in x for x in called[-1][0])
 
 
 def test_tables_without_runs_of_their_own_know_whose_they_use():

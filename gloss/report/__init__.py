@@ -8,8 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from gloss.report import compare, lines, own, pictures, starting, studies, tables
 from gloss.report.cells import Group, gather, loose_groups, refuse_doubles
 from gloss.report.compare import Claim
@@ -135,35 +133,36 @@ def _compose(outputs: Path, only: Sequence[str] | None, problems: list[str]) -> 
     chosen = _selections(outputs, problems)
     if only is not None:
         needed = {n for name in only for n in SECTIONS[name][1]}
-        chosen = {name: chosen.get(name, []) for name in sorted(needed)}
+        chosen = {name: chosen.get(name, [[]]) for name in sorted(needed)}
     cells, commands = {}, {}
     if chosen:
-        from gloss.experiments import compose_cells  # here: without a selection there is nothing to compose
+        from gloss.experiments import same_settings, selected_cells  # here: Hydra takes its time
 
-        for name, overrides in chosen.items():
-            own_overrides = [x for x in overrides if not x.startswith(("paths.outputs=", "paths.data="))]
+        for name, asked in chosen.items():
+            asked = same_settings(name, asked)[-1]  # those that go together with the last
             try:
-                cells[name] = compose_cells(name, [*own_overrides, f"paths.outputs={outputs}"])
+                cells[name] = selected_cells(name, asked, outputs)
             except ValueError as error:  # ConfigError: such as a search that is not done yet
                 problems.append(f"{name}: {error}")
-            commands[name] = f"make reproduce-{name}" + (f' ARGS="{" ".join(own_overrides)}"' if own_overrides else "")
+            arguments = [f' ARGS="{" ".join(overrides)}"' if overrides else "" for overrides in asked]
+            commands[name] = " && ".join(f"make reproduce-{name}{x}" for x in arguments)
     return cells, commands
 
 
-def _selections(outputs: Path, problems: list[str]) -> dict[str, list[str]]:
-    path = outputs / "selections.yaml"
-    if not path.is_file():
+def _selections(outputs: Path, problems: list[str]) -> dict[str, list[list[str]]]:
+    """Experiment -> each time's overrides, as gloss.experiments.selections."""
+    if not (outputs / "selections.yaml").is_file():
         return {}
+    from gloss.experiments import selections
+
     known = {n for _, needs in SECTIONS.values() for n in needs}
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(found, dict) or not all(isinstance(v, list) for v in found.values()):
-            raise ValueError(f"expected experiments ({', '.join(sorted(known))}), each with a list of overrides")
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        problems.append(f"{path} cannot be used: {error}")
+        found = selections(outputs)
+    except ValueError as error:  # ConfigError
+        problems.append(str(error))
         return {}
-    problems += [f"{path}: there is no experiment {name}" for name in sorted(set(map(str, found)) - known)]
-    return {name: [str(x) for x in overrides] for name, overrides in found.items() if name in known}
+    problems += [f"{outputs / 'selections.yaml'}: there is no experiment {name}" for name in sorted(set(found) - known)]
+    return {name: asked for name, asked in found.items() if name in known}
 
 
 def _parts(
