@@ -283,11 +283,18 @@ def test_table1_stands_beside_the_papers():
         "splits": splits,
         "duplicates": {"train-val": 0, "train-test": 3, "val-test": 1},
         "note": None,
+        "tokenizer": "minilm",
     }
-    table = starting.table1([record])
+    rows = {"train": 5879, "val": 653, "test": 2568}
+    classes, long = {"train": 52, "val": 51, "test": 52}, {"train": 0.2, "val": 0.1004, "test": 0.0}
+    splits = {part: {"rows": n, "classes": classes[part], "too_long": long[part]} for part, n in rows.items()}
+    other = record | {"dataset": "r52", "splits": splits, "tokenizer": "roberta_large"}
+    table = starting.table1([record, other])
     ours, printed = row(table, "MR", "ours")
-    assert ours[2:] == ["10662", "6397", "711", "3554", "2", "1.5 %", "0 / 3 / 1"]
+    assert ours[2:] == ["10662", "6397", "711", "3554", "2", "1.5", "0 / 3 / 1"]
     assert printed[2:7] == ["10662", "6397", "711", "3554", "2"]
+    assert row(table, "R52", "ours")[0][6:8] == ["52 / 51 / 52", "20.0 / 10.0 / 0.0"]
+    assert any(n.endswith("Counted by the tokenizer of MiniLM (MR); RoBERTa-large (R52).") for n in table.notes)
     assert row(table, "R8", "ours")[0][2] == "—" and "dataset=r8: not measured" in table.missing
 
 

@@ -35,7 +35,7 @@ def measure(
         cfg = _read("dataset", name, DatasetConfig)
         try:
             if "texts" in what:
-                measure_texts(cfg, data_dir, tokens, outputs)
+                measure_texts(cfg, data_dir, tokens, outputs, tokenizer)
             if "tfidf" in what:
                 record = measure_tfidf(cfg, data_dir, outputs)
                 print(f"{name}: TF-IDF with a linear classifier: test accuracy {record['test']['accuracy']:.2f} %")
@@ -51,13 +51,15 @@ def _read(group: str, name: str, schema: type) -> Any:
     return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
 
 
-def measure_texts(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, outputs: str | Path) -> dict[str, Any]:
+def measure_texts(
+    cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, outputs: str | Path, name: str | None = None
+) -> dict[str, Any]:
     """Rows, classes, truncation and duplicates of a data set, for Table 1: <outputs>/baselines/texts-<name>.json.
 
-    tokenizer: a Hugging Face tokenizer, or None: truncation is then left open. Raises DataError.
+    tokenizer: a Hugging Face tokenizer, or None: truncation is then left open; name: of its model. Raises DataError.
     """
     record = {"dataset": cfg.name, **describe(cfg, data_dir, tokenizer)}
-    record["tokenizer"] = getattr(tokenizer, "name_or_path", None)
+    record["tokenizer"] = name
     write_json(Path(outputs) / "baselines" / f"texts-{cfg.name}.json", record)
     return record
 

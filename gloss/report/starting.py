@@ -24,22 +24,28 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
     """Rows and classes of each split, measured from the texts, beside the paper's. measured: of `measure_texts`."""
     published = {row["dataset"]: row for row in paper.rows("table1")}
     by_name = {record["dataset"]: record for record in measured}
+    by_tokenizer: dict[str, list[str]] = defaultdict(list)
     rows, data, notes = [], [], []
     known = [d for d in DATASETS if d in by_name or d in published]
     for dataset in known + sorted(set(by_name) - set(known)):
         record = by_name.get(dataset)
         if record:
             counts = [number(record, "splits", part, "rows") for part in PARTS]
-            classes = max((number(record, "splits", part, "classes") or 0 for part in PARTS), default=0)
+            classes = [number(record, "splits", part, "classes") for part in PARTS]
+            too_long = [number(record, "splits", part, "too_long") for part in PARTS]
             docs = sum(c or 0 for c in counts)
-            cells = [f"{x:.0f}" for x in (docs, *(c or 0 for c in counts), classes)]
-            too_long = number(record, "splits", "train", "too_long")
+            cells = [f"{x:.0f}" for x in (docs, *(c or 0 for c in counts))]
+            cells.append(_by_split([None if n is None else f"{n:.0f}" for n in classes]))
+            long = _by_split([None if n is None else f"{100 * n:.1f}" for n in too_long])
+            if None not in too_long:
+                by_tokenizer[model_name(str(record.get("tokenizer")))].append(dataset_name(dataset))
             duplicates = {pair: number(record, "duplicates", pair) for pair in ("train-val", "train-test", "val-test")}
             copies = " / ".join(MISSING if n is None else f"{n:.0f}" for n in duplicates.values())
-            long = MISSING if too_long is None else f"{100 * too_long:.1f} %"
             rows.append([entry(dataset_name(dataset)), entry("ours"), *map(entry, cells), entry(long), entry(copies)])
-            data.append({"dataset": dataset, "docs": docs, **dict(zip(PARTS, counts, strict=True)), "classes": classes})
-            data[-1] |= {"too_long": too_long, **duplicates}
+            data.append({"dataset": dataset, "docs": docs, **dict(zip(PARTS, counts, strict=True))})
+            data[-1] |= {f"classes_{part}": n for part, n in zip(PARTS, classes, strict=True)}
+            data[-1] |= {f"too_long_{part}": n for part, n in zip(PARTS, too_long, strict=True)}
+            data[-1] |= {"tokenizer": record.get("tokenizer"), **duplicates}
             if record.get("note"):
                 notes.append(f"{dataset_name(dataset)}: {record['note']}")
         else:
@@ -49,14 +55,22 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
             rows.append([entry(""), entry("paper"), *map(entry, printed), Entry(), Entry()])
             if data and data[-1]["dataset"] == dataset:
                 data[-1] |= {f"paper_{key}": int(published[dataset][key]) for key in ("docs", *PARTS, "classes")}
+    counted = "; ".join(f"{name} ({', '.join(sets)})" for name, sets in by_tokenizer.items())
     notes = [
-        "Over 128: share of training texts with more than 128 tokens, which are cut.",
+        "Classes: in train / validation / test, one number where they agree.",
+        "Over 128: share in percent of texts with more than 128 tokens, which are cut, in train / validation / test."
+        + (f" Counted by the tokenizer of {counted}." if counted else ""),
         "Copies: texts that occur in train and validation / train and test / validation and test.",
         *notes,
     ]
-    columns = ["Data set", "", "Texts", "Train", "Validation", "Test", "Classes", "Over 128", "Copies"]
+    columns = ["Data set", "", "Texts", "Train", "Validation", "Test", "Classes", "Over 128 (%)", "Copies"]
     lacking = [f"dataset={d}: not measured" for d in published if d not in by_name]
     return Table("table1", "Table 1: the texts", columns, rows, data, notes, lacking, num_keys=2)
+
+
+def _by_split(shown: Sequence[str | None]) -> str:
+    """ "52 / 51 / 52", or "8" where all splits have it."""
+    return shown[0] or MISSING if len(set(shown)) == 1 else " / ".join(x or MISSING for x in shown)
 
 
 def table7(studies: Sequence[Any]) -> Table:
