@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import re
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -118,24 +119,26 @@ class Speeds:
     """What finished runs tell: how fast a device is, how long a user's own texts are, how many epochs a run takes."""
 
     records: Sequence[Record]
-    device: str  # a key of DEVICES, or (part of) a device's name in the records
+    device: str  # a key of DEVICES, or a GPU's name as the records have it
     cores: int = 2
     found: dict[tuple, list[float]] = field(default_factory=dict)  # operations a second: of all, a model, …
 
     def __post_init__(self) -> None:
         for record in self.records:
-            same = self.device.lower() in str(record.result.get("device_name")).lower()
+            name, is_cpu = str(record.result.get("device_name")), record.result["device"] == "cpu"
+            same = is_cpu if self.device == "cpu" else not is_cpu and _is_named(self.device, name)
             if same and not record.result.get("shared_device") and (speed := _speed(record)):
                 x = record.identity
                 for key in ((), (x.model,), (x.model, x.dataset)):
                     self.found.setdefault(key, []).append(speed)
 
     @property
-    def data_sheet(self) -> str:
-        return next((name for name in DEVICES if name in self.device.lower()), "cpu")
+    def data_sheet(self) -> str | None:
+        """The key of DEVICES; None for a device that is not there."""
+        return next((name for name in DEVICES if _is_named(name, self.device)), None)
 
     def epoch_seconds(self, cell: Cell) -> tuple[float | None, str]:
-        """Seconds of an epoch, and where the speed is from; None where encoder or texts are not known."""
+        """Seconds of an epoch, and where the speed is from; None where encoder, texts or device are not known."""
         cfg = cell.config
         train, val = self._texts(cell, "train"), self._texts(cell, "val")
         if cfg.model.alias not in ENCODERS or train is None or val is None:
@@ -148,6 +151,8 @@ class Speeds:
         for key, source in closest.items():
             if key in self.found:
                 return flops / statistics.median(self.found[key]), f"measured ({source})"
+        if self.data_sheet is None:
+            return None, "unknown"
         peak, share = DEVICES[self.data_sheet]
         if self.data_sheet == "cpu":
             return flops / (peak * self.cores / 2), "data sheet"
@@ -177,6 +182,11 @@ class Speeds:
             if (epochs := paper.published("table3", cell.dataset, "bert", loss, "epochs")) is not None:
                 return min(epochs, trainer.max_epochs), "paper"
         return min(EPOCHS_TO_BEST + trainer.patience, trainer.max_epochs), "assumed"
+
+
+def _is_named(short: str, name: str) -> bool:
+    """Whether `short` is a word of a device's name: an A100 is not an RTX A1000."""
+    return re.search(rf"(?<![a-z0-9]){re.escape(short.lower())}(?![a-z0-9])", name.lower()) is not None
 
 
 def _hours(epochs: float, epoch_seconds: float | None) -> float | None:
@@ -331,7 +341,7 @@ def make_plan(
 ) -> Plan:
     """The plan of the cells of one or more experiments, at least one cell; they share their `paths.outputs`.
 
-    device: a key of DEVICES, or a device's name as the records have it; overrides, search: see `searches_left`.
+    device: a key of DEVICES, or a GPU's name as the records have it; overrides, search: see `searches_left`.
     """
     records, _ = read_records(cells[0].config.paths.outputs)
     speeds = Speeds(records, device, cores)
@@ -413,7 +423,7 @@ def _sums(plan: Plan) -> list[str]:
         text.append(f"Disk: {kept / 1e6:.0f} MB of records, and {running / 1e9:.1f} GB a job for its checkpoint.")
         text += _basis(plan)
     if unknown:
-        text.append(f"{unknown} runs or trials are not counted: nothing is known about their encoder or texts.")
+        text.append(f"{unknown} runs or trials are not counted: nothing is known about their encoder, texts or device.")
     return text
 
 
@@ -421,6 +431,9 @@ def _basis(plan: Plan) -> list[str]:
     sources = Counter(line.speed_from for line in plan.lines if line.num_left)
     epochs = Counter(line.epochs_from for line in plan.lines if line.num_left)
     text = [f"Speed on {plan.speeds.device}: " + ", ".join(f"{n} cells {name}" for name, n in sources.items()) + "."]
+    if plan.speeds.data_sheet is None and "unknown" in sources:
+        others = ", ".join(DEVICES)
+        text[0] += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these would take."
     if "data sheet" in sources:
         name = plan.speeds.data_sheet
         peak, share = DEVICES[name]

@@ -47,7 +47,7 @@ def this_device() -> str:
     from gloss.device import choose_device, device_name  # here: slow to import
 
     device = choose_device("auto")
-    return device_name(device)
+    return "cpu" if device.type == "cpu" else device_name(device)
 
 
 if __name__ == "__main__":

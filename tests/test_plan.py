@@ -127,14 +127,29 @@ def test_without_a_run_the_data_sheet_speaks(tmp_path):
     assert line.epoch_seconds == pytest.approx(max(flops / (312e12 * 0.25), launches))
     assert (line.speed_from, line.epochs_from, line.epochs) == ("data sheet", "assumed", 25)
     assert line.run_hours == pytest.approx((25 * line.epoch_seconds + START_SECONDS) / 3600)
-    (slower,) = make_plan([cell], "some processor", 4).lines
+    (slower,) = make_plan([cell], "cpu", 4).lines
     assert slower.epoch_seconds == pytest.approx(flops / (2 * DEVICES["cpu"][0]))
+
+
+def test_a_device_that_is_not_known_has_no_estimate_and_says_so(tmp_path):
+    (cell,) = cells_in(tmp_path)
+    for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100
+        plan = make_plan([cell], name, 2)
+        assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
+        assert f"Speed on {name}: 1 cells unknown. It is none of a100, h100, h200, cpu" in show(plan)
+    assert make_plan([cell], "NVIDIA A100-SXM4-80GB", 2).speeds.data_sheet == "a100"
+    texts = {"num_rows": {"train": 6397, "val": 711, "test": 3554}, "tokens_per_epoch": 170_000, "seconds": 60.0}
+    put_run(tmp_path, cell, 1, **texts, device="cuda", device_name="NVIDIA GeForce RTX 4090")
+    assert make_plan([cell], "NVIDIA GeForce RTX 4090", 2).lines[0].speed_from == "measured (same set)"
+    assert make_plan([cell], "cpu", 2).lines[0].speed_from == "data sheet"
+    put_run(tmp_path, cell, 2, **texts, device="cpu", device_name="Some Processor")
+    assert make_plan([cell], "cpu", 2).lines[0].speed_from == "measured (same set)"
 
 
 def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tmp_path):
     r8 = cells_in(tmp_path, given=["dataset=r8", "model=bert", "loss=ce"])[0]
     texts = {"num_rows": {"train": 4936, "val": 549, "test": 2189}, "tokens_per_epoch": 400_850}
-    where = {"device_name": "NVIDIA A100-SXM4-80GB", "epochs": 10}
+    where = {"device": "cuda", "device_name": "NVIDIA A100-SXM4-80GB", "epochs": 10}
     times = {"total": 250.0, "training": 200.0, "evaluation": 20.0, "per_epoch": 20.0, "to_best": 100.0}
     put_run(tmp_path, r8, 1, **texts, **where, seconds=1)
     path = r8.folder(1) / "result.json"
