@@ -433,7 +433,7 @@ def _basis(plan: Plan) -> list[str]:
     text = [f"Speed on {plan.speeds.device}: " + ", ".join(f"{n} cells {name}" for name, n in sources.items()) + "."]
     if plan.speeds.data_sheet is None and "unknown" in sources:
         others = ", ".join(DEVICES)
-        text[0] += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these would take."
+        text[0] += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these takes."
     if "data sheet" in sources:
         name = plan.speeds.data_sheet
         peak, share = DEVICES[name]
