@@ -74,8 +74,8 @@ def main(
             return _tell(_message(error), status=2 if isinstance(error, ValueError) else 1)
         if type(error).__name__ == "TerminatedWorkerError":  # joblib's, imported only where it is used
             return _tell(
-                "a worker was killed by the system, most often for lack of memory, and with it the sweep. What is done is "
-                "kept: the same command goes on, with fewer at a time by hydra.launcher.n_jobs",
+                "a worker was killed by the system, most often for lack of memory, and with it the sweep. What is done "
+                "is kept: the same command goes on, with fewer at a time by hydra.launcher.n_jobs",
                 status=1,
             )
         traceback.print_exc()
