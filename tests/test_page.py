@@ -83,7 +83,8 @@ def experiments(outputs, monkeypatch):
         return cells if name == "table2" else [cell(mode="standalone", loss=x) for x in ("scl", "gloss_o")]
 
     monkeypatch.setattr(gloss.experiments, "compose_cells", compose_cells, raising=False)
-    (outputs / "selections.yaml").write_text("table2: [model=minilm, dataset=docstrings, paths.outputs=elsewhere]\n")
+    selection = "[model=minilm, dataset=docstrings, paths.outputs=elsewhere]"
+    (outputs / "selections.yaml").write_text(f"table2: [{selection}]\n")
     return outputs, asked
 
 
@@ -152,6 +153,29 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     assert page.count(">Search</a>") == 1  # one link to all
     refused = [p.partition(":")[0] for p in report.problems]
     assert refused == ["bad-seconds", "copied", "damaged"]
+
+
+def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
+    spread = {"median": 2.0, "low": 1.5, "high": 2.5}
+    step = {"seconds": spread, "parts": {"forward": 1.0, "graph": 0.5}, "peak_memory_bytes": 10**9}
+    step |= {"tokens_per_second": spread, "share_of_peak": spread}
+    machine = {"device_name": "a processor", "threads": 1, "cores": 2, "precision": "float32", "load": [0.1, 0.2]}
+    machine |= {"peak_flops": 1e11, "peak_from": "data sheet", "commit": "c" * 40}
+    record = {
+        **{"schema_version": 1, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
+        **{"texts": {"mean_tokens": 20.0}, "rounds": [{}], "contenders": {"ce": step}, "ratios": [], "growth": []},
+        **{"run": None, "finished_at": "2026-01-01"},
+    }
+    (outputs / "bench").mkdir()
+    path = outputs / "bench" / "mr-minilm.json"
+    path.write_text(json.dumps(record))
+    report = build(outputs, dpi=DPI)
+    assert report.problems == [] and "bench" in [t.name for t in report.tables]
+    assert "<code>make bench</code>" in report.page.read_text() and (outputs / "report" / "bench_parts.pdf").is_file()
+    for changes in ({"name": "../../outside"}, {"contenders": {"ce": {}}}, {"machine": None}):
+        path.write_text(json.dumps(record | changes))
+        (problem,) = build(outputs, dpi=DPI).problems
+        assert problem.startswith("bench: the results cannot be used")
 
 
 def test_broken_predictions_cost_one_figure_only(outputs, monkeypatch):

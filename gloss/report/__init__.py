@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gloss.report import compare, lines, own, pictures, starting, studies, tables
+from gloss.report import bench, compare, lines, own, pictures, starting, studies, tables
 from gloss.report.cells import Group, gather, loose_groups, refuse_doubles
 from gloss.report.compare import Claim
 from gloss.report.draw import DPI, Drawing, styled
@@ -97,6 +97,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
                 sections.append(_section(name, title, parts, command))
             if name == "table7":
                 sections += _searches(found_studies, problems)
+        if only is None:
+            sections += _speed(outputs, problems)
         if claims:
             summary = compare.claims_table(claims)
             sections.insert(0, _section("claims", summary.title, [summary], ""))
@@ -231,6 +233,20 @@ def _searches(found: Sequence[Any], problems: list[str]) -> list[Section]:
         parts = [studies.trials_table(study), *([drawn] if drawn else [])]
         sections.append(_section(parts[0].name, parts[0].title, parts, parts[0].command))
     return sections
+
+
+def _speed(outputs: Path, problems: list[str]) -> list[Section]:
+    """The benchmarks under <outputs>/bench, in one section."""
+    results, broken = bench.read_bench(outputs)
+    problems += broken
+    try:
+        if unfit := [r["name"] for r in results if Path(r["name"]).name != r["name"]]:  # it names files of the report
+            raise ValueError(f"{unfit[0]!r:.50} is no name of a benchmark")
+        parts = [*bench.tables(results), *bench.drawings(results)]
+    except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        problems.append(printable(f"bench: the results cannot be used: {type(error).__name__}: {error}"))
+        return []
+    return [_section("bench", "Speed", parts, "make bench")] if parts else []
 
 
 def _section(name: str, title: str, parts: Sequence[Table | Drawing], command: str) -> Section:
