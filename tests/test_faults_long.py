@@ -150,3 +150,43 @@ def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_
     assert alone.wait(timeout=300) == 0
     [folder] = (tmp_path / "alone").glob("runs/*/*/*/*/seed=4")
     assert outcome(folder) == outcome(reference.folder)
+
+
+@pytest.mark.parametrize("fault", ["a worker is killed", "SIGTERM", "Ctrl-C"])
+def test_a_sweep_that_is_stopped_tells_so_leaves_nobody_behind_and_goes_on(toy_csv, tmp_path, fault):
+    sweep = command_of(
+        *(toy_csv, tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=8"),
+        *("loss=ce", "seed=1,2", "trainer.patience=null", "trainer.checkpoint_minutes=1e-9"),
+    )
+    process = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while process.poll() is None and len(list(tmp_path.glob("runs/*/*/*/*/*/epochs.jsonl"))) < 2:
+        time.sleep(0.02)
+    if fault == "SIGTERM":
+        process.terminate()
+    elif fault == "Ctrl-C":
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all
+    else:
+        command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)]
+        listed = subprocess.run(command, capture_output=True, text=True).stdout
+        worker = next(line for line in listed.splitlines() if "popen_loky" in line)
+        os.kill(int(worker.split()[0]), signal.SIGKILL)
+    told = process.communicate(timeout=120)[1]
+    expected = {"SIGTERM": (143, "stopped by SIGTERM"), "Ctrl-C": (130, "stopped by SIGINT")}
+    status, message = expected.get(fault, (1, "a worker was killed by the system"))
+    assert process.returncode == status and message in told, told
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and (left := _group(process.pid)):
+        time.sleep(0.1)
+    assert not left
+    done = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    told = done.communicate(timeout=300)[1]
+    assert done.returncode == 0, told
+    records, problems = read_records(tmp_path)
+    assert sorted(r.identity.seed for r in records) == [1, 2] and not problems
+
+
+def _group(number: int) -> list[str]:
+    """The living processes of a process group."""
+    listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True).stdout
+    rows = [line.split(None, 2) for line in listed.splitlines()]
+    return [" ".join(row) for row in rows if row[0] == str(number) and not row[1].startswith("Z")]
