@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from synthetic import cell, result, write_run, write_study
@@ -12,6 +13,8 @@ from synthetic import cell, result, write_run, write_study
 import gloss.experiments
 from gloss.config import ROOT, ConfigError
 from gloss.report import build
+from gloss.report.page import Section, render
+from gloss.report.table import Table, entry
 
 DPI = 40  # small pictures, so that the tests are quick
 
@@ -153,6 +156,18 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     assert page.count(">Search</a>") == 1  # one link to all
     refused = [p.partition(":")[0] for p in report.problems]
     assert refused == ["bad-seconds", "copied", "damaged"]
+
+
+def test_long_tables_are_folded_on_a_screen_and_whole_on_paper(tmp_path):
+    table = Table("long", "Long", ["x"], [[entry(f"line {i}")] for i in range(81)], [])
+    page = render("t", "", [Section("s", "S", [table])])
+    folding = [rule for rule in page.splitlines() if "label + .scroll { display: none }" in rule]
+    assert len(folding) == 1 and folding[0].startswith("@media screen {")
+    body = page.partition("</head>")[2]
+    assert '<input type="checkbox" class="fold" id="all-long">' in body and "show 81 lines" in body
+    assert "<details" not in body and "line 80" in body
+    short = render("t", "", [Section("s", "S", [replace(table, rows=table.rows[:80])])])
+    assert "checkbox" not in short
 
 
 def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
