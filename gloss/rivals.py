@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,7 +34,13 @@ class TrainerSteps:
     """Cross-entropy with transformers.Trainer: its defaults, dynamic padding, our clipping, a fused optimizer."""
 
     def __init__(
-        self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, precision: str
+        self,
+        encoder: Encoder,
+        table: TokenTable,
+        labels: Tensor,
+        device: torch.device,
+        clock: Callable[[], float],
+        precision: str,
     ) -> None:
         config = copy.deepcopy(encoder.transformer.config)
         config.num_labels = int(labels.max()) + 1
@@ -43,12 +48,12 @@ class TrainerSteps:
         ids = [row[:n].tolist() for row, n in zip(table.input_ids.cpu().numpy(), table.host_lengths, strict=True)]
         self.texts = [{"input_ids": i, "labels": y} for i, y in zip(ids, labels.tolist(), strict=True)]
         self.pad_id = int(config.pad_token_id or 0)
-        self.device, self.precision = device, precision
+        self.device, self.clock, self.precision = device, clock, precision
 
     def run(self, batches: Sequence[np.ndarray]) -> float:
         """All batches have the same B. One more step before them, which makes the optimizer's state, is not counted."""
         rows = np.concatenate([batches[0], *batches])
-        clock = _Clock(self.device)
+        stops = _Stops(self.device, self.clock)
         with tempfile.TemporaryDirectory() as folder:
             options = transformers.TrainingArguments(
                 output_dir=folder,
@@ -67,11 +72,11 @@ class TrainerSteps:
                 dataloader_pin_memory=self.device.type == "cuda",
             )
             trainer = transformers.Trainer(
-                self.model, options, self._join, train_dataset=[self.texts[i] for i in rows], callbacks=[clock]
+                self.model, options, self._join, train_dataset=[self.texts[i] for i in rows], callbacks=[stops]
             )
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
-        return (clock.times[-1] - clock.times[0]) / len(batches)
+        return (stops.times[-1] - stops.times[0]) / len(batches)
 
     def _join(self, texts: list[dict[str, Any]]) -> dict[str, Tensor]:
         """Pad to the longest text of the batch."""
@@ -84,16 +89,16 @@ class TrainerSteps:
         return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([text["labels"] for text in texts])}
 
 
-class _Clock(transformers.TrainerCallback):
+class _Stops(transformers.TrainerCallback):
     """When the first step and the last one were over."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.times = device, []
+    def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
+        self.device, self.clock, self.times = device, clock, []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in (1, state.max_steps):
             synchronize(self.device)
-            self.times.append(time.perf_counter())
+            self.times.append(self.clock())
 
 
 class ReleasedSteps:
@@ -103,7 +108,9 @@ class ReleasedSteps:
     linear algebra, on class-weighted terms; an optimizer that is not fused; the loss read back at each step.
     """
 
-    def __init__(self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device) -> None:
+    def __init__(
+        self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, clock: Callable[[], float]
+    ) -> None:
         self.num_classes = int(labels.max()) + 1
         self.encoder = copy.deepcopy(encoder.transformer).to(device).train()
         self.head = nn.Linear(encoder.embedding_dim, self.num_classes).to(device)
@@ -112,15 +119,15 @@ class ReleasedSteps:
         self.class_weights = balanced_class_weights(labels.cpu(), self.num_classes).to(device)
         self.ids = F.pad(table.input_ids, (0, PADDED_TO - table.input_ids.shape[1])).cpu()
         self.is_token = (torch.arange(PADDED_TO) < table.lengths[:, None].cpu()).long()
-        self.labels, self.device = labels.cpu(), device
+        self.labels, self.device, self.clock = labels.cpu(), device, clock
 
     def run(self, batches: Sequence[np.ndarray]) -> float:
         synchronize(self.device)
-        before = time.perf_counter()
+        before = self.clock()
         for rows in batches:
             self._step(torch.from_numpy(rows))
         synchronize(self.device)
-        return (time.perf_counter() - before) / len(batches)
+        return (self.clock() - before) / len(batches)
 
     def _embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]

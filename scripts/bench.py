@@ -11,6 +11,7 @@ steps=      of one contender's turn (default: 1 on a CPU, 20 elsewhere)
 rivals=     false leaves the Trainer and the released procedure out
 growth=     true also measures how the cost grows with batch, classes and length
 run=        folder of a finished run, whose time is compared with that of its training steps
+clock=      wall, or cpu: the processor's seconds, for a machine that others use (needs threads=1)
 threads=, device=, precision=, micro_batch=, num_slices=, paths.data=, paths.outputs= as in training
 
 Prints tables, and keeps everything in <outputs>/bench/<what>.json for the report.
@@ -23,7 +24,7 @@ from gloss.terminal import choice, main, whole_number
 
 NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "micro_batch", "num_slices", "seed")
 KEYS = (
-    "dataset", "lengths", "model", "losses", "rivals", "growth", "run", "device", "precision", *NUMBERS,
+    "dataset", "lengths", "model", "losses", "rivals", "growth", "run", "clock", "device", "precision", *NUMBERS,
     "paths.data", "paths.outputs",
 )  # fmt: skip
 
@@ -40,6 +41,7 @@ def task(given: dict[str, str]) -> None:
     for key in ("rivals", "growth"):
         if key in given:
             values[key] = choice(key, given[key], ("true", "false")) == "true"
+    choice("clock", given.get("clock", "wall"), ("wall", "cpu"))
     if "losses" in given:
         values["losses"] = tuple(choice("losses", name, LOSSES) for name in given["losses"].split(","))
 

@@ -115,7 +115,7 @@ def test_the_trainer_pads_to_the_longest_of_the_batch_and_trains_on_our_texts():
     ours = Bench.build(TINY)
     fit = ours.fits["ce"]
     table, labels = fit.tables["train"], fit.labels["train"]
-    trainer = TrainerSteps(fit.model.encoder, table, labels, ours.device, "float32")
+    trainer = TrainerSteps(fit.model.encoder, table, labels, ours.device, time.perf_counter, "float32")
     rows = [3, 1, 7]
     batch, lengths = trainer._join([trainer.texts[i] for i in rows]), table.host_lengths[rows]
     assert batch["input_ids"].shape == (3, lengths.max())
@@ -127,7 +127,7 @@ def test_the_trainer_pads_to_the_longest_of_the_batch_and_trains_on_our_texts():
 
 def test_the_cost_of_a_loss_alone_is_finite_and_positive():
     cfg = Bench.build(TINY).fits["gloss_o"].cfg
-    assert 0 < objective_seconds(cfg, 8, 3, 16, torch.device("cpu")) < math.inf
+    assert 0 < objective_seconds(cfg, 8, 3, 16, torch.device("cpu"), time.perf_counter) < math.inf
 
 
 def test_a_run_is_compared_with_its_training_steps(tiny_config):
@@ -145,6 +145,17 @@ def test_a_run_is_compared_with_its_training_steps(tiny_config):
 def test_settings_that_cannot_be_used_are_told(change, message):
     with pytest.raises(ConfigError, match=message):
         Bench.build(dataclasses.replace(TINY, **change))
+
+
+def test_the_processors_seconds_do_not_count_a_wait(monkeypatch):
+    with pytest.raises(ConfigError, match="threads=1"):
+        bench(dataclasses.replace(TINY, clock="cpu", threads=2))
+    step = gloss.bench.Fit._step
+    monkeypatch.setattr(gloss.bench.Fit, "_step", lambda *arguments: (time.sleep(0.5), step(*arguments)))
+    wall, cpu = (Bench.build(dataclasses.replace(TINY, clock=clock))._ours("ce") for clock in ("wall", "cpu"))
+    batch = [np.arange(4)]
+    cpu(batch)  # makes the optimizer's state
+    assert cpu(batch)["seconds"] < 0.5 < wall(batch)["seconds"]
 
 
 def test_the_growth_has_a_point_for_each_loss_and_size(monkeypatch, tmp_path):

@@ -64,7 +64,8 @@ def _steps(results: Sequence[dict[str, Any]]) -> Table:
             row += [f"{found['tokens_per_second']['median']:.0f}", f"{100 * found['share_of_peak']['median']:.1f} %"]
             row += [f"{found['peak_memory_bytes'] / 1e9:.2f}"]
             shares = [number(found, "parts", part) for part in parts]
-            row += [MISSING if v is None else f"{100 * v / s['median']:.1f} %" for v in shares]
+            whole = sum(v for v in shares if v is not None)
+            row += [MISSING if v is None else f"{100 * v / whole:.1f} %" for v in shares]
             rows.append([entry(x) for x in row])
             seconds = {f"seconds_{key}": value for key, value in s.items()}
             measured = {key: found[key]["median"] for key in ("tokens_per_second", "share_of_peak")}
@@ -110,10 +111,11 @@ def _machine(result: dict[str, Any]) -> str:
     m, again = result["machine"], next((r for r in result["ratios"] if r["over"] == "ce_again"), None)
     noise = f", noise {100 * max(again['high'] - 1, 1 - again['low']):.0f} %" if again else ""
     return (
-        f"{result['name']}: {m['device_name']}, {m['threads']} threads of {m['cores']} cores, {m['precision']}, "
-        f"{len(result['rounds'])} rounds, load {m['load'][0]} before and {m['load'][1]} after{noise}; peak "
-        f"{m['peak_flops'] / 1e9:.0f} GFLOP/s ({m['peak_from']}); {result['texts']['mean_tokens']:.1f} tokens a text; "
-        f"commit {str(m['commit'])[:8]}, {result['finished_at'][:10]}"
+        f"{result['name']}: {m['device_name']}, {m['threads']} of {m['cores']} cores, {m['precision']}; "
+        f"{len(result['rounds'])} rounds, {result['settings']['clock']} clock, load {m['load'][0]} before and "
+        f"{m['load'][1]} after{noise}; peak {m['peak_flops'] / 1e9:.0f} GFLOP/s ({m['peak_from']}); "
+        f"{result['texts']['mean_tokens']:.1f} tokens a text; commit {str(m['commit'])[:8]}, "
+        f"{result['finished_at'][:10]}"
     )
 
 
