@@ -96,7 +96,7 @@ def test_a_run_killed_at_fifteen_random_moments_ends_as_if_it_had_not_been(optio
             for path in sorted(folder.rglob("*"), reverse=True):  # afresh, after a chain of attempts that ended
                 path.rmdir() if path.is_dir() else path.unlink()
             while kills < 15 and not is_done(folder):
-                status, _ = runner.attempt(kill_after=moments.uniform(0.02, 0.7) * duration)
+                status, _ = runner.attempt(kill_after=moments.uniform(0.05, 1.05) * duration)
                 assert status in (0, signal.SIGKILL), runner.log.read_text()
                 kills += status == signal.SIGKILL
             if not is_done(folder):
