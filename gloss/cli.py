@@ -29,6 +29,9 @@ from gloss.interrupts import Interrupted, interruptible
 from gloss.tuned import apply_tuned, keys_by_hand
 from gloss.workers import claim_gpu
 
+# Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is many times faster.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 
 @interruptible()
 def main(
