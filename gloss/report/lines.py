@@ -169,7 +169,10 @@ def by_loss(
             else:
                 ax.set_xticks(ticks, [f"{x:g}" for x in ticks])
             ax.set(title=f"{dataset_name(dataset)}, {model_name(model)}", xlabel=label, ylabel=ylabel)
-        if row_of_axes[0].has_data():
+        if with_time:
+            look = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # beside the panels: lines fill them
+            row_of_axes[-1].legend(*row_of_axes[0].get_legend_handles_labels(), **look)
+        elif row_of_axes[0].has_data():
             row_of_axes[0].legend()
     return Drawing(name, title, figure, data, [BARS, *common_notes(groups, swept=[path])], missing(groups))
 
@@ -241,6 +244,7 @@ def _draw_tornado(ax: Any, bars: Sequence[dict], title: str) -> None:
         ax.annotate(text, at, (4, 0), textcoords="offset points", va="center", fontsize=7)
     ax.axvline(0, color="#000000", linewidth=1)
     ax.set_yticks(range(len(order)), [signs[path][1] for path in order])
-    ax.margins(x=0.3)
+    left, right = ax.dataLim.intervalx
+    ax.set_xlim(left - 0.05 * (right - left), right + 0.5 * (right - left))  # room for what is written beside the bars
     ax.set(xlabel=f"Change of test macro-F1 in points, from {bars[0]['best']:.2f} (n={bars[0]['best_n']})", title=title)
     ax.grid(axis="y", visible=False)

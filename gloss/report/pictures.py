@@ -322,5 +322,5 @@ def _bars(ax: Any, block: Sequence[tuple[Group, dict[str, Any]]]) -> None:
         names.append(f"{loss_name(g.loss, g.mode)}{others(g)}\n({g.mode}, {seconds['epochs']} epochs)")
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.margins(x=0.35)
+    ax.set_xlim(0, 1.75 * max(seconds["total"] for _, seconds in block))  # room for what is written beside the bars
     ax.grid(axis="y", visible=False)
