@@ -33,6 +33,7 @@ STYLE = {
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
     "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.08,  # inches; letters are a little wider at another resolution
     "pdf.fonttype": 42,  # text stays text
     "svg.hashsalt": "gloss",
 }
