@@ -147,7 +147,7 @@ class TrainerConfig:
     max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)
     sampler: str = _choice("random", "random", "balanced")
     classes_per_batch: int | None = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
-    num_slices: int | None = _positive_int(None)  # length-sorted slices of a batch; null: chosen by device
+    num_slices: int | None = _positive_int(None)  # padded attention groups of a batch; null: chosen by device
     micro_batch: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
     save_embeddings: bool = False  # test embeddings go into predictions.npz
