@@ -198,7 +198,15 @@ def test_a_signal_during_the_last_evaluation_keeps_the_training(tiny_config, mon
         assert outcome(train(cfg).folder) == expected
 
 
-def test_signals_are_noted_then_raised_and_left_as_they_were():
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """SIGINT as a terminal leaves it; a job in the background is started ignoring it."""
+    inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, inherited)
+
+
+def test_signals_are_noted_then_raised_and_left_as_they_were(heeds_ctrl_c):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with interruptible():
         with noted() as pending:

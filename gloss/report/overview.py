@@ -7,6 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from gloss.report.cells import Group, departures, is_shared, mean_std, number, setting
 from gloss.report.draw import Drawing, panels
 from gloss.report.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
@@ -156,7 +158,10 @@ def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
             data += _line(left, g, label, "epoch")
             data += _line(right, g, label, "seconds")
         left.set(title=where, xlabel="Epoch", ylabel=score)
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.set(xlabel="Training time (s)")
+        if not right.lines:
+            right.text(0.5, 0.5, "all runs shared their device:\nno times", ha="center", transform=right.transAxes)
         left.legend()
         if drawn := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
             notes.append(f"Not the paper's protocol ({where}): {'; '.join(drawn)}.")
