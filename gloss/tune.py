@@ -11,17 +11,13 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-import math
 import os
 import shutil
 import socket
 import sys
-import threading
 import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, fields
+from contextlib import suppress
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,23 +26,22 @@ import numpy as np
 import optuna
 import sqlalchemy
 import torch
-from filelock import FileLock, Timeout
 from optuna.distributions import FloatDistribution
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from gloss.config import INTEGRATED, SCL_CE, Config, ConfigError, SearchConfig, TuneConfig, resolve
+from gloss.config import SCL_CE, Config, ConfigError, SearchConfig, TuneConfig, resolve
 from gloss.data import load_dataset
 from gloss.device import commit_of
 from gloss.fit import Diverged
 from gloss.runs import Record, RunError, config_in_digits, run_folder, write_json
+from gloss.storage import WORKER, Database, Journal
+from gloss.studies import SCHEMA_VERSION, Study, read_study, rounded
 from gloss.train import train
 from gloss.tuned import SEARCHED, misfit, read_tuned, tuned_file, write_tuned
 
-SCHEMA_VERSION = 1
 MAX_ATTEMPTS = 3  # a trial whose workers died that often is given up
 POLL_SECONDS = 1.0  # between two looks at what other workers do
-WORKER, ATTEMPTS, DUPLICATE_OF, REASON, SECONDS = "worker", "attempts", "duplicate_of", "reason", "seconds"
+ATTEMPTS, DUPLICATE_OF, REASON, SECONDS = "attempts", "duplicate_of", "reason", "seconds"
 
 Space = dict[str, FloatDistribution]
 
@@ -86,11 +81,6 @@ def search_space(cfg: Config, search: SearchConfig) -> Space:
     return space
 
 
-def rounded(value: float) -> float:
-    """Six significant digits: what a trial is run with is what the overlay says, and 3 steps of 0.1 are 0.3."""
-    return float(f"{value:.6g}")
-
-
 def range_of(row: FloatDistribution) -> dict[str, Any]:
     """A range as study.json has it."""
     return {"low": row.low, "high": row.high, "log": row.log, "step": row.step}
@@ -114,208 +104,6 @@ def pruner(search: SearchConfig) -> optuna.pruners.BasePruner:
     if not search.prune:
         return optuna.pruners.NopPruner()
     return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5, interval_steps=1, n_min_trials=3)
-
-
-# ---------------------------------------------------------------------------------------------------------- a study
-
-
-@dataclass(frozen=True)
-class Study:
-    """A study as study.json has it.
-
-    space: hyperparameter -> (low, high, is_log), or the list of its choices. trials, by number: {"number", "state"
-    ("complete", "pruned", "fail", "running" or "waiting"), "params", "value" (the best validation score, for a pruned
-    trial the last; None without one), "epochs", "seconds", "reason" (of a failure), "duplicate_of"}.
-    """
-
-    folder: Path
-    name: str
-    dataset: str
-    model: str
-    mode: str
-    loss: str
-    variant: str
-    search: str
-    seed: int
-    train_texts: int
-    train_limit: int | None
-    max_epochs: int
-    num_trials: int
-    space: dict[str, tuple[float, float, bool] | list[float]]
-    trials: list[dict[str, Any]]
-
-    @property
-    def score(self) -> str:
-        """What a value is."""
-        return "validation macro-F1 (%)" if self.mode == INTEGRATED else "validation macro-silhouette"
-
-    @property
-    def best(self) -> dict[str, Any] | None:
-        """The finished trial with the best value, the first of equals; None while there is none."""
-        complete = [trial for trial in self.trials if trial["state"] == "complete"]
-        return max(complete, key=lambda trial: (trial["value"], -trial["number"]), default=None)
-
-    @property
-    def is_finished(self) -> bool:
-        done = [trial for trial in self.trials if trial["state"] not in ("running", "waiting")]
-        return len(done) == len(self.trials) >= self.num_trials
-
-
-def read_studies(outputs: str | Path) -> list[Study]:
-    """The studies under `<outputs>/studies`, sorted by name. Raises RunError for a study.json that is damaged."""
-    root = Path(outputs).resolve() / "studies"
-    return [read_study(path.parent) for path in sorted(root.glob("*/study.json")) if path.resolve() == path]
-
-
-def read_study(folder: Path) -> Study:
-    """The study whose study.json lies in `folder`. Raises RunError where that cannot be used."""
-    path = folder / "study.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        if content.pop("schema_version") > SCHEMA_VERSION:
-            raise ValueError("it was written by newer code: update the code")
-        for trial in content["trials"]:
-            params = [x for x in trial["params"].values() if not isinstance(x, (int, float))]
-            if params or not (trial["value"] is None or math.isfinite(trial["value"])):
-                raise ValueError(f"trial {trial['number']} has no finite numbers")
-            if trial["state"] == "complete" and trial["value"] is None:
-                raise ValueError(f"trial {trial['number']} is complete and has no value")
-        space = {name: _space_of(row) for name, row in content.pop("space").items()}
-        return Study(folder=folder, space=space, **content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise RunError(f"{path} cannot be used: {type(error).__name__}: {error}") from None
-
-
-def _space_of(row: dict[str, Any]) -> tuple[float, float, bool] | list[float]:
-    low, high, step = float(row["low"]), float(row["high"]), row["step"]
-    if step is None:
-        return (low, high, bool(row["log"]))
-    return [rounded(low + i * step) for i in range(round((high - low) / step) + 1)]
-
-
-# --------------------------------------------------------------------------------------------------- where it is kept
-
-
-class Journal:
-    """A file on this machine. The system frees the locks of a process that dies, so a dead worker shows at once."""
-
-    def __init__(self, folder: Path, worker: str) -> None:
-        self.path = folder / "journal.log"
-        self.workers = folder / "workers"
-        self.workers.mkdir(parents=True, exist_ok=True)
-        self.worker = worker
-        self.presence = FileLock(self.workers / worker)
-        self.presence.acquire()
-        self.lock = FileLock(folder / "lock")
-        with self.lock:
-            self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.path), lock_obj=self))
-
-    def acquire(self) -> bool:
-        """The journal's own lock, taken before every line. What a torn write left at its end goes."""
-        self.lock.acquire()
-        with open(self.path, "rb+") as file:
-            content = b"\n" if file.seek(0, os.SEEK_END) == 0 else None
-            if content is None:
-                file.seek(-1, os.SEEK_END)
-                content = file.read(1)
-            if content != b"\n":
-                file.seek(0)
-                file.truncate(file.read().rfind(b"\n") + 1)
-        return True
-
-    def release(self) -> None:
-        self.lock.release()
-
-    @contextmanager
-    def claiming(self) -> Iterator[None]:
-        """One worker at a time."""
-        with self.lock:
-            yield
-
-    def dead_trials(self, study: optuna.Study) -> set[int]:
-        """Numbers of the running trials whose worker is no more; without a name it died in the middle of a claim."""
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return {t.number for t in running if self._is_dead(t.user_attrs.get(WORKER, ""))}
-
-    def _is_dead(self, worker: str) -> bool:
-        path = self.workers / worker
-        if worker in ("", self.worker) or not path.is_file():
-            return worker != self.worker
-        try:
-            with FileLock(path, timeout=0):
-                path.unlink(missing_ok=True)
-            return True
-        except Timeout:
-            return False
-
-    @contextmanager
-    def alive(self, trial_id: int) -> Iterator[None]:
-        yield  # the presence file says so
-
-    def close(self) -> None:
-        self.presence.release()
-        (self.workers / self.worker).unlink(missing_ok=True)
-
-
-class Database:
-    """A PostgreSQL server that several machines reach. A worker that gives no sign for two heartbeats is dead."""
-
-    LOCK = int.from_bytes(hashlib.sha256(b"gloss").digest()[:4], "big")
-
-    def __init__(self, url: str, study: str, worker: str, heartbeat_seconds: int) -> None:
-        if not url.startswith("postgresql"):
-            raise ConfigError("search.storage is not allowed: expected null (a file) or postgresql://user@host/database")
-        self.seconds = heartbeat_seconds
-        self.worker = worker
-        self.key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:4], "big", signed=True)
-        options = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
-        warnings.filterwarnings("ignore", message=".*[Hh]eartbeat", module="optuna")  # experimental
-        try:
-            self.engine = sqlalchemy.create_engine(url, **options)
-            with self.claiming(key=0):  # two that make the tables at once would trip over each other
-                self.storage = optuna.storages.RDBStorage(
-                    url, engine_kwargs=options, heartbeat_interval=heartbeat_seconds, grace_period=2 * heartbeat_seconds
-                )
-        except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-            shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
-            reason = str(error).splitlines()[0]
-            raise ConfigError(f"search.storage={shown} cannot be used: {reason}") from None
-
-    @contextmanager
-    def claiming(self, key: int | None = None) -> Iterator[None]:
-        """One worker at a time; the server frees the lock of a connection that is gone."""
-        take = sqlalchemy.text("SELECT pg_advisory_xact_lock(:all, :study)")
-        with self.engine.begin() as connection:
-            connection.execute(take, {"all": self.LOCK - 2**31, "study": self.key if key is None else key})
-            yield
-
-    def dead_trials(self, study: optuna.Study) -> set[int]:
-        """As Journal's."""
-        stale = set(self.storage._get_stale_trial_ids(study._study_id))  # public only as "fail them all"
-        running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return {t.number for t in running if not t.user_attrs.get(WORKER) or t._trial_id in stale}
-
-    @contextmanager
-    def alive(self, trial_id: int) -> Iterator[None]:
-        """Heartbeats from a thread while the context lasts."""
-        stop = threading.Event()
-
-        def beat() -> None:
-            while not stop.wait(self.seconds):
-                with suppress(Exception):  # a server that is away for a moment must not end the training
-                    self.storage.record_heartbeat(trial_id)
-
-        thread = threading.Thread(target=beat, daemon=True)
-        thread.start()
-        try:
-            yield
-        finally:
-            stop.set()
-            thread.join()
-
-    def close(self) -> None:
-        self.engine.dispose()
-        self.storage.engine.dispose()
 
 
 # --------------------------------------------------------------------------------------------------------- the worker

@@ -67,6 +67,24 @@ def tiny_config(toy_csv: Path, tmp_path: Path) -> Callable[..., Config]:
     return make
 
 
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 texts of two classes, told apart by their words."""
+    words = {"sea": "boat wave fish salt harbour", "sky": "cloud wind bird star plane"}
+    rng = random.Random(0)
+    rows = [f"{' '.join(rng.choices(words[label].split(), k=5))} {i},{label}" for i in range(30) for label in words]
+    path = tmp_path_factory.mktemp("toy") / "toy.csv"
+    path.write_text("\n".join(["text,label", *rows, ""]))
+    return path
+
+
+@pytest.fixture
+def settings(toy: Path, tmp_path: Path) -> list[str]:
+    """Overrides of a small search on the toy texts."""
+    words = ["dataset=csv", f"dataset.path={toy}", "model=tiny", "trainer.batch_size=24", "trainer.device=cpu"]
+    return [*words, "trainer.max_epochs=2", "search.trials=5", f"paths.outputs={tmp_path / 'out'}"]
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 100 MB of its own; three checkpoints of the tiny model fill it."""

@@ -1,16 +1,6 @@
 """The search: its spaces, claiming by many workers, dead workers, duplicates, failures, pruning, and what it leaves."""
 
 import json
-import os
-import random
-import re
-import shutil
-import signal
-import socket
-import subprocess
-import sys
-import tempfile
-import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,83 +9,19 @@ import pytest
 import yaml
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
+from searching import composed, die, finished, stand_in, states, work, worker_of
 
 from gloss import tune as tuning
 from gloss.cli import main
-from gloss.config import CONFIG_DIR, INTEGRATED, LOSSES, ROOT, STANDALONE, ConfigError
+from gloss.config import CONFIG_DIR, INTEGRATED, LOSSES, STANDALONE, ConfigError
 from gloss.fit import Diverged
-from gloss.report.studies import importances, study_figure, trials_table
+from gloss.report.studies import trials_table
 from gloss.runs import RunError, read_records, run_folder
-from gloss.train import train
-from gloss.tune import Worker, read_studies, read_study, rounded, search_space, tune
+from gloss.studies import _space_of, rounded
+from gloss.tune import search_space, tune
 
 CELLS = [(mode, loss) for mode in (INTEGRATED, STANDALONE) for loss in LOSSES]
 CELLS = [c for c in CELLS if c not in ((INTEGRATED, "scl"), (STANDALONE, "ce"), (STANDALONE, "scl_ce"))]
-
-
-@pytest.fixture(scope="module")
-def toy(tmp_path_factory) -> Path:
-    """60 texts of two classes, told apart by their words."""
-    words = {"sea": "boat wave fish salt harbour", "sky": "cloud wind bird star plane"}
-    rng = random.Random(0)
-    rows = [f"{' '.join(rng.choices(words[label].split(), k=5))} {i},{label}" for i in range(30) for label in words]
-    path = tmp_path_factory.mktemp("toy") / "toy.csv"
-    path.write_text("\n".join(["text,label", *rows, ""]))
-    return path
-
-
-def composed(*overrides: str, config_name: str = "tune"):
-    """The configuration that the command line gives a script."""
-    found = []
-    status = main(lambda cfg, is_sweep: found.append(cfg), list(overrides), config_name)
-    assert status == 0
-    return found[0]
-
-
-@pytest.fixture
-def settings(toy, tmp_path):
-    """Overrides of a small search on the toy texts."""
-    words = ["dataset=csv", f"dataset.path={toy}", "model=tiny", "trainer.batch_size=24", "trainer.device=cpu"]
-    return [*words, "trainer.max_epochs=2", "search.trials=5", f"paths.outputs={tmp_path / 'out'}"]
-
-
-def worker_of(cfg) -> Worker:
-    """A worker, without the texts: for tests whose training is a stand-in."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    search = cfg.search
-    plain = tuning.Config(**{f.name: getattr(cfg, f.name) for f in tuning.fields(tuning.Config)})
-    return Worker(plain, search, search_space(plain, search), 48, "0" * 64)
-
-
-def die(worker: Worker) -> None:
-    """What the system does when a worker's process is killed: its locks are free, nothing is tidied up."""
-    worker.store.presence.release()
-
-
-def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
-    """A `train` that learns nothing and keeps a list of what it was asked to run."""
-    asked = []
-
-    def train(cfg, wait=True, on_epoch=None):
-        asked.append(cfg)
-        folder = run_folder(cfg, "0" * 64)
-        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
-        rows = [{"epoch": n, "score": score(cfg) - (epochs - n)} for n in range(1, epochs + 1)]
-        for row in rows:
-            on_epoch(row["epoch"], row["score"])
-        return SimpleNamespace(epochs=lambda: rows)
-
-    train.asked = asked
-    return train
-
-
-def states(worker: Worker) -> list[str]:
-    return [t.state.name.lower() for t in worker.study.get_trials(deepcopy=False)]
-
-
-def work(worker: Worker) -> None:
-    while (trial := worker.claim()) is not None:
-        worker.run(trial)
 
 
 # ------------------------------------------------------------------------------------------------------------- spaces
@@ -123,7 +49,7 @@ def test_every_loss_and_mode_has_a_space(search):
 
 def test_the_authors_grids_are_exactly_theirs():
     cfg = composed("search=authors", "loss=scl_ce")
-    space = {name: tuning._space_of(tuning.range_of(row)) for name, row in search_space(cfg, cfg.search).items()}
+    space = {name: _space_of(tuning.range_of(row)) for name, row in search_space(cfg, cfg.search).items()}
     assert space == {
         "lr": [1e-5, 2e-5, 3e-5, 4e-5, 5e-5],
         "lam": [0.5, 0.6, 0.7, 0.8, 0.9],
@@ -272,20 +198,6 @@ def test_an_error_that_is_not_the_values_fault_stops_the_worker_and_keeps_the_tr
     assert [t.user_attrs["attempts"] for t in worker.study.trials] == [1, 1]
 
 
-def test_a_torn_line_at_the_journal_s_end_costs_nothing_but_itself(settings, monkeypatch):
-    monkeypatch.setattr(tuning, "train", stand_in())
-    cfg = composed("loss=ce", *settings, "search.trials=3")
-    worker = worker_of(cfg)
-    worker.run(worker.claim())
-    journal = worker.folder / "journal.log"
-    whole = journal.read_bytes()
-    journal.write_bytes(whole + b'{"op_code":5,"worker_id":"x","trial')
-    work(worker_of(cfg))
-    assert journal.read_bytes().startswith(whole + b'{"op_code"')
-    again = worker_of(cfg)
-    assert again.claim() is None and states(again) == ["complete"] * 3
-
-
 # -------------------------------------------------------------------------------------------------------- a trial's end
 
 
@@ -385,11 +297,6 @@ def test_a_trial_below_the_median_is_pruned_and_leaves_no_checkpoint(settings, m
 
 
 # ------------------------------------------------------------------------------------------------------ what was found
-
-
-def finished(settings, monkeypatch, *overrides):
-    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 + (cfg.loss.gamma or 1e6 * cfg.trainer.lr)))
-    return tune(composed(*([] if "loss=ce" in overrides else ["loss=gloss_o"]), *settings, *overrides))
 
 
 def test_runs_pick_up_what_was_found(settings, monkeypatch, capsys):
@@ -513,36 +420,6 @@ def test_gloss_o_without_a_search_names_the_command(settings, capsys):
     assert "loss.sigma=0.5" in error
 
 
-def test_studies_are_read_back_and_damage_is_told(settings, monkeypatch, tmp_path):
-    study = finished(settings, monkeypatch)
-    assert read_studies(tmp_path / "out") == [study]
-    assert study.space["sigma"] == (0.1, 10.0, True) and study.space["gamma"] == [0.5, 0.6, 0.7, 0.8, 0.9]
-    assert study.is_finished and len(study.trials) == 5
-    assert read_studies(tmp_path / "nothing") == []
-    path = study.folder / "study.json"
-    good = json.loads(path.read_text())
-    for change in ({"trials": [{"number": 0}]}, {"trials": None}, {"schema_version": 99}, {"surplus": 1}):
-        path.write_text(json.dumps(good | change))
-        with pytest.raises(RunError, match="study.json cannot be used"):
-            read_studies(tmp_path / "out")
-    good["trials"][0]["value"] = float("nan")
-    path.write_text(json.dumps(good))
-    with pytest.raises(RunError, match="trial 0 has no finite numbers"):
-        read_study(study.folder)
-
-
-def test_the_study_is_shown(settings, monkeypatch):
-    study = finished(settings, monkeypatch, "search.trials=12")
-    table = trials_table(study)
-    assert len(table.rows) == 12 and table.rows[0][0].plain() == f"{study.best['number']} (best)"
-    shares = importances(study)
-    assert max(shares, key=shares.get) == "gamma" and sum(shares.values()) == pytest.approx(1)  # the score is 60 + γ
-    drawing = study_figure(study)
-    assert len(drawing.figure.axes) == 2 + 4
-    values = {t["number"]: t["value"] for t in study.trials if t["duplicate_of"] is None}
-    assert {row["trial"]: row["value"] for row in drawing.data if "trial" in row} == values
-
-
 # ------------------------------------------------------------------------------------------------------------- for real
 
 
@@ -577,131 +454,3 @@ def test_values_that_really_diverge_fail_with_the_reason(settings):
     cfg.search.space["integrated"]["ce"]["lr"] = {"low": 1e30, "high": 2e30}
     with pytest.raises(RunError, match="none of the 1 trials .*: the loss or its gradient is not finite at epoch 1"):
         tune(cfg)
-
-
-def start(*overrides: str, log: Path) -> subprocess.Popen:
-    command = [sys.executable, str(ROOT / "scripts" / "tune.py"), *overrides]
-    with log.open("w") as file:
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        return subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, env=environment, cwd=ROOT)
-
-
-def kill_one_of_two(overrides: list[str], tmp_path: Path, number: signal.Signals) -> str:
-    """Start two workers, kill the first in the middle of a trial, wait for the second; both logs."""
-    logs = [tmp_path / "first.log", tmp_path / "second.log"]
-    first = start(*overrides, log=logs[0])
-    second = start(*overrides, log=logs[1])
-    try:
-        while "· epoch 2 ·" not in logs[0].read_text():
-            assert first.poll() is None, logs[0].read_text()
-            time.sleep(0.02)
-        first.send_signal(number)
-        expected = -signal.SIGKILL if number == signal.SIGKILL else 128 + number
-        assert first.wait(60) == expected, logs[0].read_text()
-        assert second.wait(200) == 0, logs[1].read_text()
-    finally:
-        first.kill()
-        second.kill()
-    return "\n".join(log.read_text() for log in logs)
-
-
-def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path: Path) -> None:
-    """None lost, none double: each trial is there once, and trained once; the interrupted one as if it had not been."""
-    [study] = read_studies(tmp_path / "out")
-    assert [(t["number"], t["state"]) for t in study.trials] == [(n, "complete") for n in range(num_trials)]
-    assert study.is_finished and len({json.dumps(t["params"]) for t in study.trials}) == num_trials
-    [number] = re.findall(r"trial (\d+) of .* taken over from a worker that is no more", logs)
-    assert logs.count(": test accuracy") == num_trials == len(read_records(study.folder)[0])
-    for record in read_records(study.folder)[0]:
-        assert [row["epoch"] for row in record.epochs()] == [1, 2, 3, 4, 5, 6]
-    interrupted = study.trials[int(number)]
-    plain = [w for w in overrides if not w.startswith("search.")]
-    rate = f"trainer.lr={interrupted['params']['lr']}"
-    cfg = composed(*plain, rate, f"paths.outputs={tmp_path / 'undisturbed'}", config_name="train")
-    assert max(row["score"] for row in train(cfg).epochs()) == interrupted["value"]
-
-
-@pytest.fixture
-def to_be_killed(settings):
-    """Trials of six epochs, with a checkpoint after every step."""
-    words = ["trainer.max_epochs=6", "trainer.patience=null", "trainer.checkpoint_minutes=1e-9", "search.trials=3"]
-    return ["loss=ce", *settings, *words]
-
-
-def test_a_worker_killed_in_the_middle_of_a_trial_loses_nothing(to_be_killed, tmp_path):
-    logs = kill_one_of_two(to_be_killed, tmp_path, signal.SIGKILL)
-    check_after_kill(to_be_killed, logs, 3, tmp_path)
-
-
-@pytest.mark.long
-def test_a_worker_told_to_stop_hands_its_trial_back(to_be_killed, tmp_path):
-    logs = kill_one_of_two(to_be_killed, tmp_path, signal.SIGTERM)
-    check_after_kill(to_be_killed, logs, 3, tmp_path)
-    assert "stopped by SIGTERM; the same command goes on" in logs
-
-
-@pytest.fixture
-def postgres():
-    """The URL of a PostgreSQL server of our own, on loopback, gone afterwards."""
-    found = [*map(Path, filter(None, [shutil.which("pg_ctl")])), *Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")]
-    if not found:
-        pytest.skip("there is no pg_ctl: install PostgreSQL to test a search with a database")
-    programs = found[-1].resolve().parent
-    user = {"user": "nobody"} if os.geteuid() == 0 else {}  # the server refuses to be root
-    folder = Path(tempfile.mkdtemp(prefix="gloss-pg-"))
-    if user:
-        shutil.chown(folder, "nobody")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-
-    def run(*command: str) -> None:
-        subprocess.run([str(programs / command[0]), *command[1:]], check=True, capture_output=True, cwd=folder, **user)
-
-    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={folder} -c fsync=off"
-    try:
-        run("initdb", "-D", f"{folder}/data", "-U", "gloss", "-A", "trust", "-E", "UTF8", "--locale=C")
-        run("pg_ctl", "-D", f"{folder}/data", "-o", options, "-l", f"{folder}/log", "-w", "start")
-        try:
-            yield f"postgresql://gloss:secret@127.0.0.1:{port}/postgres"
-        finally:
-            run("pg_ctl", "-D", f"{folder}/data", "-m", "immediate", "-w", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-@pytest.mark.long
-def test_a_database_lets_a_killed_worker_lose_nothing(to_be_killed, tmp_path, postgres):
-    overrides = [*to_be_killed, f"search.storage={postgres}", "search.heartbeat_seconds=3"]
-    logs = kill_one_of_two(overrides, tmp_path, signal.SIGKILL)
-    check_after_kill(overrides, logs, 3, tmp_path)
-    written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert len(written) > 20
-    assert not any(b"secret" in path.read_bytes() for path in written)  # the password stays out of every record
-
-
-@pytest.mark.long
-def test_a_database_gives_two_workers_what_a_file_gives_one(settings, monkeypatch, tmp_path, postgres):
-    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: cfg.loss.gamma))
-    with_database = [*settings, f"search.storage={postgres}"]
-    first, second = (worker_of(composed("loss=gloss_o", *with_database)) for _ in range(2))
-    trials = [first.claim(), second.claim(), first.claim(), second.claim(), second.claim()]
-    for worker, trial in zip((first, second, first, second, second), trials, strict=True):
-        worker.run(trial)
-    assert first.claim() is None and states(second) == ["complete"] * 5
-    alone = worker_of(composed("loss=gloss_o", *settings, f"paths.outputs={tmp_path / 'alone'}"))
-    work(alone)
-    assert [(t.params, t.value) for t in alone.study.trials] == [(t.params, t.value) for t in first.study.trials]
-    assert read_study(first.folder).trials == [
-        {**row, "seconds": mine["seconds"]}
-        for row, mine in zip(read_study(alone.folder).trials, read_study(first.folder).trials, strict=True)
-    ]
-
-
-def test_a_database_that_is_not_there_is_told_without_its_password(settings):
-    cfg = composed("loss=ce", *settings, "search.storage=postgresql://me:secret@127.0.0.1:1/search")
-    with pytest.raises(ConfigError, match=r"search.storage=postgresql://me:\*\*\*@127.0.0.1:1/search cannot be used"):
-        worker_of(cfg)
-    cfg = composed("loss=ce", *settings, "search.storage=sqlite:///x.db")
-    with pytest.raises(ConfigError, match="expected null .a file. or postgresql://"):
-        worker_of(cfg)

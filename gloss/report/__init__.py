@@ -16,6 +16,7 @@ from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
 from gloss.report.table import Table
 from gloss.runs import RunError, read_records, write_atomic
+from gloss.studies import Study, read_study
 from gloss.terminal import printable
 
 SECTIONS = {  # a section of the page: title, the experiments whose runs it shows
@@ -171,7 +172,7 @@ def _parts(
     name: str,
     outputs: Path,
     groups: dict[str, list[Group]],
-    found_studies: Sequence[Any],
+    found_studies: Sequence[Study],
     claims: list[Claim],
     problems: list[str],
 ) -> list[Table | Drawing | None]:
@@ -202,16 +203,11 @@ def _parts(
     return [starting.table7(found_studies) if found_studies else None]
 
 
-def _studies(outputs: Path, problems: list[str]) -> list[Any]:
+def _studies(outputs: Path, problems: list[str]) -> list[Study]:
     """The searches under <outputs>/studies, in the paper's order."""
     root = outputs.resolve() / "studies"
-    paths = [path for path in sorted(root.glob("*/study.json")) if path.resolve() == path]
-    if not paths:
-        return []
-    from gloss.tune import read_study  # here: it needs Optuna
-
     found = []
-    for path in paths:
+    for path in sorted(path for path in root.glob("*/study.json") if path.resolve() == path):
         try:
             study = read_study(path.parent)
             studies.check(study)
@@ -221,7 +217,7 @@ def _studies(outputs: Path, problems: list[str]) -> list[Any]:
     return sorted(found, key=starting.study_order)
 
 
-def _searches(found: Sequence[Any], problems: list[str]) -> list[Section]:
+def _searches(found: Sequence[Study], problems: list[str]) -> list[Section]:
     """A section a search: its trials, and how the score depends on what was searched."""
     sections = []
     for study in found:

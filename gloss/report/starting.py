@@ -13,6 +13,7 @@ from gloss.report import paper
 from gloss.report.cells import number
 from gloss.report.names import DATASETS, dataset_name, loss_name, model_name, paper_order
 from gloss.report.table import MISSING, Entry, Table, entry
+from gloss.studies import Study
 
 PARTS = ("train", "val", "test")
 BEST_SHARE = 5  # the best fifth of the trials
@@ -73,11 +74,10 @@ def _by_split(shown: Sequence[str | None]) -> str:
     return shown[0] or MISSING if len(set(shown)) == 1 else " / ".join(x or MISSING for x in shown)
 
 
-def table7(studies: Sequence[Any]) -> Table:
+def table7(studies: Sequence[Study]) -> Table:
     """Of each hyperparameter the range searched, and the interval that the best fifth of the trials spans.
 
-    studies: of gloss.tune.read_studies, of which the finished ones count; a space is (low, high, is_log) or a list of
-    choices. Studies on fewer texts or epochs, and further ones of the same cell, have rows of their own.
+    Only finished studies count. Those on fewer texts or epochs, and further ones of a cell, have rows of their own.
     """
     finished = [s for s in studies if s.is_finished]
     datasets = sorted({s.dataset for s in finished}, key=lambda d: paper_order(d))
@@ -127,7 +127,7 @@ def table7(studies: Sequence[Any]) -> Table:
     return Table("table7", title, columns, rows, data, notes, unfinished, num_keys=5)
 
 
-def _kind(study: Any) -> str:
+def _kind(study: Study) -> str:
     """What else tells this search from the protocol's: " (released, 500 texts, 3 epochs)", or empty."""
     words = [study.variant] * (study.variant != "paper") + [f"search={study.search}"] * (study.search != "fair")
     words += [f"{study.train_limit} texts"] * (study.train_limit is not None)
@@ -135,17 +135,17 @@ def _kind(study: Any) -> str:
     return f" ({', '.join(words)})" if words else ""
 
 
-def study_order(study: Any) -> tuple:
+def study_order(study: Study) -> tuple:
     """A sort key: by mode, then the paper's order, a reduced search after the full one."""
     kind = (*paper_order(model=study.model, loss=study.loss), *paper_order(study.dataset))
     return study.mode, *kind, _is_reduced(study), study.name
 
 
-def _is_reduced(study: Any) -> bool:
+def _is_reduced(study: Study) -> bool:
     return study.train_limit is not None or study.max_epochs != MAX_EPOCHS
 
 
-def _num_done(study: Any) -> int:
+def _num_done(study: Study) -> int:
     return sum(t["state"] not in ("running", "waiting") for t in study.trials)
 
 

@@ -9,12 +9,13 @@ from gloss.report.draw import Drawing, panels
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.table import MISSING, Table, entry
 from gloss.runs import RunError
+from gloss.studies import Study
 
 LABELS = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
 LOOK = {"complete": ("o", "#1f6fb4"), "pruned": ("x", "#999999")}
 
 
-def check(study: Any) -> None:
+def check(study: Study) -> None:
     """Raise RunError unless the study is one that a search writes: its folder's name, and values of the right kinds."""
     trials, numbers = study.trials, ("number", "epochs", "duplicate_of")
     try:
@@ -40,13 +41,13 @@ def check(study: Any) -> None:
         raise RunError("study.json cannot be used: it was moved, or no search of ours wrote it")
 
 
-def title(study: Any) -> str:
+def title(study: Study) -> str:
     words = [dataset_name(study.dataset), model_name(study.model), loss_name(study.loss, study.mode), study.mode]
     return ", ".join(words + ([] if study.variant == "paper" else [f"{study.variant} code"]))
 
 
-def trials_table(study: Any) -> Table:
-    """A line a trial, best first, then the pruned and the failed. study: of gloss.tune.read_studies."""
+def trials_table(study: Study) -> Table:
+    """A line a trial, best first, then the pruned and the failed."""
     best = study.best
     ranks = {"complete": 0, "pruned": 1}
     order = sorted(study.trials, key=lambda t: (ranks.get(t["state"], 2), -(t["value"] or 0), t["number"]))
@@ -70,7 +71,7 @@ def trials_table(study: Any) -> Table:
     return Table(f"study-{study.name}", heading, columns, rows, data, notes, command=command(study), num_keys=2)
 
 
-def study_figure(study: Any) -> Drawing | None:
+def study_figure(study: Study) -> Drawing | None:
     """History, importance, and the score against each hyperparameter; None before there are two scores."""
     done = [t for t in study.trials if t["state"] in LOOK and t["value"] is not None and t["duplicate_of"] is None]
     if len(done) < 2:
@@ -118,7 +119,7 @@ def _points(ax: Any, points: list[tuple[float, dict[str, Any]]]) -> None:
         ax.scatter([x for x, _ in found], [y for _, y in found], marker=marker, color=color, s=16, linewidths=1)
 
 
-def importances(study: Any) -> dict[str, float]:
+def importances(study: Study) -> dict[str, float]:
     """Hyperparameter -> its share of the score's variance, largest first; empty where too few trials say anything.
 
     Optuna's fANOVA (Hutter et al. 2014) over the complete trials.
@@ -142,7 +143,7 @@ def importances(study: Any) -> dict[str, float]:
     return {name: float(share) for name, share in shares.items()}
 
 
-def command(study: Any) -> str:
+def command(study: Study) -> str:
     words = {"dataset": study.dataset, "model": study.model, "mode": study.mode, "loss": study.loss}
     if study.variant != "paper":
         words["variant"] = study.variant

@@ -1,0 +1,62 @@
+"""What the tests of searches share: a search on toy texts, workers, and a training that learns nothing."""
+
+from types import SimpleNamespace
+
+import optuna
+
+from gloss import tune as tuning
+from gloss.cli import main
+from gloss.runs import run_folder
+from gloss.tune import Worker, search_space, tune
+
+
+def composed(*overrides: str, config_name: str = "tune"):
+    """The configuration that the command line gives a script."""
+    found = []
+    status = main(lambda cfg, is_sweep: found.append(cfg), list(overrides), config_name)
+    assert status == 0
+    return found[0]
+
+
+def worker_of(cfg) -> Worker:
+    """A worker, without the texts: for tests whose training is a stand-in."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    search = cfg.search
+    plain = tuning.Config(**{f.name: getattr(cfg, f.name) for f in tuning.fields(tuning.Config)})
+    return Worker(plain, search, search_space(plain, search), 48, "0" * 64)
+
+
+def die(worker: Worker) -> None:
+    """What the system does when a worker's process is killed: its locks are free, nothing is tidied up."""
+    worker.store.presence.release()
+
+
+def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
+    """A `train` that learns nothing and keeps a list of what it was asked to run."""
+    asked = []
+
+    def train(cfg, wait=True, on_epoch=None):
+        asked.append(cfg)
+        folder = run_folder(cfg, "0" * 64)
+        (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
+        rows = [{"epoch": n, "score": score(cfg) - (epochs - n)} for n in range(1, epochs + 1)]
+        for row in rows:
+            on_epoch(row["epoch"], row["score"])
+        return SimpleNamespace(epochs=lambda: rows)
+
+    train.asked = asked
+    return train
+
+
+def states(worker: Worker) -> list[str]:
+    return [t.state.name.lower() for t in worker.study.get_trials(deepcopy=False)]
+
+
+def work(worker: Worker) -> None:
+    while (trial := worker.claim()) is not None:
+        worker.run(trial)
+
+
+def finished(settings, monkeypatch, *overrides):
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 + (cfg.loss.gamma or 1e6 * cfg.trainer.lr)))
+    return tune(composed(*([] if "loss=ce" in overrides else ["loss=gloss_o"]), *settings, *overrides))
