@@ -12,6 +12,7 @@ from gloss.config import INTEGRATED
 from gloss.runs import RunError
 
 SCHEMA_VERSION = 1
+MAX_STEPS = 1_000_000  # of a range; a damaged one may have more than there is memory for
 
 
 @dataclass(frozen=True)
@@ -70,14 +71,14 @@ def read_study(folder: Path) -> Study:
         if content.pop("schema_version") > SCHEMA_VERSION:
             raise ValueError("it was written by newer code: update the code")
         for trial in content["trials"]:
-            params = [x for x in trial["params"].values() if not isinstance(x, (int, float))]
-            if params or not (trial["value"] is None or math.isfinite(trial["value"])):
+            numbers = [*trial["params"].values(), 0.0 if trial["value"] is None else trial["value"]]
+            if not all(isinstance(x, (int, float)) and math.isfinite(x) for x in numbers):
                 raise ValueError(f"trial {trial['number']} has no finite numbers")
             if trial["state"] == "complete" and trial["value"] is None:
                 raise ValueError(f"trial {trial['number']} is complete and has no value")
         space = {name: _space_of(row) for name, row in content.pop("space").items()}
         return Study(folder=folder, space=space, **content)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         raise RunError(f"{path} cannot be used: {type(error).__name__}: {error}") from None
 
 
@@ -85,7 +86,9 @@ def _space_of(row: dict[str, Any]) -> tuple[float, float, bool] | list[float]:
     low, high, step = float(row["low"]), float(row["high"]), row["step"]
     if step is None:
         return (low, high, bool(row["log"]))
-    return [rounded(low + i * step) for i in range(round((high - low) / step) + 1)]
+    if (num_steps := round((high - low) / step)) > MAX_STEPS:
+        raise ValueError(f"a range of {num_steps} steps")
+    return [rounded(low + i * step) for i in range(num_steps + 1)]
 
 
 def rounded(value: float) -> float:

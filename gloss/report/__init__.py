@@ -212,7 +212,7 @@ def _studies(outputs: Path, problems: list[str]) -> list[Study]:
             study = read_study(path.parent)
             studies.check(study)
             found.append(study)
-        except (RunError, OverflowError) as error:
+        except RunError as error:
             problems.append(printable(f"{path.parent.name}: {error}"))
     return sorted(found, key=starting.study_order)
 
