@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gloss.graph import pairwise_distances, sqrt_bandwidth, unit_length
 from gloss.losses.batch import check_batch, outside_autocast
+from gloss.losses.elimination import eliminate
 
 NO_EDGE = -1e30  # log of a rate that is 0: finite, so inf − inf never arises, and far below any −2/σ²
 OBJECTIVES = ("nll", "softmax")
@@ -67,10 +68,8 @@ def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
 def log_propagate(log_rates: Tensor, labels: Tensor, num_visible: int, num_classes: int) -> Tensor:
     """log F_U [U, C] from log rates [B, B] and labels [B] whose first `num_visible` nodes are the visible ones.
 
-    State elimination without subtraction (Grassmann, Taksar, Heyman 1985): a node k is taken out of the chain by
-    sending whoever goes to k on to where k goes next. Rates of a node to itself never matter, so I − T_UU, singular to
-    working precision once a cluster has no visible member, is never formed. A class without a visible member gets about
-    NO_EDGE: probability 0.
+    The closed form F_U = (I − T_UU)⁻¹ T_UL Y_L by elimination (`gloss.losses.elimination`). A class without a visible
+    member gets about NO_EDGE: probability 0.
     """
     hidden = log_rates[num_visible:]
     to_visible, to_hidden = hidden.split([num_visible, len(hidden)], dim=1)
@@ -80,10 +79,7 @@ def log_propagate(log_rates: Tensor, labels: Tensor, num_visible: int, num_class
     total = torch.zeros_like(peak).scatter_add(1, column, (to_visible - peak.gather(1, column)).exp())
     to_class = peak + total.clamp(min=1.0).log()  # logsumexp per class; a class that is there has total >= 1
     rates = torch.cat([to_class, to_hidden], dim=1)  # [U, C + U]
-    for k in reversed(range(len(hidden))):
-        rest, to_k = rates.split([num_classes + k, 1], dim=1)
-        rates = torch.logaddexp(rest, to_k + rest[k].log_softmax(dim=0))  # row k only gains a factor
-    return rates.log_softmax(dim=1)
+    return eliminate(rates, num_classes).log_softmax(dim=1)
 
 
 @outside_autocast
