@@ -6,7 +6,6 @@ Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 1
 from __future__ import annotations
 
 import contextlib
-import errno
 import getpass
 import os
 import sys
@@ -26,6 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
 from gloss.experiments import check_experiment, sweep_arguments
 from gloss.interrupts import Interrupted, interruptible
+from gloss.terminal import explain
 from gloss.tuned import apply_tuned, keys_by_hand
 from gloss.workers import claim_gpu
 
@@ -74,7 +74,7 @@ def main(
         return _tell(readable(error, arguments, TuneConfig if config_name == "tune" else Config))
     except Exception as error:
         if _is_expected(error):
-            return _tell(_message(error), status=2 if isinstance(error, ValueError) else 1)
+            return _tell(explain(error), status=2 if isinstance(error, ValueError) else 1)
         if type(error).__name__ == "TerminatedWorkerError":  # joblib's, imported only where it is used
             return _tell(
                 "a worker was killed by the system, most often for lack of memory, and with it the sweep. What is done "
@@ -103,7 +103,7 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
         claim_gpu()
         task(_prepare(cfg, overrides), True)
     except Exception as error:
-        reason = _message(error) if _is_expected(error) else traceback.format_exc().rstrip()
+        reason = explain(error) if _is_expected(error) else traceback.format_exc().rstrip()
         text = f"failed: {' '.join(overrides)}\n  {reason}\n"
         print(text, end="", file=sys.stderr, flush=True)
         _note_failure(text, Path(hydra_cfg.sweep.dir), f"{hydra_cfg.job.num:05d}")
@@ -144,24 +144,6 @@ def _is_expected(error: Exception) -> bool:
         or type(error).__name__ in ("DataError", "RunError", "Diverged")
         or (isinstance(error, OSError) and error.errno is not None)
     )
-
-
-_REMEDIES = {
-    errno.ENOSPC: "make room there, or set paths.outputs to a folder elsewhere; the same command then goes on",
-    errno.EDQUOT: "your quota there is used up: make room, or set paths.outputs to a folder elsewhere",
-    errno.EFBIG: "files there may not grow as large as this one has to: raise `ulimit -f`, or set paths.outputs",
-    errno.EROFS: "nothing can be written there: set paths.outputs to a folder that can",
-    errno.EACCES: "it is not yours to use: change its permissions, or set paths.outputs to another folder",
-    errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
-    errno.ENFILE: "the machine has too many open files: end other programs",
-}
-
-
-def _message(error: Exception) -> str:
-    """The error's own text, and what to do where the system's says only what went wrong."""
-    if isinstance(error, OSError) and error.errno in _REMEDIES:
-        return f"{error.filename}: {error.strerror}: {_REMEDIES[error.errno]}"
-    return str(error)
 
 
 def _tell(message: str, status: int = 2) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -50,19 +51,45 @@ def choice(key: str, value: str, names: Sequence[str]) -> str:
     return value
 
 
+_REMEDIES = {
+    errno.ENOSPC: "make room there, or set paths.outputs to a folder elsewhere; the same command then goes on",
+    errno.EDQUOT: "your quota there is used up: make room, or set paths.outputs to a folder elsewhere",
+    errno.EFBIG: "files there may not grow as large as this one has to: raise `ulimit -f`, or set paths.outputs",
+    errno.EROFS: "nothing can be written there: set paths.outputs to a folder that can",
+    errno.EACCES: "it is not yours to use: change its permissions, or set paths.outputs to another folder",
+    errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
+    errno.ENFILE: "the machine has too many open files: end other programs",
+}
+
+
+def explain(error: Exception) -> str:
+    """The error's own text, and what to do where the system's says only what went wrong."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}: {_REMEDIES[error.errno]}"
+    return str(error)
+
+
+def status_of(task: Callable[[], int | None]) -> int:
+    """Run `task`; its exit status, 2 for what the user can mend and 1 where the system refuses: both are told."""
+    try:
+        return task() or 0
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ConfigError, DataError, RunError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # a library's
+            raise
+        print("error:", "\n".join(map(printable, explain(error).splitlines())), file=sys.stderr)
+        return 1 if isinstance(error, OSError) else 2
+    except KeyboardInterrupt:
+        return 130
+
+
 def main(task: Callable[[dict[str, str]], int | None], keys: Sequence[str], usage: str | None) -> int:
-    """Run `task` on the command line's arguments; its exit status, or 2 for what the user can mend, which is told."""
+    """Run `task` on the command line's arguments; its exit status, as `status_of`."""
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         print((usage or "").strip())
         return 0 if arguments else 2
-    try:
-        return task(read_arguments(arguments, keys)) or 0
-    except (ConfigError, DataError, RunError) as error:
-        print("error:", "\n".join(map(printable, str(error).splitlines())), file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # `… | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    except KeyboardInterrupt:
-        return 130
+    return status_of(lambda: task(read_arguments(arguments, keys)))

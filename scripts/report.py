@@ -7,29 +7,26 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.cli import readable
-from gloss.config import CONFIG_DIR
+from gloss.config import CONFIG_DIR, ConfigError
 from gloss.report import build
+from gloss.terminal import status_of
 
 
 def main(arguments: list[str]) -> int:
-    """Make the report; the exit status: 0 done, 2 the command cannot be used."""
+    """Make the report; the exit status. Raises ConfigError, and OSError where it cannot be written."""
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n\nWhat can be set:\n\n{(CONFIG_DIR / 'report.yaml').read_text()}")
         return 0
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):  # over before experiments are composed
             cfg = compose("report", arguments)
-        if cfg.measure:
-            from gloss.report.measure import measure  # here: the report itself needs no texts
-
-            measure(list(cfg.measure), list(cfg.datasets), cfg.tokenizer, cfg.paths.data, cfg.paths.outputs)
-        report = build(cfg.paths.outputs, [cfg.only] if isinstance(cfg.only, str) else cfg.only)
     except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {readable(error, arguments)}", file=sys.stderr)
-        return 2
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        raise ConfigError(readable(error, arguments)) from None
+    if cfg.measure:
+        from gloss.report.measure import measure  # here: the report itself needs no texts
+
+        measure(list(cfg.measure), list(cfg.datasets), cfg.tokenizer, cfg.paths.data, cfg.paths.outputs)
+    report = build(cfg.paths.outputs, [cfg.only] if isinstance(cfg.only, str) else cfg.only)
     for table in report.tables:
         print(table.markdown())
     for problem in report.problems:
@@ -39,4 +36,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(status_of(lambda: main(sys.argv[1:])))

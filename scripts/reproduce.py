@@ -7,11 +7,9 @@ import argparse
 import os
 import sys
 
-from gloss.config import ConfigError
-from gloss.files import DataError
 from gloss.plan import failures, show
 from gloss.reproduce import ALL, Task, status
-from gloss.runs import RunError
+from gloss.terminal import status_of
 
 
 def main() -> int:
@@ -51,8 +49,4 @@ def this_device() -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except (ConfigError, DataError, RunError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    sys.exit(status_of(main))

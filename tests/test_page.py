@@ -1,8 +1,10 @@
 """The page and the written files as a whole."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,10 +13,12 @@ import pytest
 from synthetic import cell, result, write_run, write_study
 
 import gloss.experiments
+import gloss.report.draw
 from gloss.config import ROOT, ConfigError
 from gloss.report import build
 from gloss.report.page import Section, render
 from gloss.report.table import Table, entry
+from gloss.terminal import status_of
 
 DPI = 40  # small pictures, so that the tests are quick
 
@@ -219,6 +223,21 @@ def test_the_command_prints_its_tables_and_mistakes_in_a_line(outputs):
     ):
         wrong = run(argument)
         assert wrong.returncode == 2 and message in wrong.stderr and "Traceback" not in wrong.stderr
+    shutil.rmtree(outputs / "report")
+    (outputs / "report").write_text("in the way")
+    refused = run()
+    assert refused.returncode == 1 and refused.stderr.startswith("error: ") and str(outputs) in refused.stderr
+    assert len(refused.stderr.splitlines()) == 1
+
+
+def test_a_full_disk_is_told_and_leaves_no_half_figure(outputs, monkeypatch, capsys):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    monkeypatch.setattr(gloss.report.draw, "write_atomic", full)
+    assert status_of(lambda: build(outputs, only=["fig1"], dpi=DPI) and 0) == 1
+    assert "fig1.pdf: No space left on device: make room there" in capsys.readouterr().err
+    assert not list((outputs / "report").iterdir())
 
 
 def test_a_report_of_real_cells_is_composed_by_the_command(outputs):

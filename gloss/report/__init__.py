@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gloss.config import ConfigError
 from gloss.report import bench, compare, lines, own, pictures, starting, studies, tables
 from gloss.report.cells import Group, gather, loose_groups, refuse_doubles
 from gloss.report.compare import Claim
@@ -61,11 +62,11 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     """Make the tables, the figures and the page <outputs>/report/index.html from the records under `outputs`.
 
     only: names of SECTIONS; None: those of the experiments in <outputs>/selections.yaml, and what was measured.
-    Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ValueError for an unknown name.
+    Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name.
     """
     outputs = Path(outputs)
     if unknown := sorted(set(only or ()) - set(SECTIONS)):
-        raise ValueError(f"only={','.join(unknown)} is not allowed: expected some of {', '.join(SECTIONS)}")
+        raise ConfigError(f"only={','.join(unknown)} is not allowed: expected some of {', '.join(SECTIONS)}")
     records, found = read_records(outputs)
     problems = [printable(f"{_relative(p.folder, outputs)}: {p.reason}") for p in found]
     records, doubles = refuse_doubles(records)

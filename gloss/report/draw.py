@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gloss.report.table import csv_text
+from gloss.runs import write_atomic
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -59,11 +61,12 @@ class Drawing:
             self.figure.set_layout_engine(
                 "none"
             )  # the layout stands; arranging it again for each file doubles the time
-            self.figure.savefig(
-                folder / f"{self.name}.pdf", metadata={"CreationDate": None, "Producer": None, "Creator": None}
-            )
-            self.figure.savefig(folder / f"{self.name}.png", dpi=dpi, metadata={"Software": None})
-        (folder / f"{self.name}.csv").write_text(csv_text(self.data), encoding="utf-8")
+            pdf = {"metadata": dict.fromkeys(("CreationDate", "Producer", "Creator"))}
+            for kind, options in (("pdf", pdf), ("png", {"dpi": dpi, "metadata": {"Software": None}})):
+                content = io.BytesIO()  # on a full disk matplotlib would leave half a file, and hide the reason
+                self.figure.savefig(content, format=kind, **options)
+                write_atomic(folder / f"{self.name}.{kind}", content.getvalue())
+        write_atomic(folder / f"{self.name}.csv", csv_text(self.data))
 
 
 @contextmanager
