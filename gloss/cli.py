@@ -54,6 +54,11 @@ def main(
             swept = sweep_arguments(arguments)
             if config_name == "tune":  # an experiment's seeds share one search
                 swept = [a for a in swept if a in arguments or not a.startswith("seed=")]
+                # Hydra writes a sweep's arguments into files, and a database's URL may hold a password.
+                given = [a for a in swept if a.lstrip("+").startswith("search.storage=")]
+                if secret := [a for a in given if not a.endswith("storage=null")]:
+                    os.environ["GLOSS_STORAGE"] = secret[-1].partition("=")[2].strip("'\"")
+                    swept = [a for a in swept if a not in secret]
             arguments = [*swept, f"hydra.sweep.dir={failures}"]
         sys.argv = [sys.argv[0], *arguments]
 

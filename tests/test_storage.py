@@ -16,6 +16,7 @@ import pytest
 from searching import composed, stand_in, states, work, worker_of
 
 from gloss import tune as tuning
+from gloss.cli import main
 from gloss.config import ROOT, ConfigError
 from gloss.runs import read_records
 from gloss.studies import read_studies, read_study
@@ -153,6 +154,23 @@ def test_a_database_gives_two_workers_what_a_file_gives_one(settings, monkeypatc
         {**row, "seconds": mine["seconds"]}
         for row, mine in zip(read_study(alone.folder).trials, read_study(first.folder).trials, strict=True)
     ]
+
+
+def test_a_sweep_writes_no_password(monkeypatch, tmp_path, capsys):
+    def task(cfg, is_sweep):
+        found.append(cfg.search.storage)
+        raise ConfigError("the server is away")
+
+    found, url = [], "postgresql://me:secret@127.0.0.1:1/search"
+    monkeypatch.setenv("GLOSS_STORAGE", "postgresql://elsewhere/search")
+    monkeypatch.setattr(sys, "argv", ["tune.py"])
+    sweep = ["-m", "loss=ce,gloss_o", f"search.storage='{url}'", f"paths.outputs={tmp_path}"]
+    assert main(task, sweep, "tune") == 1 and found == [url, url]
+    assert "the server is away" in "".join(capsys.readouterr())
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {"multirun.yaml", "00000", "00001"} <= {path.name for path in written}
+    assert not any(b"secret" in path.read_bytes() for path in written)
+    assert main(task, [*sweep, "search.storage=null"], "tune") == 1 and found[2:] == [None, None]
 
 
 def test_a_database_that_is_not_there_is_told_without_its_password(settings):
