@@ -6,6 +6,7 @@ import difflib
 import math
 import re
 from dataclasses import dataclass, field, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,22 @@ def _check_combination(cfg: Config) -> None:
         raise ConfigError(
             f"loss.lam={loss.lam} is not allowed with variant={cfg.variant.name}, fixed at {cfg.variant.scl_lam}"
         )
+    unread = {  # keys of the variant -> whether nothing looks at them in this mode with this loss
+        "gloss_objective": loss.name not in GRAPH_LOSSES,
+        "divide_by_hidden": loss.name not in GRAPH_LOSSES or mode == STANDALONE,
+        "sqrt_rule": loss.name != GLOSS_SQRT,
+        "class_weights": mode == STANDALONE and loss.name not in GRAPH_LOSSES and cfg.variant.probe != "adam",
+        "supcon": loss.name not in (SCL, SCL_CE),
+        "scl_lam": loss.name != SCL_CE,
+        "forward_passes": mode == STANDALONE,
+        "plateau_tolerance": mode == INTEGRATED,
+        "probe": mode == INTEGRATED,
+    }
+    overlay = _variants().get(cfg.variant.name, {})  # sets all keys for all losses; what differs was set by hand
+    for key, is_unread in unread.items():
+        value = getattr(cfg.variant, key)
+        if is_unread and value != overlay.get(key, value):
+            raise ConfigError(f"variant.{key}={value} has no effect with loss={loss.name} mode={mode}: leave it out")
     for key, offset in (("gamma", cfg.ablation.gamma_offset), ("lam", cfg.ablation.lam_offset)):
         if offset:
             value = getattr(loss, key)
@@ -358,6 +375,12 @@ def _check_combination(cfg: Config) -> None:
         raise ConfigError(
             f"dataset.text={cfg.dataset.text} is not allowed: expected one column, or two for sentence pairs"
         )
+
+
+@cache
+def _variants() -> dict[str, DictConfig]:
+    """What each file of configs/variant sets of VariantConfig."""
+    return {path.stem: OmegaConf.load(path).variant for path in (CONFIG_DIR / "variant").glob("*.yaml")}
 
 
 def known_keys(node: type = Config, prefix: str = "") -> list[str]:

@@ -51,6 +51,15 @@ def test_every_file_of_a_group_composes(group: str):
         (["trainer.device=gpu"], "trainer.device=gpu is not allowed: expected auto, cpu, cuda, cuda:N or mps"),
         (["model.alias=../x"], "model.alias=../x is not allowed: expected letters"),
         (["variant=released", "loss=scl_ce", "loss.lam=0.5"], "fixed at 0.9"),
+        (["loss=ce", "variant.supcon=released"], "variant.supcon=released has no effect with loss=ce mode=integrated"),
+        (["loss=triplet", "variant=released", "variant.gloss_objective=nll"], "variant.gloss_objective=nll has no"),
+        (["loss=gloss_o", "loss.sigma=1", "variant.sqrt_rule='sqrt(d/3)'"], "variant.sqrt_rule=sqrt(d/3) has no"),
+        (["mode=standalone", "variant.divide_by_hidden=true"], "variant.divide_by_hidden=True has no effect"),
+        (["mode=standalone", "loss=scl", "variant.class_weights=balanced"], "variant.class_weights=balanced has no"),
+        (["mode=standalone", "loss=scl", "variant.scl_lam=0.5"], "variant.scl_lam=0.5 has no effect with loss=scl"),
+        (["mode=standalone", "variant.forward_passes=2"], "variant.forward_passes=2 has no effect"),
+        (["variant.plateau_tolerance=0.01"], "variant.plateau_tolerance=0.01 has no effect"),
+        (["variant.probe=adam"], "variant.probe=adam has no effect"),
         (["trainer.embeddings_at=[1,500]"], "expected epochs from 0 to trainer.max_epochs=200"),
         (["model=minilm", "model.revision=abc"], "model.revision=abc has no effect"),
         (["dataset=csv", "dataset.path=x.csv", "dataset.text=[a,a]"], "expected one column, or two"),
@@ -61,6 +70,17 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(overrides: li
     with pytest.raises(ConfigError) as error:
         composed(*overrides)
     assert message in str(error.value)
+
+
+def test_a_key_of_a_variant_is_accepted_where_it_is_read():
+    for words in (
+        ["loss=scl_ce", "variant.supcon=released"],
+        ["loss=gloss_sqrt", "variant.sqrt_rule='sqrt(d/3)'", "variant.divide_by_hidden=true"],
+        ["loss=ce", "variant.class_weights=balanced", "variant.forward_passes=2"],
+        ["loss=cosine", "mode=standalone", "variant.class_weights=balanced", "variant.probe=adam"],
+        ["loss=gloss_sqrt", "mode=standalone", "variant.class_weights=balanced", "variant.plateau_tolerance=0.01"],
+    ):
+        composed(*words)
 
 
 @pytest.mark.parametrize(
