@@ -159,7 +159,7 @@ class Worker:
             "max_epochs": cfg.trainer.max_epochs,
         }
         self.name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
-        if search.storage is None:
+        if not search.storage:  # an empty GLOSS_STORAGE, too
             self.store = Journal(self.folder, self.name)
         else:
             self.store = Database(search.storage, self.study_name, self.name, search.heartbeat_seconds)
