@@ -31,7 +31,7 @@ from gloss.device import choose_device, choose_precision, environment, peak_memo
 from gloss.encoder import Classifier, Encoder, TokenTable, load_encoder, load_tokenizer
 from gloss.fit import LOG, Fit
 from gloss.objective import Objective
-from gloss.plan import DEVICES
+from gloss.plan import DEVICES, is_named
 from gloss.rivals import PADDED_TO, ReleasedSteps, TrainerSteps, synchronize
 from gloss.runs import read_record, write_json
 from gloss.sampler import epoch_batches
@@ -117,8 +117,9 @@ def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -
         },
         "texts": bench_.texts,
         "rounds": rounds,
-        "contenders": summary(rounds, peak),
+        "contenders": (contenders := summary(rounds, peak)),
         "ratios": ratios(rounds, bench_),
+        "goals": goals(contenders, bench_),
         "growth": growth(bench_, tell) if settings.growth else [],
         "run": run_ratio(Path(settings.run)) if settings.run else None,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -226,6 +227,9 @@ class Bench:
         def turn(batches: Sequence[np.ndarray]) -> dict[str, Any]:
             generator = torch.Generator().manual_seed(self.settings.seed)
             reset_peak_memory(self.device)
+            of_rivals = 0
+            if self.device.type == "cuda":
+                of_rivals = torch.cuda.memory_allocated(self.device) - held_bytes(fit)
             synchronize(self.device)
             before = self.clock()
             fit.watch.start()
@@ -236,15 +240,13 @@ class Bench:
             synchronize(self.device)
             seconds = (self.clock() - before) / len(batches)
             parts = {part: value / len(batches) for part, value in fit.watch.read().items()}
-            return {"seconds": seconds, "parts": parts, "peak_memory_bytes": peak_memory_bytes(self.device)}
+            return {"seconds": seconds, "parts": parts, "peak_memory_bytes": peak_memory_bytes(self.device) - of_rivals}
 
         return turn
 
     def _rival(self, name: str) -> Callable[[Sequence[np.ndarray]], dict[str, Any]]:
         def turn(batches: Sequence[np.ndarray]) -> dict[str, Any]:
-            reset_peak_memory(self.device)
-            seconds = self.rivals[name].run(batches)
-            return {"seconds": seconds, "parts": None, "peak_memory_bytes": peak_memory_bytes(self.device)}
+            return {"seconds": self.rivals[name].run(batches), "parts": None, "peak_memory_bytes": None}
 
         return turn
 
@@ -255,6 +257,14 @@ class Bench:
         """
         num, width, parameters = self.layers
         return 6.0 * parameters * lengths.sum() + 12.0 * num * width * np.square(lengths.astype(float)).sum()
+
+
+def held_bytes(fit: Fit) -> int:
+    """What a run holds on the device between two steps: weights, optimizer state, texts."""
+    states = (x for state in fit.optimizer.state.values() for x in state.values())
+    table = fit.tables["train"]
+    tensors = (*fit.model.parameters(), *fit.model.buffers(), *states, table.input_ids, table.lengths)
+    return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor) and x.device == fit.device)
 
 
 def _config(settings: Settings, loss: str) -> Config:
@@ -339,7 +349,7 @@ def summary(rounds: Sequence[dict[str, Any]], peak: float) -> dict[str, dict[str
             "parts": parts,
             "tokens_per_second": spread([r["tokens"] / s for r, s in zip(rounds, seconds, strict=True)]),
             "share_of_peak": spread([r["flops"] / s / peak for r, s in zip(rounds, seconds, strict=True)]),
-            "peak_memory_bytes": max(turn["peak_memory_bytes"] for turn in turns),
+            "peak_memory_bytes": max((x for turn in turns if (x := turn["peak_memory_bytes"])), default=None),
         }
     return found
 
@@ -362,6 +372,23 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
             reached = is_reached(values["low"], values["high"], goal)
             found.append({"over": over, "under": under, **values, "goal": goal, "reached": reached})
     return found
+
+
+def goals(contenders: dict[str, dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
+    """The goals that are no ratio of two steps, where this benchmark can judge them: the same keys, and `what`."""
+    s, found = bench_.settings, []
+    for name in (CE, GLOSS_O):
+        if s.lengths != "128" or name not in contenders:
+            continue
+        if s.model == "bert_shape" and bench_.device.type == "cuda":
+            found.append((name, "share of peak", contenders[name]["share_of_peak"], ("at least", 0.35)))
+        if s.model == "roberta_large_shape" and s.batch == 128 and s.micro_batch:
+            gigabytes = contenders[name]["peak_memory_bytes"] / 1e9
+            found.append((name, "memory (GB)", dict.fromkeys(("median", "low", "high"), gigabytes), ("at most", 16)))
+    return [
+        {"step": name, "what": what, **values, "goal": goal, "reached": is_reached(values["low"], values["high"], goal)}
+        for name, what, values, goal in found
+    ]
 
 
 def is_reached(low: float, high: float, goal: tuple[str, float] | None) -> str:
@@ -391,9 +418,9 @@ def peak_flops(device: torch.device, precision: str, clock: Callable[[], float])
     bf16 on a known GPU: its data sheet. Else the best of some square matrix products in the encoder's precision.
     """
     if device.type == "cuda" and precision == "bf16":
-        name = torch.cuda.get_device_name(device).lower()
+        name = torch.cuda.get_device_name(device)
         for known, (flops, _) in DEVICES.items():
-            if known in name:
+            if is_named(known, name):
                 return flops, "data sheet"
     size = 2048 if device.type == "cpu" else 8192
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)

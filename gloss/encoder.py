@@ -34,7 +34,7 @@ class Packed:
     """n texts: their N tokens one after the other, and the groups of neighbours that attend together.
 
     input_ids: int [N]; positions: int64 [N], from 0 in each text; token_type_ids: int64 [N] or None; first: int64 [n],
-    where each text begins; groups: number of texts, and of tokens of the longest, for each; is_token: for each group
+    where each text begins; groups: number of texts, and of tokens with padding, for each; is_token: for each group
     bool [texts, 1, 1, longest], or None where its texts have one length; place: int64 [N], where each token goes when
     groups are padded, or None where none needs it.
     """
@@ -197,14 +197,19 @@ class TokenTable:
     def pack(self, rows: np.ndarray, device_rows: Tensor, num_groups: int) -> Packed:
         """The given rows as tokens one after the other; nothing here waits for the device.
 
-        num_groups: nearly equal runs of neighbours, padded to the longest of each; 0: a group for each run of texts of
-        one length, without padding.
+        num_groups: nearly equal runs of neighbours, padded to the longest of each, on a GPU to a multiple of 8; 0: a
+        group for each run of texts of one length, without padding.
         """
         lengths, device_lengths = self.host_lengths[rows], self.lengths[device_rows]
         device = device_rows.device
         bounds = slice_bounds(lengths, num_groups) if num_groups else runs(lengths)
-        groups = [(b - a, int(lengths[a:b].max())) for a, b in bounds]
-        is_even = [int(lengths[a:b].min()) == longest for (a, b), (_, longest) in zip(bounds, groups, strict=True)]
+        is_even = [lengths[a:b].min() == lengths[a:b].max() for a, b in bounds]
+        groups = []
+        for (a, b), even in zip(bounds, is_even, strict=True):
+            longest = int(lengths[a:b].max())
+            if not even and device.type != "cpu":  # GPUs like multiples of 8, and shapes that come again
+                longest = min(-(-longest // 8) * 8, self.input_ids.shape[1])
+            groups.append((b - a, longest))
         first = device_lengths.cumsum(0) - device_lengths
         text_of = torch.arange(len(rows), device=device)
         text_of = text_of.repeat_interleave(device_lengths, output_size=int(lengths.sum()))  # [N]

@@ -79,10 +79,11 @@ class Objective:
         if self.cfg.loss.name != CE:
             embedding_loss = self._embedding_loss(embeddings.to(dtype), labels, is_visible, lap)
             if self.cfg.loss.name in GRAPH_LOSSES:
-                num_hidden = (~is_visible).sum().to(labels.device)
-                num_scored = num_hidden  # "softmax" scores every hidden text, Eq. 1 those that can be reached
-                if self.cfg.variant.gloss_objective == "nll":
+                num_hidden = int((~is_visible).sum())
+                if self.cfg.variant.gloss_objective == "nll":  # scores the hidden texts that can be reached
                     num_scored = is_scored(labels, is_visible, self.num_classes).sum()
+                else:  # "softmax" scores all; filled on the device, as a copy from the host would wait for it
+                    num_scored = labels.new_full((), num_hidden)
                 num_left_out = num_hidden - num_scored
                 is_empty = num_scored == 0
             else:

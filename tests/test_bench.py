@@ -13,7 +13,18 @@ import torch
 import transformers
 
 import gloss.bench
-from gloss.bench import Bench, Settings, bench, is_reached, objective_seconds, ratios, run_ratio, summary
+from gloss.bench import (
+    Bench,
+    Settings,
+    bench,
+    goals,
+    held_bytes,
+    is_reached,
+    objective_seconds,
+    ratios,
+    run_ratio,
+    summary,
+)
 from gloss.config import ConfigError
 from gloss.report import bench as report
 from gloss.rivals import TrainerSteps
@@ -87,6 +98,31 @@ def test_summaries_count_real_tokens_and_the_share_of_the_peak():
     got = summary(rounds(ce=[1, 4, 2]), peak=4000)["ce"]
     assert got["seconds"] == {"median": 2, "low": 1, "high": 4}
     assert got["tokens_per_second"]["median"] == 50 and got["share_of_peak"]["median"] == 0.25
+
+
+def test_memory_and_share_of_the_peak_are_judged_where_the_goals_are_set():
+    spread = {"low": 0.3, "median": 0.4, "high": 0.5}
+    contenders = {"ce": {"share_of_peak": spread, "peak_memory_bytes": 15e9}}
+    ours = Bench.build(TINY)
+    assert goals(contenders, ours) == []
+    ours.device = torch.device("cuda")
+    ours.settings = dataclasses.replace(TINY, lengths="128", model="bert_shape")
+    (found,) = goals(contenders, ours)
+    assert (found["what"], found["median"], found["reached"]) == ("share of peak", 0.4, "unclear")
+    ours.settings = dataclasses.replace(TINY, lengths="128", model="roberta_large_shape", batch=128, micro_batch=8)
+    (found,) = goals(contenders, ours)
+    assert (found["what"], found["median"], found["reached"]) == ("memory (GB)", 15.0, "yes")
+
+
+def test_a_run_holds_its_weights_and_twice_as_much_for_adam():
+    ours = Bench.build(TINY)
+    fit, weights = ours.fits["ce"], sum(p.nbytes for p in ours.fits["ce"].model.parameters())
+    texts = fit.tables["train"].input_ids.nbytes + fit.tables["train"].lengths.nbytes
+    before = held_bytes(fit)
+    ours._ours("ce")([np.arange(16)])
+    num_steps = 4 * len(list(fit.model.parameters()))  # Adam counts them, in float32
+    assert before - texts - weights == sum(b.nbytes for b in fit.model.buffers())
+    assert held_bytes(fit) == before + 2 * weights + num_steps
 
 
 @pytest.mark.parametrize(("low", "high", "goal", "answer"), [

@@ -25,44 +25,49 @@ ARCHITECTURES = {
 }
 
 
-def table(num_texts: int = 9, seed: int = 0, types: bool = False) -> TokenTable:
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+def table(num_texts: int = 9, seed: int = 0, types: bool = False, device: str = "cpu") -> TokenTable:
     rng = np.random.default_rng(seed)
     lengths = rng.integers(3, 12, size=num_texts)
     offsets = np.concatenate([[0], lengths.cumsum()])
     ids = rng.integers(5, 50, size=offsets[-1]).astype(np.int32)
     kinds = rng.integers(0, 2, size=offsets[-1]).astype(np.uint8) if types else None
-    return TokenTable.build(Tokens(ids, kinds, offsets), pad_id=1, device=torch.device("cpu"))
+    return TokenTable.build(Tokens(ids, kinds, offsets), pad_id=1, device=torch.device(device))
 
 
 GROUPS = [0, 1, 2, 9]  # runs of one length, and padded groups
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_groups", GROUPS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_embeddings_are_the_first_token_of_the_stock_models_last_layer(name: str, num_groups: int):
+def test_embeddings_are_the_first_token_of_the_stock_models_last_layer(name: str, num_groups: int, device: str):
     torch.manual_seed(0)
-    stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval()
-    texts = table(types=name == "bert")
+    stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval().to(device)
+    texts = table(types=name == "bert", device=device)
     rows = np.arange(len(texts))
     mask = (np.arange(texts.input_ids.shape[1]) < texts.host_lengths[:, None]).astype(int)
     inputs = {} if texts.token_type_ids is None else {"token_type_ids": texts.token_type_ids.long()}
     with torch.no_grad():
-        expected = stock(input_ids=texts.input_ids.long(), attention_mask=torch.from_numpy(mask), **inputs)
-        got = texts.encode(Encoder(stock), rows, torch.from_numpy(rows), num_groups)
+        expected = stock(input_ids=texts.input_ids.long(), attention_mask=torch.from_numpy(mask).to(device), **inputs)
+        got = texts.encode(Encoder(stock), rows, torch.from_numpy(rows).to(device), num_groups)
     torch.testing.assert_close(got, expected.last_hidden_state[:, 0], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_groups", GROUPS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradients_are_the_stock_models(name: str, num_groups: int):
+def test_gradients_are_the_stock_models(name: str, num_groups: int, device: str):
     torch.manual_seed(0)
-    stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval()
-    texts, rows = table(), np.arange(9)
-    texts.encode(Encoder(stock), rows, torch.from_numpy(rows), num_groups).square().sum().backward()
+    stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval().to(device)
+    texts, rows = table(device=device), np.arange(9)
+    texts.encode(Encoder(stock), rows, torch.from_numpy(rows).to(device), num_groups).square().sum().backward()
     got = {n: p.grad.clone() for n, p in stock.named_parameters() if p.grad is not None}
     stock.zero_grad()
     mask = torch.from_numpy((np.arange(texts.input_ids.shape[1]) < texts.host_lengths[:, None]).astype(int))
-    hidden = stock(input_ids=texts.input_ids.long(), attention_mask=mask).last_hidden_state
+    hidden = stock(input_ids=texts.input_ids.long(), attention_mask=mask.to(device)).last_hidden_state
     hidden[:, 0].square().sum().backward()
     used = {n: p.grad for n, p in stock.named_parameters() if p.grad is not None and p.grad.any()}
     assert got.keys() >= used.keys() and len(used) > 30

@@ -24,18 +24,19 @@ from gloss.runs import RunError, read_record
 from gloss.train import train
 
 NO_DROPOUT = "model.dropout=0"
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
-def prepared(cfg: Config, folder: Path) -> Fit:
+def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
     """The parts of a run as gloss.train puts them together, for a single step."""
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    tokenizer, device = load_tokenizer(cfg.model), torch.device("cpu")
+    tokenizer, device = load_tokenizer(cfg.model), torch.device(device)
     tables, labels = {}, {}
     for name, split in dataset.splits.items():
         tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, cfg.model.max_length, None), 0, device)
-        labels[name] = torch.from_numpy(split.labels)
+        labels[name] = torch.from_numpy(split.labels).to(device)
     torch.manual_seed(cfg.seed)
-    model = Classifier(load_encoder(cfg.model), len(dataset.labels))
+    model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
     if cfg.mode == STANDALONE:
         model.head.requires_grad_(False)
     folder.mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ def prepared(cfg: Config, folder: Path) -> Fit:
 def gradient(fit: Fit) -> dict[str, torch.Tensor]:
     """Of the first step, before the optimizer."""
     rows = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
-    device_rows = torch.from_numpy(rows)
+    device_rows = torch.from_numpy(rows).to(fit.device)
     visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(0))
     backward = fit._backward_in_slices if fit.cfg.trainer.micro_batch else fit._backward
     fit.model.train()
@@ -70,11 +71,14 @@ def gradient(fit: Fit) -> dict[str, torch.Tensor]:
 @pytest.mark.parametrize("options", [["mode=integrated"], ["mode=standalone"]])
 @pytest.mark.parametrize("loss", [["loss=gloss_o", "loss.sigma=0.5"], ["loss=scl"], ["loss=triplet"], ["loss=cosine"]])
 @pytest.mark.parametrize("fast", ["trainer.num_slices=4", "trainer.micro_batch=8"])
-def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(tiny_config, tmp_path, options, loss, fast):
+@pytest.mark.parametrize("device", DEVICES)
+def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
+    tiny_config, tmp_path, options, loss, fast, device
+):
     options = [NO_DROPOUT, "variant.loss_dtype=float64", *loss, *options]
     gradients = []
     for way in ("trainer.num_slices=1", fast):
-        fit = prepared(tiny_config(way, *options), tmp_path)
+        fit = prepared(tiny_config(way, *options), tmp_path, device)
         fit.model.double()  # so that rounding cannot hide a difference
         gradients.append(gradient(fit))
     plain, got = gradients
@@ -83,9 +87,10 @@ def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(tiny_conf
     assert difference <= 1e-10 * sum(value.square().sum() for value in plain.values()).sqrt()
 
 
-def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("device", DEVICES)
+def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, device):
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
-    got = gradient(prepared(tiny_config("trainer.micro_batch=8", *options), tmp_path))
+    got = gradient(prepared(tiny_config("trainer.micro_batch=8", *options), tmp_path, device))
     encode = Fit._encode
 
     def at_once(self: Fit, rows, device_rows, seed: int):
@@ -93,7 +98,7 @@ def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch):
         return torch.cat([encode(self, *piece) for piece in pieces])
 
     monkeypatch.setattr(Fit, "_encode", at_once)  # the same seeds in one pass with a graph
-    plain = gradient(prepared(tiny_config(*options), tmp_path))
+    plain = gradient(prepared(tiny_config(*options), tmp_path, device))
     for name, value in plain.items():
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-3)
 

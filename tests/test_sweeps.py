@@ -67,7 +67,6 @@ def test_a_failed_run_keeps_its_error_and_the_sweep_goes_on_with_several_workers
     assert sorted(r.identity.loss for r in records) == ["ce", "triplet"] and len(problems) == 2
 
 
-@pytest.mark.long
 def test_a_sweep_through_submitit(toys, tmp_path):
     launcher = ["hydra/launcher=submitit_local", f"hydra.launcher.submitit_folder={tmp_path / 'logs'}"]
     done = train(*toys, *launcher, "dataset=toy_a", "loss=ce,triplet")

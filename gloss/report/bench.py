@@ -62,20 +62,21 @@ def _steps(results: Sequence[dict[str, Any]]) -> Table:
             s = found["seconds"]
             row = [result["name"], contender_name(name), f"{s['median']:.4g}", f"{s['low']:.4g} – {s['high']:.4g}"]
             row += [f"{found['tokens_per_second']['median']:.0f}", f"{100 * found['share_of_peak']['median']:.1f} %"]
-            row += [f"{found['peak_memory_bytes'] / 1e9:.2f}"]
+            memory = found["peak_memory_bytes"]
+            row += [MISSING if memory is None else f"{memory / 1e9:.2f}"]
             shares = [number(found, "parts", part) for part in parts]
             whole = sum(v for v in shares if v is not None)
             row += [MISSING if v is None else f"{100 * v / whole:.1f} %" for v in shares]
             rows.append([entry(x) for x in row])
             seconds = {f"seconds_{key}": value for key, value in s.items()}
             measured = {key: found[key]["median"] for key in ("tokens_per_second", "share_of_peak")}
-            measured["peak_memory_bytes"] = found["peak_memory_bytes"]
+            measured["peak_memory_bytes"] = memory
             data.append({"benchmark": result["name"], "step": name, **seconds, **measured, **(found["parts"] or {})})
     notes = [_machine(result) for result in results]
     notes += [
         "Parts are shares of a step. Tokens are real ones, without padding; the share of the peak counts 6 operations "
         "for a parameter of the layers and token, and attention.",
-        "Memory is the peak; on a CPU that of the whole process, with all contenders' weights in it.",
+        "Memory is the peak of our own steps; on a CPU that of the whole process, with all contenders' weights in it.",
     ]
     return Table("bench", "Seconds of a training step", columns, rows, data, notes, num_keys=2)
 
@@ -88,6 +89,12 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Table:
             row = [result["name"], name, f"{r['median']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", *_verdict(r)]
             rows.append([entry(x) for x in row])
             data.append({"benchmark": result["name"], **{k: v for k, v in r.items() if k != "goal"}, "goal": row[4]})
+        for g in result["goals"]:
+            name = f"{contender_name(g['step'])}: {g['what']}"
+            row = [result["name"], name, f"{g['median']:.3f}", f"{g['low']:.3f} – {g['high']:.3f}", *_verdict(g)]
+            rows.append([entry(x) for x in row])
+            numbers = {key: g[key] for key in ("median", "low", "high", "reached")}
+            data.append({"benchmark": result["name"], "over": name, **numbers, "goal": row[4]})
         if run := result["run"]:
             name = f"whole run ÷ its training steps ({run['epochs']} epochs)"
             row = [result["name"], name, f"{run['ratio']:.3f}", "", *_verdict(run)]
