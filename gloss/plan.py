@@ -126,7 +126,7 @@ class Speeds:
     def __post_init__(self) -> None:
         for record in self.records:
             name, is_cpu = str(record.result.get("device_name")), record.result["device"] == "cpu"
-            same = is_cpu if self.device == "cpu" else not is_cpu and _is_named(self.device, name)
+            same = is_cpu if self.device == "cpu" else not is_cpu and is_named(self.device, name)
             if same and not record.result.get("shared_device") and (speed := _speed(record)):
                 x = record.identity
                 for key in ((), (x.model,), (x.model, x.dataset)):
@@ -135,7 +135,7 @@ class Speeds:
     @property
     def data_sheet(self) -> str | None:
         """The key of DEVICES; None for a device that is not there."""
-        return next((name for name in DEVICES if _is_named(name, self.device)), None)
+        return next((name for name in DEVICES if is_named(name, self.device)), None)
 
     def epoch_seconds(self, cell: Cell) -> tuple[float | None, str]:
         """Seconds of an epoch, and where the speed is from; None where encoder, texts or device are not known."""
@@ -184,7 +184,7 @@ class Speeds:
         return min(EPOCHS_TO_BEST + trainer.patience, trainer.max_epochs), "assumed"
 
 
-def _is_named(short: str, name: str) -> bool:
+def is_named(short: str, name: str) -> bool:
     """Whether `short` is a word of a device's name: an A100 is not an RTX A1000."""
     return re.search(rf"(?<![a-z0-9]){re.escape(short.lower())}(?![a-z0-9])", name.lower()) is not None
 
