@@ -114,10 +114,12 @@ def cell(
     config: dict[str, Any] | None = None,
     experiment: str = "table2",
 ) -> SimpleNamespace:
-    """What gloss.experiments.compose_cells gives for one cell; config: changes of a default configuration."""
+    """What gloss.experiments.compose_cells gives for one cell with searched values; config: changes of the default."""
     changes = dict(config or {})
-    full = Config(tuned=changes.pop("tuned", {}))
+    full = Config(tuned=changes.pop("tuned", {"trials": 15}), mode=mode)
     full.loss.name, full.variant.name = loss, "paper"
+    full.trainer.max_grad_norm = {"integrated": 1.0, "standalone": 5.0}[mode]
+    full.loss.margin = 5.0 if loss == "triplet" else None
     known = CONFIG_DIR / "model" / f"{model}.yaml"
     for key, value in (yaml.safe_load(known.read_text()) if known.is_file() else {"alias": model}).items():
         setattr(full.model, key, value)

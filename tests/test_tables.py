@@ -2,18 +2,19 @@
 
 import csv
 import io
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
 from synthetic import cell, write_run
 
 from gloss.config import ConfigError, DatasetConfig
-from gloss.report import compare, measure, paper, starting, tables
+from gloss.experiments import compose_cells
+from gloss.report import compare, measure, overview, own, paper, starting, tables
 from gloss.report.cells import departures, gather, loose_groups, refuse_doubles
 from gloss.report.measure import measure_tfidf
 from gloss.report.table import Entry, Part, Table, entry, rank
-from gloss.runs import read_records
+from gloss.runs import config_in_digits, read_records
 
 SPREAD = (-0.2, 0.0, 0.2)  # added to a mean for seeds 1, 2, 3: standard deviation 0.2
 
@@ -82,6 +83,50 @@ def test_reduced_runs_and_models_of_our_own_bear_no_verdict(tmp_path):
     assert "paper" not in [r[2].plain() for r in table.rows if r[0].plain() == "MiniLM"]
 
 
+def test_a_cell_in_another_mode_stands_beside_and_is_not_judged(tmp_path):
+    """integrated at the paper's 86.63; standalone two points below it, which would be off, and would hide the other."""
+    scores = {"integrated": 86.63, "standalone": 84.63}
+    cells = [cell(mode=mode, loss="gloss_o", seeds=(1, 2, 3)) for mode in scores]
+    for mode, accuracy in scores.items():
+        write_cell(tmp_path, accuracy, mode=mode, loss="gloss_o")
+    groups = groups_of(tmp_path, cells)
+    table = tables.table2(groups)
+    both, printed = row(table, "BERT-base", "G-Loss-O + CE", "ours")
+    alone, _ = row(table, "BERT-base", "G-Loss-O (standalone)", "ours")
+    assert both[3].startswith("86.63") and alone[3].startswith("84.63") and printed[2] == "paper"
+    assert [r[3].verdict for r in table.rows] == ["ok", "", ""] and len(table.rows) == 3
+    assert [r["paper"] for r in table.data] == [86.63, 86.61, None, None]
+    assert all(part.rank == 0 for r in table.rows for part in r[3].parts)  # no contest between modes
+    third = tables.table3(groups)
+    assert [r[2].plain() for r in third.rows] == ["G-Loss-O + CE (integrated)", "G-Loss-O", ""]
+    assert [r[4].verdict for r in third.rows] == ["", "off", ""]  # 86.22 in the paper's Table 3
+    (only,) = compose_cells("table2", ["mode=standalone", "loss=gloss_o", "dataset=mr", "model=bert", "seed=1"])
+    (group,) = gather([only], [])[0]
+    assert tables.table2([group]).rows[0][1].plain() == "G-Loss-O (standalone)"
+
+
+def test_pairs_tables_and_ranks_keep_modes_apart(tmp_path):
+    scores = {("integrated", "gloss_o"): 87.0, ("integrated", "cosine"): 86.0}
+    scores |= {("standalone", "gloss_o"): 80.0, ("standalone", "cosine"): 81.0, ("standalone", "scl"): 80.5}
+    for (mode, loss), accuracy in scores.items():
+        write_cell(tmp_path, accuracy, mode=mode, loss=loss, silhouette=accuracy / 100)
+    groups = groups_of(tmp_path, [cell(mode=mode, loss=loss, seeds=(1, 2, 3)) for mode, loss in scores])
+    cosine, _ = row(compare.table9(groups)[0], "G-Loss-O against Cosine", "ours")
+    assert cosine[4] == "-1.00"
+    found = {c.text: c.differences for c in compare.claims("x", groups)}
+    assert found["G-Loss-O + CE beats Cosine + CE"] == pytest.approx([1.0] * 3)
+    assert found["G-Loss-O beats Cosine"] == pytest.approx([-1.0] * 3)
+    assert row(compare.table5(groups, []), "G-Loss + BERT-base (ours, mean)")[0][1] == "87.00 O (3)"
+    silhouettes, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
+    assert silhouettes[3].startswith("0.8000") and silhouettes[4].startswith("0.8050")
+    shifted = own.shift(groups)
+    assert {r[3].plain(): r[4].parts[0].rank for r in shifted.rows} == {
+        **{"G-Loss-O + CE (integrated)": 1, "Cosine + CE (integrated)": 0},
+        **{"G-Loss-O (standalone)": 0, "Cosine (standalone)": 1, "SCL (standalone)": 2},
+    }
+    assert {(r["mode"], r["loss"]) for r in shifted.data} == set(scores)
+
+
 def test_runs_with_other_hyperparameters_are_listed_beside_and_never_mixed_in(tmp_path):
     write_cell(tmp_path, 85.0)
     write_cell(tmp_path, 50.0, digits="ffffffff")
@@ -112,19 +157,51 @@ def test_mixed_precision_and_unsearched_values_are_said(tmp_path):
 def test_a_smaller_search_is_a_departure(tmp_path):
     search = {"trials": 2, "search": "fair", "applied": ["trainer.lr"]}
     budgets = {"ce": search, "scl_ce": search | {"trials": 15}, "cosine": {"trials": 5, "search": "authors"}}
-    budgets |= {"triplet": {"trials": 5, "search": "fair"}, "gloss_o": search | {"applied": []}}
+    budgets |= {"triplet": {"trials": 5, "search": "fair"}, "gloss_o": {"file": "x.yaml", "applied": []}}
+    budgets["scl_ce"]["applied"] = ["loss.lam", "loss.temperature", "trainer.lr"]
+    budgets["gloss_sqrt"] = {}
     cells = [cell(loss=loss, seeds=(1, 2, 3), config={"tuned": tuned}) for loss, tuned in budgets.items()]
-    for loss, accuracy in (("ce", 85.64), ("scl_ce", 85.97)):
+    for loss, accuracy in (("ce", 85.64), ("scl_ce", 85.97), ("gloss_o", 86.63), ("gloss_sqrt", 86.23)):
         write_cell(tmp_path, accuracy, loss=loss)
     groups = groups_of(tmp_path, cells)
     found = {g.loss: departures(g.config) for g in groups}
     assert found == {
         **{"ce": ["search.trials=2"], "triplet": ["search.trials=5"]},
-        **{"scl_ce": [], "cosine": [], "gloss_o": []},  # the authors' own budget; and all values given by hand
+        **{"scl_ce": [], "cosine": []},  # the authors' own budget
+        **{"gloss_o": ["search.trials=0"], "gloss_sqrt": ["search.trials=0"]},  # all by hand; nothing searched
     }
     table = tables.table2(groups)
-    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"][:2] == ["", "ok"]
-    assert any(note.startswith("Not the paper's protocol (1 of 5 cells): search.trials=2") for note in table.notes)
+    verdicts = {r[1].plain(): r[3].verdict for r in table.rows if r[2].plain() == "ours"}
+    assert verdicts == dict.fromkeys(verdicts, "") | {"SCL + CE": "ok"}
+    assert any(note.startswith("Not the paper's protocol (1 of 6 cells): search.trials=2") for note in table.notes)
+    by_hand = cell(loss="gloss_sqrt", config={"tuned": search | {"trials": 15}, "loss": {"lam": 0.7, "gamma": 0.6}})
+    assert departures(asdict(by_hand.config)) == ["loss.lam=0.7 by hand", "loss.gamma=0.6 by hand"]
+    for name, given in (("released", ["loss=scl", "variant=released"]), ("fig6", ["loss=ce"])):
+        (c,) = compose_cells("variant" if name == "released" else name, [*given, "dataset=mr", "seed=1"])[:1]
+        config = asdict(c.config) | ({"tuned": search | {"trials": 15}} if name == "released" else {})
+        said = [x for x in departures(config) if x.startswith(("search", "loss.lam"))]
+        assert said == []  # released code fixes λ; a timing needs no search
+
+
+def test_every_key_that_changes_a_run_is_protocol_searched_or_harmless():
+    """A changed value of any other key of the configuration must take the verdict away."""
+    harmless = {
+        *("dataset.text", "dataset.label", "dataset.revision"),  # checked against the manifest; of hub sets only
+        *("model.sha256", "variant.name", "trainer.classes_per_batch"),  # a check; its keys count; with the sampler
+        *("trainer.embeddings_at", "trainer.save_embeddings", "ablation.test_on", "trainer.precision"),
+        *("trainer.lr", "loss.lam", "loss.gamma", "loss.sigma", "loss.temperature"),  # searched
+    }
+    config = asdict(cell(loss="triplet", mode="standalone").config)
+    config["variant"] |= {"name": "paper", "scl_lam": None}
+    assert departures(config) == []
+    keys = [f"{s}.{k}" for s, rest in config_in_digits(cell(loss="triplet").config).items() for k in rest]
+    unsaid = set()
+    for section, key in (k.split(".") for k in keys):
+        changed = {**config, section: {**config[section], key: 0.123}}
+        if not departures(changed):
+            unsaid.add(f"{section}.{key}")
+    assert unsaid - harmless == set() and len(keys) > 40
+    assert departures(config | {"mode": "integrated"}) == ["trainer.max_grad_norm=5.0"]
 
 
 def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
@@ -142,11 +219,13 @@ def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
     [
         ({"model": {"name": "prajjwal1/bert-tiny", "revision": None}}, "model.name=prajjwal1/bert-tiny"),
         ({"model": {"name": "google-bert/bert-base-uncased", "revision": "main"}}, "model.revision=main"),
+        ({"dataset": {"source": "csv", "path": "x.csv"}}, "dataset.source=csv"),
+        ({"dataset": {"source": "hub", "path": "who/mr"}}, "dataset.source=hub"),
         ({"variant": {"name": "released"}}, "variant=released"),
         ({"variant": {"forward_passes": 2}}, "variant.forward_passes=2"),
     ],
 )
-def test_another_encoder_or_variant_bears_no_verdict(tmp_path, config, expected):
+def test_other_texts_under_the_name_another_encoder_or_variant_bear_no_verdict(tmp_path, config, expected):
     known = {"name": "google-bert/bert-base-uncased", "revision": "86b5e0934494bd15c9632b12f734a8a67f723594"}
     write_cell(tmp_path, 85.64)
     for changes, verdict in (({"model": known}, "ok"), (config, "")):
@@ -180,6 +259,33 @@ def test_table3_gives_times_as_ratios_and_leaves_shared_devices_out(table3_group
     assert cosine[7:9] == ["—", "—"]
     assert any("3 runs shared their device" in note for note in table.notes)
     assert [len(r) for r in table.rows] == [len(table.columns)] * 8
+
+
+def test_times_of_other_devices_are_left_out_and_never_averaged(tmp_path):
+    """Two seeds on an A100 at 10 s and one on an H100 at 4 s are 10 s, not 8.00 ± 3.46; a cell on an H100 has none."""
+    for loss, devices in {"gloss_o": "AAH", "cosine": "AAA", "scl": "HHH", "triplet": "A"}.items():
+        for seed, name in enumerate(devices, start=1):
+            run = {"device_name": f"{name}100", "per_epoch": 10.0 if name == "A" else 4.0, "silhouette": 0.5}
+            write_run(tmp_path, mode="standalone", loss=loss, seed=seed, shared_device=loss == "triplet", **run)
+    losses = ("scl", "triplet", "cosine", "gloss_o")
+    groups = groups_of(tmp_path, [cell(mode="standalone", loss=x, seeds=(1, 2, 3)) for x in losses])
+    table = tables.table3(groups)
+    shown = {r[2].plain(): r[8].plain() for r in table.rows if r[3].plain() == "ours"}
+    assert shown == {
+        **{"SCL": "—", "Triplet": "—", "Cosine": "10.00 ± 0.00 ×0.36"},
+        "G-Loss-O": "10.00 ± 0.00 (2 of 3) ×0.36",
+    }
+    assert "Times are those on A100: the times of 4 runs on H100 are left out." in table.notes
+    ours, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
+    assert ours[6:] == ["4.00 (1)", "4.00 (1)", "+0.0 %"]  # on the one device where a seed of both was timed
+    runs = overview.runs_table(loose_groups(read_records(tmp_path)[0]))
+    assert {r[3].plain(): r[8].plain() for r in runs.rows} == {
+        **{"SCL": "—", "Triplet": "—", "Cosine": "10.00 ± 0.00", "G-Loss-O": "10.00 ± 0.00"}
+    }
+    assert {r["loss"]: r["per_epoch"] for r in runs.data} == {
+        **{"scl": None, "triplet": None, "cosine": 10.0, "gloss_o": 10.0}
+    }
+    assert any("1 runs shared their device" in n for n in runs.notes)
 
 
 def test_table4_gives_the_change_in_percent(table3_groups):
@@ -261,6 +367,19 @@ def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_pa
     ranks = {r[0].plain(): r[1].parts[0].rank for r in table.rows}
     assert ranks["RoBERTa-GCN"] == 1 and ranks["RoBERTa-large"] == 2
     assert ranks["G-Loss + RoBERTa-large (paper)"] == 0  # one best number: not ranked
+
+
+def test_table5_does_not_rank_reduced_runs_of_ours(tmp_path):
+    limits = {"mr": None, "r8": 500}
+    cells = [cell(loss="gloss_o", dataset=d, config={"dataset": {"train_limit": n}}) for d, n in limits.items()]
+    for dataset in limits:
+        write_run(tmp_path, loss="gloss_o", dataset=dataset, accuracy=99.9)
+    table = compare.table5(groups_of(tmp_path, cells), [])
+    ours = next(r for r in table.rows if r[0].plain() == "G-Loss + BERT-base (ours, mean)")
+    best = {r[0].plain(): [e.parts[0].rank for e in r[1:]] for r in table.rows}
+    assert [e.parts[0].rank for e in ours[1:]] == [1, 0]
+    assert [name for name, ranks in best.items() if ranks[1] == 1] == ["RoBERTa-GCN"]
+    assert any("not ranked" in n and "protocol" in n for n in table.notes)
 
 
 def test_table6_carries_the_papers_contradictions(tmp_path):

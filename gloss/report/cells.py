@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
 import yaml
 
-from gloss.config import CONFIG_DIR
+from gloss.config import CONFIG_DIR, SCL_CE
 from gloss.report.names import paper_order
 from gloss.report.stats import mean, std
+from gloss.tuned import SEARCHED
 
 
 @dataclass(frozen=True)
@@ -44,14 +45,12 @@ class Group:
     def missing_seeds(self) -> tuple[int, ...]:
         return tuple(seed for seed in self.seeds if seed not in self.runs)
 
-    def values(self, *path: str, drop_shared: bool = False) -> dict[int, float]:
+    def values(self, *path: str) -> dict[int, float]:
         """A number of result.json by seed, such as values("metrics", "test", "accuracy"); runs without it are left out.
 
-        drop_shared: also leave out runs that shared their device with another (their timings mean nothing).
+        Seconds compare only between groups that `timed` gave.
         """
-        found = {
-            seed: number(run.result, *path) for seed, run in self.runs.items() if not (drop_shared and is_shared(run))
-        }
+        found = {seed: number(run.result, *path) for seed, run in self.runs.items()}
         return {seed: value for seed, value in found.items() if value is not None}
 
     def test(self, metric: str) -> dict[int, float]:
@@ -66,8 +65,26 @@ def number(tree: Any, *path: str) -> float | None:
     return float(tree) if is_number else None
 
 
-def is_shared(run: Any) -> bool:
-    return bool(run.result.get("shared_device"))
+def timed(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
+    """The groups with only the runs whose seconds compare, in the same order; and notes about the runs left out.
+
+    They had their device to themselves, and it is one device for all: that of most cells.
+    """
+    alone = [{seed: run for seed, run in g.runs.items() if not run.result.get("shared_device")} for g in groups]
+    cells_on = Counter(name for runs in alone for name in {_device(run) for run in runs.values()})
+    chosen = min(cells_on, key=lambda name: (-cells_on[name], name), default="")
+    kept = [{seed: run for seed, run in runs.items() if _device(run) == chosen} for runs in alone]
+    num_shared = sum(len(g.runs) - len(runs) for g, runs in zip(groups, alone, strict=True))
+    num_elsewhere = sum(len(a) - len(b) for a, b in zip(alone, kept, strict=True))
+    notes = [f"{num_shared} runs shared their device: their times are left out."] if num_shared else []
+    if num_elsewhere:
+        others = ", ".join(sorted(cells_on.keys() - {chosen}))
+        notes.append(f"Times are those on {chosen}: the times of {num_elsewhere} runs on {others} are left out.")
+    return [replace(g, runs=runs) for g, runs in zip(groups, kept, strict=True)], notes
+
+
+def _device(run: Any) -> str:
+    return str(run.result.get("device_name") or run.result.get("device"))
 
 
 def loose_groups(records: Iterable[Any]) -> list[Group]:
@@ -129,8 +146,11 @@ def _key(x: Any) -> tuple:
     return x.dataset, x.model, x.mode, x.loss, x.digits
 
 
-# What the paper's protocol sets where it compares; anything else makes another experiment of a run.
+# What the paper's protocol sets where it compares; anything else makes another experiment of a run. To these come the
+# longest gradient, a mode's own, and the margin, a loss's own. trainer.precision is not among them: the paper names
+# none, and auto is bf16 or float32 by device, so either is what the protocol runs somewhere; `mixed` tells of both.
 _PROTOCOL = {
+    "dataset.source": "prepared",  # a file of the user's own may bear the name of a paper's set
     "dataset.train_limit": None,
     "model.num_layers": None,
     "model.dropout": None,
@@ -162,12 +182,16 @@ def departures(config: dict[str, Any]) -> list[str]:
 
 def setting(g: Group) -> tuple[str, ...]:
     """What two groups must have in common for their scores to be a contest; the budget of their searches may differ."""
-    return g.variant, *_other_code(g.config), *_other_protocol(g.config)
+    return g.mode, g.variant, *_other_code(g.config), *_other_protocol(g.config)
 
 
 def _other_protocol(config: dict[str, Any]) -> list[str]:
+    own = _choice("mode", str(config.get("mode"))).get("trainer", {}).get("max_grad_norm")
+    expected = dict(_PROTOCOL) if own is None else _PROTOCOL | {"trainer.max_grad_norm": own}
+    if margin := _choice("loss", str((config.get("loss") or {}).get("name"))).get("margin"):
+        expected["loss.margin"] = margin
     found = []
-    for path, protocol in _PROTOCOL.items():
+    for path, protocol in expected.items():
         section, key = path.split(".")
         value = (config.get(section) or {}).get(key, protocol)
         if value != protocol:
@@ -198,16 +222,28 @@ def _choice(group: str, name: str) -> dict[str, Any]:
 
 
 def _smaller_search(config: dict[str, Any]) -> list[str]:
-    tuned, trials = config.get("tuned"), number(config, "tuned", "trials")
-    if trials is None or not tuned.get("applied", True):  # not searched, or all values were given by hand
-        return []
-    loss = str((config.get("loss") or {}).get("name"))
+    """Fewer trials than the protocol has (0: no value comes from a search), or values given by hand beside searched."""
+    tuned, loss = config.get("tuned"), str((config.get("loss") or {}).get("name"))
+    if not isinstance(tuned, dict) or not (config.get("experiment") or {}).get("search", True):
+        return []  # an older record; a timing, which needs no search
+    space = _choice("search", str(tuned.get("search", "fair"))).get("space", {})
+    names = [*space.get(str(config.get("mode")), {}).get(loss, {})]
+    if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
+        names = [name for name in names if name != "lam"]
+    keys = [SEARCHED[name] for name in names]
+    applied = tuned.get("applied")
+    by_hand = [key for key in keys if isinstance(applied, list) and key not in applied]
+    trials = number(tuned, "trials") or 0
+    if keys and (by_hand == keys or not trials):
+        return ["search.trials=0"]
     budget = _AUTHORS_BUDGET.get(loss, _BUDGET) if tuned.get("search") == "authors" else _BUDGET
-    return [f"search.trials={trials:.0f}"] if trials < budget else []
+    found = [f"search.trials={trials:.0f}"] if keys and trials < budget else []
+    values = {key: (config.get(key.split(".")[0]) or {}).get(key.split(".")[1]) for key in by_hand}
+    return found + [f"{key}={value} by hand" for key, value in values.items()]
 
 
 def mixed(group: Group) -> list[str]:
-    """In which respects the runs of a cell differ that should not: precision, data."""
+    """In which respects the runs of a cell differ that should not: precision, data. As to devices, see `timed`."""
     found = []
     for key, word in (("precision", "precisions"), ("fingerprint", "texts")):
         values = sorted({str(run.result.get(key)) for run in group.runs.values()})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from gloss.report.cells import Group, number
+from gloss.report.cells import Group, number, timed
 from gloss.report.draw import Drawing, panels
 from gloss.report.names import DATASET_LOOK, LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.report.stats import mean, std
@@ -142,21 +142,16 @@ def by_loss(
     for unused in axes.flat[num_panels:]:
         unused.remove()
     data = []
+    clocked, times = timed(groups) if with_time else ([], [])
+    measures = [("accuracy", "Test accuracy (%)", groups, ("metrics", "test", "accuracy"))]
+    measures += [("seconds_per_epoch", "Seconds per epoch", clocked, ("seconds", "per_epoch"))] if with_time else []
     rows_of_axes = axes if with_time else [[ax] for ax in axes.flat[:num_panels]]
     for row_of_axes, (dataset, model) in zip(rows_of_axes, blocks, strict=True):
-        mine = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
-        measures = [("accuracy", "Test accuracy (%)", lambda g: g.test("accuracy"))]
-        if with_time:
-            seconds = (
-                "seconds_per_epoch",
-                "Seconds per epoch",
-                lambda g: g.values("seconds", "per_epoch", drop_shared=True),
-            )
-            measures.append(seconds)
-        for ax, (metric, ylabel, values) in zip(row_of_axes, measures, strict=True):
+        for ax, (metric, ylabel, source, where) in zip(row_of_axes, measures, strict=True):
+            mine = [g for g in source if (g.dataset, g.model) == (dataset, model)]
             for mode, loss, rest in dict.fromkeys((g.mode, g.loss, others(g, path)) for g in mine):
                 line = [g for g in mine if (g.mode, g.loss, others(g, path)) == (mode, loss, rest)]
-                rows = sweep_points(line, path, values)
+                rows = sweep_points(line, path, lambda g, where=where: g.values(*where))
                 if not rows:
                     continue
                 keys = _keys(line[0]) | ({"others": rest.strip(" ()")} if rest else {})
@@ -174,7 +169,7 @@ def by_loss(
             row_of_axes[-1].legend(*row_of_axes[0].get_legend_handles_labels(), **look)
         elif row_of_axes[0].has_data():
             row_of_axes[0].legend()
-    return Drawing(name, title, figure, data, [BARS, *common_notes(groups, swept=[path])], missing(groups))
+    return Drawing(name, title, figure, data, [BARS, *times, *common_notes(groups, swept=[path])], missing(groups))
 
 
 CHANGES = (

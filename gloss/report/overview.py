@@ -9,7 +9,7 @@ from typing import Any
 
 from matplotlib.ticker import MaxNLocator
 
-from gloss.report.cells import Group, departures, is_shared, mean_std, number, setting
+from gloss.report.cells import Group, departures, mean_std, number, setting, timed
 from gloss.report.draw import Drawing, panels
 from gloss.report.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.report.stats import mean, std
@@ -31,6 +31,8 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
     set, model and mode are marked, among runs of one protocol and variant."""
     blocks = defaultdict(list)
+    clocked, times = timed(groups)
+    on_time = {id(g): one for g, one in zip(groups, clocked, strict=True)}
     for g in groups:
         blocks[g.dataset, g.model, g.mode].append(g)
     rows, data, has_digits = [], [], set()
@@ -40,7 +42,8 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         has_digits |= {id(g) for g in block if is_mixed or counts[g.loss] > 1}
         columns = []
         for _, path, digits, higher in METRICS:
-            values = [list(g.values(*path).values()) for g in block]
+            is_time = path[0] == "seconds"
+            values = [list((on_time[id(g)] if is_time else g).values(*path).values()) for g in block]
             entries = [Entry((Part(mean_std(v, digits) if v else MISSING),)) for v in values]
             means = [mean(v) if v else None for v in values]
             is_quality = path[0] == "metrics"  # times and epochs are facts, not a contest
@@ -51,7 +54,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
             names = (dataset_name(g.dataset), model_name(g.model), g.mode, label)
             keys = [Entry((Part(text),)) for text in names]
             rows.append([*keys, Entry((Part(str(len(g.runs))),)), *(column[i] for column in columns)])
-            data.append(_row(g))
+            data.append(_row(g, on_time[id(g)]))
     said: dict[str, list[str]] = defaultdict(list)
     for g in groups:
         if text := _departures(g):
@@ -64,6 +67,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         "model and mode, among runs of one protocol and variant. Times are of training alone, the last until the best "
         "epoch."
     )
+    notes += times
     if has_digits:
         notes.append("[…]: the digits of the run's folder, where there are several settings.")
     columns = ["Data set", "Model", "Mode", "Loss", "n", *(heading for heading, *_ in METRICS)]
@@ -74,11 +78,11 @@ def _departures(g: Group) -> str:
     return ", ".join(departures(g.config))
 
 
-def _row(g: Group) -> dict[str, object]:
+def _row(g: Group, on_time: Group) -> dict[str, object]:
     row: dict[str, object] = {key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")}
     row |= {"seeds": " ".join(map(str, g.runs)), "departures": _departures(g)}
     for _, path, *_ in METRICS:
-        values = list(g.values(*path).values())
+        values = list((on_time if path[0] == "seconds" else g).values(*path).values())
         row[path[-1]] = mean(values) if values else None
         row[path[-1] + "_std"] = std(values) if len(values) > 1 else None
     return row
@@ -89,7 +93,7 @@ def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Dr
 
     groups: all runs; cells: those of the tables, which are drawn where there are any. Elsewhere the runs of one
     protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line goes as far
-    as every seed of it ran. Seconds leave out evaluation, and runs that shared their device.
+    as every seed of it ran. Seconds leave out evaluation, and what `timed` leaves out.
     """
     blocks: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for g in groups:
@@ -123,7 +127,7 @@ def _chosen(candidates: Sequence[Group], block: Sequence[Group]) -> tuple[dict[s
 
     def preference(one: tuple) -> tuple:
         found = by_setting[one]
-        return one == ("paper",), len({g.loss for g in found}), sum(len(g.runs) for g in found), one
+        return one[1:] == ("paper",), len({g.loss for g in found}), sum(len(g.runs) for g in found), one
 
     def score(g: Group) -> float:
         metric = "macro_f1" if g.mode == "integrated" else "macro_silhouette"
@@ -150,33 +154,34 @@ def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
     for unused in axes[len(blocks) :].flat:
         unused.remove()
     data = []
+    drawn = [g for _, _, chosen, _ in blocks for g in chosen.values()]
+    clocked, times = timed(drawn)
+    on_time = {id(g): one for g, one in zip(drawn, clocked, strict=True)}
     for (left, right), (dataset, mode, chosen, left_out) in zip(axes, blocks, strict=False):
         where = f"{dataset_name(dataset)}, {model_name(model)}, {mode}"
         score = "Validation macro-F1 (%)" if mode == "integrated" else "Validation silhouette"
         for loss, g in chosen.items():
             label = f"{loss_name(loss, mode)} (n={len(g.runs)})"
             data += _line(left, g, label, "epoch")
-            data += _line(right, g, label, "seconds")
+            data += _line(right, on_time[id(g)], label, "seconds")
         left.set(title=where, xlabel="Epoch", ylabel=score)
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.set(xlabel="Training time (s)")
         if not right.lines:
-            right.text(0.5, 0.5, "all runs shared their device:\nno times", ha="center", transform=right.transAxes)
+            right.text(0.5, 0.5, "no times that compare:\nsee the notes", ha="center", transform=right.transAxes)
         left.legend()
-        if drawn := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
-            notes.append(f"Not the paper's protocol ({where}): {'; '.join(drawn)}.")
+        if said := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
+            notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
         if left_out:
             names = [f"{loss_name(g.loss, mode)} {g.digits[:8]} (n={len(g.runs)})" for g in left_out]
             notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
-    return Drawing(name, "How the losses converge", figure, data, notes)
+    return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
 
 
-def curves(g: Group, *, drop_shared: bool = False) -> dict[int, list[tuple[float, float]]]:
+def curves(g: Group) -> dict[int, list[tuple[float, float]]]:
     """By seed: (seconds of training so far, validation score) of each epoch; runs with unreadable lines: left out."""
     found = {}
     for seed, run in g.runs.items():
-        if drop_shared and is_shared(run):
-            continue
         points, seconds = [], 0.0
         try:
             lines = run.epochs()
@@ -192,7 +197,7 @@ def curves(g: Group, *, drop_shared: bool = False) -> dict[int, list[tuple[float
 
 
 def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
-    lines = list(curves(g, drop_shared=x == "seconds").values())
+    lines = list(curves(g).values())
     if x == "seconds":
         lines = [line for line in lines if not math.isnan(line[-1][0])]
     if not lines:

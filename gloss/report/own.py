@@ -11,7 +11,7 @@ from gloss.report.lines import by_loss, others
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.stats import claim, mean, std, t_interval
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
-from gloss.report.tables import common_notes, missing, seeds_text
+from gloss.report.tables import common_notes, missing, rank_alike, seeds_text
 
 
 def few_shot(groups: Sequence[Group]) -> Drawing | None:
@@ -38,6 +38,7 @@ def graph_size(groups: Sequence[Group]) -> Drawing | None:
 def shift(groups: Sequence[Group]) -> Table:
     """Trained on one set, tested on its own test split and on another domain's; a line a direction and loss."""
     rows, data = [], []
+    has_modes = len({g.mode for g in groups}) > 1
     for dataset, model in dict.fromkeys((g.dataset, g.model) for g in groups):
         block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
         columns = []
@@ -47,14 +48,15 @@ def shift(groups: Sequence[Group]) -> Table:
                 Entry((Part(mean_std(v)),), seeds_text(g, len(v))) if v else Entry()
                 for g, v in zip(block, values, strict=True)
             ]
-            columns.append(mark(shown, rank([mean(v) if v else None for v in values])))
+            columns.append(mark(shown, rank_alike(block, [mean(v) if v else None for v in values])))
         drops = []
         for g in block:
             inside, outside = g.test("accuracy"), g.values("metrics", "test_on", "accuracy")
             drop = [inside[seed] - outside[seed] for seed in inside if seed in outside]
             drops.append(mean_std(drop) if drop else MISSING)
             other = (g.config.get("ablation") or {}).get("test_on")
-            keys = {"trained_on": dataset, "tested_on": other, "model": model, "loss": g.loss, "n": len(inside)}
+            keys = {"trained_on": dataset, "tested_on": other, "model": model, "mode": g.mode, "loss": g.loss}
+            keys |= {**g.point, "n": len(inside)}
             means = {
                 "accuracy": mean(list(inside.values())) if inside else None,
                 "shifted_accuracy": mean(list(outside.values())) if outside else None,
@@ -62,7 +64,7 @@ def shift(groups: Sequence[Group]) -> Table:
             data.append({**keys, **means, "drop": mean(drop) if drop else None})
         for i, g in enumerate(block):
             other = str((g.config.get("ablation") or {}).get("test_on"))
-            label = loss_name(g.loss, g.mode) + others(g, "ablation.test_on")
+            label = loss_name(g.loss, g.mode) + (f" ({g.mode})" if has_modes else "") + others(g, "ablation.test_on")
             keys = [dataset_name(dataset), dataset_name(other), model_name(model), label]
             rows.append([*map(entry, keys), columns[0][i], columns[1][i], entry(drops[i])])
     notes = [

@@ -58,7 +58,11 @@ def render(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
-    counts = Counter(v for s in sections for t in s.tables for row in t.rows for e in row for v in e.verdicts)
+    judged = {  # a cell and metric once, also where Table 4 shows it again
+        tuple(row.get(key) for key in ("dataset", "model", "mode", "loss", "digits", "metric")): row["verdict"]
+        for row in (row for s in sections for t in s.tables for row in t.data if "digits" in row and "verdict" in row)
+    }
+    counts = Counter(judged.values())
     return environment.get_template("page.html").render(
         title=title,
         intro=intro,

@@ -9,6 +9,7 @@ from pathlib import Path
 from gloss.report.stats import mean
 
 FOLDER = Path(__file__).parent / "published"
+MODES = {"table2": "integrated", "table3": "standalone", "table6": "integrated"}  # of its tables of runs
 SYSTEMS = ("TextGCN", "TensorGCN", "BERT-base", "RoBERTa-large", "Bert-GCN", "RoBERTa-GCN")  # not the authors' own
 
 
@@ -19,9 +20,16 @@ def rows(table: str) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def published(experiment: str, dataset: str, model: str, loss: str, metric: str) -> float | None:
-    """The paper's number for a cell of table2, table3 (BERT) or table6; None where the paper has none."""
-    if experiment == "table6":
+def published(
+    experiment: str, dataset: str, model: str, loss: str, metric: str, mode: str | None = None
+) -> float | None:
+    """The paper's number for a cell of table2, table3 (BERT) or table6; None where the paper has none.
+
+    mode: the cell's; None: the table's own, the only one that the paper has numbers for.
+    """
+    if mode not in (None, MODES.get(experiment)):
+        found = []
+    elif experiment == "table6":
         found = [r.get(f"{dataset}_{metric}") for r in rows("table6") if (r["model"], r["loss"]) == (model, loss)]
     elif experiment == "table3":
         is_bert = model == "bert"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from gloss.report.cells import Group, is_shared, number
+from gloss.report.cells import Group, number, timed
 from gloss.report.draw import Drawing, panels
 from gloss.report.lines import others
 from gloss.report.names import dataset_name, loss_name, model_name
@@ -263,9 +263,10 @@ def _classes(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) 
 def fig6(groups: Sequence[Group]) -> Drawing | None:
     """Seconds of an epoch by part: a panel a data set and model, a bar a loss.
 
-    The first epoch and runs that shared their device are left out.
+    The first epoch and what `timed` leaves out do not count.
     """
-    found = [(g, seconds) for g in groups if (seconds := _seconds(g))]
+    clocked, times = timed(groups)
+    found = [(g, seconds) for g in clocked if (seconds := _seconds(g))]
     if not found:
         return None
     blocks: dict[tuple[str, str], list[tuple[Group, dict[str, Any]]]] = {}
@@ -283,22 +284,20 @@ def fig6(groups: Sequence[Group]) -> Drawing | None:
         for g, seconds in found
     ]
     devices = sorted({str(run.result.get("device_name")) for g, _ in found for run in g.runs.values()})
-    seeds = sorted({seed for g, _ in found for seed, run in g.runs.items() if not is_shared(run)})
+    seeds = sorted({seed for g, _ in found for seed in g.runs})
     where = "; ".join(f"{dataset_name(d)}, {model_name(m)}" for d, m in blocks)
     notes = [
         f"{where}; seed {', '.join(map(str, seeds))}; measured on {', '.join(devices)}; mean over epochs, the first "
         "left out; without evaluation. Other: the head, and losses without a graph.",
     ]
-    if shared := sum(is_shared(run) for g in groups for run in g.runs.values()):
-        notes.append(f"{shared} runs shared their device and are left out.")
     title = "Figure 6: where an epoch's time goes"
-    notes += common_notes(groups, swept=["trainer.max_epochs", "trainer.patience"])
+    notes += [*times, *common_notes(groups, swept=["trainer.max_epochs", "trainer.patience"])]
     return Drawing("fig6", title, figure, data, notes, missing(groups))
 
 
 def _seconds(g: Group) -> dict[str, Any]:
     """Mean seconds of an epoch by part, the total, its spread and the number of epochs; empty where nothing counts."""
-    lines = [line for run in g.runs.values() if not is_shared(run) for line in run.epochs()[1:]]
+    lines = [line for run in g.runs.values() for line in run.epochs()[1:]]
     lines = [line for line in lines if number(line, "seconds", "total") is not None]
     if not lines:
         return {}

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from gloss.config import STANDALONE
 from gloss.report import paper
-from gloss.report.cells import Group, departures, mean_std, mixed, setting
+from gloss.report.cells import Group, departures, mean_std, mixed, setting, timed
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.stats import mean, std, verdict
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
@@ -43,27 +44,35 @@ def table6(groups: Sequence[Group]) -> Table:
 
 def _by_model(name: str, title: str, groups: Sequence[Group], metrics: tuple[str, ...], notes: list[str]) -> Table:
     datasets = list(dict.fromkeys(g.dataset for g in groups))
-    by_key = {(g.model, g.loss, point_text(g), g.dataset): g for g in groups}
+    by_key = {(g.model, g.loss, g.mode, point_text(g), g.dataset): g for g in groups}
     rows, data = [], []
     for model in dict.fromkeys(g.model for g in groups):
-        keys = list(dict.fromkeys((g.loss, point_text(g)) for g in groups if g.model == model))
+        keys = list(dict.fromkeys((g.loss, g.mode, point_text(g)) for g in groups if g.model == model))
         ours, theirs = [], []
         for dataset in datasets:
-            found = [by_key.get((model, loss, point, dataset)) for loss, point in keys]
+            found = [by_key.get((model, *key, dataset)) for key in keys]
             column = [_scores(name, g, metrics) for g in found]
             ours.append(_rank(column, found, metrics))
-            printed = [[paper.published(name, dataset, model, loss, m) for m in metrics] for loss, _ in keys]
-            spread = [[paper.published(name, dataset, model, loss, m + "_std") for m in metrics] for loss, _ in keys]
+            printed, spread = (
+                [[paper.published(name, dataset, model, x, m + end, mode) for m in metrics] for x, mode, _ in keys]
+                for end in ("", "_std")
+            )
             theirs.append(_paper_column(printed, spread, metrics))
             data += [row for g in found if g for row in tidy(name, g, metrics)]
-        for i, (loss, point) in enumerate(keys):
-            label = " ".join(x for x in (loss_name(loss, "integrated"), point) if x)
+        for i, key in enumerate(keys):
+            label = _label(name, *key)
             rows.append([entry(model_name(model)), entry(label), entry("ours"), *(c[i] for c in ours)])
             if any(c[i].plain() != MISSING for c in theirs):
                 rows.append([entry(""), entry(""), entry("paper"), *(c[i] for c in theirs)])
     columns = ["Model", "Loss", "", *map(dataset_name, datasets)]
     notes = [OURS, VERDICTS, RANKS, *common_notes(groups), *notes]
     return Table(name, title, columns, rows, data, notes, missing(groups), num_keys=3)
+
+
+def _label(experiment: str, loss: str, mode: str, point: str) -> str:
+    """ "G-Loss-O + CE", with the mode where it is not the table's own, and what else was swept."""
+    other = "" if mode == paper.MODES[experiment] else f"({mode})"
+    return " ".join(x for x in (loss_name(loss, mode), other, point) if x)
 
 
 def point_text(g: Group) -> str:
@@ -87,8 +96,8 @@ def _scores(experiment: str, g: Group | None, metrics: Sequence[str]) -> Entry:
 
 
 def judge(experiment: str, g: Group, metric: str) -> str:
-    """The verdict of a cell; none where it leaves the paper's protocol or the paper has no such cell."""
-    published = paper.published(experiment, g.dataset, g.model, g.loss, metric)
+    """The verdict of a cell; none where it leaves the paper's protocol or mode, or the paper has no such cell."""
+    published = paper.published(experiment, g.dataset, g.model, g.loss, metric, g.mode)
     is_comparable = not departures(g.config) and not g.point
     return verdict(list(g.test(metric).values()), published, metric) if is_comparable else ""
 
@@ -136,7 +145,7 @@ def tidy(experiment: str, g: Group, metrics: Sequence[str]) -> list[dict[str, ob
     rows = []
     for metric in metrics:
         values = list(g.test(metric).values())
-        published = paper.published(experiment, g.dataset, g.model, g.loss, metric)
+        published = paper.published(experiment, g.dataset, g.model, g.loss, metric, g.mode)
         rows.append(
             {
                 **{key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")},
@@ -171,7 +180,8 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
         notes.append(f"Not in the paper: {', '.join(unknown)}.")
     notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
     if with_runs := [g for g in groups if g.runs]:
-        default = [g for g in with_runs if any(not run.result.get("tuned") for run in g.runs.values())]
+        unsaid = [g for g in with_runs if "search.trials=0" not in departures(g.config)]
+        default = [g for g in unsaid if any(not run.result.get("tuned") for run in g.runs.values())]
         if default:
             names = sorted({loss_name(g.loss, g.mode) for g in default})
             which = "all" if len(default) == len(with_runs) else f"{len(default)} of {len(with_runs)}"
@@ -215,13 +225,14 @@ STANDALONE_COLUMNS = (  # heading, path in result.json, column of the paper's ta
 def table3(groups: Sequence[Group]) -> Table:
     """Standalone mode: quality, times and epochs, a line a data set and loss."""
     rows, data = [], []
+    clocked, times = timed(groups)
     blocks = dict.fromkeys((g.dataset, g.model) for g in groups)
     for dataset, model in blocks:
-        block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
+        block, on_time = ([g for g in gs if (g.dataset, g.model) == (dataset, model)] for gs in (groups, clocked))
         ours, theirs = [], []
         for _, path, column, digits, higher in STANDALONE_COLUMNS:
-            values = [list(_timed(g, path).values()) for g in block]
-            printed = [paper.published("table3", dataset, model, g.loss, column) for g in block]
+            values = [list(g.values(*path).values()) for g in (on_time if path[0] == "seconds" else block)]
+            printed = [paper.published("table3", dataset, model, g.loss, column, g.mode) for g in block]
             entries = [_standalone(g, v, p, path, digits) for g, v, p in zip(block, values, printed, strict=True)]
             means = [mean(v) if v else None for v in values]
             ours.append(mark(entries, rank_alike(block, means, higher_is_better=higher, digits=digits)))
@@ -229,7 +240,7 @@ def table3(groups: Sequence[Group]) -> Table:
             theirs.append(mark(shown, rank(printed, higher_is_better=higher, digits=digits)))
             data += [_tidy3(g, column, v, p) for g, v, p in zip(block, values, printed, strict=True)]
         for i, g in enumerate(block):
-            label = " ".join(x for x in (loss_name(g.loss), point_text(g)) if x)
+            label = _label("table3", g.loss, g.mode, point_text(g))
             keys = [entry(dataset_name(dataset)), entry(model_name(model)), entry(label), entry("ours")]
             rows.append([*keys, *(column[i] for column in ours)])
             if any(column[i].plain() != MISSING for column in theirs):
@@ -238,17 +249,13 @@ def table3(groups: Sequence[Group]) -> Table:
     notes = [
         OURS,
         VERDICTS,
-        "Times: × is ours over the paper's (one A100 80 GB); runs that shared their device are left out.",
+        "Times: × is ours over the paper's (one A100 80 GB).",
         RANKS,
-        *_shared_note(groups),
+        *times,
         *common_notes(groups),
     ]
     title = "Table 3: standalone mode"
     return Table("table3", title, columns, rows, data, notes, missing(groups), num_keys=4)
-
-
-def _timed(g: Group, path: tuple[str, ...]) -> dict[int, float]:
-    return g.values(*path, drop_shared=path[0] == "seconds")
 
 
 def _standalone(g: Group, values: list[float], published: float | None, path: tuple[str, ...], digits: int) -> Entry:
@@ -281,15 +288,10 @@ def _tidy3(g: Group, column: str, values: list[float], published: float | None) 
     }
 
 
-def _shared_note(groups: Sequence[Group]) -> list[str]:
-    shared = sum(len(g.runs) - len(g.values("epochs", drop_shared=True)) for g in groups)
-    return [f"{shared} runs shared their device: their times are left out."] if shared else []
-
-
 def table4(groups: Sequence[Group]) -> Table:
     """G-Loss-O against SCL, from table3's runs: silhouette and seconds per epoch, with the change in percent.
 
-    Only seeds that both ran are compared; of the times, only where neither shared its device.
+    Only seeds that both ran are compared; of the times, only where both had the same device to themselves.
     """
     rows, data, apart = [], [], []
     sources = (
@@ -297,9 +299,10 @@ def table4(groups: Sequence[Group]) -> Table:
         ("seconds_per_epoch", ("seconds", "per_epoch"), 2),
     )
     losses = ("gloss_o", "scl")
-    plain = [g for g in groups if not g.point and g.loss in losses]
+    plain = [g for g in groups if not g.point and g.loss in losses and g.mode == STANDALONE]
+    clocked, times = timed(plain)
     for dataset, model in dict.fromkeys((g.dataset, g.model) for g in plain):
-        pair = {g.loss: g for g in plain if (g.dataset, g.model) == (dataset, model)}
+        pair, on_time = ({g.loss: g for g in gs if (g.dataset, g.model) == (dataset, model)} for gs in (plain, clocked))
         is_alike = len({setting(g) for g in pair.values()}) == 1
         if not is_alike:
             where = f"{dataset_name(dataset)}, {model_name(model)}"
@@ -307,7 +310,8 @@ def table4(groups: Sequence[Group]) -> Table:
         ours: list[Entry] = []
         theirs: list[Entry] = []
         for metric, path, digits in sources:
-            found = {loss: _timed(pair[loss], path) if loss in pair else {} for loss in losses}
+            source = on_time if path[0] == "seconds" else pair
+            found = {loss: source[loss].values(*path) if loss in source else {} for loss in losses}
             seeds = sorted(found["gloss_o"].keys() & found["scl"].keys()) if is_alike else []
             values = {loss: [found[loss][seed] for seed in seeds] for loss in losses}
             means = [mean(values[loss]) if seeds else None for loss in losses]
@@ -348,7 +352,7 @@ def table4(groups: Sequence[Group]) -> Table:
         "the runs of Table 3. Change: of the means, G-Loss-O against SCL.",
         VERDICTS,
         *apart,
-        *_shared_note(plain),
+        *times,
         *common_notes(plain),
     ]
     title = "Table 4: G-Loss-O against SCL, standalone mode"
