@@ -21,7 +21,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, GLOSS_O, Config, ConfigError, resolve
-from gloss.runs import digits
+from gloss.files import DataError
+from gloss.runs import Record, digits
 from gloss.tuned import apply_found
 
 NAMES = (
@@ -41,6 +42,7 @@ class Cell:
     seeds: tuple[int, ...]
     point: dict[str, Any]  # swept keys other than dataset, model, loss, mode, seed: {"loss.lam": 0.3}
     choices: dict[str, str] = field(default_factory=dict)  # what was swept, as on the command line, seed aside
+    fingerprint: str | None = None  # of the user's own texts, where it is known (`with_texts`); None: read from them
 
     @property
     def dataset(self) -> str:
@@ -70,7 +72,7 @@ class Cell:
     @cached_property
     def digits(self) -> str | None:
         """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
-        return digits(self.config) if self.can_run else None
+        return digits(self.config, self.fingerprint) if self.can_run else None
 
     def folder(self, seed: int) -> Path | None:
         """The folder of a run, as gloss.runs.run_folder; None while the values are not known."""
@@ -271,3 +273,38 @@ def selected_cells(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> 
         return [values.index(x) if x in values else len(values) for values, x in chosen]
 
     return sorted(found.values(), key=place)
+
+
+def with_texts(cells: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
+    """The cells, those of a user's own texts (csv, hub) with the fingerprint of these.
+
+    Where the texts are not there any more, it is the one under which runs of these very cells are recorded. Raises
+    DataError where there is none, or several.
+    """
+    sets: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.config.dataset.source in ("csv", "hub"):
+            sets.setdefault(repr(cell.config.dataset), []).append(cell)
+    known = {key: _fingerprint(same, records) for key, same in sets.items()}
+    return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in cells]
+
+
+def _fingerprint(cells: Sequence[Cell], records: Sequence[Record]) -> str:
+    """Of the texts that these cells share."""
+    from gloss.data import load_dataset  # here, so that other sets need no data library
+
+    cfg = cells[0].config
+    try:
+        return load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).fingerprint
+    except DataError as error:
+        found = set()
+        for record in records:
+            x, fingerprint = record.identity, record.result.get("fingerprint")
+            kind = (x.dataset, x.model, x.mode, x.loss)
+            mine = (c for c in cells if c.can_run and kind == (c.dataset, c.model, c.mode, c.loss))
+            if fingerprint and any(digits(c.config, fingerprint) == x.digits for c in mine):
+                found.add(fingerprint)
+        if len(found) != 1:
+            many = f"runs on {len(found)} different contents" if found else "no run of it"
+            raise DataError(f"{error}; and the records, which could tell what the texts were, have {many}") from None
+        return found.pop()

@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from gloss.config import CONFIG_DIR, STANDALONE, Config, ConfigError
-from gloss.experiments import SEARCHED_FOR, Cell, search_cell, search_overrides
+from gloss.experiments import SEARCHED_FOR, Cell, search_cell, search_overrides, with_texts
 from gloss.report import paper
 from gloss.report.cells import gather, mean_std, number
 from gloss.report.names import dataset_name, loss_name, model_name
@@ -264,7 +264,7 @@ class Plan:
         found = {}
         for line in self.lines:
             c = line.cell
-            level = c.digits or digits(c.config)
+            level = c.digits or digits(c.config, c.fingerprint)
             for seed in (seed for seed, s in line.states.items() if s != DONE):
                 found[c.dataset, c.model, c.mode, c.loss, level, seed] = line
         return found
@@ -341,9 +341,11 @@ def make_plan(
 ) -> Plan:
     """The plan of the cells of one or more experiments, at least one cell; they share their `paths.outputs`.
 
-    device: a key of DEVICES, or a GPU's name as the records have it; overrides, search: see `searches_left`.
+    device: a key of DEVICES, or a GPU's name as the records have it; overrides, search: see `searches_left`. Raises
+    DataError where neither the disk nor a record knows a user's own texts.
     """
     records, _ = read_records(cells[0].config.paths.outputs)
+    cells = with_texts(cells, records)
     speeds = Speeds(records, device, cores)
     groups, _ = gather(cells, records)
     lines = []
@@ -354,7 +356,7 @@ def make_plan(
             {seed: state(cell.folder(seed)) for seed in cell.seeds},
             *speeds.epochs(cell),
             *speeds.epoch_seconds(cell),
-            paper.published(cell.experiment, cell.dataset, cell.model, cell.loss, "accuracy"),
+            paper.published(cell.experiment, cell.dataset, cell.model, cell.loss, "accuracy", cell.mode),
             f"{mean_std(scores)} ({len(scores)})" if scores else MISSING,
             judge(cell.experiment, group, "accuracy"),
         )
@@ -382,7 +384,7 @@ def show(plan: Plan) -> str:
     table = [[row[i] for i in columns] for row in (heads, *rows)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     text = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*text, "", *_sums(plan)])
+    return "\n".join([*text, "", *_sums(plan)] if plan.lines else _sums(plan))
 
 
 def _row(line: Line) -> list[str]:
@@ -410,12 +412,14 @@ def _sums(plan: Plan) -> list[str]:
     states = Counter(s for line in plan.lines for s in line.states.values())
     total = sum(states.values())
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
-    text = [f"Runs: {total} ({counted}); {len(plan.runs_to_do())} different ones left, {runs:.1f} hours."]
+    left = f"{len(plan.runs_to_do())} different ones left, {runs:.1f} hours."
+    text = [f"Runs: {total} ({counted}); {left}" if plan.lines else "Runs: none of its own."]
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
+        first = "Before them searches" if plan.lines else "Searches"
         text.append(
-            f"Before them searches for {len(plan.searches)} cells, {trials} trials: at most {searches:.1f} hours, with "
-            "each trial counted as a whole run (pruning stops the hopeless ones early)."
+            f"{first} for {len(plan.searches)} cells, {trials} trials: at most {searches:.1f} hours, with each trial "
+            "counted as a whole run (pruning stops the hopeless ones early)."
         )
     if plan.runs_to_do():
         kept, running = plan.disk()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import yaml
@@ -24,10 +25,12 @@ from gloss.experiments import (
     selections,
     sweep_of,
 )
+from gloss.files import DataError
 from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, searches_left, show
 from gloss.report import SECTIONS
 from gloss.runs import write_atomic
 
+SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
 ALL = "all"
 STORAGE = "search.storage="
@@ -42,6 +45,7 @@ class Task:
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
         self.name = name
         self.experiments = experiments_of(name)
+        self.searched = SEARCHES_OF.get(name, ())  # experiments of which only the searches belong to it
         secret = [o for o in overrides if o.startswith(STORAGE) and o != f"{STORAGE}null"]
         self.storage = secret[-1].partition("=")[2] if secret else None  # a URL that may hold a password
         self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in secret]
@@ -73,21 +77,26 @@ class Task:
     def plan(self, device: str, cores: int) -> Plan | None:
         """What is done and to do, and what it costs; None for a table that needs no runs."""
         cells, refused = [], []
-        for experiment in self.experiments:
+        for experiment in self.experiments or self.searched:
             try:
                 cells += self.cells(experiment)
             except ConfigError as error:
-                if self.name != ALL:
+                if self.name != ALL and not self.searched:
                     raise
                 refused.append(f"{experiment} is left out: {error}")
+        if refused and not cells:
+            raise ConfigError(refused[0])
         print("".join(line + "\n" for line in refused), end="", file=sys.stderr)
-        return make_plan(cells, device, cores, self.overrides, self.search) if cells else None
+        plan = make_plan(cells, device, cores, self.overrides, self.search) if cells else None
+        return replace(plan, lines=()) if plan and self.searched else plan
 
     # --------------------------------------------------------------------------------------------------------- doing
 
     def run(self) -> int:
         """Search, train, report; the exit status: 0 done, 1 a part failed, 2 nothing can be done, 128 + n by signal."""
-        worst = 0
+        worst = self.tune_all() if self.searched else 0
+        if worst >= 128:
+            return worst
         for experiment in self.experiments:
             try:
                 cells = self.cells(experiment)
@@ -105,6 +114,22 @@ class Task:
                 return status
             worst = max(worst, status, self._summary(experiment))
         return max(worst, self.report())
+
+    def tune_all(self) -> int:
+        """The searches that its experiments, or those whose searches it shows, still lack; status as `run`."""
+        worst, refused, names = 0, [], self.experiments or self.searched
+        for experiment in names:
+            try:
+                cells = self.cells(experiment)
+            except ConfigError as error:
+                refused.append(f"{experiment}: {error}")
+                continue
+            worst = max(worst, self.tune(cells))
+            if worst >= 128:
+                return worst
+        for line in refused:
+            print(f"left out: {line}" if len(refused) < len(names) else f"error: {line}", file=sys.stderr)
+        return max(worst, 2 if names and len(refused) == len(names) else 0)
 
     def tune(self, cells: Sequence[Cell]) -> int:
         """The searches that the cells still lack."""
@@ -197,9 +222,13 @@ def status(outputs: Path, device: str, cores: int) -> bool:
     for name in asked:
         for group in same_settings(name, asked[name]):
             task = Task(name, [*group[-1], f"paths.outputs={outputs}"])
-            plan = make_plan(selected_cells(name, group, outputs), device, cores, task.overrides, task.search)
-            print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group))
-            print(f"\n{show(plan)}")
+            print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group) + "\n")
+            try:
+                plan = make_plan(selected_cells(name, group, outputs), device, cores, task.overrides, task.search)
+            except DataError as error:
+                print(f"{error}\n")
+                continue
+            print(show(plan))
             print("".join(f"failed: {failure}\n" for failure in failures(plan.lines)))
     return bool(asked)
 

@@ -25,6 +25,7 @@ from gloss.config import (
     DatasetConfig,
     TrainerConfig,
 )
+from gloss.files import DataError
 from gloss.runs import write_atomic
 
 SEARCHED = {  # hyperparameter -> its key in the configuration
@@ -147,7 +148,11 @@ def misfit(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
         from gloss.data import load_dataset  # here, so that other sets need no data library
 
         own = OmegaConf.to_object(cfg.dataset) if isinstance(cfg.dataset, DictConfig) else cfg.dataset
-        if load_dataset(own, cfg.paths.data or "data", cfg.seed).fingerprint != source["fingerprint"]:
+        try:
+            fingerprint = load_dataset(own, cfg.paths.data or "data", cfg.seed).fingerprint
+        except DataError:  # a report of records whose texts are gone; a run will be refused when it reads them
+            return ""
+        if fingerprint != source["fingerprint"]:
             return f"on other texts that are called {cfg.dataset.name} too (dataset.name=… tells them apart)"
     return ""
 

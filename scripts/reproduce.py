@@ -25,7 +25,7 @@ def main() -> int:
     if args.what == "run":
         return task.run()
     if args.what == "tune":
-        return max((task.tune(task.cells(experiment)) for experiment in task.experiments), default=0)
+        return task.tune_all()
     device = args.device or this_device()
     if args.what == "status":
         if not status(task.outputs, device, os.cpu_count() or 1):

@@ -15,9 +15,13 @@ from synthetic import cell, result, write_run, write_study
 import gloss.experiments
 import gloss.report.draw
 from gloss.config import ROOT, ConfigError
+from gloss.experiments import compose_cells
 from gloss.report import build
+from gloss.report.cells import gather
 from gloss.report.page import Section, render
 from gloss.report.table import Table, entry
+from gloss.report.tables import table3, table4
+from gloss.runs import digits, read_records
 from gloss.terminal import status_of
 
 DPI = 40  # small pictures, so that the tests are quick
@@ -160,6 +164,38 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     assert page.count(">Search</a>") == 1  # one link to all
     refused = [p.partition(":")[0] for p in report.problems]
     assert refused == ["bad-seconds", "copied", "damaged"]
+
+
+def test_verdicts_are_counted_once_a_cell_and_metric(tmp_path):
+    """Table 4 shows the silhouettes of Table 3 again."""
+    for loss in ("scl", "gloss_o"):
+        for seed in (1, 2, 3):
+            write_run(tmp_path, mode="standalone", loss=loss, seed=seed, accuracy=86.0, silhouette=0.56)
+    groups, _ = gather(
+        [cell(mode="standalone", loss=x, seeds=(1, 2, 3)) for x in ("scl", "gloss_o")], read_records(tmp_path)[0]
+    )
+    sections = [Section(t.name, t.title, [t]) for t in (table3(groups), table4(groups))]
+    shown = [v for s in sections for row in s.tables[0].rows for e in row for v in e.verdicts]
+    assert shown.count("ok") == 8 and set(shown) == {"ok"}  # accuracy, macro-F1, silhouette twice, of two losses
+    assert '<span class="verdict ok">ok</span> 6 </p>' in render("t", "", sections)
+
+
+def test_a_report_needs_no_texts_of_the_users_own(tmp_path):
+    """Records tell the fingerprint that the digits of csv runs hold; what no record tells is a problem in a line."""
+    given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
+    selected = {"table2": [[*given, "seed=1,2", "model.max_length=16"]], "table6": [[*given, "seed=1"]]}
+    (tmp_path / "selections.yaml").write_text(json.dumps(selected))
+    (c,) = compose_cells("table2", selected["table2"][0])
+    run = {"dataset": "mine", "model": "tiny", "loss": "ce"}
+    write_run(tmp_path, digits=digits(c.config, "f" * 64), accuracy=77.0, **run)
+    report = build(tmp_path, dpi=DPI)
+    table = next(t for t in report.tables if t.name == "table2")
+    assert table.rows[0][3].plain().startswith("77.00") and len(table.missing) == 1
+    (problem,) = report.problems
+    assert problem.startswith("table6: ") and "gone.csv" in problem and "no run of it" in problem
+    write_run(tmp_path, digits=digits(c.config, "e" * 64), fingerprint="e" * 64, **run)
+    report = build(tmp_path, only=["table2"], dpi=DPI)
+    assert "runs on 2 different contents" in report.problems[0]  # neither is believed
 
 
 def test_long_tables_are_folded_on_a_screen_and_whole_on_paper(tmp_path):

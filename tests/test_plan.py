@@ -28,6 +28,7 @@ from gloss.plan import (
     state,
 )
 from gloss.reproduce import Task, experiments_of, grouped, save_selection, status
+from gloss.runs import digits
 
 CE = ["dataset=mr", "model=bert", "loss=ce"]
 
@@ -373,6 +374,44 @@ def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tm
     called.clear()
     Task("all", [f"paths.outputs={tmp_path / 'empty'}"]).report()
     assert not any("only" in x for x in called[-1][0])
+
+
+def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, monkeypatch, capsys):
+    called = []
+
+    def popen(command, env):
+        called.append([x.rpartition("/")[2] if x.endswith(".py") else x for x in command[1:]])
+        return type("P", (), {"wait": lambda self: 0})()
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
+    given = ["dataset=mr", "model=tiny", "search.trials=2", f"paths.outputs={tmp_path}"]
+    task = Task("table7", [*given, "loss=ce,gloss_o"])
+    assert task.tune_all() == 0 and [c[0] for c in called] == ["tune.py"]  # table3 has no loss=ce: left out
+    assert "left out: table3: loss=ce mode=standalone" in capsys.readouterr().err
+    called.clear()
+    task = Task("table7", [*given, "loss=gloss_o"])
+    assert task.run() == 0 and [c[0] for c in called] == ["tune.py", "tune.py", "report.py"]
+    assert [next(x for x in c if x.startswith("mode=")) for c in called[:2]] == ["mode=integrated", "mode=standalone"]
+    assert "only=[table7]" in called[-1] and not (tmp_path / "selections.yaml").exists()
+    shown = show(task.plan("cpu", 2))
+    assert shown.startswith("Runs: none of its own.\nSearches for 2 cells, 4 trials: at most")
+    with pytest.raises(ConfigError, match="nosuch"):
+        Task("table7", [*given, "loss=nosuch"]).plan("cpu", 2)
+    assert Task("table7", [*given, "loss=nosuch"]).tune_all() == 2
+
+
+def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):
+    given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
+    source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15, "fingerprint": "f" * 64}
+    put_overlay(tmp_path, "mine-tiny-integrated-ce", source)  # of the same texts, which cannot be looked at
+    (cell,) = compose_cells("table2", [*given, "seed=1", f"paths.outputs={tmp_path}"])
+    write_run(tmp_path, dataset="mine", model="tiny", loss="ce", digits=digits(cell.config, "f" * 64), accuracy=77.0)
+    save_selection(tmp_path, "table2", [*given, "seed=1"])
+    save_selection(tmp_path, "table6", [*given, "seed=1", "model.max_length=16"])
+    assert status(tmp_path, "cpu", 2)
+    shown = capsys.readouterr().out
+    assert "1 done of 1" in shown and "77.00 (1)" in shown
+    assert "gone.csv" in shown and "no run of it" in shown
 
 
 def test_tables_without_runs_of_their_own_know_whose_they_use():

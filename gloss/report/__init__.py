@@ -16,7 +16,7 @@ from gloss.report.draw import DPI, Drawing, styled
 from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
 from gloss.report.table import Table
-from gloss.runs import RunError, read_records, write_atomic
+from gloss.runs import Record, RunError, read_records, write_atomic
 from gloss.studies import Study, read_study
 from gloss.terminal import printable
 
@@ -71,7 +71,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     problems = [printable(f"{_relative(p.folder, outputs)}: {p.reason}") for p in found]
     records, doubles = refuse_doubles(records)
     problems += doubles
-    cells, commands = _compose(outputs, only, problems)
+    cells, commands = _compose(outputs, only, records, problems)
     groups = {name: gather(c, records) for name, c in cells.items()}
     expected = {(g.dataset, g.model, g.mode, g.loss, g.digits) for mine, _ in groups.values() for g in mine}
     found_studies = _studies(outputs, problems)
@@ -132,7 +132,9 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     return Report([t for s in sections for t in s.tables], folder / "index.html", problems)
 
 
-def _compose(outputs: Path, only: Sequence[str] | None, problems: list[str]) -> tuple[dict[str, Any], dict[str, str]]:
+def _compose(
+    outputs: Path, only: Sequence[str] | None, records: Sequence[Record], problems: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
     """The cells of each experiment that was asked for, and the command that runs them."""
     chosen = _selections(outputs, problems)
     if only is not None:
@@ -140,13 +142,13 @@ def _compose(outputs: Path, only: Sequence[str] | None, problems: list[str]) -> 
         chosen = {name: chosen.get(name, [[]]) for name in sorted(needed)}
     cells, commands = {}, {}
     if chosen:
-        from gloss.experiments import same_settings, selected_cells  # here: Hydra takes its time
+        from gloss.experiments import same_settings, selected_cells, with_texts  # here: Hydra takes its time
 
         for name, asked in chosen.items():
             asked = same_settings(name, asked)[-1]  # those that go together with the last
             try:
-                cells[name] = selected_cells(name, asked, outputs)
-            except ValueError as error:  # ConfigError: such as a search that is not done yet
+                cells[name] = with_texts(selected_cells(name, asked, outputs), records)
+            except ValueError as error:  # ConfigError; DataError: texts that neither the disk nor the records know
                 problems.append(f"{name}: {error}")
             arguments = [f' ARGS="{" ".join(overrides)}"' if overrides else "" for overrides in asked]
             commands[name] = " && ".join(f"make reproduce-{name}{x}" for x in arguments)
