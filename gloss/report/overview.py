@@ -59,9 +59,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     for g in groups:
         if text := _departures(g):
             said[text].append(f"{g.dataset}/{g.model}" + (f" {g.digits[:8]}" if id(g) in has_digits else ""))
-    notes = [
-        f"Not the paper's protocol ({', '.join(dict.fromkeys(who))}): {text}." for text, who in said.items()
-    ]
+    notes = [f"Not the paper's protocol ({', '.join(dict.fromkeys(who))}): {text}." for text, who in said.items()]
     notes.append(
         "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its data set, "
         "model and mode, among runs of one protocol and variant. Times are of training alone, the last until the best "
