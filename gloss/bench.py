@@ -120,6 +120,7 @@ def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -
         "contenders": (contenders := summary(rounds, peak)),
         "ratios": ratios(rounds, bench_),
         "goals": goals(contenders, bench_),
+        "same_step_twice": {x: difference_of_equal_steps(fit, next(bench_.batches)) for x, fit in bench_.fits.items()},
         "growth": growth(bench_, tell) if settings.growth else [],
         "run": run_ratio(Path(settings.run)) if settings.run else None,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -257,6 +258,22 @@ class Bench:
         """
         num, width, parameters = self.layers
         return 6.0 * parameters * lengths.sum() + 12.0 * num * width * np.square(lengths.astype(float)).sum()
+
+
+def difference_of_equal_steps(fit: Fit, rows: np.ndarray) -> float:
+    """‖g − g'‖ / ‖g‖ of the gradients of two steps with the same weights, texts and seed: what a device adds in another
+    order each time. rows: [B]."""
+    rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
+    device_rows = torch.from_numpy(rows).to(fit.device)
+    visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(fit.cfg.seed))
+    gradients = []
+    for _ in range(2):
+        fit.model.zero_grad(set_to_none=True)
+        fit._backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=fit.cfg.seed)
+        gradients.append([p.grad.clone() for p in fit.parameters if p.grad is not None])
+    fit.model.zero_grad(set_to_none=True)
+    difference = torch.nn.utils.get_total_norm([a - b for a, b in zip(*gradients, strict=True)])
+    return (difference / torch.nn.utils.get_total_norm(gradients[0])).item()
 
 
 def held_bytes(fit: Fit) -> int:

@@ -17,6 +17,7 @@ from gloss.bench import (
     Bench,
     Settings,
     bench,
+    difference_of_equal_steps,
     goals,
     held_bytes,
     is_reached,
@@ -46,6 +47,7 @@ def test_a_benchmark_leaves_a_whole_result_and_the_report_shows_it(tmp_path):
     result, path = bench(dataclasses.replace(TINY, rivals=True, outputs=str(tmp_path)))
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     assert set(result["contenders"]) == {"ce", "gloss_o", "ce_again", "trainer", "released"}
+    assert result["same_step_twice"] == {"ce": 0.0, "gloss_o": 0.0}  # on a CPU; a difference would be worth knowing
     parts = result["contenders"]["gloss_o"]["parts"]
     assert set(parts) == {"data", "forward", "graph", "propagation", "loss", "backward", "optimizer"}
     assert sum(parts.values()) <= 1.5 * result["contenders"]["gloss_o"]["seconds"]["high"]
@@ -112,6 +114,20 @@ def test_memory_and_share_of_the_peak_are_judged_where_the_goals_are_set():
     ours.settings = dataclasses.replace(TINY, lengths="128", model="roberta_large_shape", batch=128, micro_batch=8)
     (found,) = goals(contenders, ours)
     assert (found["what"], found["median"], found["reached"]) == ("memory (GB)", 15.0, "yes")
+
+
+def test_what_a_device_adds_in_another_order_is_seen(monkeypatch):
+    fit, step, calls = Bench.build(TINY).fits["ce"], gloss.bench.Fit._backward, []
+
+    def perturbed(self, *arguments, **options):
+        step(self, *arguments, **options)
+        calls.append([p.grad for p in self.parameters])
+        if len(calls) == 2:
+            for g in calls[1]:
+                g *= 1.5
+
+    monkeypatch.setattr(gloss.bench.Fit, "_backward", perturbed)
+    assert difference_of_equal_steps(fit, np.arange(16)) == pytest.approx(0.5)
 
 
 def test_a_run_holds_its_weights_and_twice_as_much_for_adam():

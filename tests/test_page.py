@@ -219,7 +219,7 @@ def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
     record = {
         **{"schema_version": 1, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
         **{"texts": {"mean_tokens": 20.0}, "rounds": [{}], "contenders": {"ce": step}, "ratios": [], "growth": []},
-        **{"goals": [], "run": None, "finished_at": "2026-01-01"},
+        **{"goals": [], "same_step_twice": {"ce": 0.0}, "run": None, "finished_at": "2026-01-01"},
     }
     (outputs / "bench").mkdir()
     path = outputs / "bench" / "mr-minilm.json"

@@ -73,6 +73,9 @@ def _steps(results: Sequence[dict[str, Any]]) -> Table:
             measured["peak_memory_bytes"] = memory
             data.append({"benchmark": result["name"], "step": name, **seconds, **measured, **(found["parts"] or {})})
     notes = [_machine(result) for result in results]
+    for result in results:
+        sizes = ", ".join(f"{contender_name(name)} {x:.1g}" for name, x in result["same_step_twice"].items())
+        notes.append(f"{result['name']}: gradients of the same step twice differ by (relative norm) {sizes}.")
     notes += [
         "Parts are shares of a step. Tokens are real ones, without padding; the share of the peak counts 6 operations "
         "for a parameter of the layers and token, and attention.",
