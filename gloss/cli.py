@@ -6,10 +6,8 @@ Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 1
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import sys
-import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
@@ -27,7 +25,7 @@ from gloss.experiments import check_experiment, sweep_arguments
 from gloss.interrupts import Interrupted, interruptible
 from gloss.terminal import explain
 from gloss.tuned import apply_tuned, keys_by_hand
-from gloss.workers import claim_gpu
+from gloss.workers import claim_gpu, meeting_folder
 
 # Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is many times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -114,19 +112,20 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
         _note_failure(text, Path(hydra_cfg.sweep.dir), f"{hydra_cfg.job.num:05d}")
 
 
-def _failure_folders(sweep: Path) -> tuple[Path, Path]:
+def _failure_folders(sweep: Path) -> list[Path]:
     """Where a sweep's failed runs are noted, and where they are if that disk is full."""
-    return sweep / "failed", Path(tempfile.gettempdir()) / f"gloss-{getpass.getuser()}" / sweep.name
+    elsewhere = meeting_folder("sweeps")
+    return [sweep / "failed", *([elsewhere / sweep.name] if elsewhere else [])]
 
 
 def _note_failure(text: str, sweep: Path, name: str) -> None:
-    for i, folder in enumerate(_failure_folders(sweep)):
+    for folder in (folders := _failure_folders(sweep)):
         try:
             folder.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(text, encoding="utf-8")
             return
         except OSError:
-            if i == 1:
+            if folder == folders[-1]:
                 raise
             with contextlib.suppress(OSError):
                 (folder / name).unlink(missing_ok=True)  # it may be there, but empty

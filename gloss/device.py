@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
 import os
 import platform
+import re
 import resource
 import subprocess
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -20,20 +19,25 @@ import torch
 from filelock import FileLock, Timeout
 
 from gloss.config import ROOT, ConfigError, TrainerConfig
+from gloss.workers import meeting_folder
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else the CPU; Apple's mps on request. ConfigError for one that is not there."""
+    """auto: CUDA where there is one, else the CPU; Apple's mps on request. ConfigError for one that is not there.
+
+    A GPU becomes the current one: events and Triton's kernels go to that, whatever device the tensors are on.
+    """
     if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda", torch.cuda.current_device())
-        return torch.device("cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not there on this machine")
-    return torch.device("cuda", torch.cuda.current_device()) if name == "cuda" else device
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        torch.cuda.set_device(device)
+    return device
 
 
 def choose_precision(cfg: TrainerConfig, device: torch.device) -> str:
@@ -123,13 +127,18 @@ class Presence:
         name = f"{device.type}{device.index or 0}"
         if device.type == "cuda":
             name = str(torch.cuda.get_device_properties(device).uuid)
-        self.folder = Path(tempfile.gettempdir()) / f"gloss-{getpass.getuser()}" / name
-        self.was_shared = False
+        self.folder = meeting_folder(name)
+        # Without a folder to meet in nobody can say that the device was ours alone: rather a timing too few in a table.
+        self.was_shared = self.folder is None
 
     @contextlib.contextmanager
     def here(self) -> Iterator[Presence]:
         """Mark the device as used while the context lasts; the mark of a process that died does not count."""
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.folder is None:
+            told = "no folder of our own in the temp directory: this run's timings count as those of a shared device"
+            print(told, file=sys.stderr, flush=True)
+            yield self
+            return
         path = self.folder / f"{os.getpid()}-{time.monotonic_ns()}"
         with FileLock(path):
             try:
@@ -141,8 +150,8 @@ class Presence:
 
     def look(self, mine: Path | None = None) -> bool:
         """Whether another run is, or ever was, on the device during this one."""
-        for path in self.folder.iterdir():
-            if path == mine or path.name.startswith(f"{os.getpid()}-"):
+        for path in self.folder.iterdir() if self.folder else ():
+            if path == mine or path.name.startswith(f"{os.getpid()}-") or not re.fullmatch(r"\d+-\d+", path.name):
                 continue
             try:
                 with FileLock(path, timeout=0):

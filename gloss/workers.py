@@ -1,15 +1,34 @@
-"""Several GPUs in one machine: every process of a sweep takes one for itself."""
+"""Processes of one user on one machine: a folder to meet in, and a GPU for each process of a sweep."""
 
 from __future__ import annotations
 
-import getpass
 import os
+import stat
 import tempfile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 _mine: FileLock | None = None  # held until this process ends, however it ends
+
+
+def meeting_folder(name: str) -> Path | None:
+    """The folder `name` in the temp directory, which only this user can write to; None where there is no such folder.
+
+    Anybody can foresee its path, so a link or a folder that others may write to is not used. Named by uid: in
+    a container the user may have no name.
+    """
+    folder = Path(tempfile.gettempdir())
+    for part in (f"gloss-{os.getuid()}", name):
+        folder /= part
+        try:
+            folder.mkdir(mode=0o700, exist_ok=True)
+            found = folder.lstat()
+        except OSError:
+            return None
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            return None
+    return folder
 
 
 def claim_gpu() -> int | None:
@@ -26,10 +45,9 @@ def claim_gpu() -> int | None:
         return None
     if _mine is not None:
         return torch.cuda.current_device()
-    folder = Path(tempfile.gettempdir()) / f"gloss-{getpass.getuser()}" / "workers"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = meeting_folder("workers")
     chosen = os.getpid() % num_gpus
-    for i in range(num_gpus):
+    for i in range(num_gpus if folder else 0):
         lock = FileLock(folder / str(torch.cuda.get_device_properties(i).uuid))
         try:
             lock.acquire(timeout=0)

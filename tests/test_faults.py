@@ -21,11 +21,13 @@ import pytest
 import torch
 
 import gloss.train
+import gloss.workers
 from gloss.checkpoint import Progress
 from gloss.checkpoint import load as load_checkpoint
 from gloss.checkpoint import save as save_checkpoint
 from gloss.cli import main
 from gloss.config import ROOT, Config
+from gloss.device import Presence, choose_device
 from gloss.fit import Diverged, Fit
 from gloss.interrupts import Interrupted, interruptible, noted
 from gloss.runs import RunError, clear, is_done, locked, read_record, read_records, run_folder, write_atomic
@@ -293,6 +295,43 @@ def test_who_comes_second_waits_or_goes_on_and_a_dead_ones_lock_is_free(tiny_con
     assert record is not None and other.poll() == 0 and "waiting for it" in capsys.readouterr().err
     with locked(folder, wait=False) as mine:
         assert mine
+
+
+def test_runs_on_one_device_see_each_other_and_nothing_that_is_not_theirs_is_touched(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(gloss.workers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delattr("getpass.getuser")  # fails where the uid has no name, as in a container
+
+    def alone() -> bool:
+        with Presence(torch.device("cpu")).here() as presence:
+            pass
+        return not presence.was_shared
+
+    folder = tmp_path / f"gloss-{os.getuid()}" / "cpu0"
+    assert alone() and folder.stat().st_mode & 0o777 == 0o700
+    (folder / "1-2").touch()  # of a process that died
+    (folder / "thesis.tex").touch()
+    assert alone() and [path.name for path in folder.iterdir()] == ["thesis.tex"]
+    code = "import sys\nfrom filelock import FileLock\nwith FileLock(sys.argv[1]):\n    print(1, flush=True), input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code, folder / "1-3"], **pipes) as other:
+        assert other.stdout.readline() == b"1\n" and not alone()
+        other.kill()
+    (precious := tmp_path / "precious").mkdir()
+    (precious / "1-2").touch()
+    shutil.rmtree(folder)
+    folder.symlink_to(precious)
+    assert not alone() and (precious / "1-2").exists()
+    assert "timings count as those of a shared device" in capsys.readouterr().err
+    folder.unlink()
+    folder.parent.chmod(0o777)  # anybody could put a link there
+    assert not alone() and not folder.exists()
+
+
+def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device("cuda:1") == torch.device("cuda:1") and chosen == [torch.device("cuda:1")]
 
 
 # ------------------------------------------------------------------------------------------------------ the last write

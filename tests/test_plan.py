@@ -429,7 +429,7 @@ def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"uuid": f"gpu-{i}"}))
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
-    folder = tmp_path / f"gloss-{workers.getpass.getuser()}" / "workers"
+    folder = tmp_path / f"gloss-{workers.os.getuid()}" / "workers"
     assert workers.claim_gpu() == 0 and workers.claim_gpu() == 0
     code = (
         "import sys, time\nfrom filelock import FileLock\n"
