@@ -30,6 +30,7 @@ from gloss.objective import Objective
 from gloss.runs import RunError, config_in_digits
 from gloss.sampler import epoch_batches
 
+FUSED_ON = ("cpu", "cuda")  # elsewhere (Metal) the fused Adam heeds neither `grad_scale` nor `found_inf`
 LOG = ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
 
 
@@ -72,7 +73,8 @@ class Fit:
         self.train_labels = self.labels["train"].cpu().numpy()
         self.watch = Stopwatch(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.Adam(self.parameters, lr=self.cfg.trainer.lr, fused=True)
+        self.is_fused = self.device.type in FUSED_ON
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.cfg.trainer.lr, fused=self.is_fused)
         self.is_bad = torch.zeros((), device=self.device)  # 1 from the first step that was not finite
         self.seconds_before = 0.0  # of processes before this one that worked on the run
         self.best: dict[str, Tensor] | None = None
@@ -136,11 +138,12 @@ class Fit:
             self.report("step", {"step": step + 1, "steps": len(batches), "epoch": progress.epoch, "loss": loss})
             due = time.monotonic() - self.last_checkpoint >= 60 * trainer.checkpoint_minutes > 0
             if pending or (due and step + 1 < len(batches)):
-                before = self._add_seconds(before)
+                self._add_seconds(before)
                 self._check_finite(batches)
                 self.save()
                 if pending:
                     raise Interrupted(pending[0])
+                before = time.perf_counter()  # the checkpoint's seconds are no epoch's
                 self.watch.start()
         self._add_seconds(before)
         self._check_finite(batches)
@@ -154,15 +157,13 @@ class Fit:
             f"{trainer.batch_size} or model.max_length={self.cfg.model.max_length} smaller"
         )
 
-    def _add_seconds(self, before: float) -> float:
+    def _add_seconds(self, before: float) -> None:
         """Book the time since `before` on the epoch under way."""
         seconds = self.watch.read()  # waits for the device
-        now = time.perf_counter()
-        seconds["total"] = now - before
+        seconds["total"] = time.perf_counter() - before
         for key, value in seconds.items():
             self.progress.seconds[key] = self.progress.seconds.get(key, 0.0) + value
         self.progress.total_seconds += seconds["total"]
-        return now
 
     def _end_epoch(self) -> dict:
         """Validate, book the epoch, keep the best weights."""
@@ -248,12 +249,17 @@ class Fit:
         backward = self._backward_in_slices if self.cfg.trainer.micro_batch else self._backward
         parts = backward(rows, device_rows, labels, is_visible, seed)
         self.watch.lap("backward")
-        norm = torch.nn.utils.get_total_norm([p.grad for p in self.parameters if p.grad is not None], foreach=True)
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
         # A loss or gradient that is not finite blocks this update and all later ones, without asking the device.
         self.is_bad = torch.maximum(self.is_bad, (~(norm.isfinite() & parts.loss.isfinite())).to(self.is_bad))
-        self.optimizer.found_inf = self.is_bad
-        self.optimizer.grad_scale = (norm / self.cfg.trainer.max_grad_norm).clamp(min=1.0).float()  # clips the norm
-        self.optimizer.step()
+        scale = (norm / self.cfg.trainer.max_grad_norm).clamp(min=1.0).float()  # clips the norm
+        if self.is_fused:
+            self.optimizer.found_inf, self.optimizer.grad_scale = self.is_bad, scale
+            self.optimizer.step()
+        elif not self.is_bad:  # waits for the device
+            torch._foreach_div_(gradients, scale)
+            self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         zero = torch.zeros((), device=self.device)
         num_hidden = 0 if is_visible is None else int((~is_visible).sum())  # is_visible lives on the host

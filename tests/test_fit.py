@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -103,7 +104,9 @@ def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, 
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-3)
 
 
-def test_a_step_clips_the_norm_and_is_adams(tiny_config, tmp_path):
+@pytest.mark.parametrize("fused_on", [("cpu", "cuda"), ()])
+def test_a_step_clips_the_norm_and_is_adams(tiny_config, tmp_path, monkeypatch, fused_on):
+    monkeypatch.setattr(gloss.fit, "FUSED_ON", fused_on)
     cfg = tiny_config(NO_DROPOUT, "loss=ce", "trainer.max_grad_norm=0.01", "trainer.num_slices=1")
     ours, plain = prepared(cfg, tmp_path), prepared(cfg, tmp_path)
     rows = np.argsort(ours.tables["train"].host_lengths, kind="stable")[:32]
@@ -158,6 +161,13 @@ def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(tiny_config, monke
     assert not (folder / "DONE").exists() and (folder / "checkpoint").exists()
     assert files(train(tiny_config(*options)).folder) == expected
     assert not (folder / "checkpoint").exists()
+
+
+def test_the_seconds_of_an_epoch_leave_its_checkpoints_out(tiny_config, monkeypatch):
+    slept, save = [], Fit.save
+    monkeypatch.setattr(Fit, "save", lambda self: (slept.append(time.sleep(0.3)), save(self)))
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=1", "trainer.checkpoint_minutes=1e-9"))
+    assert len(slept) > 2 and record.result["seconds"]["training"] < 0.3 * (len(slept) - 1)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(tiny_config, tmp_path):
@@ -215,8 +225,9 @@ def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
     assert seen.count("test") == 1 and seen.count("val") == 3  # two epochs, and the metrics of the record
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkeypatch, bad):
+@pytest.mark.parametrize("bad, fused_on", [(float("nan"), ("cpu",)), (float("inf"), ("cpu",)), (float("nan"), ())])
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkeypatch, bad, fused_on):
+    monkeypatch.setattr(gloss.fit, "FUSED_ON", fused_on)
     call, weights = Objective.__call__, {}
 
     def spoiled(self: Objective, embeddings, *arguments):
