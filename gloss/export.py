@@ -19,12 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import confusion_matrix
 
-from gloss.encoder import Classifier, Encoder
+from gloss.encoder import Classifier, Encoder, pretrained
 from gloss.runs import Record, RunError, fsync_folder
 
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
@@ -119,11 +118,8 @@ def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokeniz
         max_length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
         if not all(isinstance(label, str) for label in labels) or not isinstance(max_length, int):
             raise ValueError("label names must be text, and max_seq_length a whole number")
-        local = {"local_files_only": True, "trust_remote_code": False}
-        transformer = transformers.AutoModel.from_pretrained(folder, use_safetensors=True, dtype=torch.float32, **local)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **local)
-        if getattr(transformer, "pooler", None) is not None:
-            transformer.pooler = None  # not saved, so it would be random; not used either
+        transformer = pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = Classifier(Encoder(transformer), len(labels))
         model.head.load_state_dict(load_file(folder / "head.safetensors"))
     except Exception as error:  # a damaged file raises whatever its reader thought of

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 
 from gloss.config import ConfigError, ModelConfig
 from gloss.data import Tokens
@@ -113,6 +115,52 @@ def test_a_folder_is_read_from_safetensors_only(tmp_path: Path):
     torch.save(model.state_dict(), tmp_path / "pickle" / "pytorch_model.bin")
     with pytest.raises(ConfigError, match="could not be loaded"):
         load_encoder(ModelConfig(alias="hf", name=str(tmp_path / "pickle")))
+    weights = tmp_path / "good" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(ConfigError, match="could not be loaded"):
+        load_encoder(ModelConfig(alias="hf", name=str(tmp_path / "good")))
+
+
+def without_first_layer(weights):
+    return {key: value for key, value in weights.items() if "layer.0." not in key}
+
+
+@pytest.mark.parametrize("change, settings, message", [
+    (dict, {"num_hidden_layers": 4}, r"encoder.layer.3.\S+ is missing.*\(16 of "),
+    (without_first_layer, {}, r"encoder.layer.0.\S+ is missing, .* …"),
+    (lambda weights: {f"foo.{key}": value for key, value in weights.items()}, {}, "embeddings.LayerNorm.bias is missi"),
+    (dict, {"intermediate_size": 25}, r"dense.bias has shape \[24\], not \[25\]"),
+    (dict, {"vocab_size": 60}, r"word_embeddings.weight has shape \[50, 16\], not \[60, 16\] \(1 of "),
+])  # fmt: skip
+def test_weights_that_are_not_those_of_the_model_are_refused(tmp_path: Path, change, settings, message):
+    transformers.AutoModel.from_config(ARCHITECTURES["bert"]).save_pretrained(tmp_path)
+    weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
+    save_file(change(load_file(weights)), weights, metadata={"format": "pt"})
+    config.write_text(json.dumps({**json.loads(config.read_text()), **settings}))
+    with pytest.raises(ConfigError, match=message):
+        load_encoder(ModelConfig(alias="hf", name=str(tmp_path)))
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_heads_of_a_pretrained_model_are_left_and_its_old_names_known(tmp_path: Path, name: str, legacy: bool):
+    """As on the hub: every key has the architecture's prefix, heads for pretraining, no pooler or one."""
+    kind = transformers.AutoModelForPreTraining if legacy else transformers.AutoModelForMaskedLM
+    torch.manual_seed(0)
+    model = kind.from_config(ARCHITECTURES[name])
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    assert any(key.startswith(f"{name}.") for key in weights) and not all(key.startswith(f"{name}.") for key in weights)
+    if legacy:
+        old = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+        for new in [key for key in weights if key.endswith(tuple(old))]:
+            prefix, norm, part = new.rpartition("LayerNorm.")
+            weights[prefix + old[norm + part]] = weights.pop(new)
+        weights[f"{name}.embeddings.position_ids"] = torch.arange(512)[None]
+        save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    got = load_encoder(ModelConfig(alias="hf", name=str(tmp_path))).transformer.state_dict()
+    expected = getattr(model, name).state_dict()
+    assert len(got) > 30 and all(torch.equal(value, expected[key]) for key, value in got.items())
 
 
 def test_a_model_that_cannot_be_had_is_told_with_what_was_expected():

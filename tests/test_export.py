@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -208,6 +209,15 @@ def test_only_safetensors_are_read(model_of_a_run, tmp_path):
 def test_damage_is_told(model_of_a_run, damage):
     damage(model_of_a_run)
     with pytest.raises(RunError, match=str(model_of_a_run)):
+        load_model(model_of_a_run)
+
+
+def test_weights_that_are_missing_are_not_made_up(model_of_a_run):
+    weights = load_file(model_of_a_run / "model.safetensors")
+    first = {key: value for key, value in weights.items() if "layer.1." not in key}
+    assert 0 < len(first) < len(weights)
+    save_file(first, model_of_a_run / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(RunError, match=r"encoder.layer.1.\S+ is missing.* \(16 of "):
         load_model(model_of_a_run)
 
 
