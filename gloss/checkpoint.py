@@ -30,6 +30,9 @@ class Progress:
     epoch: int = 1  # the epoch under way, from 1
     step: int = 0  # its steps that are done
     sigma: float | None = None
+    fingerprint: str | None = None  # of the texts; None in checkpoints from before it was kept, as `machine`
+    machine: dict[str, Any] | None = None  # environment.json of the last process, and what may change how it computes
+    resumed_on: list[str] = field(default_factory=list)  # what differed at each resumption on another machine or code
     best_epoch: int = 0
     best_score: float = -float("inf")
     num_stale: int = 0  # epochs since the last improvement
@@ -93,7 +96,7 @@ def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dic
     path = found[-1]
     try:
         state = json.loads((path / "state.json").read_text())
-        if difference := _difference(state["config"], config):
+        if difference := differences(state["config"], config):
             raise RunError(
                 f"{path} is the checkpoint of another configuration: {difference}. Remove it, or use rerun=true"
             )
@@ -114,8 +117,9 @@ def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dic
         ) from None
 
 
-def _difference(theirs: Any, ours: Any, key: str = "") -> str:
+def differences(theirs: Any, ours: Any, key: str = "") -> str:
+    """Keys whose values differ, with both values; empty where nothing does."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
-        parts = [_difference(theirs.get(k), ours.get(k), f"{key}.{k}" if key else k) for k in sorted({*theirs, *ours})]
+        parts = [differences(theirs.get(k), ours.get(k), f"{key}.{k}" if key else k) for k in sorted({*theirs, *ours})]
         return ", ".join(part for part in parts if part)
     return "" if theirs == ours else f"{key} was {theirs}, is {ours}"

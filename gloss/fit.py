@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gloss import checkpoint
 from gloss.checkpoint import Progress
-from gloss.config import CE, INTEGRATED, STANDALONE, Config
+from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config
 from gloss.device import Presence, Stopwatch, autocast, peak_memory_bytes
 from gloss.encoder import Classifier, TokenTable, slice_bounds
 from gloss.evaluate import classification_metrics, macro_silhouette
@@ -37,13 +37,13 @@ LOG = ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty",
 class Diverged(RunError):
     """A loss, gradient or embedding that is no finite number; `details` say where."""
 
-    def __init__(self, details: dict, what: str = "the loss or its gradient is") -> None:
+    def __init__(self, details: dict, what: str = "the loss or its gradient is", hint: str = "") -> None:
         self.details = details
         names = {"loss": "loss", "grad_norm": "gradient norm", "sigma": "sigma", "lr": "lr"}
         values = ", ".join(f"{name} {details[key]}" for key, name in names.items() if details.get(key) is not None)
         super().__init__(
             f"{what} not finite at epoch {details['epoch']}, step {details['step']} ({values}): try a smaller "
-            "trainer.lr or a larger loss.sigma"
+            f"trainer.lr{hint}"
         )
 
 
@@ -120,18 +120,18 @@ class Fit:
         on_device = torch.from_numpy(np.concatenate(batches)).to(self.device)  # one transfer an epoch
         generator = torch.Generator().manual_seed(_mix(self.cfg.seed, progress.epoch))
         visible = [self.objective.draw_visible(len(batch), generator) for batch in batches]
-        if len(self.log) != len(batches):
+        if progress.step == 0:
             self.log = torch.zeros(len(batches), len(LOG), device=self.device)
+        elif len(self.log) != len(batches):
+            raise RunError(
+                f"{self.folder / 'checkpoint'} was made with {len(self.log)} batches an epoch, now there are "
+                f"{len(batches)}: use the texts it was made with, or rerun=true"
+            )
         start = np.cumsum([0, *(len(batch) for batch in batches)])
         before = time.perf_counter()
         self.watch.start()
         for step in range(progress.step, len(batches)):
-            try:
-                self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
-            except RuntimeError as error:
-                if not _is_out_of_memory(error):
-                    raise
-                raise self._out_of_memory(batches[step]) from None
+            self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
             progress.step = step + 1
             # Reading a GPU's loss would make it wait; on the CPU it is there.
             loss = self.log[step, 0].item() if self.device.type == "cpu" else None
@@ -147,15 +147,6 @@ class Fit:
                 self.watch.start()
         self._add_seconds(before)
         self._check_finite(batches)
-
-    def _out_of_memory(self, batch: np.ndarray) -> RunError:
-        trainer, length = self.cfg.trainer, int(self.tables["train"].host_lengths[batch].max())
-        half = max(1, min(trainer.micro_batch or len(batch), len(batch)) // 2)
-        return RunError(
-            f"{self.device} is out of memory with a batch of {len(batch)} texts of up to {length} tokens: set "
-            f"trainer.micro_batch={half} (the same gradient in less memory), or make trainer.batch_size="
-            f"{trainer.batch_size} or model.max_length={self.cfg.model.max_length} smaller"
-        )
 
     def _add_seconds(self, before: float) -> None:
         """Book the time since `before` on the epoch under way."""
@@ -229,11 +220,12 @@ class Fit:
 
         Raises Diverged where one is not finite: finite weights that a last step made huge can do that.
         """
-        embeddings = embed(self.model, self.tables[split], self.device, self.precision)
+        at_once = self.cfg.trainer.micro_batch
+        embeddings = embed(self.model, self.tables[split], self.device, self.precision, at_once)
         if not embeddings.isfinite().all():
             progress = self.progress
             where = {"epoch": progress.epoch, "step": progress.step, "lr": self.lr, "sigma": progress.sigma}
-            raise Diverged(where, f"embeddings of {split} are")
+            raise Diverged(where, f"embeddings of {split} are", self._hint)
         return embeddings
 
     @torch.inference_mode()
@@ -323,7 +315,11 @@ class Fit:
         step = int(bad[0])
         values = {key: str(value) for key, value in zip(LOG, log[step].tolist(), strict=True)}
         where = {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
-        raise Diverged({**values, **where, "rows": self.rows[batches[step]].tolist()})
+        raise Diverged({**values, **where, "rows": self.rows[batches[step]].tolist()}, hint=self._hint)
+
+    @property
+    def _hint(self) -> str:
+        return " or a larger loss.sigma" if self.cfg.loss.name == GLOSS_O else ""  # other losses have no such key
 
     # -------------------------------------------------------------------------------------------------- the checkpoint
 
@@ -346,7 +342,16 @@ class Fit:
         if found is None:
             return
         progress, model, best, optimizer, log = found
+        ours = replace(self.progress)
+        if progress.fingerprint not in (None, ours.fingerprint):
+            raise RunError(
+                f"{self.folder / 'checkpoint'} was made with other texts: their fingerprint was "
+                f"{progress.fingerprint}, is {ours.fingerprint}. Use the texts it was made with, or rerun=true"
+            )
         vars(self.progress).update(vars(progress))
+        if progress.machine and (what := checkpoint.differences(progress.machine, ours.machine)):
+            self.progress.resumed_on.append(f"epoch {progress.epoch}, step {progress.step}: {what}")
+        self.progress.machine = ours.machine
         self.seconds_before = progress.total_seconds
         self.objective = replace(self.objective, sigma=self.progress.sigma)  # as the run began, to the last bit
         self.model.load_state_dict(model)
@@ -357,16 +362,19 @@ class Fit:
 
 
 @torch.inference_mode()
-def embed(model: Classifier, table: TokenTable, device: torch.device, precision: str, batch_size: int = 0) -> Tensor:
+def embed(
+    model: Classifier, table: TokenTable, device: torch.device, precision: str, at_most: int | None = None
+) -> Tensor:
     """Embeddings [N, D] in evaluation mode, float32, in the table's order; long texts first, in batches of one length.
 
-    batch_size: texts at once (default: 32 on a CPU, 256 elsewhere); it does not change a result beyond rounding.
+    at_most: texts at once, if fewer than 32 (CPU) or 256 (elsewhere); it does not change a result beyond rounding.
     """
     was_training = model.training
     model.eval()
     order = np.argsort(-table.host_lengths, kind="stable")
     on_device = torch.from_numpy(order).to(device)
-    batch_size = batch_size or (32 if device.type == "cpu" else 256)
+    batch_size = 32 if device.type == "cpu" else 256
+    batch_size = min(batch_size, at_most or batch_size)
     with autocast(device, precision):
         pieces = [
             table.encode(model, order[i : i + batch_size], on_device[i : i + batch_size]).float()
@@ -377,10 +385,20 @@ def embed(model: Classifier, table: TokenTable, device: torch.device, precision:
     return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)
 
 
-def _is_out_of_memory(error: RuntimeError) -> bool:
-    """PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below."""
-    texts = ("can't allocate memory", "not enough memory", "ALLOC_FAILED")
-    return isinstance(error, torch.OutOfMemoryError) or any(text in str(error) for text in texts)
+def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> RunError | None:
+    """What to tell where `error` is a lack of memory, and what the user can set that this configuration allows."""
+    # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
+    texts = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    if not any(text in str(error) for text in texts):
+        return None
+    size, way = cfg.trainer.batch_size, ""
+    half = min(cfg.trainer.micro_batch or size, size) // 2
+    if half and cfg.variant.forward_passes == 1:
+        way = f"set trainer.micro_batch={half} (the same gradient in less memory), or "
+    return RunError(
+        f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "
+        "trainer.batch_size or model.max_length smaller"
+    )
 
 
 def _mix(*numbers: int) -> int:

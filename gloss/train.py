@@ -27,13 +27,14 @@ from gloss.device import Presence, choose_device, choose_precision, environment,
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
 from gloss.export import save_model
-from gloss.fit import Fit, embed
+from gloss.fit import Fit, embed, out_of_memory
 from gloss.graph import sqrt_bandwidth
 from gloss.interrupts import Interrupted
 from gloss.objective import Objective, balanced_class_weights
 from gloss.runs import (
     SCHEMA_VERSION,
     Record,
+    RunError,
     clear,
     is_done,
     locked,
@@ -76,19 +77,20 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
             return None
         if (record := _finished(cfg, folder)) is not None:
             return record
-        if cfg.rerun:
-            clear(folder)
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
             with Presence(device).here() as presence:
                 _run(cfg, dataset, folder, device, presence, on_epoch)
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
-            if not (folder / "checkpoint").is_dir():
+            if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))
             raise
         except Exception as error:
-            _write_error(folder, error)
+            told = out_of_memory(error, cfg, device) if isinstance(error, RuntimeError) else None
+            _write_error(folder, told or error)
+            if told:
+                raise told from error
             raise
         return read_record(folder)
 
@@ -108,6 +110,10 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     if not is_done(folder) or cfg.rerun:
         return None
     record = read_record(folder)
+    if (folder / "checkpoint").is_dir():  # killed after DONE; who ends just now removes it, and still holds the lock
+        with contextlib.suppress(OSError), locked(folder, wait=False) as mine:
+            if mine:
+                shutil.rmtree(folder / "checkpoint")
     if cfg.trainer.save_model and not (folder / "model").is_dir():
         print(f"{folder} is finished, but its weights were not kept", file=sys.stderr, flush=True)
     told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
@@ -139,8 +145,6 @@ def _run(
     reset_peak_memory(device)
     precision = choose_precision(cfg.trainer, device)
     machine = environment(device, precision)
-    write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
-    write_json(folder / "environment.json", machine)
 
     if dataset.note:
         print(f"{cfg.dataset.name}: {dataset.note}", file=sys.stderr, flush=True)
@@ -162,14 +166,22 @@ def _run(
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
     if cfg.mode == STANDALONE:
         model.head.requires_grad_(False)  # the probe's weights go there after training
-    progress = Progress(sigma=_sigma(cfg, model, tables["train"], device, precision))
+    progress = Progress(
+        sigma=_sigma(cfg, model, tables["train"], device, precision),
+        fingerprint=dataset.fingerprint,
+        machine=machine | {key: getattr(cfg.trainer, key) for key in ("micro_batch", "num_slices")},
+    )
     weights = None
     if cfg.variant.class_weights == "balanced":
         weights = balanced_class_weights(labels["train"].cpu(), len(dataset.labels)).to(device)
     objective = Objective(cfg, len(dataset.labels), progress.sigma, weights)
+    if cfg.rerun:
+        clear(folder)  # not before everything is there to train again
+    write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
+    write_json(folder / "environment.json", machine)
     terminal = Terminal(cfg, folder)
     if 0 in cfg.trainer.embeddings_at:
-        _keep_embeddings(folder, 0, model, tables["val"], labels["val"], device, precision)
+        _keep_embeddings(cfg, folder, 0, model, tables["val"], labels["val"], device, precision)
 
     def report(what: str, values: dict) -> None:
         if what == "epoch":
@@ -177,7 +189,8 @@ def _run(
             if values["epoch"] == 1:
                 _warn_if_nothing_is_learnt(cfg, values)
             if values["epoch"] in cfg.trainer.embeddings_at:
-                _keep_embeddings(folder, values["epoch"], model, tables["val"], labels["val"], device, precision)
+                at_epoch = values["epoch"]
+                _keep_embeddings(cfg, folder, at_epoch, model, tables["val"], labels["val"], device, precision)
         terminal.show(what, values)
 
     fit = Fit(
@@ -236,7 +249,12 @@ def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.devi
         released = cfg.variant.sqrt_rule == "sqrt(d/3)"  # the released code takes all training texts
         size = len(table) if released else min(len(table), SIGMA_SAMPLE)
         sample = np.sort(np.random.default_rng(cfg.seed).permutation(len(table))[:size])
-        sigma = sqrt_bandwidth(embed(model, table.take(sample), device, precision), released=released)
+        embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.micro_batch)
+        try:
+            sigma = sqrt_bandwidth(embeddings, released=released)
+        except ValueError as error:
+            told = f"loss=gloss_sqrt cannot compute σ with model={cfg.model.alias}: {error} (loss=gloss_o loss.sigma=1)"
+            raise RunError(told) from None
     return float(sigma) * cfg.ablation.sigma_scale
 
 
@@ -288,11 +306,18 @@ def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
 
 
 def _keep_embeddings(
-    folder: Path, epoch: int, model: Classifier, table: TokenTable, labels: Tensor, device: torch.device, precision: str
+    cfg: Config,
+    folder: Path,
+    epoch: int,
+    model: Classifier,
+    table: TokenTable,
+    labels: Tensor,
+    device: torch.device,
+    precision: str,
 ) -> None:
     """Keep the embeddings of the first validation texts after an epoch (0: the pretrained encoder)."""
     sample = np.arange(min(len(table), KEPT_SAMPLE))
-    embeddings = embed(model, table.take(sample), device, precision).cpu().numpy()
+    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.micro_batch).cpu().numpy()
     kept = {f"epoch_{epoch}_embeddings": embeddings, "sample_labels": labels[: len(sample)].cpu().numpy()}
     write_arrays(folder / "embeddings" / f"{epoch}.npz", **kept)
 
@@ -385,6 +410,7 @@ def _result(
         "tuned": cfg.tuned or None,
         "commit": machine["commit"],
         "commit_clean": machine["commit_clean"],
+        **({"resumed_on": progress.resumed_on} if progress.resumed_on else {}),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

@@ -28,7 +28,9 @@ from gloss.checkpoint import save as save_checkpoint
 from gloss.cli import main
 from gloss.config import ROOT, Config
 from gloss.device import Presence, choose_device
-from gloss.fit import Diverged, Fit
+from gloss.encoder import TokenTable
+from gloss.files import DataError
+from gloss.fit import Diverged, Fit, out_of_memory
 from gloss.interrupts import Interrupted, interruptible, noted
 from gloss.runs import RunError, clear, is_done, locked, read_record, read_records, run_folder, write_atomic
 from gloss.train import train
@@ -147,11 +149,18 @@ def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
     def starved(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
+    def no_room(*arguments: object) -> None:
+        raise RuntimeError("CUDA error: out of memory")
+
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
     with monkeypatch.context() as patch:
         patch.setattr(Fit, "_backward", starved)
-        message = r"out of memory with a batch of 32 texts of up to \d+ tokens: set trainer.micro_batch=16"
+        message = r"out of memory with batches of 32 texts of up to 16 tokens: set trainer.micro_batch=16"
         with pytest.raises(RunError, match=message):
+            train(cfg)
+    for where in ("gloss.fit.embed", "gloss.train._sigma", "gloss.encoder.Classifier.to"):
+        with monkeypatch.context() as patch, pytest.raises(RunError, match=message):
+            patch.setattr(where, no_room)
             train(cfg)
     folder = run_folder(cfg)
     assert json.loads((folder / "error.json").read_text())["error"] == "RunError"
@@ -161,12 +170,40 @@ def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
 
 def test_no_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
     monkeypatch.setattr(Fit, "_backward", lambda *arguments: torch.zeros(10**14))
-    with pytest.raises(RunError, match="cpu is out of memory with a batch"):
+    with pytest.raises(RunError, match="cpu is out of memory with batches"):
         train(tiny_config("loss=ce"))
     monkeypatch.setattr(Fit, "_backward", lambda *arguments: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size") as caught:  # any other error stays what it is
         train(tiny_config("loss=ce"))
     assert not isinstance(caught.value, RunError)
+
+
+@pytest.mark.parametrize(
+    "options, advised",
+    [
+        (["loss=ce"], "trainer.micro_batch=16"),
+        (["loss=ce", "trainer.micro_batch=2"], "trainer.micro_batch=1"),
+        (["loss=ce", "trainer.micro_batch=1"], None),
+        (["loss=gloss_sqrt", "variant=released"], None),
+    ],
+)
+def test_what_is_advised_without_memory_is_allowed(tiny_config, options, advised):
+    told = str(out_of_memory(torch.OutOfMemoryError("out of memory"), tiny_config(*options), torch.device("cpu")))
+    assert re.findall(r"\S+=\S+", told) == ([advised] if advised else [])
+    tiny_config(*options, *([advised] if advised else []))
+
+
+def test_micro_batch_limits_an_evaluation_too(tiny_config, monkeypatch):
+    sizes, encode = [], TokenTable.encode
+
+    def watched(self: TokenTable, model: object, rows, *arguments: object):
+        sizes.append(len(rows))
+        return encode(self, model, rows, *arguments)
+
+    monkeypatch.setattr(TokenTable, "encode", watched)
+    options = ["loss=gloss_sqrt", "trainer.micro_batch=8", "trainer.embeddings_at=[0,1]", "trainer.max_epochs=1"]
+    train(tiny_config(*options))
+    assert max(sizes) == 8
 
 
 # ------------------------------------------------------------------------------------------------------------- numbers
@@ -178,6 +215,23 @@ def test_weights_made_huge_by_the_last_step_do_not_make_a_record(tiny_config):
         train(cfg)
     folder = run_folder(cfg)
     assert not is_done(folder) and json.loads((folder / "error.json").read_text())["details"]["lr"] == 1e38
+
+
+@pytest.mark.parametrize("loss", ["loss=ce", "loss=gloss_sqrt", "loss=gloss_o"])
+def test_a_run_that_diverged_names_only_keys_that_its_loss_has(tiny_config, loss):
+    options = [loss, "trainer.lr=1e38", "trainer.batch_size=128", "trainer.max_epochs=1"]
+    options += ["loss.sigma=0.5"] * (loss == "loss=gloss_o")
+    with pytest.raises(Diverged) as caught:
+        train(tiny_config(*options))
+    advised = re.findall(r"(?:trainer|loss)\.\w+", str(caught.value))
+    assert len(advised) == 1 + (loss == "loss=gloss_o")
+    tiny_config(*options, *(f"{key}=0.7" for key in advised))
+
+
+def test_embeddings_that_give_no_sigma_end_the_run_with_what_to_do(tiny_config, monkeypatch):
+    monkeypatch.setattr(gloss.train, "embed", lambda *arguments: torch.ones(5, 3))
+    with pytest.raises(RunError, match=r"loss=gloss_sqrt cannot compute σ with model=tiny: .*collapsed"):
+        train(tiny_config("loss=gloss_sqrt"))
 
 
 # ------------------------------------------------------------------------------------------------------------- signals
@@ -354,6 +408,30 @@ def test_a_finished_run_counts_whatever_an_error_left_beside_it(tiny_config):
     (record.folder / "error.json").write_text('{"message": "old"}')
     records, problems = read_records(Path(record.folder).parents[5])
     assert len(records) == 1 and not problems
+
+
+def test_what_a_kill_after_the_last_write_left_is_removed(tiny_config):
+    record = train(tiny_config("loss=ce"))
+    (record.folder / "checkpoint" / "00003-0000000").mkdir(parents=True)
+    with locked(record.folder):  # by who is just removing it
+        train(tiny_config("loss=ce"))
+    assert (record.folder / "checkpoint").is_dir()
+    train(tiny_config("loss=ce"))
+    assert not (record.folder / "checkpoint").exists() and is_done(record.folder)
+
+
+@pytest.mark.parametrize("error", [DataError("no network"), OSError(errno.ENOSPC, "full")])
+def test_a_run_that_cannot_be_trained_again_keeps_its_record(tiny_config, monkeypatch, error):
+    record = train(tiny_config("loss=ce"))
+
+    def fails(*arguments: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch, pytest.raises(type(error)):
+        patch.setattr(gloss.train, "load_encoder", fails)
+        train(tiny_config("loss=ce", "rerun=true"))
+    assert read_record(record.folder).result == record.result
+    train(tiny_config("loss=ce", "rerun=true", "trainer.embeddings_at=[0]"))
 
 
 def test_a_run_is_no_longer_finished_once_it_is_being_cleared(tmp_path, monkeypatch):

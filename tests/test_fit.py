@@ -176,6 +176,40 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(tiny
         prepared(tiny_config("loss=ce", "trainer.lr=2e-3"), tmp_path / "run").run()
 
 
+def test_a_checkpoint_of_other_texts_is_refused_and_one_of_another_machine_is_told(tiny_config, tmp_path):
+    def fit(**progress: object) -> Fit:
+        made = prepared(tiny_config("loss=ce"), tmp_path / "run")
+        vars(made.progress).update(progress)
+        return made
+
+    here = {"commit": "a1", "packages": {"torch": "2.13"}, "threads": 4}
+    fit(fingerprint="one", machine=here, epoch=2, step=3).save()
+    with pytest.raises(RunError, match="other texts: their fingerprint was one, is two"):
+        fit(fingerprint="two", machine=here).run()
+    with pytest.raises(RunError, match="with 0 batches an epoch, now there are 4"):  # nothing was logged
+        fit(fingerprint="one", machine=here).run()
+    same, other = fit(fingerprint="one", machine=here), fit(fingerprint="one", machine={**here, "threads": 8})
+    same._restore(), other._restore()
+    assert same.progress.resumed_on == []
+    assert other.progress.resumed_on == ["epoch 2, step 3: threads was 4, is 8"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_record_tells_that_its_run_went_on_elsewhere(tiny_config, monkeypatch, elsewhere):
+    save = Fit.save
+
+    def killed(self: Fit) -> None:
+        save(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Fit, "save", killed)
+        train(tiny_config("loss=ce", "trainer.checkpoint_minutes=1e-9"))
+    cfg = tiny_config("loss=ce", *["trainer.micro_batch=8"] * elsewhere)
+    told = ["epoch 1, step 1: micro_batch was None, is 8"] if elsewhere else None
+    assert train(cfg).result.get("resumed_on") == told
+
+
 def test_a_damaged_checkpoint_is_refused(tiny_config, tmp_path):
     fit = prepared(tiny_config("loss=ce"), tmp_path / "run")
     fit.save()
