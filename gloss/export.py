@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import re
 import shutil
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import confusion_matrix
 
@@ -27,13 +30,16 @@ from gloss.encoder import Classifier, Encoder, pretrained
 from gloss.runs import Record, RunError, fsync_folder
 
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
-# Keys by which a config.json could have code fetched, or other kinds of weights read.
-_REFUSED_KEYS = (
+MAX_BYTES = 64 * 2**20  # of a file that is not weights; the largest tokenizer.json of known encoders has 17 MB
+# Keys by which a config.json could have code fetched, other weights read, or as many label names made as it likes.
+REFUSED_KEYS = (
     "auto_map",
     "quantization_config",
     "attn_implementation",
     "_attn_implementation",
     "experts_implementation",
+    "transformers_weights",
+    "num_labels",
 )
 
 
@@ -109,7 +115,8 @@ def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokeniz
     """What `save_model` wrote: classifier in evaluation mode on the CPU, tokenizer, label names, most tokens of a text.
 
     The folder may come from anywhere: weights are read from safetensors only, no remote code is run, nothing is
-    fetched, links are not followed. Raises RunError where it is not what `save_model` writes.
+    fetched, links are not followed, and a model larger than its weights is not built. Raises RunError where it is not
+    what `save_model` writes.
     """
     folder = Path(folder)
     config = _checked_config(folder)
@@ -118,10 +125,14 @@ def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokeniz
         max_length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
         if not all(isinstance(label, str) for label in labels) or not isinstance(max_length, int):
             raise ValueError("label names must be text, and max_seq_length a whole number")
+        head = load_file(folder / "head.safetensors")
+        if len(head["weight"]) != len(labels):
+            raise ValueError(f"the head has {len(head['weight'])} classes, config.json names {len(labels)}")
+        _check_size(folder, config)
         transformer = pretrained(folder, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = Classifier(Encoder(transformer), len(labels))
-        model.head.load_state_dict(load_file(folder / "head.safetensors"))
+        model.head.load_state_dict(head)
     except Exception as error:  # a damaged file raises whatever its reader thought of
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"{folder} cannot be loaded ({type(error).__name__}: {reason}): export the run again") from None
@@ -135,16 +146,35 @@ def _checked_config(folder: Path) -> dict[str, Any]:
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink():
             raise RunError(f"{path} is a link, and links are not followed: copy the file there")
+        if not (path.is_file() or path.is_dir()):
+            raise RunError(f"{path} is neither a file nor a folder, and reading it may never end: take it out")
+        if path.is_file() and path.suffix != ".safetensors" and path.stat().st_size > MAX_BYTES:
+            raise RunError(f"{path} has more than {MAX_BYTES // 2**20} MB, which no file of ours has: take it out")
     if (folder / "adapter_config.json").exists():
         raise RunError(f"{folder} has an adapter_config.json, by which other weights would be loaded: remove it")
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        refused = [key for key in _REFUSED_KEYS if config.get(key) is not None]
+        refused = [key for key in REFUSED_KEYS if config.get(key) is not None]
     except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
     if refused:
         raise RunError(f"{folder / 'config.json'} sets {', '.join(refused)}, which our exports never do: take it out")
     return config
+
+
+def _check_size(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError where config.json asks for more than the file of weights holds, before room is made for it."""
+    with safe_open(folder / "model.safetensors", "pt") as file:  # reads the header only
+        sizes = [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]
+    layers = max((n for key, n in settings.items() if "layer" in key and isinstance(n, int)), default=0)
+    if layers > len(sizes):  # even the outline below would take long
+        raise ValueError(f"config.json asks for {layers:,} layers, the weights are {len(sizes)} tensors")
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):  # shapes without numbers
+        outline = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    wanted = sum(value.numel() for value in outline.state_dict().values())
+    if wanted > 2 * sum(sizes):  # not once: the pooler is not in the file
+        raise ValueError(f"config.json asks for {wanted:,} numbers, the weights hold {sum(sizes):,}")
 
 
 def model_folder(record: Record) -> Path:

@@ -1,6 +1,7 @@
 """An exported model gives our embeddings and logits in the libraries that load it; what is odd is refused."""
 
 import json
+import os
 import re
 
 import numpy as np
@@ -14,7 +15,16 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from gloss.config import ModelConfig
 from gloss.data import tokenize
 from gloss.encoder import Classifier, Encoder, TokenTable, load_encoder, load_tokenizer
-from gloss.export import export, load_model, macro_f1_interval, model_card, save_model, wilson_interval
+from gloss.export import (
+    MAX_BYTES,
+    REFUSED_KEYS,
+    export,
+    load_model,
+    macro_f1_interval,
+    model_card,
+    save_model,
+    wilson_interval,
+)
 from gloss.fit import embed
 from gloss.runs import Record, RunError
 
@@ -172,9 +182,7 @@ def model_of_a_run(tmp_path):
     return tmp_path / "run" / "model"
 
 
-@pytest.mark.parametrize(
-    "key", ["auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "experts_implementation"]
-)
+@pytest.mark.parametrize("key", REFUSED_KEYS)
 def test_config_that_names_other_code_is_refused(model_of_a_run, key):
     config = json.loads((model_of_a_run / "config.json").read_text())
     (model_of_a_run / "config.json").write_text(json.dumps({**config, key: "someone/code"}))
@@ -218,6 +226,42 @@ def test_weights_that_are_missing_are_not_made_up(model_of_a_run):
     assert 0 < len(first) < len(weights)
     save_file(first, model_of_a_run / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RunError, match=r"encoder.layer.1.\S+ is missing.* \(16 of "):
+        load_model(model_of_a_run)
+
+
+@pytest.mark.parametrize("settings", [
+    {"num_hidden_layers": 10**9}, {"num_hidden_layers": 35}, {"vocab_size": 10**9}, {"hidden_size": 40_000},
+    {"intermediate_size": 10**9}, {"max_position_embeddings": 10**11}, {"model_type": "bart", "decoder_layers": 10**9},
+])  # fmt: skip
+@pytest.mark.timeout(20)
+def test_a_model_larger_than_its_weights_is_not_built(model_of_a_run, monkeypatch, settings):
+    config = json.loads((model_of_a_run / "config.json").read_text())
+    (model_of_a_run / "config.json").write_text(json.dumps({**config, **settings}))
+    monkeypatch.setattr("gloss.export.pretrained", None)
+    with pytest.raises(RunError, match=r"config.json asks for .*, the weights (hold|are) \d"):
+        load_model(model_of_a_run)
+
+
+def test_as_many_classes_as_the_head_has(model_of_a_run):
+    config = json.loads((model_of_a_run / "config.json").read_text())
+    config["id2label"]["3"] = "one more"
+    (model_of_a_run / "config.json").write_text(json.dumps(config))
+    with pytest.raises(RunError, match="the head has 3 classes, config.json names 4"):
+        load_model(model_of_a_run)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("name", ["sentence_bert_config.json", "model.safetensors", "vocab.txt"])
+def test_what_is_no_file_or_too_large_is_not_read(model_of_a_run, name):
+    (model_of_a_run / name).unlink(missing_ok=True)
+    os.mkfifo(model_of_a_run / name)
+    with pytest.raises(RunError, match=f"{name} is neither a file nor a folder"):
+        load_model(model_of_a_run)
+    (model_of_a_run / name).unlink()
+    with open(model_of_a_run / name, "wb") as file:
+        file.truncate(MAX_BYTES + 2**20)
+    message = "cannot be loaded" if name == "model.safetensors" else f"{name} has more than 64 MB"
+    with pytest.raises(RunError, match=message):
         load_model(model_of_a_run)
 
 
