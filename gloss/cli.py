@@ -25,7 +25,7 @@ from gloss.experiments import check_experiment, sweep_arguments
 from gloss.interrupts import Interrupted, interruptible
 from gloss.terminal import explain
 from gloss.tuned import apply_tuned, keys_by_hand
-from gloss.workers import claim_gpu, meeting_folder
+from gloss.workers import claim_gpu, meeting_folder, queued_again
 
 # Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is many times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -104,7 +104,8 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
         return
     try:
         claim_gpu()
-        task(_prepare(cfg, overrides), True)
+        with queued_again():
+            task(_prepare(cfg, overrides), True)
     except Exception as error:
         reason = explain(error) if _is_expected(error) else traceback.format_exc().rstrip()
         text = f"failed: {' '.join(overrides)}\n  {reason}\n"

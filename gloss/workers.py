@@ -1,13 +1,18 @@
-"""Processes of one user on one machine: a folder to meet in, and a GPU for each process of a sweep."""
+"""Processes of one user on one machine: a folder to meet in, a GPU for each of a sweep, and a queue's warning."""
 
 from __future__ import annotations
 
 import os
+import signal
 import stat
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
+
+from gloss.interrupts import Interrupted, interruptible
 
 _mine: FileLock | None = None  # held until this process ends, however it ends
 
@@ -57,3 +62,31 @@ def claim_gpu() -> int | None:
         break
     torch.cuda.set_device(chosen)
     return chosen
+
+
+@contextmanager
+def queued_again() -> Iterator[None]:
+    """In a job of submitit's (SLURM), SIGUSR2 warns of the end: write a checkpoint before the job is queued again.
+
+    submitit's own handler queues it again too, but leaves in the middle of a step. Elsewhere this does nothing.
+    """
+    queue_again = signal.getsignal(signal.SIGUSR2)
+    if "SUBMITIT_EXECUTOR" not in os.environ or not callable(queue_again):
+        yield
+        return
+    warnings: list[int] = []
+
+    def stop(number: int, _frame: object) -> None:
+        warnings.append(number)
+        os.kill(os.getpid(), signal.SIGTERM)  # for which every part of a run knows a safe moment
+
+    signal.signal(signal.SIGUSR2, stop)
+    try:
+        with interruptible():
+            yield
+    except Interrupted:
+        if not warnings:
+            raise
+        queue_again(warnings[0], None)  # leaves the process
+    finally:
+        signal.signal(signal.SIGUSR2, queue_again)
