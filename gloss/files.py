@@ -10,10 +10,12 @@ import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any
 
 csv.field_size_limit(2**31 - 1)  # the default stops at 131,072 characters
+MAX_UNPACKED = 2 * 2**30  # bytes; the largest of the paper's files has 20 MB
 NO_CSV = "not a CSV file but binary data: save a spreadsheet as CSV; for UTF-16 set dataset.encoding=utf-16"
 
 
@@ -65,7 +67,12 @@ def _decoded(path: Path, encoding: str) -> str:
     try:
         content = path.read_bytes()
         if content.startswith(b"\x1f\x8b"):
-            content = gzip.decompress(content)
+            with gzip.open(io.BytesIO(content)) as file:  # a few MB can unpack to more than the memory
+                parts = list(islice(iter(lambda: file.read(2**20), b""), MAX_UNPACKED // 2**20))
+                if file.read(1):
+                    most = MAX_UNPACKED // 2**20
+                    raise DataError(f"{path}: unpacks to more than {most} MB: unpack it, if that is right")
+            content = b"".join(parts)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}: a damaged or cut-off gzip file ({error}): get it again") from None
     except OSError as error:

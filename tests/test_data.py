@@ -16,7 +16,7 @@ from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer
 from gloss import data
 from gloss.config import CONFIG_DIR, DatasetConfig
 from gloss.data import Split, add_label_noise, describe, load_dataset, tokenize
-from gloss.files import DataError
+from gloss.files import DataError, read_table
 
 REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
 TABLE_1 = {  # the paper's: train, val, test, classes
@@ -183,6 +183,19 @@ def test_a_cut_off_gzip_file_is_refused_at_any_length(toy, length):
     path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(DataError, match="test.csv.gz"):
         load_dataset(DatasetConfig(name="toy"), toy, seed=1)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_gzip_file_is_unpacked_up_to_a_limit(tmp_path, monkeypatch, extra):
+    monkeypatch.setattr("gloss.files.MAX_UNPACKED", 3 * 2**20)
+    path, header = tmp_path / "texts.csv.gz", b"text,label\n"
+    content = header + b"x" * (3 * 2**20 - len(header) - 3 + extra) + b",1\n"
+    path.write_bytes(gzip.compress(content[: 2**20]) + gzip.compress(content[2**20 :]))  # of two members, as by cat
+    if not extra:
+        assert [label for _, label in read_table(path, ["text", "label"])] == ["1"]
+        return
+    with pytest.raises(DataError, match="texts.csv.gz: unpacks to more than 3 MB"):
+        read_table(path, ["text", "label"])
 
 
 def test_a_missing_file_or_an_unknown_set_says_what_to_do(toy):
