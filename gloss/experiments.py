@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, GLOSS_O, Config, ConfigError, resolve
 from gloss.files import DataError
-from gloss.runs import Record, digits
+from gloss.runs import Record, digits, read_yaml, shortened
 from gloss.tuned import apply_found
 
 NAMES = (
@@ -227,16 +227,19 @@ def selections(outputs: Path) -> dict[str, list[list[str]]]:
     Also reads an experiment with the overrides themselves. Raises ConfigError for any other file.
     """
     path = outputs / "selections.yaml"
+    expected = "expected experiments, each with a list of overrides for each time it was asked for"
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-        if not isinstance(found or {}, dict) or not all(isinstance(x, list) for x in (found or {}).values()):
-            raise ValueError("expected experiments, each with a list of overrides for each time it was asked for")
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise ConfigError(f"{path} cannot be used ({error}): repair or remove it") from None
-    asked = {str(name): x if x and all(isinstance(y, list) for y in x) else [x] for name, x in (found or {}).items()}
+        found = (read_yaml(path) if path.is_file() else None) or {}
+        if not isinstance(found, dict) or not all(isinstance(x, list) for x in found.values()):
+            raise ValueError(expected)
+        asked = {str(name): x if x and all(isinstance(y, list) for y in x) else [x] for name, x in found.items()}
+        if not all(isinstance(o, str) for times in asked.values() for overrides in times for o in overrides):
+            raise ValueError(expected)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used ({shortened(error)}): repair or remove it") from None
     elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # where things are now; a URL may hold a password
     return {
-        name: [[str(o) for o in overrides if not str(o).startswith(elsewhere)] for overrides in times]
+        name: [[o for o in overrides if not o.startswith(elsewhere)] for overrides in times]
         for name, times in asked.items()
     }
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import csv
-import json
 import re
 import statistics
 from collections import Counter
@@ -27,7 +26,9 @@ from gloss.report.cells import gather, mean_std, number
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.table import MISSING
 from gloss.report.tables import judge
-from gloss.runs import Record, digits, is_done, is_running, read_records
+from gloss.runs import Record, RunError, digits, failure, files_under, is_done, is_running, read_records
+from gloss.studies import read_study
+from gloss.terminal import printable
 from gloss.tuned import SEARCHED, misfit, read_tuned, tuned_file
 
 ENCODERS = {  # alias -> layers, width, all parameters
@@ -65,14 +66,6 @@ def state(folder: Path | None) -> str:
     if (folder / "error.json").is_file():
         return FAILED
     return INTERRUPTED if (folder / "checkpoint").is_dir() else MISSING_RUN
-
-
-def failure(folder: Path) -> str:
-    """The first line of what a failed run left in error.json."""
-    try:
-        return str(json.loads((folder / "error.json").read_text(encoding="utf-8"))["message"]).partition("\n")[0]
-    except (OSError, ValueError, KeyError, TypeError):
-        return "its error.json cannot be read"
 
 
 # --------------------------------------------------------------------------------------------------------- how long
@@ -368,11 +361,11 @@ def _trials_done(cell: Cell, search: str) -> int:
     """Finished trials of the cell's study, as far as it has come."""
     c, done = cell.config, [0]
     pattern = f"{cell.dataset}-{cell.model}-{cell.mode}-{cell.loss}-{cell.variant}-{search}-*/study.json"
-    for path in (Path(c.paths.outputs) / "studies").glob(pattern):
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-            study = json.loads(path.read_text(encoding="utf-8"))
-            if (study["train_limit"], study["max_epochs"]) == (c.dataset.train_limit, c.trainer.max_epochs):
-                done.append(sum(trial["state"] in ("complete", "pruned", "fail") for trial in study["trials"]))
+    for path in files_under(c.paths.outputs, f"studies/{pattern}"):
+        with contextlib.suppress(RunError):
+            study = read_study(path.parent)
+            if (study.train_limit, study.max_epochs) == (c.dataset.train_limit, c.trainer.max_epochs):
+                done.append(sum(trial["state"] in ("complete", "pruned", "fail") for trial in study.trials))
     return max(done)
 
 
@@ -461,4 +454,4 @@ def _basis(plan: Plan) -> list[str]:
 def failures(lines: Iterable[Line]) -> list[str]:
     """A line for each failed run: its folder, and why."""
     folders = [line.cell.folder(seed) for line in lines for seed, s in line.states.items() if s == FAILED]
-    return [f"{folder}: {failure(folder)}" for folder in folders]
+    return [printable(f"{folder}: {failure(folder).partition(chr(10))[0]}") for folder in folders]

@@ -6,6 +6,7 @@ without it. Tables and figures read `result.json`, `epochs.jsonl` and `predictio
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import math
@@ -23,14 +24,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import yaml
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 
 from gloss.config import Config
 
 SCHEMA_VERSION = 1
-MAX_RECORD_BYTES = 256 * 2**20  # no record of ours comes near; a larger file is not read at all
-MAX_ARRAY_BYTES = 8 * 2**30  # of all arrays of a run, unpacked
+MAX_BYTES = 4 * 2**20  # 8,000 epochs, or a study of 10,000 trials; in memory JSON takes up to 30 times its size
+MAX_YAML_BYTES = 2**18  # 2,000 selections of an experiment; YAML is read a hundred times slower
+MAX_ARRAY_BYTES = 2 * 2**30  # of all arrays of a run, unpacked: embeddings of a million texts
+MAX_WIDTH = 4096  # of embeddings
+MAX_DEPTH = 50  # of what is nested; ours are 5 deep
+MAX_REASON = 500  # characters of an error that are shown
 
 # Keys that cannot change a result, or that have a folder level of their own.
 _NOT_IN_DIGITS = ("paths", "experiment", "tuned", "rerun", "seed", "mode")
@@ -167,8 +173,14 @@ def is_running(folder: Path) -> bool:
     """Whether a live process on this machine holds the folder."""
     if not (folder / "lock").is_file():
         return False
-    with locked(folder, wait=False) as mine:
-        return not mine
+    try:
+        with (folder / "lock").open("rb") as file:  # to look needs no permission to write, unlike `locked`
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # not ours to look at
+        pass
+    return False
 
 
 def remove_half_written(folder: Path) -> None:
@@ -213,11 +225,22 @@ class Record:
         """The lines of epochs.jsonl. Raises RunError where the file is broken."""
         path = self.folder / "epochs.jsonl"
         try:
-            lines = [_finite_json(line) for line in _read_text(path).splitlines()]
+            lines = [_finite_json(line) for line in _read_text(path, MAX_BYTES).splitlines()]
             _check_epochs(lines)
             return lines
         except (OSError, ValueError) as error:
-            raise RunError(f"{path} cannot be read: {error}") from None
+            raise RunError(f"{path} cannot be read: {shortened(error)}") from None
+
+    def _check_sizes(self, sizes: dict[str, int]) -> None:
+        """Raise ValueError where arrays (name -> bytes) are larger than the record's own texts and classes explain."""
+        num_texts = max((n for part, n in self.result["num_rows"].items() if part != "train"), default=0)
+        widths = {"labels": 1, "logits": len(self.result["labels"]), "embeddings": MAX_WIDTH}
+        for name, size in sizes.items():
+            limit = 2**20 + 8 * num_texts * widths.get(name.rpartition("_")[2], 1)
+            if size > limit:
+                raise ValueError(f"{name} unpacks to {size} bytes, more than {num_texts} texts take: {limit:.0f}")
+        if (size := sum(sizes.values())) > MAX_ARRAY_BYTES:
+            raise ValueError(f"it unpacks to {size} bytes, more than predictions ever have")
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The arrays of predictions.npz. Raises RunError where the file is broken."""
@@ -225,14 +248,13 @@ class Record:
         try:
             _refuse_special(path)
             with zipfile.ZipFile(path) as archive:
-                if (size := sum(one.file_size for one in archive.infolist())) > MAX_ARRAY_BYTES:
-                    raise ValueError(f"it unpacks to {size} bytes, more than predictions ever have")
+                self._check_sizes({one.filename.removesuffix(".npy"): one.file_size for one in archive.infolist()})
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             _check_arrays(arrays, len(self.result["labels"]))
             return arrays
         except Exception as error:  # zipfile, zlib and numpy raise a dozen kinds on a damaged archive
-            raise RunError(f"{path} cannot be read: {error}") from None
+            raise RunError(f"{path} cannot be read: {shortened(error)}") from None
 
 
 def read_record(folder: Path) -> Record:
@@ -242,10 +264,10 @@ def read_record(folder: Path) -> Record:
         raise RunError(f"{folder} is not finished: it has no DONE")
     path = folder / "result.json"
     try:
-        result = _finite_json(_read_text(path))
+        result = read_json(path)
         _check_result(result)
     except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be used: {error}") from None
+        raise RunError(f"{path} cannot be used: {shortened(error)}") from None
     return Record(folder, result)
 
 
@@ -258,11 +280,11 @@ def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
     runs = Path(root).resolve() / "runs"
     records, problems = [], []
     for folder in sorted(runs.glob("*/*/*/*/seed=*")):
-        if folder.resolve() != folder:
+        if os.path.realpath(folder) != str(folder):  # Path.resolve raises for a link to itself
             problems.append(Problem(folder, "is a link, or lies behind one"))
         elif not is_done(folder):
             failed = (folder / "error.json").is_file()
-            problems.append(Problem(folder, "failed: " + _error_message(folder) if failed else "is not finished"))
+            problems.append(Problem(folder, "failed: " + failure(folder) if failed else "is not finished"))
         else:
             try:
                 record = read_record(folder)
@@ -276,24 +298,58 @@ def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
     return records, problems
 
 
-def _error_message(folder: Path) -> str:
+def failure(folder: Path) -> str:
+    """What a failed run left in error.json."""
     try:
-        return str(_finite_json(_read_text(folder / "error.json"))["message"])
+        return shortened(read_json(folder / "error.json")["message"])
     except (OSError, ValueError, KeyError, TypeError):
         return "its error.json cannot be read"
 
 
-def _read_text(path: Path) -> str:
+def shortened(reason: object) -> str:
+    """The text of an error as far as it is shown: one of somebody else's files may fill pages."""
+    text = str(reason)
+    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "…"
+
+
+def files_under(root: str | Path, pattern: str) -> list[Path]:
+    """Paths under `root` that match, sorted, but for those behind a link; what is one itself `read_json` refuses."""
+    root = Path(root).resolve()
+    return [path for path in sorted(root.glob(pattern)) if os.path.realpath(path.parent) == str(path.parent)]
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file of any origin holds. Raises OSError, or ValueError with the reason, unless it is a plain file of
+    at most MAX_BYTES with finite numbers and whole characters, not deeply nested."""
+    return _finite_json(_read_text(path, MAX_BYTES))
+
+
+def read_yaml(path: Path) -> Any:
+    """As `read_json`, for at most MAX_YAML_BYTES of YAML without aliases: a few lines of them stand for any amount."""
+    text, depth = _read_text(path, MAX_YAML_BYTES), 0
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # piece by piece: what is deep takes hours as a whole
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it has an alias (*name): write out what it stands for")
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > MAX_DEPTH:
+                raise ValueError("it is nested too deeply")
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
+
+
+def _read_text(path: Path, limit: int) -> str:
     _refuse_special(path)
-    if path.stat().st_size > MAX_RECORD_BYTES:
-        raise ValueError(f"it has {path.stat().st_size} bytes, more than a record ever has")
+    if (size := path.stat().st_size) > limit:
+        raise ValueError(f"it has {size} bytes, more than the {limit} that such a file ever has")
     return path.read_text(encoding="utf-8")
 
 
 def _refuse_special(path: Path) -> None:
     """A link may point anywhere, and a pipe never ends."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
-        raise ValueError("it is no plain file")
+        raise ValueError("it is a link, or no plain file")
 
 
 def _finite_json(text: str) -> Any:
@@ -315,7 +371,18 @@ def _finite_json(text: str) -> Any:
         json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a character, as "\\ud800", cannot be shown
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
+    _check_depth(content)
     return content
+
+
+def _check_depth(content: Any) -> None:
+    """Raise ValueError for what is nested so deeply that functions that call themselves would not come through."""
+    level = [content]
+    for _ in range(MAX_DEPTH):
+        inside = (x.values() if isinstance(x, dict) else x for x in level if isinstance(x, (dict, list)))
+        level = [item for items in inside for item in items]
+    if level:
+        raise ValueError("it is nested too deeply")
 
 
 _IDENTITY = {"dataset": str, "model": str, "mode": str, "loss": str, "variant": str, "digits": str, "seed": int}

@@ -26,7 +26,7 @@ from gloss.config import (
     TrainerConfig,
 )
 from gloss.files import DataError
-from gloss.runs import write_atomic
+from gloss.runs import read_yaml, shortened, write_atomic
 
 SEARCHED = {  # hyperparameter -> its key in the configuration
     "lr": "trainer.lr",
@@ -82,14 +82,15 @@ def write_tuned(path: Path, values: Mapping[str, float], source: Mapping[str, An
 def read_tuned(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
     """The values of an overlay, by dotted key, and where they come from. Raises ConfigError for any other file."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = read_yaml(path)
         source = dict(found.pop("tuned"))
         values = {f"{group}.{key}": value for group, keys in found.items() for key, value in keys.items()}
         for key, value in values.items():
-            if key not in SEARCHED.values() or not isinstance(value, (int, float)) or isinstance(value, bool):
+            is_number = type(value) in (int, float) and abs(value) < 1e300  # NaN is not
+            if key not in SEARCHED.values() or not is_number:
                 raise ValueError(f"{key}: {value} is no searched number")
-    except (OSError, yaml.YAMLError, ValueError, AttributeError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no overlay of a search ({error}): repair or remove it") from None
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no overlay of a search ({shortened(error)}): repair or remove it") from None
     return values, source
 
 

@@ -7,20 +7,25 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from synthetic import result, write_run
 
+import gloss.plan
 import gloss.predict
+import gloss.report.bench
 import gloss.runs
 from gloss.config import ConfigError
+from gloss.experiments import compose_cells, selections
 from gloss.files import DataError
 from gloss.predict import load_run
 from gloss.report import build
 from gloss.runs import RunError, read_record, read_records
 from gloss.train import train
+from gloss.tuned import read_tuned
 
 SCRIPT = "<script>alert(1)</script>"
 HOSTILE = (
@@ -123,15 +128,82 @@ def test_files_that_are_none_of_ours(tmp_path):
     (folder_of(root, "0000000d") / "result.json").mkdir()
     huge = folder_of(root, "0000000e") / "result.json"
     huge.touch()
-    os.truncate(huge, gloss.runs.MAX_RECORD_BYTES + 1)
+    os.truncate(huge, gloss.runs.MAX_BYTES + 1)
     failed = folder_of(root, "0000000f")
     (failed / "DONE").unlink()
     (failed / "error.json").write_text(json.dumps({"message": SCRIPT}))
     (root / "runs" / "mr" / "bert" / "integrated-ce" / "00000000").symlink_to(other.parent)
     (root / "runs" / "<img src=x onerror=x>" / "b" / "c" / "d" / "seed=1").mkdir(parents=True)
+    (root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111").mkdir()
+    itself = root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111" / "seed=1"
+    itself.symlink_to(itself)
     records, problems = read_records(root)
-    assert not records and len(problems) == 17
+    assert not records and len(problems) == 18
     check_page(root)
+
+
+DAMAGE = {
+    "pipe": os.mkfifo,  # reading it would never end
+    "folder": Path.mkdir,
+    "link": lambda path: path.symlink_to(SOUND),
+    "huge": lambda path: (path.touch(), os.truncate(path, gloss.runs.MAX_BYTES + 1)),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "deep-and-whole": lambda path: path.write_text('{"x": ' + "[" * 200 + "]" * 200 + "}"),
+    "infinite": lambda path: path.write_text('{"x": 1e999}'),
+}
+SOUND = Path(__file__).parent / "golden" / "losses.json"  # JSON that could be read
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
+    root = tmp_path.resolve()
+    failed = folder_of(root, "00000001")
+    (failed / "DONE").unlink()
+    study = f"mr-bert-integrated-ce-paper-fair-{damage}"
+    paths = [failed / "error.json", root / "studies" / study / "study.json"]
+    paths += [root / "bench" / "x.json", root / "baselines" / "texts-mr.json"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        DAMAGE[damage](path)
+    problems = build(root, only=["table1"], dpi=20).problems + gloss.report.bench.read_bench(root)[1]
+    told = [problem for problem in problems if "cannot be used" in problem]
+    assert len(told) == 3 and all("study.json" in p or "x.json" in p or "texts-mr.json" in p for p in told)
+    if damage != "pipe" and damage != "folder":  # which is no error.json
+        assert gloss.runs.failure(failed) == "its error.json cannot be read"
+    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={root}"]
+    (cell,) = compose_cells("table2", given)
+    assert [left for _, left in gloss.plan.searches_left([cell], given, []).values()] == [15]
+
+
+@pytest.mark.parametrize("name", ["tuned/mr-bert-integrated-ce.yaml", "selections.yaml"])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "x: " + "[" * 200 + "]" * 200, "{", "x: !!python/object/apply:os.system ['touch pwned']", "\x00"]
+    + ["trainer: {lr: .nan}\ntuned: {}", "trainer: {lr: 1" + "0" * 400 + "}\ntuned: {}", "#" * 2**19, None]
+    + ["a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))]
+    + ["a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60))],
+    ids=["deep", "deep-and-whole", "cut", "code", "zero", "nan", "large", "huge", "link", "aliases", "merges"],
+)
+def test_yaml_of_others_is_refused_whatever_it_is(tmp_path, name, text):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(SOUND) if text is None else path.write_text(text)
+    with pytest.raises(ConfigError, match="repair or remove it") as caught:
+        selections(tmp_path) if name == "selections.yaml" else read_tuned(path)
+    assert len(str(caught.value)) < len(str(path)) + 700 and not Path("pwned").exists()
+
+
+def test_reasons_are_shown_in_part_and_steer_no_terminal(tmp_path):
+    failed = folder_of(tmp_path, "00000001")
+    (failed / "DONE").unlink()
+    (failed / "error.json").write_text(json.dumps({"message": "\x1b[31m" + "x" * 10**6}))
+    long = sound(digits="00000002") | {"labels": ["a"], "metrics": {"y" * 10**6: None}}
+    (folder_of(tmp_path, "00000002") / "result.json").write_text(json.dumps(long))
+    assert all(len(problem.reason) < 1000 for problem in read_records(tmp_path)[1])
+    line = SimpleNamespace(cell=SimpleNamespace(folder=lambda seed: failed), states={1: "failed"})
+    (told,) = gloss.plan.failures([line])
+    assert len(told) < 1000 and "\x1b" not in told
+    check_page(tmp_path)
 
 
 EPOCHS = (
@@ -171,11 +243,19 @@ def test_epochs_and_predictions_that_are_not_what_the_result_promises(tmp_path):
     check_page(tmp_path)
 
 
+@pytest.mark.parametrize("name", ["test_labels", "val_logits", "test_embeddings", "epoch_1_embeddings", "x"])
+def test_arrays_larger_than_the_record_s_own_texts_take_are_not_unpacked(tmp_path, name):
+    folder = write_run(tmp_path, sound())  # of 50 tested texts and two classes
+    np.savez_compressed(folder / "predictions.npz", **{name: np.zeros(10**6)})
+    with pytest.raises(RunError, match=f"{name} unpacks to"):
+        read_record(folder).predictions()
+
+
 def test_arrays_that_unpack_to_more_than_the_memory_are_not_unpacked(tmp_path, monkeypatch):
-    folder = write_run(tmp_path, sound())
+    folder = write_run(tmp_path, sound() | {"num_rows": {"train": 1, "val": 1, "test": 10**12}})
     np.savez_compressed(folder / "predictions.npz", test_labels=np.zeros(10**6))
     monkeypatch.setattr(gloss.runs, "MAX_ARRAY_BYTES", 10**6)
-    with pytest.raises(RunError, match="unpacks to"):
+    with pytest.raises(RunError, match="it unpacks to"):
         read_record(folder).predictions()
 
 
@@ -197,7 +277,7 @@ def test_studies_and_selections_of_others(tmp_path):
             (folder / "study.json").write_text(json.dumps(changed(study, path, value)))
     check_page(tmp_path)
     run_code = "a: !!python/object/apply:os.system ['touch pwned']"
-    for text in ("- a", "table2: 7", f"table2: ['{SCRIPT}']", run_code, "{", "\x00"):
+    for text in ("- a", "table2: 7", "table2: [7]", f"table2: ['{SCRIPT}']", run_code, "{", "\x00"):
         (tmp_path / "selections.yaml").write_text(text)
         check_page(tmp_path)
     assert not Path("pwned").exists()

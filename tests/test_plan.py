@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import sys
 import pytest
 import torch
 import yaml
-from synthetic import result, write_run
+from synthetic import result, write_run, write_study
 
 from gloss import reproduce, workers
 from gloss.config import ROOT, ConfigError
@@ -77,6 +78,20 @@ def test_states_of_runs(tmp_path):
         process.kill()
         process.wait()
     assert state(cell.folder(2)) == "to do"  # a dead process holds nothing
+
+
+def test_states_and_costs_of_a_read_only_folder(small_disk, capsys):
+    (cell,) = cells_in(small_disk)
+    save_selection(small_disk, "table2", [*CE, "seed=1,2"])
+    for seed in (1, 2):
+        put = cell.folder(seed) / "lock"
+        put.parent.mkdir(parents=True)
+        put.touch()
+    with (cell.folder(1) / "lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+        assert [state(cell.folder(seed)) for seed in (1, 2)] == ["running", "to do"]
+        assert status(small_disk, "cpu", 2) and "1 running" in capsys.readouterr().out
 
 
 def test_operations_of_an_epoch_against_the_matrices_themselves():
@@ -219,10 +234,9 @@ def test_searches_are_those_that_cells_lack(tmp_path):
     put_overlay(tmp_path, "mr-bert-integrated-gloss_o", source, loss={"sigma": 0.5})
     open_ = set(everything) - {"mr-bert-integrated-gloss_o"}
     assert set(left(compose_cells("table2", given), given)) == open_
-    study = tmp_path / "studies" / "mr-bert-integrated-scl_ce-paper-fair-01234567" / "study.json"
-    study.parent.mkdir(parents=True)
-    trials = [{"state": s} for s in ("complete", "pruned", "running")]
-    study.write_text(json.dumps({**source, "trials": trials}))
+    trial = {"params": {"lr": 2e-5}, "value": 1.0, "epochs": 1, "seconds": 1.0, "reason": None, "duplicate_of": None}
+    trials = [{**trial, "number": i, "state": s} for i, s in enumerate(("complete", "pruned", "running"))]
+    write_study(tmp_path, "mr-bert-integrated-scl_ce-paper-fair-01234567", loss="scl_ce", trials=trials)
     assert left(cells, given)["mr-bert-integrated-scl_ce"] == 13
     assert left(cells, given, "search=authors")["mr-bert-integrated-scl_ce"] == 15  # that study is not the authors'
     assert left(compose_cells("fig6", given), given) == {}  # a timing needs no search

@@ -32,7 +32,7 @@ def test_studies_are_read_back_and_damage_is_told(settings, monkeypatch, tmp_pat
             read_studies(tmp_path / "out")
     good["trials"][0]["value"] = float("nan")
     path.write_text(json.dumps(good))
-    with pytest.raises(RunError, match="trial 0 has no finite numbers"):
+    with pytest.raises(RunError, match="it holds NaN"):
         read_study(study.folder)
 
 

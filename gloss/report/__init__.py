@@ -17,7 +17,7 @@ from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
 from gloss.report.table import Table
 from gloss.runs import Record, RunError, read_records, write_atomic
-from gloss.studies import Study, read_study
+from gloss.studies import Study, read_studies
 from gloss.terminal import printable
 
 SECTIONS = {  # a section of the page: title, the experiments whose runs it shows
@@ -74,7 +74,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     cells, commands = _compose(outputs, only, records, problems)
     groups = {name: gather(c, records) for name, c in cells.items()}
     expected = {(g.dataset, g.model, g.mode, g.loss, g.digits) for mine, _ in groups.values() for g in mine}
-    found_studies = _studies(outputs, problems)
+    found_studies = sorted(read_studies(outputs, problems), key=starting.study_order)  # the paper's
     sections, claims = [], []
     with styled(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # matplotlib's, about a panel too small for its labels
@@ -204,20 +204,6 @@ def _parts(
             return [compare.table5(first, measured)]
         return [starting.table1(measured) if measured else None]
     return [starting.table7(found_studies) if found_studies else None]
-
-
-def _studies(outputs: Path, problems: list[str]) -> list[Study]:
-    """The searches under <outputs>/studies, in the paper's order."""
-    root = outputs.resolve() / "studies"
-    found = []
-    for path in sorted(path for path in root.glob("*/study.json") if path.resolve() == path):
-        try:
-            study = read_study(path.parent)
-            studies.check(study)
-            found.append(study)
-        except RunError as error:
-            problems.append(printable(f"{path.parent.name}: {error}"))
-    return sorted(found, key=starting.study_order)
 
 
 def _searches(found: Sequence[Study], problems: list[str]) -> list[Section]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,8 @@ from gloss.report.draw import Drawing, panels
 from gloss.report.names import LOSS_LOOK, loss_name
 from gloss.report.pictures import PART_LOOK, PARTS
 from gloss.report.table import MISSING, Table, entry
+from gloss.runs import files_under, read_json, shortened
+from gloss.terminal import printable
 
 CONTENDERS = {
     "ce_again": "CE, once more",
@@ -24,14 +25,14 @@ AXES = {"batch": "Texts a batch", "classes": "Classes (128 texts)", "length": "T
 def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The results in <outputs>/bench, in the order of their names, and what could not be read."""
     found, problems = [], []
-    for path in sorted((Path(outputs) / "bench").glob("*.json")):
+    for path in files_under(outputs, "bench/*.json"):
         try:
-            result = json.loads(path.read_text(encoding="utf-8"))
+            result = read_json(path)
             if result["schema_version"] != 1 or not isinstance(result["contenders"], dict):
                 raise ValueError("expected schema_version 1 with contenders")
             found.append(result)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(f"{path} cannot be used: {error}")
+            problems.append(printable(f"{path} cannot be used: {shortened(error)}"))
     return found, problems
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,9 @@ from gloss.report import paper
 from gloss.report.cells import number
 from gloss.report.names import DATASETS, dataset_name, loss_name, model_name, paper_order
 from gloss.report.table import MISSING, Entry, Table, entry
+from gloss.runs import files_under, read_json, shortened
 from gloss.studies import Study
+from gloss.terminal import printable
 
 PARTS = ("train", "val", "test")
 BEST_SHARE = 5  # the best fifth of the trials
@@ -162,12 +163,12 @@ def _short(x: Any) -> str:
 def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
     """All records of a kind ("texts", "tfidf"), by data set, and messages about files that cannot be used."""
     records, problems = [], []
-    for path in sorted((Path(outputs) / "baselines").glob(f"{kind}-*.json")):
+    for path in files_under(outputs, f"baselines/{kind}-*.json"):
         try:
-            record = json.loads(path.read_text(encoding="utf-8"))
+            record = read_json(path)
             if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
                 raise ValueError('expected an object with "dataset"')
             records.append(record)
-        except (OSError, ValueError, RecursionError) as error:
-            problems.append(f"{path} cannot be used: {error}")
+        except (OSError, ValueError) as error:
+            problems.append(printable(f"{path} cannot be used: {shortened(error)}"))
     return records, problems

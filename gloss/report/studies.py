@@ -8,37 +8,11 @@ from typing import Any
 from gloss.report.draw import Drawing, panels
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.table import MISSING, Table, entry
-from gloss.runs import RunError
+from gloss.runs import shortened
 from gloss.studies import Study
 
 LABELS = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
 LOOK = {"complete": ("o", "#1f6fb4"), "pruned": ("x", "#999999")}
-
-
-def check(study: Study) -> None:
-    """Raise RunError unless the study is one that a search writes: its folder's name, and values of the right kinds."""
-    trials, numbers = study.trials, ("number", "epochs", "duplicate_of")
-    try:
-        tried = [trial for trial in trials if trial["state"] in LOOK]
-        texts = [getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant", "search")]
-        texts += [trial["state"] for trial in trials] + [trial["reason"] or "" for trial in trials]
-        counts = [getattr(study, key) for key in ("seed", "train_texts", "max_epochs", "num_trials")]
-        counts += [study.train_limit or 0, *(trial[key] or 0 for trial in trials for key in numbers)]
-        ranges = [(*row, False) if isinstance(row, list) else row for row in study.space.values()]
-        is_sound = (
-            study.name == study.folder.name
-            and all(isinstance(x, str) for x in texts)
-            and all(type(x) is int and 0 <= x < 2**31 for x in counts)
-            and all(0 <= (trial["seconds"] or 0) < 1e12 for trial in trials)
-            and 0 < len(study.space.keys() & LABELS.keys()) == len(study.space)
-            and all(math.isfinite(x) for row in ranges for x in row)
-            and all(row[0] > 0 for row in ranges if row[-1])
-            and all(math.isfinite(trial["params"][name]) for trial in tried for name in study.space)
-        )
-    except (TypeError, KeyError, ValueError, OverflowError) as error:
-        raise RunError(f"study.json cannot be used: {type(error).__name__}: {error}") from None
-    if not is_sound:
-        raise RunError("study.json cannot be used: it was moved, or no search of ours wrote it")
 
 
 def title(study: Study) -> str:
@@ -66,7 +40,7 @@ def trials_table(study: Study) -> Table:
     notes = [f"{amounts}; search={study.search}."]
     if not study.is_finished:
         notes.append(f"Not finished: {study.num_trials} trials were asked for.")
-    notes += [f"Trial {t['number']} failed: {t['reason']}" for t in study.trials if t["reason"]]
+    notes += [f"Trial {t['number']} failed: {shortened(t['reason'])}" for t in study.trials if t["reason"]]
     heading = f"Search: {title(study)}"
     return Table(f"study-{study.name}", heading, columns, rows, data, notes, command=command(study), num_keys=2)
 
