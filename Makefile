@@ -6,8 +6,9 @@ RUN := .venv/bin/python
 # search) ARGS="any override" LAUNCHER=joblib or slurm, JOBS=4 (at a time), OUTPUTS=folder
 SELECTED = $(if $(DATASETS),dataset=$(DATASETS)) $(if $(MODELS),model=$(MODELS)) $(if $(LOSSES),loss=$(LOSSES)) \
   $(if $(SEEDS),seed=$(SEEDS)) $(if $(TRIALS),search.trials=$(TRIALS)) $(if $(OUTPUTS),paths.outputs=$(OUTPUTS)) $(ARGS) \
-  $(if $(LAUNCHER)$(JOBS),hydra/launcher=$(or $(LAUNCHER),joblib)) \
-  $(if $(JOBS),hydra.launcher.$(if $(filter slurm,$(LAUNCHER)),array_parallelism,n_jobs)=$(JOBS))
+  $(if $(LAUNCH),hydra/launcher=$(LAUNCH)) $(if $(JOBS),$(if $(filter slurm,$(LAUNCH)),hydra.launcher.array_parallelism=$(JOBS))) \
+  $(if $(filter joblib,$(LAUNCH)),hydra.launcher.n_jobs=$(or $(JOBS),1) hydra.launcher.batch_size=1)
+LAUNCH = $(or $(LAUNCHER),$(if $(JOBS),joblib))
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
