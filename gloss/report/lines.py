@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ def sweep_points(groups: Sequence[Group], path: str, values: Callable[[Group], d
 
 def _draw(ax: Any, rows: Sequence[dict], look: dict[str, Any], label: str, base: float = 0.0) -> None:
     xs, ys = [row["x"] for row in rows], [row["mean"] - base for row in rows]
-    errors = [row["std"] or 0.0 for row in rows]
+    errors = [math.nan if row["std"] is None else row["std"] for row in rows]  # one seed: no bar
     ax.errorbar(xs, ys, yerr=errors, label=label, capsize=2, elinewidth=0.8, **look)
 
 
@@ -232,7 +233,8 @@ def _draw_tornado(ax: Any, bars: Sequence[dict], title: str) -> None:
         y = order.index(bar["setting"]) + (-0.19 if is_lower else 0.19)
         color, hatch = ("#56B4E9", "") if is_lower else ("#E69F00", "///")
         ax.barh(y, change, height=0.34, color=color, hatch=hatch, edgecolor="#333333", linewidth=0.6, zorder=2)
-        ax.errorbar(change, y, xerr=spread, color="#333333", capsize=2, elinewidth=0.8, zorder=3)
+        if bar["n"] > 1:
+            ax.errorbar(change, y, xerr=spread, color="#333333", capsize=2, elinewidth=0.8, zorder=3)
         value = f"× {x:g}" if sign == "×" else f"{'+' if x > 0 else '−'} {abs(x):g}"
         text = f"{symbol} {value}: {change:+.2f}".replace("-", "−") + f" (n={bar['n']})"
         at = max(change + spread, 0.0), y
