@@ -408,6 +408,7 @@ _OPTIONAL = {  # may be missing or null
     "peak_memory_bytes": int,
     "device_name": str,
     "shared_device": bool,
+    "resumed_on": list,
     "counts": dict,
     "tuned": dict,
     "commit": str,

@@ -243,12 +243,16 @@ def _smaller_search(config: dict[str, Any]) -> list[str]:
 
 
 def mixed(group: Group) -> list[str]:
-    """In which respects the runs of a cell differ that should not: precision, data. As to devices, see `timed`."""
+    """In which respects runs of a cell, or parts of a run, differ that should not: precision, texts, and what was another
+    machine or code after an interruption. As to devices, see `timed`."""
     found = []
     for key, word in (("precision", "precisions"), ("fingerprint", "texts")):
         values = sorted({str(run.result.get(key)) for run in group.runs.values()})
         if len(values) > 1:
             found.append(f"{group.name} mixes {word}: {', '.join(v[:12] for v in values)}")
+    for seed, run in group.runs.items():
+        if changes := run.result.get("resumed_on"):
+            found.append(f"{group.name}, seed {seed}, went on otherwise than it began: {'; '.join(map(str, changes))}")
     return found
 
 
