@@ -148,10 +148,10 @@ def test_two_candidates_for_one_cell_and_seed_are_both_refused(tmp_path):
 
 def test_mixed_precision_and_unsearched_values_are_said(tmp_path):
     write_run(tmp_path, seed=1, precision="float32")
-    write_run(tmp_path, seed=2, precision="bf16", tuned={"trials": 15}, resumed_on=["epoch 3, step 0: threads was 4, is 8"])
+    write_run(tmp_path, seed=2, precision="bf16", tuned={"trials": 15}, resumed_on=["epoch 3: threads was 4, is 8"])
     notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
     assert "mixes precisions: bf16, float32" in notes
-    assert "seed 2, went on otherwise than it began: epoch 3, step 0: threads was 4, is 8" in notes
+    assert "seed 2, went on otherwise than it began: epoch 3: threads was 4, is 8" in notes
     assert "not searched for in all measured cells (CE)" in notes
 
 

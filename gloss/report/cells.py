@@ -243,8 +243,8 @@ def _smaller_search(config: dict[str, Any]) -> list[str]:
 
 
 def mixed(group: Group) -> list[str]:
-    """In which respects runs of a cell, or parts of a run, differ that should not: precision, texts, and what was another
-    machine or code after an interruption. As to devices, see `timed`."""
+    """In which respects runs of a cell, or parts of a run, differ that should not: precision, texts, and what was
+    another machine or code after an interruption. As to devices, see `timed`."""
     found = []
     for key, word in (("precision", "precisions"), ("fingerprint", "texts")):
         values = sorted({str(run.result.get(key)) for run in group.runs.values()})
