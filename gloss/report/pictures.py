@@ -114,10 +114,12 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
     grid = figure.add_gridspec(2, 2 * len(epochs), height_ratios=(1, 1.6))
     data, image, top_axes = [], None, []
     weights = {epoch: kernel(arrays[f"epoch_{epoch}_embeddings"][order], sigma) for epoch in epochs}
+    shown = [w[off_diagonal] for w in weights.values()]
+    greys = {"vmin": min(w.min() for w in shown), "vmax": max(w.max() for w in shown)}  # a wide σ leaves all near 1
     for i, epoch in enumerate(epochs):
         ax = figure.add_subplot(grid[0, 2 * i : 2 * i + 2])
         top_axes.append(ax)
-        image = ax.imshow(weights[epoch], cmap="Greys", vmin=0, vmax=1, interpolation="nearest")
+        image = ax.imshow(weights[epoch], cmap="Greys", **greys, interpolation="nearest")
         for edge in np.flatnonzero(np.diff(labels)) + 0.5:
             ax.axhline(edge, color=OTHER, linewidth=0.8)
             ax.axvline(edge, color=OTHER, linewidth=0.8)
