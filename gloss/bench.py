@@ -384,7 +384,9 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
     found = []
     for over, under in pairs:
         if over in rounds[0]["turns"] and under in rounds[0]["turns"]:
-            values = spread([r["turns"][over]["seconds"] / r["turns"][under]["seconds"] for r in rounds])
+            both = (CE, AGAIN) if under == CE and over != AGAIN and AGAIN in rounds[0]["turns"] else (under,)
+            step = [statistics.mean(r["turns"][name]["seconds"] for name in both) for r in rounds]  # both turns of CE
+            values = spread([r["turns"][over]["seconds"] / x for r, x in zip(rounds, step, strict=True)])
             goal = goals.get((over, under))
             reached = is_reached(values["low"], values["high"], goal)
             found.append({"over": over, "under": under, **values, "goal": goal, "reached": reached})

@@ -90,8 +90,9 @@ def test_operations_are_those_of_the_layers_counted_by_hand():
 
 
 def test_ratios_are_formed_within_a_round():
-    measured = rounds(ce=[1, 10, 2], ce_again=[1, 10, 2], gloss_o=[2, 10, 2])
+    measured = rounds(ce=[0.5, 10, 2], ce_again=[1.5, 10, 2], gloss_o=[2, 10, 2])
     found = {r["over"]: r for r in ratios(measured, Bench.build(TINY))}
+    assert (found["ce_again"]["median"], found["ce_again"]["high"]) == (1, 3)
     assert (found["gloss_o"]["median"], found["gloss_o"]["low"], found["gloss_o"]["high"]) == (1, 1, 2)
     assert found["gloss_o"]["reached"] == "unclear" and found["ce_again"]["reached"] == ""
 

@@ -105,8 +105,8 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Table:
             rows.append([entry(x) for x in row])
             data.append({"benchmark": result["name"], "over": "run", "median": run["ratio"], "goal": row[4]})
     notes = [
-        "Each ratio is formed within a round, on the same batches; median, lowest and highest over rounds. A goal that "
-        "lies between lowest and highest is called unclear.",
+        "Each ratio is formed within a round, on the same batches; CE is the mean of its two turns. Median, lowest and "
+        "highest over rounds; a goal that lies between lowest and highest is called unclear.",
         '"CE, once more" is the same step twice: what differs from 1 is the machine\'s noise.',
     ]
     columns = ["Benchmark", "Ratio", "Median", "Range", "Goal", "Reached"]
@@ -168,7 +168,7 @@ def _growth(result: dict[str, Any]) -> Drawing:
         ax.set_yscale("log")
         ax.set_xlabel(AXES[axis])
         ax.set_ylabel(f"Seconds ({rows[0]['of']})")
-    axes[0, 0].legend()
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     title = f"How the cost grows: {result['name']}"
     notes = [_machine(result), "By batch and classes the loss is measured alone, forward and backward."]
     return Drawing(f"bench_growth_{result['name']}", title, figure, result["growth"], notes)
