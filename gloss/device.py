@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import re
@@ -20,6 +21,8 @@ from filelock import FileLock, Timeout
 
 from gloss.config import ROOT, ConfigError, TrainerConfig
 from gloss.workers import meeting_folder
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def choose_device(name: str) -> torch.device:
@@ -61,6 +64,17 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def keep_freed_memory() -> None:
+    """Linux: have the C library keep what a training step frees, for the next one.
+
+    Else it returns larger blocks to the system, and each step pays for its pages again (docs/SPEED.md).
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system, or another C library
+        libc = ctypes.CDLL(None)
+        libc.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
+        libc.mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 class Stopwatch:

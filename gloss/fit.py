@@ -22,7 +22,7 @@ from torch import Tensor
 from gloss import checkpoint
 from gloss.checkpoint import Progress
 from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config
-from gloss.device import Presence, Stopwatch, autocast, peak_memory_bytes
+from gloss.device import Presence, Stopwatch, autocast, keep_freed_memory, peak_memory_bytes
 from gloss.encoder import Classifier, TokenTable, slice_bounds
 from gloss.evaluate import classification_metrics, macro_silhouette
 from gloss.interrupts import Interrupted, noted
@@ -70,6 +70,8 @@ class Fit:
     presence: Presence
 
     def __post_init__(self) -> None:
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.train_labels = self.labels["train"].cpu().numpy()
         self.watch = Stopwatch(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]

@@ -1,12 +1,12 @@
 """Time training steps: every loss, the Hugging Face Trainer and the released procedure, in alternating rounds.
 
-  python scripts/bench.py dataset=mr model=minilm batch=128 rounds=5
+  python scripts/bench.py dataset=mr model=minilm batch=128 rounds=12
   python scripts/bench.py lengths=128 model=bert_shape
   python scripts/bench.py lengths=128 model=roberta_large_shape micro_batch=16 rivals=false losses=ce,gloss_o rounds=2
 
 dataset=    whose training texts (default mr), or lengths= n or n-m: so many random tokens a text (classes=, default 2)
 model=      a name in configs/model (default minilm), or random weights: bert_shape distilbert_shape roberta_large_shape
-losses=     default ce,scl_ce,triplet,cosine,gloss_o;  batch= texts (128);  rounds= (5);  seed= (1)
+losses=     default ce,scl_ce,triplet,cosine,gloss_o;  batch= texts (128);  rounds= (12);  seed= (1)
 steps=      of one contender's turn (default: 1 on a CPU, 20 elsewhere)
 rivals=     false leaves the Trainer and the released procedure out
 growth=     true also measures how the cost grows with batch, classes and length

@@ -11,24 +11,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from scipy import stats
 
-import gloss.bench
-from gloss.bench import (
-    Bench,
-    Settings,
-    bench,
-    difference_of_equal_steps,
-    goals,
-    held_bytes,
-    is_reached,
-    objective_seconds,
-    ratios,
-    run_ratio,
-    summary,
-)
+from gloss.bench import Settings, bench
+from gloss.bench.growth import objective_seconds
+from gloss.bench.judge import goals, is_reached, ratios, run_ratio, spread, summary
+from gloss.bench.rivals import TrainerSteps
+from gloss.bench.steps import LOSSES, RIVAL_ROUNDS, Bench, difference_of_equal_steps, held_bytes
 from gloss.config import ConfigError
+from gloss.fit import Fit
 from gloss.report import bench as report
-from gloss.rivals import TrainerSteps
 from gloss.train import train
 
 TINY = Settings(
@@ -97,10 +89,30 @@ def test_ratios_are_formed_within_a_round():
     assert found["gloss_o"]["reached"] == "unclear" and found["ce_again"]["reached"] == ""
 
 
+def test_rivals_take_part_in_the_first_rounds_only():
+    ours = Bench.build(dataclasses.replace(TINY, rivals=True, losses=("gloss_o",)))
+    names = [set(ours.round(number)["turns"]) for number in (RIVAL_ROUNDS - 1, RIVAL_ROUNDS)]
+    assert names[0] - names[1] == {"trainer", "released"}
+    measured = rounds(ce=[1, 1, 1], ce_again=[1, 1, 1], gloss_o=[1, 1, 1], released=[5, 6, 7])
+    del measured[2]["turns"]["released"]
+    (found,) = (r for r in ratios(measured, ours) if r["over"] == "released")
+    assert (found["median"], found["rounds"]) == (5.5, 2)
+    assert summary(measured, peak=1)["released"]["seconds"]["median"] == 5.5
+
+
 def test_summaries_count_real_tokens_and_the_share_of_the_peak():
     got = summary(rounds(ce=[1, 4, 2]), peak=4000)["ce"]
     assert got["seconds"] == {"median": 2, "low": 1, "high": 4}
     assert got["tokens_per_second"]["median"] == 50 and got["share_of_peak"]["median"] == 0.25
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 6, 7, 12, 40, 101])
+def test_the_interval_of_a_median_agrees_with_scipy(size):
+    values = np.random.default_rng(size).lognormal(size=size)
+    found = spread(values.tolist())
+    expected = stats.quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
+    low, high = expected if size >= 6 else (values.min(), values.max())  # scipy: none, below six
+    assert (found["low"], found["high"]) == (low, high) and found["median"] == np.median(values)
 
 
 def test_memory_and_share_of_the_peak_are_judged_where_the_goals_are_set():
@@ -118,7 +130,7 @@ def test_memory_and_share_of_the_peak_are_judged_where_the_goals_are_set():
 
 
 def test_what_a_device_adds_in_another_order_is_seen(monkeypatch):
-    fit, step, calls = Bench.build(TINY).fits["ce"], gloss.bench.Fit._backward, []
+    fit, step, calls = Bench.build(TINY).fits["ce"], Fit._backward, []
 
     def perturbed(self, *arguments, **options):
         step(self, *arguments, **options)
@@ -127,7 +139,7 @@ def test_what_a_device_adds_in_another_order_is_seen(monkeypatch):
             for g in calls[1]:
                 g *= 1.5
 
-    monkeypatch.setattr(gloss.bench.Fit, "_backward", perturbed)
+    monkeypatch.setattr(Fit, "_backward", perturbed)
     assert difference_of_equal_steps(fit, np.arange(16)) == pytest.approx(0.5)
 
 
@@ -203,8 +215,8 @@ def test_settings_that_cannot_be_used_are_told(change, message):
 def test_the_processors_seconds_do_not_count_a_wait(monkeypatch):
     with pytest.raises(ConfigError, match="threads=1"):
         bench(dataclasses.replace(TINY, clock="cpu", threads=2))
-    step = gloss.bench.Fit._step
-    monkeypatch.setattr(gloss.bench.Fit, "_step", lambda *arguments: (time.sleep(0.5), step(*arguments)))
+    step = Fit._step
+    monkeypatch.setattr(Fit, "_step", lambda *arguments: (time.sleep(0.5), step(*arguments)))
     wall, cpu = (Bench.build(dataclasses.replace(TINY, clock=clock))._ours("ce") for clock in ("wall", "cpu"))
     batch = [np.arange(4)]
     cpu(batch)  # makes the optimizer's state
@@ -212,9 +224,9 @@ def test_the_processors_seconds_do_not_count_a_wait(monkeypatch):
 
 
 def test_the_growth_has_a_point_for_each_loss_and_size(monkeypatch, tmp_path):
-    monkeypatch.setattr(gloss.bench, "GROWTH_BATCHES", (4, 8))
-    monkeypatch.setattr(gloss.bench, "GROWTH_CLASSES", (2,))
-    monkeypatch.setattr(gloss.bench, "GROWTH_LENGTHS", (4,))
+    monkeypatch.setattr("gloss.bench.growth.BATCHES", (4, 8))
+    monkeypatch.setattr("gloss.bench.growth.CLASSES", (2,))
+    monkeypatch.setattr("gloss.bench.growth.LENGTHS", (4,))
     result, _ = bench(dataclasses.replace(TINY, rounds=1, growth=True, outputs=str(tmp_path)))
     points = [(row["axis"], row["loss"], row["size"]) for row in result["growth"]]
     sizes = {"batch": (4, 8), "classes": (2,), "length": (4,)}
@@ -225,7 +237,7 @@ def test_the_growth_has_a_point_for_each_loss_and_size(monkeypatch, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("lengths", ["16", "4-12"])
 def test_a_training_step_never_waits_for_the_gpu(lengths):
-    ours = Bench.build(dataclasses.replace(TINY, lengths=lengths, device="cuda", losses=gloss.bench.LOSSES))
+    ours = Bench.build(dataclasses.replace(TINY, lengths=lengths, device="cuda", losses=LOSSES))
     for loss, fit in ours.fits.items():
         rows = np.sort(next(ours.batches))
         device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_visible(len(rows), torch.Generator())

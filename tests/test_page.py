@@ -216,9 +216,10 @@ def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
     step |= {"tokens_per_second": spread, "share_of_peak": spread}
     machine = {"device_name": "a processor", "threads": 1, "cores": 2, "precision": "float32", "load": [0.1, 0.2]}
     machine |= {"peak_flops": 1e11, "peak_from": "data sheet", "commit": "c" * 40}
+    turns = {"turns": {"ce": {"seconds": 1.0}, "ce_again": {"seconds": 1.1}}}
     record = {
-        **{"schema_version": 1, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
-        **{"texts": {"mean_tokens": 20.0}, "rounds": [{}], "contenders": {"ce": step}, "ratios": [], "growth": []},
+        **{"schema_version": 2, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
+        **{"texts": {"mean_tokens": 20.0}, "rounds": [turns], "contenders": {"ce": step}, "ratios": [], "growth": []},
         **{"goals": [], "same_step_twice": {"ce": 0.0}, "run": None, "finished_at": "2026-01-01"},
     }
     (outputs / "bench").mkdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
     for path in files_under(outputs, "bench/*.json"):
         try:
             result = read_json(path)
-            if result["schema_version"] != 1 or not isinstance(result["contenders"], dict):
-                raise ValueError("expected schema_version 1 with contenders")
+            if result["schema_version"] != 2 or not isinstance(result["contenders"], dict):
+                raise ValueError("expected schema_version 2 with contenders: measure again")
             found.append(result)
         except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(printable(f"{path} cannot be used: {shortened(error)}"))
@@ -56,7 +57,7 @@ def contender_name(name: str) -> str:
 
 def _steps(results: Sequence[dict[str, Any]]) -> Table:
     parts = (*PARTS[:2], "graph", "propagation", "loss", *PARTS[4:])
-    columns = ["Benchmark", "Step", "Seconds", "Lowest – highest", "Tokens/s", "Share of peak", "Memory (GB)", *parts]
+    columns = ["Benchmark", "Step", "Seconds", "95 % interval", "Tokens/s", "Share of peak", "Memory (GB)", *parts]
     rows, data = [], []
     for result in results:
         for name, found in result["contenders"].items():
@@ -105,11 +106,11 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Table:
             rows.append([entry(x) for x in row])
             data.append({"benchmark": result["name"], "over": "run", "median": run["ratio"], "goal": row[4]})
     notes = [
-        "Each ratio is formed within a round, on the same batches; CE is the mean of its two turns. Median, lowest and "
-        "highest over rounds; a goal that lies between lowest and highest is called unclear.",
-        '"CE, once more" is the same step twice: what differs from 1 is the machine\'s noise.',
+        "Each ratio is formed within a round, on the same batches; CE is the mean of its two turns. The median over "
+        "rounds and its 95 % interval (with fewer than six rounds: the lowest and the highest); a goal that lies in "
+        "the interval is called unclear.",
     ]
-    columns = ["Benchmark", "Ratio", "Median", "Range", "Goal", "Reached"]
+    columns = ["Benchmark", "Ratio", "Median", "95 % interval", "Goal", "Reached"]
     return Table("bench_ratios", "Step against step", columns, rows, data, notes, num_keys=2)
 
 
@@ -119,12 +120,14 @@ def _verdict(found: dict[str, Any]) -> tuple[str, str]:
 
 
 def _machine(result: dict[str, Any]) -> str:
-    m, again = result["machine"], next((r for r in result["ratios"] if r["over"] == "ce_again"), None)
-    noise = f", noise {100 * max(again['high'] - 1, 1 - again['low']):.0f} %" if again else ""
+    m = result["machine"]
+    pairs = [(t["ce"]["seconds"], t["ce_again"]["seconds"]) for t in (r["turns"] for r in result["rounds"])]
+    noise = statistics.median(abs(again / once - 1) for once, again in pairs)
     return (
         f"{result['name']}: {m['device_name']}, {m['threads']} of {m['cores']} cores, {m['precision']}; "
         f"{len(result['rounds'])} rounds, {result['settings']['clock']} clock, load {m['load'][0]} before and "
-        f"{m['load'][1]} after{noise}; peak {m['peak_flops'] / 1e9:.0f} GFLOP/s ({m['peak_from']}); "
+        f"{m['load'][1]} after; the same CE step twice differs by {100 * noise:.1f} % (median); "
+        f"peak {m['peak_flops'] / 1e9:.0f} GFLOP/s ({m['peak_from']}); "
         f"{result['texts']['mean_tokens']:.1f} tokens a text; commit {str(m['commit'])[:8]}, "
         f"{result['finished_at'][:10]}"
     )

@@ -1,43 +1,34 @@
-"""How long a training step takes, what it is made of, and how it compares: `make bench`.
-
-Contenders take turns on the same batches, in an order that changes from round to round, so that a machine that slows
-down or is used by others slows all of them: a ratio is formed within a round, and its median and range are over rounds.
-Cross-entropy runs twice a round; what differs between the two is noise.
-"""
+"""The contenders of the benchmark, and a round of them on the same batches."""
 
 from __future__ import annotations
 
 import math
-import os
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 import transformers
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
+from gloss.bench.rivals import PADDED_TO, ReleasedSteps, TrainerSteps, synchronize
 from gloss.checkpoint import Progress
 from gloss.config import CE, CONFIG_DIR, COSINE, GLOSS_O, SCL_CE, TRIPLET, Config, ConfigError, resolve
 from gloss.data import Tokens, load_dataset, tokenize
-from gloss.device import choose_device, choose_precision, environment, peak_memory_bytes, reset_peak_memory
+from gloss.device import choose_device, choose_precision, peak_memory_bytes, reset_peak_memory
 from gloss.encoder import Classifier, Encoder, TokenTable, load_encoder, load_tokenizer
 from gloss.fit import LOG, Fit
 from gloss.objective import Objective
 from gloss.plan import DEVICES, is_named
-from gloss.rivals import PADDED_TO, ReleasedSteps, TrainerSteps, synchronize
-from gloss.runs import read_record, write_json
 from gloss.sampler import epoch_batches
 
 LOSSES = (CE, SCL_CE, TRIPLET, COSINE, GLOSS_O)  # the step of gloss_sqrt is that of gloss_o
 AGAIN, TRAINER, RELEASED = "ce_again", "trainer", "released"
+RIVAL_ROUNDS = 6  # rivals take part in so many: their steps are long, and far from ours
 SIGMA = 0.5  # any number takes the same time
 SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders with random weights, as wide and deep as
     "bert_shape": transformers.BertConfig,
@@ -47,11 +38,7 @@ SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders w
         max_position_embeddings=514, type_vocab_size=1,
     ),
 }  # fmt: skip
-GROWTH_BATCHES = (64, 128, 256, 512, 1024, 2048)
-GROWTH_CLASSES = (2, 8, 32, 52, 100)
-GROWTH_LENGTHS = (16, 32, 64, 128)
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
-LONGEST_POINT = 30.0  # seconds; a larger batch than one that took longer is left out
 
 
 @dataclass(frozen=True)
@@ -61,8 +48,8 @@ class Settings:
     dataset: whose training texts; or lengths (n: all texts of n tokens; n-m: evenly spread) with random tokens and
     `classes`. steps: of a contender's turn, without a wait in between (0: 1 on a CPU, 20 elsewhere). clock: "wall", or
     "cpu" for the processor's seconds spent on this process, which others at work on the machine disturb less (one
-    thread). rivals: also the Hugging Face Trainer and the released procedure. growth: also how the losses grow. run: a
-    finished run's folder, whose seconds are compared with its training steps'.
+    thread). rivals: also the Hugging Face Trainer and the released procedure, in the first rounds. growth: also how the
+    losses grow. run: a finished run's folder, whose seconds are compared with its training steps'.
     """
 
     dataset: str | None = "mr"
@@ -71,7 +58,7 @@ class Settings:
     model: str = "minilm"
     losses: tuple[str, ...] = LOSSES
     batch: int = 128
-    rounds: int = 5
+    rounds: int = 12
     steps: int = 0
     clock: str = "wall"
     rivals: bool = True
@@ -85,52 +72,6 @@ class Settings:
     seed: int = 1
     data: str | None = None
     outputs: str = "outputs"
-
-
-def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], Path]:
-    """Measure, and keep the result in <outputs>/bench/<what>.json; `tell` hears of progress.
-
-    Raises ConfigError and DataError for settings and texts that cannot be used.
-    """
-    if settings.clock == "cpu" and (settings.threads != 1 or choose_device(settings.device).type != "cpu"):
-        raise ConfigError("clock=cpu is not allowed here: it needs threads=1 on a CPU")
-    if settings.threads:
-        torch.set_num_threads(settings.threads)
-    load_before = _load()
-    bench_ = Bench.build(settings)
-    device, precision = bench_.device, bench_.precision
-    peak, peak_from = peak_flops(device, precision, bench_.clock)
-    tell(f"{bench_.name}: {bench_.texts}")
-    rounds = []
-    for r in range(settings.rounds):
-        rounds.append(bench_.round(r))
-        shown = ", ".join(f"{name} {turn['seconds']:.3f}" for name, turn in rounds[-1]["turns"].items())
-        tell(f"round {r + 1} of {settings.rounds}, seconds a step: {shown}")
-    peak = max(peak, peak_flops(device, precision, bench_.clock)[0])
-    result = {
-        "schema_version": 1,
-        "name": bench_.name,
-        "settings": asdict(settings),
-        "machine": {
-            **environment(device, precision), "cores": os.cpu_count(), "load": [load_before, _load()],
-            "peak_flops": peak, "peak_from": peak_from,
-        },
-        "texts": bench_.texts,
-        "rounds": rounds,
-        "contenders": (contenders := summary(rounds, peak)),
-        "ratios": ratios(rounds, bench_),
-        "goals": goals(contenders, bench_),
-        "same_step_twice": {x: difference_of_equal_steps(fit, next(bench_.batches)) for x, fit in bench_.fits.items()},
-        "growth": growth(bench_, tell) if settings.growth else [],
-        "run": run_ratio(Path(settings.run)) if settings.run else None,
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }  # fmt: skip
-    path = Path(settings.outputs) / "bench" / f"{bench_.name}.json"
-    write_json(path, result)
-    return result, path
-
-
-# ------------------------------------------------------------------------------------------------------ the contenders
 
 
 @dataclass
@@ -207,7 +148,8 @@ class Bench:
         """Every contender's turn on the same batches; number: from 0, turns the order."""
         batches = [next(self.batches) for _ in range(self.num_steps)]
         turns = {name: self._ours(name) for name in self.fits} | {AGAIN: self._ours(CE)}
-        turns |= {name: self._rival(name) for name in self.rivals}
+        if number < RIVAL_ROUNDS:
+            turns |= {name: self._rival(name) for name in self.rivals}
         if not number:  # memory, kernels and the optimizer's state: not part of a step
             for turn in turns.values():
                 turn([batch[:16] for batch in batches[:1]] if self.device.type == "cpu" else batches)
@@ -344,93 +286,6 @@ def _layers(encoder: Encoder) -> torch.nn.ModuleList:
     return stack.layer
 
 
-# --------------------------------------------------------------------------------------------------------- the numbers
-
-
-def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, lowest and highest."""
-    return {"median": statistics.median(values), "low": min(values), "high": max(values)}
-
-
-def summary(rounds: Sequence[dict[str, Any]], peak: float) -> dict[str, dict[str, Any]]:
-    """By contender: seconds of a step and its parts, real tokens a second, share of the peak, memory; over rounds."""
-    found = {}
-    for name in rounds[0]["turns"]:
-        turns = [r["turns"][name] for r in rounds]
-        seconds = [turn["seconds"] for turn in turns]
-        parts = None
-        if turns[0]["parts"] is not None:
-            parts = {part: statistics.median(turn["parts"][part] for turn in turns) for part in turns[0]["parts"]}
-        found[name] = {
-            "seconds": spread(seconds),
-            "parts": parts,
-            "tokens_per_second": spread([r["tokens"] / s for r, s in zip(rounds, seconds, strict=True)]),
-            "share_of_peak": spread([r["flops"] / s / peak for r, s in zip(rounds, seconds, strict=True)]),
-            "peak_memory_bytes": max((x for turn in turns if (x := turn["peak_memory_bytes"])), default=None),
-        }
-    return found
-
-
-def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
-    """Step against step within each round, with the goal where there is one: ("at most" or "at least", number)."""
-    is_cpu, dataset = bench_.device.type == "cpu", bench_.settings.dataset if bench_.settings.lengths is None else None
-    goals = {
-        (GLOSS_O, CE): ("at most", 1.02 if is_cpu else 1.03),
-        (TRIPLET, CE): ("at most", 1.05) if bench_.settings.batch == 128 else None,
-        (TRAINER, CE): ("at least", 1.5 if is_cpu else 1.2) if dataset in ("mr", "r8") or not is_cpu else None,
-        (RELEASED, GLOSS_O): ("at least", {"mr": 14, "r8": 4}[dataset]) if is_cpu and dataset in ("mr", "r8") else None,
-    }
-    pairs = [(name, CE) for name in (AGAIN, *LOSSES, TRAINER) if name != CE] + [(RELEASED, GLOSS_O)]
-    found = []
-    for over, under in pairs:
-        if over in rounds[0]["turns"] and under in rounds[0]["turns"]:
-            both = (CE, AGAIN) if under == CE and over != AGAIN and AGAIN in rounds[0]["turns"] else (under,)
-            step = [statistics.mean(r["turns"][name]["seconds"] for name in both) for r in rounds]  # both turns of CE
-            values = spread([r["turns"][over]["seconds"] / x for r, x in zip(rounds, step, strict=True)])
-            goal = goals.get((over, under))
-            reached = is_reached(values["low"], values["high"], goal)
-            found.append({"over": over, "under": under, **values, "goal": goal, "reached": reached})
-    return found
-
-
-def goals(contenders: dict[str, dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
-    """The goals that are no ratio of two steps, where this benchmark can judge them: the same keys, and `what`."""
-    s, found = bench_.settings, []
-    for name in (CE, GLOSS_O):
-        if s.lengths != "128" or name not in contenders:
-            continue
-        if s.model == "bert_shape" and bench_.device.type == "cuda":
-            found.append((name, "share of peak", contenders[name]["share_of_peak"], ("at least", 0.35)))
-        if s.model == "roberta_large_shape" and s.batch == 128 and s.micro_batch:
-            gigabytes = contenders[name]["peak_memory_bytes"] / 1e9
-            found.append((name, "memory (GB)", dict.fromkeys(("median", "low", "high"), gigabytes), ("at most", 16)))
-    return [
-        {"step": name, "what": what, **values, "goal": goal, "reached": is_reached(values["low"], values["high"], goal)}
-        for name, what, values, goal in found
-    ]
-
-
-def is_reached(low: float, high: float, goal: tuple[str, float] | None) -> str:
-    """Whether measurements from low to high meet a goal: yes, no, unclear (some do); "" where nothing is asked."""
-    if goal is None:
-        return ""
-    is_met = [value <= goal[1] if goal[0] == "at most" else value >= goal[1] for value in (low, high)]
-    return "yes" if all(is_met) else "unclear" if any(is_met) else "no"
-
-
-def run_ratio(folder: Path) -> dict[str, Any]:
-    """A whole run over its training steps. Raises RunError where there is no finished run."""
-    result = read_record(folder).result
-    seconds = result["seconds"]
-    goal = ("at most", 1.15)
-    ratio = seconds["total"] / seconds["training"]
-    return {
-        "folder": str(folder), "identity": result["identity"], "epochs": result["epochs"], "seconds": seconds,
-        "ratio": ratio, "goal": goal, "reached": is_reached(ratio, ratio, goal if result["epochs"] >= 5 else None),
-        "shared_device": result["shared_device"],
-    }  # fmt: skip
-
-
 def peak_flops(device: torch.device, precision: str, clock: Callable[[], float]) -> tuple[float, str]:
     """Operations a second that the device is capable of, and where the number is from.
 
@@ -451,60 +306,3 @@ def peak_flops(device: torch.device, precision: str, clock: Callable[[], float])
         synchronize(device)
         best = min(best, clock() - before)
     return 2 * size**3 / best, "matrix product measured here"
-
-
-def _load() -> float | None:
-    return round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None
-
-
-# ----------------------------------------------------------------------------------------------------------- the growth
-
-
-def growth(bench_: Bench, tell: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Seconds of each loss alone (forward and backward on random embeddings) by batch and classes, and of whole steps
-    by length of the texts: a row a point."""
-    rows = []
-    for axis, sizes in (("batch", GROWTH_BATCHES), ("classes", GROWTH_CLASSES)):
-        for loss, fit in bench_.fits.items():
-            for size in sizes:
-                num_texts, num_classes = (size, bench_.texts["classes"]) if axis == "batch" else (128, size)
-                size_of = num_texts, num_classes, bench_.layers[1]
-                seconds = objective_seconds(fit.cfg, *size_of, bench_.device, bench_.clock)
-                rows.append({"axis": axis, "size": size, "loss": loss, "of": "loss", "seconds": seconds})
-                if seconds > LONGEST_POINT:
-                    break
-        tell(f"growth with {axis} is measured")
-    num_texts = min(bench_.settings.batch, 32) if bench_.device.type == "cpu" else bench_.settings.batch
-    for length in GROWTH_LENGTHS:
-        same = {**asdict(bench_.settings), "lengths": str(length), "batch": num_texts, "rivals": False}
-        there = Bench.build(Settings(**same | {"classes": bench_.texts["classes"]}))
-        turns = [there.round(r)["turns"] for r in range(3)]
-        for loss in bench_.fits:
-            seconds = statistics.median(turn[loss]["seconds"] for turn in turns)
-            point = {"axis": "length", "size": length, "loss": loss, "of": f"step of {num_texts} texts"}
-            rows.append({**point, "seconds": seconds})
-    tell("growth with length is measured")
-    return rows
-
-
-def objective_seconds(
-    cfg: Config, num_texts: int, num_classes: int, width: int, device: torch.device, clock: Callable[[], float]
-) -> float:
-    """The objective with its gradient on random embeddings [B, D], B texts of C classes; median of some repeats."""
-    generator = torch.Generator().manual_seed(cfg.seed)
-    objective = Objective(cfg, num_classes, SIGMA)
-    embeddings = torch.randn(num_texts, width, generator=generator).to(device)
-    logits = torch.randn(num_texts, num_classes, generator=generator).to(device)
-    labels = torch.randint(num_classes, (num_texts,), generator=generator).to(device)
-    is_visible = objective.draw_visible(num_texts, generator)
-    times: list[float] = []
-    while len(times) < 2 or (sum(times) < 0.2 and len(times) < 20):  # the first is not counted
-        inputs = F.normalize(embeddings, dim=1).requires_grad_(), logits.clone().requires_grad_()
-        synchronize(device)
-        before = clock()
-        objective(*inputs, labels, is_visible).loss.backward()
-        synchronize(device)
-        times.append(clock() - before)
-        if times[-1] > LONGEST_POINT:
-            break
-    return statistics.median(times[1:] or times)
