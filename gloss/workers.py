@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import stat
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,9 +67,10 @@ def claim_gpu() -> int | None:
 
 @contextmanager
 def queued_again() -> Iterator[None]:
-    """In a job of submitit's (SLURM), SIGUSR2 warns of the end: write a checkpoint before the job is queued again.
+    """In a job of submitit's (SLURM) that is warned of its end: write a checkpoint before the job is queued again.
 
-    submitit's own handler queues it again too, but leaves in the middle of a step. Elsewhere this does nothing.
+    SIGUSR2 warns of the time limit; submitit's own handler queues it again too, but leaves in the middle of a step.
+    SIGTERM comes when SLURM preempts the job, and when somebody cancels it. Elsewhere this does nothing.
     """
     queue_again = signal.getsignal(signal.SIGUSR2)
     if "SUBMITIT_EXECUTOR" not in os.environ or not callable(queue_again):
@@ -84,9 +86,19 @@ def queued_again() -> Iterator[None]:
     try:
         with interruptible():
             yield
-    except Interrupted:
-        if not warnings:
+    except Interrupted as interrupted:
+        if not warnings and not (interrupted.number == signal.SIGTERM and _is_preempted()):
             raise
-        queue_again(warnings[0], None)  # leaves the process
+        queue_again(warnings[0] if warnings else signal.SIGTERM, None)  # leaves the process
     finally:
         signal.signal(signal.SIGUSR2, queue_again)
+
+
+def _is_preempted() -> bool:
+    """Whether SLURM takes this job's place for another: it queues again a job that it kills, not one that leaves."""
+    command = ["scontrol", "show", "job", os.environ.get("SLURM_JOB_ID", "")]
+    try:
+        told = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
+    except (OSError, subprocess.TimeoutExpired):  # no SLURM, or nobody answers
+        return False
+    return " PreemptTime=2" in told  # a date; None for a job that is cancelled

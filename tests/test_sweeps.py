@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -15,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from gloss.config import ROOT
+from gloss.interrupts import Interrupted
 from gloss.plan import state
 from gloss.runs import read_records
+from gloss.workers import queued_again
 
 WORDS = {"up": "good great fine superb happy".split(), "down": "bad poor sad awful dull".split()}
 
@@ -85,6 +88,29 @@ def test_a_cluster_gets_partition_time_and_gpus():
     )
     done = run(sys.executable, "-c", code)
     assert done.stdout.split() == ["SlurmLauncher", "gpu", "1440", "1", "20"], done.stderr
+
+
+@pytest.mark.parametrize(("preempt_time", "again"), [("2026-11-22T00:32:33", True), ("None", False), (None, False)])
+def test_a_job_that_a_cluster_preempts_is_queued_again_and_one_that_is_cancelled_is_not(
+    tmp_path, monkeypatch, preempt_time, again
+):
+    scontrol = tmp_path / "scontrol"  # None: it fails
+    line = f"   PreemptEligibleTime=2026-11-22T00:31:14 PreemptTime={preempt_time}"
+    tells = f'[ "$*" = "show job 10" ] && echo "{line}"'
+    scontrol.write_text(f"#!/bin/sh\n{tells if preempt_time else 'exit 1'}\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    monkeypatch.setenv("SLURM_JOB_ID", "10")
+    queued: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: queued.append(number))
+    try:
+        with contextlib.nullcontext() if again else pytest.raises(Interrupted), queued_again():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert queued == [signal.SIGTERM] * again
 
 
 def make(toys, **options):
