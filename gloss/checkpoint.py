@@ -1,14 +1,13 @@
 """Everything an interrupted run needs to go on as if it had never stopped.
 
-A checkpoint is a folder `checkpoint/<epoch>-<step>/`, written under another name and renamed when it is whole, so
-that the newest folder is always complete. Weights are safetensors; the optimizer's tensors are read with weights-only
+A checkpoint is a folder `checkpoint/<epoch>-<step>/`, there as a whole or not at all, so that the newest is always
+complete. Weights are safetensors; the optimizer's tensors are read with weights-only
 loading.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,7 +17,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from gloss.runs import RunError, fsync_folder, writing
+from gloss.atomic import atomic_folder
+from gloss.runs import RunError
 
 State = dict[str, Tensor]
 
@@ -53,29 +53,13 @@ def save(
     target = folder / f"{progress.epoch:05d}-{progress.step:07d}"
     if target.is_dir():  # of this very moment: nothing to add, and nothing to lose while it is replaced
         return
-    temporary = folder / f".{target.name}"
-    shutil.rmtree(temporary, ignore_errors=True)
-    try:
-        with writing(target):
-            temporary.mkdir()
-            (temporary / "state.json").write_text(json.dumps({"config": config, "progress": asdict(progress)}))
-            _write_tensors(temporary / "model.safetensors", model)
-            if best is not None:
-                _write_tensors(temporary / "best.safetensors", best)
-            with (temporary / "optimizer.pt").open("wb") as file:
-                torch.save({"optimizer": optimizer, "log": log}, file)
-            for path in temporary.iterdir():
-                handle = os.open(path, os.O_RDONLY)
-                try:
-                    os.fsync(handle)
-                finally:
-                    os.close(handle)
-            fsync_folder(temporary)
-            temporary.rename(target)
-            fsync_folder(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    with atomic_folder(target) as temporary:
+        (temporary / "state.json").write_text(json.dumps({"config": config, "progress": asdict(progress)}))
+        _write_tensors(temporary / "model.safetensors", model)
+        if best is not None:
+            _write_tensors(temporary / "best.safetensors", best)
+        with (temporary / "optimizer.pt").open("wb") as file:
+            torch.save({"optimizer": optimizer, "log": log}, file)
     for old in folder.iterdir():
         if old != target:
             shutil.rmtree(old, ignore_errors=True)

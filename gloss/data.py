@@ -19,8 +19,9 @@ import numpy as np
 import tokenizers
 
 from gloss import docstrings
+from gloss.atomic import atomic_file
 from gloss.config import ROOT, DatasetConfig
-from gloss.files import DataError, check_cells, name_row, read_table, whole_file
+from gloss.files import DataError, check_cells, name_row, read_table
 
 MANIFEST = ROOT / "data" / "manifest.json"
 SPLIT_SEED = 0  # of the splits that we cut: the same texts are tested whatever the seed of a run
@@ -376,7 +377,7 @@ def tokenize(
     if has_types:
         arrays["token_type_ids"] = _joined(types, np.uint8)
     if path is not None:
-        with whole_file(path) as file:
+        with atomic_file(path) as file:
             np.savez(file, **arrays)
     return Tokens(arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"])
 

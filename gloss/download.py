@@ -26,8 +26,9 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util.retry import Retry
 
+from gloss.atomic import atomic_file
 from gloss.data import difference, fingerprint_of, read_manifest
-from gloss.files import DataError, read_table, whole_file
+from gloss.files import DataError, read_table
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of the answer
 TRIES = 5  # of a transfer that breaks off; a server that is busy (429, 5xx) is asked as often, ever more slowly
@@ -72,7 +73,7 @@ def _prepare_file(path: Path, entry: dict[str, Any], part: str, source: str, say
             rows = _read_raw(raw, entry)
             if reason := difference(rows, entry, part):
                 raise DataError(f"{raw}: the file that was expected, yet {reason}: please report this")
-            with whole_file(path) as file:
+            with atomic_file(path) as file:
                 file.write(prepared_form(list(entry["columns"].values()), rows))
             raw.unlink()
     checked = "checked"

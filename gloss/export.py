@@ -10,12 +10,8 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +22,9 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import confusion_matrix
 
+from gloss.atomic import atomic_folder
 from gloss.encoder import Classifier, Encoder, pretrained
-from gloss.runs import Record, RunError, fsync_folder
+from gloss.runs import Record, RunError
 
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
 MAX_BYTES = 64 * 2**20  # of a file that is not weights; the largest tokenizer.json of known encoders has 17 MB
@@ -64,7 +61,7 @@ def save_model(
     if getattr(tokenizer, "backend_tokenizer", None) is not None:  # left over from the last call
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
-    with _whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         transformer.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
@@ -85,27 +82,6 @@ def save_model(
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A new folder that takes the place of `folder` only when the block has ended well."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        yield temporary
-        os.chmod(temporary, 0o755)  # mkdtemp's folders are for their owner only
-        for path in temporary.rglob("*"):
-            if path.is_file():
-                with path.open("rb") as file:
-                    os.fsync(file.fileno())
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    fsync_folder(folder.parent)
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
@@ -197,7 +173,7 @@ def export(record: Record, to: Path) -> Path:
     if to.exists():
         raise RunError(f"to={to} exists already: give the name of a folder that does not exist, or remove it")
     load_model(source)
-    with _whole_folder(to) as temporary:
+    with atomic_folder(to) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
     return to
 

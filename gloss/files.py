@@ -1,18 +1,15 @@
-"""CSV files as strings, with errors that say where; and files that are written whole or not at all."""
+"""CSV files as strings, with errors that say where."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
-import os
-import tempfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 csv.field_size_limit(2**31 - 1)  # the default stops at 131,072 characters
 MAX_UNPACKED = 2 * 2**30  # bytes; the largest of the paper's files has 20 MB
@@ -110,20 +107,3 @@ def _parse(text: str, path: Path, separator: str) -> list[list[str]]:
 def name_row(row: int) -> str:
     """A row as a spreadsheet numbers it."""
     return f"row {row + 2} counting the header"
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file to write that takes its place at `path` only when the block has ended well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise

@@ -13,6 +13,7 @@ from pathlib import Path
 import yaml
 from filelock import FileLock
 
+from gloss.atomic import write_atomic
 from gloss.config import ROOT, ConfigError
 from gloss.experiments import (
     NAMES,
@@ -28,7 +29,6 @@ from gloss.experiments import (
 from gloss.files import DataError
 from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, searches_left, show
 from gloss.report import SECTIONS
-from gloss.runs import write_atomic
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs

@@ -18,8 +18,9 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
+from gloss.atomic import atomic_file
 from gloss.evaluate import classification_metrics
-from gloss.files import DataError, whole_file
+from gloss.files import DataError
 from gloss.predict import Prediction, Run
 from gloss.terminal import printable
 
@@ -233,7 +234,7 @@ def output(to: str | None) -> Iterator[IO[str]]:
         yield sys.stdout
         sys.stdout.flush()
         return
-    with whole_file(Path(to)) as binary:
+    with atomic_file(Path(to)) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
         yield text
         text.detach().flush()

@@ -13,7 +13,6 @@ import math
 import os
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -26,8 +25,8 @@ from typing import Any
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError
 
+from gloss.atomic import atomic_file, write_atomic
 from gloss.config import Config
 
 SCHEMA_VERSION = 1
@@ -84,32 +83,6 @@ def run_folder(cfg: Config, fingerprint: str | None = None) -> Path:
 # ---------------------------------------------------------------------------------------------------------- writing
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replace `path` by `content`: a reader, or a crash at any moment, sees the old file or the whole new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with writing(path), os.fdopen(handle, "wb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-    fsync_folder(path.parent)
-
-
 def write_json(path: Path, content: Any) -> None:
     """JSON with one key a line; NaN and infinity are refused, because no reader outside Python accepts them."""
     write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
@@ -120,29 +93,9 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """A compressed .npz, written whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.SpooledTemporaryFile() as file:
+    """A compressed .npz."""
+    with atomic_file(path) as file:
         np.savez_compressed(file, **arrays)
-        file.seek(0)
-        write_atomic(path, file.read())
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What a failed write raises, whatever the library, as an OSError that names `path`."""
-    try:
-        yield
-    except OSError as error:
-        if error.filename is None:
-            error.filename = str(path)
-        raise
-    except (SafetensorError, RuntimeError) as error:  # torch's writer hides the cause in the context
-        code = re.search(r"os error (\d+)", str(error))
-        number = int(code[1]) if code else getattr(error.__context__, "errno", None)
-        if number is None:
-            raise
-        raise OSError(number, os.strerror(number), str(path)) from error
 
 
 @contextmanager
@@ -181,12 +134,6 @@ def is_running(folder: Path) -> bool:
     except OSError:  # not ours to look at
         pass
     return False
-
-
-def remove_half_written(folder: Path) -> None:
-    """Remove what a process that was killed was just writing."""
-    for path in folder.glob(".*"):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
 
 
 def clear(folder: Path) -> None:

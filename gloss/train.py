@@ -20,6 +20,7 @@ import yaml
 from torch import Tensor
 from tqdm import tqdm
 
+from gloss.atomic import remove_half_written, write_atomic
 from gloss.checkpoint import Progress
 from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError, DatasetConfig
 from gloss.data import DataError, Split, TextDataset, add_label_noise, load_dataset, tokenize
@@ -39,13 +40,10 @@ from gloss.runs import (
     is_done,
     locked,
     read_record,
-    remove_half_written,
     run_folder,
     write_arrays,
-    write_atomic,
     write_json,
     write_lines,
-    writing,
 )
 
 SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
@@ -157,8 +155,7 @@ def _run(
     cache = Path(cfg.paths.outputs) / "cache" / "tokens"
     tables, labels = {}, {}
     for name, split in splits.items():
-        with writing(cache):
-            tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
+        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
         tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         labels[name] = torch.from_numpy(split.labels).to(device)
 
@@ -224,8 +221,7 @@ def _run(
         write_lines(folder / "epochs.jsonl", progress.epochs)
         result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
         if cfg.trainer.save_model:
-            with writing(folder / "model"):
-                save_model(folder / "model", model, tokenizer, result, arrays)
+            save_model(folder / "model", model, tokenizer, result, arrays)
         result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
         write_json(folder / "result.json", result)
         write_atomic(folder / "DONE", "")

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from gloss.atomic import write_atomic
 from gloss.config import (
     CONFIG_DIR,
     GLOSS_O,
@@ -26,7 +27,7 @@ from gloss.config import (
     TrainerConfig,
 )
 from gloss.files import DataError
-from gloss.runs import read_yaml, shortened, write_atomic
+from gloss.runs import read_yaml, shortened
 
 SEARCHED = {  # hyperparameter -> its key in the configuration
     "lr": "trainer.lr",

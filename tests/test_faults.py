@@ -22,6 +22,7 @@ import torch
 
 import gloss.train
 import gloss.workers
+from gloss.atomic import write_atomic
 from gloss.checkpoint import Progress
 from gloss.checkpoint import load as load_checkpoint
 from gloss.checkpoint import save as save_checkpoint
@@ -32,7 +33,7 @@ from gloss.encoder import TokenTable
 from gloss.files import DataError
 from gloss.fit import Diverged, Fit, out_of_memory
 from gloss.interrupts import Interrupted, interruptible, noted
-from gloss.runs import RunError, clear, is_done, locked, read_record, read_records, run_folder, write_atomic
+from gloss.runs import RunError, clear, is_done, locked, read_record, read_records, run_folder
 from gloss.train import train
 
 EVERY_EPOCH = ["loss=ce", "trainer.max_epochs=3", "trainer.checkpoint_minutes=1e-9"]

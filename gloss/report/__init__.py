@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gloss.atomic import write_atomic
 from gloss.config import ConfigError
 from gloss.report import bench, compare, lines, own, pictures, starting, studies, tables
 from gloss.report.cells import Group, gather, loose_groups, refuse_doubles
@@ -16,7 +17,7 @@ from gloss.report.draw import DPI, Drawing, styled
 from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
 from gloss.report.table import Table
-from gloss.runs import Record, RunError, read_records, write_atomic
+from gloss.runs import Record, RunError, read_records
 from gloss.studies import Study, read_studies
 from gloss.terminal import printable
 

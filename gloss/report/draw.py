@@ -14,8 +14,8 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from gloss.atomic import write_atomic
 from gloss.report.table import csv_text
-from gloss.runs import write_atomic
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine

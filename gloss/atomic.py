@@ -1,0 +1,94 @@
+"""Files and folders that are written whole or not at all.
+
+Each is written under a hidden name beside its place, reaches the disk, and is renamed: a reader, or a crash at any
+moment, sees the old one or the whole new one. What a killed process leaves is hidden, and `remove_half_written`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from safetensors import SafetensorError
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write that replaces `path` once the block has ended well. Raises OSError that names `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with _named(path), os.fdopen(handle, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    _fsync(path.parent)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replace `path` by `content`."""
+    with atomic_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A new folder to fill that replaces `folder` once the block has ended well. Raises OSError that names `folder`."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        with _named(folder):
+            yield temporary
+            temporary.chmod(0o755)  # mkdtemp's folders are for their owner only
+            for path in (*temporary.rglob("*"), temporary):
+                _fsync(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    _fsync(folder.parent)
+
+
+def remove_half_written(folder: Path) -> None:
+    """Remove what a process that was killed was just writing in `folder`."""
+    for path in folder.glob(".*"):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """What a failed write raises, whatever the library, as an OSError that names `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None:
+            error.filename = str(path)
+        raise
+    except (SafetensorError, RuntimeError) as error:  # torch's writer hides the cause in the context
+        code = re.search(r"os error (\d+)", str(error))
+        number = int(code[1]) if code else getattr(error.__context__, "errno", None)
+        if number is None:
+            raise
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
+def _fsync(path: Path) -> None:
+    """Have a file, or a rename inside a folder, survive a power cut."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
