@@ -263,6 +263,12 @@ def _check_ranges(node: Any, prefix: str) -> None:
 
 
 def _check_combination(cfg: Config) -> None:
+    """Values that are each allowed, and not together, or that nothing would read."""
+    for check in (_check_loss, _check_variant, _check_ablation, _check_trainer, _check_model, _check_dataset):
+        check(cfg)
+
+
+def _check_loss(cfg: Config) -> None:
     loss, mode = cfg.loss, cfg.mode
     if mode == STANDALONE and loss.name == CE:
         raise ConfigError(
@@ -300,6 +306,10 @@ def _check_combination(cfg: Config) -> None:
         raise ConfigError(
             f"loss.lam={loss.lam} is not allowed with variant={cfg.variant.name}, fixed at {cfg.variant.scl_lam}"
         )
+
+
+def _check_variant(cfg: Config) -> None:
+    loss, mode = cfg.loss, cfg.mode
     unread = {  # keys of the variant -> whether nothing looks at them in this mode with this loss
         "gloss_objective": loss.name not in GRAPH_LOSSES,
         "divide_by_hidden": loss.name not in GRAPH_LOSSES or mode == STANDALONE,
@@ -316,6 +326,10 @@ def _check_combination(cfg: Config) -> None:
         value = getattr(cfg.variant, key)
         if is_unread and value != overlay.get(key, value):
             raise ConfigError(f"variant.{key}={value} has no effect with loss={loss.name} mode={mode}: leave it out")
+
+
+def _check_ablation(cfg: Config) -> None:
+    loss, mode = cfg.loss, cfg.mode
     for key, offset in (("gamma", cfg.ablation.gamma_offset), ("lam", cfg.ablation.lam_offset)):
         if offset:
             value = getattr(loss, key)
@@ -332,6 +346,9 @@ def _check_combination(cfg: Config) -> None:
         value = getattr(cfg.ablation, key)
         if value != off and loss.name not in GRAPH_LOSSES:
             raise ConfigError(f"ablation.{key}={value} has no effect with loss={loss.name}, which builds no graph")
+
+
+def _check_trainer(cfg: Config) -> None:
     trainer = cfg.trainer
     if trainer.device == "mps" and cfg.variant.loss_dtype == "float64":
         raise ConfigError("variant.loss_dtype=float64 is not allowed with trainer.device=mps, which has no float64")
@@ -340,10 +357,6 @@ def _check_combination(cfg: Config) -> None:
             f"trainer.embeddings_at={bad} is not allowed: expected epochs from 0 to "
             f"trainer.max_epochs={trainer.max_epochs}"
         )
-    if cfg.model.revision and (cfg.model.name.startswith("package:") or Path(cfg.model.name).is_dir()):
-        raise ConfigError(f"model.revision={cfg.model.revision} has no effect with model.name={cfg.model.name}")
-    if cfg.model.name == "random" and (cfg.model.revision or cfg.model.sha256):
-        raise ConfigError("model.revision and model.sha256 have no effect with random weights (model=tiny)")
     if trainer.sampler == "balanced":
         if trainer.classes_per_batch is None or trainer.batch_size % trainer.classes_per_batch:
             raise ConfigError(
@@ -360,6 +373,16 @@ def _check_combination(cfg: Config) -> None:
         raise ConfigError(
             "trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out"
         )
+
+
+def _check_model(cfg: Config) -> None:
+    if cfg.model.revision and (cfg.model.name.startswith("package:") or Path(cfg.model.name).is_dir()):
+        raise ConfigError(f"model.revision={cfg.model.revision} has no effect with model.name={cfg.model.name}")
+    if cfg.model.name == "random" and (cfg.model.revision or cfg.model.sha256):
+        raise ConfigError("model.revision and model.sha256 have no effect with random weights (model=tiny)")
+
+
+def _check_dataset(cfg: Config) -> None:
     if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
         raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
     ignored = {

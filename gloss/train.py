@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import shutil
 import sys
 import time
@@ -18,13 +17,14 @@ import numpy as np
 import torch
 import yaml
 from torch import Tensor
-from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from gloss.atomic import remove_half_written, write_atomic
 from gloss.checkpoint import Progress
 from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError, DatasetConfig
 from gloss.data import DataError, Split, TextDataset, add_label_noise, load_dataset, tokenize
 from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
+from gloss.display import Display
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
 from gloss.export import save_model
@@ -143,22 +143,7 @@ def _run(
     reset_peak_memory(device)
     precision = choose_precision(cfg.trainer, device)
     machine = environment(device, precision)
-
-    if dataset.note:
-        print(f"{cfg.dataset.name}: {dataset.note}", file=sys.stderr, flush=True)
-    splits = dict(dataset.splits)
-    if cfg.ablation.label_noise:
-        splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
-    if cfg.ablation.test_on is not None:
-        splits["test_on"] = _shifted_test(cfg, dataset)
-    tokenizer = load_tokenizer(cfg.model)
-    cache = Path(cfg.paths.outputs) / "cache" / "tokens"
-    tables, labels = {}, {}
-    for name, split in splits.items():
-        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
-        tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
-        labels[name] = torch.from_numpy(split.labels).to(device)
-
+    rows, tables, labels, tokenizer = _texts_on_device(cfg, dataset, device)
     torch.manual_seed(cfg.seed)  # of the head's first weights
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
     if cfg.mode == STANDALONE:
@@ -176,7 +161,7 @@ def _run(
         clear(folder)  # not before everything is there to train again
     write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     write_json(folder / "environment.json", machine)
-    terminal = Terminal(cfg, folder)
+    display = Display(cfg, folder)
     if 0 in cfg.trainer.embeddings_at:
         _keep_embeddings(cfg, folder, 0, model, tables["val"], labels["val"], device, precision)
 
@@ -188,7 +173,7 @@ def _run(
             if values["epoch"] in cfg.trainer.embeddings_at:
                 at_epoch = values["epoch"]
                 _keep_embeddings(cfg, folder, at_epoch, model, tables["val"], labels["val"], device, precision)
-        terminal.show(what, values)
+        display.show(what, values)
 
     fit = Fit(
         cfg=cfg,
@@ -196,7 +181,7 @@ def _run(
         objective=objective,
         tables=tables,
         labels=labels,
-        rows=splits["train"].rows,
+        rows=rows,
         device=device,
         precision=precision,
         folder=folder,
@@ -207,16 +192,7 @@ def _run(
     )
     try:
         fit.run()
-        embeddings = {name: fit.embed(name) for name in splits if name != "train"}
-        probe = _fit_probe(cfg, fit, embeddings["val"], labels) if cfg.mode == STANDALONE else {}
-        metrics, arrays = {}, {}
-        for name, embedded in embeddings.items():
-            logits, truth = fit.logits(embedded), labels[name].cpu().numpy()
-            silhouette = macro_silhouette(embedded, labels[name])
-            metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
-            arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
-            if cfg.trainer.save_embeddings:
-                arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
+        metrics, arrays, probe = _test(cfg, fit)
         write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
         write_lines(folder / "epochs.jsonl", progress.epochs)
         result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
@@ -230,10 +206,31 @@ def _run(
             fit.save()  # the training is over, and need not be done again
         raise
     finally:
-        terminal.close()
+        display.close()
     for name in ("checkpoint", "embeddings"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    terminal.summary(result)
+    display.summary(result)
+
+
+def _texts_on_device(
+    cfg: Config, dataset: TextDataset, device: torch.device
+) -> tuple[np.ndarray, dict[str, TokenTable], dict[str, Tensor], PreTrainedTokenizerBase]:
+    """Row numbers of the training texts in their file; token ids and labels by split; and the tokenizer."""
+    if dataset.note:
+        print(f"{cfg.dataset.name}: {dataset.note}", file=sys.stderr, flush=True)
+    splits = dict(dataset.splits)
+    if cfg.ablation.label_noise:
+        splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
+    if cfg.ablation.test_on is not None:
+        splits["test_on"] = _shifted_test(cfg, dataset)
+    tokenizer = load_tokenizer(cfg.model)
+    cache = Path(cfg.paths.outputs) / "cache" / "tokens"
+    tables, labels = {}, {}
+    for name, split in splits.items():
+        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
+        tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
+        labels[name] = torch.from_numpy(split.labels).to(device)
+    return splits["train"].rows, tables, labels, tokenizer
 
 
 def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.device, precision: str) -> float | None:
@@ -254,13 +251,28 @@ def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.devi
     return float(sigma) * cfg.ablation.sigma_scale
 
 
-def _fit_probe(cfg: Config, fit: Fit, val: Tensor, labels: dict[str, Tensor]) -> dict[str, Any]:
+def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
+    """Metrics by split (all but train), arrays of predictions.npz, and settings of the probe."""
+    embeddings = {name: fit.embed(name) for name in fit.tables if name != "train"}
+    probe = _fit_probe(cfg, fit, embeddings["val"]) if cfg.mode == STANDALONE else {}
+    metrics, arrays = {}, {}
+    for name, embedded in embeddings.items():
+        logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
+        silhouette = macro_silhouette(embedded, fit.labels[name])
+        metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
+        arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
+        if cfg.trainer.save_embeddings:
+            arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
+    return metrics, arrays, probe
+
+
+def _fit_probe(cfg: Config, fit: Fit, val: Tensor) -> dict[str, Any]:
     """Train the linear classifier of standalone mode on frozen embeddings and put it into the head; its settings."""
-    train, train_labels = fit.embed("train").cpu().numpy(), labels["train"].cpu().numpy()
+    train, train_labels = fit.embed("train").cpu().numpy(), fit.labels["train"].cpu().numpy()
     num_classes = fit.objective.num_classes
     if cfg.variant.probe == "logistic":
         weight, bias, settings = logistic_probe(
-            train, train_labels, val.cpu().numpy(), labels["val"].cpu().numpy(), num_classes
+            train, train_labels, val.cpu().numpy(), fit.labels["val"].cpu().numpy(), num_classes
         )
     else:
         weights = fit.objective.class_weights
@@ -409,60 +421,3 @@ def _result(
         **({"resumed_on": progress.resumed_on} if progress.resumed_on else {}),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-class Terminal:
-    """What a run shows while it works: a bar on a terminal, a line an epoch elsewhere."""
-
-    def __init__(self, cfg: Config, folder: Path) -> None:
-        self.cfg, self.folder = cfg, folder
-        self.name = f"{cfg.dataset.name} {cfg.model.alias} {cfg.mode} {cfg.loss.name} seed {cfg.seed}"
-        self.is_terminal = sys.stderr.isatty()
-        self.bar: tqdm | None = None
-        self.shown: dict[str, str] = {}
-
-    def show(self, what: str, values: dict) -> None:
-        """values: of a step (step, steps, epoch), or the line of an epoch."""
-        with contextlib.suppress(OSError):  # a terminal that is gone must not end a run of days
-            self._show(what, values)
-
-    def _show(self, what: str, values: dict) -> None:
-        if what == "step" and self.is_terminal:
-            if self.bar is None:
-                total = self.cfg.trainer.max_epochs * values["steps"]
-                done = (values["epoch"] - 1) * values["steps"] + values["step"] - 1
-                self.bar = tqdm(total=total, initial=done, desc=self.name, unit="step", dynamic_ncols=True, leave=False)
-            if values["loss"] is not None:
-                self.bar.set_postfix({**self.shown, "loss": f"{values['loss']:.4f}"}, refresh=False)
-            self.bar.update()
-        elif what == "epoch":
-            score = "F1" if self.cfg.mode == INTEGRATED else "silhouette"
-            self.shown = {
-                "epoch": str(values["epoch"]),
-                "loss": f"{values['loss']:.4f}",
-                f"val {score}": f"{values['score']:.4g}",
-            }
-            if self.bar is not None:
-                self.bar.set_postfix(self.shown)
-            elif not self.is_terminal:
-                seconds = values["seconds"]["total"] + values["seconds"]["evaluation"]
-                text = " · ".join(f"{key} {value}" for key, value in self.shown.items())
-                self._say(f"{self.name} · {text} · {seconds:.1f} s")
-
-    def _say(self, text: str) -> None:
-        try:
-            print(text, flush=True)
-        except OSError:
-            sys.stdout = open(os.devnull, "w")  # or leaving would fail on what could not be shown
-
-    def close(self) -> None:
-        if self.bar is not None:
-            self.bar.close()
-
-    def summary(self, result: dict) -> None:
-        test, seconds = result["metrics"]["test"], result["seconds"]
-        silhouette = "" if test["macro_silhouette"] is None else f", silhouette {test['macro_silhouette']:.4f}"
-        self._say(
-            f"{self.name}: test accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f}{silhouette}; "
-            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}"
-        )

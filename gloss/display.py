@@ -1,0 +1,69 @@
+"""What a run shows while it works."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from pathlib import Path
+
+from tqdm import tqdm
+
+from gloss.config import INTEGRATED, Config
+
+
+class Display:
+    """A bar on a terminal, a line an epoch elsewhere."""
+
+    def __init__(self, cfg: Config, folder: Path) -> None:
+        self.cfg, self.folder = cfg, folder
+        self.name = f"{cfg.dataset.name} {cfg.model.alias} {cfg.mode} {cfg.loss.name} seed {cfg.seed}"
+        self.is_terminal = sys.stderr.isatty()
+        self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
+
+    def show(self, what: str, values: dict) -> None:
+        """values: of a step (step, steps, epoch), or the line of an epoch."""
+        with contextlib.suppress(OSError):  # a terminal that is gone must not end a run of days
+            self._show(what, values)
+
+    def _show(self, what: str, values: dict) -> None:
+        if what == "step" and self.is_terminal:
+            if self.bar is None:
+                total = self.cfg.trainer.max_epochs * values["steps"]
+                done = (values["epoch"] - 1) * values["steps"] + values["step"] - 1
+                self.bar = tqdm(total=total, initial=done, desc=self.name, unit="step", dynamic_ncols=True, leave=False)
+            if values["loss"] is not None:
+                self.bar.set_postfix({**self.shown, "loss": f"{values['loss']:.4f}"}, refresh=False)
+            self.bar.update()
+        elif what == "epoch":
+            score = "F1" if self.cfg.mode == INTEGRATED else "silhouette"
+            self.shown = {
+                "epoch": str(values["epoch"]),
+                "loss": f"{values['loss']:.4f}",
+                f"val {score}": f"{values['score']:.4g}",
+            }
+            if self.bar is not None:
+                self.bar.set_postfix(self.shown)
+            elif not self.is_terminal:
+                seconds = values["seconds"]["total"] + values["seconds"]["evaluation"]
+                text = " · ".join(f"{key} {value}" for key, value in self.shown.items())
+                self._say(f"{self.name} · {text} · {seconds:.1f} s")
+
+    def _say(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError:
+            sys.stdout = open(os.devnull, "w")  # or leaving would fail on what could not be shown
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def summary(self, result: dict) -> None:
+        test, seconds = result["metrics"]["test"], result["seconds"]
+        silhouette = "" if test["macro_silhouette"] is None else f", silhouette {test['macro_silhouette']:.4f}"
+        self._say(
+            f"{self.name}: test accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f}{silhouette}; "
+            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}"
+        )
