@@ -30,6 +30,13 @@ from gloss.workers import claim_gpu, meeting_folder, queued_again
 # Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is many times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+LOST_JOBS = {  # errors of launchers, by name: they are imported only where they are used
+    "TerminatedWorkerError": "a worker was killed by the system, most often for lack of memory, and with it the sweep: "
+    "try fewer at a time (hydra.launcher.n_jobs)",
+    "UncompletedJobError": "a job was cancelled or killed before its run was done; the others go on. Its log is in the "
+    "sweep's folder slurm",
+}
+
 
 @interruptible()
 def main(
@@ -78,12 +85,8 @@ def main(
     except Exception as error:
         if _is_expected(error):
             return _tell(explain(error), status=2 if isinstance(error, ValueError) else 1)
-        if type(error).__name__ == "TerminatedWorkerError":  # joblib's, imported only where it is used
-            return _tell(
-                "a worker was killed by the system, most often for lack of memory, and with it the sweep. What is done "
-                "is kept: the same command goes on, with fewer at a time by hydra.launcher.n_jobs",
-                status=1,
-            )
+        if lost := LOST_JOBS.get(type(error).__name__):
+            return _tell(f"{lost}. What is done is kept: the same command does the rest", status=1)
         traceback.print_exc()
         return 1
     except Interrupted as error:

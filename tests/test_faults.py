@@ -146,6 +146,18 @@ def test_one_full_disk_does_not_end_a_sweep(monkeypatch, tmp_path, toy_csv, caps
     assert "/somewhere/result.json: No space left on device: make room there" in told and "1 run failed" in told
 
 
+def test_a_job_that_a_launcher_lost_is_told_in_a_line(capsys):
+    from submitit.core.utils import UncompletedJobError
+
+    def task(cfg, is_sweep):
+        raise UncompletedJobError("Job 7 (task: 0) with path … has not produced any output (state: CANCELLED by 0)")
+
+    assert main(task, ["dataset=mr", "model=tiny", "loss=ce"]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("error: a job was cancelled or killed") and told.count("\n") == 1
+
+
+
 def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
     def starved(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
