@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloss.atomic import atomic_file
 from gloss.config import DatasetConfig
 from gloss.data import load_dataset
 from gloss.files import DataError, read_table
@@ -224,15 +223,6 @@ def test_an_impossible_setting_is_refused(tmp_path, setting, message):
 def test_a_folder_is_no_file(tmp_path):
     with pytest.raises(DataError, match="cannot be read"):
         load(tmp_path)
-
-
-def test_atomic_file_leaves_the_old_one_when_writing_fails(tmp_path):
-    path = tmp_path / "x"
-    path.write_bytes(b"old")
-    with pytest.raises(RuntimeError), atomic_file(path) as file:
-        file.write(b"half")
-        raise RuntimeError
-    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
 # -- Hugging Face data sets --------------------------------------------------------------------------------------------

@@ -2,17 +2,15 @@
 
 import csv
 import io
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
 from synthetic import cell, write_run
 
-from gloss.config import ConfigError, DatasetConfig
 from gloss.experiments import compose_cells
-from gloss.report import compare, measure, overview, own, paper, starting, tables
+from gloss.report import compare, overview, own, paper, starting, tables
 from gloss.report.cells import departures, gather, loose_groups, refuse_doubles
-from gloss.report.measure import measure_tfidf
 from gloss.report.table import Entry, Part, Table, entry, rank
 from gloss.runs import config_in_digits, read_records
 
@@ -504,56 +502,6 @@ def test_published_numbers_are_complete():
     assert paper.published("table3", "r8", "bert", "gloss_o", "macro_silhouette") == 0.7870
     assert paper.published("table3", "r8", "distilbert", "gloss_o", "accuracy") is None
     assert paper.published("table6", "qnli", "bert", "scl_ce", "accuracy") == 90.06
-
-
-@pytest.fixture
-def separable(tmp_path):
-    """A CSV of texts whose class is told by one word, in a set that splits by chance."""
-    words = {"ham": "cured leg of pork", "egg": "laid by a hen"}
-    rows = [f"{label} number {i} {text},{label}" for i in range(60) for label, text in words.items()]
-    (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
-    return DatasetConfig(name="food", source="csv", path=str(tmp_path / "texts.csv"))
-
-
-def test_tfidf_is_measured_and_read_again(tmp_path, separable):
-    record = measure_tfidf(separable, tmp_path, tmp_path)
-    assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0}
-    assert record["num_rows"] == {"train": 96, "val": 12, "test": 12}
-    assert record["C"] == 0.1  # the strongest regularisation of those that are as good
-    assert starting.read_measured(tmp_path, "tfidf") == ([record], [])
-    assert measure_tfidf(separable, tmp_path, tmp_path) == record
-
-
-def test_tfidf_does_not_look_at_test_labels(tmp_path, separable, monkeypatch):
-    before = measure_tfidf(separable, tmp_path, tmp_path)
-    load = measure.load_dataset
-
-    def flipped(*args, **kwargs):
-        dataset = load(*args, **kwargs)
-        dataset.splits["test"] = replace(dataset.splits["test"], labels=1 - dataset.splits["test"].labels)
-        return dataset
-
-    monkeypatch.setattr(measure, "load_dataset", flipped)
-    after = measure_tfidf(separable, tmp_path, tmp_path)
-    assert after["test"]["accuracy"] == 0.0 and (after["C"], after["val"]) == (before["C"], before["val"])
-
-
-def test_texts_are_measured_for_table1(tmp_path, separable):
-    measure.measure_texts(separable, tmp_path, None, tmp_path)
-    (tmp_path / "baselines" / "texts-broken.json").write_text("[]")
-    records, problems = starting.read_measured(tmp_path, "texts")
-    shown, _ = row(starting.table1(records), "food", "ours")
-    assert shown[2:] == ["120", "96", "12", "12", "2", "—", "0 / 0 / 0"]
-    assert len(problems) == 1 and "texts-broken.json" in problems[0]
-
-
-def test_what_cannot_be_measured_is_told(tmp_path, capsys):
-    measure.measure(["tfidf"], ["mr"], "minilm", tmp_path, tmp_path)
-    assert "mr is not measured" in capsys.readouterr().err
-    with pytest.raises(ConfigError, match="measure=tables is not allowed"):
-        measure.measure(["tables"], ["mr"], "minilm", tmp_path, tmp_path)
-    with pytest.raises(ConfigError, match="dataset=nosuch is not allowed: expected one of 20ng, csv"):
-        measure.measure(["tfidf"], ["nosuch"], "minilm", tmp_path, tmp_path)
 
 
 def test_the_papers_table4_repeats_its_table3():

@@ -1,0 +1,87 @@
+"""What is written is there as a whole, or the old one still is, and nothing beside it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from gloss.atomic import atomic_file, atomic_folder, remove_half_written, write_atomic
+
+
+def full(*arguments: object, **options: object) -> None:
+    raise OSError(errno.ENOSPC, "full")
+
+
+@pytest.mark.parametrize("name", ["fsync", "replace", "chmod"])
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, name):
+    path = tmp_path / "a.json"
+    write_atomic(path, "old")
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(os, name, full)
+        write_atomic(path, "new")
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
+    write_atomic(path, "new")
+    assert path.read_text() == "new" and stat.S_IMODE(path.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_a_block_that_fails_leaves_the_old_one(tmp_path, make, error):
+    path = tmp_path / "x"
+    for number in (1, 2):
+        with pytest.raises(error) if number == 2 else make(path) as new:
+            if number == 1:
+                fill(new, "old")
+            else:
+                with make(path) as new:
+                    fill(new, "half")
+                    raise error
+    assert os.listdir(tmp_path) == ["x"] and (path / "f" if path.is_dir() else path).read_text() == "old"
+
+
+def fill(new: object, content: str) -> None:
+    if isinstance(new, Path):
+        (new / "f").write_text(content)
+    else:
+        new.write(content.encode())
+
+
+@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (Path, "rename"), (Path, "chmod")])
+def test_a_folder_that_cannot_be_written_leaves_no_part_of_it(tmp_path, monkeypatch, module, name):
+    with monkeypatch.context() as patch, pytest.raises(OSError):
+        patch.setattr(module, name, full)
+        with atomic_folder(tmp_path / "model") as new:
+            (new / "f").write_text("new")
+    assert os.listdir(tmp_path) == []
+    with atomic_folder(tmp_path / "model") as new:
+        (new / "f").write_text("new")
+    assert stat.S_IMODE((tmp_path / "model").stat().st_mode) == 0o755
+
+
+def test_the_error_of_any_writer_names_the_file(tmp_path, monkeypatch):
+    """safetensors tells a full disk as an error of its own, with the number in its text."""
+    with pytest.raises(OSError) as found, atomic_folder(tmp_path / "model") as new:
+        save_file({"x": torch.zeros(1)}, new / "no" / "folder")
+    assert found.value.errno == errno.ENOENT and found.value.filename == str(tmp_path / "model")
+    with pytest.raises(OSError) as found, atomic_file(tmp_path / "a") as _:
+        full()
+    assert found.value.filename == str(tmp_path / "a")
+
+
+@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
+def test_what_a_killed_process_left_is_removed(tmp_path, make):
+    (tmp_path / "whole").mkdir()
+    if os.fork() == 0:
+        with make(tmp_path / "x") as new:
+            fill(new, "half")
+            os._exit(0)  # no cleaning up, as with kill -9
+    os.wait()
+    assert len(os.listdir(tmp_path)) == 2
+    remove_half_written(tmp_path)
+    assert os.listdir(tmp_path) == ["whole"]
