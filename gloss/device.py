@@ -66,15 +66,18 @@ def device_name(device: torch.device) -> str:
     return platform.processor() or platform.machine()
 
 
-def keep_freed_memory() -> None:
-    """Linux: have the C library keep what a training step frees, for the next one.
+def keep_freed_memory(keep: bool = True) -> None:
+    """Linux: whether the C library keeps what a training step frees, for the next one.
 
     Else it returns larger blocks to the system, and each step pays for its pages again (docs/SPEED.md).
     """
+    mmap_threshold, trim_threshold = (2**31 - 1, -1) if keep else (2**25, 2**26)  # where glibc's own adjustment ends
     with contextlib.suppress(OSError, AttributeError):  # another system, or another C library
         libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, 2**31 - 1)
-        libc.mallopt(_M_TRIM_THRESHOLD, -1)
+        libc.mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
+        libc.mallopt(_M_TRIM_THRESHOLD, trim_threshold)
+        if not keep:
+            libc.malloc_trim(0)
 
 
 class Stopwatch:
