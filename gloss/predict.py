@@ -181,7 +181,7 @@ class Run:
     def classify(self, embeddings: np.ndarray | Tensor) -> np.ndarray:
         """Class probabilities [N, C] of embeddings [N, D]: softmax of the head's logits."""
         logits = self.model.head(torch.as_tensor(embeddings, device=self.device))
-        return F.softmax(logits, dim=1).cpu().numpy()
+        return self._finite(F.softmax(logits, dim=1), "probabilities").cpu().numpy()
 
     def stream(
         self, items: Iterable[tuple[Item, tuple[str, ...]]], neighbours: int = 0
@@ -226,7 +226,16 @@ class Run:
     def _embed(self, rows: list[tuple[str, ...]]) -> Tensor:
         tokens = tokenize(rows, self.tokenizer, self.max_length)
         table = TokenTable.build(tokens, self.tokenizer.pad_token_id or 0, self.device)
-        return embed(self.model, table, self.device, self.precision)
+        return self._finite(embed(self.model, table, self.device, self.precision), "embeddings")
+
+    def _finite(self, values: Tensor, what: str) -> Tensor:
+        """`values`; raises RunError where one is NaN or infinite, since the largest of NaNs would pass for a label."""
+        if not values.isfinite().all():
+            raise RunError(
+                f"{self.record.folder}: expected {what} that are finite numbers, got NaN or infinity: model/ is "
+                "damaged; get it again, or train the run again (rerun=true trainer.save_model=true)"
+            )
+        return values
 
     @cached_property
     def _training(self) -> tuple[Split, Tensor]:

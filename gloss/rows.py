@@ -255,7 +255,8 @@ class Writer:
 
     def write(self, row: Row, prediction: Prediction) -> None:
         if self.form == "jsonl":
-            self.file.write(json.dumps(self._object(row, prediction), ensure_ascii=self.file.isatty()) + "\n")
+            found = self._object(row, prediction)
+            self.file.write(json.dumps(found, ensure_ascii=self.file.isatty(), allow_nan=False) + "\n")
         elif self.form == "csv":
             cells = self._cells(row, prediction)
             if not self.has_header:

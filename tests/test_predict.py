@@ -141,6 +141,15 @@ def test_changed_training_texts_are_noticed(tmp_path):
         Run(record, device="cpu").predict(["a frog"], neighbours=1)
 
 
+@pytest.mark.parametrize("part, what", [("encoder", "embeddings"), ("head", "probabilities")])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_model_that_gives_no_finite_numbers_is_refused(run, part, what, number):
+    run = Run(run.record, device="cpu")
+    torch.nn.init.constant_(list(getattr(run.model, part).parameters())[-1], number)
+    with pytest.raises(RunError, match=f"expected {what} that are finite numbers, .* train the run again"):
+        run.predict(["a frog"])
+
+
 # -- choosing a run ----------------------------------------------------------------------------------------------------
 
 
@@ -236,6 +245,12 @@ def test_a_file_that_is_not_there(tmp_path):
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def test_nan_is_not_written_as_json():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Writer(io.StringIO(), "jsonl", ["a"], ["text"]).write(Row(1, ("b",)), Prediction("a", np.nan, {"a": np.nan}))
+
 
 EVIL = "\x1b[2Jlabel\x9b\u202e"
 
