@@ -63,9 +63,12 @@ class Journal:
         return {t.number for t in running if self._is_dead(t.user_attrs.get(WORKER, ""))}
 
     def _is_dead(self, worker: str) -> bool:
-        path = self.workers / worker
-        if worker in ("", self.worker) or not path.is_file():
-            return worker != self.worker
+        if worker == self.worker:
+            return False
+        # The name stands in the journal, which anybody may have written: a path would be unlinked wherever it leads.
+        is_name = isinstance(worker, str) and Path(worker).name == worker
+        if not is_name or not (path := self.workers / worker).is_file():
+            return True
         try:
             with FileLock(path, timeout=0):
                 path.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ from gloss import tune as tuning
 from gloss.cli import main
 from gloss.config import ROOT, ConfigError
 from gloss.runs import read_records
+from gloss.storage import Journal
 from gloss.studies import read_studies, read_study
 from gloss.train import train
 
@@ -35,6 +36,18 @@ def test_a_torn_line_at_the_journal_s_end_costs_nothing_but_itself(settings, mon
     assert journal.read_bytes().startswith(whole + b'{"op_code"')
     again = worker_of(cfg)
     assert again.claim() is None and states(again) == ["complete"] * 3
+
+
+def test_a_worker_s_name_in_the_journal_is_no_path(tmp_path):
+    journal = Journal(tmp_path / "study", "me")
+    precious = tmp_path / "precious.txt"
+    for path in (precious, tmp_path / "study" / "beside.txt", journal.workers / "killed"):
+        path.write_text("kept")
+    for name in (str(precious), "../beside.txt", "../../precious.txt", "./me", "..", ".", "", 7, None, "killed"):
+        assert journal._is_dead(name)
+    assert precious.read_text() == (tmp_path / "study" / "beside.txt").read_text() == "kept"
+    assert not journal._is_dead("me") and [path.name for path in journal.workers.iterdir()] == ["me"]
+    journal.close()
 
 
 def start(*overrides: str, log: Path) -> subprocess.Popen:
