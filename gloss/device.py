@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import platform
 import re
@@ -21,8 +20,6 @@ from filelock import FileLock, Timeout
 
 from gloss.config import ROOT, ConfigError, TrainerConfig
 from gloss.workers import meeting_folder
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def choose_device(name: str) -> torch.device:
@@ -64,20 +61,6 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def keep_freed_memory(keep: bool = True) -> None:
-    """Linux: whether the C library keeps what a training step frees, for the next one.
-
-    Else it returns larger blocks to the system, and each step pays for its pages again (docs/SPEED.md).
-    """
-    mmap_threshold, trim_threshold = (2**31 - 1, -1) if keep else (2**25, 2**26)  # where glibc's own adjustment ends
-    with contextlib.suppress(OSError, AttributeError):  # another system, or another C library
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_MMAP_THRESHOLD, mmap_threshold)
-        libc.mallopt(_M_TRIM_THRESHOLD, trim_threshold)
-        if not keep:
-            libc.malloc_trim(0)
 
 
 class Stopwatch:

@@ -22,7 +22,7 @@ from torch import Tensor
 from gloss import checkpoint
 from gloss.checkpoint import Progress
 from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config
-from gloss.device import Presence, Stopwatch, autocast, keep_freed_memory, peak_memory_bytes
+from gloss.device import Presence, Stopwatch, autocast, peak_memory_bytes
 from gloss.encoder import Classifier, TokenTable, slice_bounds
 from gloss.evaluate import classification_metrics, macro_silhouette
 from gloss.interrupts import Interrupted, noted
@@ -70,8 +70,6 @@ class Fit:
     presence: Presence
 
     def __post_init__(self) -> None:
-        if self.device.type == "cpu":
-            keep_freed_memory()
         self.train_labels = self.labels["train"].cpu().numpy()
         self.watch = Stopwatch(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
@@ -240,8 +238,7 @@ class Fit:
         labels = self.labels["train"][device_rows]
         seed = _mix(self.cfg.seed, self.progress.epoch, step)
         self.watch.lap("data")
-        backward = self._backward_in_slices if self.cfg.trainer.micro_batch else self._backward
-        parts = backward(rows, device_rows, labels, is_visible, seed)
+        parts = self._backward(rows, device_rows, labels, is_visible, seed)
         self.watch.lap("backward")
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -277,7 +274,9 @@ class Fit:
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _backward(self, rows, device_rows, labels, is_visible, seed: int):
-        """One forward pass, the loss, one backward pass."""
+        """One forward pass, the loss, one backward pass; in slices with `trainer.micro_batch`."""
+        if self.cfg.trainer.micro_batch:
+            return self._backward_in_slices(rows, device_rows, labels, is_visible, seed)
         embeddings = for_logits = self._encode(rows, device_rows, seed)  # [B, D]
         if self.cfg.variant.forward_passes == 2 and self.cfg.mode == INTEGRATED:  # released: another dropout for CE
             for_logits = self._encode(rows, device_rows, seed + 1)

@@ -32,6 +32,8 @@ KEYS = (
 def task(given: dict[str, str]) -> None:
     if {"dataset", "lengths"} <= given.keys():
         raise ConfigError("expected dataset= or lengths=, got both")
+    if "classes" in given and "lengths" not in given:
+        raise ConfigError("classes= has no effect without lengths=: a data set has its own")
     values: dict[str, object] = {key.removeprefix("paths."): value for key, value in given.items()}
     for key in NUMBERS:
         if key in given:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -325,20 +322,3 @@ def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config
     empty, steps = record.result["counts"]["empty_batches"], record.result["counts"]["steps"]
     assert empty > steps / 2
     assert capsys.readouterr().err.count("had nothing to compare") == 1
-
-
-@pytest.mark.skipif(sys.platform != "linux" or platform.libc_ver()[0] != "glibc", reason="of glibc")
-def test_freed_memory_is_used_again_without_new_pages():
-    code = """
-import resource, torch
-from gloss.device import keep_freed_memory
-def new_pages():
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    torch.ones(2**24)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
-new_pages(), (before := new_pages()), keep_freed_memory(), new_pages()
-print(before, new_pages(), keep_freed_memory(False) or new_pages())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    before, kept, returned = map(int, done.stdout.split())
-    assert before >= 32 > kept and returned >= 32  # 64 MiB are 16,384 pages, or 32 large ones

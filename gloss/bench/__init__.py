@@ -29,12 +29,13 @@ __all__ = ["Settings", "bench"]
 def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], Path]:
     """Measure, and keep the result in <outputs>/bench/<what>.json; `tell` hears of progress.
 
-    Raises ConfigError and DataError for settings and texts that cannot be used.
+    Raises ConfigError, DataError and RunError for settings, texts and a run that cannot be used.
     """
     if settings.clock == "cpu" and (settings.threads != 1 or choose_device(settings.device).type != "cpu"):
         raise ConfigError("clock=cpu is not allowed here: it needs threads=1 on a CPU")
     if settings.threads:
         torch.set_num_threads(settings.threads)
+    run = run_ratio(Path(settings.run)) if settings.run else None
     load_before = _load()
     bench_ = Bench.build(settings)
     device, precision = bench_.device, bench_.precision
@@ -59,12 +60,18 @@ def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -
         "contenders": (contenders := summary(rounds, peak)),
         "ratios": ratios(rounds, bench_),
         "goals": goals(contenders, bench_),
-        "same_step_twice": {x: difference_of_equal_steps(fit, next(bench_.batches)) for x, fit in bench_.fits.items()},
-        "growth": measure_growth(bench_, tell) if settings.growth else [],
-        "run": run_ratio(Path(settings.run)) if settings.run else None,
+        "same_step_twice": {},
+        "growth": [],
+        "run": run,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
     path = Path(settings.outputs) / "bench" / f"{bench_.name}.json"
+    write_json(path, result)  # what follows may need more memory than there is
+    result["same_step_twice"] = {
+        loss: difference_of_equal_steps(fit, next(bench_.batches)) for loss, fit in bench_.fits.items()
+    }
+    if settings.growth:
+        result["growth"] = measure_growth(bench_, tell)
     write_json(path, result)
     return result, path
 

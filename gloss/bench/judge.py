@@ -58,11 +58,11 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
     pairs = [(name, CE) for name in (AGAIN, *LOSSES, TRAINER) if name != CE] + [(RELEASED, GLOSS_O)]
     found = []
     for over, under in pairs:
-        # CE's step is the mean of its two turns.
-        both = (CE, AGAIN) if under == CE and over != AGAIN and AGAIN in rounds[0]["turns"] else (under,)
-        turns = [r["turns"] for r in rounds if {over, *both} <= r["turns"].keys()]
+        # CE's two turns stand under a ratio in turn: their mean or minimum would shift its median.
+        unders = (under, AGAIN) if under == CE and over != AGAIN else (under, under)
+        turns = [r["turns"] for r in rounds if {over, *unders} <= r["turns"].keys()]
         if turns:
-            values = spread([t[over]["seconds"] / statistics.mean(t[x]["seconds"] for x in both) for t in turns])
+            values = spread([t[over]["seconds"] / t[unders[i % 2]]["seconds"] for i, t in enumerate(turns)])
             goal = goals.get((over, under))
             found.append({
                 "over": over, "under": under, "rounds": len(turns), **values, "goal": goal,

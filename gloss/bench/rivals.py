@@ -27,7 +27,7 @@ PADDED_TO = 128  # tokens, in the released procedure
 def synchronize(device: torch.device) -> None:
     """Wait until the device has done what it was given, so that a clock can be read."""
     if device.type != "cpu":
-        getattr(torch, device.type).synchronize()
+        getattr(torch, device.type).synchronize()  # the current one, as `choose_device` has it
 
 
 class TrainerSteps:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from gloss.bench.rivals import PADDED_TO, ReleasedSteps, TrainerSteps, synchroni
 from gloss.checkpoint import Progress
 from gloss.config import CE, CONFIG_DIR, COSINE, GLOSS_O, SCL_CE, TRIPLET, Config, ConfigError, resolve
 from gloss.data import Tokens, load_dataset, tokenize
-from gloss.device import choose_device, choose_precision, keep_freed_memory, peak_memory_bytes, reset_peak_memory
+from gloss.device import choose_device, choose_precision, device_name, peak_memory_bytes, reset_peak_memory
 from gloss.encoder import Classifier, Encoder, TokenTable, load_encoder, load_tokenizer
 from gloss.fit import LOG, Fit
 from gloss.objective import Objective
@@ -114,6 +115,8 @@ class Bench:
             fit.optimizer, fit.log = fits[CE].optimizer, torch.zeros(1, len(LOG), device=device)
         rivals: dict[str, TrainerSteps | ReleasedSteps] = {}
         if settings.rivals:
+            if torch.cuda.device_count() > 1:  # the Trainer would use them all
+                raise ConfigError("rivals=true needs one visible GPU: set CUDA_VISIBLE_DEVICES, or rivals=false")
             everything = encoder, table, torch.from_numpy(labels), device, CLOCKS[settings.clock]
             rivals[TRAINER] = TrainerSteps(*everything, precision)
             if table.host_lengths.max() <= PADDED_TO:
@@ -132,7 +135,9 @@ class Bench:
     def name(self) -> str:
         s = self.settings
         texts = s.dataset if s.lengths is None else f"{s.lengths}tokens"
-        where = f"cpu{torch.get_num_threads()}" if self.device.type == "cpu" else self.device.type
+        where = re.sub(r"\W+", "_", device_name(self.device)).lower()
+        if self.device.type == "cpu":
+            where = f"cpu{torch.get_num_threads()}" + "-cpuclock" * (s.clock == "cpu")
         sliced = "".join(f"-{key}{n}" for key, n in (("micro", s.micro_batch), ("slices", s.num_slices)) if n)
         return f"{texts}-{s.model}-{s.batch}{sliced}-{where}-{self.precision}"
 
@@ -189,13 +194,7 @@ class Bench:
 
     def _rival(self, name: str) -> Callable[[Sequence[np.ndarray]], dict[str, Any]]:
         def turn(batches: Sequence[np.ndarray]) -> dict[str, Any]:
-            if self.device.type == "cpu":
-                keep_freed_memory(False)  # which is ours alone
-            seconds = self.rivals[name].run(batches)
-            if self.device.type == "cpu":
-                keep_freed_memory()
-                self._ours(CE)(batches[:1])  # not counted: makes the memory that the next one finds
-            return {"seconds": seconds, "parts": None, "peak_memory_bytes": None}
+            return {"seconds": self.rivals[name].run(batches), "parts": None, "peak_memory_bytes": None}
 
         return turn
 

@@ -106,9 +106,9 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Table:
             rows.append([entry(x) for x in row])
             data.append({"benchmark": result["name"], "over": "run", "median": run["ratio"], "goal": row[4]})
     notes = [
-        "Each ratio is formed within a round, on the same batches; CE is the mean of its two turns. The median over "
-        "rounds and its 95 % interval (with fewer than six rounds: the lowest and the highest); a goal that lies in "
-        "the interval is called unclear.",
+        "Each ratio is formed within a round, on the same batches, over CE's two turns in turn. The median over rounds "
+        "and its 95 % interval as if rounds were independent (with fewer than six: the lowest and the highest); a goal "
+        "that lies in the interval is called unclear.",
     ]
     columns = ["Benchmark", "Ratio", "Median", "95 % interval", "Goal", "Reached"]
     return Table("bench_ratios", "Step against step", columns, rows, data, notes, num_keys=2)
