@@ -28,6 +28,7 @@ from gloss.runs import Record, RunError, read_record, read_records
 from gloss.terminal import SELECTION, printable
 
 WINDOW = 2048  # texts read, sorted by length and encoded together: bounds memory, and leaves little padding
+WINDOW_TEXT = 2**24  # characters with which a window is full: before texts are cut, their tokens take 50 times that
 BLOCK = 256  # texts compared with all training texts at once
 
 Item = TypeVar("Item")
@@ -186,9 +187,9 @@ class Run:
     def stream(
         self, items: Iterable[tuple[Item, tuple[str, ...]]], neighbours: int = 0
     ) -> Iterator[tuple[Item, Prediction]]:
-        """Predictions of any number of (item, texts) in constant memory, in their order; read WINDOW at a time."""
+        """Predictions of any number of (item, texts) in constant memory, in their order; read a window at a time."""
         items = iter(items)
-        while window := list(islice(items, WINDOW)):
+        while window := list(_window(items)):
             embeddings = self._embed([texts for _, texts in window])
             probabilities = self.classify(embeddings)
             near = self._neighbours(embeddings, neighbours) if neighbours else [()] * len(window)
@@ -262,3 +263,13 @@ class Run:
                     for w, i in sorted(zip(edge, rows, strict=True), key=lambda pair: -pair[0])
                 ])  # fmt: skip
         return found
+
+
+def _window(items: Iterator[tuple[Item, tuple[str, ...]]]) -> Iterator[tuple[Item, tuple[str, ...]]]:
+    """The next WINDOW items, or fewer that hold WINDOW_TEXT characters."""
+    num_characters = 0
+    for item in islice(items, WINDOW):
+        yield item
+        num_characters += sum(map(len, item[1]))
+        if num_characters >= WINDOW_TEXT:
+            return

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from gloss.atomic import atomic_file
 from gloss.evaluate import classification_metrics
-from gloss.files import DataError
+from gloss.files import MAX_TEXT, DataError
 from gloss.predict import Prediction, Run
 from gloss.terminal import printable
 
@@ -140,8 +140,16 @@ def _reason(texts: Sequence[Any], columns: Sequence[str]) -> str | None:
     return None
 
 
+def _bounded(text: IO[str]) -> Iterator[str]:
+    """The lines of a text; raises DataError at one that has no end in sight, before it fills the memory."""
+    for number, line in enumerate(iter(lambda: text.readline(MAX_TEXT + 1), ""), 1):
+        if len(line) > MAX_TEXT:
+            raise DataError(f"line {number} holds more than {MAX_TEXT:,} characters: split it, or take it out")
+        yield line
+
+
 def _lines(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tuple[int, tuple[str, ...] | str]]:
-    for number, line in enumerate(text, 1):
+    for number, line in enumerate(_bounded(text), 1):
         line = line.rstrip("\r\n")
         parts = (line,) if len(columns) == 1 else tuple(line.split("\t"))
         expected = f"expected {' and '.join(columns)} with a tab between, got {len(parts)} part(s)"
@@ -149,7 +157,7 @@ def _lines(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tu
 
 
 def _json(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tuple[int, tuple[str, ...] | str]]:
-    for number, line in enumerate(text, 1):
+    for number, line in enumerate(_bounded(text), 1):
         try:
             found = json.loads(line)
         except (ValueError, RecursionError) as error:
@@ -168,7 +176,7 @@ def _json(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tup
 def _csv(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tuple[int, tuple[str, ...] | str]]:
     if len(separator) != 1:
         raise DataError(f"separator={separator} is not allowed: expected one character, or tab")
-    reader = csv.reader(text, delimiter=separator, strict=True)
+    reader = csv.reader(_bounded(text), delimiter=separator, strict=True)
     try:
         header = next(reader, [])
     except csv.Error as error:

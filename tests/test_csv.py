@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from gloss.config import DatasetConfig
 from gloss.data import load_dataset
-from gloss.files import DataError, read_table
+from gloss.files import MAX_TEXT, DataError, read_table
 
 
 def write(path, rows, **dialect):
@@ -199,6 +199,12 @@ def test_a_mistake_is_told_with_its_place(tmp_path, content, message):
     with pytest.raises(DataError, match=message) as error:
         load(path)
     assert "mine.csv" in str(error.value) or "csv" in str(error.value).split()[0]
+
+
+def test_a_text_that_has_no_end_in_sight_is_refused(tmp_path):
+    path = write(tmp_path / "x.csv", [["text", "label"], ["a" * MAX_TEXT, "x"], ["b" * (MAX_TEXT + 1), "y"]])
+    with pytest.raises(DataError, match=r"line 3 is not CSV \(field larger than .*is a quote left open"):
+        load(path)
 
 
 def test_a_label_that_only_test_has_is_refused(tmp_path):

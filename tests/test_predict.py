@@ -16,9 +16,9 @@ from hydra import compose, initialize_config_dir
 
 from gloss import predict as predict_module
 from gloss.config import CONFIG_DIR, ROOT, resolve
-from gloss.files import DataError
+from gloss.files import MAX_TEXT, DataError
 from gloss.predict import Prediction, Run, find_run, load_run
-from gloss.rows import BadRow, Row, Writer, kind_of, opened, read_rows
+from gloss.rows import BadRow, Row, Writer, _bounded, kind_of, opened, read_rows
 from gloss.runs import RunError, write_json
 from gloss.terminal import printable, read_arguments
 from gloss.train import train
@@ -89,6 +89,14 @@ def test_stream_reads_no_further_than_a_window(run, monkeypatch):
     for expected in range(1, 20):
         number, _ = next(stream)
         assert number == expected and num_read <= 8 * (1 + (expected - 1) // 8)
+
+
+def test_a_window_of_long_texts_holds_fewer(run, monkeypatch):
+    monkeypatch.setattr(predict_module, "WINDOW_TEXT", 20)
+    items = iter([(i, ("a frog" * (i % 5),)) for i in range(30)])
+    stream = run.stream(items)
+    assert next(stream)[0] == 0 and next(items)[0] == 4  # those from 0 to 3 have 36 characters
+    assert [number for number, _ in stream] == [1, 2, 3, *range(5, 30)]
 
 
 def test_neighbours_against_a_double_loop(run):
@@ -237,6 +245,27 @@ def test_json_lines(tmp_path):
     rows = rows_of(path)
     assert [row for row in rows if isinstance(row, Row)] == [Row(1, ("one",)), Row(2, ("two",)), Row(10, ("last",))]
     assert [row.number for row in rows if isinstance(row, BadRow)] == [3, 4, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("name, start", [("x.txt", ""), ("x.jsonl", '"'), ("x.csv", "text\n"), ("x.csv", 'text\n"')])
+def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path, name, start):
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(start.encode() + b"x" * (MAX_TEXT + 1)))
+    with pytest.raises(DataError, match=rf"{name}.gz: line \d holds more than 1,048,576 characters: split it"):
+        rows_of(path)
+
+
+def test_a_quote_left_open_does_not_fill_the_memory(tmp_path):
+    path = tmp_path / "texts.csv.gz"
+    path.write_bytes(gzip.compress(b'text\n"' + b"a short line\n" * (MAX_TEXT // 12)))
+    assert "field larger than field limit (1048576)" in rows_of(path)[0].reason
+
+
+def test_lines_are_split_as_they_were():
+    ends = ("\n", "\r", "\r\n", "\n\r", "\r\r\n", "\u2028", "\x0b", "\x1c", "")
+    content = "".join("é" * length + end for length in (0, 1, 8190, 8191, 8192, 16383) for end in ends).encode()
+    one, other = (io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="") for _ in range(2))
+    assert list(_bounded(one)) == list(other)
 
 
 def test_a_file_that_is_not_there(tmp_path):
