@@ -235,14 +235,18 @@ def predict_rows(run: Run, rows: Iterable[Row | BadRow], writer: Writer) -> int:
 
 @contextmanager
 def output(to: str | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that is there only when all is written."""
+    """Standard output, a pipe or device, or a file that is there only when all is written; a link to it stays."""
     if to is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         sys.stdout.flush()
         return
-    with atomic_file(Path(to)) as binary:
+    if os.path.exists(to) and not os.path.isfile(to):  # to be written to, not replaced
+        with open(to, "w", encoding="utf-8", newline="") as text:
+            yield text
+        return
+    with atomic_file(Path(os.path.realpath(to))) as binary:
         text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
         yield text
         text.detach().flush()

@@ -5,6 +5,7 @@ import dataclasses
 import gzip
 import io
 import json
+import os
 import runpy
 import shutil
 import sys
@@ -18,7 +19,7 @@ from gloss import predict as predict_module
 from gloss.config import CONFIG_DIR, ROOT, resolve
 from gloss.files import MAX_TEXT, DataError
 from gloss.predict import Prediction, Run, find_run, load_run
-from gloss.rows import BadRow, Row, Writer, _bounded, kind_of, opened, read_rows
+from gloss.rows import BadRow, Row, Writer, _bounded, kind_of, opened, output, read_rows
 from gloss.runs import RunError, write_json
 from gloss.terminal import printable, read_arguments
 from gloss.train import train
@@ -279,6 +280,26 @@ def test_a_file_that_is_not_there(tmp_path):
 def test_nan_is_not_written_as_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
         Writer(io.StringIO(), "jsonl", ["a"], ["text"]).write(Row(1, ("b",)), Prediction("a", np.nan, {"a": np.nan}))
+
+
+def test_a_pipe_is_written_to_and_a_link_stays(tmp_path):
+    pipe, target, link, dangling = (tmp_path / name for name in ("pipe", "target", "link", "dangling"))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)  # which waits for no writer
+    with output(str(pipe)) as file:
+        file.write("é\n")
+    assert pipe.is_fifo() and os.read(reader, 100).decode() == "é\n"
+    os.close(reader)
+    target.write_text("old")
+    link.symlink_to("target")
+    dangling.symlink_to("new")
+    for path in (link, dangling):
+        with output(str(path)) as file:
+            file.write("text")
+        assert path.is_symlink() and path.resolve().read_text() == "text"
+    assert target.read_text() == "text"
+    with pytest.raises(IsADirectoryError), output(str(tmp_path)):
+        pass
 
 
 EVIL = "\x1b[2Jlabel\x9b\u202e"
