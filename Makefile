@@ -2,6 +2,7 @@
 .PHONY: help setup demo test test-long lint data reproduce plan status report bench clean
 PYTHON ?= python3
 RUN := .venv/bin/python
+PIP := .venv/bin/pip install --quiet --disable-pip-version-check
 # Selectors of what is reproduced, planned and tuned: DATASETS=mr,r8 MODELS=bert LOSSES=ce,gloss_o SEEDS=1,2 TRIALS=10 (0: no
 # search) ARGS="any override" LAUNCHER=joblib or slurm, JOBS=4 (at a time), OUTPUTS=folder
 SELECTED = $(if $(DATASETS),dataset=$(DATASETS)) $(if $(MODELS),model=$(MODELS)) $(if $(LOSSES),loss=$(LOSSES)) \
@@ -15,11 +16,12 @@ help: ## list the targets
 
 setup: .venv/.ready ## make .venv with the pinned requirements; done again only when they change
 
-.venv/.ready: requirements.txt pyproject.toml
+.venv/.ready: requirements.txt pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "gloss needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check --requirement requirements.txt
-	.venv/bin/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(PIP) --no-deps --require-hashes --requirement requirements.txt
+	$(PIP) torch==2.13.0
+	$(PIP) --no-deps --editable .
 	touch $@
 
 demo: setup ## train on real texts with a small pretrained encoder, and show the report (5 minutes on 2 cores at most)

@@ -1,15 +1,16 @@
 """Files and folders that are written whole or not at all.
 
 Each is written under a hidden name beside its place, reaches the disk, and is renamed: a reader, or a crash at any
-moment, sees the old one or the whole new one. What a killed process leaves is hidden, and `remove_half_written`'s.
+moment, sees the old one or the whole new one (of a folder that is replaced, for a moment none). What a killed process
+leaves is hidden, and `remove_half_written`'s.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,16 +23,15 @@ from safetensors import SafetensorError
 def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """A file to write that replaces `path` once the block has ended well. Raises OSError that names `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    temporary = _hidden(path)
     try:
-        with _named(path), os.fdopen(handle, "wb") as file:
+        with _named(path), temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's files are for their owner only
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
     _fsync(path.parent)
 
@@ -46,26 +46,34 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def atomic_folder(folder: Path) -> Iterator[Path]:
     """A new folder to fill that replaces `folder` once the block has ended well. Raises OSError that names `folder`."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    temporary, old = _hidden(folder), _hidden(folder)
     try:
         with _named(folder):
+            temporary.mkdir()
             yield temporary
-            temporary.chmod(0o755)  # mkdtemp's folders are for their owner only
             for path in (*temporary.rglob("*"), temporary):
                 _fsync(path)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(old)
         temporary.rename(folder)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def remove_half_written(folder: Path) -> None:
-    """Remove what a process that was killed was just writing in `folder`."""
-    for path in folder.glob(".*"):
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    """Remove what processes that were killed were just writing in `folder` and below it."""
+    for path in sorted(folder.rglob(".*." + 8 * "[0-9a-f]")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 @contextmanager

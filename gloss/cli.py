@@ -23,7 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
 from gloss.experiments import check_experiment, sweep_arguments
 from gloss.interrupts import Interrupted, interruptible
-from gloss.terminal import explain
+from gloss.terminal import explain, outlasting_its_readers
 from gloss.tuned import apply_tuned, keys_by_hand
 from gloss.workers import claim_gpu, meeting_folder, queued_again
 
@@ -38,6 +38,7 @@ LOST_JOBS = {  # errors of launchers, by name: they are imported only where they
 }
 
 
+@outlasting_its_readers()
 @interruptible()
 def main(
     task: Callable[[Config, bool], None], arguments: Sequence[str] | None = None, config_name: str = "train"
@@ -99,6 +100,7 @@ def main(
     return 1 if failed else 0
 
 
+@outlasting_its_readers()  # perhaps in another process
 def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
@@ -112,8 +114,8 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
     except Exception as error:
         reason = explain(error) if _is_expected(error) else traceback.format_exc().rstrip()
         text = f"failed: {' '.join(overrides)}\n  {reason}\n"
-        print(text, end="", file=sys.stderr, flush=True)
         _note_failure(text, Path(hydra_cfg.sweep.dir), f"{hydra_cfg.job.num:05d}")
+        print(text, end="", file=sys.stderr, flush=True)
 
 
 def _failure_folders(sweep: Path) -> list[Path]:

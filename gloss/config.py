@@ -28,6 +28,7 @@ CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = (
 )
 LOSSES = (CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O)
 GRAPH_LOSSES = (GLOSS_SQRT, GLOSS_O)
+MAX_EPOCHS = 5000  # a line each in epochs.jsonl, which a report must still read (gloss.runs.MAX_BYTES)
 INTEGRATED, STANDALONE = "integrated", "standalone"
 
 
@@ -350,6 +351,8 @@ def _check_ablation(cfg: Config) -> None:
 
 def _check_trainer(cfg: Config) -> None:
     trainer = cfg.trainer
+    if trainer.max_epochs > MAX_EPOCHS:
+        raise ConfigError(f"trainer.max_epochs={trainer.max_epochs} is not allowed: expected at most {MAX_EPOCHS}")
     if trainer.device == "mps" and cfg.variant.loss_dtype == "float64":
         raise ConfigError("variant.loss_dtype=float64 is not allowed with trainer.device=mps, which has no float64")
     if bad := [epoch for epoch in trainer.embeddings_at if not 0 <= epoch <= trainer.max_epochs]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 from pathlib import Path
 
@@ -24,10 +22,6 @@ class Display:
 
     def show(self, what: str, values: dict) -> None:
         """values: of a step (step, steps, epoch), or the line of an epoch."""
-        with contextlib.suppress(OSError):  # a terminal that is gone must not end a run of days
-            self._show(what, values)
-
-    def _show(self, what: str, values: dict) -> None:
         if what == "step" and self.is_terminal:
             if self.bar is None:
                 total = self.cfg.trainer.max_epochs * values["steps"]
@@ -48,13 +42,7 @@ class Display:
             elif not self.is_terminal:
                 seconds = values["seconds"]["total"] + values["seconds"]["evaluation"]
                 text = " · ".join(f"{key} {value}" for key, value in self.shown.items())
-                self._say(f"{self.name} · {text} · {seconds:.1f} s")
-
-    def _say(self, text: str) -> None:
-        try:
-            print(text, flush=True)
-        except OSError:
-            sys.stdout = open(os.devnull, "w")  # or leaving would fail on what could not be shown
+                print(f"{self.name} · {text} · {seconds:.1f} s", flush=True)
 
     def close(self) -> None:
         if self.bar is not None:
@@ -63,7 +51,8 @@ class Display:
     def summary(self, result: dict) -> None:
         test, seconds = result["metrics"]["test"], result["seconds"]
         silhouette = "" if test["macro_silhouette"] is None else f", silhouette {test['macro_silhouette']:.4f}"
-        self._say(
+        print(
             f"{self.name}: test accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f}{silhouette}; "
-            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}"
+            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}",
+            flush=True,
         )

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TextIO
 
 from gloss.config import ConfigError
 from gloss.files import DataError
+from gloss.interrupts import Interrupted, interruptible
 from gloss.runs import RunError
 
 SELECTION = ("dataset", "model", "loss", "mode", "variant", "digits", "seed")  # what tells runs apart
@@ -70,10 +73,46 @@ def explain(error: Exception) -> str:
     return str(error)
 
 
+class _Outlasting:
+    """A stream that sends to nowhere what its reader no longer takes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError:
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())  # or leaving would fail on what is still in its buffer
+
+
+@contextlib.contextmanager
+def outlasting_its_readers() -> Iterator[None]:
+    """A pipe that is closed or a terminal that is gone must not end runs of days: what they would show is lost."""
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Outlasting(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
 def status_of(task: Callable[[], int | None]) -> int:
     """Run `task`; its exit status, 2 for what the user can mend and 1 where the system refuses: both are told."""
     try:
-        return task() or 0
+        with interruptible():
+            return task() or 0
     except BrokenPipeError:  # `… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
@@ -82,8 +121,8 @@ def status_of(task: Callable[[], int | None]) -> int:
             raise
         print("error:", "\n".join(map(printable, explain(error).splitlines())), file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
-    except KeyboardInterrupt:
-        return 130
+    except Interrupted as error:
+        return 128 + error.number
 
 
 def main(task: Callable[[dict[str, str]], int | None], keys: Sequence[str], usage: str | None) -> int:

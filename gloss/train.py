@@ -45,11 +45,13 @@ from gloss.runs import (
     write_json,
     write_lines,
 )
+from gloss.terminal import outlasting_its_readers
 
 SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
 KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` keeps
 
 
+@outlasting_its_readers()
 def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None] | None = None) -> Record | None:
     """The record of a run: read if it is finished, else trained, or taken up where it was interrupted.
 

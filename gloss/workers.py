@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import stat
 import subprocess
@@ -96,9 +97,13 @@ def queued_again() -> Iterator[None]:
 
 def _is_preempted() -> bool:
     """Whether SLURM takes this job's place for another: it queues again a job that it kills, not one that leaves."""
-    command = ["scontrol", "show", "job", os.environ.get("SLURM_JOB_ID", "")]
+    job = os.environ.get("SLURM_JOB_ID", "")
+    if "SLURM_ARRAY_TASK_ID" in os.environ:  # by its id alone, the last job of an array stands for all of them
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    command = ["scontrol", "show", "job", job]
     try:
         told = subprocess.run(command, capture_output=True, text=True, timeout=20).stdout
     except (OSError, subprocess.TimeoutExpired):  # no SLURM, or nobody answers
         return False
-    return " PreemptTime=2" in told  # a date; None for a job that is cancelled
+    times = dict(re.findall(r"\b(StartTime|PreemptTime)=(\d\S*)", told))  # no digit: None
+    return times.get("PreemptTime", "") >= times.get("StartTime", "0")  # else of an earlier start

@@ -156,7 +156,6 @@ def test_a_job_that_a_launcher_lost_is_told_in_a_line(capsys):
     assert told.startswith("error: a job was cancelled or killed") and told.count("\n") == 1
 
 
-
 def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
     def starved(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
@@ -403,16 +402,37 @@ def test_the_gpu_that_is_named_becomes_the_current_one(monkeypatch):
 # ------------------------------------------------------------------------------------------------------ the last write
 
 
+class Gone:
+    """A pipe that nobody reads any more."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    flush = isatty = lambda self: self.write("")
+    fileno = lambda self: os.open(os.devnull, os.O_WRONLY)  # noqa: E731
+
+
 def test_a_reader_that_leaves_does_not_fail_the_run(tiny_config, monkeypatch):
-    class Gone:
-        def write(self, text: str) -> int:
-            raise BrokenPipeError(errno.EPIPE, "Broken pipe")
-
-        flush = write
-
     monkeypatch.setattr(sys, "stdout", Gone())
     record = train(tiny_config("loss=ce"))
     assert is_done(record.folder) and not (record.folder / "error.json").exists()
+
+
+def test_a_reader_that_leaves_does_not_end_a_sweep(monkeypatch, tmp_path, toy_csv):
+    def task(cfg: Config, is_sweep: bool) -> None:
+        print("a note", file=sys.stderr, flush=True)
+        done.append(cfg.seed)
+        if cfg.seed == 1:
+            raise RunError("a reason")
+
+    done: list[int] = []
+    monkeypatch.setattr(sys, "argv", ["train.py"])
+    for stream in ("stdout", "stderr"):
+        monkeypatch.setattr(sys, stream, Gone())
+    sweep = ["-m", "dataset=csv", f"dataset.path={toy_csv}", "loss=ce", "seed=1,2", f"paths.outputs={tmp_path}"]
+    assert main(task, sweep) == 1 and done == [1, 2]
+    (note,) = tmp_path.glob("sweeps/*/failed/*")
+    assert "a reason" in note.read_text()
 
 
 def test_a_finished_run_counts_whatever_an_error_left_beside_it(tiny_config):
@@ -492,13 +512,25 @@ def test_what_a_killed_process_was_writing_is_removed(tiny_config):
     cfg = tiny_config("loss=ce")
     folder = run_folder(cfg)
     folder.mkdir(parents=True)
-    (folder / ".result.json.x1y2").write_text("{")
-    (folder / ".model.x1y2").mkdir()
-    train(cfg)
-    assert not list(folder.glob(".*"))
+    (folder / "checkpoint" / ".00001-0000001.01234567").mkdir(parents=True)
+    (folder / ".result.json.89abcdef").write_text("{")
+    seen = []
+    train(cfg, on_epoch=lambda *_: seen.append(list(folder.rglob(".*"))))
+    assert seen[0] == []  # from the start: a checkpoint needs the room
 
 
 # ------------------------------------------------------------------------------------------------------------- the code
+
+
+def test_every_requirement_is_pinned_and_its_files_have_hashes():
+    text = (ROOT / "requirements.txt").read_text()
+    requirements = [line for line in text.replace("\\\n", "").splitlines() if line and not line.startswith("#")]
+    assert len(requirements) > 80
+    assert not [
+        r[:40]
+        for r in requirements
+        if not re.fullmatch(r"[\w.-]+==[\w.]+(?: ;[^#]+?)?(\s+--hash=sha256:[0-9a-f]{64})+", r)
+    ]
 
 
 def test_nothing_of_ours_is_instantiated_from_a_name_or_unpickled():

@@ -90,18 +90,22 @@ def test_a_cluster_gets_partition_time_and_gpus():
     assert done.stdout.split() == ["SlurmLauncher", "gpu", "1440", "1", "20"], done.stderr
 
 
-@pytest.mark.parametrize(("preempt_time", "again"), [("2026-11-22T00:32:33", True), ("None", False), (None, False)])
+@pytest.mark.parametrize(("preempt_time", "again"), [
+    ("2026-11-22T00:32:33", True), ("2026-11-22T00:32:20", False), ("None", False), (None, False),
+])  # fmt: skip
 def test_a_job_that_a_cluster_preempts_is_queued_again_and_one_that_is_cancelled_is_not(
     tmp_path, monkeypatch, preempt_time, again
 ):
     scontrol = tmp_path / "scontrol"  # None: it fails
-    line = f"   PreemptEligibleTime=2026-11-22T00:31:14 PreemptTime={preempt_time}"
-    tells = f'[ "$*" = "show job 10" ] && echo "{line}"'
+    line = "   StartTime=2026-11-22T00:32:30 EndTime=2026-11-23T00:32:30 Deadline=N/A\n"
+    line += f"   PreemptEligibleTime=2026-11-22T00:32:30 PreemptTime={preempt_time}"  # may be of an earlier start
+    tells = f'[ "$*" = "show job 10_0" ] && echo "{line}"'
     scontrol.write_text(f"#!/bin/sh\n{tells if preempt_time else 'exit 1'}\n")
     scontrol.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    monkeypatch.setenv("SLURM_JOB_ID", "10")
+    for name, value in {"JOB_ID": "11", "ARRAY_JOB_ID": "10", "ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
     queued: list[int] = []
     before = signal.signal(signal.SIGUSR2, lambda number, _: queued.append(number))
     try:
