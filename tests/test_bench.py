@@ -97,6 +97,13 @@ def test_equal_steps_have_a_ratio_of_one_however_others_disturb_them():
     assert found["low"] <= 1 <= found["high"] and found["high"] - found["low"] < 0.03
 
 
+def test_few_rounds_decide_nothing():
+    for number, expected in ((5, "unclear"), (6, "yes")):
+        same = [1.0] * number
+        (found,) = (r for r in ratios(rounds(ce=same, ce_again=same, gloss_o=same), Bench.build(TINY)) if r["goal"])
+        assert found["reached"] == expected
+
+
 def test_rivals_take_part_in_the_first_rounds_only():
     ours = Bench.build(dataclasses.replace(TINY, rivals=True, losses=("gloss_o",)))
     names = [set(ours.round(number)["turns"]) for number in (RIVAL_ROUNDS - 1, RIVAL_ROUNDS)]

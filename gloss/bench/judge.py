@@ -12,6 +12,8 @@ from gloss.bench.steps import AGAIN, LOSSES, RELEASED, TRAINER, Bench
 from gloss.config import CE, GLOSS_O, TRIPLET
 from gloss.runs import read_record
 
+ENOUGH = 6  # rounds: of fewer, not even the lowest and the highest hold the median in 95 % of all cases
+
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """The median, and low and high of its interval of 95 % (without any assumption on how the values are distributed).
@@ -64,9 +66,10 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
         if turns:
             values = spread([t[over]["seconds"] / t[unders[i % 2]]["seconds"] for i, t in enumerate(turns)])
             goal = goals.get((over, under))
+            reached = is_reached(values["low"], values["high"], goal)
             found.append({
                 "over": over, "under": under, "rounds": len(turns), **values, "goal": goal,
-                "reached": is_reached(values["low"], values["high"], goal),
+                "reached": "unclear" if reached and len(turns) < ENOUGH else reached,
             })  # fmt: skip
     return found
 

@@ -76,8 +76,8 @@ def _steps(results: Sequence[dict[str, Any]]) -> Table:
             data.append({"benchmark": result["name"], "step": name, **seconds, **measured, **(found["parts"] or {})})
     notes = [_machine(result) for result in results]
     for result in results:
-        sizes = ", ".join(f"{contender_name(name)} {x:.1g}" for name, x in result["same_step_twice"].items())
-        notes.append(f"{result['name']}: gradients of the same step twice differ by (relative norm) {sizes}.")
+        if sizes := ", ".join(f"{contender_name(x)} {size:.1g}" for x, size in result["same_step_twice"].items()):
+            notes.append(f"{result['name']}: gradients of the same step twice differ by (relative norm) {sizes}.")
     notes += [
         "Parts are shares of a step. Tokens are real ones, without padding; the share of the peak counts 6 operations "
         "for a parameter of the layers and token, and attention.",
@@ -107,8 +107,8 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Table:
             data.append({"benchmark": result["name"], "over": "run", "median": run["ratio"], "goal": row[4]})
     notes = [
         "Each ratio is formed within a round, on the same batches, over CE's two turns in turn. The median over rounds "
-        "and its 95 % interval as if rounds were independent (with fewer than six: the lowest and the highest); a goal "
-        "that lies in the interval is called unclear.",
+        "and its 95 % interval as if rounds were independent (with fewer than six: the lowest and the highest, which "
+        "decide nothing); a goal that lies in the interval is called unclear.",
     ]
     columns = ["Benchmark", "Ratio", "Median", "95 % interval", "Goal", "Reached"]
     return Table("bench_ratios", "Step against step", columns, rows, data, notes, num_keys=2)
@@ -125,7 +125,7 @@ def _machine(result: dict[str, Any]) -> str:
     noise = statistics.median(abs(again / once - 1) for once, again in pairs)
     return (
         f"{result['name']}: {m['device_name']}, {m['threads']} of {m['cores']} cores, {m['precision']}; "
-        f"{len(result['rounds'])} rounds, {result['settings']['clock']} clock, load {m['load'][0]} before and "
+        f"rounds: {len(result['rounds'])}, {result['settings']['clock']} clock, load {m['load'][0]} before and "
         f"{m['load'][1]} after; the same CE step twice differs by {100 * noise:.1f} % (median); "
         f"peak {m['peak_flops'] / 1e9:.0f} GFLOP/s ({m['peak_from']}); "
         f"{result['texts']['mean_tokens']:.1f} tokens a text; commit {str(m['commit'])[:8]}, "
