@@ -250,9 +250,13 @@ def test_the_growth_has_a_point_for_each_loss_and_size(monkeypatch, tmp_path):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("lengths", ["16", "4-12"])
-def test_a_training_step_never_waits_for_the_gpu(lengths):
-    ours = Bench.build(dataclasses.replace(TINY, lengths=lengths, device="cuda", losses=LOSSES))
+@pytest.mark.parametrize(("lengths", "batch", "micro_batch"), [
+    ("16", 16, None), ("4-12", 16, None), ("4-12", 16, 4), ("128", 128, None),
+])  # fmt: skip
+def test_a_training_step_never_waits_for_the_gpu(lengths, batch, micro_batch):
+    """As far as PyTorch notices."""
+    sizes = {"lengths": lengths, "batch": batch, "micro_batch": micro_batch}
+    ours = Bench.build(dataclasses.replace(TINY, device="cuda", losses=LOSSES, **sizes))
     for loss, fit in ours.fits.items():
         rows = np.sort(next(ours.batches))
         device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_visible(len(rows), torch.Generator())

@@ -63,9 +63,8 @@ def gradient(fit: Fit) -> dict[str, torch.Tensor]:
     rows = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
     device_rows = torch.from_numpy(rows).to(fit.device)
     visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(0))
-    backward = fit._backward_in_slices if fit.cfg.trainer.micro_batch else fit._backward
     fit.model.train()
-    backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=5)
+    fit._backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=5)
     return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
 
 
