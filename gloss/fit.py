@@ -222,15 +222,18 @@ class Fit:
         """
         at_once = self.cfg.trainer.micro_batch
         embeddings = embed(self.model, self.tables[split], self.device, self.precision, at_once)
-        if not embeddings.isfinite().all():
-            progress = self.progress
-            where = {"epoch": progress.epoch, "step": progress.step, "lr": self.lr, "sigma": progress.sigma}
-            raise Diverged(where, f"embeddings of {split} are", self._hint)
-        return embeddings
+        return self._finite(embeddings, f"embeddings of {split}")
 
     @torch.inference_mode()
     def logits(self, embeddings: Tensor) -> np.ndarray:
-        return self.model.head(embeddings).cpu().numpy()
+        """Logits [N, C] of embeddings [N, D]; raises Diverged as `embed` does."""
+        return self._finite(self.model.head(embeddings), "logits").cpu().numpy()
+
+    def _finite(self, values: Tensor, name: str) -> Tensor:
+        if not values.isfinite().all():
+            texts = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()  # by their places in the split
+            raise Diverged({**self._told_of(self.progress.step - 1), "texts": texts}, f"{name} are", self._hint)
+        return values
 
     # -------------------------------------------------------------------------------------------------------- the step
 
@@ -309,14 +312,16 @@ class Fit:
 
     def _check_finite(self, batches: list[np.ndarray]) -> None:
         """Raise Diverged where a step of this epoch was not finite."""
-        log = self.log.cpu()
-        bad = log[:, LOG.index("is_bad")].nonzero()
-        if not len(bad):
-            return
-        step = int(bad[0])
-        values = {key: str(value) for key, value in zip(LOG, log[step].tolist(), strict=True)}
-        where = {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
-        raise Diverged({**values, **where, "rows": self.rows[batches[step]].tolist()}, hint=self._hint)
+        bad = self.log[:, LOG.index("is_bad")].cpu().nonzero()
+        if len(bad):
+            step = int(bad[0])
+            raise Diverged({**self._told_of(step), "rows": self.rows[batches[step]].tolist()}, hint=self._hint)
+
+    def _told_of(self, step: int) -> dict[str, object]:
+        """What error.json tells of a step (from 0) of the epoch under way; the last one's values are there for -1."""
+        values = self.log[step].tolist() if len(self.log) else []
+        parts = {key: str(value) for key, value in zip(LOG, values, strict=False)}
+        return parts | {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
 
     @property
     def _hint(self) -> str:

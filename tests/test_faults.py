@@ -225,7 +225,17 @@ def test_weights_made_huge_by_the_last_step_do_not_make_a_record(tiny_config):
     with pytest.raises(Diverged, match="embeddings of val are not finite at epoch 1, step 1"):
         train(cfg)
     folder = run_folder(cfg)
-    assert not is_done(folder) and json.loads((folder / "error.json").read_text())["details"]["lr"] == 1e38
+    details = json.loads((folder / "error.json").read_text())["details"]
+    assert not is_done(folder) and details["lr"] == 1e38 and float(details["loss"]) > 0 and details["texts"]
+
+
+def test_logits_that_are_not_finite_make_no_record(tiny_config, monkeypatch):
+    def huge(self: Fit, split: str) -> torch.Tensor:
+        return 3e38 * self.model.head.weight[:1].sign().expand(len(self.tables[split]), -1)
+
+    monkeypatch.setattr(Fit, "embed", huge)
+    with pytest.raises(Diverged, match="logits are not finite"):
+        train(tiny_config("loss=ce", "trainer.max_epochs=1"))
 
 
 @pytest.mark.parametrize("loss", ["loss=ce", "loss=gloss_sqrt", "loss=gloss_o"])
