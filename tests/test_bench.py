@@ -13,6 +13,7 @@ import torch
 import transformers
 from scipy import stats
 
+import gloss.bench.judge
 from gloss.bench import Settings, bench
 from gloss.bench.growth import objective_seconds
 from gloss.bench.judge import goals, is_reached, ratios, run_ratio, spread, summary
@@ -45,7 +46,7 @@ def test_a_benchmark_leaves_a_whole_result_and_the_report_shows_it(tmp_path):
     assert sum(parts.values()) <= 1.5 * result["contenders"]["gloss_o"]["seconds"]["high"]
     found, problems = report.read_bench(tmp_path)
     steps, compared = report.tables(found)
-    assert problems == [] and len(steps.rows) == 5 and len(compared.rows) == 4
+    assert problems == [] and len(steps.rows) == 5 and len(compared.rows) == 5
     assert [d.name for d in report.drawings(found)] == ["bench_parts"]
     (tmp_path / "bench" / "half.json").write_text('{"schema_version": 1')
     assert len(report.read_bench(tmp_path)[1]) == 1
@@ -130,11 +131,20 @@ def test_the_interval_of_a_median_agrees_with_scipy(size):
     assert (found["low"], found["high"]) == (low, high) and found["median"] == np.median(values)
 
 
-def test_memory_and_share_of_the_peak_are_judged_where_the_goals_are_set():
+def test_what_a_loss_takes_more_than_cross_entropy_is_added_to_its_step(monkeypatch):
+    alone = {"ce": 0.1, "gloss_o": 0.4}
+    monkeypatch.setattr(gloss.bench.judge, "objective_seconds", lambda cfg, *size: alone[cfg.loss.name])
+    (found,) = goals({"ce": {"seconds": {"low": 20.0, "median": 30.0, "high": 60.0}}}, Bench.build(TINY))
+    assert (found["step"], found["low"], found["median"], found["high"]) == ("gloss_o", 1.005, 1.01, 1.015)
+    assert found["reached"] == "yes"
+
+
+def test_memory_and_share_of_the_peak_are_judged_where_the_goals_are_set(monkeypatch):
     spread = {"low": 0.3, "median": 0.4, "high": 0.5}
-    contenders = {"ce": {"share_of_peak": spread, "peak_memory_bytes": 15e9}}
-    ours = Bench.build(TINY)
+    contenders = {"ce": {"share_of_peak": spread, "peak_memory_bytes": 15e9, "seconds": spread}}
+    ours = Bench.build(dataclasses.replace(TINY, losses=("ce",)))
     assert goals(contenders, ours) == []
+    monkeypatch.setattr(gloss.bench.judge, "objective_seconds", lambda *size: 0.0)
     ours.device = torch.device("cuda")
     ours.settings = dataclasses.replace(TINY, lengths="128", model="bert_shape")
     (found,) = goals(contenders, ours)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from gloss.bench.growth import objective_seconds
 from gloss.bench.steps import AGAIN, LOSSES, RELEASED, TRAINER, Bench
 from gloss.config import CE, GLOSS_O, TRIPLET
 from gloss.runs import read_record
@@ -50,13 +51,6 @@ def summary(rounds: Sequence[dict[str, Any]], peak: float) -> dict[str, dict[str
 
 def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
     """Step against step within the rounds of both, and the goal where there is one: ("at most" or "at least", x)."""
-    is_cpu, dataset = bench_.device.type == "cpu", bench_.settings.dataset if bench_.settings.lengths is None else None
-    goals = {
-        (GLOSS_O, CE): ("at most", 1.02 if is_cpu else 1.03),
-        (TRIPLET, CE): ("at most", 1.05) if bench_.settings.batch == 128 else None,
-        (TRAINER, CE): ("at least", 1.5 if is_cpu else 1.2) if dataset in ("mr", "r8") or not is_cpu else None,
-        (RELEASED, GLOSS_O): ("at least", {"mr": 14, "r8": 4}[dataset]) if is_cpu and dataset in ("mr", "r8") else None,
-    }
     pairs = [(name, CE) for name in (AGAIN, *LOSSES, TRAINER) if name != CE] + [(RELEASED, GLOSS_O)]
     found = []
     for over, under in pairs:
@@ -65,7 +59,7 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
         turns = [r["turns"] for r in rounds if {over, *unders} <= r["turns"].keys()]
         if turns:
             values = spread([t[over]["seconds"] / t[unders[i % 2]]["seconds"] for i, t in enumerate(turns)])
-            goal = goals.get((over, under))
+            goal = step_goals(bench_).get((over, under))
             reached = is_reached(values["low"], values["high"], goal)
             found.append({
                 "over": over, "under": under, "rounds": len(turns), **values, "goal": goal,
@@ -74,9 +68,31 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
     return found
 
 
+def step_goals(bench_: Bench) -> dict[tuple[str, str], tuple[str, float] | None]:
+    """What a step over another should come to: (over, under) -> ("at most" or "at least", ratio)."""
+    is_cpu, dataset = bench_.device.type == "cpu", bench_.settings.dataset if bench_.settings.lengths is None else None
+    return {
+        (GLOSS_O, CE): ("at most", 1.02 if is_cpu else 1.03),
+        (TRIPLET, CE): ("at most", 1.05) if bench_.settings.batch == 128 else None,
+        (TRAINER, CE): ("at least", 1.5 if is_cpu else 1.2) if dataset in ("mr", "r8") or not is_cpu else None,
+        (RELEASED, GLOSS_O): ("at least", {"mr": 14, "r8": 4}[dataset]) if is_cpu and dataset in ("mr", "r8") else None,
+    }
+
+
 def goals(contenders: dict[str, dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
-    """The goals that are no ratio of two steps, where this benchmark can judge them: the same keys, and `what`."""
+    """The goals that are no ratio of two steps, where this benchmark can judge them: the same keys, and `what`.
+
+    Two losses' steps are the same but for the loss, so (CE's step + what the loss takes more) ÷ CE's step says as much
+    as their ratio, and holds still where steps of seconds do not.
+    """
     s, found = bench_.settings, []
+    size = s.batch, bench_.texts["classes"], bench_.layers[1], bench_.device, bench_.clock
+    alone = {name: objective_seconds(fit.cfg, *size) for name, fit in bench_.fits.items()}
+    for name, seconds in alone.items():
+        if goal := step_goals(bench_).get((name, CE)):
+            more = {key: (seconds - alone[CE]) / step for key, step in contenders[CE]["seconds"].items()}
+            values = {"median": 1 + more["median"], "low": 1 + more["high"], "high": 1 + more["low"]}
+            found.append((name, "CE's step with this loss in it ÷ CE's step", values, goal))
     for name in (CE, GLOSS_O):
         if s.lengths != "128" or name not in contenders:
             continue
