@@ -47,7 +47,7 @@ def test_a_benchmark_leaves_a_whole_result_and_the_report_shows_it(tmp_path):
     found, problems = report.read_bench(tmp_path)
     steps, compared = report.tables(found)
     assert problems == [] and len(steps.rows) == 5 and len(compared.rows) == 5
-    assert [d.name for d in report.drawings(found)] == ["bench_parts"]
+    assert [d.name for d in report.drawings(found)] == [f"bench_parts_{result['name']}"]
     (tmp_path / "bench" / "half.json").write_text('{"schema_version": 1')
     assert len(report.read_bench(tmp_path)[1]) == 1
 

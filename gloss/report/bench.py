@@ -44,8 +44,9 @@ def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
 
 def drawings(results: Sequence[dict[str, Any]]) -> list[Drawing]:
     """What a step is made of, and how the cost grows where that was measured."""
-    made = [_parts(results)] if results else []
+    made = []
     for result in results:
+        made.append(_parts(result))
         if result["growth"]:
             made.append(_growth(result))
     return made
@@ -133,16 +134,11 @@ def _machine(result: dict[str, Any]) -> str:
     )
 
 
-def _parts(results: Sequence[dict[str, Any]]) -> Drawing:
-    bars = [
-        (result["name"], name, found)
-        for result in results
-        for name, found in result["contenders"].items()
-        if name != "ce_again"
-    ]
+def _parts(result: dict[str, Any]) -> Drawing:
+    bars = [(name, found) for name, found in result["contenders"].items() if name != "ce_again"]
     figure, axes = panels(1, 1, width=6.4, height=0.9 + 0.3 * len(bars))
     ax, data = axes[0, 0], []
-    for y, (bench_name, name, found) in enumerate(bars):
+    for y, (name, found) in enumerate(bars):
         median, left = found["seconds"]["median"], 0.0
         parts = {part: number(found, "parts", part) or 0.0 for part in PARTS}
         parts["other"] = max(0.0, median - sum(parts.values()))
@@ -150,13 +146,14 @@ def _parts(results: Sequence[dict[str, Any]]) -> Drawing:
             style = {"color": color, "hatch": hatch, "edgecolor": "#333333", "linewidth": 0.5, "height": 0.62}
             ax.barh(y, value, left=left, label=part if y == 0 else None, **style)
             left += value
-        data.append({"benchmark": bench_name, "step": name, **parts, "seconds": median})
-    ax.set_yticks(range(len(bars)), [f"{contender_name(name)} · {bench_name}" for bench_name, name, _ in bars])
+        data.append({"step": name, **parts, "seconds": median})
+    ax.set_yticks(range(len(bars)), [contender_name(name) for name, _ in bars])
     ax.invert_yaxis()
     ax.set_xlabel("Seconds of a step (median)")
     ax.legend(ncols=4, loc="upper center", bbox_to_anchor=(0.4, -0.5 / len(bars) - 0.1))
     notes = ['"other" is the loss outside graph and propagation, and all of a step that is not ours.']
-    return Drawing("bench_parts", "What a step is made of", figure, data, notes)
+    name = result["name"]
+    return Drawing(f"bench_parts_{name}", f"What a step is made of: {name}", figure, data, notes)
 
 
 def _growth(result: dict[str, Any]) -> Drawing:
