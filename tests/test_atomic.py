@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import stat
+import time
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from gloss.atomic import atomic_file, atomic_folder, remove_half_written, write_atomic
+from gloss.terminal import status_of
 
 
 def full(*arguments: object, **options: object) -> None:
@@ -91,3 +94,13 @@ def test_what_a_killed_process_left_is_removed(tmp_path, make):
     assert len(os.listdir(tmp_path / "below")) == 1
     remove_half_written(tmp_path)
     assert os.listdir(tmp_path / "below") == [] and (tmp_path / ".nfs0001").exists()
+
+
+def test_a_script_that_is_told_to_stop_leaves_nothing_half_written(tmp_path):
+    def task() -> None:
+        with atomic_file(tmp_path / "predictions.csv") as file:
+            file.write(b"half")
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+
+    assert status_of(task) == 128 + signal.SIGTERM and os.listdir(tmp_path) == []
