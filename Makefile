@@ -19,8 +19,7 @@ setup: .venv/.ready ## make .venv with the pinned requirements; done again only 
 .venv/.ready: requirements.txt pyproject.toml Makefile
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "gloss needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
-	$(PIP) --no-deps --require-hashes --requirement requirements.txt
-	$(PIP) torch==2.13.0
+	$(PIP) --requirement requirements.txt
 	$(PIP) --no-deps --editable .
 	touch $@
 
