@@ -1,0 +1,100 @@
+"""The paper's formulas as plain loops over the examples of a batch; nothing here calls gloss.
+
+x: float64 [B, D]; y: the labels, a list of B numbers; all values are scalars that autograd can follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def unit(x: Tensor) -> list[Tensor]:
+    return [row / sum(value * value for value in row).sqrt() for row in x]
+
+
+def distance(a: Tensor, b: Tensor) -> Tensor:
+    return sum((u - v) ** 2 for u, v in zip(a, b, strict=True)).sqrt()
+
+
+def dot(a: Tensor, b: Tensor) -> Tensor:
+    return sum(u * v for u, v in zip(a, b, strict=True))
+
+
+def weighted_mean(terms: Sequence[Tensor], weights: Sequence[float]) -> Tensor:
+    return sum(w * term for w, term in zip(weights, terms, strict=True)) / sum(weights)
+
+
+def cross_entropy(logits: Tensor, y: Sequence[int], class_weights: Sequence[float] | None = None) -> Tensor:
+    terms = [sum(value.exp() for value in row).log() - row[label] for row, label in zip(logits, y, strict=True)]
+    return weighted_mean(terms, [1.0 if class_weights is None else class_weights[label] for label in y])
+
+
+def supcon(x: Tensor, y: Sequence[int], temperature: float, released: bool = False) -> Tensor:
+    """Khosla et al. 2020, equation 2; released: times τ / 0.07, and lonely anchors count as 0 in the mean."""
+    z, n, anchors = unit(x), range(len(y)), []
+    for i in n:
+        positives = [p for p in n if p != i and y[p] == y[i]]
+        if positives:
+            everything = sum((dot(z[i], z[a]) / temperature).exp() for a in n if a != i)
+            terms = [-((dot(z[i], z[p]) / temperature).exp() / everything).log() for p in positives]
+            anchors.append(sum(terms) / len(terms))
+    if released:
+        return temperature / 0.07 * sum(anchors) / len(y)
+    return sum(anchors) / len(anchors)
+
+
+def triplet(x: Tensor, y: Sequence[int], margin: float) -> Tensor:
+    n = range(len(y))
+    triplets = [(a, p, m) for a in n for p in n for m in n if p != a and y[p] == y[a] and y[m] != y[a]]
+    terms = [distance(x[a], x[p]) - distance(x[a], x[m]) + margin for a, p, m in triplets]
+    positive = [term for term in terms if term > 0]
+    return sum(positive) / len(positive)
+
+
+def cosine(x: Tensor, y: Sequence[int]) -> Tensor:
+    z, n = unit(x), range(len(y))
+    terms = [(dot(z[i], z[j]) - (1.0 if y[i] == y[j] else 0.0)) ** 2 for i in n for j in range(i)]
+    return sum(terms) / len(terms)
+
+
+def propagated(z: Sequence[Tensor], y: Sequence[int], is_visible: Sequence[bool], sigma: float, classes: int) -> Tensor:
+    """F_U [U, C] of unit vectors z: kernel, S, column sums, row sums, closed form (steps 2 to 6 of the method)."""
+    n = range(len(y))
+    zero = 0.0 * z[0].sum()
+    w = [[zero if i == j else (-(distance(z[i], z[j]) ** 2) / (2 * sigma**2)).exp() for j in n] for i in n]
+    degree = [sum(row) for row in w]
+    s = [[w[i][j] / (degree[i] * degree[j]).sqrt() for j in n] for i in n]
+    column = [sum(s[i][j] for i in n) for j in n]
+    t = [[s[i][j] / column[j] for j in n] for i in n]
+    t = [[value / sum(row) for value in row] for row in t]
+    hidden, seen = [i for i in n if not is_visible[i]], [i for i in n if is_visible[i]]
+    rows = [torch.stack([sum((t[i][k] for k in seen if y[k] == c), zero) for c in range(classes)]) for i in hidden]
+    among = torch.stack([torch.stack([t[i][j] for j in hidden]) for i in hidden])
+    return torch.linalg.inv(torch.eye(len(hidden), dtype=torch.float64) - among) @ torch.stack(rows)
+
+
+def gloss(
+    z: Sequence[Tensor],
+    y: Sequence[int],
+    is_visible: Sequence[bool],
+    sigma: float,
+    classes: int,
+    objective: str = "nll",
+    class_weights: Sequence[float] | None = None,
+) -> Tensor:
+    """nll: Eq. 1 over the hidden nodes with a visible one of their class; softmax: F_U as logits, over all hidden."""
+    terms, weights = [], []
+    hidden = [label for label, visible in zip(y, is_visible, strict=True) if not visible]
+    seen = {label for label, visible in zip(y, is_visible, strict=True) if visible}
+    for row, label in zip(propagated(z, y, is_visible, sigma, classes), hidden, strict=True):
+        if objective == "softmax":
+            terms.append(sum(value.exp() for value in row).log() - row[label])
+        elif label in seen:
+            terms.append(-row[label].log())
+        else:
+            continue
+        weights.append(1.0 if class_weights is None else class_weights[label])
+    return weighted_mean(terms, weights)
