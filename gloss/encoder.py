@@ -371,7 +371,7 @@ def pretrained(source: str | Path, **options: object) -> nn.Module:
             f"({len(wrong)} of {len(model.state_dict())} tensors)"
         )
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # a layer on top of the first token that we do not use
+        model.pooler = nn.Identity()  # for a layer on top of the first token that we do not use
     return model
 
 
