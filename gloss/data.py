@@ -382,6 +382,27 @@ def tokenize(
     return Tokens(arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"])
 
 
+def check_tokens(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: Any, max_length: int) -> None:
+    """Raise DataError where (nearly) no word of the texts is known to the tokenizer.
+
+    texts: N tuples of one string or two; tokens: what `tokenize` made of them. A tokenizer without its vocabulary makes
+    of every word the unknown token, or nothing at all; fewer than one word in ten known is taken for that.
+    """
+    counts = np.bincount(tokens.input_ids)
+    special = {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id}
+    used = [int(i) for i in np.flatnonzero(counts) if i not in special]
+    names = dict(zip(used, tokenizer.convert_ids_to_tokens(used), strict=True))
+    unknown = int(counts[tokenizer.unk_token_id]) if tokenizer.unk_token_id in names else 0
+    known = sum(int(counts[i]) for i in used if i != tokenizer.unk_token_id and any(map(str.isalnum, str(names[i]))))
+    num_words = sum(min(sum(len(cell.split()) for cell in text), max_length) for text in texts)
+    if known < 0.1 * max(known + unknown, num_words):
+        raise DataError(
+            f"the model's tokenizer knows (nearly) no word of the training texts: {num_words:,} words became {known:,} "
+            f"known and {unknown:,} unknown tokens. Are its files missing from the model's folder (tokenizer.json, "
+            f"vocab.txt), are the texts in a language that it lacks, or is model.max_length={max_length} too small?"
+        )
+
+
 def _joined(lists: list[list[int]], dtype: type) -> np.ndarray:
     return np.concatenate([np.array(one, dtype=dtype) for one in lists]) if lists else np.zeros(0, dtype)
 

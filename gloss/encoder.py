@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -246,16 +247,43 @@ def slice_bounds(lengths: np.ndarray, num_slices: int) -> Sequence[tuple[int, in
 
 
 def load_tokenizer(cfg: ModelConfig) -> transformers.PreTrainedTokenizerBase:
-    """The model's own tokenizer. Raises ConfigError where it cannot be had."""
+    """The model's own tokenizer; it pads on the right, and makes segment ids only for a model that has two segments.
+
+    Raises ConfigError where it cannot be had, or makes what the model cannot embed.
+    """
     name = _TOKENIZER_OF_RANDOM if cfg.name == "random" else cfg.name
-    return _from_source(transformers.AutoTokenizer.from_pretrained, name, cfg.revision, trust_remote_code=False)
+    config = _from_source(transformers.AutoConfig.from_pretrained, name, cfg.revision, trust_remote_code=False)
+    options = {"padding_side": "right"}  # the embedding is the first token's, and positions count from it
+    if getattr(config, "type_vocab_size", 0) < 2:
+        options["model_input_names"] = ["input_ids", "attention_mask"]
+    load = transformers.AutoTokenizer.from_pretrained
+    tokenizer = _from_source(load, name, cfg.revision, trust_remote_code=False, **options)
+    size, rows = max(tokenizer.get_vocab().values(), default=-1) + 1, getattr(config, "vocab_size", None)
+    if rows is not None and size > rows:
+        raise ConfigError(
+            f"model.name={cfg.name}: its tokenizer has {size} tokens, its embedding matrix {rows} rows: they do not "
+            "belong together, or the matrix was not enlarged when tokens were added (resize_token_embeddings)"
+        )
+    if tokenizer.pad_token_id is None:
+        raise ConfigError(
+            f"model.name={cfg.name}: its tokenizer has no padding token (most such models are decoders, whose first "
+            "token sees nothing of the text): take an encoder, or set pad_token in its tokenizer_config.json"
+        )
+    ids = tokenizer("a")["input_ids"]
+    if tokenizer.cls_token_id in ids[1:] and ids[0] != tokenizer.cls_token_id:
+        raise ConfigError(
+            f"model.name={cfg.name}: its classification token {tokenizer.cls_token} is not the first token of a text, "
+            "and the first is what is taken for the text's embedding: take another encoder"
+        )
+    return tokenizer
 
 
 def load_encoder(cfg: ModelConfig) -> Encoder:
     """The pretrained encoder in float32 on the CPU.
 
     Weights are read from safetensors only, at the pinned revision, their sha256 checked where `cfg` has one, and no
-    remote code is ever run. Raises ConfigError where they cannot be had or are not what was expected.
+    remote code is ever run. Raises ConfigError where they cannot be had or are not what was expected, and for a model
+    whose first token does not see the text.
     """
     if cfg.name == "random":
         transformer = _random_bert(len(load_tokenizer(cfg)))
@@ -263,10 +291,8 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
         if cfg.sha256 is not None:
             _check_weights(cfg)
         transformer = _from_source(pretrained, cfg.name, cfg.revision)
-    positions = getattr(transformer.config, "max_position_embeddings", cfg.max_length)
-    if "roberta" in transformer.config.model_type:
-        positions -= transformer.config.pad_token_id + 1  # its positions start behind the padding's
-    if cfg.max_length > positions:
+        _check_first_token(transformer, cfg.name)
+    if cfg.max_length > (positions := _num_positions(transformer)):
         raise ConfigError(f"model.max_length={cfg.max_length} is not allowed: {cfg.name} has {positions} positions")
     if cfg.num_layers is not None:
         _keep_layers(transformer, cfg.num_layers)
@@ -275,6 +301,37 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
             if isinstance(module, nn.Dropout):
                 module.p = cfg.dropout
     return Encoder(transformer)
+
+
+def _check_first_token(transformer: nn.Module, name: str) -> None:
+    """Raise ConfigError unless the first token's last hidden state depends on the tokens behind it."""
+    remedy = "take an encoder, such as BERT, RoBERTa, ELECTRA, MPNet or ModernBERT"
+    kind = type(transformer).__name__
+    if transformer.config.is_encoder_decoder:
+        raise ConfigError(f"model.name={name} ({kind}) is an encoder-decoder, not an encoder: {remedy}")
+    size = getattr(transformer.config, "vocab_size", 100)
+    ids = (torch.tensor([[0, 1, 2, 3], [0, 4, 5, 6]]) + size // 2) % size
+    try:
+        with torch.no_grad():
+            one, other = transformer(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
+    except Exception as error:  # whatever a model of images or sound raises
+        reason = " ".join(str(error).split())[:200]
+        raise ConfigError(f"model.name={name} ({kind}) gives no embedding of token ids ({reason}): {remedy}") from None
+    if (one - other).abs().max() <= 1e-5 * one.abs().max():
+        raise ConfigError(
+            f"model.name={name} ({kind}) is a causal model (a decoder): its first token sees nothing of the text "
+            f"behind it, so it cannot be the text's embedding: {remedy}"
+        )
+
+
+def _num_positions(transformer: nn.Module) -> float:
+    """How many tokens the position embeddings hold; where positions start behind a padding index, its rows are lost."""
+    positions = getattr(transformer.config, "max_position_embeddings", None) or math.inf
+    for name, module in transformer.named_modules():
+        if name.rpartition(".")[2] == "position_embeddings" and isinstance(getattr(module, "weight", None), Tensor):
+            padding_idx = getattr(module, "padding_idx", None)
+            positions = min(positions, len(module.weight) - (0 if padding_idx is None else padding_idx + 1))
+    return positions
 
 
 def package_folder(name: str) -> Path:
@@ -304,6 +361,9 @@ def pretrained(source: str | Path, **options: object) -> nn.Module:
     wrong |= {key: f"has shape {list(got)}, not {list(wanted)}" for key, got, wanted in found["mismatched_keys"]}
     # The pooler is not used, and positions are counted by the model itself.
     wrong = {key: what for key, what in wrong.items() if not re.match(r"pooler\.|.*\bposition_ids$", key)}
+    stacks = [name for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
+    in_stack = re.compile(rf"(.*\.)?({'|'.join(map(re.escape, stacks))})\.\d+\.") if stacks else re.compile("(?!)")
+    wrong |= {key: "is one more than config.json has" for key in found["unexpected_keys"] if in_stack.match(key)}
     if wrong:
         shown = ", ".join(f"{key} {wrong[key]}" for key in sorted(wrong)[:3])
         raise ValueError(
@@ -311,7 +371,7 @@ def pretrained(source: str | Path, **options: object) -> nn.Module:
             f"({len(wrong)} of {len(model.state_dict())} tensors)"
         )
     if getattr(model, "pooler", None) is not None:
-        model.pooler = None  # a layer on top of the first token that we do not use
+        model.pooler = nn.Identity()  # for a layer on top of the first token that we do not use
     return model
 
 

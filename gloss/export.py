@@ -1,8 +1,7 @@
 """A trained model as a folder that other programs load, and back.
 
-The folder is an encoder of transformers and a model of sentence-transformers at once. The linear head lies beside it
-in `head.safetensors`: the stock sequence-classification classes put another layer between encoder and classifier (a
-pooler, or a dense layer with an activation), so they cannot carry it.
+The folder is an encoder and a sequence classifier of transformers and a model of sentence-transformers at once. The
+linear head lies in it twice: inside the stock classifier (see `gloss.stock_head`), and as it is in `head.safetensors`.
 """
 
 from __future__ import annotations
@@ -25,6 +24,7 @@ from sklearn.metrics import confusion_matrix
 from gloss.atomic import atomic_folder
 from gloss.encoder import Classifier, Encoder, pretrained
 from gloss.runs import Record, RunError
+from gloss.stock_head import stock_classifier
 
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
 MAX_BYTES = 64 * 2**20  # of a file that is not weights; the largest tokenizer.json of known encoders has 17 MB
@@ -51,10 +51,7 @@ def save_model(
 
     result: what result.json holds; predictions: `test_labels` int [N] and `test_logits` float [N, C], for the card.
     """
-    transformer, labels = copy.copy(model.encoder.transformer), result["labels"]
-    transformer.config = copy.deepcopy(transformer.config)
-    transformer.config.id2label = dict(enumerate(labels))
-    transformer.config.label2id = {label: i for i, label in enumerate(labels)}
+    stock, is_classifier = stock_classifier(model, result["labels"])
     max_length = result["config"]["model"]["max_length"]
     tokenizer = copy.deepcopy(tokenizer)
     tokenizer.model_max_length = max_length
@@ -62,7 +59,7 @@ def save_model(
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     with atomic_folder(folder) as temporary:
-        transformer.save_pretrained(temporary)
+        stock.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
         save_file(head, temporary / "head.safetensors", metadata={"format": "pt"})
@@ -76,7 +73,7 @@ def save_model(
         pooling = {"word_embedding_dimension": model.encoder.embedding_dim, "pooling_mode_cls_token": True}
         _write(temporary / "1_Pooling" / "config.json", {**pooling, "pooling_mode_mean_tokens": False})
         _write(temporary / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
-        (temporary / "README.md").write_text(model_card(result, predictions), encoding="utf-8")
+        (temporary / "README.md").write_text(model_card(result, predictions, is_classifier), encoding="utf-8")
 
 
 def _write(path: Path, content: Any) -> None:
@@ -219,8 +216,36 @@ _LOSSES = {
 }
 
 
-def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray]) -> str:
-    """README.md of an exported model, from the run's record and its test predictions. Holds no path of the machine."""
+_CLASSIFIER_CODE = """\
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSequenceClassification.from_pretrained(folder)
+inputs = tokenizer(ARGUMENTS, padding=True, truncation=True, return_tensors="pt")
+with torch.inference_mode():
+    probabilities = model(**inputs).logits.softmax(dim=1)
+print([model.config.id2label[i] for i in probabilities.argmax(dim=1).tolist()])"""
+_ENCODER_CODE = """\
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoTokenizer
+
+folder = "."  # where this file lies
+tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
+head = load_file(f"{folder}/head.safetensors")
+inputs = tokenizer(ARGUMENTS, padding=True, truncation=True, return_tensors="pt")
+with torch.inference_mode():
+    embeddings = encoder(**inputs).last_hidden_state[:, 0]
+    probabilities = torch.softmax(embeddings @ head["weight"].T + head["bias"], dim=1)
+print([encoder.config.id2label[i] for i in probabilities.argmax(dim=1).tolist()])"""
+
+
+def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray], is_classifier: bool = True) -> str:
+    """README.md of an exported model, from the run's record and its test predictions. Holds no path of the machine.
+
+    is_classifier: whether the architecture's own classification head carries ours.
+    """
     identity, config, metrics = result["identity"], result["config"], result["metrics"]["test"]
     predicted, n = predictions["test_logits"].argmax(axis=1), len(predictions["test_labels"])
     accuracy = wilson_interval(metrics["accuracy"] / 100, n)
@@ -274,23 +299,16 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray]) -> st
         "Embeddings: `SentenceTransformer(folder).encode(texts)`. Classes:",
         "",
         "```python",
-        "import torch",
-        "from safetensors.torch import load_file",
-        "from transformers import AutoModel, AutoTokenizer",
-        "",
-        'folder = "."  # where this file lies',
-        "tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()",
-        'head = load_file(f"{folder}/head.safetensors")',
-        f'inputs = tokenizer({arguments}, padding=True, truncation=True, return_tensors="pt")',
-        "with torch.inference_mode():",
-        "    embeddings = encoder(**inputs).last_hidden_state[:, 0]",
-        '    probabilities = torch.softmax(embeddings @ head["weight"].T + head["bias"], dim=1)',
-        "print([encoder.config.id2label[i] for i in probabilities.argmax(dim=1).tolist()])",
+        *(_CLASSIFIER_CODE if is_classifier else _ENCODER_CODE).replace("ARGUMENTS", arguments).splitlines(),
         "```",
         "",
-        "The stock sequence-classification classes put another layer between encoder and classifier, so they cannot "
-        "carry this head; the pooler that transformers adds to some encoders (and reports as missing here) was never "
-        "trained: do not use its output.",
+        (
+            '`pipeline("text-classification", folder)(texts, truncation=True)` says the same. The classifier is '
+            "one linear layer on the embedding, written as the architecture's head with weights that cancel its "
+            "activation: to train on from here, take the encoder and a new head."
+            if is_classifier
+            else "The architecture's own classification head cannot carry this one: loading it fails."
+        ),
         "",
         "## Limits",
         "",

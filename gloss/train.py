@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 from gloss.atomic import remove_half_written, write_atomic
 from gloss.checkpoint import Progress
 from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError, DatasetConfig
-from gloss.data import DataError, Split, TextDataset, add_label_noise, load_dataset, tokenize
+from gloss.data import DataError, Split, TextDataset, add_label_noise, check_tokens, load_dataset, tokenize
 from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
 from gloss.display import Display
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
@@ -230,6 +230,8 @@ def _texts_on_device(
     tables, labels = {}, {}
     for name, split in splits.items():
         tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
+        if name == "train":
+            check_tokens(split.texts, tokens, tokenizer, cfg.model.max_length)
         tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         labels[name] = torch.from_numpy(split.labels).to(device)
     return splits["train"].rows, tables, labels, tokenizer

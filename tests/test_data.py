@@ -1,5 +1,6 @@
 """Prepared sets, splits, fingerprints, tokens. Tests on the real texts run where GLOSS_DATA_DIR names them."""
 
+import contextlib
 import csv
 import gzip
 import io
@@ -15,7 +16,7 @@ from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer
 
 from gloss import data
 from gloss.config import CONFIG_DIR, DatasetConfig
-from gloss.data import Split, add_label_noise, describe, load_dataset, tokenize
+from gloss.data import Split, add_label_noise, check_tokens, describe, load_dataset, tokenize
 from gloss.files import DataError, read_table
 
 REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
@@ -328,6 +329,24 @@ def test_of_a_pair_the_longer_text_is_cut(bert):
     tokens = tokenize([("what is it", "good " * 50)], bert, 12)
     words = bert.convert_ids_to_tokens(tokens.input_ids.tolist())
     assert words[:5] == ["[CLS]", "what", "is", "it", "[SEP]"] and len(words) == 12 and words[-1] == "[SEP]"
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(bert, roberta):
+    known = [(text,) for text, _ in some_rows(50, seed=0)]
+    foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25
+    pairs = [(text, text) for (text,) in known]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    nothing = BertTokenizer(vocab={word: i for i, word in enumerate(special[0])})
+    empty = RobertaTokenizer(vocab={word: i for i, word in enumerate(special[1])}, merges=[])
+    for texts, tokenizer, length, is_right in [
+        (known, bert, 16, True), (known, bert, 4, True), (pairs, bert, 16, True), (foreign, roberta, 16, True),
+        (known, roberta, 4, True), (known, bert, 2, False), (foreign, bert, 16, False), (known, nothing, 16, False),
+        (pairs, nothing, 16, False), (known, empty, 16, False),
+        (known[:2] + foreign, bert, 16, False), (known + foreign[:2], bert, 16, True),
+    ]:  # fmt: skip
+        tokens = tokenize(texts, tokenizer, length)
+        with contextlib.nullcontext() if is_right else pytest.raises(DataError, match=r"knows \(nearly\) no word"):
+            check_tokens(texts, tokens, tokenizer, length)
 
 
 def test_the_cache_is_used_kept_apart_and_made_anew_when_damaged(bert, tmp_path, monkeypatch):

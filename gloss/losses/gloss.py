@@ -193,8 +193,9 @@ class GLoss(nn.Module):
             objective=self.objective, class_weights=self.class_weights,
         )
 
-    def get_extra_state(self) -> dict[str, float | None]:
-        return {"sigma": self.sigma}
+    def get_extra_state(self) -> Tensor:
+        """σ as a float64 scalar, NaN until known; a tensor, as safetensors keep nothing else, that no cast rounds."""
+        return torch.tensor(math.nan if self.sigma is None else self.sigma, dtype=torch.float64)
 
-    def set_extra_state(self, state: dict[str, float | None]) -> None:
-        self.sigma = state["sigma"]
+    def set_extra_state(self, state: Tensor) -> None:
+        self.sigma = None if state.isnan() else state.item()
