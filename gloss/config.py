@@ -212,10 +212,13 @@ class SearchConfig:
     """How hyperparameters are searched; see gloss/tune.py and configs/search."""
 
     name: str = _name()
-    space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> low, high, and log or step
+    space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (gloss.tune.space_rows)
     budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
     trials: int | None = _positive_int(None)  # of the study; null: as `budget` says
+    sampler: dict[str, Any] = field(default_factory=dict)  # settings of Optuna's TPESampler
+    pruner: dict[str, Any] = field(default_factory=dict)  # mode -> settings of Optuna's MedianPruner; else no pruning
     prune: bool = True  # stop trials that lie below the median of the others
+    pruned_counts: bool = False  # a stopped trial counts with its best score so far
     storage: str | None = None  # null: a file, for one machine; a postgresql:// URL for several
     heartbeat_seconds: int = _positive_int(60)  # with a database: a worker is dead after two without a sign
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three

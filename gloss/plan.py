@@ -307,7 +307,7 @@ def searches_left(
     for cell in one_of_each.values():
         budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
         space = settings["space"].get(cell.mode, {}).get(cell.loss, {})
-        is_open = any(SEARCHED[name] not in given for name in space)
+        is_open = any(SEARCHED[name] not in given for name, row in space.items() if isinstance(row, dict))
         if is_open and budget:
             wanted = search_cell(cell, overrides)
             if not _is_searched(wanted.config, path.stem, budget):
