@@ -321,7 +321,7 @@ def _check_variant(cfg: Config) -> None:
         "class_weights": mode == STANDALONE and loss.name not in GRAPH_LOSSES and cfg.variant.probe != "adam",
         "supcon": loss.name not in (SCL, SCL_CE),
         "scl_lam": loss.name != SCL_CE,
-        "forward_passes": mode == STANDALONE,
+        "forward_passes": mode == STANDALONE or loss.name == CE,
         "plateau_tolerance": mode == INTEGRATED,
         "probe": mode == INTEGRATED,
     }
@@ -330,6 +330,14 @@ def _check_variant(cfg: Config) -> None:
         value = getattr(cfg.variant, key)
         if is_unread and value != overlay.get(key, value):
             raise ConfigError(f"variant.{key}={value} has no effect with loss={loss.name} mode={mode}: leave it out")
+
+
+def forward_passes(mode: str, loss: str, wanted: int) -> int:
+    """How many a step makes: with one loss there is nothing to encode the texts a second time for.
+
+    wanted: variant.forward_passes.
+    """
+    return wanted if mode == INTEGRATED and loss != CE else 1
 
 
 def _check_ablation(cfg: Config) -> None:
@@ -375,7 +383,7 @@ def _check_trainer(cfg: Config) -> None:
         )
     if not (trainer.device in ("auto", "cpu", "cuda", "mps") or trainer.device.removeprefix("cuda:").isdigit()):
         raise ConfigError(f"trainer.device={trainer.device} is not allowed: expected auto, cpu, cuda, cuda:N or mps")
-    if trainer.micro_batch and cfg.variant.forward_passes == 2:
+    if trainer.micro_batch and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 2:
         raise ConfigError(
             "trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out"
         )
