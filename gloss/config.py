@@ -212,10 +212,13 @@ class SearchConfig:
     """How hyperparameters are searched; see gloss/tune.py and configs/search."""
 
     name: str = _name()
-    space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> low, high, and log or step
+    space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (gloss.tune.space_rows)
     budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
     trials: int | None = _positive_int(None)  # of the study; null: as `budget` says
+    sampler: dict[str, Any] = field(default_factory=dict)  # settings of Optuna's TPESampler
+    pruner: dict[str, Any] = field(default_factory=dict)  # mode -> settings of Optuna's MedianPruner; else no pruning
     prune: bool = True  # stop trials that lie below the median of the others
+    pruned_counts: bool = False  # a stopped trial counts with its best score so far
     storage: str | None = None  # null: a file, for one machine; a postgresql:// URL for several
     heartbeat_seconds: int = _positive_int(60)  # with a database: a worker is dead after two without a sign
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
@@ -318,7 +321,7 @@ def _check_variant(cfg: Config) -> None:
         "class_weights": mode == STANDALONE and loss.name not in GRAPH_LOSSES and cfg.variant.probe != "adam",
         "supcon": loss.name not in (SCL, SCL_CE),
         "scl_lam": loss.name != SCL_CE,
-        "forward_passes": mode == STANDALONE,
+        "forward_passes": mode == STANDALONE or loss.name == CE,
         "plateau_tolerance": mode == INTEGRATED,
         "probe": mode == INTEGRATED,
     }
@@ -327,6 +330,14 @@ def _check_variant(cfg: Config) -> None:
         value = getattr(cfg.variant, key)
         if is_unread and value != overlay.get(key, value):
             raise ConfigError(f"variant.{key}={value} has no effect with loss={loss.name} mode={mode}: leave it out")
+
+
+def forward_passes(mode: str, loss: str, wanted: int) -> int:
+    """How many a step makes: with one loss there is nothing to encode the texts a second time for.
+
+    wanted: variant.forward_passes.
+    """
+    return wanted if mode == INTEGRATED and loss != CE else 1
 
 
 def _check_ablation(cfg: Config) -> None:
@@ -372,7 +383,7 @@ def _check_trainer(cfg: Config) -> None:
         )
     if not (trainer.device in ("auto", "cpu", "cuda", "mps") or trainer.device.removeprefix("cuda:").isdigit()):
         raise ConfigError(f"trainer.device={trainer.device} is not allowed: expected auto, cpu, cuda, cuda:N or mps")
-    if trainer.micro_batch and cfg.variant.forward_passes == 2:
+    if trainer.micro_batch and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 2:
         raise ConfigError(
             "trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out"
         )

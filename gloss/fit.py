@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gloss import checkpoint
 from gloss.checkpoint import Progress
-from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config
+from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config, forward_passes
 from gloss.device import Presence, Stopwatch, autocast, peak_memory_bytes
 from gloss.encoder import Classifier, TokenTable, slice_bounds
 from gloss.evaluate import classification_metrics, macro_silhouette
@@ -75,6 +75,7 @@ class Fit:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.is_fused = self.device.type in FUSED_ON
         self.optimizer = torch.optim.Adam(self.parameters, lr=self.cfg.trainer.lr, fused=self.is_fused)
+        self.num_passes = forward_passes(self.cfg.mode, self.cfg.loss.name, self.cfg.variant.forward_passes)
         self.is_bad = torch.zeros((), device=self.device)  # 1 from the first step that was not finite
         self.seconds_before = 0.0  # of processes before this one that worked on the run
         self.best: dict[str, Tensor] | None = None
@@ -281,7 +282,7 @@ class Fit:
         if self.cfg.trainer.micro_batch:
             return self._backward_in_slices(rows, device_rows, labels, is_visible, seed)
         embeddings = for_logits = self._encode(rows, device_rows, seed)  # [B, D]
-        if self.cfg.variant.forward_passes == 2 and self.cfg.mode == INTEGRATED:  # released: another dropout for CE
+        if self.num_passes == 2:  # released: another dropout for CE
             for_logits = self._encode(rows, device_rows, seed + 1)
         self.watch.lap("forward")
         parts = self._loss(embeddings, for_logits, labels, is_visible)
@@ -399,7 +400,7 @@ def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> Run
         return None
     size, way = cfg.trainer.batch_size, ""
     half = min(cfg.trainer.micro_batch or size, size) // 2
-    if half and cfg.variant.forward_passes == 1:
+    if half and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 1:
         way = f"set trainer.micro_batch={half} (the same gradient in less memory), or "
     return RunError(
         f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import yaml
 
-from gloss.config import CONFIG_DIR, STANDALONE, Config, ConfigError
+from gloss.config import CONFIG_DIR, STANDALONE, Config, ConfigError, forward_passes
 from gloss.experiments import SEARCHED_FOR, Cell, search_cell, search_overrides, with_texts
 from gloss.report import paper
 from gloss.report.cells import gather, mean_std, number
@@ -38,11 +38,12 @@ ENCODERS = {  # alias -> layers, width, all parameters
     "minilm": (6, 384, 22_713_216),
     "tiny": (2, 64, 2_053_440),
 }
-DEVICES = {  # name -> FLOP/s of its data sheet (bf16 without sparsity), share of it that we expect
-    "a100": (312e12, 0.25),
-    "h100": (989e12, 0.2),
-    "h200": (989e12, 0.2),
-    "cpu": (60e9, 1.0),  # two cores in float32, as measured with minilm on mr
+BF16, FLOAT32 = "bf16", "float32"
+DEVICES = {  # name -> precision -> FLOP/s of its data sheet (without sparsity and TF32), share of it that we expect
+    "a100": {BF16: (312e12, 0.25), FLOAT32: (19.5e12, 0.6)},
+    "h100": {BF16: (989e12, 0.2), FLOAT32: (67e12, 0.5)},
+    "h200": {BF16: (989e12, 0.2), FLOAT32: (67e12, 0.5)},
+    "cpu": {BF16: (60e9, 1.0), FLOAT32: (60e9, 1.0)},  # two cores in float32, as measured with minilm on mr
 }
 LAUNCH_SECONDS = 3e-3  # a layer and step on a GPU take at least this, however short the texts: launching kernels
 START_SECONDS = 15.0  # of a run: loading weights and texts, and σ of G-Loss-SQRT
@@ -114,16 +115,20 @@ class Speeds:
     records: Sequence[Record]
     device: str  # a key of DEVICES, or a GPU's name as the records have it
     cores: int = 2
-    found: dict[tuple, list[float]] = field(default_factory=dict)  # operations a second: of all, a model, …
+    found: dict[tuple, list[float]] = field(default_factory=dict)  # operations a second: of a precision, and a model, …
 
     def __post_init__(self) -> None:
+        self.auto = FLOAT32 if self.device == "cpu" else BF16  # what trainer.precision=auto becomes there
         for record in self.records:
             name, is_cpu = str(record.result.get("device_name")), record.result["device"] == "cpu"
             same = is_cpu if self.device == "cpu" else not is_cpu and is_named(self.device, name)
+            precision = str(record.result.get("precision"))
+            if same and ((record.result["config"].get("trainer") or {}).get("precision") or "auto") == "auto":
+                self.auto = precision
             if same and not record.result.get("shared_device") and (speed := _speed(record)):
                 x = record.identity
                 for key in ((), (x.model,), (x.model, x.dataset)):
-                    self.found.setdefault(key, []).append(speed)
+                    self.found.setdefault((precision, *key), []).append(speed)
 
     @property
     def data_sheet(self) -> str | None:
@@ -137,20 +142,26 @@ class Speeds:
         if cfg.model.alias not in ENCODERS or train is None or val is None:
             return None, "unknown"
         layers, width, _ = ENCODERS[cfg.model.alias]
-        layers, passes = cfg.model.num_layers or layers, cfg.variant.forward_passes
+        layers, precision = cfg.model.num_layers or layers, self.precision(cell)
+        passes = forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes)
         train = replace(train, rows=min(train.rows, cfg.dataset.train_limit or train.rows))
         flops = epoch_flops(layers, width, passes, train, val)
         closest = {(cell.model, cell.dataset): "same set", (cell.model,): "same model", (): "other model"}
         for key, source in closest.items():
-            if key in self.found:
-                return flops / statistics.median(self.found[key]), f"measured ({source})"
+            if (precision, *key) in self.found:
+                return flops / statistics.median(self.found[precision, *key]), f"measured ({source})"
         if self.data_sheet is None:
             return None, "unknown"
-        peak, share = DEVICES[self.data_sheet]
+        peak, share = DEVICES[self.data_sheet][precision]
         if self.data_sheet == "cpu":
             return flops / (peak * self.cores / 2), "data sheet"
         steps = -(-train.rows // cfg.trainer.batch_size)
         return max(flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
+
+    def precision(self, cell: Cell) -> str:
+        """Of the encoder in this cell's runs on the device."""
+        wanted = cell.config.trainer.precision
+        return self.auto if wanted == "auto" else wanted
 
     def run_hours(self, cell: Cell) -> float | None:
         """Hours of one run; None where nothing is known."""
@@ -214,7 +225,8 @@ def _speed(record: Record) -> float | None:
         return None
     layers, width, _ = ENCODERS[record.identity.model]
     layers = number(result, "config", "model", "num_layers") or layers
-    passes = int(number(result, "config", "variant", "forward_passes") or 1)
+    x, wanted = record.identity, int(number(result, "config", "variant", "forward_passes") or 1)
+    passes = forward_passes(x.mode, x.loss, wanted)
     return result["epochs"] * epoch_flops(layers, width, passes, train, val) / seconds
 
 
@@ -307,7 +319,7 @@ def searches_left(
     for cell in one_of_each.values():
         budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
         space = settings["space"].get(cell.mode, {}).get(cell.loss, {})
-        is_open = any(SEARCHED[name] not in given for name in space)
+        is_open = any(SEARCHED[name] not in given for name, row in space.items() if isinstance(row, dict))
         if is_open and budget:
             wanted = search_cell(cell, overrides)
             if not _is_searched(wanted.config, path.stem, budget):
@@ -433,13 +445,16 @@ def _basis(plan: Plan) -> list[str]:
         text[0] += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these takes."
     if "data sheet" in sources:
         name = plan.speeds.data_sheet
-        peak, share = DEVICES[name]
+        left = [line.cell for line in plan.lines if line.num_left and line.speed_from == "data sheet"]
+        used = {p: DEVICES[name][p] for p in dict.fromkeys(map(plan.speeds.precision, left))}
         if name == "cpu":
+            peak = DEVICES[name][FLOAT32][0]
             text[0] += f" No run was measured here: {peak * plan.speeds.cores / 2 / 1e9:.0f} GFLOP/s is assumed."
         else:
+            assumed = [f"{100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s ({p})" for p, (peak, share) in used.items()]
             text[0] += (
-                f" Not measured: {100 * share:.0f} % of {peak / 1e12:.0f} TFLOP/s is assumed, and at least "
-                f"{1000 * LAUNCH_SECONDS:.0f} ms for a layer in a step."
+                f" Not measured: {' and '.join(assumed)} is assumed, and at least {1000 * LAUNCH_SECONDS:.0f} ms for "
+                "a layer in a step."
             )
     words = {
         "ours": "means of finished runs",

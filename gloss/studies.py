@@ -118,6 +118,8 @@ def _is_sound(study: Study) -> bool:
 
 
 def _space_of(row: dict[str, Any]) -> tuple[float, float, bool] | list[float]:
+    if "choices" in row:
+        return [rounded(float(x)) for x in row["choices"]]
     low, high, step = float(row["low"]), float(row["high"]), row["step"]
     if step is None:
         return (low, high, bool(row["log"]))

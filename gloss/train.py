@@ -272,16 +272,14 @@ def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray]
 
 def _fit_probe(cfg: Config, fit: Fit, val: Tensor) -> dict[str, Any]:
     """Train the linear classifier of standalone mode on frozen embeddings and put it into the head; its settings."""
-    train, train_labels = fit.embed("train").cpu().numpy(), fit.labels["train"].cpu().numpy()
+    data = [x.cpu().numpy() for x in (fit.embed("train"), fit.labels["train"], val, fit.labels["val"])]
     num_classes = fit.objective.num_classes
     if cfg.variant.probe == "logistic":
-        weight, bias, settings = logistic_probe(
-            train, train_labels, val.cpu().numpy(), fit.labels["val"].cpu().numpy(), num_classes
-        )
+        weight, bias, settings = logistic_probe(*data, num_classes)
     else:
         weights = fit.objective.class_weights
         weights = None if weights is None else weights.cpu().float()
-        weight, bias, settings = adam_probe(train, train_labels, num_classes, cfg.seed, weights)
+        weight, bias, settings = adam_probe(*data, num_classes, cfg.seed, weights)
     head = fit.model.head
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))

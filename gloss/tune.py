@@ -26,7 +26,7 @@ import numpy as np
 import optuna
 import sqlalchemy
 import torch
-from optuna.distributions import FloatDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from gloss.config import SCL_CE, Config, ConfigError, SearchConfig, TuneConfig, resolve
@@ -43,7 +43,7 @@ MAX_ATTEMPTS = 3  # a trial whose workers died that often is given up
 POLL_SECONDS = 1.0  # between two looks at what other workers do
 ATTEMPTS, DUPLICATE_OF, REASON, SECONDS = "attempts", "duplicate_of", "reason", "seconds"
 
-Space = dict[str, FloatDistribution]
+Space = dict[str, FloatDistribution | CategoricalDistribution]
 
 
 class TakenOver(Exception):
@@ -53,57 +53,71 @@ class TakenOver(Exception):
 # --------------------------------------------------------------------------------------------------------- the space
 
 
-def search_space(cfg: Config, search: SearchConfig) -> Space:
-    """What is searched for this mode and loss: hyperparameter -> its range. Raises ConfigError.
+def space_rows(cfg: Config, search: SearchConfig) -> dict[str, Any]:
+    """What the search says of each hyperparameter of this mode and loss: hyperparameter -> its row. Raises ConfigError.
 
-    Keys set by hand are left out, and λ where the variant fixes it.
+    A row is a number, which every trial has, or a range: low, high, and log or step; or choices. `final` in it is
+    the value that the runs after the search take instead of the one found. λ is left out where the variant fixes it.
     """
-    where = f"search.space.{cfg.mode}.{cfg.loss.name}"
     try:
         rows = dict(search.space[cfg.mode][cfg.loss.name])
     except (KeyError, TypeError):
         raise ConfigError(f"search={search.name} has no space for mode={cfg.mode} loss={cfg.loss.name}") from None
+    for name in rows:
+        if name not in SEARCHED:
+            where = f"search.space.{cfg.mode}.{cfg.loss.name}"
+            raise ConfigError(f"{where}.{name} is not allowed: expected one of {', '.join(SEARCHED)}")
     if cfg.loss.name == SCL_CE and cfg.variant.scl_lam is not None:
         rows.pop("lam", None)
-    space = {}
-    for name, row in rows.items():
-        if name not in SEARCHED:
-            raise ConfigError(f"{where}.{name} is not allowed: expected one of {', '.join(SEARCHED)}")
-        if SEARCHED[name] in search.by_hand:
-            continue
-        try:
-            space[name] = FloatDistribution(**{key: x if key == "log" else float(x) for key, x in row.items()})
-        except (TypeError, ValueError, AttributeError) as error:
-            expected = "expected low, high, and log or step"
-            raise ConfigError(f"{where}.{name}={row} is not allowed: {expected} ({error})") from None
+    return rows
+
+
+def search_space(cfg: Config, search: SearchConfig) -> Space:
+    """What is searched for this mode and loss: hyperparameter -> its range. Raises ConfigError.
+
+    Keys set by hand are left out, and what has one value only.
+    """
+    space: Space = {}
+    for name, row in space_rows(cfg, search).items():
+        if SEARCHED[name] not in search.by_hand and not isinstance(row, (int, float)):
+            try:
+                space[name] = _distribution(row)
+            except (TypeError, ValueError, AttributeError) as error:
+                expected = "expected low, high, and log or step; or choices"
+                where = f"search.space.{cfg.mode}.{cfg.loss.name}.{name}"
+                raise ConfigError(f"{where}={row} is not allowed: {expected} ({error})") from None
     if not space:
         raise ConfigError(f"nothing is left to search for loss={cfg.loss.name}: all is set by hand")
     return space
 
 
-def range_of(row: FloatDistribution) -> dict[str, Any]:
+def _distribution(row: dict[str, Any]) -> FloatDistribution | CategoricalDistribution:
+    keys = {key: x for key, x in row.items() if key != "final"}
+    if "choices" in keys:
+        return CategoricalDistribution(**{key: [float(x) for x in choices] for key, choices in keys.items()})
+    return FloatDistribution(**{key: x if key == "log" else float(x) for key, x in keys.items()})
+
+
+def range_of(row: FloatDistribution | CategoricalDistribution) -> dict[str, Any]:
     """A range as study.json has it."""
+    if isinstance(row, CategoricalDistribution):
+        return {"choices": list(row.choices)}
     return {"low": row.low, "high": row.high, "log": row.log, "step": row.step}
 
 
-def sampler(seed: int, number: int) -> optuna.samplers.TPESampler:
+def sampler(search: SearchConfig, seed: int, number: int) -> optuna.samplers.TPESampler:
     """The sampler of one trial: seeded by its number, so that two workers never draw alike, and one that is started
-    again goes on as if it had not stopped."""
-    return optuna.samplers.TPESampler(
-        n_startup_trials=5,  # random ones; Optuna's 10 would leave 5 of 15 to the model
-        n_ei_candidates=24,
-        multivariate=True,
-        group=False,
-        constant_liar=True,  # keep away from what other workers try right now
-        seed=int(np.random.SeedSequence([seed, number]).generate_state(1)[0]),
-    )
+    again goes on as if it had not stopped. seed: of the run, unless the search has its own."""
+    settings = {"seed": seed, **search.sampler}
+    seeds = np.random.SeedSequence([settings.pop("seed"), number])
+    return optuna.samplers.TPESampler(**settings, seed=int(seeds.generate_state(1)[0]))
 
 
-def pruner(search: SearchConfig) -> optuna.pruners.BasePruner:
-    """Stops a trial whose best validation score so far is below the median of the finished trials, from epoch 5 on."""
-    if not search.prune:
+def pruner(search: SearchConfig, mode: str) -> optuna.pruners.BasePruner:
+    """Stops a trial whose best validation score so far is below the median of the finished trials."""
+    if not search.prune or mode not in search.pruner:
         return optuna.pruners.NopPruner()
-    return optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=5, interval_steps=1, n_min_trials=3)
+    return optuna.pruners.MedianPruner(**search.pruner[mode])
 
 
 # --------------------------------------------------------------------------------------------------------- the worker
@@ -138,6 +152,9 @@ class Worker:
 
     def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_texts: int, fingerprint: str) -> None:
         self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
+        for name, row in self._fixed_rows().items():
+            group, key = SEARCHED[name].split(".")
+            setattr(getattr(cfg, group), key, row)
         self.num_trials = search.trials or search.budget.get(cfg.loss.name, search.budget.get("any"))
         if not self.num_trials or self.num_trials < 1:
             raise ConfigError(f"search.budget has no number of trials for loss={cfg.loss.name}: give search.trials=15")
@@ -168,7 +185,7 @@ class Worker:
                 storage=self.store.storage,
                 study_name=self.study_name,
                 direction="maximize",
-                pruner=pruner(search),
+                pruner=pruner(search, cfg.mode),
                 load_if_exists=True,
             )
         self.has_told_of_waiting = False
@@ -179,7 +196,7 @@ class Worker:
         for name in self.space:
             group, key = SEARCHED[name].split(".")
             rest[group][key] = range_of(self.space[name])
-        rest |= {"seed": self.cfg.seed, "prune": self.search.prune}
+        rest |= {"seed": self.cfg.seed, "prune": self.search.prune and self.cfg.mode in self.search.pruner}
         if self.cfg.dataset.source in ("csv", "hub"):
             rest["fingerprint"] = self.fingerprint
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
@@ -214,10 +231,13 @@ class Worker:
                 number = len(trials)
             else:
                 return None, all(t.state.is_finished() for t in trials)
-            self.study.sampler = sampler(self.cfg.seed, number)
+            self.study.sampler = sampler(self.search, self.cfg.seed, number)
             trial = self.study.ask() if orphan is None else optuna.Trial(self.study, orphan._trial_id)
             for name, row in self.space.items():
-                trial.suggest_float(name, row.low, row.high, step=row.step, log=row.log)
+                if isinstance(row, CategoricalDistribution):
+                    trial.suggest_categorical(name, row.choices)
+                else:
+                    trial.suggest_float(name, row.low, row.high, step=row.step, log=row.log)
             attempts = trial.user_attrs.get(ATTEMPTS, 0)
             if attempts >= MAX_ATTEMPTS:
                 reason = f"its worker died {attempts} times"
@@ -272,7 +292,10 @@ class Worker:
                 raise TakenOver
             value = self._catch_up(trial, record)
         except optuna.TrialPruned:
-            state = TrialState.PRUNED
+            if self.search.pruned_counts:
+                value = max(self.store.storage.get_trial(trial._trial_id).intermediate_values.values())
+            else:
+                state = TrialState.PRUNED
         except (Diverged, torch.linalg.LinAlgError) as error:
             state, reason = TrialState.FAIL, str(error)
         except TakenOver:
@@ -378,7 +401,7 @@ class Worker:
             path = tuned_file(self.cfg)
             before = read_tuned(path)[1] if path.is_file() else {}
             if (before.get("study"), before.get("trials")) != (study.name, len(study.trials)):
-                write_tuned(path, self._fixed() | study.best["params"], self._source(study))
+                write_tuned(path, self._fixed() | study.best["params"] | self._final(), self._source(study))
         if before.get("study", study.name) != study.name:
             others = f", which were searched {why}" if (why := misfit(self.cfg, before)) else ""
             print(f"{path} held the values of {before['study']}{others}: replaced", file=sys.stderr, flush=True)
@@ -386,11 +409,21 @@ class Worker:
         print(f"{study.name}: best {study.score} {best['value']:.6g} in trial {best['number']}\n  {path}", flush=True)
         return study
 
+    def _fixed_rows(self) -> dict[str, float]:
+        """Hyperparameters that the search gives one value."""
+        rows = space_rows(self.cfg, self.search)
+        return {k: x for k, x in rows.items() if isinstance(x, (int, float)) and SEARCHED[k] not in self.search.by_hand}
+
     def _fixed(self) -> dict[str, float]:
-        """Hyperparameters set by hand: the others were found beside them, and belong to them."""
-        rows = self.search.space[self.cfg.mode][self.cfg.loss.name]
-        keys = {name: SEARCHED[name].split(".") for name in rows if SEARCHED[name] in self.search.by_hand}
+        """Hyperparameters that were not searched: the others were found beside them, and belong to them."""
+        rows = space_rows(self.cfg, self.search)
+        keys = {name: SEARCHED[name].split(".") for name in rows if name not in self.space}
         return {name: getattr(getattr(self.cfg, group), key) for name, (group, key) in keys.items()}
+
+    def _final(self) -> dict[str, float]:
+        """What the runs after the search take instead of the values found."""
+        rows = space_rows(self.cfg, self.search)
+        return {name: float(rows[name]["final"]) for name in self.space if "final" in rows[name]}
 
     def _source(self, study: Study) -> dict[str, Any]:
         """Where the values come from, for the overlay and for the record of every run that applies it."""

@@ -58,6 +58,7 @@ def test_every_file_of_a_group_composes(group: str):
         (["mode=standalone", "loss=scl", "variant.class_weights=balanced"], "variant.class_weights=balanced has no"),
         (["mode=standalone", "loss=scl", "variant.scl_lam=0.5"], "variant.scl_lam=0.5 has no effect with loss=scl"),
         (["mode=standalone", "variant.forward_passes=2"], "variant.forward_passes=2 has no effect"),
+        (["loss=ce", "variant.forward_passes=2"], "variant.forward_passes=2 has no effect"),
         (["variant.plateau_tolerance=0.01"], "variant.plateau_tolerance=0.01 has no effect"),
         (["variant.probe=adam"], "variant.probe=adam has no effect"),
         (["trainer.embeddings_at=[1,500]"], "expected epochs from 0 to trainer.max_epochs=200"),
@@ -76,7 +77,8 @@ def test_a_key_of_a_variant_is_accepted_where_it_is_read():
     for words in (
         ["loss=scl_ce", "variant.supcon=released"],
         ["loss=gloss_sqrt", "variant.sqrt_rule='sqrt(d/3)'", "variant.divide_by_hidden=true"],
-        ["loss=ce", "variant.class_weights=balanced", "variant.forward_passes=2"],
+        ["loss=ce", "variant.class_weights=balanced"],
+        ["loss=cosine", "variant.forward_passes=2"],
         ["loss=cosine", "mode=standalone", "variant.class_weights=balanced", "variant.probe=adam"],
         ["loss=gloss_sqrt", "mode=standalone", "variant.class_weights=balanced", "variant.plateau_tolerance=0.01"],
     ):

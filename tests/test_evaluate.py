@@ -67,12 +67,45 @@ def test_logistic_probe_never_predicts_a_class_without_training_texts():
     assert 1 not in (train @ weight.T + bias).argmax(1)
 
 
-def test_adam_probe_is_fifty_steps_of_the_released_recipe():
-    train, labels = blobs([10, 10])
+def released_probe(train, labels, val, val_labels, num_classes, seed, patience=10, max_steps=50):
+    """The released recipe, written out: Adam by its formula, scikit-learn's macro-F1."""
+    torch.manual_seed(seed)
+    start = torch.nn.Linear(train.shape[1], num_classes)
+    x, val = train.astype(np.float64), val.astype(np.float64)
+    theta = np.hstack([start.weight.detach().numpy(), start.bias.detach().numpy()[:, None]]).astype(np.float64)
+    x, val = (np.hstack([a, np.ones((len(a), 1))]) for a in (x, val))
+    first, second, best, counter = np.zeros_like(theta), np.zeros_like(theta), 0.0, 0
+    for step in range(1, max_steps + 1):
+        logits = x @ theta.T
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        gradient = (p - np.eye(num_classes)[labels]).T @ x / len(x)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        theta = theta - 1e-4 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        f1 = f1_score(val_labels, (val @ theta.T).argmax(1), average="macro", zero_division=0)
+        best, counter = (f1, 0) if f1 > best else (best, counter + 1)
+        if counter >= patience:
+            break
+    return theta, step
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_adam_probe_stops_and_ends_as_the_released_recipe(seed):
+    train, labels = blobs([40, 30, 20, 10], seed=seed, dim=16)
+    val, val_labels = blobs([20, 15, 10, 5], seed=100 + seed, dim=16)
+    train, val = train.astype(np.float32), (3.0 * val).astype(np.float32)
+    weight, bias, settings = adam_probe(train, labels, val, val_labels, 4, seed)
+    theta, steps = released_probe(train, labels, val, val_labels, 4, seed)
+    assert settings == {"probe_steps": steps} and 11 <= steps <= 50
+    np.testing.assert_allclose(weight, theta[:, :-1], atol=1e-6)
+    np.testing.assert_allclose(bias, theta[:, -1], atol=1e-6)
+
+
+def test_adam_probe_makes_fifty_steps_while_validation_gets_better_and_eleven_where_it_never_does():
+    train, labels = blobs([40, 30, 20, 10], dim=16)
     train = train.astype(np.float32)
-    weight, bias, settings = adam_probe(train, labels, 2, seed=3)
-    torch.manual_seed(3)
-    start = torch.nn.Linear(train.shape[1], 2)
-    assert settings == {"probe_steps": 50}
-    assert np.abs(weight - start.weight.detach().numpy()).max() < 50 * 1.01e-4  # Adam moves at most lr a step
-    assert not np.allclose(weight, start.weight.detach().numpy(), atol=1e-3)
+    at_once = adam_probe(train, labels, np.zeros((4, 16), np.float32), np.arange(4), 4, seed=0)[2]
+    assert at_once == {"probe_steps": 11}  # all texts are alike: the first step is the best
+    many, truth = blobs([800, 600, 400, 200], dim=16)  # so many that each step gets a few more right
+    many = many.astype(np.float32)
+    assert adam_probe(many, truth, many, truth, 4, seed=0)[2] == {"probe_steps": 50}

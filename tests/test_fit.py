@@ -87,6 +87,23 @@ def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
     assert difference <= 1e-10 * sum(value.square().sum() for value in plain.values()).sqrt()
 
 
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["loss=ce"], 1),  # nothing would read the second
+        (["loss=scl", "mode=standalone"], 1),
+        (["loss=scl"], 2),
+        (["loss=gloss_o", "loss.sigma=0.5"], 2),
+    ],
+)
+def test_the_released_code_encodes_a_second_time_only_for_a_second_loss(tiny_config, tmp_path, options, expected):
+    fit = prepared(tiny_config(*options, "variant=released"), tmp_path / "run")
+    encode, seeds = fit._encode, []
+    fit._encode = lambda rows, device_rows, seed: seeds.append(seed) or encode(rows, device_rows, seed)
+    gradient(fit)
+    assert len(seeds) == len(set(seeds)) == expected
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, device):
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]

@@ -48,8 +48,15 @@ def put_run(root, cell, seed=1, **changes):
             loss=cell.loss,
             digits=cell.digits,
             seed=seed,
-            config={"trainer": {"max_epochs": 200, "patience": 10, "batch_size": 128}, "dataset": {}, "model": {}},
-            **changes,
+            **{
+                "config": {
+                    "trainer": {"max_epochs": 200, "patience": 10, "batch_size": 128},
+                    "dataset": {},
+                    "model": {},
+                },
+                **({"precision": "bf16"} if changes.get("device") == "cuda" else {}),
+                **changes,
+            },
         ),
     )
 
@@ -144,7 +151,7 @@ def test_without_a_run_the_data_sheet_speaks(tmp_path):
     assert (line.speed_from, line.epochs_from, line.epochs) == ("data sheet", "assumed", 25)
     assert line.run_hours == pytest.approx((25 * line.epoch_seconds + START_SECONDS) / 3600)
     (slower,) = make_plan([cell], "cpu", 4).lines
-    assert slower.epoch_seconds == pytest.approx(flops / (2 * DEVICES["cpu"][0]))
+    assert slower.epoch_seconds == pytest.approx(flops / (2 * DEVICES["cpu"]["float32"][0]))
 
 
 def test_a_device_that_is_not_known_has_no_estimate_and_says_so(tmp_path):
@@ -192,6 +199,50 @@ def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
     assert epochs("table3", "dataset=r8", "loss=cosine", "trainer.patience=3") == (18, "assumed")
     assert epochs("table2", "dataset=r8", "loss=ce", "trainer.max_epochs=7") == (7, "assumed")
     assert epochs("fig6") == (3, "fixed")
+
+
+def released_cells(tmp_path, name, *given):
+    return compose_cells(
+        name, ["dataset=mr", "model=bert", "variant=released", "seed=1", *given, f"paths.outputs={tmp_path}"]
+    )
+
+
+def test_passes_that_are_not_made_are_not_counted(tmp_path):
+    train, val = lengths()["mr", "train"], lengths()["mr", "val"]
+    flops = {n: epoch_flops(12, 768, n, train, val) for n in (1, 2)}
+    for name, loss, passes in (("table3", "scl", 1), ("table2", "ce", 1), ("table2", "scl_ce", 2)):
+        (cell,) = released_cells(tmp_path, name, f"loss={loss}")
+        (line,) = make_plan([cell], "cpu", 2).lines
+        assert line.epoch_seconds == pytest.approx(flops[passes] / DEVICES["cpu"]["float32"][0]), loss
+
+
+def test_released_runs_are_priced_at_float32_s_speed(tmp_path):
+    ours, theirs = cells_in(tmp_path, seeds="1")[0], released_cells(tmp_path, "table2", "loss=ce")[0]
+    plan = make_plan([ours, theirs], "a100", 2)
+    train, val = lengths()["mr", "train"], lengths()["mr", "val"]
+    assert plan.lines[1].epoch_seconds == pytest.approx(epoch_flops(12, 768, 1, train, val) / (0.6 * 19.5e12))
+    assert plan.lines[1].epoch_seconds > plan.lines[0].epoch_seconds
+    assert "25 % of 312 TFLOP/s (bf16) and 60 % of 19.5 TFLOP/s (float32) is assumed" in show(plan)
+    num_rows = {"train": train.rows, "val": val.rows, "test": 3554}
+    texts = {"num_rows": num_rows, "tokens_per_epoch": round(train.rows * train.mean)}
+    put_run(tmp_path, ours, 1, **texts, device="cuda", device_name="NVIDIA A100-SXM4-80GB")
+    plan = make_plan([ours, theirs], "a100", 2)
+    assert [line.speed_from for line in plan.lines] == ["measured (same set)", "data sheet"]  # bf16 tells nothing of it
+    config = {"trainer": {"precision": "float32"}, "dataset": {}, "model": {}, "variant": {"forward_passes": 2}}
+    put_run(
+        tmp_path,
+        theirs,
+        1,
+        **texts,
+        device="cuda",
+        device_name="NVIDIA A100-SXM4-80GB",
+        config=config,
+        precision="float32",
+        per_epoch=40.0,
+    )
+    (line,) = make_plan([theirs], "a100", 2).lines
+    assert line.speed_from == "measured (same set)"
+    assert line.epoch_seconds == pytest.approx(40.0 + 0.2, rel=0.02)  # CE makes one pass, whatever the variant
 
 
 def test_an_unknown_set_or_encoder_has_no_estimate_and_says_so(tmp_path):
@@ -305,9 +356,7 @@ def test_combinations_are_merged_without_gaining_or_losing_any():
     rows = [{"dataset": d, "model": "bert", "loss": x, "mode": "integrated"} for d in sets for x in losses]
     assert grouped(rows) == [{"dataset": "mr,r8,r52", "model": "bert", "loss": "ce,scl", "mode": "integrated"}]
     merged = grouped(rows[1:])  # not a full grid any more
-    expanded = [
-        (d, x) for row in merged for d in row["dataset"].split(",") for x in row["loss"].split(",")
-    ]
+    expanded = [(d, x) for row in merged for d in row["dataset"].split(",") for x in row["loss"].split(",")]
     assert sorted(expanded) == sorted((row["dataset"], row["loss"]) for row in rows[1:])
 
 

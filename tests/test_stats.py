@@ -6,7 +6,7 @@ import random
 import pytest
 from scipy import stats as scipy_stats
 
-from gloss.report import stats
+from gloss.report import paper, stats
 
 DIFFERENCES = [[0.4, 0.9, -0.2, 1.3, 0.6], [0.1, -0.1], [2.0, 2.5, 3.0, 1.0, 0.5, 0.75, -1.0, 4.0]]
 
@@ -76,23 +76,69 @@ def test_holm_by_hand():
         ([85.0, 85.1, 85.2], 85.6, "accuracy", "ok"),  # difference 0.5: the bound belongs to ok
         ([85.0, 85.1, 85.2], 85.61, "accuracy", "near"),
         ([85.0, 85.1, 85.2], 86.6, "accuracy", "near"),
-        ([85.0, 85.1, 85.2], 86.61, "accuracy", "off"),
+        ([85.0, 85.1, 85.2], 86.61, "accuracy", "unresolved"),  # 1.51 ± 0.25 reaches below 1.5
+        ([85.0, 85.1, 85.2], 86.86, "accuracy", "off"),  # 1.76 ± 0.25 does not
+        ([85.0, 85.0, 85.0], 86.51, "accuracy", "off"),
+        ([50.12, 52.26, 50.65, 51.72, 51.19], 71.28, "accuracy", "off"),  # a wide interval, and 20 points away
+        ([30.0, 50.0, 70.0], 71.28, "accuracy", "unresolved"),  # 21 ± 50
         ([85.0, 85.1], 85.0, "accuracy", "unresolved"),  # two seeds
         ([84.0, 85.0, 86.0], 85.0, "accuracy", "unresolved"),  # interval 85 ± 2.48
-        ([84.6, 85.0, 85.4], 85.0, "accuracy", "unresolved"),  # width 1.99 > 1.5
+        ([84.6, 85.0, 85.4], 85.0, "accuracy", "ok"),  # half the width 0.99
+        ([84.4, 85.0, 85.6], 85.0, "accuracy", "ok"),  # 1.49
+        ([84.38, 85.0, 85.62], 85.0, "accuracy", "unresolved"),  # 1.54
         ([84.8, 85.0, 85.2], 85.0, "accuracy", "ok"),  # width 0.99
         ([84.0, 84.1, 84.2], 85.1, "macro_f1", "ok"),
         ([84.0, 84.1, 84.2], 87.1, "macro_f1", "near"),
-        ([84.0, 84.1, 84.2], 87.2, "macro_f1", "off"),
+        ([84.0, 84.1, 84.2], 87.4, "macro_f1", "off"),
         ([0.50, 0.51, 0.52], 0.56, "macro_silhouette", "ok"),
         ([0.50, 0.51, 0.52], 0.65, "macro_silhouette", "near"),
-        ([0.50, 0.51, 0.52], 0.67, "macro_silhouette", "off"),
+        ([0.50, 0.51, 0.52], 0.67, "macro_silhouette", "unresolved"),  # 0.16 ± 0.025
+        ([0.50, 0.51, 0.52], 0.69, "macro_silhouette", "off"),
         ([85.0, 85.1, 85.2], None, "accuracy", ""),
         ([], 85.0, "accuracy", ""),
     ],
 )
 def test_verdict(values, published, metric, expected):
     assert stats.verdict(values, published, metric) == expected
+
+
+def sample(mean, std, n=5):
+    """n numbers with exactly this mean and standard deviation."""
+    shape = [i - (n - 1) / 2 for i in range(n)]
+    return [mean + std * x / stats.std(shape) for x in shape]
+
+
+@pytest.mark.parametrize("mine, theirs", [(0.85, 0.17), (0.3, 1.1), (1.0, 1.0), (0.01, 0.4), (2.0, 1e-9)])
+def test_the_interval_of_the_difference_is_scipys_welch(mine, theirs):
+    ours, printed = sample(51.0, mine, 4), sample(71.28, theirs)
+    low, high = scipy_stats.ttest_ind(ours, printed, equal_var=False).confidence_interval()
+    assert stats.welch_half(ours, theirs) == pytest.approx((high - low) / 2, rel=1e-6)
+    assert (low + high) / 2 == pytest.approx(stats.mean(ours) - 71.28)
+
+
+def test_the_papers_deviation_widens_the_interval():
+    values = [84.6, 85.0, 85.4]
+    assert stats.verdict(values, 85.0, "accuracy", 0.1) == "ok"
+    assert stats.verdict(values, 85.0, "accuracy", 1.6) == "unresolved"  # half the width 2.0
+    assert stats.verdict([85.0, 85.1, 85.2], 86.9, "accuracy", 0.0) == "off"  # 1.8 ± 0.25
+    assert stats.verdict([85.0, 85.1, 85.2], 86.9, "accuracy", 0.5) == "unresolved"  # 1.8 ± 0.6
+
+
+def test_an_exact_repeat_of_a_published_cell_is_ok():
+    """Unresolved are only the two of 160 whose deviation is too large for five runs to tell: half is 1.458 of it."""
+    verdicts = {}
+    for table in ("table2", "table3"):
+        for row in paper.rows(table):
+            for metric in ("accuracy", "macro_f1"):
+                centre, spread = float(row[metric]), float(row[f"{metric}_std"])
+                key = (table, row.get("model"), row["loss"], row["dataset"], metric)
+                verdicts[key] = stats.verdict(sample(centre, spread), centre, metric, spread)
+    assert len(verdicts) == 160
+    assert {key for key, v in verdicts.items() if v != "ok"} == {
+        ("table2", "roberta_large", "ce", "mr", "accuracy"),  # ± 1.07
+        ("table3", None, "cosine", "r52", "accuracy"),  # ± 1.11
+    }
+    assert set(verdicts.values()) == {"ok", "unresolved"}
 
 
 @pytest.mark.parametrize(

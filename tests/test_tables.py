@@ -6,11 +6,14 @@ from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
+import yaml
 from synthetic import cell, write_run
 
+from gloss.config import CONFIG_DIR
 from gloss.experiments import compose_cells
 from gloss.report import compare, overview, own, paper, starting, tables
 from gloss.report.cells import departures, gather, loose_groups, refuse_doubles
+from gloss.report.page import Section, render
 from gloss.report.table import Entry, Part, Table, entry, rank
 from gloss.runs import config_in_digits, read_records
 
@@ -97,7 +100,7 @@ def test_a_cell_in_another_mode_stands_beside_and_is_not_judged(tmp_path):
     assert all(part.rank == 0 for r in table.rows for part in r[3].parts)  # no contest between modes
     third = tables.table3(groups)
     assert [r[2].plain() for r in third.rows] == ["G-Loss-O + CE (integrated)", "G-Loss-O", ""]
-    assert [r[4].verdict for r in third.rows] == ["", "off", ""]  # 86.22 in the paper's Table 3
+    assert [r[4].verdict for r in third.rows] == ["", "unresolved", ""]  # 86.22 in Table 3: 1.59 ± 0.40
     (only,) = compose_cells("table2", ["mode=standalone", "loss=gloss_o", "dataset=mr", "model=bert", "seed=1"])
     (group,) = gather([only], [])[0]
     assert tables.table2([group]).rows[0][1].plain() == "G-Loss-O (standalone)"
@@ -220,7 +223,7 @@ def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
         ({"model": {"name": "google-bert/bert-base-uncased", "revision": "main"}}, "model.revision=main"),
         ({"dataset": {"source": "csv", "path": "x.csv"}}, "dataset.source=csv"),
         ({"dataset": {"source": "hub", "path": "who/mr"}}, "dataset.source=hub"),
-        ({"variant": {"name": "released"}}, "variant=released"),
+        ({"variant": {"name": "released"}}, "variant.forward_passes=1"),  # by name alone, with the paper's keys
         ({"variant": {"forward_passes": 2}}, "variant.forward_passes=2"),
     ],
 )
@@ -231,6 +234,55 @@ def test_other_texts_under_the_name_another_encoder_or_variant_bear_no_verdict(t
         table = tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2, 3), config=changes)]))
         assert table.rows[0][3].verdict == verdict
         assert any(expected in note for note in table.notes) == (not verdict)
+
+
+def released(**changes):
+    """The changes of a cell's configuration that make it one of the released code's variant."""
+    overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
+    return {"variant": {**overlay["variant"], **changes}, "trainer": overlay["trainer"]}
+
+
+def test_the_released_variant_bears_verdicts_that_say_so(tmp_path):
+    write_cell(tmp_path, 85.64, loss="ce")
+    write_cell(tmp_path, 60.0, loss="scl_ce")
+    write_cell(tmp_path, 85.64, loss="gloss_o")
+    changes = {"ce": released(), "scl_ce": released()}
+    changes["gloss_o"] = released(forward_passes=1)  # a mixture of the two
+    cells = [cell(loss=loss, seeds=(1, 2, 3), config=config) for loss, config in changes.items()]
+    table = tables.table2(groups_of(tmp_path, cells))
+    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"] == ["ok (released)", "off (released)", ""]
+    assert [r["verdict"] for r in table.data] == ["ok (released)"] * 2 + ["off (released)"] * 2 + [None] * 2
+    notes = [n for n in table.notes if "released code's variant" in n or "forward_passes" in n]
+    assert notes == [
+        "Not the paper's protocol (1 of 3 cells): variant.forward_passes=1.",
+        "The released code's variant (all cells): variant=released.",
+    ]
+    page = render("t", "", [Section("table2", "t", [table])])
+    assert '<span class="verdict ok">ok (released)</span> 2 <span class="verdict off">off (released)</span> 2 ' in page
+    (found, _) = compare.claims("Table 2", groups_of(tmp_path, cells))
+    assert (found.where, found.verdict) == ("BERT-base on MR (not the paper's protocol)", "")
+
+
+def test_runs_off_the_protocol_bear_no_verdict_among_claims_either(tmp_path):
+    for dataset in ("mr", "r8"):
+        for loss, mode, accuracy in (("scl", "standalone", 80.0), ("gloss_o", "standalone", 90.0)):
+            write_cell(tmp_path, accuracy, loss=loss, mode=mode, dataset=dataset)
+    limits = {"mr": None, "r8": 500}
+    cells = [
+        cell(loss=loss, mode="standalone", dataset=d, seeds=(1, 2, 3), config={"dataset": {"train_limit": n}})
+        for d, n in limits.items()
+        for loss in ("scl", "gloss_o")
+    ]
+    groups = groups_of(tmp_path, cells)
+    pooled, within = compare.table9(groups)
+    assert row(pooled, "G-Loss-O against SCL", "ours")[0][10:] == ["6", "—"] and pooled.data[0]["claim"] is None
+    assert [(r[1].plain(), r[-1].plain()) for r in within.rows] == [("MR", "supported"), ("R8", "—")]
+    (both,) = compare.claims("Table 3", groups)
+    assert (both.verdict, both.where) == ("", "BERT-base on MR, R8 (not the paper's protocol)")
+    shown = compare.claims_table([both])
+    assert shown.rows[0][2].verdict == "" and shown.data[0]["verdict"] is None and shown.data[0]["difference"] == 10.0
+    (one,) = compare.claims("Table 3", [g for g in groups if g.dataset == "mr"])
+    assert (one.verdict, one.where) == ("supported", "BERT-base on MR")
 
 
 def standalone(root, loss, accuracy, silhouette, per_epoch, **identity):

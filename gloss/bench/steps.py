@@ -298,9 +298,9 @@ def peak_flops(device: torch.device, precision: str, clock: Callable[[], float])
     """
     if device.type == "cuda" and precision == "bf16":
         name = torch.cuda.get_device_name(device)
-        for known, (flops, _) in DEVICES.items():
+        for known, sheet in DEVICES.items():
             if is_named(known, name):
-                return flops, "data sheet"
+                return sheet[precision][0], "data sheet"
     size = 2048 if device.type == "cpu" else 8192
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     best = math.inf

@@ -169,15 +169,24 @@ _PROTOCOL = {
 }
 
 
+RELEASED = "variant=released"
 _BUDGET, _AUTHORS_BUDGET = 15, {"triplet": 5, "cosine": 5}  # trials of a search; where search=authors has fewer
 
 
 def departures(config: dict[str, Any]) -> list[str]:
     """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "search.trials=2"].
 
-    A cell with any bears no verdict. A key that an older record lacks counts as the protocol's.
+    A key that an older record lacks counts as the protocol's.
     """
     return [*_other_code(config), *_other_protocol(config), *_smaller_search(config)]
+
+
+def is_comparable(config: dict[str, Any]) -> bool:
+    """Whether runs of this configuration bear a verdict, and speak for or against a claim.
+
+    They keep the paper's protocol. The released code's variant does: the paper's numbers most likely come from it.
+    """
+    return not set(departures(config)) - {RELEASED}
 
 
 def setting(g: Group) -> tuple[str, ...]:
@@ -200,7 +209,7 @@ def _other_protocol(config: dict[str, Any]) -> list[str]:
 
 
 def _other_code(config: dict[str, Any]) -> list[str]:
-    """Another encoder under the alias of a known one, another variant, or single keys of it."""
+    """Another encoder under the alias of a known one, another variant, and single keys that its file sets otherwise."""
     model, variant = config.get("model") or {}, config.get("variant") or {}
     expected = _choice("model", str(model.get("alias")))
     found = [
@@ -208,9 +217,9 @@ def _other_code(config: dict[str, Any]) -> list[str]:
         for key in ("name", "revision")
         if key in model and expected.get("name", "???") != "???" and model[key] != expected.get(key)
     ]
-    if variant.get("name", "paper") != "paper":
-        return [*found, f"variant={variant['name']}"]
-    own = _choice("variant", "paper").get("variant", {})
+    name = str(variant.get("name", "paper"))
+    found += [f"variant={name}"] * (name != "paper")
+    own = _choice("variant", name).get("variant", {})
     return found + [f"variant.{key}={value}" for key, value in variant.items() if own.get(key, value) != value]
 
 

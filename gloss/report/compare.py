@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from gloss.config import INTEGRATED, STANDALONE
 from gloss.report import paper
-from gloss.report.cells import Group, departures, number
+from gloss.report.cells import Group, departures, is_comparable, number
 from gloss.report.names import dataset_name, loss_name, model_name, paper_order
 from gloss.report.stats import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, t_interval
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
@@ -26,6 +26,11 @@ class Claim:
     text: str
     where: str
     differences: list[float]
+    is_comparable: bool = True  # False: runs off the paper's protocol, which bear no verdict
+
+    @property
+    def verdict(self) -> str:
+        return claim(self.differences) if self.is_comparable else ""
 
 
 def pairs(groups: Sequence[Group], ours: str, rival: str, metric: str = "accuracy") -> Pairs:
@@ -46,7 +51,10 @@ def table9(groups: Sequence[Group]) -> list[Table]:
     groups = [g for g in groups if g.mode == STANDALONE]
     by_rival = {rival: pairs(groups, "gloss_o", rival) for rival in RIVALS}
     pooled = {rival: [x for block in found.values() for x in block.values()] for rival, found in by_rival.items()}
-    table = _tests(pooled)
+    off = {(g.loss, g.dataset, g.model) for g in groups if not g.point and not is_comparable(g.config)}
+    within = {(r, d, m): list(by_rival[r][d, m].values()) for r in RIVALS for d, m in by_rival[r]}
+    unjudged = {(r, d, m) for r, d, m in within if {(r, d, m), ("gloss_o", d, m)} & off}
+    table = _tests(pooled, {r for r, _, _ in unjudged})
     rows = []
     for (rival, tested), published in zip(table.items(), _published9(), strict=True):
         rows.append([entry(f"G-Loss-O against {loss_name(rival)}"), entry("ours"), *_entries(tested)])
@@ -61,15 +69,14 @@ def table9(groups: Sequence[Group]) -> list[Table]:
         "two-sided permutation test; Holm: its p adjusted for the rows of this table; least p: the smallest that so "
         "many pairs can reach.",
         "Claim: supported if the 95 % interval of the difference lies above 0, contradicted if below, no practical "
-        "difference if within ± 0.5 points, else inconclusive.",
+        "difference if within ± 0.5 points, else inconclusive; runs off the paper's protocol bear none.",
         "Pooling takes the pairs of all data sets as exchangeable; the second table does not.",
         *paper.table9_notes(),
         *common_notes(relevant),
     ]
     title = "Table 9: paired tests of G-Loss-O on Table 3's runs"
     first = Table("table9", title, columns, rows, data, notes, missing(relevant), num_keys=2)
-    within = {(r, d, m): list(by_rival[r][d, m].values()) for r in RIVALS for d, m in by_rival[r]}
-    tests = _tests(within)
+    tests = _tests(within, unjudged)
     rows = [
         [entry(f"G-Loss-O against {loss_name(r)}"), entry(dataset_name(d)), entry(model_name(m)), *_entries(tested)]
         for (r, d, m), tested in tests.items()
@@ -95,18 +102,23 @@ class _Tested:
     p_t: float | None
     p_flip: float | None
     p_holm: float | None
+    is_comparable: bool
 
     @property
     def differences(self) -> list[float]:
         return [a - b for a, b in self.values]
 
+    @property
+    def claim(self) -> str:
+        return claim(self.differences) if self.is_comparable else ""
 
-def _tests(values: Mapping[Any, list[tuple[float, float]]]) -> dict[Any, _Tested]:
+
+def _tests(values: Mapping[Any, list[tuple[float, float]]], unjudged: Collection[Any]) -> dict[Any, _Tested]:
     differences = {key: [a - b for a, b in v] for key, v in values.items()}
     flips = [sign_flip(d) if len(d) <= MAX_PAIRS else None for d in differences.values()]
     adjusted = holm(flips)
     return {
-        key: _Tested(values[key], paired_t(d), flip, p)
+        key: _Tested(values[key], paired_t(d), flip, p, key not in unjudged)
         for (key, d), flip, p in zip(differences.items(), flips, adjusted, strict=True)
     }
 
@@ -118,7 +130,7 @@ def _entries(t: _Tested) -> list[Entry]:
     shown = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else MISSING
     means = [f"{mean([pair[k] for pair in t.values]):.2f}" for k in (0, 1)]
     ps = [MISSING if p is None else _p(p) for p in (t.p_t, t.p_flip, t.p_holm, smallest_p(len(t.values)))]
-    texts = [*means, f"{mean(t.differences):+.2f}", shown, *ps, str(len(t.values)), claim(t.differences)]
+    texts = [*means, f"{mean(t.differences):+.2f}", shown, *ps, str(len(t.values)), t.claim or MISSING]
     return [entry(text) for text in texts]
 
 
@@ -139,7 +151,7 @@ def _row(t: _Tested) -> dict[str, object]:
         "p_sign_flip": t.p_flip,
         "p_holm": t.p_holm,
         "smallest_p": smallest_p(len(t.values)) if t.values else None,
-        "claim": claim(t.differences) if t.values else None,
+        "claim": t.claim or None if t.values else None,
     }
 
 
@@ -155,10 +167,13 @@ def claims(experiment: str, groups: Sequence[Group]) -> list[Claim]:
                 differences = [a - b for block in blocks.values() for a, b in block.values()]
                 if not differences:
                     continue
-                reduced = " (not the paper's protocol)" if any(departures(g.config) for g in mine) else ""
+                both = [g for g in mine if g.loss in (ours, rival) and (g.dataset, g.model) in blocks and not g.point]
+                fair = all(is_comparable(g.config) for g in both)
+                released = any(departures(g.config) for g in both)
+                mark = (" (released)" if released else "") if fair else " (not the paper's protocol)"
                 text = f"{loss_name(ours, mode)} beats {loss_name(rival, mode)}"
-                where = f"{model_name(model)} on {', '.join(dataset_name(d) for d, _ in blocks)}{reduced}"
-                found.append(Claim(experiment, text, where, differences))
+                where = f"{model_name(model)} on {', '.join(dataset_name(d) for d, _ in blocks)}{mark}"
+                found.append(Claim(experiment, text, where, differences, fair))
     return found
 
 
@@ -168,15 +183,15 @@ def claims_table(found: Sequence[Claim]) -> Table:
     for c in found:
         interval = t_interval(c.differences)
         shown = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else MISSING
-        judged = claim(c.differences)
         texts = [c.where, f"{mean(c.differences):+.2f}", shown, str(len(c.differences))]
-        rows.append([entry(c.source), entry(c.text), Entry((Part("", verdict=judged),)), *map(entry, texts)])
+        rows.append([entry(c.source), entry(c.text), Entry((Part("", verdict=c.verdict),)), *map(entry, texts)])
         low, high = interval or (None, None)
         data.append({"source": c.source, "claim": c.text, "where": c.where, "difference": mean(c.differences)})
-        data[-1] |= {"low": low, "high": high, "pairs": len(c.differences), "verdict": judged}
+        data[-1] |= {"low": low, "high": high, "pairs": len(c.differences), "verdict": c.verdict or None}
     notes = [
         "Difference of test accuracies in points, paired by data set and seed, and its 95 % t interval. Supported: "
-        "interval above 0; contradicted: below; no practical difference: within ± 0.5; else inconclusive."
+        "interval above 0; contradicted: below; no practical difference: within ± 0.5; else inconclusive. Runs off the "
+        "paper's protocol bear no verdict."
     ]
     columns = ["From", "Claim", "Verdict", "Where", "Δ", "95 % interval", "Pairs"]
     return Table("claims", "What the numbers say", columns, rows, data, notes, num_keys=4)

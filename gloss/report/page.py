@@ -17,7 +17,7 @@ from gloss.report.cells import number
 from gloss.report.draw import Drawing
 from gloss.report.table import Table
 
-VERDICTS = ("ok", "near", "off", "unresolved")
+VERDICTS = tuple(f"{word}{mark}" for mark in ("", " (released)") for word in ("ok", "near", "off", "unresolved"))
 
 
 @dataclass

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gloss.config import STANDALONE
 from gloss.report import paper
-from gloss.report.cells import Group, departures, mean_std, mixed, setting, timed
+from gloss.report.cells import RELEASED, Group, departures, is_comparable, mean_std, mixed, setting, timed
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.stats import mean, std, verdict
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
@@ -16,9 +16,12 @@ OURS = (
     "Ours: test split, mean ± standard deviation (n - 1), in brackets the number of seeds; a dash is not measured yet."
 )
 VERDICTS = (
-    "Verdict on the difference to the paper's mean: accuracy up to 0.5 points ok, 1.5 near, else off; macro-F1 1 and "
-    "3; silhouette 0.05 and 0.15. Unresolved: fewer than 3 seeds, or our 95 % interval wider than the bound of near. "
-    "Cells that leave the paper's protocol, and models that it has not, bear none."
+    "Verdict on the difference to the paper's mean and its 95 % interval (Welch, with the deviation that the paper "
+    "prints, taken as that of 5 runs). Bounds in points, ok and near: accuracy 0.5 and 1.5, macro-F1 1 and 3; "
+    "silhouette 0.05 and 0.15. Off: the interval lies wholly outside the bound of near; ok and near: the difference "
+    "lies within their bound, and half the interval is at most the bound of near; else, and with fewer than 3 seeds, "
+    "unresolved. (released): the variant of the released code. Cells that leave the paper's protocol, and models that "
+    "it has not, bear none."
 )
 RANKS = (
     "Bold is the best, underlined the second of its block, among cells of one protocol and variant; ours and the "
@@ -97,9 +100,18 @@ def _scores(experiment: str, g: Group | None, metrics: Sequence[str]) -> Entry:
 
 def judge(experiment: str, g: Group, metric: str) -> str:
     """The verdict of a cell; none where it leaves the paper's protocol or mode, or the paper has no such cell."""
-    published = paper.published(experiment, g.dataset, g.model, g.loss, metric, g.mode)
-    is_comparable = not departures(g.config) and not g.point
-    return verdict(list(g.test(metric).values()), published, metric) if is_comparable else ""
+    return judge_values(experiment, g, metric, list(g.test(metric).values())) if not g.point else ""
+
+
+def judge_values(experiment: str, g: Group, metric: str, values: Sequence[float]) -> str:
+    """As `judge`, for some of a cell's values. A cell of the released code's variant is marked: "ok (released)"."""
+    if not is_comparable(g.config):
+        return ""
+    published, spread = (
+        paper.published(experiment, g.dataset, g.model, g.loss, metric + end, g.mode) for end in ("", "_std")
+    )
+    judged = verdict(values, published, metric, spread)
+    return f"{judged} (released)" if judged and departures(g.config) else judged
 
 
 def rank_alike(
@@ -170,11 +182,15 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
     swept: settings such as "loss.lam" that the experiment itself changes.
     """
     notes = []
-    own = [", ".join(x for x in departures(g.config) if x.partition("=")[0] not in swept) for g in groups]
-    for text in dict.fromkeys(own):
-        if text:
-            which = "all cells" if set(own) == {text} else f"{own.count(text)} of {len(groups)} cells"
-            notes.append(f"Not the paper's protocol ({which}): {text}.")
+    for what, kinds in (("Not the paper's protocol", False), ("The released code's variant", True)):
+        own = [
+            ", ".join(x for x in departures(g.config) if (x == RELEASED) == kinds and x.partition("=")[0] not in swept)
+            for g in groups
+        ]
+        for text in dict.fromkeys(own):
+            if text:
+                which = "all cells" if set(own) == {text} else f"{own.count(text)} of {len(groups)} cells"
+                notes.append(f"{what} ({which}): {text}.")
     unknown = sorted({model_name(g.model) for g in groups} - {model_name(r["model"]) for r in paper.rows("table2")})
     if unknown:
         notes.append(f"Not in the paper: {', '.join(unknown)}.")
@@ -264,7 +280,7 @@ def _standalone(g: Group, values: list[float], published: float | None, path: tu
     metric = path[-1] if path[0] == "metrics" else ""
     part = Part(mean_std(values, digits), verdict=judge("table3", g, metric) if metric else "")
     suffix = seeds_text(g, len(values)) if path[-1] == "accuracy" or len(values) < len(g.runs) else ""
-    if path[0] == "seconds" and published and not departures(g.config):
+    if path[0] == "seconds" and published and is_comparable(g.config):
         suffix = f"{suffix} ×{mean(values) / published:.2f}".strip()
     return Entry((part,), suffix)
 
@@ -318,11 +334,7 @@ def table4(groups: Sequence[Group]) -> Table:
             printed = [paper.published("table3", dataset, model, loss, metric) for loss in losses]
             verdicts = [""] * 2
             if metric == "macro_silhouette" and seeds:
-                comparable = {loss: not departures(pair[loss].config) for loss in losses}
-                verdicts = [
-                    verdict(values[loss], p, metric) if comparable[loss] else ""
-                    for loss, p in zip(losses, printed, strict=True)
-                ]
+                verdicts = [judge_values("table3", pair[loss], metric, values[loss]) for loss in losses]
             shown = [
                 Entry((Part(mean_std(values[loss], digits), verdict=v),), f"({len(seeds)})") if seeds else Entry()
                 for loss, v in zip(losses, verdicts, strict=True)
