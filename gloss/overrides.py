@@ -127,7 +127,7 @@ def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool) -> str:
     node = next((k for k in options if options[k].type.startswith("dict") and name.startswith(k + ".")), None)
     if node:
         return f"++{key}={value}"
-    is_group = name in GROUPS and (name == "mode" or f"{name}.name" in options or f"{name}.alias" in options)
+    is_group = name in GROUPS and any(k == name or k.startswith(name + ".") for k in options)
     if not is_group and name not in options:
         raise ConfigError(f"{_shown(key, value)}: {_unknown(name, options)}")
     kind = "str | None" if is_group else options[name].type

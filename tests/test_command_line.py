@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from gloss import config
 from gloss.cli import main
-from gloss.config import ROOT, Config, ConfigError, TuneConfig, known_options
+from gloss.config import CONFIG_DIR, ROOT, Config, ConfigError, TuneConfig, known_options
 from gloss.experiments import check_single
 from gloss.help import BY_US, usage
 from gloss.locks import FileLock, holder
@@ -132,6 +132,12 @@ def test_a_word_that_cannot_be_meant_is_refused_with_what_may_be(word: str, mess
 def test_a_plus_before_a_key_that_there_is_changes_nothing():
     assert prepared(["+trainer.lr=1e-3", "++experiment=fig2"], OPTIONS) == ["trainer.lr=1e-3", "experiment=fig2"]
     assert read("+search.budget.cosine=3", key="search.budget.cosine") == 3
+
+
+def test_every_group_can_be_chosen():
+    words = [f"{folder.name}={next(folder.glob('*.yaml')).stem}" for folder in sorted(CONFIG_DIR.iterdir())
+             if folder.is_dir() and folder.name != "hydra"]  # fmt: skip
+    assert len(words) == 8 and prepared(words, OPTIONS) == words
 
 
 def test_several_mistakes_are_told_together(capsys):
