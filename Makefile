@@ -3,13 +3,23 @@
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
-# Selectors of what is reproduced, planned and tuned: DATASETS=mr,r8 MODELS=bert LOSSES=ce,gloss_o SEEDS=1,2 TRIALS=10 (0: no
-# search) ARGS="any override" LAUNCHER=joblib or slurm, JOBS=4 (at a time), OUTPUTS=folder
-SELECTED = $(if $(DATASETS),dataset=$(DATASETS)) $(if $(MODELS),model=$(MODELS)) $(if $(LOSSES),loss=$(LOSSES)) \
-  $(if $(SEEDS),seed=$(SEEDS)) $(if $(TRIALS),search.trials=$(TRIALS)) $(if $(OUTPUTS),paths.outputs=$(OUTPUTS)) $(ARGS) \
+# Selectors of what is reproduced, planned and tuned, singular or plural: DATASETS=mr,r8 MODEL=bert LOSSES=ce,gloss_o SEEDS=1,2
+# TRIALS=10 (0: no search) ARGS="any override" LAUNCHER=joblib or slurm, JOBS=4 (at a time), OUTPUTS=folder, YES=1 (do not ask)
+given = $(or $($1),$(if $(filter command,$(firstword $(origin $2))),$($2)))
+quoted = $(if $2,'$1=$(subst ','\'',$2)')
+SELECTED = $(call quoted,dataset,$(call given,DATASETS,DATASET)) $(call quoted,model,$(call given,MODELS,MODEL)) \
+  $(call quoted,loss,$(call given,LOSSES,LOSS)) $(call quoted,seed,$(call given,SEEDS,SEED)) \
+  $(call quoted,search.trials,$(call given,TRIALS,TRIAL)) $(call quoted,paths.outputs,$(OUTPUTS)) $(ARGS) \
   $(if $(LAUNCH),hydra/launcher=$(LAUNCH)) $(if $(JOBS),$(if $(filter slurm,$(LAUNCH)),hydra.launcher.array_parallelism=$(JOBS))) \
   $(if $(filter joblib,$(LAUNCH)),hydra.launcher.n_jobs=$(or $(JOBS),1) hydra.launcher.batch_size=1)
 LAUNCH = $(or $(LAUNCHER),$(if $(JOBS),joblib))
+
+# A misspelt selector would leave everything selected.
+KNOWN = DATASETS DATASET MODELS MODEL LOSSES LOSS SEEDS SEED TRIALS TRIAL ARGS LAUNCHER JOBS OUTPUTS RUNS DEVICE YES PYTHON RUN PIP
+TYPED := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
+CLOSE = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1) or ["one of", *sys.argv[2:]])
+$(foreach v,$(filter-out $(KNOWN) MAKE% .%,$(TYPED)),\
+  $(error there is no variable $v; did you mean $(shell $(PYTHON) -c '$(CLOSE)' '$v' $(KNOWN))?))
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,7 +47,7 @@ lint: setup ## style and common mistakes
 	.venv/bin/ruff check .
 
 data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some)
-	$(RUN) scripts/data.py $(if $(DATASETS),--datasets $(DATASETS))
+	$(RUN) scripts/data.py $(addprefix --datasets=,$(call given,DATASETS,DATASET))
 
 reproduce: setup ## everything: search, run and report what is missing (see `make plan` first)
 	$(RUN) scripts/reproduce.py run all $(SELECTED)
@@ -55,10 +65,10 @@ tune-%: setup ## only the searches that a table, figure or experiment lacks
 	$(RUN) scripts/reproduce.py tune $* $(SELECTED)
 
 status: setup ## how far everything is that was asked for
-	$(RUN) scripts/reproduce.py status $(if $(OUTPUTS),all paths.outputs=$(OUTPUTS))
+	$(RUN) scripts/reproduce.py status $(if $(OUTPUTS),all $(call quoted,paths.outputs,$(OUTPUTS)))
 
 report: setup ## tables, figures and the page from the records (RUNS=outputs/reference: of another folder)
-	$(RUN) scripts/report.py paths.outputs=$(or $(RUNS),$(OUTPUTS),outputs)
+	$(RUN) scripts/report.py $(call quoted,paths.outputs,$(or $(RUNS),$(OUTPUTS),outputs))
 
 bench: setup ## time training steps beside other programs' (ARGS="lengths=128 model=bert_shape")
 	$(RUN) scripts/bench.py $(ARGS)

@@ -6,6 +6,7 @@ Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 1
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import traceback
@@ -14,17 +15,20 @@ from datetime import datetime
 from pathlib import Path
 
 import hydra
+import yaml
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
-from gloss.experiments import check_experiment, sweep_arguments
+from gloss.config import CONFIG_DIR, ROOT, Config, ConfigError, TuneConfig, known_options, resolve
+from gloss.experiments import check_experiment, check_single, sweep_arguments
+from gloss.help import usage
 from gloss.interrupts import Interrupted, interruptible
+from gloss.overrides import SECRET, closest_key, override, prepared, value_of
 from gloss.terminal import explain, outlasting_its_readers
-from gloss.tuned import apply_tuned, keys_by_hand
+from gloss.tuned import apply_tuned, keys_by_hand, told_of_tuned
 from gloss.workers import claim_gpu, meeting_folder, queued_again
 
 # Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is many times faster.
@@ -49,23 +53,37 @@ def main(
     In a sweep a run that fails does not stop the others; the failures are listed at the end.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    schema = TuneConfig if config_name == "tune" else Config
+    if {"-h", "--help"} & set(arguments):
+        print(usage(config_name, schema))
+        return 0
     # Hydra would print mistakes its own way and leave; with this it raises them, and they are told below.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    is_sweep = "-m" in arguments or "--multirun" in arguments
-    failures = (
-        Path(_value(arguments, "paths.outputs", "outputs")) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-    )
+    is_sweep, failures = bool({"-m", "--multirun"} & set(arguments)), Path()
     try:
-        if is_sweep:
+        arguments = prepared(arguments, known_options(schema))
+        if not is_sweep and _takes_job(arguments):
+            task, arguments = _show, arguments[2:]
+        if (experiment := value_of(arguments, "experiment", "null")) != "null":
+            seeds = ("seed",) if config_name == "tune" else ()  # an experiment's seeds share one search
+            if not is_sweep:
+                check_single(experiment, arguments, but=seeds)
+            elif task is not _show and not os.environ.get("YES"):
+                from gloss.reproduce import confirm_sweep  # here: it loads what draws reports
+
+                confirm_sweep(experiment, arguments, searches=config_name == "tune")
             swept = sweep_arguments(arguments)
-            if config_name == "tune":  # an experiment's seeds share one search
-                swept = [a for a in swept if a in arguments or not a.startswith("seed=")]
-                # Hydra writes a sweep's arguments into files, and a database's URL may hold a password.
-                given = [a for a in swept if a.lstrip("+").startswith("search.storage=")]
-                if secret := [a for a in given if not a.endswith("storage=null")]:
-                    os.environ["GLOSS_STORAGE"] = secret[-1].partition("=")[2].strip("'\"")
-                    swept = [a for a in swept if a not in secret]
-            arguments = [*swept, f"hydra.sweep.dir={failures}"]
+            arguments = [a for a in swept if a in arguments or a.partition("=")[0] not in seeds]
+        if is_sweep:
+            # Hydra writes a sweep's arguments into files, and a database's URL may hold a password.
+            if (storage := value_of(arguments, SECRET, "null")) != "null":
+                os.environ["GLOSS_STORAGE"] = storage
+                arguments = [a for a in arguments if not a.startswith(SECRET + "=")]
+            name = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+            failures = Path(value_of(arguments, "paths.outputs", "outputs")) / "sweeps" / name
+            arguments = [*arguments, override("hydra.sweep.dir", failures)]
+            # Of this checkout, for workers that are started elsewhere.
+            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         sys.argv = [sys.argv[0], *arguments]
 
         @hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=config_name)
@@ -82,7 +100,7 @@ def main(
         if raised:
             raise raised[0]
     except (HydraException, OmegaConfBaseException) as error:
-        return _tell(readable(error, arguments, TuneConfig if config_name == "tune" else Config))
+        return _tell(readable(error, arguments, schema))
     except Exception as error:
         if _is_expected(error):
             return _tell(explain(error), status=2 if isinstance(error, ValueError) else 1)
@@ -142,9 +160,18 @@ def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
         cfg.search.by_hand = sorted(keys_by_hand(overrides))
         return resolve(cfg)
     cfg = apply_tuned(cfg, overrides)
-    if note := cfg.tuned.get("note"):
-        print(f"note: {note}", file=sys.stderr, flush=True)
+    for line in told_of_tuned(cfg):
+        print(line, file=sys.stderr, flush=True)
     return check_experiment(resolve(cfg))
+
+
+def _takes_job(arguments: Sequence[str]) -> bool:
+    """Whether the arguments ask for the configuration of a run, which Hydra would show without a search's values."""
+    return len(arguments) > 1 and arguments[0] in ("--cfg", "-c") and arguments[1] == "job"
+
+
+def _show(cfg: Config, is_sweep: bool) -> None:
+    print(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False, allow_unicode=True), end="")
 
 
 def _is_expected(error: Exception) -> bool:
@@ -161,17 +188,13 @@ def _tell(message: str, status: int = 2) -> int:
     return status
 
 
-def _value(arguments: Sequence[str], key: str, default: str) -> str:
-    return next((a.partition("=")[2] for a in reversed(arguments) if a.startswith(key + "=")), default)
-
-
 def readable(error: Exception, arguments: Sequence[str], schema: type = Config) -> str:
     """Hydra's message in one or two lines: the key, the value, what is allowed."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     if text.startswith("Could not override '"):
         key = text.split("'")[1]
-        return f"{key}={_value(arguments, key, '')}: there is no key {key}{closest_key(key, schema)}"
+        return f"{key}={value_of(arguments, key, '')}: there is no key {key}{closest_key(key, known_options(schema))}"
     if text.startswith("Error merging override "):
         override = text.removeprefix("Error merging override ")
         cause = str(error.__cause__).splitlines()[0] if error.__cause__ else ""

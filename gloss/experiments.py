@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, GLOSS_O, Config, ConfigError, resolve
 from gloss.files import DataError
+from gloss.overrides import override, value_of
 from gloss.runs import Record, digits, read_yaml, shortened
 from gloss.tuned import apply_found
 
@@ -160,11 +162,11 @@ def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]
     cfg = copy.deepcopy(_composed((*shared, *rest)))
     for key, node in parts.items():
         cfg[key] = copy.deepcopy(node)
-    for key, override in late.items():
+    for key, given in late.items():
         try:
-            OmegaConf.update(cfg, key, override.value())
+            OmegaConf.update(cfg, key, given.value())
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{override.input_line} is not allowed: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"{given.input_line} is not allowed: {str(error).splitlines()[0]}") from None
     return cfg
 
 
@@ -201,19 +203,33 @@ def sweep_of(name: str) -> dict[str, str]:
     names = sorted(p.stem for p in path.parent.glob("*.yaml"))
     if name not in names:
         raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(names)}")
-    return {key: str(value) for key, value in yaml.safe_load(path.read_text())["experiment"].get("sweep", {}).items()}
+    content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    return {key: str(value) for key, value in content["experiment"].get("sweep", {}).items()}
 
 
 def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments with the sweep of `experiment=NAME`, but for the keys that they set themselves."""
-    name = next((a.partition("=")[2] for a in arguments if a.startswith("experiment=")), None)
-    return list(arguments) if name is None else _in_sweep_order(name, arguments)
+    name = value_of(arguments, "experiment", "null")
+    return list(arguments) if name == "null" else _in_sweep_order(name, arguments)
+
+
+def check_single(name: str, arguments: Sequence[str], but: Sequence[str] = ()) -> None:
+    """Raise ConfigError unless `arguments` leave one run of an experiment. but: keys that do not matter."""
+    values = {key: values.split(",") for key, values in sweep_of(name).items() if key not in but}
+    open_keys = [key for key, x in values.items() if len(x) > 1 and value_of(arguments, key) is None]
+    if open_keys:
+        each = " ".join(f"{key}={values[key][0]}" for key in open_keys)
+        num_runs = math.prod(len(values[key]) for key in open_keys)
+        raise ConfigError(
+            f"experiment={name} without -m is one run, and needs one value each of {', '.join(open_keys)}, such as "
+            f"{each}; with -m it is a sweep of {num_runs} (make plan-{name} tells what they cost)"
+        )
 
 
 def _in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments, those of swept keys last and in the sweep's order, its own values where a key is not given."""
     sweep = sweep_of(name)
-    given = {key: a for a in arguments if (key := a.partition("=")[0].lstrip("+")) in sweep}
+    given = {key: a for a in arguments if (key := a.partition("=")[0]) in sweep}
     rest = [a for a in arguments if a not in given.values()]
     return [*rest, *(given.get(key, f"{key}={values}") for key, values in sweep.items())]
 
@@ -260,7 +276,7 @@ def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[s
 
 def selected_cells(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[Cell]:
     """The cells of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
-    composed = [compose_cells(name, [*overrides, f"paths.outputs={outputs}"]) for overrides in asked]
+    composed = [compose_cells(name, [*overrides, override("paths.outputs", outputs)]) for overrides in asked]
     if len(composed) == 1:
         return composed[0]
     found: dict[tuple, Cell] = {}

@@ -7,10 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from gloss.predict import Run
-from gloss.report.draw import Drawing, panels, styled
+from gloss.report.draw import Drawing, clipped, legend_beside, panels, plain, styled
 from gloss.report.pictures import CLASS_COLORS, CLASS_MARKERS, tsne
 from gloss.runs import Record
-from gloss.terminal import printable
 
 MAX_POINTS = 1500  # t-SNE of more takes minutes, and shows no more
 
@@ -62,18 +61,18 @@ def embedding_map(
         figure, axes = panels(1, 1, width=5.2, height=4.0)
         ax = axes[0, 0]
         ax.set(xticks=[], yticks=[], xlabel=axis_labels[0], ylabel=axis_labels[1])
-        ax.set_title(_plain(title))
+        ax.set_title(plain(clipped(title, 70)))
         ax.grid(visible=False)
         for k in np.unique(labels):
             mine = xy[labels == k]
             # 8 colours times 8 shapes: 64 classes can be told apart.
             look = {"color": CLASS_COLORS[k % 8], "marker": CLASS_MARKERS[k // 8 % 8]}
-            ax.scatter(mine[:, 0], mine[:, 1], s=9, linewidth=0, label=f"{_plain(names[k])} ({len(mine)})", **look)
+            entry = f"{plain(clipped(names[k]))} ({len(mine)})"
+            ax.scatter(mine[:, 0], mine[:, 1], s=9, linewidth=0, label=entry, **look)
         wrong = xy[is_wrong]
         ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.5}
         ax.scatter(wrong[:, 0], wrong[:, 1], s=26, label=f"wrong ({len(wrong)})", **ring)
-        columns = 1 + np.unique(labels).size // 26
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1, ncols=columns)
+        notes += legend_beside(ax, *ax.get_legend_handles_labels(), per_column=26)
     if len(keep) < len(embeddings):
         notes.append(f"{len(keep):,} of {len(embeddings):,} texts, drawn at random.")
     data = [
@@ -89,8 +88,3 @@ def _pca(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     z = z - z.mean(axis=0)
     u, s, _ = np.linalg.svd(z, full_matrices=False)
     return u[:, :2] * s[:2], s[:2] ** 2 / np.square(s).sum()
-
-
-def _plain(text: str) -> str:
-    """Text that matplotlib draws as it stands ($ would begin a formula)."""
-    return printable(text).replace("$", r"\$")

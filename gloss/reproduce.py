@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -11,10 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from filelock import FileLock
 
 from gloss.atomic import write_atomic
-from gloss.config import ROOT, ConfigError
+from gloss.config import ROOT, ConfigError, TuneConfig, known_options
 from gloss.experiments import (
     NAMES,
     SEARCHED_FOR,
@@ -27,13 +27,16 @@ from gloss.experiments import (
     sweep_of,
 )
 from gloss.files import DataError
+from gloss.locks import FileLock
+from gloss.overrides import SECRET, override, prepared, value_of
 from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, searches_left, show
 from gloss.report import SECTIONS
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
 ALL = "all"
-STORAGE = "search.storage="
+STORAGE = SECRET + "="
+ASK_ABOVE = 1.0  # hours of a plan
 
 
 class Task:
@@ -44,14 +47,15 @@ class Task:
 
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
         self.name = name
+        overrides = prepared(overrides, known_options(TuneConfig), is_sweep=True)
         self.experiments = experiments_of(name)
         self.searched = SEARCHES_OF.get(name, ())  # experiments of which only the searches belong to it
         secret = [o for o in overrides if o.startswith(STORAGE) and o != f"{STORAGE}null"]
-        self.storage = secret[-1].partition("=")[2] if secret else None  # a URL that may hold a password
+        self.storage = value_of(secret, SECRET)  # a URL that may hold a password
         self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in secret]
         self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.launcher"))]
         self.overrides = [o for o in overrides if o not in self.search + self.launcher + secret]
-        self.outputs = Path(self._value("paths.outputs") or "outputs")
+        self.outputs = Path(self._value("paths.outputs", "outputs"))
         self.sets = {}  # of all: what an experiment is about, of the data sets that were asked for
         if name == ALL and (sets := self._value("dataset")):
             self.sets = {e: ",".join(x for x in sets.split(",") if x in _sets_of(e)) for e in self.experiments}
@@ -62,8 +66,8 @@ class Task:
             if left_out:
                 print(f"{', '.join(left_out)}: left out, not about dataset={sets}", file=sys.stderr, flush=True)
 
-    def _value(self, key: str) -> str | None:
-        return next((o.partition("=")[2] for o in reversed(self.overrides) if o.startswith(key + "=")), None)
+    def _value(self, key: str, default: str | None = None) -> str | None:
+        return value_of(self.overrides, key, default)
 
     def overrides_of(self, experiment: str) -> list[str]:
         sets = self.sets.get(experiment)
@@ -137,7 +141,7 @@ class Task:
         rows = [{key: c.choices[key] for key in SEARCHED_FOR if key in c.choices} for c, _ in left.values()]
         shared = search_overrides({key for c in cells for key in c.choices}, self.overrides)
         # Not as an argument, which other users can see and Hydra writes into the sweep's folder.
-        environment = {"GLOSS_STORAGE": self.storage.strip("'\"")} if self.storage else {}
+        environment = {"GLOSS_STORAGE": self.storage} if self.storage else {}
         worst = 0
         for row in grouped(rows):
             chosen = (f"{k}={v}" for k, v in row.items())
@@ -169,6 +173,36 @@ class Task:
         if states.count(RUNNING):
             print(f"{states.count(RUNNING)} are being run by another process", file=sys.stderr)
         return int(states.count(DONE) < len(states))
+
+
+def this_device() -> str:
+    """The device of a plan: cpu, or the name of this machine's GPU."""
+    from gloss.device import choose_device, device_name  # here: slow to import
+
+    device = choose_device("auto")
+    return "cpu" if device.type == "cpu" else device_name(device)
+
+
+def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> None:
+    """`confirm` the runs of `train.py -m experiment=…`, or the searches of tune.py's."""
+    words = [a for a in arguments if not a.startswith("-") and not a.startswith("experiment=")]
+    overrides = [o for o in words if not o.startswith(("search=", "search.", "hydra"))]
+    search = [o for o in words if o.startswith(("search=", "search."))]
+    plan = make_plan(compose_cells(experiment, overrides), this_device(), os.cpu_count() or 1, overrides, search)
+    runs, trials, _ = plan.hours()
+    confirm(experiment, trials if searches else runs)
+
+
+def confirm(name: str, hours: float) -> None:
+    """Ask on a terminal before a job of more than ASK_ABOVE hours. Raises ConfigError without a yes."""
+    if hours <= ASK_ABOVE or os.environ.get("YES") == "1":
+        return
+    told = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} says what of)"
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigError(f"{told}: YES=1 starts it, and DATASET=… MODEL=… LOSS=… SEED=… make it smaller")
+    print(f"{told}. Start? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ConfigError("not started")
 
 
 def experiments_of(name: str) -> tuple[str, ...]:
@@ -221,7 +255,7 @@ def status(outputs: Path, device: str, cores: int) -> bool:
     asked = selections(outputs)
     for name in asked:
         for group in same_settings(name, asked[name]):
-            task = Task(name, [*group[-1], f"paths.outputs={outputs}"])
+            task = Task(name, [*group[-1], override("paths.outputs", outputs)])
             print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group) + "\n")
             try:
                 plan = make_plan(selected_cells(name, group, outputs), device, cores, task.overrides, task.search)
@@ -239,10 +273,10 @@ def call(script: str, *arguments: str, environment: Mapping[str, str] | None = N
     environment: variables beside those of this process; their values are not shown.
     """
     environment = environment or {}
-    shown = [*(f"{name}=…" for name in environment), f"python scripts/{script}", *arguments]
-    print(f"$ {' '.join(shown)}", flush=True)
+    secret = "".join(f"{name}=… " for name in environment)
+    print(f"$ {secret}{shlex.join(['python', f'scripts/{script}', *arguments])}", flush=True)
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / script), *arguments], env={**os.environ, **environment}
+        [sys.executable, str(ROOT / "scripts" / script), *arguments], env={**os.environ, "YES": "1", **environment}
     )
 
     def pass_on(number: int, _frame: object) -> None:

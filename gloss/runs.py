@@ -24,10 +24,11 @@ from typing import Any
 
 import numpy as np
 import yaml
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gloss.atomic import atomic_file, write_atomic
 from gloss.config import Config
+from gloss.locks import FileLock
 
 SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20  # 8,000 epochs, or a study of 10,000 trials; in memory JSON takes up to 30 times its size

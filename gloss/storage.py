@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.parse import quote
 
 import optuna
 import sqlalchemy
-from filelock import FileLock, Timeout
+from filelock import Timeout
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from gloss.config import ConfigError
+from gloss.locks import FileLock
 
 WORKER = "worker"  # the attribute of a trial that names who works on it
 
@@ -85,6 +88,15 @@ class Journal:
         (self.workers / self.worker).unlink(missing_ok=True)
 
 
+def _encoded(url: str) -> str:
+    """The URL with the signs of its password that would end it (@ / # …) written as %40 and so on."""
+    parts = re.fullmatch(r"([^:]+://[^:/@]*:)(.*)(@[^@]*)", url, re.DOTALL)
+    if parts is None:
+        return url
+    password = re.sub(r"%(?![0-9A-Fa-f]{2})", "%25", parts[2])
+    return parts[1] + quote(password, safe="%") + parts[3]
+
+
 class Database:
     """A PostgreSQL server that several machines reach. A worker that gives no sign for two heartbeats is dead."""
 
@@ -99,15 +111,20 @@ class Database:
         options = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
         warnings.filterwarnings("ignore", message=".*[Hh]eartbeat", module="optuna")  # experimental
         try:
+            url = sqlalchemy.make_url(_encoded(url))
             self.engine = sqlalchemy.create_engine(url, **options)
             with self.claiming(key=0):  # two that make the tables at once would trip over each other
                 self.storage = optuna.storages.RDBStorage(
-                    url, engine_kwargs=options, heartbeat_interval=heartbeat_seconds, grace_period=2 * heartbeat_seconds
+                    url.render_as_string(hide_password=False),
+                    engine_kwargs=options,
+                    heartbeat_interval=heartbeat_seconds,
+                    grace_period=2 * heartbeat_seconds,
                 )
         except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-            shown = sqlalchemy.make_url(url).render_as_string(hide_password=True)
+            if isinstance(url, str):  # it could not be read, and may hold a password anywhere
+                raise ConfigError("search.storage is not allowed: expected postgresql://user@host/database") from None
             reason = str(error).splitlines()[0]
-            raise ConfigError(f"search.storage={shown} cannot be used: {reason}") from None
+            raise ConfigError(f"search.storage={url.render_as_string()} cannot be used: {reason}") from None
 
     @contextmanager
     def claiming(self, key: int | None = None) -> Iterator[None]:

@@ -13,9 +13,12 @@ from typing import Any, TextIO
 from gloss.config import ConfigError
 from gloss.files import DataError
 from gloss.interrupts import Interrupted, interruptible
+from gloss.overrides import check_letters
 from gloss.runs import RunError
 
 SELECTION = ("dataset", "model", "loss", "mode", "variant", "digits", "seed")  # what tells runs apart
+
+PLACES = ("run", "file", "to", "paths.outputs", "paths.data")  # ~ is the home folder
 
 
 def printable(text: object) -> str:
@@ -27,6 +30,7 @@ def read_arguments(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, s
     """key=value words as a dictionary. Raises ConfigError for a word without =, an unknown key, and one given twice."""
     found: dict[str, str] = {}
     for word in arguments:
+        check_letters(word)
         key, equals, value = word.partition("=")
         if not equals:
             raise ConfigError(f"{word!r} is not allowed: expected key=value, with quotes around a value with blanks")
@@ -36,7 +40,7 @@ def read_arguments(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, s
             raise ConfigError(f"{word}: there is no key {key}{hint}; expected some of {', '.join(keys)}")
         if key in found:
             raise ConfigError(f"{key} is given twice: {found[key]} and {value}")
-        found[key] = value
+        found[key] = os.path.expanduser(value) if key in PLACES else value
     return found
 
 
@@ -60,6 +64,11 @@ _REMEDIES = {
     errno.EFBIG: "files there may not grow as large as this one has to: raise `ulimit -f`, or set paths.outputs",
     errno.EROFS: "nothing can be written there: set paths.outputs to a folder that can",
     errno.EACCES: "it is not yours to use: change its permissions, or set paths.outputs to another folder",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS),
+        "this file system gives no locks, which keep two processes from one run: set paths.outputs (for make: OUTPUTS) "
+        "to a folder on a local disk",
+    ),
     errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
     errno.ENFILE: "the machine has too many open files: end other programs",
 }
@@ -97,9 +106,17 @@ class _Outlasting:
                 os.dup2(nowhere.fileno(), self._stream.fileno())  # or leaving would fail on what is still in its buffer
 
 
+def show_what_can_be_shown() -> None:
+    """A terminal or log that knows only ASCII gets a ? for every other sign, and the program goes on."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
 @contextlib.contextmanager
 def outlasting_its_readers() -> Iterator[None]:
     """A pipe that is closed or a terminal that is gone must not end runs of days: what they would show is lost."""
+    show_what_can_be_shown()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _Outlasting(stream) for stream in before)
     try:
@@ -110,6 +127,7 @@ def outlasting_its_readers() -> Iterator[None]:
 
 def status_of(task: Callable[[], int | None]) -> int:
     """Run `task`; its exit status, 2 for what the user can mend and 1 where the system refuses: both are told."""
+    show_what_can_be_shown()
     try:
         with interruptible():
             return task() or 0
@@ -127,6 +145,7 @@ def status_of(task: Callable[[], int | None]) -> int:
 
 def main(task: Callable[[dict[str, str]], int | None], keys: Sequence[str], usage: str | None) -> int:
     """Run `task` on the command line's arguments; its exit status, as `status_of`."""
+    show_what_can_be_shown()
     arguments = sys.argv[1:]
     if not arguments or {"-h", "--help", "help"} & set(arguments):
         print((usage or "").strip())

@@ -31,6 +31,7 @@ from gloss.export import save_model
 from gloss.fit import Fit, embed, out_of_memory
 from gloss.graph import sqrt_bandwidth
 from gloss.interrupts import Interrupted
+from gloss.locks import holder
 from gloss.objective import Objective, balanced_class_weights
 from gloss.runs import (
     SCHEMA_VERSION,
@@ -68,7 +69,7 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
     dataset = dataset or load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
     with locked(folder, wait=False, patience=1.0) as mine:
         if not mine:
-            then = "waiting for it" if wait else "left to it"
+            then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
             print(f"{folder} is being worked on by another process: {then}", file=sys.stderr, flush=True)
     if not mine and not wait:
         return None
@@ -417,7 +418,7 @@ def _result(
             "empty_batches": sum(row["empty_batches"] for row in epochs),
             "hidden_left_out": sum(left_out) / len(left_out) if left_out else None,
         },
-        "tuned": cfg.tuned or None,
+        "tuned": cfg.tuned if isinstance(cfg.tuned, dict) else None,
         "commit": machine["commit"],
         "commit_clean": machine["commit_clean"],
         **({"resumed_on": progress.resumed_on} if progress.resumed_on else {}),

@@ -7,6 +7,7 @@ texts or another number of epochs than the protocol's has them in its name (`-n5
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,10 +101,11 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     cfg = apply_found(cfg, overrides)
     if cfg.loss.name == GLOSS_O and cfg.loss.sigma is None:
         path = tuned_files(cfg)[-1]
-        none = f"{cfg.tuned.file} has none" if cfg.tuned.get("file") else f"{path} does not exist"
-        missing = cfg.tuned.get("note") or none
+        found = cfg.tuned if isinstance(cfg.tuned, DictConfig) else {}
+        none = f"{found['file']} has none" if found else "tuned=false" if cfg.tuned is False else f"no file {path}"
+        missing = found.get("note") or none
         raise ConfigError(
-            f"loss=gloss_o needs a σ, and {missing}. Search for it with\n  {_search_command(cfg, overrides)}\n"
+            f"loss=gloss_o needs a σ: {missing}. Search for it with\n  {_search_command(cfg, overrides)}\n"
             "or give it by hand: loss.sigma=0.5"
         )
     return cfg
@@ -115,6 +117,8 @@ def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     `cfg.tuned` then tells where the values come from and which were `applied`, with a `note` where the search had other
     amounts of data than `cfg`, or where an overlay was passed over because its texts or encoder are others.
     """
+    if cfg.tuned is False:
+        return cfg
     by_hand = keys_by_hand(overrides)
     for path in tuned_files(cfg):
         if not path.is_file():
@@ -133,6 +137,17 @@ def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         OmegaConf.update(cfg, "tuned", source, merge=False, force_add=True)
         break
     return cfg
+
+
+def told_of_tuned(cfg: DictConfig) -> list[str]:
+    """Lines that say which values of a search a run takes and from which file, or why it takes none."""
+    if not isinstance(cfg.tuned, DictConfig):
+        return []
+    lines = []
+    if keys := list(cfg.tuned.applied):
+        values = " ".join(f"{key}={OmegaConf.select(cfg, key):.6g}" for key in keys)
+        lines = [f"searched values: {values}, from {tuned_folder(cfg) / cfg.tuned.file} (tuned=false: without them)"]
+    return lines + ([f"note: {note}"] if (note := cfg.tuned.get("note")) else [])
 
 
 def misfit(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
@@ -181,4 +196,5 @@ def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
         names["paths.outputs"] = cfg.paths.outputs
     words = [given.get(key, f"{key}={value}") for key, value in names.items()]
     elsewhere = {*names, "seed", "rerun", "experiment", *cfg.experiment.sweep}
-    return " ".join(["python scripts/tune.py", *words, *(o for key, o in given.items() if key not in elsewhere)])
+    words += [o for key, o in given.items() if key not in elsewhere]
+    return shlex.join(["python", "scripts/tune.py", *words])

@@ -12,9 +12,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
+from filelock import Timeout
 
 from gloss.interrupts import Interrupted, interruptible
+from gloss.locks import FileLock
 
 _mine: FileLock | None = None  # held until this process ends, however it ends
 

@@ -18,6 +18,9 @@ Prints tables, and keeps everything in <outputs>/bench/<what>.json for the repor
 """
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
 from gloss.config import LOSSES, ConfigError
 from gloss.terminal import choice, main, whole_number

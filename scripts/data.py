@@ -5,20 +5,24 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
+
 from gloss.data import read_manifest
 from gloss.download import prepare
-from gloss.files import DataError
+from gloss.terminal import status_of
 
-if __name__ == "__main__":
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     everything = ",".join(read_manifest()["sets"])
     parser.add_argument("--datasets", default=everything, help="names, separated by commas (default: %(default)s)")
     folder = os.environ.get("GLOSS_DATA_DIR") or "data"
     parser.add_argument("--out", type=Path, default=folder, help="folder (default: %(default)s)")
     args = parser.parse_args()
-    try:
-        problems = prepare([name for name in args.datasets.split(",") if name], args.out)
-    except DataError as error:
-        problems = [str(error)]
+    problems = prepare([name for name in args.datasets.split(",") if name], args.out.expanduser())
     print("\n".join(problems), file=sys.stderr, end="\n" if problems else "")
-    sys.exit(2 if problems else 0)
+    return 2 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(status_of(main))

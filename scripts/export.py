@@ -11,6 +11,8 @@ The run must have kept its weights: trainer.save_model=true.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
+
 from gloss.config import ConfigError
 from gloss.terminal import SELECTION, main
 

@@ -5,12 +5,15 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
+
 import numpy as np
 
 from gloss.config import DatasetConfig, ModelConfig
 from gloss.data import CUT_SHARE, load_dataset, read_manifest, tokenize
 from gloss.encoder import load_tokenizer
 from gloss.files import DataError, read_table
+from gloss.terminal import status_of
 
 MAX_LENGTH = 128
 DATA = Path(os.environ.get("GLOSS_DATA_DIR") or "data")
@@ -45,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(status_of(main))

@@ -13,6 +13,8 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
+
 from gloss.terminal import SELECTION, choice, main
 
 KEYS = ("run", *SELECTION, "split", "method", "to", "trainer.device", "paths.outputs", "paths.data")

@@ -19,6 +19,9 @@ Lines that cannot be predicted are named, the others are predicted; the exit sta
 import contextlib
 import os
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
 from gloss.config import ConfigError
 from gloss.terminal import SELECTION, choice, main, whole_number

@@ -1,15 +1,22 @@
 """Tables, figures and a page from run records: python scripts/report.py paths.outputs=outputs only=[table2,fig5]"""
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
 from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.cli import readable
-from gloss.config import CONFIG_DIR, ConfigError
+from gloss.config import CONFIG_DIR, ConfigError, Option, known_options
+from gloss.overrides import prepared
 from gloss.report import build
 from gloss.terminal import status_of
+
+KEYS = {key: Option("", "", "", None) for key in ("only", "measure", "datasets", "tokenizer")}
+OPTIONS = KEYS | {key: known_options()[key] for key in ("paths.outputs", "paths.data")}
 
 
 def main(arguments: list[str]) -> int:
@@ -17,6 +24,7 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(f"{__doc__}\n\nWhat can be set:\n\n{(CONFIG_DIR / 'report.yaml').read_text()}")
         return 0
+    arguments = prepared(arguments, OPTIONS, is_sweep=False)
     try:
         with initialize_config_dir(str(CONFIG_DIR), version_base=None):  # over before experiments are composed
             cfg = compose("report", arguments)

@@ -6,9 +6,12 @@ python scripts/reproduce.py run table2 model=minilm dataset=mr,r8 seed=1,2 searc
 import argparse
 import os
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
 from gloss.plan import failures, show
-from gloss.reproduce import ALL, Task, status
+from gloss.reproduce import ALL, Task, confirm, status, this_device
 from gloss.terminal import status_of
 
 
@@ -22,10 +25,11 @@ def main() -> int:
     if "=" in args.name:
         args.name, args.overrides = ALL, [args.name, *args.overrides]
     task = Task(args.name, args.overrides)
-    if args.what == "run":
-        return task.run()
-    if args.what == "tune":
-        return task.tune_all()
+    if args.what in ("run", "tune"):
+        if os.environ.get("YES") != "1" and (plan := task.plan(this_device(), os.cpu_count() or 1)) is not None:
+            runs, searches, _ = plan.hours()
+            confirm(args.name, searches + runs * (args.what == "run"))
+        return task.run() if args.what == "run" else task.tune_all()
     device = args.device or this_device()
     if args.what == "status":
         if not status(task.outputs, device, os.cpu_count() or 1):
@@ -39,13 +43,6 @@ def main() -> int:
     for failure in failures(plan.lines):
         print(f"failed: {failure}")
     return 0
-
-
-def this_device() -> str:
-    from gloss.device import choose_device, device_name  # here: slow to import
-
-    device = choose_device("auto")
-    return "cpu" if device.type == "cpu" else device_name(device)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,9 @@
 """Train one run, or with -m a sweep: python scripts/train.py dataset=mr model=bert loss=gloss_sqrt seed=1"""
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
 from gloss.cli import main
 from gloss.config import Config

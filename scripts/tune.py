@@ -4,6 +4,9 @@ The same command once more, on this machine or (with search.storage) on another,
 """
 
 import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
 from gloss.cli import main
 from gloss.config import TuneConfig

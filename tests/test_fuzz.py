@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from synthetic import result
 
 from gloss.cli import readable
-from gloss.config import CONFIG_DIR, ConfigError, DatasetConfig, known_keys, resolve
+from gloss.config import CONFIG_DIR, ConfigError, DatasetConfig, known_options, resolve
 from gloss.data import load_dataset
 from gloss.files import DataError
 from gloss.losses import batch_all_triplet_loss, choose_visible, cosine_similarity_loss, gloss_loss, supcon_loss
@@ -252,7 +252,7 @@ with initialize_config_dir(str(CONFIG_DIR), version_base=None):
     DEFAULT = compose("train")
 
 
-@fuzz(60, 2000, st.lists(st.tuples(st.sampled_from(known_keys()), VALUE), min_size=1, max_size=3))
+@fuzz(60, 2000, st.lists(st.tuples(st.sampled_from(list(known_options())), VALUE), min_size=1, max_size=3))
 def test_a_configuration_is_checked_or_refused(changes):
     cfg = copy.deepcopy(DEFAULT)
     try:
@@ -267,7 +267,7 @@ def test_a_configuration_is_checked_or_refused(changes):
     assert folder == folder.resolve() and folder.parts[:3] == ("/", "outputs", "runs") and len(folder.parts) == 8
 
 
-KEY = st.sampled_from([*known_keys(), "", "nosuch", "+new", "~seed", "loss", "model"])
+KEY = st.sampled_from([*known_options(), "", "nosuch", "+new", "~seed", "loss", "model"])
 
 
 @fuzz(10, 300, st.lists(st.tuples(KEY, st.text(max_size=8)), max_size=2))

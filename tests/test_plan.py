@@ -312,7 +312,7 @@ def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(t
     put_overlay(tmp_path, "mr-bert-integrated-ce-n500-e3", source)
     assert left(compose_cells("table2", reduced), reduced) == {}
     full = compose_cells("table2", given)
-    assert full[0].config.tuned == {} and set(left(full, given)) == {"mr-bert-integrated-ce"}
+    assert full[0].config.tuned is True and set(left(full, given)) == {"mr-bert-integrated-ce"}
 
     put_overlay(tmp_path, "mr-bert-integrated-ce", {**source, "train_limit": None, "max_epochs": 200})
     assert compose_cells("table2", reduced)[0].config.tuned["file"] == "mr-bert-integrated-ce-n500-e3.yaml"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 
 from gloss.atomic import write_atomic
 from gloss.report.table import csv_text
+from gloss.terminal import printable
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -73,8 +75,29 @@ class Drawing:
 def styled() -> Iterator[None]:
     """The style, for as long as a figure is made or written."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with matplotlib.rc_context(STYLE):
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks, a panel too small for its labels
         yield
+
+
+def clipped(text: str, most: int = 24) -> str:
+    """The text as far as a figure has room for it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib draws as it stands ($ would begin a formula)."""
+    return printable(text).replace("$", r"\$")
+
+
+def legend_beside(ax: Any, handles: Sequence[Any], names: Sequence[str], per_column: int, **look: Any) -> list[str]:
+    """A legend right of the axes, in two columns at most; with more entries none, and a note that says so."""
+    if len(handles) > 2 * per_column:
+        return [f"No legend, for {len(handles)} entries leave no room for the figure: see the CSV."]
+    columns = -(-len(handles) // per_column)
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handletextpad": 0.1}
+    ax.legend(handles, names, ncols=columns, **place, **look)
+    return []
 
 
 def panels(

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from gloss.report.cells import Group, number, timed
-from gloss.report.draw import Drawing, panels
+from gloss.report.draw import Drawing, clipped, legend_beside, panels, plain
 from gloss.report.lines import others
 from gloss.report.names import dataset_name, loss_name, model_name
 from gloss.report.stats import mean, std
@@ -191,7 +191,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
     if not places:
         return None
     figure, axes = panels(len(places), len(losses), width=1.85, height=1.95)
-    data, seeds = [], set()
+    data, seeds, left_out = [], set(), []
     for i, (dataset, model) in enumerate(places):
         row = {(g.loss, g.mode, others(g)): g for g in with_runs if (g.dataset, g.model) == (dataset, model)}
         common = set.intersection(*(set(g.runs) for g in row.values()))  # one seed for all losses, where there is one
@@ -229,14 +229,14 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
         where = f"{dataset_name(dataset)}, {model_name(model)}"
         axes[i, 0].set_ylabel(where + (f"\nseed {min(common)}" if common else ""))
         if handles:
-            axes[i, -1].legend(
-                handles=handles, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1, markerscale=3
-            )
+            shown = [handle.get_label() for handle in handles]
+            left_out += legend_beside(axes[i, -1], handles, shown, per_column=14, markerscale=3)
     models = ", ".join(dict.fromkeys(model_name(model) for _, model in places))
     notes = [
         f"{models}; test texts (at most {max_points}, the same in a row), seed {', '.join(map(str, sorted(seeds)))}; "
         "t-SNE, perplexity 30, fixed seed; axes have no unit.",
         "Silhouette: macro, of all test embeddings. Distances between clusters in a t-SNE map mean little.",
+        *dict.fromkeys(left_out),
         *common_notes(groups),
     ]
     return Drawing("fig5", "Figure 5: test embeddings by loss", figure, data, notes, missing(groups))
@@ -257,7 +257,7 @@ def _classes(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) 
     for k in np.unique(labels):
         mine = xy[labels == k]
         color, marker = CLASS_COLORS[k % len(CLASS_COLORS)], CLASS_MARKERS[k % len(CLASS_MARKERS)]
-        name = names[k] if k < len(names) else str(k)
+        name = plain(clipped(names[k] if k < len(names) else str(k)))
         handles.append(ax.scatter(mine[:, 0], mine[:, 1], s=4, color=color, marker=marker, linewidth=0, label=name))
     return handles
 
