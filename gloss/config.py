@@ -66,16 +66,19 @@ class DatasetConfig:
 
     name: str = _name()
     source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")
-    text: list[str] = field(default_factory=lambda: ["text"])  # one column, or two for sentence pairs
+    text: Any = field(default_factory=lambda: ["text"])  # a column, or a list of one, or of two for sentence pairs
     label: str = "label"
     train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
-    path: str | None = None  # csv: the training texts, or all texts; hub: the data set's name
+    path: str | None = None  # csv: file or folder of the training texts, or all texts; hub: the data set's name
     val_path: str | None = None
     test_path: str | None = None
-    separator: str = ","
-    encoding: str = "utf-8"
+    separator: str | None = None  # csv: null to find it from the header
+    encoding: str = "utf-8"  # csv: a byte order mark comes before it
     revision: str | None = None  # hub: commit of the data set
     shift_to: str | None = None  # a prepared set with the same classes and another domain
+
+    def __post_init__(self) -> None:
+        self.text = list(map(str, self.text if isinstance(self.text, list | tuple) else [self.text]))
 
 
 @dataclass
@@ -389,7 +392,7 @@ def _check_dataset(cfg: Config) -> None:
     if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
         raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
     ignored = {
-        "prepared": ("path", "val_path", "test_path", "revision"),
+        "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding"),
         "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding"),
         "csv": ("revision",),
         "hub": ("val_path", "test_path", "separator", "encoding"),
