@@ -12,7 +12,7 @@ from gloss.files import SEPARATORS, DataError, Examples, listed
 MANY_DECIMALS = 20  # more classes than these that are numbers with decimals are refused as ratings
 MANY_NUMBERS = 50  # more classes than these that are whole numbers are perhaps ratings
 MANY_CLASSES = 20  # more classes than these, and more than half as many as examples: not a column of labels
-_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat", "missing", "-", "?"}
+_MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat", "missing"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
@@ -34,7 +34,7 @@ def examine(parts: dict[str, Examples]) -> list[str]:
             first.setdefault(label, f"row {number}{_of(part, parts)}")
 
     def named(labels: Iterable[str]) -> str:
-        return " and ".join(f"{label!r} ({counts[label]:,} texts, {first[label]})" for label in labels)
+        return " and ".join(f"{label!r} ({counts[label]:,} texts, first in {first[label]})" for label in labels)
 
     _refuse_several_labels(counts, named)
     _refuse_other_columns(counts)
@@ -43,12 +43,11 @@ def examine(parts: dict[str, Examples]) -> list[str]:
     if alike := _groups(counts, _seen):
         raise DataError(f"the classes {named(alike[0])} differ only in blanks or Unicode form: write them alike")
     notes = []
-    for same in _groups(counts, _meant):
-        form = "how the number is written" if _NUMBER.fullmatch(same[0].strip()) else "case or form of letters"
-        notes.append(f"the classes {named(same)} differ only in {form}: if they are one, write them alike")
-    for label in counts:
-        if _is_missing(label):
-            notes.append(f"a class is called {named([label])}: if that means a missing label, take its rows out")
+    if similar := _groups(counts, _meant):
+        shown = "; ".join(map(named, similar[:3])) + (f"; and {len(similar) - 3} more" if len(similar) > 3 else "")
+        notes.append(f"classes that differ only in case, form of letters or form of numbers: {shown}")
+    if missing := list(filter(_is_missing, counts)):
+        notes.append(f"a class is called {named(missing)}: if that means a missing label, take its rows out")
     if len(counts) > MANY_NUMBERS and all(map(_NUMBER.fullmatch, counts)):
         notes.append(f"the {len(counts)} classes are numbers, {_range(counts)}: if these are ratings, group them")
     train = {words(texts) for *texts, _ in parts["train"].rows}

@@ -48,7 +48,7 @@ class Skip(str):
 
 
 Cells = tuple[Any, ...] | str  # of one row; or a Skip, or why the row cannot be read
-BLANK, REPEATED = Skip("that are blank"), Skip("that repeat the header")
+BLANK, REPEATED = Skip("blank"), Skip("repeated header")
 
 
 @dataclass
@@ -112,8 +112,8 @@ def collect(rows: Iterable[tuple[int, Cells]], columns: Sequence[str], where: st
         if reason == BLANK:
             numbers = [number for number in numbers if number < last]  # those at the end say nothing
         if numbers:
-            rows_named = f"{len(numbers)} {KINDS[kind]}{'s' * (len(numbers) > 1)} {reason}"
-            examples.notes.append(f"left out: {rows_named} ({listed(numbers, KINDS[kind])})")
+            unit = KINDS[kind] + "s" * (len(numbers) > 1)
+            examples.notes.append(f"{len(numbers):,} {unit} left out, {reason} ({listed(numbers, KINDS[kind])})")
     if not examples.rows:
         raise DataError(f"{where}: " + "; ".join([f"no {KINDS[kind]} with text and label", *examples.notes]))
     return examples
@@ -414,7 +414,7 @@ def _folder(
             raise DataError("expected a folder for each class, with a text a file; to read one file give its own name")
     for number, path in enumerate(paths, 1):
         if len(columns) == 2 and len(path.parts) != 2:
-            yield number, Skip("that lie in no folder of a class" if len(path.parts) == 1 else "that lie too deep")
+            yield number, Skip("not directly in the folder of a class")
             continue
         with _opened(str(folder / path)) as (plain, _):
             yield number, ("".join(_bounded(_decoded(plain, encoding), fallback)), path.parts[0])[: len(columns)]

@@ -168,7 +168,7 @@ def test_the_order_of_rows_changes_nothing_but_the_row_numbers(toy):
         (lambda rows: rows[:-1], "19 rows, where the manifest has 20"),
         (lambda rows: [*rows[:-1], rows[0]], "another content"),  # a row for another
         (lambda rows: [[rows[0][0], "2"], *rows[1:]], "the label '2' is none of 0, 1"),
-        (lambda rows: [["", "1"], *rows[1:]], r"left out: 1 row without 'text' \(row 2\)"),
+        (lambda rows: [["", "1"], *rows[1:]], r"1 row left out, without 'text' \(row 2\)"),
     ],
 )
 def test_a_prepared_file_that_differs_is_refused(toy, change, reason):

@@ -185,7 +185,7 @@ def test_a_csv_file_is_read_whole_or_refused(content, encoding, separator):
             assert str(path) in str(error) or "csv" in str(error) or "encoding" in str(error)
             return
     rows = np.concatenate([split.rows for split in dataset.splits.values()])
-    left_out = sum(int(count) for count in re.findall(r"left out: (\d+) row", str(dataset.notes)))
+    left_out = sum(int(count) for count in re.findall(r"(\d+) rows? left out", str(dataset.notes)))
     assert len(set(rows.tolist())) == len(rows)  # each in one split, and what is in none is noted
     assert 2 <= min(rows) and max(rows) - 1 - len(rows) <= left_out
     assert len(dataset.labels) >= 2 and all(len(split) for split in dataset.splits.values())
