@@ -69,16 +69,19 @@ class DatasetConfig:
 
     name: str = _name()  # in folders and tables: dataset.name=reviews tells your own sets apart
     source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
-    text: list[str] = field(default_factory=lambda: ["text"])  # one column, or two for sentence pairs
+    text: Any = field(default_factory=lambda: ["text"])  # a column, or a list of one, or of two for sentence pairs
     label: str = "label"  # column of the class
     train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
-    path: str | None = None  # csv: the training texts, or all texts; hub: the data set's name
+    path: str | None = None  # csv: file or folder of the training texts, or all texts; hub: the data set's name
     val_path: str | None = None  # csv: the validation texts; null: cut from the training texts
     test_path: str | None = None  # csv: the test texts; null: cut from the training texts
-    separator: str = ","  # csv: one character, or tab
-    encoding: str = "utf-8"  # csv: of the file
+    separator: str | None = None  # csv: null to find it from the header
+    encoding: str = "utf-8"  # csv: of the file; a byte order mark comes before it
     revision: str | None = None  # hub: commit of the data set
     shift_to: str | None = None  # a prepared set with the same classes and another domain
+
+    def __post_init__(self) -> None:
+        self.text = list(map(str, self.text if isinstance(self.text, list | tuple) else [self.text]))
 
 
 @dataclass
@@ -405,7 +408,7 @@ def _check_dataset(cfg: Config) -> None:
     if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
         raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
     ignored = {
-        "prepared": ("path", "val_path", "test_path", "revision"),
+        "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding"),
         "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding"),
         "csv": ("revision",),
         "hub": ("val_path", "test_path", "separator", "encoding"),

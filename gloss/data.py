@@ -1,7 +1,7 @@
 """Data set name -> texts, labels and splits -> token ids.
 
 The rows of a split stand in the order of a hash of their content, so that splits, samples and batches depend on the
-texts and the seed and never on the order of rows in a file; `Split.rows` leads back to the file.
+texts and the seed and never on the order of rows in a file; `Split.rows` leads back to the file (see `gloss.files`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ import tokenizers
 from gloss import docstrings
 from gloss.atomic import atomic_file
 from gloss.config import ROOT, DatasetConfig
-from gloss.files import DataError, check_cells, name_row, read_table
+from gloss.data_checks import examine, words
+from gloss.files import DataError, Examples, collect, label_name, read_examples, read_table
 
 MANIFEST = ROOT / "data" / "manifest.json"
 SPLIT_SEED = 0  # of the splits that we cut: the same texts are tested whatever the seed of a run
@@ -34,7 +35,7 @@ class Split:
 
     texts: list[tuple[str, ...]]  # one string, or (question, sentence)
     labels: np.ndarray  # int64 [N], index into TextDataset.labels
-    rows: np.ndarray  # int64 [N], row in its file, from 0, the header not counted
+    rows: np.ndarray  # int64 [N], number of its row, as `gloss.files` counts
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -52,7 +53,7 @@ class TextDataset:
     labels: list[str]  # names in one fixed order
     splits: dict[str, Split]  # train, val, test
     fingerprint: str  # hex; of all texts and labels before `train_limit`, whatever the order of rows
-    note: str | None  # what the user should be told: how texts were split, which versions are not the pinned ones …
+    notes: list[str]  # what the user should know: how texts were split, what is odd about them …
 
 
 def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDataset:
@@ -82,7 +83,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     if cfg.train_limit is not None:
         splits["train"] = _limited(splits["train"], cfg, seed, len(labels), notes)
     splits = {part: splits[part] for part in ("train", "val", "test")}
-    return TextDataset(cfg.name, labels, splits, source.fingerprint(), "; ".join(notes) or None)
+    return TextDataset(cfg.name, labels, splits, source.fingerprint(), notes)
 
 
 def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_length: int = 128) -> dict[str, Any]:
@@ -102,7 +103,8 @@ def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_lengt
         for other, texts in earlier.items():
             duplicates[f"{other}-{part}"] = sum(text in texts for text in split.texts)
         earlier[part] = set(split.texts)
-    return {"labels": dataset.labels, "splits": splits, "duplicates": duplicates, "note": dataset.note}
+    note = "; ".join(dataset.notes) or None
+    return {"labels": dataset.labels, "splits": splits, "duplicates": duplicates, "note": note}
 
 
 # -- splits ------------------------------------------------------------------------------------------------------------
@@ -145,8 +147,8 @@ def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequen
     note = f"{part} is {len(cut)} of the {num_rows} training texts (stratified, the same whatever the seed)"
     if lacking := [name for i, name in enumerate(labels) if i not in cut.labels]:
         note += f", without a text of {', '.join(lacking)}"
-    train = set(splits["train"].texts)
-    if num_same := sum(text in train for text in cut.texts):
+    train = set(map(words, splits["train"].texts))
+    if num_same := sum(words(text) in train for text in cut.texts):
         note += f", {num_same} of them with the same words as a training text"
     return note
 
@@ -161,14 +163,14 @@ def _check_classes(name: str, labels: Sequence[str], splits: dict[str, Split]) -
         if len(untrained):
             first = untrained[np.argmin(split.rows[untrained])]
             raise DataError(
-                f"{name}: the label {labels[split.labels[first]]!r} ({part}, {name_row(split.rows[first])}) does not "
+                f"{name}: the label {labels[split.labels[first]]!r} ({part}, row {split.rows[first]}) does not "
                 "occur in train: add training texts of it, or take its rows out"
             )
     if "test" not in splits and counts.min() < 2:
         label = int(counts.argmin())
         (row,) = splits["train"].rows[splits["train"].labels == label]
         raise DataError(
-            f"{name}: the label {labels[label]!r} has one text ({name_row(row)}), but train and test need one each: "
+            f"{name}: the label {labels[label]!r} has one text (row {row}), but train and test need one each: "
             "add texts of it, take it out, or give test texts of your own (dataset.test_path)"
         )
 
@@ -185,10 +187,14 @@ class _Source:
     hashes: dict[str, str] = field(default_factory=dict)  # fingerprint of each split
     notes: list[str] = field(default_factory=list)
 
-    def add(self, part: str, texts: list[tuple[str, ...]], labels: list[int]) -> None:
+    def add(
+        self, part: str, texts: list[tuple[str, ...]], labels: list[int], numbers: Sequence[int] | None = None
+    ) -> None:
+        """Add a split; numbers: of the rows (default: those of a CSV file of ours)."""
         digests = row_digests(texts, [self.labels[label] for label in labels])
+        numbers = range(2, len(texts) + 2) if numbers is None else numbers
         order = np.array(sorted(range(len(texts)), key=digests.__getitem__), dtype=np.int64)
-        self.splits[part] = Split(texts, np.array(labels, dtype=np.int64), np.arange(len(texts))).take(order)
+        self.splits[part] = Split(texts, np.array(labels, dtype=np.int64), np.array(numbers)).take(order)
         self.hashes[part] = fingerprint(digests)
 
     def fingerprint(self) -> str:
@@ -227,7 +233,7 @@ def _read_prepared(cfg: DatasetConfig, data_dir: Path) -> _Source:
             raise DataError(
                 f"{path}: no such file. Run {remedy}, or set GLOSS_DATA_DIR or paths.data to a folder of prepared sets"
             )
-        rows = read_table(path, [*cfg.text, cfg.label], cfg.separator, cfg.encoding)
+        rows = read_table(path, [*cfg.text, cfg.label])
         if reason := difference(rows, entry, part):
             raise DataError(f"{path}: {reason}. Run {remedy} to make it again")
         numbers = {value: number for number, value in enumerate(entry["labels"])}
@@ -272,14 +278,12 @@ def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> _Source:
 
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> _Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
-    separator = "\t" if cfg.separator in ("\\t", "tab") else cfg.separator  # a shell hands over two characters
-    tables = {
-        part: read_table(Path(path).expanduser(), [*cfg.text, cfg.label], separator, cfg.encoding)
+    parts = {
+        part: read_examples(Path(path).expanduser(), [*cfg.text, cfg.label], cfg.separator, cfg.encoding)
         for part, path in paths.items()
         if path is not None
     }
-    labels = {row[-1] for table in tables.values() for row in table}
-    return _from_tables(tables, _label_order(labels))
+    return _from_examples(cfg.path, parts)
 
 
 def _label_order(labels: set[str]) -> list[str]:
@@ -290,12 +294,22 @@ def _label_order(labels: set[str]) -> list[str]:
         return sorted(labels)
 
 
-def _from_tables(tables: dict[str, list[list[str]]], labels: list[str], notes: Sequence[str] = ()) -> _Source:
-    """Rows of text columns and a label's name, by split."""
-    source = _Source(labels, notes=list(notes))
-    numbers = {label: number for number, label in enumerate(labels)}
-    for part, rows in tables.items():
-        source.add(part, [tuple(row[:-1]) for row in rows], [numbers[row[-1]] for row in rows])
+def _from_examples(
+    name: str, parts: dict[str, Examples], order: Sequence[str] = (), notes: Sequence[str] = ()
+) -> _Source:
+    """A user's own examples by split, checked; order: of the classes, where it is known. Raises DataError."""
+    labels = {row[-1] for examples in parts.values() for row in examples.rows}
+    source = _Source([x for x in order if x in labels] if order else _label_order(labels), notes=list(notes))
+    for part, examples in parts.items():
+        source.notes += [f"{part}: {note}" if len(parts) > 1 else note for note in examples.notes]
+    try:
+        source.notes += examine(parts)
+    except DataError as error:
+        raise DataError(f"{name}: {error}") from None
+    index = {label: number for number, label in enumerate(source.labels)}
+    for part, examples in parts.items():
+        texts = [tuple(row[:-1]) for row in examples.rows]
+        source.add(part, texts, [index[row[-1]] for row in examples.rows], examples.numbers)
     return source
 
 
@@ -304,34 +318,40 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
     import datasets  # slow to import, and needed here only
 
     name, _, subset = cfg.path.partition(":")
+    columns = [*cfg.text, cfg.label]
     try:
-        found = datasets.load_dataset(name, subset or None, revision=cfg.revision)
-    except (OSError, ValueError, RuntimeError) as error:
+        builder = datasets.load_dataset_builder(name, subset or None, revision=cfg.revision)
+        is_csv = hasattr(builder.config, "converters") and builder.info.features is None
+        # As they stand: pandas would make 7 of 007, and nothing of a text that reads NA.
+        as_text = {"converters": dict.fromkeys(columns, str), "keep_default_na": False} if is_csv else {}
+        found = datasets.load_dataset(name, subset or None, revision=cfg.revision, **as_text)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"dataset.path={cfg.path} (revision {cfg.revision}) cannot be read: {reason}") from None
     known = {"train": "train", "validation": "val", "test": "test"}
-    notes, tables, order = [], {}, None
+    notes, parts, order = [], {}, []
     for part, table in found.items():
-        columns = [*cfg.text, cfg.label]
+        where = f"{cfg.path}, {part}"
         if missing := [column for column in columns if column not in table.column_names]:
             raise DataError(
-                f"{cfg.path}, {part}: no column {missing[0]!r} among {', '.join(table.column_names)}: set "
+                f"{where}: no column {missing[0]!r} among {', '.join(table.column_names)}: set "
                 "dataset.text and dataset.label"
             )
         kind, values = table.features[cfg.label], table[cfg.label][:]
-        if part not in known or set(values) == {-1}:
+        try:
+            values = list(map(label_name, values))
+        except DataError as error:
+            raise DataError(f"{where}: column {cfg.label!r}: {error}") from None
+        if isinstance(kind, datasets.ClassLabel):
+            order, values = kind.names, [None if v in (None, "-1") else kind.names[int(v)] for v in values]
+        if part not in known or set(values) <= {None, "-1"}:
             notes.append(f"{part} is left aside: {'no labels' if part in known else 'not train, validation or test'}")
             continue
-        if isinstance(kind, datasets.ClassLabel):
-            order, values = kind.names, [None if v in (None, -1) else kind.names[v] for v in values]
-        texts = [table[column][:] for column in cfg.text]
-        rows = [list(row) for row in zip(*texts, [None if v is None else str(v) for v in values], strict=True)]
-        check_cells(rows, columns, f"{cfg.path}, {part}")
-        tables[known[part]] = rows
-    if "train" not in tables:
+        rows = enumerate(zip(*(table[column][:] for column in cfg.text), values, strict=True), 1)
+        parts[known[part]] = collect(rows, columns, where, "parquet")
+    if "train" not in parts:
         raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
-    present = {row[-1] for table in tables.values() for row in table}
-    return _from_tables(tables, [x for x in order if x in present] if order else _label_order(present), notes)
+    return _from_examples(cfg.path, parts, order, notes)
 
 
 _SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}
@@ -401,6 +421,19 @@ def check_tokens(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: An
             f"known and {unknown:,} unknown tokens. Are its files missing from the model's folder (tokenizer.json, "
             f"vocab.txt), are the texts in a language that it lacks, or is model.max_length={max_length} too small?"
         )
+
+
+def count_truncated(
+    texts: Sequence[tuple[str, ...]],
+    tokens: Tokens,
+    tokenizer: Any,
+    max_length: int,
+    cache_dir: str | Path | None = None,
+) -> int:
+    """The number of texts with more than `max_length` tokens, of which `tokens` hold the first."""
+    full = np.flatnonzero(np.diff(tokens.offsets) == max_length)
+    longer = tokenize([texts[i] for i in full], tokenizer, max_length + 1, cache_dir)
+    return int((np.diff(longer.offsets) > max_length).sum())
 
 
 def _joined(lists: list[list[int]], dtype: type) -> np.ndarray:

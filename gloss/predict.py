@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,11 +18,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss.config import SCL, SCL_CE, ConfigError, DatasetConfig
-from gloss.data import Split, load_dataset, tokenize
+from gloss.data import Split, count_truncated, load_dataset, tokenize
 from gloss.device import choose_device
 from gloss.encoder import TokenTable
 from gloss.export import load_model, model_folder
-from gloss.files import DataError
+from gloss.files import SEPARATORS, DataError
 from gloss.fit import embed
 from gloss.graph import unit_length
 from gloss.runs import Record, RunError, read_record, read_records
@@ -107,7 +108,7 @@ class Neighbour:
     label: str
     weight: float  # of the edge between the two: Gaussian kernel with the run's σ, or cosine where the run has none
     texts: tuple[str, ...]
-    row: int  # in the file of training texts, from 0, the header not counted
+    row: int  # in the file of training texts, as `gloss.files` counts
 
 
 @dataclass(frozen=True)
@@ -153,6 +154,7 @@ class Run:
         self.precision = record.result["precision"] if self.device.type == "cuda" else "float32"
         model, self.tokenizer, self.labels, self.max_length = load_model(model_folder(record))
         self.model = model.to(self.device)
+        self.num_truncated = 0  # of the texts that were predicted: those with more than max_length tokens
         if self.labels != record.result["labels"]:
             raise RunError(f"{record.folder}: the labels of model/ are not those of result.json: train the run again")
 
@@ -161,6 +163,23 @@ class Run:
         """The names of the text columns: one, or two for pairs."""
         columns = self.record.result["config"].get("dataset", {}).get("text")
         return list(map(str, columns)) if isinstance(columns, list) and 1 <= len(columns) <= 2 else ["text"]
+
+    @property
+    def fallback_encoding(self) -> str | None:
+        """The encoding of the run's own texts, for lines that are not UTF-8; None where it cannot help there."""
+        encoding = self.record.result["config"].get("dataset", {}).get("encoding")
+        try:
+            name = codecs.lookup(encoding).name
+        except (LookupError, TypeError):
+            return None
+        return None if name.startswith(("utf", "idna", "punycode")) else name
+
+    @property
+    def separators(self) -> str | None:
+        """The separator of the run's own texts and the usual ones; None where it was found from the header."""
+        separator = self.record.result["config"].get("dataset", {}).get("separator")
+        separator = "\t" if separator in ("tab", "\\t") else separator
+        return separator + SEPARATORS if isinstance(separator, str) and len(separator) == 1 else None
 
     @property
     def sigma(self) -> float | None:
@@ -190,7 +209,7 @@ class Run:
         """Predictions of any number of (item, texts) in constant memory, in their order; read a window at a time."""
         items = iter(items)
         while window := list(_window(items)):
-            embeddings = self._embed([texts for _, texts in window])
+            embeddings = self._embed([texts for _, texts in window], count=True)
             probabilities = self.classify(embeddings)
             near = self._neighbours(embeddings, neighbours) if neighbours else [()] * len(window)
             for (item, _), row, found in zip(window, probabilities.tolist(), near, strict=True):
@@ -224,8 +243,10 @@ class Run:
                 raise DataError(f"texts[{number}] must hold {' and '.join(self.columns)}, got {row!r:.200}")
         return rows
 
-    def _embed(self, rows: list[tuple[str, ...]]) -> Tensor:
+    def _embed(self, rows: list[tuple[str, ...]], count: bool = False) -> Tensor:
         tokens = tokenize(rows, self.tokenizer, self.max_length)
+        if count:
+            self.num_truncated += count_truncated(rows, tokens, self.tokenizer, self.max_length)
         table = TokenTable.build(tokens, self.tokenizer.pad_token_id or 0, self.device)
         return self._finite(embed(self.model, table, self.device, self.precision), "embeddings")
 

@@ -1,14 +1,14 @@
-"""Texts in, predictions out: lines, CSV and JSON lines are read one by one; a table, CSV or JSON lines are written."""
+"""Texts in, predictions out: a table, CSV or JSON lines."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
 import json
 import os
 import sys
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,13 +19,14 @@ import numpy as np
 from tqdm import tqdm
 
 from gloss.atomic import atomic_file
+from gloss.config import ConfigError
 from gloss.evaluate import classification_metrics
-from gloss.files import MAX_TEXT, DataError
+from gloss.files import BLANK, ENDINGS, KINDS, DataError, fault, is_blank, kind_of, numbered_rows
 from gloss.predict import Prediction, Run
 from gloss.terminal import printable
 
-KINDS = ("txt", "csv", "jsonl")
 FORMATS = ("table", "csv", "jsonl")
+_FORMAT_OF = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table", "": "table"}
 SHOWN = 80  # characters of a text in a table
 _OUR_COLUMNS = ("number", "truth", "label", "probability", "probabilities", "neighbours", "weight", "row")
 
@@ -34,7 +35,7 @@ _OUR_COLUMNS = ("number", "truth", "label", "probability", "probabilities", "nei
 class Row:
     """A text, or a pair, as it was read."""
 
-    number: int  # of its line from 1; in a CSV file of its row, the header being row 1
+    number: int  # of its row, as `gloss.files` counts
     texts: tuple[str, ...]
     truth: str | None = None  # its label, where it is known
 
@@ -51,54 +52,56 @@ class BadRow:
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
+def input_kind(name: str) -> str:
+    """The kind of a file of texts by its name; raises ConfigError where that says nothing."""
+    if kind := kind_of(name):
+        return kind
+    raise ConfigError(
+        f"file={name} has an unknown ending: expected {', '.join(filter(None, ENDINGS))} (each also .gz), none for "
+        f"lines, or input={'|'.join(KINDS)}"
+    )
+
+
 def format_of(to: str | None) -> str:
-    """csv or jsonl, by the ending of the file to write; table where that says nothing."""
-    return {"txt": "table"}.get(kind := kind_of(to or ""), kind)
-
-
-def kind_of(name: str) -> str:
-    """txt, csv or jsonl, by the ending of a file's name (.gz aside); txt where that says nothing."""
-    ending = Path(name.removesuffix(".gz")).suffix.lower()
-    return {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl"}.get(ending, "txt")
-
-
-@contextmanager
-def opened(name: str) -> Iterator[tuple[IO[str], IO[bytes]]]:
-    """A file of texts (.gz too; "-": standard input) as characters, and as the bytes by which progress is measured.
-
-    Bytes that are not UTF-8 become surrogates, so that the line they stand in can be told, and the others read.
-    """
-    try:
-        raw = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
-    except OSError as error:
-        raise DataError(f"file={name} cannot be read ({error.strerror})") from None
-    with raw:
-        plain = gzip.open(raw) if name.endswith(".gz") else raw
-        yield io.TextIOWrapper(plain, encoding="utf-8-sig", errors="surrogateescape", newline=""), raw
+    """csv, jsonl or table, by the ending of the file to write; raises ConfigError where it is another."""
+    ending = Path((to or "").lower().removesuffix(".gz")).suffix
+    if ending not in _FORMAT_OF:
+        expected = ", ".join(filter(None, _FORMAT_OF))
+        raise ConfigError(f"to={to} is not allowed: expected a name ending in {expected} (each also .gz), or format=")
+    return _FORMAT_OF[ending]
 
 
 def read_rows(
-    text: IO[str], raw: IO[bytes], name: str, kind: str, columns: Sequence[str], separator: str | None = None
+    name: str,
+    kind: str,
+    columns: Sequence[str],
+    separator: str | None = None,
+    encoding: str = "utf-8",
+    fallback: str | None = None,
 ) -> Iterator[Row | BadRow]:
-    """The texts of a file, one by one, with a progress bar; text, raw: what `opened(name)` gave.
+    """The texts of a file, one by one, with a progress bar; the arguments are those of `files.numbered_rows`.
 
-    txt: a text a line (a pair: two, with a tab between). csv: with a header that names the columns. jsonl: an object a
-    line with the columns as keys, or a string. A row that holds no text comes as BadRow; the next ones are read all
-    the same. Raises DataError where the header does not fit.
+    A row that holds no text comes as BadRow; the next ones are read all the same, and blank ones counted. Raises
+    DataError where the header does not fit.
     """
-    separator = separator or ("\t" if ".tsv" in name.lower() else ",")
-    size = os.fstat(raw.fileno()).st_size if name != "-" else None
-    number, unit = 0, "row" if kind == "csv" else "line"
-    with _bar(size, "B") as bar:
-        try:
-            for number, texts in {"txt": _lines, "csv": _csv, "jsonl": _json}[kind](text, columns, separator):
-                reason = texts if isinstance(texts, str) else _reason(texts, columns)
-                yield BadRow(number, reason, unit) if reason else Row(number, texts)
-                bar.update(raw.tell() - bar.n if size else 0)
-        except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-            yield BadRow(number + 1, f"the file is damaged or cut off from here on ({error})", unit)
-        except DataError as error:
-            raise DataError(f"{name}: {error}") from None
+    if kind == "folder" and len(columns) > 1:
+        raise DataError(f"{name} is a folder: the run reads {' and '.join(columns)}, which takes a file")
+    num_blank = 0
+    advice = "set columns=… or separator=…"
+    is_file = name != "-" and os.path.isfile(name)
+    with _bar(os.stat(name).st_size if is_file else None, "B") as bar:
+
+        def progress(num_read: int, _: int) -> None:
+            bar.update(num_read - bar.n if is_file else 0)
+
+        for number, cells in numbered_rows(name, kind, columns, separator, encoding, fallback, advice, progress):
+            reason = cells if isinstance(cells, str) else _reason(cells, columns)
+            if reason == BLANK:
+                num_blank += 1
+            else:
+                yield BadRow(number, reason, KINDS[kind]) if reason else Row(number, cells)
+    if num_blank:
+        print(f"{num_blank:,} blank {KINDS[kind]}{'s' * (num_blank > 1)} skipped", file=sys.stderr)
 
 
 def one_row(texts: Sequence[str], columns: Sequence[str]) -> Iterator[Row | BadRow]:
@@ -115,7 +118,7 @@ def split_rows(run: Run, name: str) -> Iterator[Row]:
     split = run.split(name)
     with _bar(len(split), " texts") as bar:
         for i in np.argsort(split.rows, kind="stable").tolist():
-            yield Row(int(split.rows[i]) + 2, split.texts[i], run.labels[split.labels[i]])
+            yield Row(int(split.rows[i]), split.texts[i], run.labels[split.labels[i]])
             bar.update()
 
 
@@ -127,80 +130,9 @@ def _bar(total: int | None, unit: str) -> tqdm:
 def _reason(texts: Sequence[Any], columns: Sequence[str]) -> str | None:
     """Why these cannot be predicted; None where they can."""
     for column, one in zip(columns, texts, strict=True):
-        if not isinstance(one, str):
-            return f"{column} is no text but {type(one).__name__}"
-        if not one.strip():
-            return f"{column} is empty"
-        if "\0" in one:
-            return f"{column} holds binary data"
-        try:
-            one.encode("utf-8")
-        except UnicodeEncodeError as error:
-            return f"{column} is not UTF-8 (byte 0x{ord(one[error.start]) & 0xFF:02x})"
+        if reason := "is empty" if is_blank(one) else fault(one):
+            return f"{column} {reason}"
     return None
-
-
-def _bounded(text: IO[str]) -> Iterator[str]:
-    """The lines of a text; raises DataError at one that has no end in sight, before it fills the memory."""
-    for number, line in enumerate(iter(lambda: text.readline(MAX_TEXT + 1), ""), 1):
-        if len(line) > MAX_TEXT:
-            raise DataError(f"line {number} holds more than {MAX_TEXT:,} characters: split it, or take it out")
-        yield line
-
-
-def _lines(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tuple[int, tuple[str, ...] | str]]:
-    for number, line in enumerate(_bounded(text), 1):
-        line = line.rstrip("\r\n")
-        parts = (line,) if len(columns) == 1 else tuple(line.split("\t"))
-        expected = f"expected {' and '.join(columns)} with a tab between, got {len(parts)} part(s)"
-        yield number, parts if len(parts) == len(columns) else expected
-
-
-def _json(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tuple[int, tuple[str, ...] | str]]:
-    for number, line in enumerate(_bounded(text), 1):
-        try:
-            found = json.loads(line)
-        except (ValueError, RecursionError) as error:
-            yield number, "empty line" if not line.strip() else f"not JSON ({error})"
-            continue
-        if isinstance(found, str) and len(columns) == 1:
-            yield number, (found,)
-        elif isinstance(found, dict) and (missing := [column for column in columns if column not in found]):
-            yield number, f"has no {missing[0]!r}: set columns=…"
-        elif isinstance(found, dict):
-            yield number, tuple(found[column] for column in columns)
-        else:
-            yield number, f"expected an object with {' and '.join(columns)}"
-
-
-def _csv(text: IO[str], columns: Sequence[str], separator: str) -> Iterator[tuple[int, tuple[str, ...] | str]]:
-    if len(separator) != 1:
-        raise DataError(f"separator={separator} is not allowed: expected one character, or tab")
-    reader = csv.reader(_bounded(text), delimiter=separator, strict=True)
-    try:
-        header = next(reader, [])
-    except csv.Error as error:
-        raise DataError(f"the header is not CSV ({error})") from None
-    for column in columns:
-        if header.count(column) != 1:
-            what = "two columns" if column in header else "no column"
-            names = ", ".join(map(repr, header)) or "nothing"
-            raise DataError(f"{what} {column!r} in the header, which has {names}: set columns=… or separator=…")
-    places = [header.index(column) for column in columns]
-    number = 1
-    while True:
-        number += 1
-        try:
-            row = next(reader)
-        except StopIteration:
-            return
-        except csv.Error as error:
-            yield number, f"not CSV ({error}; line {reader.line_num} of the file)"
-            continue
-        if len(row) == len(header):
-            yield number, tuple(row[place] for place in places)
-        else:
-            yield number, f"{len(row)} columns, where the header has {len(header)}" if row else "empty line"
 
 
 # -- predicting and writing ------------------------------------------------------------------------------------------
@@ -228,6 +160,11 @@ def predict_rows(run: Run, rows: Iterable[Row | BadRow], writer: Writer) -> int:
     if truths:
         found = classification_metrics(np.array(scores), np.array(truths))
         print(f"accuracy {found['accuracy']:.2f} %, macro-F1 {found['macro_f1']:.2f} %", file=sys.stderr)
+    if run.num_truncated:
+        print(
+            f"{run.num_truncated:,} of {num_good:,} texts are truncated: the run reads {run.max_length} tokens",
+            file=sys.stderr,
+        )
     if num_bad:
         print(f"{num_good:,} predicted, {num_bad:,} left out", file=sys.stderr)
     return int(num_bad > 0)
@@ -235,7 +172,7 @@ def predict_rows(run: Run, rows: Iterable[Row | BadRow], writer: Writer) -> int:
 
 @contextmanager
 def output(to: str | None) -> Iterator[IO[str]]:
-    """Standard output, a pipe or device, or a file that is there only when all is written; a link to it stays."""
+    """Standard output, a pipe or device, or a file (.gz too) that is there only when all is written; links stay."""
     if to is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")
@@ -246,7 +183,9 @@ def output(to: str | None) -> Iterator[IO[str]]:
         with open(to, "w", encoding="utf-8", newline="") as text:
             yield text
         return
-    with atomic_file(Path(os.path.realpath(to))) as binary:
+    with atomic_file(Path(os.path.realpath(to))) as binary, contextlib.ExitStack() as stack:
+        if to.lower().endswith(".gz"):
+            binary = stack.enter_context(gzip.GzipFile(fileobj=binary, mode="wb", filename="", mtime=0))
         text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
         yield text
         text.detach().flush()
@@ -256,12 +195,19 @@ class Writer:
     """Writes predictions as they come."""
 
     def __init__(
-        self, file: IO[str], form: str, labels: Sequence[str], columns: Sequence[str], neighbours: int = 0
+        self,
+        file: IO[str],
+        form: str,
+        labels: Sequence[str],
+        columns: Sequence[str],
+        neighbours: int = 0,
+        separator: str = ",",
     ) -> None:
-        """form: table, csv or jsonl; columns: names of the texts; neighbours: how many each prediction has."""
+        """form: table, csv or jsonl; columns: names of the texts; neighbours: how many each prediction has; separator:
+        of CSV."""
         self.file, self.form, self.num_neighbours = file, form, neighbours
         self.columns = [f"input {name}" if name in _OUR_COLUMNS else name for name in columns]
-        self.csv = csv.writer(file, lineterminator="\n")
+        self.csv = csv.writer(file, lineterminator="\n", delimiter=separator)
         self.width = max(len("label"), *(len(printable(label)) for label in labels))
         self.has_header = False
 
@@ -286,7 +232,7 @@ class Writer:
         found["probabilities"] = prediction.probabilities
         if self.num_neighbours:
             found["neighbours"] = [
-                {"label": n.label, "weight": n.weight, "row": n.row + 2} | dict(zip(self.columns, n.texts, strict=True))
+                {"label": n.label, "weight": n.weight, "row": n.row} | dict(zip(self.columns, n.texts, strict=True))
                 for n in prediction.neighbours
             ]
         return found
@@ -298,7 +244,7 @@ class Writer:
         cells |= {"label": prediction.label, "probability": f"{prediction.probability:.6g}"}
         cells |= {f"p({label})": f"{p:.6g}" for label, p in prediction.probabilities.items()}
         for i, n in enumerate(prediction.neighbours, 1):
-            near = {"label": n.label, "weight": f"{n.weight:.6g}", "row": n.row + 2}
+            near = {"label": n.label, "weight": f"{n.weight:.6g}", "row": n.row}
             near |= dict(zip(self.columns, n.texts, strict=True))
             cells |= {f"neighbour {i} {key}": value for key, value in near.items()}
         return cells

@@ -350,6 +350,7 @@ _REQUIRED = {
 }
 _OPTIONAL = {  # may be missing or null
     "fingerprint": str,
+    "notes": list,  # what was noted about the data before training
     "stopped": str,
     "num_parameters": int,
     "tokens_per_epoch": int,

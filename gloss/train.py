@@ -10,6 +10,7 @@ import time
 import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ from transformers import PreTrainedTokenizerBase
 from gloss.atomic import remove_half_written, write_atomic
 from gloss.checkpoint import Progress
 from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError, DatasetConfig
-from gloss.data import DataError, Split, TextDataset, add_label_noise, check_tokens, load_dataset, tokenize
+from gloss.data import (
+    DataError,
+    Split,
+    TextDataset,
+    add_label_noise,
+    check_tokens,
+    count_truncated,
+    load_dataset,
+    tokenize,
+)
 from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
 from gloss.display import Display
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
@@ -46,9 +56,12 @@ from gloss.runs import (
     write_json,
     write_lines,
 )
-from gloss.terminal import outlasting_its_readers
+from gloss.terminal import outlasting_its_readers, printable
 
 SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
+TRUNCATED_NOTED = 0.01  # share of the texts
+CLASSES_NAMED = 20
+OWN_SOURCES = ("csv", "hub")
 KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` keeps
 
 
@@ -61,7 +74,7 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
     Raises ConfigError, DataError, RunError for what the user can mend; an error after the start is kept in error.json.
     """
     device = choose_device(cfg.trainer.device)
-    own_texts = cfg.dataset.source in ("csv", "hub")  # their fingerprint names the folder
+    own_texts = cfg.dataset.source in OWN_SOURCES  # their fingerprint names the folder
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed) if own_texts else None
     folder = run_folder(cfg, dataset.fingerprint if own_texts else None)
     if (record := _finished(cfg, folder)) is not None:  # without the lock: the folder may be read-only
@@ -219,8 +232,6 @@ def _texts_on_device(
     cfg: Config, dataset: TextDataset, device: torch.device
 ) -> tuple[np.ndarray, dict[str, TokenTable], dict[str, Tensor], PreTrainedTokenizerBase]:
     """Row numbers of the training texts in their file; token ids and labels by split; and the tokenizer."""
-    if dataset.note:
-        print(f"{cfg.dataset.name}: {dataset.note}", file=sys.stderr, flush=True)
     splits = dict(dataset.splits)
     if cfg.ablation.label_noise:
         splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
@@ -228,14 +239,39 @@ def _texts_on_device(
         splits["test_on"] = _shifted_test(cfg, dataset)
     tokenizer = load_tokenizer(cfg.model)
     cache = Path(cfg.paths.outputs) / "cache" / "tokens"
-    tables, labels = {}, {}
+    tables, labels, num_truncated = {}, {}, 0
     for name, split in splits.items():
         tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
         if name == "train":
             check_tokens(split.texts, tokens, tokenizer, cfg.model.max_length)
+        num_truncated += count_truncated(split.texts, tokens, tokenizer, cfg.model.max_length, cache)
         tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         labels[name] = torch.from_numpy(split.labels).to(device)
+    num_texts = sum(map(len, tables.values()))
+    if num_truncated >= TRUNCATED_NOTED * num_texts:
+        dataset.notes.append(
+            f"{num_truncated:,} of the {num_texts:,} texts ({num_truncated / num_texts:.0%}) are truncated at "
+            f"model.max_length={cfg.model.max_length} tokens"
+        )
+    if cfg.dataset.source in OWN_SOURCES:
+        _print_once(f"{cfg.dataset.name}: {_summary(dataset)}")
+    for note in dataset.notes:
+        _print_once(f"{cfg.dataset.name}: note: {note}")
     return splits["train"].rows, tables, labels, tokenizer
+
+
+def _summary(dataset: TextDataset) -> str:
+    """How many texts and which classes there are."""
+    sizes = ", ".join(f"{len(split):,} {part}" for part, split in dataset.splits.items())
+    names = ", ".join(map(repr, dataset.labels[:CLASSES_NAMED]))
+    more = f" and {len(dataset.labels) - CLASSES_NAMED} more" if len(dataset.labels) > CLASSES_NAMED else ""
+    return f"{sizes} texts; {len(dataset.labels)} classes: {names}{more}"
+
+
+@cache
+def _print_once(line: str) -> None:
+    """Print a line that many runs of one process have in common."""
+    print(printable(line), file=sys.stderr, flush=True)
 
 
 def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.device, precision: str) -> float | None:
@@ -385,6 +421,7 @@ def _result(
         "labels": dataset.labels,
         "num_rows": {name: len(table) for name, table in tables.items()},
         "fingerprint": dataset.fingerprint,
+        "notes": list(map(printable, dataset.notes)),
         "hyperparameters": {
             "lr": cfg.trainer.lr,
             "batch_size": cfg.trainer.batch_size,

@@ -22,7 +22,7 @@ DATA = Path(os.environ.get("GLOSS_DATA_DIR") or "data")
 def splits_of(name: str) -> dict[str, tuple[int, int, list[tuple[str, ...]], str]]:
     """Split -> numbers of rows and classes, texts whose lengths are measured, and which texts those are."""
     if name == "qnli" and not (DATA / "qnli" / "train.csv.gz").exists():  # its dev split has to stand for all three
-        texts = [tuple(row) for row in read_table(DATA / "qnli" / "dev.csv.gz", ["question", "sentence"], ",", "utf-8")]
+        texts = [tuple(row) for row in read_table(DATA / "qnli" / "dev.csv.gz", ["question", "sentence"])]
         rows = read_manifest()["sets"]["qnli"]["splits"]["train"]["rows"]
         val = round(CUT_SHARE * rows)
         return {part: (n, 2, texts, "dev") for part, n in (("train", rows - val), ("val", val), ("test", len(texts)))}

@@ -6,11 +6,15 @@
 
 run=        a run's folder; some of dataset= model= loss= mode= variant= digits= seed=; or best, by its validation score
 text=       one text (pair= for the second text of a pair), or
-file=       texts: .txt (one a line; pairs with a tab between), .csv, .jsonl, each also .gz; - is standard input, or
+file=       texts: .txt (one a line; pairs with a tab between), .csv, .tsv, .jsonl, .json, each also .gz; .parquet; a
+            folder of texts; - is standard input, or
 split=      train, val or test of the run's own data set
 neighbours= so many nearest training texts each, with their labels and the weights of the graph (default 0)
-format=     table, csv or jsonl (default: by the ending of to=, else table);  to= file to write (default: the terminal)
-input=      txt, csv or jsonl, where the file's name does not say;  columns= of the texts;  separator= of a CSV file
+format=     table, csv or jsonl (default: by the ending of to=, else table);  to= file to write, .gz too (default: the
+            terminal)
+input=      txt, csv, jsonl, json or parquet, where the file's name does not say;  columns= of the texts
+separator=  of a CSV file (default: found from its header);  encoding= (default: utf-8, and the run's own where that
+            fails)
 trainer.device= auto, cpu, cuda, cuda:N, mps;  paths.outputs=, paths.data= as in training
 
 Lines that cannot be predicted are named, the others are predicted; the exit status is then 1.
@@ -28,7 +32,7 @@ from gloss.terminal import SELECTION, choice, main, whole_number
 
 KEYS = (
     "run", *SELECTION, "text", "pair", "file", "split", "neighbours", "format", "to", "input", "columns", "separator",
-    "trainer.device", "paths.outputs", "paths.data",
+    "encoding", "trainer.device", "paths.outputs", "paths.data",
 )  # fmt: skip
 
 
@@ -38,10 +42,12 @@ def task(given: dict[str, str]) -> int:
         raise ConfigError(f"expected one of text=, file= and split=, got {' and '.join(sources) or 'none'}")
 
     from gloss import load_run, rows  # here, so that a mistake on the command line is told before torch is loaded
+    from gloss.files import KINDS, checked_separator
 
     name, to = given.get("file", ""), given.get("to")
     form = choice("format", given.get("format") or rows.format_of(to), rows.FORMATS)
-    kind = choice("input", given.get("input") or rows.kind_of(name), rows.KINDS)
+    kind = choice("input", given.get("input") or rows.input_kind(name), list(KINDS))
+    separator = checked_separator("separator", given.get("separator"))
     neighbours = whole_number("neighbours", given.get("neighbours", "0"))
     run = load_run(
         given.get("run", ""),
@@ -53,16 +59,18 @@ def task(given: dict[str, str]) -> int:
     columns = given["columns"].split(",") if "columns" in given else run.columns
     if len(columns) != len(run.columns):
         raise ConfigError(f"columns={','.join(columns)} is not allowed: the run reads {' and '.join(run.columns)}")
-    separator = "\t" if given.get("separator", "") in ("\\t", "tab") else given.get("separator")
+    fallback = None if "encoding" in given else run.fallback_encoding
     with contextlib.ExitStack() as stack:
         if name:
-            found = rows.read_rows(*stack.enter_context(rows.opened(name)), name, kind, columns, separator)
+            encoding = given.get("encoding", "utf-8")
+            found = rows.read_rows(name, kind, columns, separator or run.separators, encoding, fallback)
         elif "split" in given:
             found = rows.split_rows(run, given["split"])
         else:
             found = rows.one_row([given[key] for key in ("text", "pair") if key in given], columns)
-        file = stack.enter_context(rows.output(to))
-        return rows.predict_rows(run, found, rows.Writer(file, form, run.labels, columns, neighbours))
+        file, tab = stack.enter_context(rows.output(to)), "\t" if ".tsv" in (to or "").lower() else ","
+        writer = rows.Writer(file, form, run.labels, columns, neighbours, tab)
+        return rows.predict_rows(run, found, writer)
 
 
 if __name__ == "__main__":

@@ -70,9 +70,9 @@ def test_the_pinned_versions_give_the_pinned_texts():
     installed = {name: importlib.metadata.version(name) for name in pinned["versions"]}
     dataset = load_dataset(CFG, "unused", seed=1)
     if installed == pinned["versions"]:
-        assert dataset.note is None
+        assert dataset.notes == []
     else:
-        assert "not those of the pinned versions" in dataset.note
+        assert "not those of the pinned versions" in str(dataset.notes)
     assert dataset.labels == list(docstrings.LIBRARIES)
 
 
@@ -81,9 +81,8 @@ def test_other_versions_are_named(collected, monkeypatch):
     parts = parts | {"val": parts["val"][1:]}
     monkeypatch.setattr(docstrings, "collect", lambda: (parts, versions | {"numpy": "1.0"}))
     pin = data.read_manifest()["docstrings"]["versions"]["numpy"]
-    assert (
-        f"not those of the pinned versions (installed: numpy 1.0 for {pin}" in load_dataset(CFG, "unused", seed=1).note
-    )
+    (note, *_) = load_dataset(CFG, "unused", seed=1).notes
+    assert f"not those of the pinned versions (installed: numpy 1.0 for {pin}" in note
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch):
