@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint data reproduce plan status report bench clean
+.PHONY: help setup demo test test-long mutants lint data reproduce plan status report bench clean
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
@@ -42,6 +42,10 @@ test: setup ## unit tests and one small run from end to end (8 minutes on 2 core
 
 test-long: setup ## what takes longer: fault injection, fuzzing
 	.venv/bin/pytest -n 2 -m long
+
+mutants: setup ## change the science's code place by place, list what no test notices (an hour; ARGS="graph loop" for groups)
+	$(PIP) mutmut==3.8.1
+	$(RUN) tests/mutants.py $(ARGS)
 
 lint: setup ## style and common mistakes
 	.venv/bin/ruff check .

@@ -1,8 +1,9 @@
 """Mutation testing of the science (`make mutants`): which single changes of the code does no test notice?
 
-mutmut changes a copy under outputs/mutants, one place at a time, and runs the tests that reach the place. It leaves out
-functions with decorators, so the copy has `f = decorator(f)` behind the function instead. What is mutated, and by which
-tests it should be noticed, stands in pyproject.toml. Takes names of mutants or patterns; without any, all of SELECTED.
+mutmut changes a copy under outputs/mutants, one place at a time, and runs the tests that reach the place. What is
+changed and which tests have to notice stands in pyproject.toml, by groups ([tool.mutants]), so that a change is tried
+by tests of seconds. mutmut leaves out functions with decorators: the copy applies them in a line behind the function.
+Takes names of groups, and patterns of mutants (`gloss.graph.*unit*`); without any, all.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import ast
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tomllib
@@ -19,10 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "outputs" / "mutants"
-STEP = ("_step", "_backward", "_backward_in_slices", "_encode", "_loss", "_validate", "_end_epoch", "lr")
-FIT = [f"gloss.fit.xǁFitǁ{name}__mutmut_*" for name in STEP]  # of the loop: its step and its validation
-SELECTED = ["gloss.losses.*", "gloss.objective.*", "gloss.evaluate.*", "gloss.graph.*", "gloss.propagation.*"]
-SELECTED += ["gloss.report.stats.*", *FIT]
+NOTICED = 1  # the status of mutmut; a time-out may be that of a busy machine, and counts as a survivor
+AT_ONCE = ("property", "staticmethod", "cache")  # other decorators are applied at each call, so that a mutant is theirs
 
 
 def undecorated(source: str) -> str:
@@ -31,50 +29,52 @@ def undecorated(source: str) -> str:
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     for node in sorted(functions, key=lambda node: -node.lineno):
         value = node.name
-        for decorator in reversed(node.decorator_list):
-            value = f"{ast.unparse(decorator)}({value})"
+        for decorator in map(ast.unparse, reversed(node.decorator_list)):
+            call = f"(lambda *args, _f={value}, **named: {decorator}(_f)(*args, **named))"
+            value = f"{decorator}({value})" if decorator in AT_ONCE else call
         if node.decorator_list:
             lines.insert(node.end_lineno, f"{' ' * node.col_offset}{node.name} = {value}")
             del lines[node.decorator_list[0].lineno - 1 : node.lineno - 1]
     return "\n".join([*lines, ""])
 
 
-def copy(settings: dict[str, list[str]]) -> None:
-    """Bring the copy up to date; files that are as before keep their time, so that mutmut keeps its results."""
-    for name in ("gloss", "tests", "configs", "data", "pyproject.toml"):
-        shutil.rmtree(WORK / name, ignore_errors=True) if name != "gloss" else None
-        skip = shutil.ignore_patterns("__pycache__", "*.gz")
-        if (ROOT / name).is_dir() and name != "gloss":
-            shutil.copytree(ROOT / name, WORK / name, ignore=skip)
-        elif name != "gloss":
-            shutil.copy2(ROOT / name, WORK / name)
-    for path in sorted((ROOT / "gloss").rglob("*")):
-        target = WORK / path.relative_to(ROOT)
-        if path.is_file() and "__pycache__" not in path.parts:
-            content = path.read_bytes()
-            if any(fnmatch(str(path.relative_to(ROOT)), pattern) for pattern in settings["only_mutate"]):
-                content = undecorated(content.decode()).encode()
-            if not target.is_file() or target.read_bytes() != content:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                target.write_bytes(content)
+def copy(folder: Path, files: list[str], tests: list[str], settings: dict[str, object]) -> None:
+    """Bring a group's copy up to date; files that are as before keep their time, by which mutmut keeps its results."""
+    lists = {"only_mutate": files, "pytest_add_cli_args_test_selection": tests}
+    written = {"pyproject.toml": "[tool.mutmut]\n"}
+    for key, value in {**settings, **lists}.items():
+        written["pyproject.toml"] += f"{key} = {json.dumps(value)}\n"
+    for path in (path for name in ("gloss", "tests", "configs", "data") for path in sorted((ROOT / name).rglob("*"))):
+        name = str(path.relative_to(ROOT))
+        if path.suffix in (".py", ".yaml", ".json", ".html", ".csv"):
+            written[name] = path.read_text()
+            if name in files:
+                written[name] = undecorated(written[name])
+    for name, content in written.items():
+        target = folder / name
+        if not target.is_file() or target.read_text() != content:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(content)
 
 
-def main(names: list[str]) -> None:
-    names = names or SELECTED
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mutmut"]
-    WORK.mkdir(parents=True, exist_ok=True)
-    copy(settings)
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-m", "mutmut", "run", *names], cwd=WORK, env=environment)
-    survivors, count = [], 0
-    for path in sorted((WORK / "mutants").rglob("*.meta")):
-        for mutant, status in json.loads(path.read_text())["exit_code_by_key"].items():
-            if any(fnmatch(mutant, pattern) for pattern in names) and status is not None:
-                count += 1
-                survivors += [mutant] * (status in (0, 33))  # 33: no test reaches it
-    print(f"\n{count - len(survivors)} of {count} mutants were noticed ({1 - len(survivors) / max(count, 1):.1%})")
-    print("\n".join(survivors))
-    sys.exit(done.returncode)
+def main(arguments: list[str]) -> None:
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]
+    groups = config["mutants"]
+    patterns = [argument for argument in arguments if argument not in groups]
+    total, survivors, environment = 0, [], {**os.environ, "OMP_NUM_THREADS": "1"}
+    for name in [argument for argument in arguments if argument in groups] or list(groups):
+        group, folder = groups[name], WORK / name
+        copy(folder, group["files"], group["tests"], config["mutmut"])
+        chosen = patterns or group.get("mutants", [])  # with none, mutmut tries only what is new or changed
+        subprocess.run([sys.executable, "-m", "mutmut", "run", *chosen], cwd=folder, env=environment)
+        for path in sorted((folder / "mutants").rglob("*.meta")):
+            for mutant, status in json.loads(path.read_text())["exit_code_by_key"].items():
+                if status is not None and any(fnmatch(mutant, pattern) for pattern in chosen or ["*"]):
+                    total += 1
+                    survivors += [mutant] * (status != NOTICED)
+    print(f"\n{total - len(survivors)} of {total} mutants were noticed ({1 - len(survivors) / max(total, 1):.1%})")
+    print(*survivors, sep="\n")
+    print("`cd outputs/mutants/<group> && python -m mutmut show <mutant>` shows one")
 
 
 if __name__ == "__main__":

@@ -88,6 +88,13 @@ def test_triplet_equals_the_triple_loop(margin, num_classes):
     torch.testing.assert_close(ours, loop, rtol=1e-10, atol=1e-12)
 
 
+def test_the_mean_over_one_positive_triplet_is_that_triplet():
+    """On a line, anchor 0 and positive 1 with the negative at 1.5: only this is positive, 1 − 1.5 + 0.75."""
+    x = torch.tensor([[0.0], [1.0], [-1.5]], dtype=torch.float64)
+    value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 0.75), x, torch.tensor([0, 0, 1]))
+    assert value == 0.25 and gradient.tolist() == [[-2.0], [1.0], [1.0]]
+
+
 def test_triplet_equals_other_libraries():
     """Both take the mean over the triplets with positive loss."""
     x, labels = batch(24, 3)
@@ -230,6 +237,13 @@ def test_settings_out_of_range_are_refused():
     for margin in (-1.0, math.nan):
         with pytest.raises(ValueError, match="margin must be at least 0"):
             batch_all_triplet_loss(x, labels, margin)
+
+
+def test_modules_have_the_defaults_of_the_method():
+    assert (SupConLoss().temperature, SupConLoss().released, BatchAllTripletLoss().margin) == (0.3, False, 5.0)
+    module = GLoss(0.5, num_classes=3, class_weights=torch.ones(3))
+    assert (module.gamma, module.objective, GLoss().sigma) == (0.6, "nll", None)
+    assert list(module.state_dict()) == ["_extra_state"] and module.class_weights.tolist() == [1, 1, 1]
 
 
 def test_modules_equal_their_functions():

@@ -8,9 +8,9 @@ from functools import cache
 import loops
 import pytest
 import torch
-from conftest import composed
+import yaml
 
-from gloss.config import Config
+from gloss.config import CONFIG_DIR, Config, LossConfig, VariantConfig
 from gloss.objective import Objective, balanced_class_weights
 
 SIGMA, TEMPERATURE, MARGIN, LAM = 0.6, 0.3, 0.5, 0.7
@@ -43,13 +43,26 @@ ALLOWED = [
 
 @cache
 def config(*overrides: str) -> Config:
-    return composed("variant.loss_dtype=float64", *overrides)
+    """What these overrides compose to, without Hydra (which takes longer than all that is tested here)."""
+    cfg = Config(mode="integrated", variant=VariantConfig(name="paper", loss_dtype="float64"))
+    for key, _, value in (override.partition("=") for override in overrides):
+        group, _, field = key.partition(".")
+        if field:
+            setattr(getattr(cfg, group), field, yaml.safe_load(value))
+        elif group == "mode":
+            cfg.mode = value
+        else:
+            values = yaml.safe_load((CONFIG_DIR / group / f"{value}.yaml").read_text())
+            setattr(cfg, group, {"loss": LossConfig, "variant": VariantConfig}[group](**values.get(group, values)))
+    if cfg.mode == "standalone":
+        cfg.loss.lam = None
+    return cfg
 
 
 def objective(loss: str, mode: str = "integrated", *overrides: str, weights: torch.Tensor | None = None) -> Objective:
-    """Of a composed configuration; λ is 0.7 unless a loss or mode has none."""
+    """With λ = 0.7 unless a loss or mode has none."""
     lam = () if mode == "standalone" or loss == "ce" else (f"loss.lam={LAM}",)
-    cfg = config(f"loss={loss}", f"mode={mode}", *OPTIONS[loss], *lam, *overrides)
+    cfg = config(f"mode={mode}", f"loss={loss}", *OPTIONS[loss], *lam, *overrides)
     return Objective(cfg, CLASSES, SIGMA if loss in GRAPH else None, weights)
 
 
@@ -120,8 +133,7 @@ def test_lambda_is_0_without_an_embedding_loss_and_1_without_cross_entropy():
 
 
 def test_a_given_loss_is_one_of_the_known():
-    cfg = composed("loss=cosine")
-    cfg.loss.name = "mse"
+    cfg = Config(mode="integrated", loss=LossConfig(name="mse"), variant=VariantConfig())
     with pytest.raises(ValueError, match="unknown loss 'mse'"):
         Objective(cfg, 2, None)(torch.eye(2), torch.zeros(2, 2), torch.zeros(2).long(), None)
 

@@ -39,6 +39,12 @@ def test_class_without_a_visible_member_gets_nothing():
     assert (closed[:, 2] == 0).all() and (closed[:, [0, 1, 3]] > 0).all()
 
 
+def test_a_class_beyond_all_visible_ones_has_its_column():
+    x, labels, is_visible = batch()
+    closed = propagate_labels(transition_matrix(gaussian_kernel(x, 0.7)), labels, is_visible, 6)
+    assert closed.shape == (int((~is_visible).sum()), 6) and (closed[:, 4:] == 0).all()
+
+
 def scikit_learn(weights: torch.Tensor, labels: torch.Tensor, is_visible: torch.Tensor) -> torch.Tensor:
     """scikit-learn divides a symmetric kernel by its row sums, then iterates with the labels clamped."""
     model = LabelPropagation(kernel=lambda a, b: weights.numpy().copy(), max_iter=100_000, tol=1e-13)

@@ -57,6 +57,7 @@ def test_sign_flip_agrees_with_scipy_on_all_permutations():
 
 def test_sign_flip_of_25_pairs_is_exact_and_bounded():
     assert stats.sign_flip([1.0] * 25) == 2 / 2**25 == stats.smallest_p(25)
+    assert stats.smallest_p(0) == stats.smallest_p(1) == 1.0
     assert stats.smallest_p(5) == 0.0625  # five seeds of one data set never reach 0.05
     assert stats.sign_flip([]) is None
     with pytest.raises(ValueError, match="at most 40 differences, got 41"):
@@ -67,6 +68,7 @@ def test_holm_by_hand():
     # 0.01 x 4, 0.02 x 3, 0.03 x 2 (kept at 0.06), 0.04 x 1 (raised to 0.06)
     assert stats.holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
     assert stats.holm([0.5, None, 0.9]) == pytest.approx([1.0, None, 1.0])
+    assert stats.holm([0.6, 0.9]) == [1.0, 1.0]  # never above 1
     assert stats.holm([]) == []
 
 
@@ -157,3 +159,18 @@ def test_an_exact_repeat_of_a_published_cell_is_ok():
 )
 def test_claim(differences, expected):
     assert stats.claim(differences) == expected
+
+
+def test_the_bounds_of_a_claim_belong_to_no_practical_difference():
+    differences = [-0.1, 0.0, 0.125]
+    low, high = stats.t_interval(differences)
+    assert low < 0 < high and -low < high
+    assert stats.claim(differences, practical=high) == "no practical difference"
+    assert stats.claim([-d for d in differences], practical=high) == "no practical difference"
+    assert stats.claim(differences, practical=high - 1e-6) == "inconclusive"
+    assert stats.claim([-d for d in differences], practical=high - 1e-6) == "inconclusive"
+
+
+def test_what_rounding_alone_can_make_supports_nothing():
+    assert stats.claim([1e-9] * 4) == stats.claim([-1e-9] * 4) == "no practical difference"
+    assert (stats.claim([2e-9] * 4), stats.claim([-2e-9] * 4)) == ("supported", "contradicted")
