@@ -28,7 +28,7 @@ from gloss.experiments import (
 )
 from gloss.files import DataError
 from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, searches_left, show
-from gloss.report import SECTIONS
+from gloss.report import ALIASES, SECTIONS
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
@@ -43,7 +43,7 @@ class Task:
     """
 
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
-        self.name = name
+        self.name = name = ALIASES.get(name, name)
         self.experiments = experiments_of(name)
         self.searched = SEARCHES_OF.get(name, ())  # experiments of which only the searches belong to it
         secret = [o for o in overrides if o.startswith(STORAGE) and o != f"{STORAGE}null"]
@@ -179,7 +179,8 @@ def experiments_of(name: str) -> tuple[str, ...]:
         return SECTIONS[name][1]
     if name in NAMES:
         return (name,)
-    raise ConfigError(f"{name} is no table, figure or experiment: expected one of {', '.join((*SECTIONS, ALL))}")
+    expected = ", ".join((*SECTIONS, *ALIASES, ALL))
+    raise ConfigError(f"{name} is no table, figure or experiment: expected one of {expected}")
 
 
 def grouped(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
