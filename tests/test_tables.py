@@ -301,11 +301,13 @@ def table3_groups(tmp_path):
 
 
 def test_table3_gives_times_as_ratios_and_leaves_shared_devices_out(table3_groups):
-    table = tables.table3(table3_groups)
+    table, times = tables.table3(table3_groups), ("total_seconds", "seconds_per_epoch")
     ours, printed = row(table, "MR", "BERT-base", "G-Loss-O", "ours")
-    assert ours[4:8] == ["86.30 ± 0.20 (3)", "86.30 ± 0.20", "0.5500 ± 0.0000", "450.0 ± 0.0 ×0.55"]
+    assert ours[4:8] == ["86.30 ± 0.20 (3)", "86.30 ± 0.20", "0.5500 ± 0.0000", "376.0 ± 0.0"]  # 25 · 15 + 1
     assert ours[8:] == ["15.00 ± 0.00 ×0.54", "25 ± 0"]
     assert printed[4:] == ["86.22", "86.22", "0.5507", "810.9", "27.77", "25"]
+    total, per_epoch = (next(r for r in table.data if r["loss"] == "gloss_o" and r["metric"] == m) for m in times)
+    assert (total["mean"], total["ratio"]) == (376.0, None) and per_epoch["ratio"] == pytest.approx(15 / 27.77)
     cosine, _ = row(table, "MR", "BERT-base", "Cosine", "ours")
     assert cosine[7:9] == ["—", "—"]
     assert any("3 runs shared their device" in note for note in table.notes)
