@@ -30,7 +30,7 @@ from gloss.files import DataError
 from gloss.locks import FileLock
 from gloss.overrides import SECRET, override, prepared, value_of
 from gloss.plan import DONE, RUNNING, Plan, failures, make_plan, searches_left, show
-from gloss.report import SECTIONS
+from gloss.report import ALIASES, SECTIONS
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
@@ -46,7 +46,7 @@ class Task:
     """
 
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
-        self.name = name
+        self.name = name = ALIASES.get(name, name)
         overrides = prepared(overrides, known_options(TuneConfig), is_sweep=True)
         self.experiments = experiments_of(name)
         self.searched = SEARCHES_OF.get(name, ())  # experiments of which only the searches belong to it
@@ -213,7 +213,8 @@ def experiments_of(name: str) -> tuple[str, ...]:
         return SECTIONS[name][1]
     if name in NAMES:
         return (name,)
-    raise ConfigError(f"{name} is no table, figure or experiment: expected one of {', '.join((*SECTIONS, ALL))}")
+    expected = ", ".join((*SECTIONS, *ALIASES, ALL))
+    raise ConfigError(f"{name} is no table, figure or experiment: expected one of {expected}")
 
 
 def grouped(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:

@@ -22,7 +22,7 @@ RUNS = {  # with the default seeds; the first three as the paper's tables have t
     "fig3b": 90,
     "fig4": 1,
     "fig5": 10,
-    "fig6": 5,
+    "fig6": 4,
     "fig7": 21,
     "few_shot": 120,
     "label_noise": 96,

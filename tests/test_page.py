@@ -103,7 +103,7 @@ def test_the_experiments_that_were_run_have_a_section_each(experiments):
     outputs, asked = experiments
     report = build(outputs, dpi=DPI)
     assert asked == [("table2", ["model=minilm", "dataset=docstrings", f"paths.outputs={outputs}"])]
-    assert [t.name for t in report.tables] == ["claims", "table2", "table5", "runs"]
+    assert [t.name for t in report.tables] == ["claims", "table2", "table5", "paper_claims", "runs"]
     page = report.page.read_text()
     assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
     assert "<code>make reproduce-table6</code>" in page  # among what was not run yet
@@ -125,8 +125,8 @@ def test_only_makes_what_was_asked_for(experiments):
     report = build(outputs, only=["table3", "table9", "fig1"], dpi=DPI)
     assert [t.name for t in report.tables] == ["table3", "table9"] and [name for name, _ in asked] == ["table3"]
     assert (outputs / "report" / "fig1.pdf").is_file()
-    with pytest.raises(ValueError, match="only=table8 is not allowed: expected some of table1, table2"):
-        build(outputs, only=["table8"])
+    with pytest.raises(ValueError, match="only=table10 is not allowed: expected some of table1, table2"):
+        build(outputs, only=["table10"])
 
 
 def test_what_cannot_be_composed_or_read_is_a_problem_and_no_crash(experiments):
@@ -256,7 +256,7 @@ def test_the_command_prints_its_tables_and_mistakes_in_a_line(outputs):
     assert done.returncode == 0 and "| G-Loss-SQRT + CE |" in done.stdout
     assert done.stdout.rstrip().endswith(f"The page: {outputs / 'report' / 'index.html'}")
     for argument, message in (
-        ("only=[table8]", "only=table8 is not allowed"),
+        ("only=[table10]", "only=table10 is not allowed"),
         ("path.outputs=x", "no key path.outputs"),
     ):
         wrong = run(argument)

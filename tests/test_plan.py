@@ -28,6 +28,7 @@ from gloss.plan import (
     show,
     state,
 )
+from gloss.report import build
 from gloss.reproduce import Task, experiments_of, grouped, save_selection, status
 from gloss.runs import digits
 
@@ -330,7 +331,11 @@ def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(t
 
 def test_experiments_of_one_cell_that_vary_other_amounts_have_their_own_searches(tmp_path):
     given = ["loss=ce", "dataset=mr", "model=bert", "dataset.train_limit=500", f"paths.outputs={tmp_path}"]
-    both = [*compose_cells("fig6", given), *compose_cells("table2", given), *compose_cells("few_shot", given)]
+    both = [
+        *compose_cells("fig6", ["mode=integrated", *given]),
+        *compose_cells("table2", given),
+        *compose_cells("few_shot", given),
+    ]
     assert set(left(both, given)) == {"mr-bert-integrated-ce-n500", "mr-bert-integrated-ce"}
 
 
@@ -475,6 +480,21 @@ def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "1 done of 1" in shown and "77.00 (1)" in shown
     assert "gone.csv" in shown and "no run of it" in shown
+
+
+def test_table8_is_table7(tmp_path, monkeypatch):
+    task = Task("table8", ["dataset=mr", "model=tiny", f"paths.outputs={tmp_path}", "loss=ce,gloss_o"])
+    assert task.name == "table7" and task.searched == ("table2", "table3")
+    assert set(task.plan("cpu", 2).searches) == set(
+        Task("table7", ["dataset=mr", "model=tiny", f"paths.outputs={tmp_path}", "loss=ce,gloss_o"])
+        .plan("cpu", 2)
+        .searches
+    )
+    called = []
+    monkeypatch.setattr(reproduce, "call", lambda script, *arguments, **_: called.append((script, *arguments)) or 0)
+    assert task.run() == 0
+    assert "only=[table7]" in called[-1]
+    assert build(tmp_path, only=["table8"]).problems == []
 
 
 def test_tables_without_runs_of_their_own_know_whose_they_use():

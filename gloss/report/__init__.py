@@ -16,6 +16,7 @@ from gloss.report.compare import Claim
 from gloss.report.draw import DPI, Drawing, styled
 from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
+from gloss.report.paper_claims import paper_claims_table
 from gloss.report.table import Table
 from gloss.runs import Record, RunError, read_records
 from gloss.studies import Study, read_studies
@@ -30,6 +31,7 @@ SECTIONS = {  # a section of the page: title, the experiments whose runs it show
     "table6": ("Table 6: SST-2 and QNLI", ("table6",)),
     "table7": ("Table 7: hyperparameters", ()),
     "table9": ("Table 9: paired tests", ("table3",)),
+    "paper_claims": ("Claims of the paper", ()),
     "fig1": ("Figure 1: one training step", ()),
     "fig2": ("Figure 2: the weight λ", ("fig2",)),
     "fig3": ("Figure 3: γ and σ", ("fig3a", "fig3b")),
@@ -44,6 +46,8 @@ SECTIONS = {  # a section of the page: title, the experiments whose runs it show
     "graph_size": ("Larger graphs", ("graph_size",)),
     "variant": ("Paper and released code", ("variant",)),
 }
+ALIASES = {"table8": "table7"}  # the paper's two tables of hyperparameters are one here
+_READS = {"paper_claims": ("table2", "table3", "table6")}  # experiments whose runs a section reads where there are any
 _TABLES = {"table2": tables.table2, "table3": tables.table3, "table4": tables.table4, "table6": tables.table6}
 _TABLES |= {"shift": own.shift}
 _FIGURES = {"fig2": lines.fig2, "fig4": pictures.fig4, "fig5": pictures.fig5, "fig6": pictures.fig6, "fig7": lines.fig7}
@@ -66,6 +70,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name.
     """
     outputs = Path(outputs)
+    only = None if only is None else [ALIASES.get(name, name) for name in only]
     if unknown := sorted(set(only or ()) - set(SECTIONS)):
         raise ConfigError(f"only={','.join(unknown)} is not allowed: expected some of {', '.join(SECTIONS)}")
     records, found = read_records(outputs)
@@ -82,10 +87,10 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         for name, (title, needs) in SECTIONS.items():
             if only is not None and name not in only or needs and not any(n in groups for n in needs):
                 continue
-            if name == "fig1" and not groups and only is None:
+            if name in ("fig1", "paper_claims") and not groups and only is None:
                 continue
             try:
-                mine = {n: groups[n][0] for n in needs if n in groups}
+                mine = {n: groups[n][0] for n in (*needs, *_READS.get(name, ())) if n in groups}
                 parts = _parts(name, outputs, mine, found_studies, claims, problems)
             except RunError as error:
                 problems.append(f"{name}: {error}")
@@ -139,7 +144,7 @@ def _compose(
     """The cells of each experiment that was asked for, and the command that runs them."""
     chosen = _selections(outputs, problems)
     if only is not None:
-        needed = {n for name in only for n in SECTIONS[name][1]}
+        needed = {n for name in only for n in (*SECTIONS[name][1], *(x for x in _READS.get(name, ()) if x in chosen))}
         chosen = {name: chosen.get(name, [[]]) for name in sorted(needed)}
     cells, commands = {}, {}
     if chosen:
@@ -192,6 +197,8 @@ def _parts(
         return [lines.fig3(groups.get("fig3a", []), groups.get("fig3b", []))]
     if name == "fig1":
         return [pictures.fig1()]
+    if name == "paper_claims":
+        return [paper_claims_table([g for mine in groups.values() for g in mine])]
     if name == "table9":
         return list(compare.table9(first))
     if name == "variant":

@@ -45,7 +45,7 @@ class Group:
     def missing_seeds(self) -> tuple[int, ...]:
         return tuple(seed for seed in self.seeds if seed not in self.runs)
 
-    def values(self, *path: str) -> dict[int, float]:
+    def values(self, *path: str | tuple[str, ...]) -> dict[int, float]:
         """A number of result.json by seed, such as values("metrics", "test", "accuracy"); runs without it are left out.
 
         Seconds compare only between groups that `timed` gave.
@@ -57,9 +57,12 @@ class Group:
         return self.values("metrics", "test", metric)
 
 
-def number(tree: Any, *path: str) -> float | None:
-    """The finite number at a path of nested dicts, or None."""
+def number(tree: Any, *path: str | tuple[str, ...]) -> float | None:
+    """The finite number at a path of nested dicts, or None. A tuple at its end: the sum of those keys' numbers."""
     for key in path:
+        if isinstance(key, tuple):
+            parts = [number(tree, one) for one in key]
+            return None if None in parts else math.fsum(parts)
         tree = tree.get(key) if isinstance(tree, dict) else None
     is_number = isinstance(tree, (int, float)) and not isinstance(tree, bool) and math.isfinite(tree)
     return float(tree) if is_number else None

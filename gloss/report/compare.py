@@ -265,7 +265,7 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
         "Best seed: the highest test accuracy among the seeds, so chosen on the test split: an optimistic number, "
         "shown because the paper prints one number a cell. It and the paper's own rows are not ranked.",
         *(["Runs of ours that leave the paper's protocol are not ranked."] if unranked else []),
-        paper.TABLE5_NOTE,
+        paper.table5_note(),
         "Systems from their own publications, as the paper quotes them.",
         *([] if measured else ["TF-IDF: not measured yet."]),
         *common_notes(relevant),

@@ -83,6 +83,7 @@ def table7(studies: Sequence[Study]) -> Table:
     finished = [s for s in studies if s.is_finished]
     datasets = sorted({s.dataset for s in finished}, key=lambda d: paper_order(d))
     found: dict[tuple, dict[str, Entry]] = defaultdict(dict)
+    published = {(r["mode"], r["loss"], r["hyperparameter"]): r for r in paper.rows("table7")}
     data = []
     order = sorted(finished, key=study_order)
     cells = Counter((s.dataset, s.model, s.mode, s.loss, _kind(s)) for s in finished)
@@ -100,7 +101,9 @@ def table7(studies: Sequence[Study]) -> Table:
         for key, space in study.space.items():
             values = [t["params"][key] for t in best if key in t["params"]]
             low, high = (min(values), max(values)) if values else (None, None)
-            row = found[study.mode, study.model, label, key, _space(space)]
+            printed = published.get((study.mode, study.loss, key), {})
+            theirs = tuple(printed.get(column) or MISSING for column in ("searched", "best"))
+            row = found[study.mode, study.model, label, key, _space(space), *theirs]
             if values:
                 shown = _short(low) if low == high else f"{_short(low)} – {_short(high)}"
                 row[study.dataset] = entry(shown, suffix=f"({len(values)} of {len(done)})")
@@ -108,22 +111,33 @@ def table7(studies: Sequence[Study]) -> Table:
             amounts = {key: getattr(study, key) for key in ("train_limit", "max_epochs")}
             numbers = {"low": low, "high": high, "best_trials": len(values), "trials": len(done)}
             data.append({**where, **amounts, "study": study.name, "key": key, "space": _space(space), **numbers})
+            data[-1] |= {f"paper_{column}": printed.get(column) or None for column in ("searched", "best")}
     rows = [
-        [entry(mode), entry(model_name(model)), entry(label), entry(NAMES.get(key, key)), entry(space)]
+        [*map(entry, (mode, model_name(model), label, NAMES.get(key, key), *ranges))]
         + [cells.get(d, Entry()) for d in datasets]
-        for (mode, model, label, key, space), cells in found.items()
+        for (mode, model, label, key, *ranges), cells in found.items()
     ]
     notes = [
         "For each data set, the smallest and largest value among the best fifth of the finished trials, by validation "
         "score; in brackets how many of how many trials. Repetitions of a trial are not counted.",
-        "The paper recommends γ 0.5 – 0.7 and λ 0.7 – 0.9, and σ by data set.",
+        "Paper: the ranges that it searched, as its code has them, and the intervals that it recommends after its "
+        "ablations (its tables 7 and 8). γ is the share of labels that stays visible: it recommends hiding 30 to 50 %.",
     ]
     if any(_is_reduced(s) for s in finished):
         notes.append("Rows with texts or epochs: searches on fewer training texts or epochs than the paper's.")
     if any(n > 1 for n in cells.values()):
         notes.append("[…]: the end of the study's name, where a cell was searched more than once.")
     unfinished = [f"{s.name}: {_num_done(s)} of {s.num_trials} trials" for s in studies if not s.is_finished]
-    columns = ["Mode", "Model", "Loss", "Hyperparameter", "Searched", *map(dataset_name, datasets)]
+    columns = [
+        "Mode",
+        "Model",
+        "Loss",
+        "Hyperparameter",
+        "Searched",
+        "Paper: searched",
+        "Paper: best",
+        *map(dataset_name, datasets),
+    ]
     title = "Table 7: hyperparameters searched and found"
     return Table("table7", title, columns, rows, data, notes, unfinished, num_keys=5)
 
