@@ -156,7 +156,7 @@ class TrainerConfig:
     micro_batch: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
     save_embeddings: bool = False  # test embeddings go into predictions.npz
-    save_model: bool = False  # keep the weights
+    save_model: Any = _limited("auto", "auto, true or false", lambda x: x == "auto" or isinstance(x, bool))  # weights
     checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)  # between two checkpoints
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the GPU has it
@@ -252,6 +252,8 @@ def resolve(cfg: DictConfig | Config) -> Config:
     cfg.paths.data = os.path.expanduser(cfg.paths.data or "data")  # GLOSS_DATA_DIR may be set and empty
     if not isinstance(cfg.tuned, (bool, dict)):
         raise ConfigError(f"tuned={cfg.tuned} is not allowed: expected true or false")
+    if cfg.experiment.name and cfg.trainer.save_model == "auto":
+        cfg.trainer.save_model = False  # hundreds of runs
     if isinstance(cfg.loss.sigma, int):
         cfg.loss.sigma = float(cfg.loss.sigma)  # 1 and 1.0 are one run
     _check_ranges(cfg, "")
