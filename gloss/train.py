@@ -125,11 +125,12 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     has_weights = (folder / "model").is_dir()
     if cfg.trainer.save_model is True and not has_weights:
         return None
-    code = record.result.get("code")
     told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
-    if code != code_hash():
-        told += f" with other code than now ({code or 'not kept'}, now {code_hash()}), which may give other numbers"
-    lines = [f"{folder}: {told}", f"  {scores(record.result)}", f"  to train it again: {_command(cfg, 'rerun=true')}"]
+    lines = [f"{folder}: {told}; rerun=true trains it again", f"  {scores(record.result)}"]
+    if (code := record.result.get("code")) != (now := code_hash()):
+        before = f"{code}, now {now}" if code else f"not kept, now {now}"
+        lines[0] = f"{folder}: {told}, with other code than now ({before}), which may give other numbers"
+        lines.append(f"  to train it again: {_command(cfg, 'rerun=true')}")
     if cfg.trainer.save_model is not False and not has_weights:
         lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
     print("\n".join(lines), flush=True)
