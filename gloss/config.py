@@ -205,7 +205,7 @@ class Config:
     ablation: AblationConfig = field(default_factory=AblationConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    tuned: Any = True  # false: no search's values; set to where they are from once they are applied (gloss/tuned.py)
+    tuned: Any = _limited(True, "true or false", lambda x: isinstance(x, (bool, dict)))  # false: none searched
     seed: int = _number(1, "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)  # of all that is random
     rerun: bool = False  # train again although the run is finished
 
@@ -250,8 +250,6 @@ def resolve(cfg: DictConfig | Config) -> Config:
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from None
     cfg.paths.data = os.path.expanduser(cfg.paths.data or "data")  # GLOSS_DATA_DIR may be set and empty
-    if not isinstance(cfg.tuned, (bool, dict)):
-        raise ConfigError(f"tuned={cfg.tuned} is not allowed: expected true or false")
     if cfg.experiment.name and cfg.trainer.save_model == "auto":
         cfg.trainer.save_model = False  # hundreds of runs
     if isinstance(cfg.loss.sigma, int):

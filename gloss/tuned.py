@@ -118,7 +118,7 @@ def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     amounts of data than `cfg`, or where an overlay was passed over: its texts or encoder are others, or its search
     found nothing. With tuned=false nothing is applied.
     """
-    if cfg.tuned is False:
+    if cfg.tuned is not True:  # false, or what `resolve` refuses
         return cfg
     by_hand = keys_by_hand(overrides)
     for path in tuned_files(cfg):

@@ -184,7 +184,7 @@ def test_a_worker_taken_for_dead_does_not_book_its_trial(settings, monkeypatch):
 
 
 def test_an_error_that_is_not_the_values_fault_stops_the_worker_and_keeps_the_trial(settings, monkeypatch):
-    def broken(cfg, wait=True, on_epoch=None):
+    def broken(cfg, wait=True, on_epoch=None, is_trial=False):
         raise OSError(28, "no space left on device")
 
     cfg = composed("loss=ce", *settings, "search.trials=2")
@@ -230,7 +230,7 @@ def test_a_duplicate_of_a_running_trial_waits_for_it(settings, monkeypatch):
 
 
 def test_duplicates_of_failed_and_pruned_trials_end_like_them(settings, monkeypatch):
-    def train(cfg, wait=True, on_epoch=None):
+    def train(cfg, wait=True, on_epoch=None, is_trial=False):
         on_epoch(1, 12.5)
         if cfg.trainer.lr < 2e-5:
             raise Diverged({"epoch": 2, "step": 1, "loss": "nan", "grad_norm": "nan", "sigma": None, "lr": 1e-5})
@@ -256,11 +256,11 @@ def test_duplicates_of_failed_and_pruned_trials_end_like_them(settings, monkeypa
 def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(settings, monkeypatch):
     sound = stand_in()
 
-    def train(cfg, wait=True, on_epoch=None):
+    def train(cfg, wait=True, on_epoch=None, is_trial=False):
         if cfg.loss.sigma < 1:
             where = {"epoch": 1, "step": 3, "sigma": cfg.loss.sigma, "lr": cfg.trainer.lr}
             raise Diverged({"loss": "inf", "grad_norm": "nan", **where})
-        return sound(cfg, wait, on_epoch)
+        return sound(cfg, wait, on_epoch, is_trial)
 
     monkeypatch.setattr(tuning, "train", train)
     worker = worker_of(composed("loss=gloss_o", *settings, "search.trials=8"))
@@ -360,7 +360,7 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
         assert cfg.trainer.lr == 2e-5 and cfg.tuned["applied"] == [] and "study" not in cfg.tuned
         assert f"were not applied: they were searched {reason}" in capsys.readouterr().err
     assert main(lambda *_: None, ["loss=gloss_o", *words, f"dataset.path={theirs}"]) == 2
-    assert "were not applied" in capsys.readouterr().err
+    assert "needs a σ: no file " in capsys.readouterr().err
     again = finished([*words, f"dataset.path={theirs}", "search.trials=5"], monkeypatch, "loss=ce")
     assert again.name != study.name
     assert "which were searched on other texts that are called csv too" in capsys.readouterr().err
