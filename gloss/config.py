@@ -159,7 +159,7 @@ class TrainerConfig:
     micro_batch: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
     save_embeddings: bool = False  # test embeddings go into predictions.npz
-    save_model: bool = False  # keep the weights
+    save_model: Any = _limited("auto", "auto, true or false", lambda x: x == "auto" or isinstance(x, bool))  # weights
     checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)  # between two checkpoints
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
     precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the GPU has it
@@ -208,7 +208,7 @@ class Config:
     ablation: AblationConfig = field(default_factory=AblationConfig)
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    tuned: Any = True  # false: no search's values; set to where they are from once they are applied (gloss/tuned.py)
+    tuned: Any = _limited(True, "true or false", lambda x: isinstance(x, (bool, dict)))  # false: none searched
     seed: int = _number(1, "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)  # of all that is random
     rerun: bool = False  # train again although the run is finished
 
@@ -256,8 +256,8 @@ def resolve(cfg: DictConfig | Config) -> Config:
         except OmegaConfBaseException as error:
             raise ConfigError(str(error).splitlines()[0]) from None
     cfg.paths.data = os.path.expanduser(cfg.paths.data or "data")  # GLOSS_DATA_DIR may be set and empty
-    if not isinstance(cfg.tuned, (bool, dict)):
-        raise ConfigError(f"tuned={cfg.tuned} is not allowed: expected true or false")
+    if cfg.experiment.name and cfg.trainer.save_model == "auto":
+        cfg.trainer.save_model = False  # hundreds of runs
     if isinstance(cfg.loss.sigma, int):
         cfg.loss.sigma = float(cfg.loss.sigma)  # 1 and 1.0 are one run
     _check_ranges(cfg, "")

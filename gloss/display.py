@@ -49,10 +49,19 @@ class Display:
             self.bar.close()
 
     def summary(self, result: dict) -> None:
-        test, seconds = result["metrics"]["test"], result["seconds"]
-        silhouette = "" if test["macro_silhouette"] is None else f", silhouette {test['macro_silhouette']:.4f}"
         print(
-            f"{self.name}: test accuracy {test['accuracy']:.2f}, macro-F1 {test['macro_f1']:.2f}{silhouette}; "
-            f"best epoch {result['best_epoch']} of {result['epochs']}, {seconds['total']:.1f} s\n  {self.folder}",
+            f"{self.name}: {scores(result)}; best epoch {result['best_epoch']} of {result['epochs']}, "
+            f"{result['seconds']['total']:.1f} s\n  {self.folder}",
             flush=True,
         )
+
+
+def scores(result: dict) -> str:
+    """The metrics of a record in words, those of validation first; a trial of a search has no others."""
+    parts = []
+    for split, name in {"val": "validation", "test": "test"}.items():
+        if metrics := result["metrics"].get(split):
+            silhouette = metrics["macro_silhouette"]
+            shown = "" if silhouette is None else f", silhouette {silhouette:.4f}"
+            parts.append(f"{name} accuracy {metrics['accuracy']:.2f}, macro-F1 {metrics['macro_f1']:.2f}{shown}")
+    return "; ".join(parts)

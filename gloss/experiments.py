@@ -177,6 +177,12 @@ def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
     return chosen[key] if all(chosen[k] == without[k] for k in chosen if k != key) else None
 
 
+def composed(overrides: Sequence[str]) -> DictConfig:
+    """What Hydra composes of these words, which must not be changed; also inside a script that Hydra started."""
+    with _hydra():
+        return _composed(tuple(overrides))
+
+
 @cache
 def _composed(overrides: tuple[str, ...]) -> DictConfig:
     return compose("train", overrides=list(overrides))

@@ -155,13 +155,14 @@ def model_folder(record: Record) -> Path:
     folder = record.folder / "model"
     if folder.is_dir() and not folder.is_symlink():
         return folder
-    i = record.identity
-    raise RunError(
-        f"{record.folder} holds the results of its run, but not the weights: they are kept only with "
-        "trainer.save_model=true. Train it once more with that and rerun=true:"
-        f"\n  python scripts/train.py dataset={i.dataset} model={i.model} loss={i.loss} mode={i.mode} seed={i.seed} … "
-        f"trainer.save_model=true rerun=true\n(all its settings are in {record.folder / 'config.yaml'})"
-    )
+    from gloss.command import command_of  # here: it loads Hydra, which predictions do without
+
+    try:
+        again = command_of(record.result["config"], "trainer.save_model=true")
+    except Exception:  # a record from anywhere, whose configuration may hold anything
+        again = f"its own command line with trainer.save_model=true (its settings are in {record.folder}/config.yaml)"
+    told = f"{record.folder} holds the results of its run, but not the weights. To train it again and keep them:"
+    raise RunError(f"{told}\n  {again}")
 
 
 def export(record: Record, to: Path) -> Path:

@@ -290,7 +290,7 @@ class Plan:
             _, width, parameters = ENCODERS.get(line.cell.model, (0, 0, 0))
             embedding = 2 * width if cfg.trainer.save_embeddings else 0
             kept += 20e3 + 500 * line.epochs + sum(s.rows * (4 * s.classes + 8 + embedding) for s in splits if s)
-            kept += 4 * parameters if cfg.trainer.save_model else 0
+            kept += 4 * parameters if cfg.trainer.save_model is not False else 0
             running = max(running, 16.0 * parameters)
         return kept, running
 

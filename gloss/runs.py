@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, is_dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -73,6 +73,26 @@ def config_in_digits(cfg: Config) -> dict[str, Any]:
     for group, keys in _NOT_IN_DIGITS_OF.items():
         rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
     return rest
+
+
+# Sources that cannot change a number of a run: the command line, what is shown, searches, reports, runs at work.
+_NOT_IN_CODE = (
+    *("report/*", "bench/*", "__init__.py", "cli.py", "overrides.py", "help.py", "command.py", "terminal.py"),
+    *("display.py", "interrupts.py", "locks.py", "workers.py", "atomic.py", "runs.py", "experiments.py", "plan.py"),
+    *("reproduce.py", "tune.py", "tuned.py", "studies.py", "storage.py", "predict.py", "rows.py", "maps.py"),
+    *("export.py", "download.py"),
+)
+
+
+@cache
+def code_hash(package: Path = Path(__file__).parent) -> str:
+    """Twelve hex digits of the package's sources that can change a number: all but those of `_NOT_IN_CODE`."""
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if not any(name.match(pattern) for pattern in _NOT_IN_CODE if len(name.parts) == pattern.count("/") + 1):
+            found.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
 
 
 def run_folder(cfg: Config, fingerprint: str | None = None) -> Path:
@@ -236,6 +256,8 @@ def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
         else:
             try:
                 record = read_record(folder)
+                if record.result.get("is_trial"):
+                    raise RunError(f"{folder} is a trial of a search, which saw no test texts")
                 i = record.identity
                 expected = runs / i.dataset / i.model / f"{i.mode}-{i.loss}" / i.digits / f"seed={i.seed}"
                 if folder != expected:
@@ -357,6 +379,8 @@ _OPTIONAL = {  # may be missing or null
     "peak_memory_bytes": int,
     "device_name": str,
     "shared_device": bool,
+    "is_trial": bool,
+    "code": str,
     "resumed_on": list,
     "counts": dict,
     "tuned": dict,
@@ -394,7 +418,7 @@ def _check_result(result: Any) -> None:
     labels = result["labels"]
     if not labels or not all(isinstance(label, str) for label in labels):
         raise ValueError("labels must be names")
-    for split in sorted({"val", "test", *result["metrics"]}):
+    for split in sorted({"val", *(() if result.get("is_trial") else ("test",)), *result["metrics"]}):
         metrics = result["metrics"].get(split)
         if not isinstance(metrics, dict):
             raise ValueError(f"metrics.{split} is missing")

@@ -66,8 +66,8 @@ _REMEDIES = {
     errno.EACCES: "it is not yours to use: change its permissions, or set paths.outputs to another folder",
     **dict.fromkeys(
         (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS),
-        "this file system gives no locks, which keep two processes from one run: set paths.outputs (for make: OUTPUTS) "
-        "to a folder on a local disk",
+        "this file system gives no locks, which keep two processes from one file: choose a folder on a local disk with "
+        "paths.outputs (for make: OUTPUTS), for texts with GLOSS_DATA_DIR",
     ),
     errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
     errno.ENFILE: "the machine has too many open files: end other programs",

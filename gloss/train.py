@@ -34,7 +34,7 @@ from gloss.data import (
     tokenize,
 )
 from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
-from gloss.display import Display
+from gloss.display import Display, scores
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
 from gloss.export import save_model
@@ -48,6 +48,7 @@ from gloss.runs import (
     Record,
     RunError,
     clear,
+    code_hash,
     is_done,
     locked,
     read_record,
@@ -66,11 +67,14 @@ KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` k
 
 
 @outlasting_its_readers()
-def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None] | None = None) -> Record | None:
+def train(
+    cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None] | None = None, is_trial: bool = False
+) -> Record | None:
     """The record of a run: read if it is finished, else trained, or taken up where it was interrupted.
 
     wait: if another process works on the same run, wait for it; False returns None instead.
     on_epoch: called with (epoch, validation score); what it raises ends the run and reaches the caller.
+    is_trial: of a search, which sees no test texts.
     Raises ConfigError, DataError, RunError for what the user can mend; an error after the start is kept in error.json.
     """
     device = choose_device(cfg.trainer.device)
@@ -91,11 +95,14 @@ def train(cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None]
             return None
         if (record := _finished(cfg, folder)) is not None:
             return record
+        if is_done(folder) and not cfg.rerun:
+            again = _command(cfg, "trainer.save_model=true")
+            print(f"{folder} is finished, without its weights: it is trained again to keep them\n  {again}", flush=True)
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
             with Presence(device).here() as presence:
-                _run(cfg, dataset, folder, device, presence, on_epoch)
+                _run(cfg, dataset, folder, device, presence, on_epoch, is_trial)
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
             if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))
@@ -128,11 +135,25 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
         with contextlib.suppress(OSError), locked(folder, wait=False) as mine:
             if mine:
                 shutil.rmtree(folder / "checkpoint")
-    if cfg.trainer.save_model and not (folder / "model").is_dir():
-        print(f"{folder} is finished, but its weights were not kept", file=sys.stderr, flush=True)
+    has_weights = (folder / "model").is_dir()
+    if cfg.trainer.save_model is True and not has_weights:
+        return None
     told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
-    print(f"{folder}: {told}; rerun=true trains it again", flush=True)
+    lines = [f"{folder}: {told}; rerun=true trains it again", f"  {scores(record.result)}"]
+    if (code := record.result.get("code")) != (now := code_hash()):
+        before = f"{code}, now {now}" if code else f"not kept, now {now}"
+        lines[0] = f"{folder}: {told}, with other code than now ({before}), which may give other numbers"
+        lines.append(f"  to train it again: {_command(cfg, 'rerun=true')}")
+    if cfg.trainer.save_model is not False and not has_weights:
+        lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
+    print("\n".join(lines), flush=True)
     return record
+
+
+def _command(cfg: Config, *more: str) -> str:
+    from gloss.command import command_of  # here: it loads Hydra, which a run in Python does without
+
+    return command_of(dataclasses.asdict(cfg), *more)
 
 
 def _write_error(folder: Path, error: Exception) -> None:
@@ -154,12 +175,13 @@ def _run(
     device: torch.device,
     presence: Presence,
     on_epoch: Callable[[int, float], None] | None,
+    is_trial: bool,
 ) -> None:
     started = time.perf_counter()
     reset_peak_memory(device)
     precision = choose_precision(cfg.trainer, device)
     machine = environment(device, precision)
-    rows, tables, labels, tokenizer = _texts_on_device(cfg, dataset, device)
+    rows, tables, labels, tokenizer = _texts_on_device(cfg, dataset, device, is_trial)
     torch.manual_seed(cfg.seed)  # of the head's first weights
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
     if cfg.mode == STANDALONE:
@@ -173,7 +195,7 @@ def _run(
     if cfg.variant.class_weights == "balanced":
         weights = balanced_class_weights(labels["train"].cpu(), len(dataset.labels)).to(device)
     objective = Objective(cfg, len(dataset.labels), progress.sigma, weights)
-    if cfg.rerun:
+    if cfg.rerun or is_done(folder):
         clear(folder)  # not before everything is there to train again
     write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     write_json(folder / "environment.json", machine)
@@ -212,7 +234,8 @@ def _run(
         write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
         write_lines(folder / "epochs.jsonl", progress.epochs)
         result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
-        if cfg.trainer.save_model:
+        result["is_trial"] = is_trial
+        if cfg.trainer.save_model is not False:
             save_model(folder / "model", model, tokenizer, result, arrays)
         result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
         write_json(folder / "result.json", result)
@@ -229,13 +252,15 @@ def _run(
 
 
 def _texts_on_device(
-    cfg: Config, dataset: TextDataset, device: torch.device
+    cfg: Config, dataset: TextDataset, device: torch.device, is_trial: bool
 ) -> tuple[np.ndarray, dict[str, TokenTable], dict[str, Tensor], PreTrainedTokenizerBase]:
     """Row numbers of the training texts in their file; token ids and labels by split; and the tokenizer."""
     splits = dict(dataset.splits)
     if cfg.ablation.label_noise:
         splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
-    if cfg.ablation.test_on is not None:
+    if is_trial:
+        del splits["test"]
+    elif cfg.ablation.test_on is not None:
         splits["test_on"] = _shifted_test(cfg, dataset)
     tokenizer = load_tokenizer(cfg.model)
     cache = Path(cfg.paths.outputs) / "cache" / "tokens"
@@ -456,6 +481,7 @@ def _result(
             "hidden_left_out": sum(left_out) / len(left_out) if left_out else None,
         },
         "tuned": cfg.tuned if isinstance(cfg.tuned, dict) else None,
+        "code": code_hash(),
         "commit": machine["commit"],
         "commit_clean": machine["commit_clean"],
         **({"resumed_on": progress.resumed_on} if progress.resumed_on else {}),

@@ -29,7 +29,7 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from gloss.config import SCL_CE, Config, ConfigError, SearchConfig, TuneConfig, resolve
+from gloss.config import INTEGRATED, SCL_CE, Config, ConfigError, SearchConfig, TuneConfig, resolve
 from gloss.data import load_dataset
 from gloss.device import commit_of
 from gloss.fit import Diverged
@@ -44,6 +44,23 @@ POLL_SECONDS = 1.0  # between two looks at what other workers do
 ATTEMPTS, DUPLICATE_OF, REASON, SECONDS = "attempts", "duplicate_of", "reason", "seconds"
 
 Space = dict[str, FloatDistribution | CategoricalDistribution]
+
+
+def majority_f1(labels: np.ndarray, num_classes: int) -> float:
+    """Macro-F1 (%) of the largest class as the only answer. labels: int [N]."""
+    share = np.bincount(labels).max() / len(labels)
+    return 100 * 2 * share / (1 + share) / num_classes
+
+
+def found_nothing(study: Study, majority: float) -> str | None:
+    """Why the best trial of a study is no better than any other values; None where it is."""
+    values = [trial["value"] for trial in study.trials if trial["state"] == "complete"]
+    different = {tuple(sorted(t["params"].items())) for t in study.trials if t["state"] == "complete"}
+    if study.best["value"] <= majority + 1e-6:
+        return f"no trial beat the majority class, which has {majority:.4g}"
+    if len(different) > 1 and max(values) - min(values) < 1e-9:
+        return f"all {len(values)} trials tie at {values[0]:.6g}"
+    return None
 
 
 class TakenOver(Exception):
@@ -136,6 +153,8 @@ def tune(cfg: TuneConfig) -> Study:
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     worker = Worker(cfg, search, space, len(dataset.splits["train"].labels), dataset.fingerprint)
+    if cfg.mode == INTEGRATED:
+        worker.majority = majority_f1(dataset.splits["val"].labels, len(dataset.labels))
     try:
         while (trial := worker.claim()) is not None:
             worker.run(trial)
@@ -149,6 +168,8 @@ def tune(cfg: TuneConfig) -> Study:
 
 class Worker:
     """One process at work on a study."""
+
+    majority = 0.0  # validation macro-F1 of a constant answer
 
     def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_texts: int, fingerprint: str) -> None:
         self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
@@ -287,7 +308,7 @@ class Worker:
         state, value, reason = TrialState.COMPLETE, None, None
         try:
             with self.store.alive(trial._trial_id):
-                record = train(cfg, on_epoch=lambda epoch, score: self._on_epoch(trial, epoch, score))
+                record = train(cfg, on_epoch=lambda epoch, score: self._on_epoch(trial, epoch, score), is_trial=True)
             if not self._is_mine(trial):
                 raise TakenOver
             value = self._catch_up(trial, record)
@@ -405,6 +426,8 @@ class Worker:
         if before.get("study", study.name) != study.name:
             others = f", which were searched {why}" if (why := misfit(self.cfg, before)) else ""
             print(f"{path} held the values of {before['study']}{others}: replaced", file=sys.stderr, flush=True)
+        if nothing := found_nothing(study, self.majority):
+            print(f"{study.name}: {nothing}; runs will not apply its values", file=sys.stderr, flush=True)
         best = study.best
         print(f"{study.name}: best {study.score} {best['value']:.6g} in trial {best['number']}\n  {path}", flush=True)
         return study
@@ -436,6 +459,7 @@ class Worker:
             "value": study.best["value"],
             "trial": study.best["number"],
             "trials": len(study.trials),
+            "found_nothing": found_nothing(study, self.majority),
             **{state: states.count(state) for state in ("complete", "pruned", "fail")},
             "fingerprint": self.fingerprint,
             "model_name": self.cfg.model.name,

@@ -115,17 +115,19 @@ def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`cfg` with the values of the closest overlay of its texts and encoder, but for the keys that `overrides` set.
 
     `cfg.tuned` then tells where the values come from and which were `applied`, with a `note` where the search had other
-    amounts of data than `cfg`, or where an overlay was passed over because its texts or encoder are others.
+    amounts of data than `cfg`, or where an overlay was passed over: its texts or encoder are others, or its search
+    found nothing. With tuned=false nothing is applied.
     """
-    if cfg.tuned is False:
+    if cfg.tuned is not True:  # false, or what `resolve` refuses
         return cfg
     by_hand = keys_by_hand(overrides)
     for path in tuned_files(cfg):
         if not path.is_file():
             continue
         values, source = read_tuned(path)
-        if others := misfit(cfg, source):
-            note = f"the values of {path.name} were not applied: they were searched {others}"
+        others = misfit(cfg, source)
+        if reason := f"they were searched {others}" if others else source.get("found_nothing"):
+            note = f"the values of {path.name} were not applied: {reason}"
             OmegaConf.update(cfg, "tuned", {"file": path.name, "applied": [], "note": note}, force_add=True)
             continue
         applied = {key: value for key, value in values.items() if key not in by_hand}

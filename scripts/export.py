@@ -5,7 +5,7 @@
 run= a run's folder; some of dataset= model= loss= mode= variant= digits= seed=; or best, by its validation score
 to=  the folder to make;  paths.outputs= as in training
 
-The run must have kept its weights: trainer.save_model=true.
+The run must have kept its weights, as single runs and those on your own texts do (trainer.save_model).
 """
 
 import sys

@@ -25,6 +25,7 @@ TINY = [
     "trainer.max_epochs=2",
     "trainer.lr=1e-3",
     "trainer.device=cpu",
+    "trainer.save_model=false",
 ]
 WORDS = {
     "fruit": "apple pear plum cherry grape melon",

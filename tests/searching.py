@@ -6,7 +6,7 @@ import optuna
 
 from gloss import tune as tuning
 from gloss.cli import main
-from gloss.runs import run_folder
+from gloss.runs import read_record, run_folder
 from gloss.tune import Worker, search_space, tune
 
 
@@ -35,7 +35,8 @@ def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
     """A `train` that learns nothing and keeps a list of what it was asked to run."""
     asked = []
 
-    def train(cfg, wait=True, on_epoch=None):
+    def train(cfg, wait=True, on_epoch=None, is_trial=False):
+        assert is_trial
         asked.append(cfg)
         folder = run_folder(cfg, "0" * 64)
         (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
@@ -46,6 +47,11 @@ def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
 
     train.asked = asked
     return train
+
+
+def trial_records(study):
+    """The records of a study's finished trials."""
+    return [read_record(done.parent) for done in sorted(study.folder.glob("runs/*/*/*/*/seed=*/DONE"))]
 
 
 def states(worker: Worker) -> list[str]:

@@ -385,9 +385,11 @@ def test_script_tells_mistakes(record, monkeypatch, capsys, arguments, message):
 def test_a_finished_run_without_weights_says_so_and_is_trained_again_when_asked(tmp_path, capsys):
     record = train_tiny(tmp_path, "trainer.save_model=false")
     assert not (record.folder / "model").exists()
-    assert train_tiny(tmp_path, "trainer.save_model=true").result == record.result
-    assert "its weights were not kept" in capsys.readouterr().err
-    again = train_tiny(tmp_path, "trainer.save_model=true", "rerun=true")
+    assert train_tiny(tmp_path, "trainer.save_model=auto").result == record.result
+    assert "its weights were not kept; to get them: python scripts/train.py" in capsys.readouterr().out
+    again = train_tiny(tmp_path, "trainer.save_model=true")
+    told = capsys.readouterr().out
+    assert "is finished, without its weights: it is trained again to keep them\n  python scripts/train.py" in told
     assert again.folder == record.folder and (again.folder / "model").is_dir()
     assert again.result["metrics"] == record.result["metrics"]
 

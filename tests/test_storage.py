@@ -13,12 +13,11 @@ import time
 from pathlib import Path
 
 import pytest
-from searching import composed, stand_in, states, work, worker_of
+from searching import composed, stand_in, states, trial_records, work, worker_of
 
 from gloss import tune as tuning
 from gloss.cli import main
 from gloss.config import ROOT, ConfigError
-from gloss.runs import read_records
 from gloss.storage import Journal
 from gloss.studies import read_studies, read_study
 from gloss.train import train
@@ -82,8 +81,8 @@ def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path:
     assert [(t["number"], t["state"]) for t in study.trials] == [(n, "complete") for n in range(num_trials)]
     assert study.is_finished and len({json.dumps(t["params"]) for t in study.trials}) == num_trials
     [number] = re.findall(r"trial (\d+) of .* taken over from a worker that is no more", logs)
-    assert logs.count(": test accuracy") == num_trials == len(read_records(study.folder)[0])
-    for record in read_records(study.folder)[0]:
+    assert logs.count(": validation accuracy") == num_trials == len(trial_records(study))
+    for record in trial_records(study):
         assert [row["epoch"] for row in record.epochs()] == [1, 2, 3, 4, 5, 6]
     interrupted = study.trials[int(number)]
     plain = [w for w in overrides if not w.startswith("search.")]

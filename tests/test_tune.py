@@ -4,12 +4,13 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import optuna
 import pytest
 import yaml
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from searching import composed, die, finished, stand_in, states, work, worker_of
+from searching import composed, die, finished, stand_in, states, trial_records, work, worker_of
 
 from gloss import tune as tuning
 from gloss.cli import main
@@ -172,7 +173,7 @@ def test_a_worker_taken_for_dead_does_not_book_its_trial(settings, monkeypatch):
 
 
 def test_an_error_that_is_not_the_values_fault_stops_the_worker_and_keeps_the_trial(settings, monkeypatch):
-    def broken(cfg, wait=True, on_epoch=None):
+    def broken(cfg, wait=True, on_epoch=None, is_trial=False):
         raise OSError(28, "no space left on device")
 
     cfg = composed("loss=ce", *settings, "search.trials=2")
@@ -218,7 +219,7 @@ def test_a_duplicate_of_a_running_trial_waits_for_it(settings, monkeypatch):
 
 
 def test_duplicates_of_failed_and_pruned_trials_end_like_them(settings, monkeypatch):
-    def train(cfg, wait=True, on_epoch=None):
+    def train(cfg, wait=True, on_epoch=None, is_trial=False):
         on_epoch(1, 12.5)
         if cfg.trainer.lr < 2e-5:
             raise Diverged({"epoch": 2, "step": 1, "loss": "nan", "grad_norm": "nan", "sigma": None, "lr": 1e-5})
@@ -244,11 +245,11 @@ def test_duplicates_of_failed_and_pruned_trials_end_like_them(settings, monkeypa
 def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(settings, monkeypatch):
     sound = stand_in()
 
-    def train(cfg, wait=True, on_epoch=None):
+    def train(cfg, wait=True, on_epoch=None, is_trial=False):
         if cfg.loss.sigma < 1:
             where = {"epoch": 1, "step": 3, "sigma": cfg.loss.sigma, "lr": cfg.trainer.lr}
             raise Diverged({"loss": "inf", "grad_norm": "nan", **where})
-        return sound(cfg, wait, on_epoch)
+        return sound(cfg, wait, on_epoch, is_trial)
 
     monkeypatch.setattr(tuning, "train", train)
     worker = worker_of(composed("loss=gloss_o", *settings, "search.trials=8"))
@@ -315,7 +316,7 @@ def test_runs_take_the_search_of_their_own_amounts_of_data_else_the_full_one(set
     assert full.name != reduced.name
     assert applied()["study"] == full.name and "note" not in applied()  # the reduced one, made later, changes nothing
     assert applied("trainer.max_epochs=3")["study"] == reduced.name and "note" not in applied("trainer.max_epochs=3")
-    assert capsys.readouterr().err == ""
+    assert "note: " not in capsys.readouterr().err
     other = applied("trainer.max_epochs=4")
     assert other["study"] == full.name and "searched for 200 epochs at most, this run for 4" in other["note"]
     assert "note: the values of csv-tiny-integrated-gloss_o.yaml" in capsys.readouterr().err
@@ -334,7 +335,8 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
     study = finished([*mine, "search.trials=5"], monkeypatch, "loss=ce")
     found = composed("loss=ce", *mine, config_name="train")
     assert found.tuned["study"] == study.name and found.trainer.lr == study.best["params"]["lr"]
-    assert capsys.readouterr().err == ""
+    told = f"searched values: trainer.lr={found.trainer.lr:.6g}, from {tuning.tuned_file(found)} (tuned=false"
+    assert told in capsys.readouterr().err
     others = {
         "on other texts that are called csv too": [*words, f"dataset.path={theirs}"],
         "with the encoder random, this run is with some/encoder at 0123": [
@@ -347,7 +349,7 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
         assert cfg.trainer.lr == 2e-5 and cfg.tuned["applied"] == [] and "study" not in cfg.tuned
         assert f"were not applied: they were searched {reason}" in capsys.readouterr().err
     assert main(lambda *_: None, ["loss=gloss_o", *words, f"dataset.path={theirs}"]) == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "needs a σ: no file " in capsys.readouterr().err
     again = finished([*words, f"dataset.path={theirs}", "search.trials=5"], monkeypatch, "loss=ce")
     assert again.name != study.name
     assert "which were searched on other texts that are called csv too" in capsys.readouterr().err
@@ -357,6 +359,54 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
 def test_default_outputs_are_that_however_they_are_written(outputs):
     cfg = composed("loss=ce", f"paths.outputs={outputs}", config_name="train")
     assert tuning.tuned_file(cfg).parent == CONFIG_DIR / "tuned"
+
+
+def test_searched_values_are_told_shown_and_can_be_left_out(settings, monkeypatch, capsys):
+    best = finished(settings, monkeypatch, "loss=ce").best["params"]["lr"]
+    words = ["loss=ce", *(word for word in settings if not word.startswith("search."))]
+    capsys.readouterr()
+    assert main(lambda *_: pytest.fail("it ran"), ["--cfg", "job", *words]) == 0
+    told = capsys.readouterr()
+    assert yaml.safe_load(told.out)["trainer"]["lr"] == best and f"trainer.lr={best:.6g}" in told.err
+    assert composed(*words, "tuned=false", config_name="train").trainer.lr == 2e-5
+    assert composed(*words, "trainer.lr=1e-3", config_name="train").tuned["applied"] == []
+    assert "searched values" not in capsys.readouterr().err  # none was taken
+    assert main(lambda *_: None, [*words, "tuned=maybe"]) == 2
+    assert "expected true or false" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("score", "reason"),
+    [
+        (lambda cfg: 60.0, "all 5 trials tie at 60"),
+        (lambda cfg: 20 + cfg.trainer.lr, "no trial beat the majority class, which has 33.3"),
+    ],
+)
+def test_a_search_that_found_nothing_is_not_applied(settings, monkeypatch, capsys, score, reason):
+    monkeypatch.setattr(tuning, "train", stand_in(score))
+    assert tune(composed("loss=ce", *settings)).best is not None
+    assert reason in capsys.readouterr().err
+    words = [word for word in settings if not word.startswith("search.")]
+    cfg = composed("loss=ce", *words, config_name="train")
+    assert cfg.trainer.lr == 2e-5 and cfg.tuned["applied"] == []
+    assert f"were not applied: {reason}" in capsys.readouterr().err
+    tune(composed("loss=gloss_o", *settings))
+    capsys.readouterr()
+    if "tie" in reason:
+        assert main(lambda *_: None, ["loss=gloss_o", *words]) == 2
+        assert f"needs a σ: the values of csv-tiny-integrated-gloss_o-e2.yaml were not applied: {reason}" in (
+            capsys.readouterr().err
+        )
+
+
+def test_the_majority_class_has_the_score_of_a_constant_answer():
+    from sklearn.metrics import f1_score
+
+    for labels in ([0, 0, 1], [2, 0, 1, 1, 2, 2, 2], [0, 1]):
+        truth = np.array(labels)
+        constant = np.full_like(truth, np.bincount(truth).argmax())
+        expected = 100 * f1_score(truth, constant, average="macro", labels=range(4), zero_division=0)
+        assert tuning.majority_f1(truth, 4) == pytest.approx(expected)
 
 
 def test_what_was_set_by_hand_in_a_search_goes_with_what_it_found(settings, monkeypatch):
@@ -373,7 +423,7 @@ def test_rerun_is_refused(settings):
 def test_a_search_does_not_start_from_what_an_earlier_one_found(settings, monkeypatch):
     finished(settings, monkeypatch)
     cfg = composed("loss=gloss_o", *settings)
-    assert cfg.loss.sigma is None and cfg.trainer.lr == 2e-5 and cfg.tuned == {}
+    assert cfg.loss.sigma is None and cfg.trainer.lr == 2e-5 and cfg.tuned is True
 
 
 def test_a_finished_search_is_not_written_anew_and_another_one_s_values_are_replaced(settings, monkeypatch, capsys):
@@ -412,12 +462,12 @@ def test_gloss_o_without_a_search_names_the_command(settings, capsys):
 # ------------------------------------------------------------------------------------------------------------- for real
 
 
-def test_a_real_study_chooses_on_validation_and_never_on_test(toy, settings, tmp_path):
-    """The same search with the test labels turned round: same trials, same values, other test accuracy."""
+def test_a_real_study_chooses_on_validation_and_never_sees_the_test_texts(toy, settings, tmp_path, capsys):
+    """The same search with the test labels turned round: same trials, same values, and nothing of the test texts."""
     lines = toy.read_text().splitlines()
     parts = {"train": lines[1:41], "val": lines[41:51], "test": lines[51:]}
     turned = [line.rpartition(",")[0] + (",sea" if line.endswith("sky") else ",sky") for line in parts["test"]]
-    studies, accuracies = [], []
+    studies = []
     for name, test in (("straight", parts["test"]), ("turned", turned)):
         folder = tmp_path / name
         folder.mkdir()
@@ -429,15 +479,19 @@ def test_a_real_study_chooses_on_validation_and_never_on_test(toy, settings, tmp
         ]
         words = [w for w in settings if not w.startswith(("dataset.path", "paths.outputs"))]
         study = tune(composed("loss=ce", *words, *files, "search.trials=2", f"paths.outputs={folder / 'out'}"))
-        records, problems = read_records(study.folder)
-        assert len(records) == 2 and not problems
+        records = trial_records(study)
+        assert len(records) == 2
         best = {r.result["hyperparameters"]["lr"]: r.result["metrics"]["val"]["macro_f1"] for r in records}
         assert {t["params"]["lr"]: t["value"] for t in study.trials} == best
         studies.append([(t["params"], t["value"]) for t in study.trials])
-        accuracies.append([r.result["metrics"]["test"]["accuracy"] for r in records])
+        assert all(r.result["metrics"].keys() == r.result["num_rows"].keys() - {"train"} == {"val"} for r in records)
+        assert not any(name.startswith("test") for r in records for name in r.predictions())
         assert read_records(folder / "out") == ([], [])  # trials are not runs of a table
+        found, problems = read_records(study.folder)
+        assert not found and ["is a trial of a search" in p.reason for p in problems] == [True] * 2
     assert studies[0] == studies[1]
-    assert [100 - a for a in accuracies[0]] == pytest.approx(accuracies[1])
+    shown = capsys.readouterr()
+    assert "validation accuracy" in shown.out and "test accuracy" not in shown.out + shown.err
 
 
 def test_values_that_really_diverge_fail_with_the_reason(settings):
