@@ -27,8 +27,8 @@ csv.field_size_limit(MAX_TEXT)
 
 KINDS = {"txt": "line", "csv": "row", "jsonl": "line", "json": "item", "parquet": "row", "folder": "file"}  # row
 ENDINGS = {
-    ".csv": "csv", ".tsv": "csv", ".tab": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
-    ".parquet": "parquet", ".pq": "parquet", ".txt": "txt", "": "txt",
+    ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
+    ".parquet": "parquet", ".txt": "txt", "": "txt",
 }  # fmt: skip
 SEPARATORS = ",;\t|"
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}

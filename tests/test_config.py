@@ -141,5 +141,12 @@ def test_digits_know_what_changes_a_result_and_nothing_else():
         assert digits(composed(other)) != base, other
 
 
+def test_a_column_of_texts_may_stand_alone():
+    csv = ("dataset=csv", "dataset.path=x.csv")
+    one, listed, pair = (composed(*csv, f"dataset.text={text}") for text in ("title", "[title]", "[title,body]"))
+    assert one.dataset.text == listed.dataset.text == ["title"] and pair.dataset.text == ["title", "body"]
+    assert digits(one, "f") == digits(listed, "f") != digits(pair, "f")
+
+
 def test_losses_have_a_file_each():
     assert sorted(LOSSES) == sorted(path.stem for path in (CONFIG_DIR / "loss").glob("*.yaml"))

@@ -375,6 +375,15 @@ def test_the_cache_is_used_kept_apart_and_made_anew_when_damaged(bert, tmp_path,
         assert len(list(tmp_path.iterdir())) == before + 1
 
 
+@pytest.mark.parametrize("max_length", [4, 5, 6, 40])
+def test_truncated_texts_are_counted(bert, max_length):
+    texts = [("good " * n,) for n in range(1, 8)] + [("good " * n, "bad " * 2) for n in range(1, 5)]
+    for some in (texts[:7], texts[7:]):
+        tokens = tokenize(some, bert, max_length)
+        expected = sum(len(bert(*text)["input_ids"]) > max_length for text in some)
+        assert data.count_truncated(some, tokens, bert, max_length) == expected
+
+
 # -- label noise -------------------------------------------------------------------------------------------------------
 
 

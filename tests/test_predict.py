@@ -16,13 +16,14 @@ import torch
 from hydra import compose, initialize_config_dir
 
 from gloss import predict as predict_module
-from gloss.config import CONFIG_DIR, ROOT, resolve
+from gloss.config import CONFIG_DIR, ROOT, ModelConfig, resolve
+from gloss.encoder import load_tokenizer
 from gloss.files import MAX_TEXT, DataError, _bounded
 from gloss.predict import Prediction, Run, find_run, load_run
 from gloss.rows import BadRow, Row, Writer, input_kind, output, read_rows
 from gloss.runs import RunError, write_json
 from gloss.terminal import printable, read_arguments
-from gloss.train import train
+from gloss.train import _print_once, train
 
 
 def train_tiny(folder, *overrides, columns=("text",)):
@@ -157,6 +158,38 @@ def test_a_model_that_gives_no_finite_numbers_is_refused(run, part, what, number
     torch.nn.init.constant_(list(getattr(run.model, part).parameters())[-1], number)
     with pytest.raises(RunError, match=f"expected {what} that are finite numbers, .* train the run again"):
         run.predict(["a frog"])
+
+
+def test_a_run_reads_files_as_it_read_its_own(tmp_path, monkeypatch, capsys):
+    record = train_tiny(tmp_path, "trainer.save_model=true", "dataset.encoding=cp1252", "model.max_length=6")
+    lines = ["nr;text", "1;grün", f"2;{'very ' * 20}red", "", "3;größer"]
+    (tmp_path / "x.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    arguments = (f"run={record.folder}", "trainer.device=cpu", f"file={tmp_path / 'x.csv'}")
+    assert call(monkeypatch, "predict.py", *arguments, f"to={tmp_path / 'out.csv.gz'}") == 0
+    err = capsys.readouterr().err
+    assert "1 blank row skipped" in err and "1 of 3 texts are truncated: the run reads 6 tokens" in err
+    with gzip.open(tmp_path / "out.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["number"], row["text"]) for row in rows] == [("2", "grün"), ("3", lines[2][2:]), ("5", "größer")]
+    assert call(monkeypatch, "predict.py", *arguments, "encoding=utf-8") == 1
+    assert "row 2: text is not in the encoding expected (byte 0xfc)" in capsys.readouterr().err
+    assert call(monkeypatch, "predict.py", *arguments, "separator=,") == 2
+    assert "no column 'text' in the header, which has 'nr;text': set columns=" in capsys.readouterr().err
+
+
+def test_notes_on_the_data_are_printed_and_kept(tmp_path, capsys):
+    _print_once.cache_clear()
+    record = train_tiny(tmp_path, "model.max_length=6", "seed=3")
+    err = capsys.readouterr().err
+    assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
+    *cut, truncated = record.result["notes"]
+    told = [note.partition(" (")[0] for note in cut[-2:]]
+    assert told == [f"{part} is 6 of the 63 training texts" for part in ("test", "val")]
+    tokenizer = load_tokenizer(ModelConfig(**record.result["config"]["model"]))
+    with (tmp_path / "texts.csv").open() as file:
+        num_long = sum(len(tokenizer.encode(row["text"])) > 6 for row in csv.DictReader(file))
+    assert truncated == f"{num_long} of the 63 texts ({num_long / 63:.0%}) are truncated at model.max_length=6 tokens"
+    assert 0 < num_long < 63 and all(f"colours: note: {note}\n" in err for note in record.result["notes"])
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------
@@ -374,6 +407,10 @@ def test_script_predicts_the_rest_and_names_bad_lines(record, monkeypatch, capsy
     (["text=a", "trainer.device=cuda:99"], "trainer.device"),
     (["text=a", "trainer.device=gpu"], "trainer.device=gpu"),
     (["text=a", "columns=a,b"], "the run reads text"),
+    (["text=a", "to=x.xlsx"], "to=x.xlsx is not allowed: expected a name ending in .csv"),
+    (["file=x.parquet"], "No such file"),
+    (["file=x.docx"], "file=x.docx has an unknown ending"),
+    (["text=a", "separator=;;"], "separator=;; is not allowed"),
 ])  # fmt: skip
 def test_script_tells_mistakes(record, monkeypatch, capsys, arguments, message):
     chosen = [] if any("device" in one for one in arguments) else ["trainer.device=cpu"]
