@@ -4,6 +4,9 @@ Without a GPU the kernel runs in Triton's interpreter, where Triton is installed
 """
 
 import os
+import re
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -148,7 +151,7 @@ def kernel():
 
 @pytest.mark.parametrize(
     ("num_hidden", "num_classes", "spread"),
-    [(1, 2, 1.0), (5, 3, 1.0), (51, 2, 5.0), (9, 300, 1.0), (70, 200, 3.0), (12, 2, 3000.0)],
+    [(1, 2, 1.0), (5, 3, 1.0), (51, 2, 5.0), (9, 300, 1.0), (66, 30, 3.0), (12, 2, 3000.0)],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
 def test_the_kernel_is_the_loop(kernel, num_hidden, num_classes, spread, dtype, tolerance):
@@ -168,6 +171,42 @@ def test_the_kernel_is_the_loop(kernel, num_hidden, num_classes, spread, dtype, 
     torch.testing.assert_close(value, expected_value, rtol=tolerance, atol=tolerance)
     largest = expected_gradient.abs().max().item()
     torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=tolerance * largest)
+
+
+COMPILE = """
+import subprocess, sys, tempfile
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from gloss.losses import elimination_kernels as kernels
+
+for function in (kernels._forward, kernels._backward):
+    tiles = {k: v for k, v in kernels.TILES.items() if k in function.arg_names}
+    types = {name: "i32" for name in function.arg_names} | dict.fromkeys(tiles, "constexpr")
+    types |= {name: "*" + sys.argv[2] for name in ("history", "grad", "column_sums") if name in types}
+    source = ASTSource(function, types, {(function.arg_names.index(k),): v for k, v in tiles.items()})
+    target = GPUTarget("cuda", int(sys.argv[1]), 32)
+    built = triton.compile(source, target=target, options={"num_warps": kernels.TILES["num_warps"]})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        show = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        print(subprocess.check_output(show, text=True))
+"""
+
+
+@pytest.mark.parametrize("capability", [80, 90])  # A100, H100
+@pytest.mark.parametrize(("dtype", "registers"), [("fp32", 128), ("fp64", 255)])
+def test_the_kernels_compile_for_gpus_that_are_not_there(capability, dtype, registers, tmp_path):
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILE, str(capability), dtype]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert not shown.returncode, shown.stderr
+    used = [int(n) for n in re.findall(r"REG:(\d+)", shown.stdout)]
+    spilt = [int(n) for n in re.findall(r"(?:STACK|LOCAL):(\d+)", shown.stdout)]
+    assert len(used) == 2 and max(used) <= registers and len(spilt) == 4
+    assert dtype == "fp64" or max(spilt) == 0
 
 
 @pytest.mark.skipif(HAS_GPU, reason="needs a machine without a GPU")
