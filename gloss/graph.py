@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+MANY, BLOCK_PAIRS = 16_384, 2**25  # texts of which not all distances are held at once, but so many
 SAME_DISTANCE = 1e-10  # relative to the largest coordinate: nearer rows have no direction to each other
 
 
@@ -83,19 +84,49 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
     """σ of G-Loss-SQRT: d/√3, d the median Euclidean distance over all pairs of the embeddings [N, D] at unit length.
 
     exp(−d²/2σ²) as a function of σ has its inflection there (appendix D). `released` gives the authors' code instead:
-    sqrt(d/3), with the N zeros of the diagonal among the distances. N >= 2; memory grows with N² (4,096: 67 MB).
-    Raises ValueError where the median is 0, as no kernel has that width.
+    sqrt(d/3), with the N zeros of the diagonal among the distances. N >= 2; memory grows with N² (4,096: 67 MB) up to
+    16,384, and no further. Raises ValueError where the median is 0, as no kernel has that width.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings must be [N, D] with N >= 2, got shape {list(embeddings.shape)}")
     device = "cpu" if embeddings.device.type == "mps" else embeddings.device  # Apple's GPUs have no pdist
-    distances = torch.pdist(unit_length(embeddings.to(device))).cpu().numpy()  # [N(N-1)/2]
-    zeros, times = (len(embeddings), 2) if released else (0, 1)  # the whole matrix holds each distance twice
-    count = zeros + times * len(distances)
+    z = unit_length(embeddings.to(device))
+    num_pairs = len(z) * (len(z) - 1) // 2
+    zeros, times = (len(z), 2) if released else (0, 1)  # the whole matrix holds each distance twice
+    count = zeros + times * num_pairs
     middle = [max(k - zeros, -1) // times for k in ((count - 1) // 2, count // 2)]
-    distances.partition([max(k, 0) for k in middle])
-    median = sum(float(distances[k]) if k >= 0 else 0.0 for k in middle) / 2
+    ranks = [max(k, 0) for k in middle]
+    if len(z) > MANY:
+        found = _distances_of_rank(z, ranks)
+    else:
+        distances = torch.pdist(z).cpu().numpy()  # [N(N-1)/2]
+        distances.partition(ranks)
+        found = [float(distances[k]) for k in ranks]
+    median = sum(d if k >= 0 else 0.0 for k, d in zip(middle, found, strict=True)) / 2
     if not median > 0:
         raise ValueError(f"the median distance of the {len(embeddings)} embeddings is {median}: they have (almost) all "
                          "collapsed or are not finite; pass sigma as a number instead")
     return math.sqrt(median / 3) if released else median / math.sqrt(3)
+
+
+def _distances_of_rank(x: Tensor, ranks: list[int]) -> list[float]:
+    """The distances at these ranks, from 0, of all pairs of x [N, D] in order of size, by blocks of pairs.
+
+    Bits of floats >= 0 are in the order of the floats: each pass over all pairs counts the values of the next 16 bits.
+    """
+    bits = torch.int32 if x.dtype == torch.float32 else torch.int64
+    heads, ranks = [0] * len(ranks), list(ranks)
+    num_rows = max(BLOCK_PAIRS // len(x), 1)
+    for shift in range(torch.iinfo(bits).bits - 16, -1, -16):
+        counts = torch.zeros(len(ranks), 2**16, dtype=torch.int64, device=x.device)
+        for low in range(0, len(x), num_rows):
+            distances = torch.cdist(x[low : low + num_rows], x[low:], compute_mode="donot_use_mm_for_euclid_dist")
+            is_pair = torch.ones_like(distances, dtype=torch.bool).triu(1)
+            values = (distances[is_pair].view(bits) & torch.iinfo(bits).max) >> shift  # a NaN may have a sign
+            for i, head in enumerate(heads):
+                counts[i] += torch.bincount(values[values >> 16 == head] & 0xFFFF, minlength=2**16)
+        for i, ends in enumerate(counts.cumsum(dim=1).cpu()):
+            value = int(torch.searchsorted(ends, ranks[i], right=True))
+            ranks[i] -= int(ends[value - 1]) if value else 0
+            heads[i] = heads[i] << 16 | value
+    return torch.tensor(heads, dtype=bits).view(x.dtype).tolist()

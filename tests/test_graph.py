@@ -59,6 +59,25 @@ def test_sqrt_bandwidth_is_the_median_over_root_three(num, scale):
     assert sqrt_bandwidth(scaled, released=True) == pytest.approx(np.sqrt(np.median(full) / 3), rel=1e-12)
 
 
+@pytest.mark.parametrize("num", [2, 3, 4, 7, 40, 151])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block_pairs", [1, 1000, 2**25])
+def test_sqrt_bandwidth_by_blocks_of_pairs_is_the_same(num, dtype, block_pairs, monkeypatch):
+    """How more than 16,384 texts are done: one matrix of distances is not held, nor made by one launch of a GPU."""
+    x = random_embeddings(num, seed=num).to(dtype)
+    x[: num // 2] = x[0]  # many equal distances, too
+    distances = torch.pdist(unit_length(x)).sort().values
+    middle = (distances[(len(distances) - 1) // 2].item() + distances[len(distances) // 2].item()) / 2
+    expected = sqrt_bandwidth(x, released=False), sqrt_bandwidth(x, released=True)
+    monkeypatch.setattr("gloss.graph.MANY", 0)
+    monkeypatch.setattr("gloss.graph.BLOCK_PAIRS", block_pairs)
+    found = sqrt_bandwidth(x, released=False), sqrt_bandwidth(x, released=True)
+    assert found == pytest.approx(expected, rel=3e-7 if dtype == torch.float32 else 1e-15)
+    assert found[0] == pytest.approx(middle / math.sqrt(3), rel=3e-7 if dtype == torch.float32 else 1e-15)
+    with pytest.raises(ValueError, match="pass sigma as a number"):
+        sqrt_bandwidth(x * math.nan)
+
+
 def test_sqrt_bandwidth_is_where_the_kernel_has_its_inflection():
     x = random_embeddings(7)  # 21 pairs: the median is one of the distances
     sigma = torch.tensor(sqrt_bandwidth(x), dtype=torch.float64, requires_grad=True)

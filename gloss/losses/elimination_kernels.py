@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-MAX_COLUMNS, TILE = 256, 2048  # values of a tile; 8 a thread
+TILES = {"COLUMNS": 32, "ROWS": 64, "num_warps": 8}  # 8 values a thread; wider tiles are padded more
 
 
 @triton.jit
@@ -98,11 +98,6 @@ def _backward(history, grad, column_sums, num_hidden, num_classes, ROWS: tl.cons
         tl.debug_barrier()
 
 
-def _tiles(width: int) -> dict[str, int]:
-    columns = min(triton.next_power_of_2(width), MAX_COLUMNS)
-    return {"COLUMNS": columns, "ROWS": TILE // columns, "num_warps": 8}
-
-
 class Eliminate(torch.autograd.Function):
     """`gloss.losses.elimination.eliminate` in two kernels; keeps U² (C + U) numbers for the backward pass."""
 
@@ -112,7 +107,7 @@ class Eliminate(torch.autograd.Function):
         history = rates.new_empty(num_hidden + 1, num_hidden, width)
         history[num_hidden] = rates
         with torch.cuda.device_of(rates):
-            _forward[(1,)](history, num_hidden, num_classes, **_tiles(width))
+            _forward[(1,)](history, num_hidden, num_classes, **TILES)
         ctx.save_for_backward(history)
         ctx.num_classes = num_classes
         return history[0, :, :num_classes].clone()
@@ -125,5 +120,5 @@ class Eliminate(torch.autograd.Function):
         grad = history.new_zeros(num_hidden, width)
         grad[:, : ctx.num_classes] = grad_output
         with torch.cuda.device_of(grad):
-            _backward[(1,)](history, grad, history.new_empty(width), num_hidden, ctx.num_classes, **_tiles(width))
+            _backward[(1,)](history, grad, history.new_empty(width), num_hidden, ctx.num_classes, **TILES)
         return grad, None

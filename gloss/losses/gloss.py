@@ -1,8 +1,10 @@
 """G-Loss: how well the visible labels of a batch, spread over its graph, predict the hidden ones.
 
-All of it runs in log space: kernel and normalisations as logsumexp, the closed form of the propagation as an
-elimination that never subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite.
-Where ordinary arithmetic can follow, the result is that of `gloss.graph` and `gloss.propagation`.
+On a CPU, for all but narrow kernels: weights and rates in float64 (`propagate`). On a GPU with a kernel of its own,
+and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations as logsumexp
+(`log_transition_rates`, `log_propagate`). Either way the closed form of the propagation is an elimination that never
+subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite. Where ordinary
+arithmetic can follow, the result is that of `gloss.graph` and `gloss.propagation`.
 """
 
 import math
@@ -11,12 +13,14 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from gloss.graph import pairwise_distances, sqrt_bandwidth, unit_length
+from gloss.graph import pairwise_distances, sqrt_bandwidth, to_working_precision, unit_length
 from gloss.losses.batch import check_batch, outside_autocast
-from gloss.losses.elimination import eliminate
+from gloss.losses.elimination import eliminate, has_kernel, log_absorption
 
 NO_EDGE = -1e30  # log of a rate that is 0: finite, so inf − inf never arises, and far below any −2/σ²
+NARROW = 0.06  # σ below which weights between unit vectors, e^(−2/σ²) at least (here 1e-241), may leave float64
 OBJECTIVES = ("nll", "softmax")
 
 
@@ -82,6 +86,60 @@ def log_propagate(log_rates: Tensor, labels: Tensor, num_visible: int, num_class
     return eliminate(rates, num_classes).log_softmax(dim=1)
 
 
+class _LinearRates(torch.autograd.Function):
+    """Rates [U, C + U] of the hidden nodes to the classes and to each other, W_ij / q_j summed by class, in float64.
+
+    |z_i|² + |z_j|² − 2 z_i · z_j is d² within 1e-15, so log W_ij is wrong by 5e-16 / σ² at most. The gradient by z_i is
+    Σ_j h_ij z_j, h the gradient by log W, made symmetric, over σ²: what lies along z_i does not reach x_i.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, is_class: Tensor, sigma: float) -> Tensor:
+        wide = x.to(is_class)  # also its device
+        z = unit_length(wide)
+        size = (wide * z).sum(dim=1, keepdim=True)
+        y = z / sigma
+        half = y.square().sum(dim=1) / 2
+        weights = torch.addmm(-half, y, y.T).sub_(half[:, None]).exp_().fill_diagonal_(0.0)
+        degree = weights.sum(dim=1)
+        root = degree.rsqrt()
+        q = weights @ root
+        ctx.save_for_backward(x, y, size, is_class, weights, degree, root, q)
+        ctx.sigma = sigma
+        num_visible, num_classes = is_class.shape
+        rates = weights[num_visible:] / q
+        return torch.cat([rates[:, :num_visible] @ is_class, rates[:, num_visible:]], dim=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        x, y, size, is_class, weights, degree, root, q = ctx.saved_tensors
+        num_visible, num_classes = is_class.shape
+        by_rate = torch.cat([grad[:, :num_classes] @ is_class.T, grad[:, num_classes:]], dim=1)
+        direct = by_rate.mul_(weights[num_visible:]).div_(q)
+        by_q = direct.sum(dim=0).neg_().div_(q)
+        by_degree = (weights @ by_q).mul_(root).div_(degree).mul_(-0.5)
+        one = torch.ones_like(root)
+        # Two vectors' product may overflow on the diagonal alone, as W_ij keeps it in bounds elsewhere.
+        h = torch.stack([by_q, root, by_degree, one], dim=1) @ torch.stack([root, by_q, one, by_degree])
+        h = h.mul_(weights).fill_diagonal_(0.0)
+        h[num_visible:] += direct
+        h[:, num_visible:] += direct.T
+        by_y = h @ y
+        by_y.addcmul_(y, (by_y * y).sum(dim=1, keepdim=True), value=-(ctx.sigma**2))
+        return by_y.div_(size.masked_fill(size == 0, torch.inf) * ctx.sigma).to(x), None, None
+
+
+def linear_rates(embeddings: Tensor, labels: Tensor, sigma: float, num_visible: int, num_classes: int) -> Tensor:
+    """Rates [U, C + U] of the hidden nodes to classes and hidden nodes, float64, each row up to a factor.
+
+    embeddings: float [B, D], labels: int64 [B], the first `num_visible` of them visible; sigma: σ >= NARROW.
+    """
+    device = "cpu" if embeddings.is_mps else embeddings.device  # Apple's GPUs have no float64
+    is_class = F.one_hot(labels[:num_visible].to(device), num_classes).double()
+    return _LinearRates.apply(embeddings, is_class, sigma)
+
+
 @outside_autocast
 def gloss_loss(
     embeddings: Tensor,
@@ -123,9 +181,16 @@ def gloss_loss(
         raise ValueError(f"is_visible must have a True and a False, got {len(visible)} True of {len(labels)}")
     order = torch.cat([visible, hidden]).to(embeddings.device, non_blocking=True)
     ordered_labels = labels.long()[order]
-    log_rates = log_transition_rates(embeddings[order], sigma)
-    lap("graph")
-    log_prob = log_propagate(log_rates, ordered_labels, len(visible), num_classes)  # [U, C]
+    embeddings = embeddings.index_select(0, order)
+    settings = len(visible), num_classes
+    if sigma < NARROW or has_kernel(embeddings.device):
+        log_rates = log_transition_rates(embeddings, sigma)
+        lap("graph")
+        log_prob = log_propagate(log_rates, ordered_labels, *settings)  # [U, C]
+    else:
+        rates = linear_rates(embeddings, ordered_labels, sigma, *settings)
+        lap("graph")
+        log_prob = log_absorption(rates, num_classes).to(to_working_precision(embeddings))
 
     target = ordered_labels[len(visible):]
     weight = torch.ones_like(log_prob[:, 0]) if class_weights is None else class_weights.to(log_prob)[target]
