@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gloss.config import SCL, SCL_CE, ConfigError, DatasetConfig
 from gloss.data import Split, count_truncated, load_dataset, tokenize
-from gloss.device import choose_device
+from gloss.device import choose_device, has_bf16
 from gloss.encoder import TokenTable
 from gloss.export import load_model, model_folder
 from gloss.files import SEPARATORS, DataError
@@ -150,8 +150,8 @@ class Run:
         except RuntimeError:
             allowed = "auto, cpu, cuda, cuda:N or mps"
             raise ConfigError(f"trainer.device={device} is not allowed: expected {allowed}") from None
-        # Half precision only where the run itself was trained with it; elsewhere there is nothing to gain.
-        self.precision = record.result["precision"] if self.device.type == "cuda" else "float32"
+        # bf16 only where the run itself was trained with it, and where there is something to gain.
+        self.precision = record.result["precision"] if has_bf16(self.device) else "float32"
         model, self.tokenizer, self.labels, self.max_length = load_model(model_folder(record))
         self.model = model.to(self.device)
         self.num_truncated = 0  # of the texts that were predicted: those with more than max_length tokens

@@ -180,6 +180,9 @@ def _run(
     started = time.perf_counter()
     reset_peak_memory(device)
     precision = choose_precision(cfg.trainer, device)
+    if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
+        told = "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
+        print(told, file=sys.stderr, flush=True)
     machine = environment(device, precision)
     rows, tables, labels, tokenizer = _texts_on_device(cfg, dataset, device, is_trial)
     torch.manual_seed(cfg.seed)  # of the head's first weights

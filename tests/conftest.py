@@ -26,6 +26,7 @@ TINY = [
     "trainer.lr=1e-3",
     "trainer.device=cpu",
     "trainer.save_model=false",
+    "trainer.precision=float32",  # auto would be bf16 on some machines, with other numbers
 ]
 WORDS = {
     "fruit": "apple pear plum cherry grape melon",
@@ -82,7 +83,7 @@ def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def settings(toy: Path, tmp_path: Path) -> list[str]:
     """Overrides of a small search on the toy texts."""
-    words = ["dataset=csv", f"dataset.path={toy}", "model=tiny", "trainer.batch_size=24", "trainer.device=cpu"]
+    words = ["dataset=csv", f"dataset.path={toy}", "model=tiny", "trainer.batch_size=24", *TINY[-2:]]
     return [*words, "trainer.max_epochs=2", "search.trials=5", f"paths.outputs={tmp_path / 'out'}"]
 
 

@@ -25,7 +25,15 @@ from gloss.report import bench as report
 from gloss.train import train
 
 TINY = Settings(
-    lengths="4-12", classes=3, model="tiny", losses=("ce", "gloss_o"), batch=16, rounds=2, rivals=False, device="cpu"
+    lengths="4-12",
+    classes=3,
+    model="tiny",
+    losses=("ce", "gloss_o"),
+    batch=16,
+    rounds=2,
+    rivals=False,
+    device="cpu",
+    precision="float32",
 )
 
 

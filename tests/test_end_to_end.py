@@ -26,6 +26,7 @@ OVERRIDES = [
     "trainer.max_epochs=2",
     "trainer.lr=1e-3",
     "trainer.device=cpu",
+    "trainer.precision=float32",
 ]
 
 

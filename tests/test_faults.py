@@ -330,6 +330,7 @@ def command_of(toy_csv: Path, outputs: Path, *overrides: str) -> list[str]:
         "trainer.batch_size=32",
         "trainer.lr=1e-3",
         "trainer.device=cpu",
+        "trainer.precision=float32",
         f"paths.outputs={outputs}",
         *overrides,
     ]

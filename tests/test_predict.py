@@ -39,7 +39,8 @@ def train_tiny(folder, *overrides, columns=("text",)):
         cfg = resolve(compose("train", [
             "dataset=csv", "dataset.name=colours", f"dataset.path={folder / 'texts.csv'}", "model=tiny",
             f"dataset.text=[{','.join(columns)}]", "model.max_length=16", "trainer.batch_size=16", "trainer.lr=1e-3",
-            "trainer.max_epochs=2", "trainer.device=cpu", f"paths.outputs={folder / 'outputs'}",
+            "trainer.max_epochs=2", "trainer.device=cpu", "trainer.precision=float32",
+            f"paths.outputs={folder / 'outputs'}",
             *(overrides or ["trainer.save_model=true"]),
         ]))  # fmt: skip
     return train(cfg)

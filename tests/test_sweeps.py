@@ -40,7 +40,8 @@ def toys(tmp_path):
         config = tmp_path / "configs" / "dataset" / f"{name}.yaml"
         config.write_text(f"name: {name}\nsource: csv\npath: {path}\n")
     where = [f"hydra.searchpath=[file://{tmp_path / 'configs'}]", f"paths.outputs={tmp_path / 'out'}"]
-    return [*where, "model=tiny", "trainer.batch_size=16", "trainer.max_epochs=2", "trainer.device=cpu"]
+    words = ["model=tiny", "trainer.batch_size=16", "trainer.max_epochs=2", "trainer.device=cpu"]
+    return [*where, *words, "trainer.precision=float32"]
 
 
 def run(*command, timeout=300):
