@@ -17,7 +17,7 @@ def blobs(sizes: list[int], seed: int = 0, dim: int = 5) -> tuple[np.ndarray, np
     return rng.normal(size=(len(labels), dim)) + 2 * np.eye(len(sizes), dim)[labels], labels
 
 
-@pytest.mark.parametrize("sizes", [[20, 30], [5, 40, 2], [9, 1, 12], [1, 1, 6]])
+@pytest.mark.parametrize("sizes", [[20, 30], [5, 40, 2], [9, 1, 12], [1, 1, 6], [2, 2, 1]])
 @pytest.mark.parametrize("block", [7, 1024])
 def test_macro_silhouette_is_the_mean_of_sklearns_class_means(sizes: list[int], block: int):
     points, labels = blobs(sizes)
@@ -45,19 +45,31 @@ def test_accuracy_and_macro_f1_are_sklearns_in_percent():
     assert got["macro_f1"] == pytest.approx(100 * f1_score(labels, logits.argmax(1), average="macro"))
 
 
-@pytest.mark.parametrize("num_classes", [2, 3])
-def test_logistic_probe_is_sklearns_regression_on_standardised_features(num_classes: int):
-    train, labels = blobs([40] * num_classes, seed=1)
-    val, val_labels = blobs([20] * num_classes, seed=2)
-    train, val = 3 * train + 7, 3 * val + 7
-    weight, bias, settings = logistic_probe(train, labels, val, val_labels, num_classes)
-    mean, scale = train.mean(0), train.std(0)
-    reference = LogisticRegression(C=settings["probe_strength"], max_iter=5000).fit((train - mean) / scale, labels)
+@pytest.mark.parametrize("sizes", [[60, 20], [60, 20, 35]])
+def test_logistic_probe_is_the_best_of_sklearns_regressions_on_standardised_features(sizes: list[int]):
+    """Features of very different scales, a constant one, unequal classes that overlap."""
+    scale = np.array([3.0, 0.05, 1.0, 1.0, 40.0, 0.0])
+    train, labels = blobs(sizes, seed=1, dim=6)
+    val, val_labels = blobs(sizes[::-1], seed=2, dim=6)
+    train, val = 0.4 * scale * train + 7, 0.4 * scale * val + 7
+    weight, bias, settings = logistic_probe(train, labels, val, val_labels, len(sizes))
+    mean, deviation = train.mean(0), np.where(train.std(0) > 0, train.std(0), 1)
+    references, scores = {}, {}
+    for strength in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0):
+        references[strength] = LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
+        references[strength].fit((train - mean) / deviation, labels)
+        predicted = references[strength].predict((val - mean) / deviation)
+        scores[strength] = f1_score(val_labels, predicted, average="macro")
+    assert len(set(scores.values())) > 2
+    assert settings["probe_strength"] == max(scores, key=scores.get)  # of equals the first, the strongest
+    assert settings["probe_converged"] is True
     logits = val @ weight.T + bias
     probability = np.exp(logits - logits.max(1, keepdims=True))
     probability /= probability.sum(1, keepdims=True)
-    np.testing.assert_allclose(probability, reference.predict_proba((val - mean) / scale), atol=2e-3)
-    assert settings["probe_converged"]
+    expected = references[settings["probe_strength"]].predict_proba((val - mean) / deviation)
+    np.testing.assert_allclose(probability, expected, atol=2e-3)
+    if len(sizes) == 2:  # one row of scikit-learn's, shared out
+        np.testing.assert_allclose(weight[0], -weight[1], rtol=1e-9)
 
 
 def test_logistic_probe_never_predicts_a_class_without_training_texts():
@@ -65,6 +77,7 @@ def test_logistic_probe_never_predicts_a_class_without_training_texts():
     keep = labels != 1
     weight, bias, _ = logistic_probe(train[keep], labels[keep], train, labels, 3)
     assert 1 not in (train @ weight.T + bias).argmax(1)
+    assert bias[1] == -1e4 and (weight[1] == 0).all()
 
 
 def released_probe(train, labels, val, val_labels, num_classes, seed, patience=10, max_steps=50):

@@ -127,11 +127,24 @@ def test_distances_and_their_gradient():
     assert gradient.abs().max() == 0
 
 
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1e20])
+def test_distances_at_every_scale_in_float32(scale):
+    """Squares of 1e-25 and of 1e20 leave float32."""
+    x = (random_embeddings(5, 4) * scale).float()
+    expected = (x.double()[:, None] - x.double()).norm(dim=2)
+    assert expected.max() < 1e2 * scale
+    torch.testing.assert_close(pairwise_distances(x).double() / scale, expected / scale, rtol=1e-5, atol=0)
+
+
 def test_distances_of_near_neighbours_in_float32():
-    """Where |a|² + |b|² − 2ab would have no correct digit: unit vectors 1e-5 apart, with large common parts."""
+    """Where |a|² + |b|² − 2ab would have no correct digit: unit vectors 1e-5 apart, with large common parts.
+
+    Among 28 others: PyTorch takes that formula by itself for more than 25 vectors.
+    """
     direction = torch.zeros(8, dtype=torch.float64)
     direction[3] = 1e-5
-    x = unit_length(random_embeddings(1, 8).expand(2, 8) + torch.stack([direction * 0, direction])).float()
+    pair = random_embeddings(1, 8).expand(2, 8) + torch.stack([direction * 0, direction])
+    x = unit_length(torch.cat([pair, random_embeddings(28, 8, seed=1)])).float()
     exact = x.double().requires_grad_()
     narrow = x.clone().requires_grad_()
     wide, short = (exact[0] - exact[1]).norm(), pairwise_distances(narrow)[0, 1]

@@ -95,6 +95,13 @@ def test_the_mean_over_one_positive_triplet_is_that_triplet():
     assert value == 0.25 and gradient.tolist() == [[-2.0], [1.0], [1.0]]
 
 
+def test_a_triplet_of_loss_0_is_not_counted():
+    """d(0, 1) + margin is exactly d(0, 2); from anchor 1 both are 1 away, which is a loss of the margin."""
+    x = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+    value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 1.0), x, torch.tensor([0, 0, 1]))
+    assert value == 1.0 and gradient.tolist() == [[-1.0], [2.0], [-1.0]]
+
+
 def test_triplet_equals_other_libraries():
     """Both take the mean over the triplets with positive loss."""
     x, labels = batch(24, 3)

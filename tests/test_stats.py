@@ -59,6 +59,8 @@ def test_sign_flip_of_25_pairs_is_exact_and_bounded():
     assert stats.sign_flip([1.0] * 25) == 2 / 2**25 == stats.smallest_p(25)
     assert stats.smallest_p(0) == stats.smallest_p(1) == 1.0
     assert stats.smallest_p(5) == 0.0625  # five seeds of one data set never reach 0.05
+    assert stats.sign_flip([1.0] * 40) == 2 / 2**40
+    assert stats.sign_flip([5e-10, 5e-10]) == 1.0  # what rounding alone can make: every pattern reaches it
     assert stats.sign_flip([]) is None
     with pytest.raises(ValueError, match="at most 40 differences, got 41"):
         stats.sign_flip([1.0] * 41)

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from test_fit import prepared
+from conftest import TINY, composed
+from test_objective import config
 
 import gloss.fit
-from gloss.config import Config
-from gloss.encoder import TokenTable
+from gloss.checkpoint import Progress
+from gloss.data import load_dataset, tokenize
+from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.evaluate import classification_metrics, macro_silhouette
 from gloss.fit import LOG, Fit
-from gloss.objective import Parts
+from gloss.objective import Objective, Parts
 from gloss.runs import RunError
 
 
@@ -24,13 +29,41 @@ class Laps(list):
     lap = list.append
 
 
+@pytest.fixture(scope="module")
+def texts(toy_csv: Path) -> SimpleNamespace:
+    """Token ids and labels of the toy texts, and the tiny encoder's classifier with the first weights of seed 1."""
+    cfg = composed(*TINY, f"dataset.path={toy_csv}", "loss=ce")
+    tokenizer, tables, labels = load_tokenizer(cfg.model), {}, {}
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    for name, split in dataset.splits.items():
+        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, 16, None), 0, torch.device("cpu"))
+        labels[name] = torch.from_numpy(split.labels)
+    torch.manual_seed(1)
+    return SimpleNamespace(cfg=cfg, tables=tables, labels=labels, model=Classifier(load_encoder(cfg.model), 3))
+
+
 @pytest.fixture
-def fit_of(tiny_config, tmp_path):
+def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
+    """fit_of("loss=ce", "trainer.lr=1e-3", …): a training of the toy texts in float32, before its first step."""
+
     def make(*overrides: str) -> Fit:
-        cfg: Config = tiny_config("trainer.precision=float32", "trainer.num_slices=1", *overrides)
-        fit = prepared(cfg, tmp_path)
+        cfg = copy.deepcopy(config("trainer.num_slices=1", "trainer.lr=1e-3", "variant.loss_dtype=float32", *overrides))
+        cfg.dataset, cfg.model = texts.cfg.dataset, copy.deepcopy(texts.cfg.model)
+        model = copy.deepcopy(texts.model)
+        for override in overrides:
+            if override.startswith("model.dropout="):
+                for module in model.modules():
+                    if isinstance(module, torch.nn.Dropout):
+                        module.p = float(override.partition("=")[2])
+        if cfg.mode == "standalone":
+            model.head.requires_grad_(False)
+        fit = Fit(
+            **{"cfg": cfg, "model": model, "tables": texts.tables, "labels": dict(texts.labels), "folder": tmp_path},
+            **{"objective": Objective(cfg, 3, 0.5), "progress": Progress(sigma=0.5), "precision": "float32"},
+            **{"rows": np.arange(200), "device": torch.device("cpu"), "report": print, "on_epoch": None},
+            presence=SimpleNamespace(look=lambda: False),
+        )
         fit.watch, fit.log = Laps(), torch.zeros(3, len(LOG))
-        fit.presence = SimpleNamespace(look=lambda: False)
         return fit
 
     return make
@@ -152,6 +185,7 @@ def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypa
         (["loss=cosine", "variant.forward_passes=2"], [(10, 7), (10, 8)]),
         (["loss=cosine", "mode=standalone", "variant=released"], [(10, 7)]),
         (["loss=cosine", "trainer.micro_batch=4"], [(3, 7), (4, 8), (3, 9)] * 2),
+        (["loss=gloss_o", "loss.sigma=0.5", "trainer.micro_batch=5"], [(5, 7), (5, 8)] * 2),
         (["loss=cosine", "trainer.micro_batch=10"], [(10, 7)] * 2),
     ],
 )
@@ -165,11 +199,12 @@ def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
         return encode(rows, device_rows, seed)
 
     fit._encode = watch
-    parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], None, 7)
+    is_visible = IS_VISIBLE if fit.cfg.loss.name == "gloss_o" else None
+    parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], is_visible, 7)
     assert [entry[:2] for entry in made] == passes
     if "micro" in overrides[-1]:  # first without a graph, then with one
         assert [entry[2] for entry in made] == [False] * (len(passes) // 2) + [True] * (len(passes) // 2)
-    assert fit.watch == ["forward", "loss"]
+    assert fit.watch == ["forward", *["graph", "propagation"] * (is_visible is not None), "loss"]
     assert (parts.ce is None) == (fit.cfg.mode == "standalone") and parts.embedding_loss is not None
     assert all(p.grad is not None for p in fit.model.encoder.transformer.encoder.parameters())
 

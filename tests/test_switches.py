@@ -41,7 +41,7 @@ def test_variant_gloss_objective():
     for name, value in expected.items():
         parts = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")(x, logits, labels, IS_VISIBLE)
         assert parts.embedding_loss.item() == pytest.approx(value, rel=1e-9)
-        # softmax scores all five hidden texts, the paper's formula two of them
+        # softmax scores all six hidden texts, the paper's formula three of them
         assert int(parts.num_left_out) == {"nll": 3, "softmax": 0}[name]
         assert parts.loss.item() == pytest.approx(LAM * value + (1 - LAM) * parts.ce.item(), rel=1e-12)
 
@@ -58,8 +58,8 @@ def test_variant_divide_by_hidden():
     x, logits, labels = batch()
     value, ce = gloss_by_loop(x).item(), loops.cross_entropy(logits, LABELS).item()
     parts = objective("gloss_o", "integrated", "variant.divide_by_hidden=true")(x, logits, labels, IS_VISIBLE)
-    assert parts.embedding_loss.item() == pytest.approx(value / 5, rel=1e-9)  # five of ten texts are hidden
-    assert parts.loss.item() == pytest.approx(LAM * value / 5 + (1 - LAM) * ce, rel=1e-9)
+    assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are hidden
+    assert parts.loss.item() == pytest.approx(LAM * value / 6 + (1 - LAM) * ce, rel=1e-9)
     alone = objective("gloss_o", "standalone", "variant=released", "variant.gloss_objective=nll")
     assert alone.cfg.variant.divide_by_hidden  # of the integrated mode only
     assert alone(x, None, labels, IS_VISIBLE).loss.item() == pytest.approx(value, rel=1e-9)
@@ -108,6 +108,9 @@ def test_variant_loss_dtype(loss):
         exact = gloss_by_loop(narrow.double()).item()
         assert wide.embedding_loss.item() == pytest.approx(exact, rel=1e-12)
         assert 0 < abs(short.embedding_loss.item() - exact) < 1e-5
+    weights = torch.ones(CLASSES, dtype=torch.float64)  # take the type of the loss
+    weighted = objective(loss, "integrated", "variant.loss_dtype=float32", weights=weights)
+    assert torch.equal(weighted(narrow, narrow_logits, labels, is_visible).loss, short.loss)
     if loss != "ce":
         assert (wide.embedding_loss.dtype, short.embedding_loss.dtype) == (torch.float64, torch.float32)
 
