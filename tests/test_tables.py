@@ -67,6 +67,14 @@ def test_table2_shows_means_verdicts_ranks_and_what_is_missing(tmp_path, table2_
     assert float(first["difference"]) == pytest.approx(0, abs=1e-9)
 
 
+def test_a_cell_is_judged_with_the_deviation_that_the_paper_prints_for_it(tmp_path):
+    """Both lie 2.3 points below: CE's ± 0.81 leaves it open whether by more than 1.5, G-Loss-O's ± 0.12 does not."""
+    write_cell(tmp_path, 85.64 - 2.3, loss="ce")
+    write_cell(tmp_path, 86.63 - 2.3, loss="gloss_o")
+    table = tables.table2(groups_of(tmp_path, [cell(loss=loss, seeds=(1, 2, 3)) for loss in ("ce", "gloss_o")]))
+    assert [r[3].verdicts[0] for r in table.rows if r[2].plain() == "ours"] == ["unresolved", "off"]
+
+
 def test_reduced_runs_and_models_of_our_own_bear_no_verdict(tmp_path):
     config = {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}
     cells = [
