@@ -128,10 +128,10 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
     try:
         claim_gpu()
         with queued_again():
-            prepared_cfg = _prepare(cfg, overrides)
-            if prepared_cfg.trainer.save_model == "auto" and prepared_cfg.dataset.source not in ("csv", "hub"):
-                prepared_cfg.trainer.save_model = False
-            task(prepared_cfg, True)
+            run = _prepare(cfg, overrides)
+            if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
+                run.trainer.save_model = False
+            task(run, True)
     except Exception as error:
         reason = explain(error) if _is_expected(error) else traceback.format_exc().rstrip()
         text = f"failed: {' '.join(overrides)}\n  {reason}\n"

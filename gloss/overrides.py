@@ -100,8 +100,7 @@ def value_of(words: Sequence[str], key: str, default: str | None = None) -> str 
     for word in reversed(words):
         if word.partition("=")[0].lstrip("+") == key:
             value = word.partition("=")[2]
-            quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
-            return str(_parse(word)) if quoted else value
+            return str(_parse(word)) if _is_quoted(value) else value
     return default
 
 

@@ -84,6 +84,7 @@ def test_a_sweep_over_texts_is_one_over_each(tmp_path):
     words = ["dataset.name=1e3,b", "-m", f"dataset.path={whole}", "dataset.label=é,y", "seed=1,2"]
     expected = ["-m", "dataset.name='1e3',b", f"dataset.path='{whole}'", "dataset.label='é',y", "seed=1,2"]
     assert prepared(words, OPTIONS) == expected
+    assert value_of(prepared(["dataset=1e3,2_0", "-m"], OPTIONS), "dataset") == "'1e3','2_0'"
     kept = ["seed=range(1,3)", "model=choice(bert,tiny)", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert prepared(["--multirun", *kept], OPTIONS) == ["--multirun", *kept]
 
