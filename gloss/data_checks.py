@@ -54,7 +54,7 @@ def examine(parts: dict[str, Examples]) -> list[str]:
     for part, examples in parts.items():
         notes += _text_notes(examples, _of(part, parts), train if part != "train" else set())
         if part != "train" and sorted(examples.rows) == sorted(parts["train"].rows):
-            raise DataError(f"{part} has the same texts as train, also in number: a score on them says nothing")
+            raise DataError(f"{part} repeats the texts of train, each with its label: a score on them says nothing")
     return notes
 
 

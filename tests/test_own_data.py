@@ -253,7 +253,7 @@ def test_a_test_file_that_is_the_training_file_is_refused(tmp_path):
     train = write(tmp_path / "train.csv", plain("xy" * 10))
     copy = write(tmp_path / "copy.csv", plain("xy" * 10)[::-1])
     for test in (train, copy):
-        with pytest.raises(DataError, match="train.csv: test has the same texts as train"):
+        with pytest.raises(DataError, match="train.csv: test repeats the texts of train"):
             load(train, test_path=str(test))
 
 
