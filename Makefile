@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long lint data reproduce plan status report bench clean
+.PHONY: help setup always demo test test-long lint data reproduce plan status report bench clean
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
@@ -14,15 +14,17 @@ LAUNCH = $(or $(LAUNCHER),$(if $(JOBS),joblib))
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready ## make .venv with the pinned requirements; done again only when they change
+setup: .venv/.ready ## make .venv with the pinned requirements, again when they change (TORCH_INDEX=… for an older driver)
 
-.venv/.ready: requirements.txt pyproject.toml Makefile
+.venv/.ready: requirements.txt pyproject.toml Makefile $(if $(TORCH_INDEX),always)
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "gloss needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
 	$(PIP) --no-deps --require-hashes --requirement requirements.txt
-	$(PIP) torch==2.13.0
+	$(PIP) $(if $(TORCH_INDEX),--upgrade --extra-index-url $(TORCH_INDEX)) torch==2.13.0
 	$(PIP) --no-deps --editable .
 	touch $@
+
+always:
 
 demo: setup ## train on real texts with a small pretrained encoder, and show the report (5 minutes on 2 cores at most)
 	$(RUN) scripts/train.py -m experiment=demo
