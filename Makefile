@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-long mutants lint data reproduce plan status report bench clean
+.PHONY: help setup always demo test test-long mutants lint data reproduce plan status report bench clean
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
@@ -15,7 +15,7 @@ SELECTED = $(call quoted,dataset,$(call given,DATASETS,DATASET)) $(call quoted,m
 LAUNCH = $(or $(LAUNCHER),$(if $(JOBS),joblib))
 
 # A misspelt selector would leave everything selected.
-KNOWN = DATASETS DATASET MODELS MODEL LOSSES LOSS SEEDS SEED TRIALS TRIAL ARGS LAUNCHER JOBS OUTPUTS RUNS DEVICE YES PYTHON RUN PIP
+KNOWN = DATASETS DATASET MODELS MODEL LOSSES LOSS SEEDS SEED TRIALS TRIAL ARGS LAUNCHER JOBS OUTPUTS RUNS DEVICE YES TORCH_INDEX PYTHON RUN PIP
 TYPED := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
 CLOSE = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1) or ["one of", *sys.argv[2:]])
 $(foreach v,$(filter-out $(KNOWN) MAKE% .%,$(TYPED)),\
@@ -24,14 +24,16 @@ $(foreach v,$(filter-out $(KNOWN) MAKE% .%,$(TYPED)),\
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: .venv/.ready ## make .venv with the pinned requirements; done again only when they change
+setup: .venv/.ready ## make .venv with the pinned requirements, again when they change (TORCH_INDEX=… for an older driver)
 
-.venv/.ready: requirements.txt pyproject.toml Makefile
+.venv/.ready: requirements.txt pyproject.toml Makefile $(if $(TORCH_INDEX),always)
 	$(PYTHON) -c 'import sys; assert (3, 11) <= sys.version_info < (3, 14), "gloss needs Python 3.11 to 3.13: make PYTHON=python3.12"'
 	$(PYTHON) -m venv .venv
-	$(PIP) --requirement requirements.txt
+	$(PIP) $(if $(TORCH_INDEX),--upgrade --extra-index-url $(TORCH_INDEX)) --requirement requirements.txt
 	$(PIP) --no-deps --editable .
 	touch $@
+
+always:
 
 demo: setup ## train on real texts with a small pretrained encoder, and show the report (5 minutes on 2 cores at most)
 	$(RUN) scripts/train.py -m experiment=demo

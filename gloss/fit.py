@@ -128,6 +128,8 @@ class Fit:
                 f"{self.folder / 'checkpoint'} was made with {len(self.log)} batches an epoch, now there are "
                 f"{len(batches)}: use the texts it was made with, or rerun=true"
             )
+        if self.device.type == "cuda" and not progress.epochs:
+            self._warm_up(batches, visible)
         start = np.cumsum([0, *(len(batch) for batch in batches)])
         before = time.perf_counter()
         self.watch.start()
@@ -148,6 +150,18 @@ class Fit:
                 self.watch.start()
         self._add_seconds(before)
         self._check_finite(batches)
+
+    def _warm_up(self, batches: list[np.ndarray], visible: list[Tensor | None]) -> None:
+        """Run the loss once for each size of a batch: no epoch pays for Triton's compilation, seconds at first.
+
+        Changes no weight, and no random number of a step.
+        """
+        for size, is_visible in {len(b): v for b, v in zip(batches, visible, strict=True)}.items():
+            embeddings = torch.randn(size, self.model.encoder.embedding_dim, device=self.device, requires_grad=True)
+            logits = torch.zeros(size, self.objective.num_classes, device=self.device, requires_grad=True)
+            labels = self.labels["train"][torch.arange(size, device=self.device)]
+            parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_visible)
+            parts.loss.backward()
 
     def _add_seconds(self, before: float) -> None:
         """Book the time since `before` on the epoch under way."""
@@ -395,7 +409,13 @@ def embed(
 def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> RunError | None:
     """What to tell where `error` is a lack of memory, and what the user can set that this configuration allows."""
     # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
-    texts = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
+    texts = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "ALLOC_FAILED",
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+    )
     if not any(text in str(error) for text in texts):
         return None
     size, way = cfg.trainer.batch_size, ""
