@@ -21,7 +21,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, Config, ConfigError, TuneConfig, closest_key, resolve
-from gloss.experiments import check_experiment, sweep_arguments
+from gloss.experiments import check_experiment, is_run, sweep_arguments
 from gloss.interrupts import Interrupted, interruptible
 from gloss.terminal import explain, outlasting_its_readers
 from gloss.tuned import apply_tuned, keys_by_hand
@@ -106,6 +106,8 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
     overrides = list(hydra_cfg.overrides.task)
     if hydra_cfg.mode != RunMode.MULTIRUN:
         task(_prepare(cfg, overrides), False)
+        return
+    if not is_run(overrides, cfg.experiment.only):  # a combination of the sweep that its experiment leaves out
         return
     try:
         claim_gpu()
