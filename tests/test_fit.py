@@ -314,7 +314,7 @@ def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
 
 
 def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
-    monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g: torch.arange(n) < 1)  # one visible text
+    monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g, known: torch.arange(n) < 1)  # one visible text
     record = train(
         tiny_config(
             "loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"
