@@ -30,6 +30,8 @@ class Progress:
     epoch: int = 1  # the epoch under way, from 1
     step: int = 0  # its steps that are done
     sigma: float | None = None
+    graph_sigma: float | None = None  # of the graph whose quality is measured; None: it is not
+    graph_at_start: dict[str, float] | None = None  # its quality before training
     fingerprint: str | None = None  # of the texts; None in checkpoints from before it was kept, as `machine`
     machine: dict[str, Any] | None = None  # environment.json of the last process, and what may change how it computes
     resumed_on: list[str] = field(default_factory=list)  # what differed at each resumption on another machine or code

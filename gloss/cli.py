@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, ROOT, Config, ConfigError, TuneConfig, known_options, resolve
-from gloss.experiments import check_experiment, check_single, sweep_arguments
+from gloss.experiments import check_experiment, check_single, is_run, sweep_arguments
 from gloss.help import usage
 from gloss.interrupts import Interrupted, interruptible
 from gloss.overrides import SECRET, closest_key, override, prepared, value_of
@@ -124,6 +124,8 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
     overrides = list(hydra_cfg.overrides.task)
     if hydra_cfg.mode != RunMode.MULTIRUN:
         task(_prepare(cfg, overrides), False)
+        return
+    if not is_run(overrides, cfg.experiment.only):  # a combination of the sweep that its experiment leaves out
         return
     try:
         claim_gpu()

@@ -78,10 +78,18 @@ class DatasetConfig:
     separator: str | None = None  # csv: null to find it from the header
     encoding: str = "utf-8"  # csv: of the file; a byte order mark comes before it
     revision: str | None = None  # hub: commit of the data set
+    unlabeled: str | None = _choice(None, "rest")  # rest: what train_limit leaves out, without its labels
+    unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts of that kind
     shift_to: str | None = None  # a prepared set with the same classes and another domain
 
     def __post_init__(self) -> None:
         self.text = list(map(str, self.text if isinstance(self.text, list | tuple) else [self.text]))
+
+
+    @property
+    def has_own_texts(self) -> bool:
+        """Whether texts are the user's own, so that no name but only their fingerprint says what they are."""
+        return self.source in ("csv", "hub") or self.unlabeled_path is not None
 
 
 @dataclass
@@ -152,6 +160,7 @@ class TrainerConfig:
     max_epochs: int = _positive_int(200)  # at most; patience may stop earlier
     patience: int | None = _positive_int(10)  # epochs without a better score; null: no early stopping
     batch_size: int = _positive_int(128, 2)  # texts a step
+    unlabeled_per_batch: int | None = _positive_int(None)  # null: batch_size; of dataset.unlabeled or unlabeled_path
     max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)  # the gradient is clipped to it
     sampler: str = _choice("random", "random", "balanced")  # balanced: equally many texts a class
     classes_per_batch: int | None = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
@@ -173,10 +182,16 @@ class AblationConfig:
     gamma_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to γ, up to 0.99
     lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
+    graph_shuffle: bool = False  # each step's graph gets its nodes in random order, and so labels that are not theirs
     label_noise: float = _number(
         0.0, "at least 0 and below 1", lambda x: 0 <= x < 1
     )  # share of training labels changed
-    test_on: str | None = None  # a prepared set with the same classes, whose test split is also tested
+    test_on: str | None = None  # a set with these classes that is also tested: prepared, a csv file, or hub:owner/name
+
+
+def is_csv_file(name: str) -> bool:
+    """Whether `ablation.test_on` names a file of texts, and no set."""
+    return name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz"))
 
 
 @dataclass
@@ -185,6 +200,7 @@ class ExperimentConfig:
 
     name: str | None = None  # set by experiment=
     sweep: dict[str, Any] = field(default_factory=dict)  # override -> its values
+    only: dict[str, Any] = field(default_factory=dict)  # "key=value" -> {key: the one value that it is run with}
     search: bool = True  # whether the best values are searched for before
 
 
@@ -361,7 +377,7 @@ def _check_ablation(cfg: Config) -> None:
                 raise ConfigError(
                     f"ablation.{key}_offset={offset} is not allowed: loss.{key} would become {value + offset:g}"
                 )
-    graph_only = {"sigma_scale": 1.0, "graph_noise": 0.0}
+    graph_only = {"sigma_scale": 1.0, "graph_noise": 0.0, "graph_shuffle": False}
     for key, off in graph_only.items():
         value = getattr(cfg.ablation, key)
         if value != off and loss.name not in GRAPH_LOSSES:
@@ -416,10 +432,34 @@ def _check_dataset(cfg: Config) -> None:
     for key in ignored[cfg.dataset.source]:
         if (value := getattr(cfg.dataset, key)) != getattr(DatasetConfig(), key):
             raise ConfigError(f"dataset.{key}={value} has no effect with dataset={cfg.dataset.name}: leave it out")
+    _check_unlabeled(cfg)
     if not 1 <= len(set(cfg.dataset.text)) == len(cfg.dataset.text) <= 2:
         raise ConfigError(
             f"dataset.text={cfg.dataset.text} is not allowed: expected one column, or two for sentence pairs"
         )
+
+
+def _check_unlabeled(cfg: Config) -> None:
+    """Examples without a label need a loss that propagates through them."""
+    dataset, count = cfg.dataset, cfg.trainer.unlabeled_per_batch
+    given = {key: getattr(dataset, key) for key in ("unlabeled", "unlabeled_path") if getattr(dataset, key) is not None}
+    if count is not None and not given:
+        raise ConfigError(
+            f"trainer.unlabeled_per_batch={count} has no effect without dataset.unlabeled_path or "
+            "dataset.unlabeled=rest: give one of them, or leave it out"
+        )
+    if len(given) > 1:
+        raise ConfigError("dataset.unlabeled and dataset.unlabeled_path are not allowed together: leave one out")
+    for key, value in given.items():
+        if cfg.loss.name not in GRAPH_LOSSES:
+            raise ConfigError(f"dataset.{key}={value} has no effect with loss={cfg.loss.name}, which builds no graph")
+        if cfg.variant.divide_by_hidden:
+            raise ConfigError(
+                f"dataset.{key}={value} is not allowed with variant.divide_by_hidden=true (variant=released), which "
+                "counts all texts that are not visible: use variant=paper"
+            )
+    if dataset.unlabeled and dataset.train_limit is None:
+        raise ConfigError("dataset.unlabeled=rest has no effect without dataset.train_limit, which leaves texts out")
 
 
 @cache

@@ -20,7 +20,7 @@ import tokenizers
 
 from gloss import docstrings
 from gloss.atomic import atomic_file
-from gloss.config import ROOT, DatasetConfig
+from gloss.config import ROOT, DatasetConfig, is_csv_file
 from gloss.data_checks import examine, words
 from gloss.files import DataError, Examples, collect, label_name, read_examples, read_table
 
@@ -54,6 +54,7 @@ class TextDataset:
     splits: dict[str, Split]  # train, val, test
     fingerprint: str  # hex; of all texts and labels before `train_limit`, whatever the order of rows
     notes: list[str]  # what the user should know: how texts were split, what is odd about them …
+    unlabeled: Split | None = None  # texts without a label, -1, where the configuration names some
 
 
 def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDataset:
@@ -64,6 +65,9 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled dev split). Raises DataError.
     """
     source = _SOURCES[cfg.source](cfg, Path(data_dir))
+    if cfg.unlabeled_path is not None:
+        source.add_unlabeled(_read_unlabeled(cfg))
+    unlabeled = source.splits.pop("unlabeled", None)
     labels, splits, notes = source.labels, source.splits, source.notes
     _check_classes(cfg.path or cfg.name, labels, splits)
     num_rows = len(splits["train"])
@@ -81,9 +85,41 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
             splits[part], splits["train"] = splits["train"].take(chosen), splits["train"].take(rest)
             notes.append(_cut_note(part, splits, num_rows, labels))
     if cfg.train_limit is not None:
-        splits["train"] = _limited(splits["train"], cfg, seed, len(labels), notes)
+        splits["train"], rest = _limited(splits["train"], cfg, seed, len(labels), notes)
+        if cfg.unlabeled == "rest":
+            if not len(rest):
+                raise DataError(f"dataset.unlabeled=rest: dataset.train_limit={cfg.train_limit} leaves no text out")
+            unlabeled = Split(rest.texts, np.full(len(rest), -1), rest.rows)
     splits = {part: splits[part] for part in ("train", "val", "test")}
-    return TextDataset(cfg.name, labels, splits, source.fingerprint(), notes)
+    return TextDataset(cfg.name, labels, splits, source.fingerprint(), notes, unlabeled)
+
+
+def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
+    """The set that `ablation.test_on` names: a prepared one; a CSV file; or hub:owner/name, hub:owner/name@revision.
+
+    A file or hub set has the columns, separator and encoding of the run's own.
+    """
+    columns = {"text": own.text, "label": own.label}
+    if name.startswith("hub:"):
+        path, _, revision = name.removeprefix("hub:").partition("@")
+        return DatasetConfig(name=path, source="hub", path=path, revision=revision or None, **columns)
+    if is_csv_file(name):
+        form = {"separator": own.separator, "encoding": own.encoding}
+        return DatasetConfig(name=Path(name).name, source="csv", path=name, **columns, **form)
+    return DatasetConfig(name=name)
+
+
+def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Split]:
+    """The classes and the texts to test of a set that nothing is trained on: all rows of a CSV file, the test split of
+    a hub set, or its validation split if it has no other with labels. Numbers of labels are those of `labels`, which
+    the classes are where the set has no other. Raises DataError.
+    """
+    source = _SOURCES[cfg.source](cfg, Path())
+    test = next(source.splits[part] for part in ("test", "val", "train") if part in source.splits)
+    if not set(source.labels) <= set(labels):
+        return source.labels, test
+    numbers = np.array([labels.index(label) for label in source.labels])
+    return list(labels), Split(test.texts, numbers[test.labels], test.rows)
 
 
 def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_length: int = 128) -> dict[str, Any]:
@@ -130,7 +166,10 @@ def _stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave:
     return np.sort(np.concatenate(chosen))
 
 
-def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]) -> Split:
+def _limited(
+    train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]
+) -> tuple[Split, Split]:
+    """The sample of `cfg.train_limit` training texts, and the rest."""
     limit = cfg.train_limit
     if limit < num_classes:
         raise DataError(
@@ -138,8 +177,9 @@ def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, note
         )
     if limit > len(train):
         notes.append(f"dataset.train_limit={limit} has no effect: there are {len(train)} training texts")
-        return train
-    return train.take(_stratified(train.labels, limit, seed, least=1))
+        return train, train.take(np.arange(0))
+    chosen = _stratified(train.labels, limit, seed, least=1)
+    return train.take(chosen), train.take(np.setdiff1d(np.arange(len(train)), chosen))
 
 
 def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequence[str]) -> str:
@@ -196,6 +236,13 @@ class _Source:
         order = np.array(sorted(range(len(texts)), key=digests.__getitem__), dtype=np.int64)
         self.splits[part] = Split(texts, np.array(labels, dtype=np.int64), np.array(numbers)).take(order)
         self.hashes[part] = fingerprint(digests)
+
+    def add_unlabeled(self, texts: list[tuple[str, ...]]) -> None:
+        """Texts without a label: -1."""
+        digests = row_digests(texts, [""] * len(texts))
+        order = np.array(sorted(range(len(texts)), key=digests.__getitem__), dtype=np.int64)
+        split = Split(texts, np.full(len(texts), -1), np.arange(len(texts)))
+        self.splits["unlabeled"], self.hashes["unlabeled"] = split.take(order), fingerprint(digests)
 
     def fingerprint(self) -> str:
         return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()[:32]
@@ -284,6 +331,13 @@ def _read_csv(cfg: DatasetConfig, data_dir: Path) -> _Source:
         if path is not None
     }
     return _from_examples(cfg.path, parts)
+
+
+def _read_unlabeled(cfg: DatasetConfig) -> list[tuple[str, ...]]:
+    """The texts of `dataset.unlabeled_path`; other columns, a label's too, are not read."""
+    columns = [*cfg.text, cfg.text[0]]  # the last stands for the label, which such a file need not have
+    examples = read_examples(Path(cfg.unlabeled_path).expanduser(), columns, cfg.separator, cfg.encoding)
+    return [tuple(row[:-1]) for row in examples.rows]
 
 
 def _label_order(labels: set[str]) -> list[str]:

@@ -259,6 +259,26 @@ class TokenTable:
         types = None if self.token_type_ids is None else self.token_type_ids[device_rows]
         return TokenTable(self.input_ids[device_rows], self.lengths[device_rows], self.host_lengths[rows], types)
 
+    def joined(self, other: TokenTable) -> TokenTable:
+        """The rows of both tables, those of `other` behind; padding is added where one is narrower."""
+        width = max(self.input_ids.shape[1], other.input_ids.shape[1])
+
+        def stacked(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            if a is None and b is None:
+                return None
+            tables = [
+                torch.zeros_like(x.input_ids, dtype=torch.uint8) if y is None else y
+                for x, y in ((self, a), (other, b))
+            ]
+            return torch.cat([F.pad(x, (0, width - x.shape[1])) for x in tables])  # no step reads beyond a text's end
+
+        return TokenTable(
+            stacked(self.input_ids, other.input_ids),
+            torch.cat([self.lengths, other.lengths]),
+            np.concatenate([self.host_lengths, other.host_lengths]),
+            stacked(self.token_type_ids, other.token_type_ids),
+        )
+
     def encode(
         self, model: Classifier | Encoder, rows: np.ndarray, device_rows: Tensor, num_groups: int | None = None
     ) -> Tensor:

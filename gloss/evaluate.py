@@ -1,4 +1,4 @@
-"""Logits or embeddings -> accuracy, macro-F1, macro-silhouette; the linear probe of standalone mode."""
+"""Logits or embeddings -> accuracy, macro-F1, macro-silhouette; linear probe and nearest neighbours on embeddings."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
+NEIGHBOURS = (1, 5, 10, 20, 50)  # k of the nearest neighbours
 PROBE_STRENGTHS = tuple(10.0**k for k in range(-3, 4))  # inverse regularisation C of the logistic probe
 
 
@@ -116,3 +118,30 @@ def adam_probe(
         if step - best_step >= 10:
             break
     return layer.weight.detach().numpy(), layer.bias.detach().numpy(), {"probe_steps": step}
+
+
+def nearest_neighbours(
+    train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray
+) -> tuple[KNeighborsClassifier, int]:
+    """The k nearest neighbours at unit length, as a fitted classifier of `unit_rows`, and k.
+
+    k is the one of NEIGHBOURS with the best accuracy on validation (the smallest of equals); each neighbour has one
+    vote, and of equally many votes the class of the smaller number wins.
+
+    Args:
+        train, val: float [N, D] and [M, D], any scale.
+        train_labels, val_labels: int [N] and [M].
+    """
+    classifier = KNeighborsClassifier(algorithm="brute").fit(unit_rows(train), train_labels)
+    val = unit_rows(val)
+
+    def score(k: int) -> float:
+        return float((classifier.set_params(n_neighbors=k).predict(val) == val_labels).mean())
+
+    k = max((k for k in NEIGHBOURS if k <= len(train)), key=score)  # the first of equals
+    return classifier.set_params(n_neighbors=k), k
+
+
+def unit_rows(embeddings: np.ndarray) -> np.ndarray:
+    """The rows of [N, D] at length 1; a row of zeros stays."""
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=1e-30)

@@ -97,7 +97,11 @@ def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
     try:
         parsed = OverridesParser.create().parse_overrides(_in_sweep_order(name, given))
         swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
-        for job in BasicSweeper.split_arguments(parsed, None)[0]:  # just as -m would
+        jobs = BasicSweeper.split_arguments(parsed, None)[0]  # just as -m would
+        only = experiment_of(name).get("only", {})
+        if not (kept := [job for job in jobs if is_run(job, only)]):
+            raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {_in_words(only)}")
+        for job in kept:
             seed = next((o.partition("=")[2] for o in job if o.startswith("seed=")), str(Config.seed))
             if not seed.isdecimal():
                 raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
@@ -205,12 +209,41 @@ def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[st
 
 def sweep_of(name: str) -> dict[str, str]:
     """The sweep of an experiment: override -> its values, separated by commas."""
+    return {key: str(value) for key, value in experiment_of(name).get("sweep", {}).items()}
+
+
+def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether an experiment runs a combination of its sweep.
+
+    job: overrides of one run; only: "key=value" -> {key: the one value that it is run together with}.
+    """
+    given = dict(o.split("=", 1) for o in job if "=" in o)
+
+    def is_alike(key: str, value: Any) -> bool:
+        found, expected = given.get(key), str(value).lower()  # Hydra makes True of true
+        try:
+            return found is None or float(found) == float(expected)  # 0 and 0.0 are one value
+        except ValueError:
+            return found.lower() == expected
+
+    return all(
+        all(is_alike(key, value) for key, value in needed.items())
+        for one, needed in only.items()
+        if one.partition("=")[0] in given and is_alike(*one.split("=", 1))
+    )
+
+
+def _in_words(only: Mapping[str, Mapping[str, Any]]) -> str:
+    return "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in needed.items())}" for one, needed in only.items())
+
+
+def experiment_of(name: str) -> dict[str, Any]:
+    """What configs/experiment/<name>.yaml says of the experiment itself. Raises ConfigError."""
     path = CONFIG_DIR / "experiment" / f"{name}.yaml"
     names = sorted(p.stem for p in path.parent.glob("*.yaml"))
     if name not in names:
         raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(names)}")
-    content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    return {key: str(value) for key, value in content["experiment"].get("sweep", {}).items()}
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["experiment"]
 
 
 def sweep_arguments(arguments: Sequence[str]) -> list[str]:
@@ -308,7 +341,7 @@ def with_texts(cells: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
     """
     sets: dict[str, list[Cell]] = {}
     for cell in cells:
-        if cell.config.dataset.source in ("csv", "hub"):
+        if cell.config.dataset.has_own_texts:
             sets.setdefault(repr(cell.config.dataset), []).append(cell)
     known = {key: _fingerprint(same, records) for key, same in sets.items()}
     return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in cells]

@@ -25,10 +25,11 @@ from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config, forward_pa
 from gloss.device import Presence, Stopwatch, autocast, peak_memory_bytes
 from gloss.encoder import Classifier, TokenTable, slice_bounds
 from gloss.evaluate import classification_metrics, macro_silhouette
+from gloss.graph_quality import DEFAULT_GAMMA, graph_quality
 from gloss.interrupts import Interrupted, noted
-from gloss.objective import Objective
+from gloss.objective import UNKNOWN, Objective
 from gloss.runs import RunError, config_in_digits
-from gloss.sampler import epoch_batches
+from gloss.sampler import epoch_batches, unlabeled_batches
 
 FUSED_ON = ("cpu", "cuda")  # elsewhere (Metal) the fused Adam heeds neither `grad_scale` nor `found_inf`
 LOG = ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
@@ -52,6 +53,7 @@ class Fit:
     """One training: its parts, and `run()`.
 
     tables and labels: by split, on the device; train rows are those of the file's split (`rows` names them in errors).
+    An "unlabeled" table, if any, has no labels: of its texts some join each batch, behind the training texts' rows.
     on_epoch: called with (epoch, score) after each; what it raises ends the run (an Optuna search prunes this way).
     """
 
@@ -71,6 +73,10 @@ class Fit:
 
     def __post_init__(self) -> None:
         self.train_labels = self.labels["train"].cpu().numpy()
+        self.step_table, self.step_labels = self.tables["train"], self.labels["train"]
+        if (unlabeled := self.tables.get("unlabeled")) is not None:
+            self.step_table = self.step_table.joined(unlabeled)
+            self.step_labels = torch.cat([self.step_labels, self.step_labels.new_full((len(unlabeled),), UNKNOWN)])
         self.watch = Stopwatch(self.device)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.is_fused = self.device.type in FUSED_ON
@@ -89,6 +95,8 @@ class Fit:
         """Train to the end, and leave in the model the weights to be tested."""
         progress, trainer = self.progress, self.cfg.trainer
         self._restore()
+        if progress.graph_at_start is None and progress.graph_sigma is not None:
+            progress.graph_at_start = self._graph_quality(self.embed("val"))
         with noted() as pending:
             while progress.stopped is None:
                 self._epoch(pending)
@@ -116,11 +124,17 @@ class Fit:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         batches = epoch_batches(self.train_labels, trainer, self.cfg.seed, progress.epoch)
-        lengths = self.tables["train"].host_lengths
+        num_labeled = len(self.train_labels)
+        if (unlabeled := self.tables.get("unlabeled")) is not None:
+            count = trainer.unlabeled_per_batch or trainer.batch_size
+            more = unlabeled_batches(len(unlabeled), len(batches), count, self.cfg.seed, progress.epoch)
+            batches = [np.concatenate([a, num_labeled + b]) for a, b in zip(batches, more, strict=True)]
+        lengths = self.step_table.host_lengths
         batches = [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]  # slices of similar length
         on_device = torch.from_numpy(np.concatenate(batches)).to(self.device)  # one transfer an epoch
         generator = torch.Generator().manual_seed(_mix(self.cfg.seed, progress.epoch))
-        visible = [self.objective.draw_visible(len(batch), generator) for batch in batches]
+        known = [None if unlabeled is None else torch.from_numpy(batch < num_labeled) for batch in batches]
+        visible = [self.objective.draw_visible(len(b), generator, k) for b, k in zip(batches, known, strict=True)]
         if progress.step == 0:
             self.log = torch.zeros(len(batches), len(LOG), device=self.device)
         elif len(self.log) != len(batches):
@@ -223,20 +237,34 @@ class Fit:
         embeddings = self.embed("val")
         if self.cfg.mode == INTEGRATED:
             val = classification_metrics(self.logits(embeddings), self.labels["val"].cpu().numpy())
-            return val["macro_f1"], val
+            return val["macro_f1"], val | {"graph_quality": self._graph_quality(embeddings)}
         silhouette = macro_silhouette(embeddings, self.labels["val"])
         if silhouette is None:
             raise RunError("the validation split has no two classes with two texts, so it has no silhouette to stop on")
-        return silhouette, {"macro_silhouette": silhouette}
+        return silhouette, {"macro_silhouette": silhouette, "graph_quality": self._graph_quality(embeddings)}
+
+    def _graph_quality(self, val: Tensor) -> dict[str, float] | None:
+        """Of the validation embeddings [N, D], at σ and γ of the run, or what stands for them with other losses."""
+        if self.progress.graph_sigma is None:
+            return None
+        return graph_quality(
+            val,
+            self.labels["val"],
+            sigma=self.progress.graph_sigma,
+            gamma=self.objective.gamma or DEFAULT_GAMMA,
+            num_classes=self.objective.num_classes,
+            batch_size=self.cfg.trainer.batch_size,
+        )
 
     @torch.inference_mode()
-    def embed(self, split: str) -> Tensor:
-        """Embeddings [N, D] of a split in evaluation mode, float32, in the split's order.
+    def embed(self, split: str, rows: np.ndarray | None = None) -> Tensor:
+        """Embeddings [N, D] of a split, or of some of its rows, in evaluation mode, float32, in the split's order.
 
         Raises Diverged where one is not finite: finite weights that a last step made huge can do that.
         """
         at_once = self.cfg.trainer.micro_batch
-        embeddings = embed(self.model, self.tables[split], self.device, self.precision, at_once)
+        table = self.tables[split] if rows is None else self.tables[split].take(rows)
+        embeddings = embed(self.model, table, self.device, self.precision, at_once)
         return self._finite(embeddings, f"embeddings of {split}")
 
     @torch.inference_mode()
@@ -253,7 +281,7 @@ class Fit:
     # -------------------------------------------------------------------------------------------------------- the step
 
     def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_visible: Tensor | None) -> None:
-        labels = self.labels["train"][device_rows]
+        labels = self.step_labels[device_rows]
         seed = _mix(self.cfg.seed, self.progress.epoch, step)
         self.watch.lap("data")
         parts = self._backward(rows, device_rows, labels, is_visible, seed)
@@ -271,7 +299,8 @@ class Fit:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         zero = torch.zeros((), device=self.device)
-        num_hidden = 0 if is_visible is None else int((~is_visible).sum())  # is_visible lives on the host
+        num_labeled = int((rows < len(self.train_labels)).sum())
+        num_hidden = 0 if is_visible is None else num_labeled - int(is_visible.sum())  # is_visible lives on the host
         values = (
             parts.loss,
             parts.ce,
@@ -288,7 +317,7 @@ class Fit:
         """Embeddings [n, D] of a slice, in float32 or wider; the same seed gives the same dropout."""
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
-            embeddings = self.tables["train"].encode(self.model, rows, device_rows, self.cfg.trainer.num_slices)
+            embeddings = self.step_table.encode(self.model, rows, device_rows, self.cfg.trainer.num_slices)
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def _backward(self, rows, device_rows, labels, is_visible, seed: int):
@@ -330,7 +359,8 @@ class Fit:
         bad = self.log[:, LOG.index("is_bad")].cpu().nonzero()
         if len(bad):
             step = int(bad[0])
-            raise Diverged({**self._told_of(step), "rows": self.rows[batches[step]].tolist()}, hint=self._hint)
+            labeled = batches[step][batches[step] < len(self.rows)]
+            raise Diverged({**self._told_of(step), "rows": self.rows[labeled].tolist()}, hint=self._hint)
 
     def _told_of(self, step: int) -> dict[str, object]:
         """What error.json tells of a step (from 0) of the epoch under way; the last one's values are there for -1."""

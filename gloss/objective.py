@@ -19,6 +19,8 @@ from gloss.losses import (
     supcon_loss,
 )
 
+UNKNOWN = -1  # the label of a text whose class is not known
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -56,9 +58,19 @@ class Objective:
         gamma, offset = self.cfg.loss.gamma, self.cfg.ablation.gamma_offset
         return min(max(gamma + offset, 0.01), 0.99) if offset else gamma
 
-    def draw_visible(self, batch_size: int, generator: torch.Generator) -> Tensor | None:
-        """The random split of a batch into visible and hidden texts, bool [B]; None where the loss has none."""
-        return None if self.gamma is None else choose_visible(batch_size, self.gamma, generator)
+    def draw_visible(
+        self, batch_size: int, generator: torch.Generator, is_known: Tensor | None = None
+    ) -> Tensor | None:
+        """The random split of a batch into visible and hidden texts, bool [B]; None where the loss has none.
+
+        is_known: bool [B] on the CPU, False where a text has no label, so that γ is a fraction of the others.
+        """
+        if self.gamma is None:
+            return None
+        if is_known is None:
+            return choose_visible(batch_size, self.gamma, generator)
+        drawn = choose_visible(int(is_known.sum()), self.gamma, generator)
+        return torch.zeros(batch_size, dtype=torch.bool).masked_scatter(is_known, drawn)
 
     def __call__(
         self,
@@ -68,22 +80,22 @@ class Objective:
         is_visible: Tensor | None,
         lap: Callable[[str], None] = lambda part: None,
     ) -> Parts:
-        """embeddings: float [B, D]; logits: float [B, C], None in standalone mode; labels: int64 [B].
+        """embeddings: float [B, D]; logits: float [B, C], None in standalone mode.
 
-        is_visible: bool [B] on the host, from `draw_visible`. lap: told when "graph", "propagation", "loss" are done.
+        labels: int64 [B], -1 where not known. is_visible: bool [B] on the host, from `draw_visible`. lap: told when
+        "graph", "propagation", "loss" are done.
         """
         dtype = getattr(torch, self.cfg.variant.loss_dtype)
         ce = embedding_loss = num_left_out = is_empty = None
         if self.cfg.mode == INTEGRATED:
-            ce = F.cross_entropy(logits.to(dtype), labels, weight=_as(self.class_weights, dtype))
+            weights = _as(self.class_weights, dtype)
+            ce = F.cross_entropy(logits.to(dtype), labels, weight=weights, ignore_index=UNKNOWN)
         if self.cfg.loss.name != CE:
             embedding_loss = self._embedding_loss(embeddings.to(dtype), labels, is_visible, lap)
             if self.cfg.loss.name in GRAPH_LOSSES:
-                num_hidden = int((~is_visible).sum())
+                num_hidden = num_scored = (labels >= 0).sum() - int(is_visible.sum())  # "softmax" scores all
                 if self.cfg.variant.gloss_objective == "nll":  # scores the hidden texts that can be reached
                     num_scored = is_scored(labels, is_visible, self.num_classes).sum()
-                else:  # "softmax" scores all; filled on the device, as a copy from the host would wait for it
-                    num_scored = labels.new_full((), num_hidden)
                 num_left_out = num_hidden - num_scored
                 is_empty = num_scored == 0
             else:
@@ -107,7 +119,7 @@ class Objective:
     def _embedding_loss(
         self, embeddings: Tensor, labels: Tensor, is_visible: Tensor | None, lap: Callable[[str], None]
     ) -> Tensor:
-        loss, variant, noise = self.cfg.loss, self.cfg.variant, self.cfg.ablation.graph_noise
+        loss, variant, ablation = self.cfg.loss, self.cfg.variant, self.cfg.ablation
         if loss.name in (SCL, SCL_CE):
             return supcon_loss(embeddings, labels, loss.temperature, released=variant.supcon == "released")
         if loss.name == TRIPLET:
@@ -115,9 +127,11 @@ class Objective:
         if loss.name == COSINE:
             return cosine_similarity_loss(embeddings, labels)
         if loss.name in GRAPH_LOSSES:
-            if noise:
+            if ablation.graph_noise:
                 embeddings = F.normalize(embeddings, dim=1)
-                embeddings = embeddings + noise * torch.randn_like(embeddings)
+                embeddings = embeddings + ablation.graph_noise * torch.randn_like(embeddings)
+            if ablation.graph_shuffle:  # the same weights, between nodes that have lost their labels to each other
+                embeddings = embeddings[torch.randperm(len(embeddings), device=embeddings.device)]
             value = gloss_loss(
                 embeddings,
                 labels,

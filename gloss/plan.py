@@ -144,7 +144,11 @@ class Speeds:
         layers, width, _ = ENCODERS[cfg.model.alias]
         layers, precision = cfg.model.num_layers or layers, self.precision(cell)
         passes = forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes)
-        train = replace(train, rows=min(train.rows, cfg.dataset.train_limit or train.rows))
+        rows = min(train.rows, cfg.dataset.train_limit or train.rows)
+        steps = -(-rows // cfg.trainer.batch_size)
+        if cfg.dataset.unlabeled or cfg.dataset.unlabeled_path:  # they are encoded too, in every batch
+            rows += steps * (cfg.trainer.unlabeled_per_batch or cfg.trainer.batch_size)
+        train = replace(train, rows=rows)
         flops = epoch_flops(layers, width, passes, train, val)
         closest = {(cell.model, cell.dataset): "same set", (cell.model,): "same model", (): "other model"}
         for key, source in closest.items():
@@ -155,7 +159,6 @@ class Speeds:
         peak, share = DEVICES[self.data_sheet][precision]
         if self.data_sheet == "cpu":
             return flops / (peak * self.cores / 2), "data sheet"
-        steps = -(-train.rows // cfg.trainer.batch_size)
         return max(flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
 
     def precision(self, cell: Cell) -> str:

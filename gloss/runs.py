@@ -27,7 +27,7 @@ import yaml
 from filelock import Timeout
 
 from gloss.atomic import atomic_file, write_atomic
-from gloss.config import Config
+from gloss.config import Config, is_csv_file
 from gloss.locks import FileLock
 
 SCHEMA_VERSION = 1
@@ -41,10 +41,16 @@ MAX_REASON = 500  # characters of an error that are shown
 # Keys that cannot change a result, or that have a folder level of their own.
 _NOT_IN_DIGITS = ("paths", "experiment", "tuned", "rerun", "seed", "mode")
 _NOT_IN_DIGITS_OF = {
-    "dataset": ("name", "path", "val_path", "test_path", "separator", "encoding", "shift_to"),
+    "dataset": ("name", "path", "val_path", "test_path", "unlabeled_path", "separator", "encoding", "shift_to"),
     "model": ("alias",),
     "loss": ("name",),
     "trainer": ("device", "micro_batch", "num_slices", "checkpoint_minutes", "save_model"),
+}
+# Keys that came later: left out while they change nothing, so that older runs keep their folders.
+_LATER = {
+    "dataset": {"unlabeled": None},
+    "trainer": {"unlabeled_per_batch": None},
+    "ablation": {"graph_shuffle": False},
 }
 
 
@@ -58,7 +64,7 @@ def digits(cfg: Config, fingerprint: str | None = None) -> str:
     fingerprint: of the texts, for data sets that are the user's own (csv, hub), where a path says nothing.
     """
     rest = config_in_digits(cfg)
-    if cfg.dataset.source in ("csv", "hub"):
+    if cfg.dataset.has_own_texts:
         if fingerprint is None:
             from gloss.data import load_dataset  # here, so that reading records needs no data library
 
@@ -72,6 +78,10 @@ def config_in_digits(cfg: Config) -> dict[str, Any]:
     rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_DIGITS}
     for group, keys in _NOT_IN_DIGITS_OF.items():
         rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
+    if cfg.ablation.test_on is not None and is_csv_file(cfg.ablation.test_on):
+        rest["ablation"]["test_on"] = _content(Path(cfg.ablation.test_on).expanduser())
+    for group, off in _LATER.items():
+        rest[group] = {key: value for key, value in rest[group].items() if off.get(key, ...) != value}
     return rest
 
 
@@ -93,6 +103,11 @@ def code_hash(package: Path = Path(__file__).parent) -> str:
         if not any(name.match(pattern) for pattern in _NOT_IN_CODE if len(name.parts) == pattern.count("/") + 1):
             found.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:12]
+
+
+def _content(path: Path) -> str:
+    """What a path to texts stands for; the path itself where there is no such file, which a run will be told."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32] if path.is_file() else str(path)
 
 
 def run_folder(cfg: Config, fingerprint: str | None = None) -> Path:
@@ -383,13 +398,20 @@ _OPTIONAL = {  # may be missing or null
     "code": str,
     "resumed_on": list,
     "counts": dict,
+    "graph_quality": dict,
     "tuned": dict,
     "commit": str,
     "commit_clean": bool,
     "finished_at": str,
 }
 _CONFIG_GROUPS = [f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name))]
-_RANGES = {"accuracy": (0, 100), "macro_f1": (0, 100), "macro_silhouette": (-1, 1)}
+_RANGES = {"accuracy": (0, 100), "macro_f1": (0, 100), "macro_silhouette": (-1, 1), "knn_accuracy": (0, 100)}
+_GRAPH_RANGES = {  # gloss.graph_quality
+    "homophily": (0, 1),
+    "homophily_chance": (0, 1),
+    "propagated_accuracy": (0, 100),
+    "majority_accuracy": (0, 100),
+}
 # What steers a terminal or turns the direction of a text.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _MANY = 10**15  # more than any count or number of seconds, and no sum of such numbers overflows
@@ -423,8 +445,13 @@ def _check_result(result: Any) -> None:
         if not isinstance(metrics, dict):
             raise ValueError(f"metrics.{split} is missing")
         for key, (low, high) in _RANGES.items():
-            if metrics.get(key) is not None or key != "macro_silhouette":
+            if metrics.get(key) is not None or key in ("accuracy", "macro_f1"):
                 _check_number(f"metrics.{split}.{key}", metrics.get(key), low, high)
+    if graph := result.get("graph_quality"):
+        for key in ("at_start", "at_best"):
+            _check_graph(f"graph_quality.{key}", graph.get(key))
+        for key in ("sigma", "gamma"):
+            _check_number(f"graph_quality.{key}", graph.get(key), 0, _MANY)
     for key in ("best_epoch", "epochs"):
         _check_number(key, result[key], 0, _MANY)
     for group in ("seconds", "num_rows", "counts"):
@@ -434,6 +461,14 @@ def _check_result(result: Any) -> None:
     for key, value in result["hyperparameters"].items():
         if value is not None and not isinstance(value, bool):
             _check_number(f"hyperparameters.{key}", value, -_MANY, _MANY)
+
+
+def _check_graph(where: str, quality: Any) -> None:
+    """Raise ValueError unless `quality` is what gloss.graph_quality measures."""
+    if not isinstance(quality, dict):
+        raise ValueError(f"{where} is missing or no dict")
+    for key, (low, high) in _GRAPH_RANGES.items():
+        _check_number(f"{where}.{key}", quality.get(key), low, high)
 
 
 def _strings(tree: Any) -> Iterator[str]:
@@ -449,6 +484,9 @@ def _check_epochs(lines: list[Any]) -> None:
     for number, line in enumerate(lines, start=1):
         if not isinstance(line, dict) or not isinstance(line.get("seconds", {}), dict):
             raise ValueError(f"line {number} is no epoch of ours")
+        val = line.get("val")
+        if isinstance(val, dict) and val.get("graph_quality") is not None:
+            _check_graph(f"line {number}: graph_quality", val["graph_quality"])
         values = {**line, **{f"seconds.{key}": value for key, value in line.get("seconds", {}).items()}}
         for key in ("epoch", "score", "loss", *(key for key in values if key.startswith("seconds."))):
             if values.get(key) is not None:

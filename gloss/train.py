@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gloss.atomic import remove_half_written, write_atomic
 from gloss.checkpoint import Progress
-from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError, DatasetConfig
+from gloss.config import INTEGRATED, STANDALONE, Config, ConfigError
 from gloss.data import (
     DataError,
     Split,
@@ -31,15 +31,25 @@ from gloss.data import (
     check_tokens,
     count_truncated,
     load_dataset,
+    load_test,
+    other_set,
     tokenize,
 )
 from gloss.device import Presence, choose_device, choose_precision, environment, reset_peak_memory
 from gloss.display import Display, scores
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
-from gloss.evaluate import adam_probe, classification_metrics, logistic_probe, macro_silhouette
+from gloss.evaluate import (
+    adam_probe,
+    classification_metrics,
+    logistic_probe,
+    macro_silhouette,
+    nearest_neighbours,
+    unit_rows,
+)
 from gloss.export import save_model
 from gloss.fit import Fit, embed, out_of_memory
 from gloss.graph import sqrt_bandwidth
+from gloss.graph_quality import DEFAULT_GAMMA
 from gloss.interrupts import Interrupted
 from gloss.locks import holder
 from gloss.objective import Objective, balanced_class_weights
@@ -62,7 +72,8 @@ from gloss.terminal import outlasting_its_readers, printable
 SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
 TRUNCATED_NOTED = 0.01  # share of the texts
 CLASSES_NAMED = 20
-OWN_SOURCES = ("csv", "hub")
+QUALITY_SAMPLE = 1024  # the same where only the quality of the graph needs σ: a fourth of the time, within 1 % of it
+NEIGHBOURS_SAMPLE = 16_384  # training texts among which neighbours are looked for: all, but for sst2 and qnli
 KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` keeps
 
 
@@ -78,7 +89,7 @@ def train(
     Raises ConfigError, DataError, RunError for what the user can mend; an error after the start is kept in error.json.
     """
     device = choose_device(cfg.trainer.device)
-    own_texts = cfg.dataset.source in OWN_SOURCES  # their fingerprint names the folder
+    own_texts = cfg.dataset.has_own_texts  # their fingerprint names the folder
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed) if own_texts else None
     folder = run_folder(cfg, dataset.fingerprint if own_texts else None)
     if (record := _finished(cfg, folder)) is not None:  # without the lock: the folder may be read-only
@@ -189,8 +200,10 @@ def _run(
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
     if cfg.mode == STANDALONE:
         model.head.requires_grad_(False)  # the probe's weights go there after training
+    sigma = _sigma(cfg, model, tables["train"], device, precision)
     progress = Progress(
-        sigma=_sigma(cfg, model, tables["train"], device, precision),
+        sigma=sigma,
+        graph_sigma=_graph_sigma(cfg, sigma, model, tables["train"], device, precision),
         fingerprint=dataset.fingerprint,
         machine=machine | {key: getattr(cfg.trainer, key) for key in ("micro_batch", "num_slices")},
     )
@@ -265,6 +278,8 @@ def _texts_on_device(
         del splits["test"]
     elif cfg.ablation.test_on is not None:
         splits["test_on"] = _shifted_test(cfg, dataset)
+    if dataset.unlabeled is not None:
+        splits["unlabeled"] = dataset.unlabeled
     tokenizer = load_tokenizer(cfg.model)
     cache = Path(cfg.paths.outputs) / "cache" / "tokens"
     tables, labels, num_truncated = {}, {}, 0
@@ -281,7 +296,7 @@ def _texts_on_device(
             f"{num_truncated:,} of the {num_texts:,} texts ({num_truncated / num_texts:.0%}) are truncated at "
             f"model.max_length={cfg.model.max_length} tokens"
         )
-    if cfg.dataset.source in OWN_SOURCES:
+    if cfg.dataset.has_own_texts:
         _print_once(f"{cfg.dataset.name}: {_summary(dataset)}")
     for note in dataset.notes:
         _print_once(f"{cfg.dataset.name}: note: {note}")
@@ -309,35 +324,74 @@ def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.devi
     sigma = cfg.loss.sigma
     if sigma == "sqrt":
         released = cfg.variant.sqrt_rule == "sqrt(d/3)"  # the released code takes all training texts
-        size = len(table) if released else min(len(table), SIGMA_SAMPLE)
-        sample = np.sort(np.random.default_rng(cfg.seed).permutation(len(table))[:size])
-        embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.micro_batch)
+        size = len(table) if released else SIGMA_SAMPLE
         try:
-            sigma = sqrt_bandwidth(embeddings, released=released)
+            sigma = _sqrt_rule(cfg, model, table, device, precision, size, released=released)
         except ValueError as error:
             told = f"loss=gloss_sqrt cannot compute σ with model={cfg.model.alias}: {error} (loss=gloss_o loss.sigma=1)"
             raise RunError(told) from None
     return float(sigma) * cfg.ablation.sigma_scale
 
 
+def _sqrt_rule(
+    cfg: Config,
+    model: Classifier,
+    table: TokenTable,
+    device: torch.device,
+    precision: str,
+    size: int,
+    released: bool = False,
+) -> float:
+    """`sqrt_bandwidth` of at most `size` training texts, drawn by the seed; raises its ValueError."""
+    sample = np.sort(np.random.default_rng(cfg.seed).permutation(len(table))[:size])
+    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.micro_batch)
+    return sqrt_bandwidth(embeddings, released=released)
+
+
+def _graph_sigma(
+    cfg: Config, sigma: float | None, model: Classifier, table: TokenTable, device: torch.device, precision: str
+) -> float | None:
+    """σ at which the quality of the graph is measured: the run's, else that of G-Loss-SQRT, so that losses compare.
+
+    None where the encoder gives all texts one embedding.
+    """
+    if sigma is None:
+        with contextlib.suppress(ValueError):
+            return _sqrt_rule(cfg, model, table, device, precision, QUALITY_SAMPLE)
+    return sigma
+
+
 def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
-    """Metrics by split (all but train), arrays of predictions.npz, and settings of the probe."""
-    embeddings = {name: fit.embed(name) for name in fit.tables if name != "train"}
-    probe = _fit_probe(cfg, fit, embeddings["val"]) if cfg.mode == STANDALONE else {}
+    """Metrics by split (all but train), arrays of predictions.npz, and settings of probe and nearest neighbours."""
+    embeddings = {name: fit.embed(name) for name in fit.tables if name not in ("train", "unlabeled")}
+    rows = np.arange(len(fit.tables["train"]))
+    if len(rows) > NEIGHBOURS_SAMPLE:
+        rows = np.sort(np.random.default_rng(cfg.seed).permutation(len(rows))[:NEIGHBOURS_SAMPLE])
+    if cfg.mode == STANDALONE:
+        train = fit.embed("train")
+        settings, near = _fit_probe(cfg, fit, train, embeddings["val"]), train[rows]
+    else:
+        settings, near = {}, fit.embed("train", rows)
+    train_labels, val_labels = (fit.labels[name].cpu().numpy() for name in ("train", "val"))
+    neighbours, settings["num_neighbours"] = nearest_neighbours(
+        near.cpu().numpy(), train_labels[rows], embeddings["val"].cpu().numpy(), val_labels
+    )
     metrics, arrays = {}, {}
     for name, embedded in embeddings.items():
         logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
         silhouette = macro_silhouette(embedded, fit.labels[name])
         metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
+        found = neighbours.predict(unit_rows(embedded.cpu().numpy()))
+        metrics[name]["knn_accuracy"] = 100 * float((found == truth).mean())
         arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
         if cfg.trainer.save_embeddings:
             arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
-    return metrics, arrays, probe
+    return metrics, arrays, settings
 
 
-def _fit_probe(cfg: Config, fit: Fit, val: Tensor) -> dict[str, Any]:
+def _fit_probe(cfg: Config, fit: Fit, train: Tensor, val: Tensor) -> dict[str, Any]:
     """Train the linear classifier of standalone mode on frozen embeddings and put it into the head; its settings."""
-    data = [x.cpu().numpy() for x in (fit.embed("train"), fit.labels["train"], val, fit.labels["val"])]
+    data = [x.cpu().numpy() for x in (train, fit.labels["train"], val, fit.labels["val"])]
     num_classes = fit.objective.num_classes
     if cfg.variant.probe == "logistic":
         weight, bias, settings = logistic_probe(*data, num_classes)
@@ -359,18 +413,22 @@ def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
     def words(text: tuple[str, ...]) -> tuple[str, ...]:
         return tuple("".join(filter(str.isalnum, cell.lower())) for cell in text)
 
-    other = DatasetConfig(name=cfg.ablation.test_on)
-    shifted = load_dataset(other, cfg.paths.data, cfg.seed)
-    if shifted.labels != dataset.labels:
+    other = other_set(cfg.dataset, cfg.ablation.test_on)
+    if other.source == "prepared":
+        shifted = load_dataset(other, cfg.paths.data, cfg.seed)
+        classes, test = shifted.labels, shifted.splits["test"]
+    else:
+        classes, test = load_test(other, dataset.labels)
+    if classes != dataset.labels:
         raise ConfigError(
-            f"ablation.test_on={other.name} cannot test dataset={dataset.name}: its classes {shifted.labels} are not "
-            f"{dataset.labels}"
+            f"ablation.test_on={cfg.ablation.test_on} cannot test dataset={dataset.name}: its classes {classes} are "
+            f"not {dataset.labels}"
         )
-    test = shifted.splits["test"]
     known = {words(text) for part in ("train", "val") for text in dataset.splits[part].texts}
     kept = np.flatnonzero([words(text) not in known for text in test.texts])
     if not len(kept):
-        raise ConfigError(f"ablation.test_on={other.name} cannot test {dataset.name}: it trains on all these texts")
+        told = f"ablation.test_on={cfg.ablation.test_on} cannot test {dataset.name}: it trains on all these texts"
+        raise ConfigError(told)
     print(
         f"test_on {other.name}: {len(test) - len(kept)} of {len(test)} texts are left out, because {dataset.name} "
         "trains or validates on them (compared by letters and digits, in lower case)",
@@ -418,6 +476,15 @@ def _warn_if_nothing_is_learnt(cfg: Config, epoch: dict[str, Any]) -> None:
         )
 
 
+def _graph_quality(progress: Progress, gamma: float | None) -> dict[str, Any] | None:
+    """For the record: σ and γ of the measured graphs, their quality before training and at the best epoch."""
+    if progress.graph_at_start is None:
+        return None
+    best = progress.epochs[progress.best_epoch - 1]["val"]["graph_quality"]
+    settings = {"sigma": progress.graph_sigma, "gamma": gamma or DEFAULT_GAMMA}
+    return {**settings, "at_start": progress.graph_at_start, "at_best": best}
+
+
 def _result(
     cfg: Config,
     dataset: TextDataset,
@@ -462,6 +529,7 @@ def _result(
             **probe,
         },
         "metrics": metrics,
+        "graph_quality": _graph_quality(progress, objective.gamma),
         "best_epoch": progress.best_epoch,
         "epochs": len(epochs),
         "stopped": progress.stopped,

@@ -218,7 +218,7 @@ class Worker:
             group, key = SEARCHED[name].split(".")
             rest[group][key] = range_of(self.space[name])
         rest |= {"seed": self.cfg.seed, "prune": self.search.prune and self.cfg.mode in self.search.pruner}
-        if self.cfg.dataset.source in ("csv", "hub"):
+        if self.cfg.dataset.has_own_texts:
             rest["fingerprint"] = self.fingerprint
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
 

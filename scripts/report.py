@@ -33,7 +33,8 @@ def main(arguments: list[str]) -> int:
     if cfg.measure:
         from gloss.report.measure import measure  # here: the report itself needs no texts
 
-        measure(list(cfg.measure), list(cfg.datasets), cfg.tokenizer, cfg.paths.data, cfg.paths.outputs)
+        where = cfg.paths.data, cfg.paths.outputs
+        measure(list(cfg.measure), list(cfg.datasets), cfg.tokenizer, *where, models=list(cfg.models))
     report = build(cfg.paths.outputs, [cfg.only] if isinstance(cfg.only, str) else cfg.only)
     for table in report.tables:
         print(table.markdown())

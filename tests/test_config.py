@@ -137,6 +137,7 @@ def test_digits_know_what_changes_a_result_and_nothing_else():
         "variant=released",
         "model.max_length=64",
         "ablation.graph_noise=0.1",
+        "ablation.graph_shuffle=true",
     ):
         assert digits(composed(other)) != base, other
 

@@ -90,7 +90,7 @@ def test_make_setup_takes_another_index_for_torch_whatever_was_installed():
         return subprocess.run(["make", "-n", "setup", *words], cwd=ROOT, capture_output=True, text=True).stdout
 
     told = commands("TORCH_INDEX=https://example.org/cu126")
-    assert "--upgrade --extra-index-url https://example.org/cu126 torch==2.13.0" in told
+    assert "--upgrade --extra-index-url https://example.org/cu126 --requirement requirements.txt" in told
     assert "--upgrade" not in commands("-B")
 
 

@@ -9,7 +9,7 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from gloss.config import CONFIG_DIR, ConfigError, resolve
-from gloss.experiments import NAMES, compose_cells, search_cell, sweep_arguments, sweep_of
+from gloss.experiments import NAMES, compose_cells, is_run, search_cell, sweep_arguments, sweep_of
 from gloss.runs import digits, run_folder
 from gloss.tuned import apply_tuned
 
@@ -24,9 +24,9 @@ RUNS = {  # with the default seeds; the first three as the paper's tables have t
     "fig5": 10,
     "fig6": 4,
     "fig7": 21,
-    "few_shot": 120,
+    "few_shot": 150,  # 120, and 30 with unlabeled texts
     "label_noise": 96,
-    "graph_noise": 60,
+    "graph_noise": 102,  # a set and seed: CE, 2 losses with 5 noises and shuffled, standalone as they are and shuffled
     "shift": 40,
     "graph_size": 72,
     "variant": 180,
@@ -116,6 +116,47 @@ def test_experiments_share_runs_where_they_ask_for_the_same():
     assert table2.digits in {c.digits for c in compose_cells("label_noise", given)}
     assert table2.digits in {c.digits for c in compose_cells("graph_noise", given)}
     assert table2.digits not in {c.digits for c in compose_cells("few_shot", given)}
+
+
+def test_the_controls_of_graph_noise_are_what_their_names_say():
+    cells = compose_cells("graph_noise", ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1"])
+    found = {(c.loss, c.mode, c.config.ablation.graph_noise, c.config.ablation.graph_shuffle) for c in cells}
+    noisy = {("gloss_sqrt", "integrated", noise, False) for noise in (0.0, 0.01, 0.02, 0.04, 0.08)}
+    shuffled = {("gloss_sqrt", mode, 0.0, True) for mode in ("integrated", "standalone")}
+    assert len(cells) == len(found) == 9
+    assert found == noisy | shuffled | {("ce", "integrated", 0.0, False), ("gloss_sqrt", "standalone", 0.0, False)}
+
+
+def test_unlabeled_texts_join_one_line_of_few_shot():
+    cells = compose_cells("few_shot", ["dataset=mr", "seed=1", "dataset.train_limit=20"])
+    found = [(c.loss, c.config.dataset.unlabeled) for c in cells]
+    assert sorted(found, key=str) == [
+        *(("ce", None), ("gloss_o", None), ("gloss_sqrt", "rest"), ("gloss_sqrt", None), ("scl_ce", None))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("job", "runs"),
+    [
+        (["a=1", "b=2"], True),
+        (["a=1", "b=2.0"], True),  # one value, written otherwise
+        (["a=1", "b=3"], False),
+        (["a=2", "b=3"], True),  # says nothing of a=2
+        (["b=3"], True),
+        (["a=1", "c=5"], True),
+        (["a=1", "b=2", "c=on"], False),
+        (["d=True", "e=null"], True),  # as Hydra writes what was given as true
+        (["d=true", "e=rest"], False),
+        (["d=False", "e=rest"], True),
+    ],
+)
+def test_an_experiment_leaves_out_what_its_only_says(job, runs):
+    assert is_run(job, {"a=1": {"b": 2, "c": 5}, "d=true": {"e": "null"}}) is runs
+
+
+def test_what_an_experiment_leaves_out_alone_is_told():
+    with pytest.raises(ConfigError, match="experiment=few_shot leaves this out: .*loss=ce.* with loss=gloss_sqrt"):
+        compose_cells("few_shot", ["loss=ce", "dataset.unlabeled=rest"])
 
 
 def test_gloss_o_waits_for_its_search(tmp_path):

@@ -1,12 +1,13 @@
 """Every figure from synthetic runs: the numbers it shows, and that it is drawn and written the same each time."""
 
+import json
 import zlib
 
 import numpy as np
 import pytest
 from synthetic import SECONDS, cell, write_run
 
-from gloss.report import lines, overview, own, pictures
+from gloss.report import lines, overview, own, pictures, quality
 from gloss.report.cells import gather, loose_groups
 from gloss.report.draw import styled
 from gloss.report.names import DATASET_LOOK, LOSS_LOOK
@@ -280,6 +281,80 @@ def test_our_own_sweeps_draw_a_line_a_loss(tmp_path, make, key, values):
         (loss, value, 81.0 + i) for loss in ("gloss_sqrt", "gloss_o") for i, value in enumerate(values)
     ]
     check_files(lambda: make(groups), tmp_path)
+
+
+def noise_cells(root, gloss=(82.0, 83.2, 84.1), shuffled=(80.5, 81.0, 82.5)):
+    """Cross-entropy at 80, 81, 82; G-Loss with two noises; its graph shuffled."""
+    cells = [sweep(root, {}, (80.0, 81.0, 82.0), loss="ce", point={"ablation.graph_shuffle": False})]
+    for noise, is_shuffled, scores in ((0.0, False, gloss), (0.08, False, (79.0,)), (0.0, True, shuffled)):
+        point = {"ablation.graph_noise": noise, "ablation.graph_shuffle": is_shuffled}
+        config = {"ablation": {key.partition(".")[2]: value for key, value in point.items()}}
+        cells.append(sweep(root, config, scores, point=point))
+    return groups_of(root, cells)
+
+
+def test_graph_noise_says_what_of_the_gain_survives_the_shuffle(tmp_path):
+    groups = noise_cells(tmp_path)
+    drawing = own.graph_noise(groups)
+    start = "MR, BERT-base, G-Loss-O + CE (integrated, n=3): 16 % of its gain over CE (+2.10 points"
+    assert drawing.notes[0].startswith(start)
+    assert drawing.notes[0].endswith("survives the shuffle; shuffled it is +0.33 from CE.")  # 0.3333 / 2.1
+    labels = [text.get_text() for text in drawing.figure.axes[0].get_legend().get_texts()]
+    assert labels == ["CE (n=3)", "G-Loss-O + CE (n=1–3)", "G-Loss-O + CE (shuffled graph) (n=3)"]
+    across = [line for line in drawing.figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
+    assert [set(line.get_ydata()) for line in across] == [{81.0}, {244 / 3}]
+    check_files(lambda: own.graph_noise(groups), tmp_path)
+
+
+@pytest.mark.parametrize("gloss", [(79.0, 81.5, 83.0), (79.0, 80.0, 81.0), (82.0,)])
+def test_no_share_of_a_gain_that_is_none(tmp_path, gloss):
+    notes = own.shuffle_notes(noise_cells(tmp_path, gloss=gloss))
+    assert len(notes) == 1 and "no share of it can be named" in notes[0] and "survives" not in notes[0]
+
+
+QUALITY = {"homophily": 0.5, "homophily_chance": 0.5, "propagated_accuracy": 50.0, "majority_accuracy": 50.0}
+
+
+def measured_runs(root, loss, seeds, slope):
+    """Runs whose graph gets better by `slope` points of homophily and twice that of propagation an epoch."""
+    for seed in seeds:
+        folder = write_run(root, loss=loss, seed=seed, accuracy=80.0 + seed, epochs=4)
+        rows = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
+        qualities = [
+            QUALITY | {"homophily": 0.5 + e * slope / 100, "propagated_accuracy": 50.0 + 2 * e * slope + seed}
+            for e in range(5)
+        ]
+        for row, found in zip(rows, qualities[1:], strict=True):
+            row["val"] = {"graph_quality": found}
+        (folder / "epochs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        record = json.loads((folder / "result.json").read_text())
+        best = qualities[record["best_epoch"]]
+        record["graph_quality"] = {"sigma": 0.5, "gamma": 0.6, "at_start": qualities[0], "at_best": best}
+        (folder / "result.json").write_text(json.dumps(record))
+
+
+def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
+    measured_runs(tmp_path, "ce", (1, 2), 1.0)
+    measured_runs(tmp_path, "gloss_sqrt", (1, 2), 3.0)
+    write_run(tmp_path, loss="scl_ce")  # an older record, without it
+    groups = loose_groups(read_records(tmp_path)[0])
+    (drawing,) = quality.graph_quality(groups)
+    rows = {(r["loss"], r["measure"], r.get("epoch", r.get("seed"))): r for r in drawing.data}
+    assert {loss for loss, *_ in rows} == {"ce", "gloss_sqrt"}
+    assert rows["ce", "homophily", 4]["mean"] == pytest.approx(0.54)
+    assert rows["gloss_sqrt", "propagated_accuracy", 0]["mean"] == pytest.approx(51.5)
+    assert rows["gloss_sqrt", "propagated_accuracy", 2]["mean"] == pytest.approx(63.5)
+    assert rows["ce", "at_best", 2]["test_accuracy"] == 82.0
+    assert rows["ce", "at_best", 2]["propagated_accuracy"] == pytest.approx(50 + 2 * 3 + 2)
+    left, middle, right = drawing.figure.axes
+    assert left.lines[0].get_ydata()[-1] == pytest.approx(4.0)  # points above chance
+    assert list(right.lines[0].get_ydata()) == [81.0, 82.0]
+    check_files(lambda: quality.graph_quality(groups)[0], tmp_path)
+
+
+def test_runs_without_graph_quality_make_no_figure(tmp_path):
+    write_run(tmp_path)
+    assert quality.graph_quality(loose_groups(read_records(tmp_path)[0])) == []
 
 
 def test_shift_pairs_the_drop_by_seed(tmp_path):

@@ -19,6 +19,7 @@ from gloss.config import STANDALONE, Config
 from gloss.data import load_dataset, tokenize
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.fit import Diverged, Fit
+from gloss.graph_quality import KEYS
 from gloss.interrupts import Interrupted
 from gloss.objective import Objective
 from gloss.runs import RunError, read_record
@@ -241,7 +242,7 @@ def test_early_stopping_keeps_the_best_weights_and_the_patience(tiny_config, mon
 
     def validate(self: Fit) -> tuple[float, dict]:
         kept[self.progress.epoch] = {n: p.detach().clone() for n, p in self.model.state_dict().items()}
-        return next(scores), {"macro_f1": 0.0, "accuracy": 0.0}
+        return next(scores), {"graph_quality": dict.fromkeys(KEYS, 0.0)}
 
     monkeypatch.setattr(Fit, "_validate", validate)
     tested = {}
@@ -254,7 +255,8 @@ def test_early_stopping_keeps_the_best_weights_and_the_patience(tiny_config, mon
 
 def test_the_released_plateau_rule_restarts_the_counter_near_the_best(tiny_config, monkeypatch):
     scores = iter([0.5, 0.497, 0.3, 0.496, 0.3, 0.3, 0.9])
-    monkeypatch.setattr(Fit, "_validate", lambda self: (next(scores), {"macro_silhouette": 0.0}))
+    quality = dict.fromkeys(KEYS, 0.0)
+    monkeypatch.setattr(Fit, "_validate", lambda self: (next(scores), {"graph_quality": quality}))
     options = ["loss=scl", "mode=standalone", "trainer.max_epochs=7", "trainer.patience=2"]
     released = train(tiny_config("variant=released", *options)).result
     assert (released["epochs"], released["stopped"], released["best_epoch"]) == (6, "patience", 1)
@@ -272,7 +274,7 @@ def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
     embed = Fit.embed
     monkeypatch.setattr(Fit, "embed", lambda self, split: (seen.append(split), embed(self, split))[1])
     train(tiny_config("loss=scl", "mode=standalone"))
-    assert seen.count("test") == 1 and seen.count("val") == 3  # two epochs, and the metrics of the record
+    assert seen.count("test") == 1 and seen.count("val") == 4  # before training, two epochs, the record's metrics
 
 
 @pytest.mark.parametrize("bad, fused_on", [(float("nan"), ("cpu",)), (float("inf"), ("cpu",)), (float("nan"), ())])
@@ -329,7 +331,7 @@ def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
 
 
 def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
-    monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g: torch.arange(n) < 1)  # one visible text
+    monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g, known: torch.arange(n) < 1)  # one visible text
     record = train(
         tiny_config(
             "loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"

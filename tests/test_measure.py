@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gloss.config import ConfigError, DatasetConfig
+from gloss.config import ConfigError, DatasetConfig, ModelConfig
 from gloss.report import measure, starting
 from gloss.report.measure import measure_tfidf
 
@@ -39,6 +39,17 @@ def test_tfidf_does_not_look_at_test_labels(tmp_path, separable, monkeypatch):
     monkeypatch.setattr(measure, "load_dataset", flipped)
     after = measure_tfidf(separable, tmp_path, tmp_path)
     assert after["test"]["accuracy"] == 0.0 and (after["C"], after["val"]) == (before["C"], before["val"])
+
+
+def test_a_frozen_encoder_is_measured_with_probe_and_neighbours(tmp_path, separable, monkeypatch, capsys):
+    tiny = measure._read("model", "tiny", ModelConfig)
+    record = measure.measure_frozen(separable, tiny, tmp_path, tmp_path)
+    assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0, "knn_accuracy": 100.0}
+    assert (record["num_neighbours"], record["probe_strength"], record["num_rows"]["train"]) == (1, 0.001, 96)
+    assert starting.read_measured(tmp_path, "frozen") == ([record], [])
+    monkeypatch.setattr(measure, "_read", lambda group, name, schema: separable if group == "dataset" else tiny)
+    measure.measure(["frozen"], ["food"], "minilm", tmp_path, tmp_path, models=["tiny"])
+    assert "food: frozen tiny with a logistic probe: test accuracy 100.00 %" in capsys.readouterr().out
 
 
 def test_texts_are_measured_for_table1(tmp_path, separable):

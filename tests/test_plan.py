@@ -258,7 +258,14 @@ def test_an_unknown_set_or_encoder_has_no_estimate_and_says_so(tmp_path):
 def test_runs_that_two_experiments_share_are_counted_once(tmp_path):
     given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", f"paths.outputs={tmp_path}"]
     cells = [*compose_cells("graph_noise", given), *compose_cells("label_noise", given)]
-    assert len(cells) == 9 and len(make_plan(cells, "a100", 2).runs_to_do()) == 8  # both begin without noise
+    assert len(cells) == 12 and len(make_plan(cells, "a100", 2).runs_to_do()) == 11  # both begin without noise
+
+
+def test_unlabeled_texts_cost_their_encoding(tmp_path):
+    given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", "dataset.train_limit=1000", f"paths.outputs={tmp_path}"]
+    plain, unlabeled = make_plan(compose_cells("few_shot", given), "cpu", 2).lines
+    without_start = [line.run_hours - START_SECONDS / 3600 for line in (plain, unlabeled)]
+    assert 1.5 < without_start[1] / without_start[0] < 2.0  # twice the texts in each batch, the same validation
 
 
 def put_overlay(outputs, name, source, **values):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from gloss import train
 from gloss.cli import main
 from gloss.config import AblationConfig, Config, ConfigError, DatasetConfig, PathsConfig
-from gloss.data import Split, TextDataset, load_dataset
+from gloss.data import DataError, Split, TextDataset, load_dataset, load_test, other_set
 from gloss.experiments import compose_cells
+from gloss.runs import run_folder
 
 
 def texts(*words: str) -> Split:
@@ -50,6 +52,58 @@ def test_the_reviews_of_mr_and_sst2_overlap_as_the_experiment_says():
     for name, other, num_kept in (("mr", "sst2", 872 - 486), ("sst2", "mr", 3554 - 1858)):
         cfg = Config(ablation=AblationConfig(test_on=other), paths=PathsConfig(data, ""))
         assert len(train._shifted_test(cfg, load_dataset(DatasetConfig(name=name), data, 1))) == num_kept
+
+
+def shift_file(path: Path, *rows: str) -> str:
+    path.write_text("text,label\n" + "".join(f"{row}\n" for row in rows))
+    return str(path)
+
+
+def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(tiny_config, toy_csv, tmp_path, capsys):
+    trained_on = toy_csv.read_text().splitlines()[1:]
+    name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "storm and hail,weather", *trained_on)
+    cfg = tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={name}")
+    record = train.train(cfg)
+    kept = record.result["num_rows"]["test_on"]
+    assert kept == 2 + record.result["num_rows"]["test"]  # its own test split was not trained on
+    arrays = record.predictions()
+    assert set(record.result["metrics"]) == {"val", "test", "test_on"} and len(arrays["test_on_labels"]) == kept
+    assert f"test_on other.csv: {152 - kept} of 152 texts are left out" in capsys.readouterr().err
+    labels, split = load_test(other_set(cfg.dataset, name), record.result["labels"])
+    assert labels == ["fruit", "tool", "weather"] and [labels[y] for y in split.labels[split.rows < 2]] in (
+        [*pair] for pair in (("fruit", "weather"), ("weather", "fruit"))
+    )
+
+
+def test_the_folder_of_a_run_follows_from_the_content_of_the_other_file(tiny_config, tmp_path):
+    rows = ("a,fruit", "a,fruit", "b,tool")
+    one, same, other = (shift_file(tmp_path / f"{i}.csv", row) for i, row in enumerate(rows))
+    first, copy, changed = (run_folder(tiny_config("loss=ce", f"ablation.test_on={x}")) for x in (one, same, other))
+    assert first == copy != changed
+
+
+def test_a_file_with_another_class_is_refused(tiny_config, tmp_path):
+    name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "a shoe,clothes")
+    with pytest.raises(ConfigError, match=r"cannot test dataset=csv: its classes \['clothes', 'fruit'\] are not"):
+        train.train(tiny_config("loss=ce", f"ablation.test_on={name}"))
+    with pytest.raises(DataError, match="gone.csv: cannot be read"):
+        train.train(tiny_config("loss=ce", "ablation.test_on=gone.csv"))
+
+
+def test_a_hub_set_is_named_with_its_revision():
+    own = DatasetConfig(name="mine", source="csv", path="a.csv", text=["title", "body"], label="class")
+    found = other_set(own, "hub:owner/name:subset@abc")
+    assert (found.source, found.path, found.revision, found.text, found.label) == (
+        *("hub", "owner/name:subset", "abc", ["title", "body"], "class"),
+    )
+    assert other_set(own, "mr") == DatasetConfig(name="mr")
+
+
+def test_a_folder_as_hub_set_gives_its_test_split(tmp_path):
+    for part, row in (("train", "x y,a"), ("test", "z,b")):
+        shift_file(tmp_path / f"{part}.csv", row)
+    labels, split = load_test(other_set(DatasetConfig(name="mine"), f"hub:{tmp_path}"), ["a", "b", "c"])
+    assert labels == ["a", "b", "c"] and (split.texts, split.labels.tolist()) == ([("z",)], [1])
 
 
 def test_a_set_without_another_domain_is_refused(capsys):

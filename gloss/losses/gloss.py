@@ -45,12 +45,14 @@ def choose_visible(
 def is_scored(labels: Tensor, is_visible: Tensor, num_classes: int) -> Tensor:
     """bool [B]: True where a text is hidden and its class has a visible member, so that Eq. 1 can score it.
 
-    labels: int [B] in [0, C); is_visible: bool [B] on any device. No host synchronisation.
+    labels: int [B] in [0, C), or -1 where the class is not known; is_visible: bool [B] on any device, False where the
+    class is not known. No host synchronisation.
     """
     is_visible = is_visible.to(labels.device, non_blocking=True)
+    known = labels.long().clamp(min=0)
     num_visible_of = torch.zeros(num_classes, dtype=torch.long, device=labels.device)
-    num_visible_of = num_visible_of.scatter_add(0, labels.long(), is_visible.long())
-    return ~is_visible & (num_visible_of > 0)[labels.long()]
+    num_visible_of = num_visible_of.scatter_add(0, known, is_visible.long())
+    return ~is_visible & (labels >= 0) & (num_visible_of > 0)[known]
 
 
 def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
@@ -156,23 +158,26 @@ def gloss_loss(
 
     "nll" is Eq. 1, the negative log of the propagated probability of each hidden node's class; hidden nodes whose class
     has no visible member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
-    the released code: cross-entropy that takes the propagated probabilities for logits, over all hidden nodes.
+    the released code: cross-entropy that takes the propagated probabilities for logits, over all hidden nodes. A node
+    with label -1, whose class is not known, is propagated through and never scored.
     `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
 
     embeddings: float [B, D], B >= 2, any scale (computed in float32, or float64 if that is what comes); labels: int [B]
-    in [0, C), checked on CPU; sigma: σ > 0; is_visible: bool [B] with at least one True and one False. A mask kept on
-    the CPU (as `choose_visible` makes it) spares a GPU the wait for its count. Returns a scalar; 0, still connected to
-    the encoder, where no hidden node can be scored. Raises ValueError for anything else. `lap` is told "graph" and
-    "propagation" as each is done (timing of the parts of a step).
+    in [0, C) or -1, checked on CPU; sigma: σ > 0; is_visible: bool [B] with at least one True and one False, and False
+    where the label is -1. A mask kept on the CPU (as `choose_visible` makes it) spares a GPU the wait for its count.
+    Returns a scalar; 0, still connected to the encoder, where no hidden node can be scored. Raises ValueError for
+    anything else. `lap` is told "graph" and "propagation" as each is done (timing of the parts of a step).
     """
     check_batch(embeddings, labels)
     _check_settings(sigma, objective)
     if is_visible.shape != labels.shape or is_visible.dtype != torch.bool:
         raise ValueError(f"is_visible must be bool [B] with B = len(embeddings) = {len(labels)}, "
                          f"got {is_visible.dtype} {list(is_visible.shape)}")
-    if labels.device.type == "cpu" and not (0 <= labels.min() and labels.max() < num_classes):
-        raise ValueError(f"labels must lie in [0, num_classes) = [0, {num_classes}), "
-                         f"got {labels.min().item()} to {labels.max().item()}")
+    if labels.device.type == "cpu" and not (-1 <= labels.min() and labels.max() < num_classes):
+        raise ValueError(f"labels must lie in [0, num_classes) = [0, {num_classes}), or be -1 where they are not "
+                         f"known, got {labels.min().item()} to {labels.max().item()}")
+    if labels.device.type == is_visible.device.type == "cpu" and (is_visible & (labels < 0)).any():
+        raise ValueError("is_visible must be False where the label is -1: what is not known cannot be visible")
     if class_weights is not None and class_weights.shape != (num_classes,):
         raise ValueError(f"class_weights must be [C] with C = num_classes = {num_classes}, "
                          f"got {list(class_weights.shape)}")
@@ -180,7 +185,7 @@ def gloss_loss(
     if not len(visible) or not len(hidden):
         raise ValueError(f"is_visible must have a True and a False, got {len(visible)} True of {len(labels)}")
     order = torch.cat([visible, hidden]).to(embeddings.device, non_blocking=True)
-    ordered_labels = labels.long()[order]
+    ordered_labels = labels.long().clamp(min=0)[order]  # of a class that is not known no value is read
     embeddings = embeddings.index_select(0, order)
     settings = len(visible), num_classes
     if sigma < NARROW or has_kernel(embeddings.device):
@@ -197,10 +202,11 @@ def gloss_loss(
     if objective == "nll":
         can_score = is_scored(labels, is_visible, num_classes)[order[len(visible):]]
         per_node = F.nll_loss(log_prob, target, reduction="none")
-        weight = weight * can_score
-        per_node = per_node.masked_fill(~can_score, 0.0)
     else:
+        can_score = (labels >= 0)[order[len(visible):]]
         per_node = F.cross_entropy(log_prob.exp(), target, reduction="none")
+    weight = weight * can_score
+    per_node = per_node.masked_fill(~can_score, 0.0)
     loss = (weight * per_node).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
     lap("propagation")
     return loss
@@ -243,7 +249,7 @@ class GLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, embeddings: Tensor, labels: Tensor, is_visible: Tensor | None = None) -> Tensor:
-        """is_visible: the split, bool [B]; drawn by `choose_visible` unless given."""
+        """is_visible: the split, bool [B]; drawn by `choose_visible` unless given, which labels of -1 need."""
         check_batch(embeddings, labels)
         if self.sigma is None:
             self.sigma = sqrt_bandwidth(embeddings)

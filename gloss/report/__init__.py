@@ -17,6 +17,8 @@ from gloss.report.draw import DPI, Drawing, styled
 from gloss.report.overview import convergence, runs_table
 from gloss.report.page import Section, render
 from gloss.report.paper_claims import paper_claims_table
+from gloss.report.quality import graph_quality
+from gloss.report.reference import with_references
 from gloss.report.table import Table
 from gloss.runs import Record, RunError, read_records
 from gloss.studies import Study, read_studies
@@ -113,8 +115,9 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         loose = loose_groups(records)
         if loose and only is None:
             asked = [g for name in ("table2", "table3", "table6") for g in groups.get(name, ((), ()))[0]]
-            if curves := convergence(loose, asked):
-                sections.append(_section("convergence", curves[0].title, curves, "make report"))
+            for name, draw in (("graph_quality", graph_quality), ("convergence", convergence)):
+                if drawn := draw(loose, asked):
+                    sections.append(_section(name, drawn[0].title, drawn, "make report"))
             sections.append(_section("runs", "All finished runs", [runs_table(loose)], "make report"))
         folder = outputs / "report"
         folder.mkdir(parents=True, exist_ok=True)
@@ -189,6 +192,12 @@ def _parts(
     first = next(iter(groups.values()), [])
     if name in ("table2", "table3", "table6"):
         claims += compare.claims(name.replace("table", "Table "), first)
+    if name in ("table2", "table3"):
+        measured = {}
+        for kind in ("frozen", "tfidf"):
+            measured[kind], broken = starting.read_measured(outputs, kind)
+            problems += [p for p in broken if p not in problems]
+        return [with_references(_TABLES[name](first), first, **measured)]
     if name in _TABLES:
         return [_TABLES[name](first)]
     if name in _FIGURES:
@@ -207,7 +216,7 @@ def _parts(
         return [table]
     if name in ("table1", "table5"):
         measured, broken = starting.read_measured(outputs, {"table1": "texts", "table5": "tfidf"}[name])
-        problems += broken
+        problems += [p for p in broken if p not in problems]
         if name == "table5":
             return [compare.table5(first, measured)]
         return [starting.table1(measured) if measured else None]

@@ -155,6 +155,9 @@ def _key(x: Any) -> tuple:
 _PROTOCOL = {
     "dataset.source": "prepared",  # a file of the user's own may bear the name of a paper's set
     "dataset.train_limit": None,
+    "dataset.unlabeled": None,
+    "dataset.unlabeled_path": None,
+    "trainer.unlabeled_per_batch": None,
     "model.num_layers": None,
     "model.dropout": None,
     "model.max_length": 128,
@@ -168,6 +171,7 @@ _PROTOCOL = {
     "ablation.gamma_offset": 0.0,
     "ablation.lam_offset": 0.0,
     "ablation.graph_noise": 0.0,
+    "ablation.graph_shuffle": False,
     "ablation.label_noise": 0.0,
 }
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from gloss.config import INTEGRATED
 from gloss.report.cells import Group, number, timed
 from gloss.report.draw import Drawing, panels
 from gloss.report.names import DATASET_LOOK, LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
@@ -46,9 +47,18 @@ def _keys(g: Group) -> dict[str, object]:
     return {"dataset": g.dataset, "model": g.model, "mode": g.mode, "loss": g.loss}
 
 
+WORDS = {  # settings that have a name in legends; the default has none
+    ("ablation.graph_shuffle", "False"): "",
+    ("ablation.graph_shuffle", "True"): "shuffled graph",
+    ("dataset.unlabeled", "None"): "",
+    ("dataset.unlabeled", "rest"): "with unlabeled",
+}
+
+
 def others(g: Group, *swept: str) -> str:
     """What else was swept beside `swept`: " (trainer.lr=1e-05)", or empty. Groups that differ in it share no line."""
-    rest = ", ".join(f"{key}={value}" for key, value in g.point.items() if key not in swept)
+    rest = (WORDS.get((key, str(value)), f"{key}={value}") for key, value in g.point.items() if key not in swept)
+    rest = ", ".join(text for text in rest if text)
     return f" ({rest})" if rest else ""
 
 
@@ -132,8 +142,12 @@ def by_loss(
     log: bool = False,
     percent: bool = False,
     with_time: bool = False,
+    across: bool = False,
 ) -> Drawing | None:
-    """Test accuracy against a setting: a line a loss, a panel a data set and model; with_time: and seconds an epoch."""
+    """Test accuracy against a setting: a line a loss, a panel a data set and model; with_time: and seconds an epoch.
+
+    across: a loss that the experiment runs with one setting only is a reference, drawn across the panel.
+    """
     blocks = list(dict.fromkeys((g.dataset, g.model) for g in groups if g.runs))
     if not blocks:
         return None
@@ -142,7 +156,7 @@ def by_loss(
     figure, axes = panels(-(-num_panels // columns), columns, width=3.6, height=2.7)
     for unused in axes.flat[num_panels:]:
         unused.remove()
-    data = []
+    data, has_modes = [], len({g.mode for g in groups}) > 1
     clocked, times = timed(groups) if with_time else ([], [])
     measures = [("accuracy", "Test accuracy (%)", groups, ("metrics", "test", "accuracy"))]
     measures += [("seconds_per_epoch", "Seconds per epoch", clocked, ("seconds", "per_epoch"))] if with_time else []
@@ -158,7 +172,11 @@ def by_loss(
                 keys = _keys(line[0]) | ({"others": rest.strip(" ()")} if rest else {})
                 data += [{**keys, "setting": path, "metric": metric, **row} for row in rows]
                 shown = [row | {"x": 100 * row["x"]} for row in rows] if percent else rows
-                _draw(ax, shown, LOSS_LOOK.get(loss, {}), f"{loss_name(loss, mode)}{rest} ({_seeds(rows)})")
+                look = LOSS_LOOK.get(loss, {}) | ({"linestyle": ":", "fillstyle": "none"} if rest else {})
+                own_name = loss_name(loss, mode) + (f" ({mode})" if has_modes and mode != INTEGRATED else "")
+                _draw(ax, shown, look, f"{own_name}{rest} ({_seeds(rows)})")
+                if across and len(line) == 1:
+                    ax.axhline(rows[0]["mean"], color=look.get("color"), linestyle=look.get("linestyle"), linewidth=0.7)
             ticks = sorted({row["x"] * (100 if percent else 1) for row in data if row["dataset"] == dataset})
             if log:
                 _log_ticks(ax, ticks)

@@ -1,4 +1,5 @@
-"""What the report shows beside the runs and has to be measured once: texts as they are, and a TF-IDF classifier.
+"""What the report shows beside the runs and has to be measured once: texts as they are, and classifiers that train no
+encoder.
 
 The report only reads the small JSON files that are written here, so it needs no texts itself.
 """
@@ -12,24 +13,33 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from gloss.config import CONFIG_DIR, ConfigError, DatasetConfig, ModelConfig
-from gloss.data import DataError, describe, load_dataset
-from gloss.encoder import load_tokenizer
+from gloss.config import CONFIG_DIR, ConfigError, DatasetConfig, ModelConfig, TrainerConfig
+from gloss.data import DataError, describe, load_dataset, tokenize
+from gloss.device import choose_device, choose_precision
+from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
+from gloss.evaluate import classification_metrics, logistic_probe, nearest_neighbours, unit_rows
+from gloss.fit import embed
 from gloss.runs import write_json
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C of the linear classifier: a larger one regularises less
 
 
 def measure(
-    what: Sequence[str], datasets: Sequence[str], tokenizer: str, data_dir: str | Path, outputs: str | Path
+    what: Sequence[str],
+    datasets: Sequence[str],
+    tokenizer: str,
+    data_dir: str | Path,
+    outputs: str | Path,
+    models: Sequence[str] = (),
 ) -> None:
-    """Measure "texts" and "tfidf" of each data set and say so; tokenizer: the name of a model in configs/model.
+    """Measure "texts" and "tfidf" of each data set, and "frozen" with each of `models`, and say so.
 
-    A set whose texts are not there is told and passed over, so that one missing set does not cost the others.
-    Raises ConfigError for an unknown name.
+    tokenizer and models: names in configs/model. A set whose texts are not there is told and passed over, so that one
+    missing set does not cost the others. Raises ConfigError for an unknown name.
     """
-    if unknown := sorted(set(what) - {"texts", "tfidf"}):
-        raise ConfigError(f"measure={','.join(unknown)} is not allowed: expected texts, tfidf or both")
+    if unknown := sorted(set(what) - {"texts", "tfidf", "frozen"}):
+        raise ConfigError(f"measure={','.join(unknown)} is not allowed: expected some of texts, tfidf, frozen")
+    encoders = [_read("model", model, ModelConfig) for model in models if "frozen" in what]
     tokens = load_tokenizer(_read("model", tokenizer, ModelConfig)) if "texts" in what else None
     for name in datasets:
         cfg = _read("dataset", name, DatasetConfig)
@@ -39,6 +49,10 @@ def measure(
             if "tfidf" in what:
                 record = measure_tfidf(cfg, data_dir, outputs)
                 print(f"{name}: TF-IDF with a linear classifier: test accuracy {record['test']['accuracy']:.2f} %")
+            for model in encoders:
+                record = measure_frozen(cfg, model, data_dir, outputs)
+                shown = f"{record['test']['accuracy']:.2f} %, nearest neighbours {record['test']['knn_accuracy']:.2f} %"
+                print(f"{name}: frozen {model.alias} with a logistic probe: test accuracy {shown}")
         except DataError as error:
             print(f"{name} is not measured: {error}", file=sys.stderr)
 
@@ -102,4 +116,42 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
         },
     }
     write_json(Path(outputs) / "baselines" / f"tfidf-{cfg.name}.json", record)
+    return record
+
+
+def measure_frozen(
+    cfg: DatasetConfig, model_cfg: ModelConfig, data_dir: str | Path, outputs: str | Path
+) -> dict[str, Any]:
+    """The pretrained encoder as it is, with the probe of standalone mode and with nearest neighbours, for Tables 2 and
+    3: <outputs>/baselines/frozen-<name>-<model>.json.
+
+    Both are chosen on validation; the test split is scored once. Raises DataError, and ConfigError for the encoder.
+    """
+    dataset, tokenizer = load_dataset(cfg, data_dir, seed=0), load_tokenizer(model_cfg)
+    device = choose_device("auto")
+    precision = choose_precision(TrainerConfig(), device)
+    model = Classifier(load_encoder(model_cfg), len(dataset.labels)).to(device)
+    z, y = {}, {part: split.labels for part, split in dataset.splits.items()}
+    for part, split in dataset.splits.items():
+        tokens = tokenize(split.texts, tokenizer, model_cfg.max_length, Path(outputs) / "cache" / "tokens")
+        table = TokenTable.build(tokens, tokenizer.pad_token_id, device)
+        z[part] = embed(model, table, device, precision).cpu().numpy()
+    weight, bias, settings = logistic_probe(z["train"], y["train"], z["val"], y["val"], len(dataset.labels))
+    neighbours, num_neighbours = nearest_neighbours(z["train"], y["train"], z["val"], y["val"])
+    record = {
+        "dataset": cfg.name,
+        "model": model_cfg.alias,
+        "model_name": model_cfg.name,
+        "model_revision": model_cfg.revision,
+        "method": "pretrained encoder, first token, + logistic regression; nearest neighbours at unit length",
+        **settings,
+        "num_neighbours": num_neighbours,
+        "precision": precision,
+        "fingerprint": dataset.fingerprint,
+        "num_rows": {part: len(labels) for part, labels in y.items()},
+    }
+    for part in ("val", "test"):
+        knn_accuracy = 100 * float((neighbours.predict(unit_rows(z[part])) == y[part]).mean())
+        record[part] = {**classification_metrics(z[part] @ weight.T + bias, y[part]), "knn_accuracy": knn_accuracy}
+    write_json(Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json", record)
     return record

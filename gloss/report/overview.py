@@ -93,21 +93,22 @@ def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Dr
     protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line goes as far
     as every seed of it ran. Seconds leave out evaluation, and what `timed` leaves out.
     """
+    blocks = panels_by_model([g for g in groups if curves(g)], cells)
+    names = {model: "convergence" if len(blocks) == 1 else f"convergence_{model}" for model in blocks}
+    return [_convergence(names[model], model, mine) for model, mine in blocks.items()]
+
+
+def panels_by_model(groups: Sequence[Group], cells: Sequence[Group]) -> dict[str, list[Panel]]:
+    """By model, in the paper's order, what is drawn of each data set and mode, as `convergence` says."""
     blocks: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for g in groups:
-        if curves(g):
-            blocks[g.model, g.dataset, g.mode].append(g)
+        blocks[g.model, g.dataset, g.mode].append(g)
     composed = {_name(g): g for g in cells if g.runs and not g.point}
-    models = sorted({model for model, *_ in blocks}, key=lambda m: paper_order(model=m))
-    drawings = []
-    for model in models:
-        mine = []
-        for (_, dataset, mode), block in ((key, b) for key, b in blocks.items() if key[0] == model):
-            asked = [composed[_name(g)] for g in block if _name(g) in composed]
-            mine.append((dataset, mode, *_chosen(asked or block, block)))
-        name = "convergence" if len(models) == 1 else f"convergence_{model}"
-        drawings.append(_convergence(name, model, mine))
-    return drawings
+    found: dict[str, list[Panel]] = {m: [] for m in sorted({m for m, *_ in blocks}, key=lambda m: paper_order(model=m))}
+    for (model, dataset, mode), block in blocks.items():
+        asked = [composed[_name(g)] for g in block if _name(g) in composed]
+        found[model].append((dataset, mode, *_chosen(asked or block, block)))
+    return found
 
 
 def _name(g: Group) -> tuple:
@@ -168,12 +169,19 @@ def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
         if not right.lines:
             right.text(0.5, 0.5, "no times that compare:\nsee the notes", ha="center", transform=right.transAxes)
         left.legend()
-        if said := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
-            notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
-        if left_out:
-            names = [f"{loss_name(g.loss, mode)} {g.digits[:8]} (n={len(g.runs)})" for g in left_out]
-            notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
+        notes += left_out_notes(where, mode, chosen, left_out)
     return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
+
+
+def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Sequence[Group]) -> list[str]:
+    """What a reader must know about the runs that a panel shows, and about those that it does not."""
+    notes = []
+    if said := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
+        notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
+    if left_out:
+        names = [f"{loss_name(g.loss, mode)} {g.digits[:8]} (n={len(g.runs)})" for g in left_out]
+        notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
+    return notes
 
 
 def curves(g: Group) -> dict[int, list[tuple[float, float]]]:
