@@ -2,6 +2,7 @@
 
   python scripts/bench.py dataset=mr model=minilm batch=128 rounds=12
   python scripts/bench.py lengths=128 model=bert_shape
+  python scripts/bench.py peers=true threads=1 clock=cpu
   python scripts/bench.py lengths=128 model=roberta_large_shape micro_batch=16 rivals=false losses=ce,gloss_o rounds=2
 
 dataset=    whose training texts (default mr), or lengths= n or n-m: so many random tokens a text (classes=, default 2)
@@ -10,6 +11,8 @@ losses=     default ce,scl_ce,triplet,cosine,gloss_o;  batch= texts (128);  roun
 steps=      of one contender's turn (default: 1 on a CPU, 20 elsewhere)
 rivals=     false leaves the Trainer and the released procedure out
 growth=     true also measures how the cost grows with batch, classes and length
+peers=      true measures only the losses alone, beside those of other libraries that are installed (threads=, rounds=,
+            clock=, device=)
 run=        folder of a finished run, whose time is compared with that of its training steps
 clock=      wall, or cpu: the processor's seconds, for a machine that others use (needs threads=1)
 threads=, device=, precision=, micro_batch=, num_slices=, paths.data=, paths.outputs= as in training
@@ -27,8 +30,8 @@ from gloss.terminal import choice, main, whole_number
 
 NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "micro_batch", "num_slices", "seed")
 KEYS = (
-    "dataset", "lengths", "model", "losses", "rivals", "growth", "run", "clock", "device", "precision", *NUMBERS,
-    "paths.data", "paths.outputs",
+    "dataset", "lengths", "model", "losses", "rivals", "growth", "peers", "run", "clock", "device", "precision",
+    *NUMBERS, "paths.data", "paths.outputs",
 )  # fmt: skip
 
 
@@ -43,19 +46,41 @@ def task(given: dict[str, str]) -> None:
             values[key] = whole_number(key, given[key])
             if not values[key] and key not in ("steps", "seed"):
                 raise ConfigError(f"{key}=0 is not allowed: expected a whole number of at least 1")
-    for key in ("rivals", "growth"):
+    for key in ("rivals", "growth", "peers"):
         if key in given:
             values[key] = choice(key, given[key], ("true", "false")) == "true"
     choice("clock", given.get("clock", "wall"), ("wall", "cpu"))
     if "losses" in given:
         values["losses"] = tuple(choice("losses", name, LOSSES) for name in given["losses"].split(","))
 
+    if values.pop("peers", False):
+        return show_peers(values)
     from gloss.bench import Settings, bench  # here: torch is loaded only once the command line is right
     from gloss.report.bench import tables
 
     result, path = bench(Settings(**values), lambda text: print(text, file=sys.stderr, flush=True))
     print("\n".join(table.markdown() for table in tables([result])))
     print(f"Kept in {path}; make report shows it")
+
+
+def show_peers(values: dict[str, object]) -> None:
+    if unused := values.keys() - {"threads", "rounds", "clock", "device"}:
+        raise ConfigError(f"{min(unused)}= has no effect with peers=true")
+    import torch
+
+    from gloss.bench.peers import beside_peers
+    from gloss.bench.steps import CLOCKS
+    from gloss.device import choose_device
+
+    torch.set_num_threads(values.get("threads") or torch.get_num_threads())
+    device, clock = choose_device(values.get("device", "auto")), CLOCKS[values.get("clock", "wall")]
+    print("| batch | loss | ms | peak MB | peer ÷ ours: time (95 %) | memory |\n|--:|---|--:|--:|--:|--:|")
+    for row in beside_peers(device, clock, values.get("rounds", 12)):
+        ratio = " | "
+        if r := row.get("ratio"):
+            ratio = f"{r['median']:.2f} ({r['low']:.2f} – {r['high']:.2f}) | {row['memory_ratio']:.2f}"
+        print(f"| {row['batch']:,} | {row['loss']} | {1e3 * row['seconds']:.1f} | {row['bytes'] / 1e6:.1f} | {ratio} |",
+              flush=True)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ import gloss.bench.judge
 from gloss.bench import Settings, bench
 from gloss.bench.growth import objective_seconds
 from gloss.bench.judge import goals, is_reached, ratios, run_ratio, spread, summary
+from gloss.bench.peers import _peak_bytes, beside_peers, contenders
 from gloss.bench.rivals import TrainerSteps
 from gloss.bench.steps import LOSSES, RIVAL_ROUNDS, Bench, difference_of_equal_steps, held_bytes
 from gloss.config import ConfigError
@@ -265,6 +266,25 @@ def test_the_growth_has_a_point_for_each_loss_and_size(monkeypatch, tmp_path):
     sizes = {"batch": (4, 8), "classes": (2,), "length": (4,)}
     assert sorted(points) == sorted((axis, x, s) for axis in sizes for x in ("ce", "gloss_o") for s in sizes[axis])
     assert any(d.name.startswith("bench_growth") for d in report.drawings([result]))
+
+
+def test_peers_compute_what_our_losses_do():
+    ours, peers = contenders()
+    x, labels = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
+    assert len(peers) == 3
+    for name, (our, loss) in peers.items():
+        torch.testing.assert_close(loss(x, labels), ours[our](x, labels), rtol=1e-5, atol=0, msg=name)
+
+
+def test_losses_beside_peers_have_a_time_and_a_memory(monkeypatch):
+    monkeypatch.setattr("gloss.bench.peers.BATCHES", (8, 64))
+    monkeypatch.setattr("gloss.bench.peers.MOST_TRIPLETS", 8**3)
+    rows = list(beside_peers(torch.device("cpu"), time.perf_counter, rounds=2, width=4))
+    assert [sum(row["batch"] == num for row in rows) for num in (8, 64)] == [6, 4]  # no peer makes 64³ triplets here
+    assert all(row["seconds"] > 0 for row in rows) and all(row["memory_ratio"] > 0 for row in rows if "ratio" in row)
+    x = torch.zeros(100, 10)
+    peak = _peak_bytes(lambda x, y: (x + 1).exp().sum(), x, x)  # the sum is gone when the gradient comes
+    assert peak == pytest.approx(2 * x.nbytes, rel=0.01)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
