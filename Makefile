@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help setup always demo test test-long mutants lint data reproduce plan status report bench clean
+.PHONY: help setup always demo test test-long mutants lint data reproduce plan status report bench gpu-check clean
 PYTHON ?= python3
 RUN := .venv/bin/python
 PIP := .venv/bin/pip install --quiet --disable-pip-version-check
@@ -78,6 +78,9 @@ report: setup ## tables, figures and the page from the records (RUNS=outputs/ref
 
 bench: setup ## time training steps beside other programs' (ARGS="lengths=128 model=bert_shape")
 	$(RUN) scripts/bench.py $(ARGS)
+
+gpu-check: setup ## what a GPU must do right before its numbers count, in minutes (ARGS="device=cpu": a rehearsal)
+	$(RUN) scripts/gpu_check.py $(ARGS)
 
 clean: ## remove what was built: the environment and caches; runs and data stay
 	rm -rf .venv .pytest_cache .ruff_cache *.egg-info outputs/cache

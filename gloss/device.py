@@ -40,7 +40,9 @@ def choose_device(name: str) -> torch.device:
             print(f"trainer.device=auto is the CPU: {told.reason}", file=sys.stderr, flush=True)
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices")
+        told = unused_gpu() if not torch.cuda.is_available() else None
+        why = f" ({told.reason})" if told else ""
+        raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices{why}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not there on this machine")
     if device.type == "cuda":

@@ -104,7 +104,8 @@ def test_a_key_of_a_variant_is_accepted_where_it_is_read():
 )
 def test_a_wrong_command_prints_one_message_and_leaves_nothing(command, message, toy_csv, tmp_path):
     command = [word.format(toy=toy_csv) for word in command]
-    script = [sys.executable, str(ROOT / "scripts" / "train.py"), f"paths.outputs={tmp_path / 'outputs'}", "model=tiny"]
+    settings = [f"paths.outputs={tmp_path / 'outputs'}", "model=tiny", "trainer.precision=float32"]
+    script = [sys.executable, str(ROOT / "scripts" / "train.py"), *settings]
     done = subprocess.run([*script, *command], capture_output=True, text=True, cwd=tmp_path, timeout=120)
     assert done.returncode == 2
     assert message in done.stderr

@@ -62,6 +62,9 @@ def test_auto_says_why_a_gpu_that_is_there_is_not_used(machine, capsys, driver, 
         assert choose_device("auto").type == "cpu"
         told = capsys.readouterr().err
     assert all(part in told for part in parts), told
+    with pytest.raises(ConfigError, match="found 0 CUDA devices") as caught:
+        choose_device("cuda")
+    assert parts[0] in str(caught.value)
     assert choose_device("cpu").type == "cpu" and not capsys.readouterr().err
 
 

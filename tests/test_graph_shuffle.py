@@ -20,7 +20,7 @@ def objective(tiny_config, *options: str) -> Objective:
 
 
 @pytest.mark.parametrize("mode", ["integrated", "standalone"])
-def test_the_loss_is_that_of_the_permuted_nodes_and_cross_entropy_is_untouched(tiny_config, mode):
+def test_ablation_graph_shuffle_permutes_the_nodes_and_leaves_cross_entropy_untouched(tiny_config, mode):
     z = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     logits = torch.randn(12, 3) if mode == "integrated" else None
     labels, is_visible = torch.arange(12) % 3, torch.arange(12) < 7

@@ -11,6 +11,7 @@ from dataclasses import fields
 
 import loops
 import pytest
+import test_graph_shuffle
 import test_switches_in_runs
 import torch
 import yaml
@@ -25,7 +26,8 @@ def test_every_switch_has_its_test():
     overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
     keys = {f"variant_{f.name}" for f in fields(VariantConfig)} | {f"ablation_{f.name}" for f in fields(AblationConfig)}
     keys |= {f"{group}_{key}" for group, values in overlay.items() for key in values}
-    tests = {name for name in [*globals(), *vars(test_switches_in_runs)] if name.startswith("test_")}
+    modules = (globals(), vars(test_switches_in_runs), vars(test_graph_shuffle))
+    tests = {name for module in modules for name in module if name.startswith("test_")}
     missing = {key for key in keys - {"variant_name"} if not any(re.match(f"test_{key}(_|$)", name) for name in tests)}
     assert not missing
 
