@@ -106,7 +106,7 @@ def adam_probe(
 def nearest_neighbours(
     train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray
 ) -> tuple[KNeighborsClassifier, int]:
-    """The k nearest neighbours at unit length, as a fitted classifier of `unit_rows`, and k.
+    """The k nearest neighbours by cosine, as a fitted classifier of embeddings [M, D] of any scale, and k.
 
     k is the one of NEIGHBOURS with the best accuracy on validation (the smallest of equals); each neighbour has one
     vote, and of equally many votes the class of the smaller number wins.
@@ -115,16 +115,12 @@ def nearest_neighbours(
         train, val: float [N, D] and [M, D], any scale.
         train_labels, val_labels: int [N] and [M].
     """
-    classifier = KNeighborsClassifier(algorithm="brute").fit(unit_rows(train), train_labels)
-    val = unit_rows(val)
+    # Of vectors of length 1, the nearest to a text are those of the largest cosine, whatever the text's own length.
+    unit = train / np.linalg.norm(train, axis=1, keepdims=True).clip(min=1e-30)
+    classifier = KNeighborsClassifier(algorithm="brute").fit(unit, train_labels)
 
     def score(k: int) -> float:
         return float((classifier.set_params(n_neighbors=k).predict(val) == val_labels).mean())
 
     k = max((k for k in NEIGHBOURS if k <= len(train)), key=score)  # the first of equals
     return classifier.set_params(n_neighbors=k), k
-
-
-def unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    """The rows of [N, D] at length 1; a row of zeros stays."""
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=1e-30)

@@ -41,7 +41,6 @@ from gloss.evaluate import (
     logistic_probe,
     macro_silhouette,
     nearest_neighbours,
-    unit_rows,
 )
 from gloss.export import save_model
 from gloss.fit import Fit, embed, out_of_memory
@@ -322,7 +321,7 @@ def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray]
         logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
         silhouette = macro_silhouette(embedded, fit.labels[name])
         metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
-        found = neighbours.predict(unit_rows(embedded.cpu().numpy()))
+        found = neighbours.predict(embedded.cpu().numpy())
         metrics[name]["knn_accuracy"] = 100 * float((found == truth).mean())
         arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
         if cfg.trainer.save_embeddings:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic import cell, result, write_run
 
-from gloss.evaluate import NEIGHBOURS, nearest_neighbours, unit_rows
+from gloss.evaluate import NEIGHBOURS, nearest_neighbours
 from gloss.report import tables
 from gloss.report.cells import gather
 from gloss.report.reference import with_references
@@ -37,7 +37,7 @@ def test_nearest_neighbours_are_those_of_a_double_loop_and_k_is_chosen_on_valida
     classifier, k = nearest_neighbours(z["train"], labels["train"], z["val"], labels["val"])
     found = {j: np.mean(vote(z["train"], labels["train"], z["val"], j) == labels["val"]) for j in NEIGHBOURS}
     assert k == max(found, key=found.get) and len(set(found.values())) > 2
-    assert classifier.predict(unit_rows(z["test"])).tolist() == vote(z["train"], labels["train"], z["test"], k)
+    assert classifier.predict(z["test"]).tolist() == vote(z["train"], labels["train"], z["test"], k)
 
 
 def test_fewer_texts_than_neighbours():

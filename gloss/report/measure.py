@@ -17,7 +17,7 @@ from gloss.config import CONFIG_DIR, ConfigError, DatasetConfig, ModelConfig, Tr
 from gloss.data import DataError, describe, load_dataset, tokenize
 from gloss.device import choose_device, choose_precision
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
-from gloss.evaluate import classification_metrics, logistic_probe, nearest_neighbours, unit_rows
+from gloss.evaluate import classification_metrics, logistic_probe, nearest_neighbours
 from gloss.fit import embed
 from gloss.runs import write_json
 
@@ -151,7 +151,7 @@ def measure_frozen(
         "num_rows": {part: len(labels) for part, labels in y.items()},
     }
     for part in ("val", "test"):
-        knn_accuracy = 100 * float((neighbours.predict(unit_rows(z[part])) == y[part]).mean())
+        knn_accuracy = 100 * float((neighbours.predict(z[part]) == y[part]).mean())
         record[part] = {**classification_metrics(z[part] @ weight.T + bias, y[part]), "knn_accuracy": knn_accuracy}
     write_json(Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json", record)
     return record
