@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 NEIGHBOURS = (1, 5, 10, 20, 50)  # k of the nearest neighbours
@@ -120,28 +119,42 @@ def adam_probe(
     return layer.weight.detach().numpy(), layer.bias.detach().numpy(), {"probe_steps": step}
 
 
-def nearest_neighbours(
-    train: np.ndarray, train_labels: np.ndarray, val: np.ndarray, val_labels: np.ndarray
-) -> tuple[KNeighborsClassifier, int]:
-    """The k nearest neighbours at unit length, as a fitted classifier of `unit_rows`, and k.
+def nearest_labels(train: np.ndarray, train_labels: np.ndarray, texts: np.ndarray, block: int = 512) -> np.ndarray:
+    """The labels of the training texts of largest cosine to each text, the nearest first: int [M, K].
 
-    k is the one of NEIGHBOURS with the best accuracy on validation (the smallest of equals); each neighbour has one
-    vote, and of equally many votes the class of the smaller number wins.
+    K: the largest of NEIGHBOURS, or N where that is less. Of equal cosines the earlier training text comes first.
+    Cosines are rounded, so that equal texts are equally near whatever order a matrix product sums in: a library's
+    search breaks such ties by the last bit, and the same run twice would differ.
 
     Args:
-        train, val: float [N, D] and [M, D], any scale.
-        train_labels, val_labels: int [N] and [M].
+        train: float [N, D], any scale.
+        train_labels: int [N].
+        texts: float [M, D], any scale.
     """
-    classifier = KNeighborsClassifier(algorithm="brute").fit(unit_rows(train), train_labels)
-    val = unit_rows(val)
+    unit, queries = (x.astype(np.float64) for x in (train, texts))
+    unit, queries = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-30) for x in (unit, queries))
+    count = min(max(NEIGHBOURS), len(train))
+    tie = np.arange(len(train)) * (0.5e-9 / len(train))  # below what is rounded away
+    found = []
+    for start in range(0, len(queries), block):
+        distance = tie - (queries[start : start + block] @ unit.T).round(9)  # [n, N]
+        nearest = np.argpartition(distance, count - 1, axis=1)[:, :count]
+        order = np.argsort(np.take_along_axis(distance, nearest, axis=1), axis=1)
+        found.append(train_labels[np.take_along_axis(nearest, order, axis=1)])
+    return np.concatenate(found)
 
-    def score(k: int) -> float:
-        return float((classifier.set_params(n_neighbors=k).predict(val) == val_labels).mean())
 
-    k = max((k for k in NEIGHBOURS if k <= len(train)), key=score)  # the first of equals
-    return classifier.set_params(n_neighbors=k), k
+def vote(nearest: np.ndarray, k: int) -> np.ndarray:
+    """The most frequent of the first k labels of each row of [M, K]; of equally many the smallest."""
+    votes = (nearest[:, :k, None] == np.arange(nearest.max() + 1)).sum(axis=1)  # [M, C]
+    return votes.argmax(axis=1)
 
 
-def unit_rows(embeddings: np.ndarray) -> np.ndarray:
-    """The rows of [N, D] at length 1; a row of zeros stays."""
-    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=1e-30)
+def best_k(nearest: np.ndarray, labels: np.ndarray) -> int:
+    """The one of NEIGHBOURS whose vote is most often right, the smallest of equals.
+
+    Args:
+        nearest: int [M, K], from `nearest_labels`, of validation texts.
+        labels: int [M], theirs.
+    """
+    return max((k for k in NEIGHBOURS if k <= nearest.shape[1]), key=lambda k: (vote(nearest, k) == labels).mean())

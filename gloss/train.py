@@ -40,11 +40,12 @@ from gloss.display import Display, scores
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
 from gloss.evaluate import (
     adam_probe,
+    best_k,
     classification_metrics,
     logistic_probe,
     macro_silhouette,
-    nearest_neighbours,
-    unit_rows,
+    nearest_labels,
+    vote,
 )
 from gloss.export import save_model
 from gloss.fit import Fit, embed, out_of_memory
@@ -372,17 +373,15 @@ def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray]
         settings, near = _fit_probe(cfg, fit, train, embeddings["val"]), train[rows]
     else:
         settings, near = {}, fit.embed("train", rows)
-    train_labels, val_labels = (fit.labels[name].cpu().numpy() for name in ("train", "val"))
-    neighbours, settings["num_neighbours"] = nearest_neighbours(
-        near.cpu().numpy(), train_labels[rows], embeddings["val"].cpu().numpy(), val_labels
-    )
+    near, near_labels = near.cpu().numpy(), fit.labels["train"].cpu().numpy()[rows]
+    nearest = {name: nearest_labels(near, near_labels, z.cpu().numpy()) for name, z in embeddings.items()}
+    k = settings["num_neighbours"] = best_k(nearest["val"], fit.labels["val"].cpu().numpy())
     metrics, arrays = {}, {}
     for name, embedded in embeddings.items():
         logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
         silhouette = macro_silhouette(embedded, fit.labels[name])
         metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
-        found = neighbours.predict(unit_rows(embedded.cpu().numpy()))
-        metrics[name]["knn_accuracy"] = 100 * float((found == truth).mean())
+        metrics[name]["knn_accuracy"] = 100 * float((vote(nearest[name], k) == truth).mean())
         arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
         if cfg.trainer.save_embeddings:
             arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from hydra import compose, initialize_config_dir
 
+from gloss.cli import main
 from gloss.config import CONFIG_DIR, ConfigError, resolve
 from gloss.experiments import NAMES, compose_cells, is_run, search_cell, sweep_arguments, sweep_of
 from gloss.runs import digits, run_folder
@@ -152,6 +153,21 @@ def test_unlabeled_texts_join_one_line_of_few_shot():
 )
 def test_an_experiment_leaves_out_what_its_only_says(job, runs):
     assert is_run(job, {"a=1": {"b": 2, "c": 5}, "d=true": {"e": "null"}}) is runs
+
+
+def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path):
+    seen = []
+
+    def task(cfg, is_sweep):
+        seen.append((cfg.loss.name, cfg.mode, cfg.ablation.graph_noise, cfg.ablation.graph_shuffle))
+
+    given = ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1", "ablation.graph_noise=0,0.04"]
+    assert main(task, ["-m", "experiment=graph_noise", *given, f"paths.outputs={tmp_path}"]) == 0
+    cells = compose_cells("graph_noise", given)
+    assert sorted(seen) == sorted(
+        (c.loss, c.mode, c.config.ablation.graph_noise, c.config.ablation.graph_shuffle) for c in cells
+    )
+    assert len(seen) == 6
 
 
 def test_what_an_experiment_leaves_out_alone_is_told():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from synthetic import cell, result, write_run
 
-from gloss.evaluate import NEIGHBOURS, nearest_neighbours, unit_rows
+from gloss.evaluate import NEIGHBOURS, best_k, nearest_labels, vote
 from gloss.report import tables
 from gloss.report.cells import gather
 from gloss.report.reference import with_references
@@ -19,7 +19,7 @@ FROZEN = [{"dataset": "mr", "model": "bert", "test": {"accuracy": 71.5, "macro_f
 TFIDF = [{"dataset": "mr", "test": {"accuracy": 76.25, "macro_f1": 76.0}}, {"dataset": "r8", "test": {"accuracy": "?"}}]
 
 
-def vote(train, labels, queries, k):
+def by_loop(train, labels, queries, k):
     """By a double loop over cosines."""
     found = []
     for q in queries:
@@ -34,15 +34,29 @@ def test_nearest_neighbours_are_those_of_a_double_loop_and_k_is_chosen_on_valida
     labels = {name: rng.integers(0, 3, size) for name, size in (("train", 60), ("val", 25), ("test", 25))}
     z = {n: 4 * np.eye(3, 5)[y] + rng.normal(0, 2.0, (len(y), 5)) for n, y in labels.items()}
     z = {n: x * rng.uniform(0.1, 10, (len(x), 1)) for n, x in z.items()}  # lengths say nothing
-    classifier, k = nearest_neighbours(z["train"], labels["train"], z["val"], labels["val"])
-    found = {j: np.mean(vote(z["train"], labels["train"], z["val"], j) == labels["val"]) for j in NEIGHBOURS}
+    nearest = {n: nearest_labels(z["train"], labels["train"], z[n], block=7) for n in ("val", "test")}
+    assert nearest["test"].shape == (25, 50)
+    found = {j: np.mean(by_loop(z["train"], labels["train"], z["val"], j) == labels["val"]) for j in NEIGHBOURS}
+    k = best_k(nearest["val"], labels["val"])
     assert k == max(found, key=found.get) and len(set(found.values())) > 2
-    assert classifier.predict(unit_rows(z["test"])).tolist() == vote(z["train"], labels["train"], z["test"], k)
+    for j in NEIGHBOURS:
+        assert vote(nearest["test"], j).tolist() == by_loop(z["train"], labels["train"], z["test"], j)
 
 
 def test_fewer_texts_than_neighbours():
     z, y = np.eye(3), np.array([0, 1, 2])
-    assert nearest_neighbours(z, y, z, y)[1] == 1
+    nearest = nearest_labels(z, y, z)
+    assert nearest.tolist() == [[0, 1, 2], [1, 0, 2], [2, 0, 1]] and best_k(nearest, y) == 1
+
+
+def test_equal_texts_are_equally_near_whatever_the_order_of_sums():
+    """Of texts with one content, the earlier come first: no last bit of a product decides."""
+    rng = np.random.default_rng(1)
+    content = rng.normal(size=(4, 384)).astype(np.float32)
+    which = rng.integers(0, 4, 300)
+    train = content[which] * rng.uniform(0.5, 2, (300, 1)).astype(np.float32)
+    for i, row in enumerate(nearest_labels(train, np.arange(300), content)):
+        assert row.tolist() == np.flatnonzero(which == i)[:50].tolist()
 
 
 @pytest.mark.parametrize("options", [["loss=ce"], ["loss=scl", "mode=standalone"]])
@@ -54,13 +68,13 @@ def test_every_record_has_its_nearest_neighbours(tiny_config, monkeypatch, optio
     monkeypatch.setattr("gloss.train.NEIGHBOURS_SAMPLE", 40)
     sizes = []
 
-    def kept(z, y, *rest):
+    def kept(z, y, texts):
         sizes.append((len(z), len(y)))
-        return nearest_neighbours(z, y, *rest)
+        return nearest_labels(z, y, texts)
 
-    monkeypatch.setattr("gloss.train.nearest_neighbours", kept)
+    monkeypatch.setattr("gloss.train.nearest_labels", kept)
     train(tiny_config(*options, "trainer.max_epochs=1", "rerun=true"))
-    assert sizes == [(40, 40)]
+    assert sizes == [(40, 40)] * 2
 
 
 def groups(root, mode, loss):

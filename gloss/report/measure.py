@@ -17,7 +17,7 @@ from gloss.config import CONFIG_DIR, ConfigError, DatasetConfig, ModelConfig, Tr
 from gloss.data import DataError, describe, load_dataset, tokenize
 from gloss.device import choose_device, choose_precision
 from gloss.encoder import Classifier, TokenTable, load_encoder, load_tokenizer
-from gloss.evaluate import classification_metrics, logistic_probe, nearest_neighbours, unit_rows
+from gloss.evaluate import best_k, classification_metrics, logistic_probe, nearest_labels, vote
 from gloss.fit import embed
 from gloss.runs import write_json
 
@@ -137,7 +137,8 @@ def measure_frozen(
         table = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         z[part] = embed(model, table, device, precision).cpu().numpy()
     weight, bias, settings = logistic_probe(z["train"], y["train"], z["val"], y["val"], len(dataset.labels))
-    neighbours, num_neighbours = nearest_neighbours(z["train"], y["train"], z["val"], y["val"])
+    nearest = {part: nearest_labels(z["train"], y["train"], z[part]) for part in ("val", "test")}
+    k = best_k(nearest["val"], y["val"])
     record = {
         "dataset": cfg.name,
         "model": model_cfg.alias,
@@ -145,13 +146,13 @@ def measure_frozen(
         "model_revision": model_cfg.revision,
         "method": "pretrained encoder, first token, + logistic regression; nearest neighbours at unit length",
         **settings,
-        "num_neighbours": num_neighbours,
+        "num_neighbours": k,
         "precision": precision,
         "fingerprint": dataset.fingerprint,
         "num_rows": {part: len(labels) for part, labels in y.items()},
     }
     for part in ("val", "test"):
-        knn_accuracy = 100 * float((neighbours.predict(unit_rows(z[part])) == y[part]).mean())
+        knn_accuracy = 100 * float((vote(nearest[part], k) == y[part]).mean())
         record[part] = {**classification_metrics(z[part] @ weight.T + bias, y[part]), "knn_accuracy": knn_accuracy}
     write_json(Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json", record)
     return record
