@@ -28,6 +28,16 @@ def test_macro_silhouette_is_the_mean_of_sklearns_class_means(sizes: list[int], 
     assert got == pytest.approx(expected, abs=1e-5)
 
 
+def test_macro_silhouette_of_near_neighbours():
+    """Where |a|² + |b|² − 2ab would have no correct digit: all unit vectors within 1e-3 of each other."""
+    points, labels = blobs([20, 30])
+    points = torch.from_numpy(np.array([1.0, 2.0, 3.0, 4.0, 5.0]) + 1e-3 * points).float()
+    unit = torch.nn.functional.normalize(points, dim=1).double().numpy()
+    samples = silhouette_samples(unit, labels)
+    expected = np.mean([samples[labels == c].mean() for c in (0, 1)])
+    assert macro_silhouette(points, torch.from_numpy(labels)) == pytest.approx(expected, abs=1e-4)
+
+
 def test_macro_silhouette_has_no_value_for_one_class_or_singletons():
     assert macro_silhouette(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)) is None
     assert macro_silhouette(torch.randn(3, 3), torch.arange(3)) is None

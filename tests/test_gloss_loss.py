@@ -174,6 +174,17 @@ def test_order_rotation_scale_and_names_of_classes_change_nothing():
         torch.testing.assert_close((other[0], back(other[1])), (value, gradient), rtol=1e-9, atol=1e-12)
 
 
+def test_the_parts_lie_where_the_embeddings_lie():
+    """On torch's "meta" device, which has shapes and no numbers: a mix with the CPU would fail there as on a GPU."""
+    x, labels = torch.randn(6, 3, device="meta"), torch.zeros(6, dtype=torch.long, device="meta")
+    rates = log_transition_rates(x, 0.5)
+    scored = is_scored(labels, torch.arange(6) < 4, 3)
+    propagated = log_propagate(rates, labels, 4, 3)
+    assert {part.device.type for part in (rates, scored, propagated)} == {"meta"}
+    assert (rates.shape, scored.shape, propagated.shape) == ((6, 6), (6,), (2, 3))
+    assert choose_visible(6, 0.5, device="meta").device.type == "meta"
+
+
 def test_labels_of_hidden_nodes_do_not_reach_the_propagation():
     x, labels, _ = batch()
     log_rates = log_transition_rates(x, 0.5)

@@ -78,6 +78,15 @@ def test_sqrt_bandwidth_by_blocks_of_pairs_is_the_same(num, dtype, block_pairs, 
         sqrt_bandwidth(x * math.nan)
 
 
+def test_a_graph_lies_where_its_embeddings_lie():
+    """On torch's "meta" device, which has shapes and no numbers: a mix with the CPU would fail there as on a GPU."""
+    x = torch.randn(6, 3, device="meta", requires_grad=True)
+    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5)))
+    assert (transition.device.type, transition.shape, transition.dtype) == ("meta", (6, 6), torch.float32)
+    (gradient,) = torch.autograd.grad(pairwise_distances(x).sum(), x)
+    assert (gradient.device.type, gradient.shape) == ("meta", (6, 3))
+
+
 def test_sqrt_bandwidth_is_where_the_kernel_has_its_inflection():
     x = random_embeddings(7)  # 21 pairs: the median is one of the distances
     sigma = torch.tensor(sqrt_bandwidth(x), dtype=torch.float64, requires_grad=True)
