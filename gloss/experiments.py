@@ -74,7 +74,9 @@ class Cell:
     @cached_property
     def digits(self) -> str | None:
         """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
-        return digits(self.config, self.fingerprint) if self.can_run else None
+        if not self.can_run:
+            return None
+        return digits(self.config, self.fingerprint or own_fingerprint(self.config))
 
     def folder(self, seed: int) -> Path | None:
         """The folder of a run, as gloss.runs.run_folder; None while the values are not known."""
@@ -347,13 +349,19 @@ def with_texts(cells: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
     return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in cells]
 
 
-def _fingerprint(cells: Sequence[Cell], records: Sequence[Record]) -> str:
-    """Of the texts that these cells share."""
+def own_fingerprint(cfg: Config) -> str | None:
+    """The fingerprint of a user's own texts; None for other data sets. Raises DataError."""
+    if not cfg.dataset.has_own_texts:
+        return None
     from gloss.data import load_dataset  # here, so that other sets need no data library
 
-    cfg = cells[0].config
+    return load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).fingerprint
+
+
+def _fingerprint(cells: Sequence[Cell], records: Sequence[Record]) -> str:
+    """The fingerprint of the texts that these cells share."""
     try:
-        return load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).fingerprint
+        return own_fingerprint(cells[0].config)
     except DataError as error:
         found = set()
         for record in records:

@@ -20,7 +20,7 @@ from pathlib import Path
 import yaml
 
 from gloss.config import CONFIG_DIR, STANDALONE, Config, ConfigError, forward_passes
-from gloss.experiments import SEARCHED_FOR, Cell, search_cell, search_overrides, with_texts
+from gloss.experiments import SEARCHED_FOR, Cell, own_fingerprint, search_cell, search_overrides, with_texts
 from gloss.report import paper
 from gloss.report.cells import gather, mean_std, number
 from gloss.report.names import dataset_name, loss_name, model_name
@@ -272,7 +272,7 @@ class Plan:
         found = {}
         for line in self.lines:
             c = line.cell
-            level = c.digits or digits(c.config, c.fingerprint)
+            level = c.digits or digits(c.config, c.fingerprint or own_fingerprint(c.config))
             for seed in (seed for seed, s in line.states.items() if s != DONE):
                 found[c.dataset, c.model, c.mode, c.loss, level, seed] = line
         return found

@@ -61,14 +61,12 @@ class RunError(RuntimeError):
 def digits(cfg: Config, fingerprint: str | None = None) -> str:
     """Eight hex digits of everything in the configuration that can change the result, but for the folder's own levels.
 
-    fingerprint: of the texts, for data sets that are the user's own (csv, hub), where a path says nothing.
+    fingerprint: of the texts; needed for data sets that are the user's own (csv, hub), where a path says nothing.
     """
     rest = config_in_digits(cfg)
     if cfg.dataset.has_own_texts:
         if fingerprint is None:
-            from gloss.data import load_dataset  # here, so that reading records needs no data library
-
-            fingerprint = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).fingerprint
+            raise ValueError(f"dataset={cfg.dataset.name} holds the user's own texts: their fingerprint is needed")
         rest["dataset"]["fingerprint"] = fingerprint
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
 

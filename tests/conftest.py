@@ -15,6 +15,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gloss.config import CONFIG_DIR, Config, resolve
+from gloss.experiments import own_fingerprint
+from gloss.runs import run_folder
 from gloss.tuned import apply_tuned
 
 TINY = [
@@ -33,6 +35,11 @@ WORDS = {
     "tool": "hammer saw drill wrench file chisel",
     "weather": "rain snow wind storm fog hail",
 }
+
+
+def folder_of(cfg: Config) -> Path:
+    """The run's folder, with the fingerprint of the texts where these are the user's own."""
+    return run_folder(cfg, own_fingerprint(cfg))
 
 
 def composed(*overrides: str) -> Config:

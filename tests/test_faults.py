@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import folder_of
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -35,7 +36,7 @@ from gloss.encoder import TokenTable
 from gloss.files import DataError
 from gloss.fit import Diverged, Fit, out_of_memory
 from gloss.interrupts import Interrupted, interruptible, noted
-from gloss.runs import RunError, clear, is_done, locked, read_record, read_records, run_folder
+from gloss.runs import RunError, clear, is_done, locked, read_record, read_records
 from gloss.train import train
 
 EVERY_EPOCH = ["loss=ce", "trainer.max_epochs=3", "trainer.checkpoint_minutes=1e-9"]
@@ -176,7 +177,7 @@ def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
         with monkeypatch.context() as patch, pytest.raises(RunError, match=message):
             patch.setattr(where, no_room)
             train(cfg)
-    folder = run_folder(cfg)
+    folder = folder_of(cfg)
     assert json.loads((folder / "error.json").read_text())["error"] == "RunError"
     train(cfg)  # the folder is as good as new
     assert not (folder / "error.json").exists()
@@ -227,7 +228,7 @@ def test_weights_made_huge_by_the_last_step_do_not_make_a_record(tiny_config):
     cfg = tiny_config("loss=ce", "trainer.lr=1e38", "trainer.batch_size=128", "trainer.max_epochs=1")  # one step
     with pytest.raises(Diverged, match="embeddings of val are not finite at epoch 1, step 1"):
         train(cfg)
-    folder = run_folder(cfg)
+    folder = folder_of(cfg)
     details = json.loads((folder / "error.json").read_text())["details"]
     assert not is_done(folder) and details["lr"] == 1e38 and float(details["loss"]) > 0 and details["texts"]
 
@@ -356,7 +357,7 @@ def test_the_command_stops_with_the_signals_status_while_it_starts_and_while_it_
 
 def test_who_comes_second_waits_or_goes_on_and_a_dead_ones_lock_is_free(tiny_config, tmp_path, capsys):
     cfg = tiny_config("loss=ce")
-    folder = run_folder(cfg)
+    folder = folder_of(cfg)
     code = "import sys, time\nfrom pathlib import Path\nfrom gloss.runs import locked\n"
     code += "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))\n"
 
@@ -524,7 +525,7 @@ def test_a_checkpoint_is_never_taken_away_before_its_successor_is_there(tmp_path
 
 def test_what_a_killed_process_was_writing_is_removed(tiny_config):
     cfg = tiny_config("loss=ce")
-    folder = run_folder(cfg)
+    folder = folder_of(cfg)
     folder.mkdir(parents=True)
     (folder / "checkpoint" / ".00001-0000001.01234567").mkdir(parents=True)
     (folder / ".result.json.89abcdef").write_text("{")

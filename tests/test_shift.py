@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import folder_of
 
 from gloss import train
 from gloss.cli import main
 from gloss.config import AblationConfig, Config, ConfigError, DatasetConfig, PathsConfig
 from gloss.data import DataError, Split, TextDataset, load_dataset, load_test, other_set
 from gloss.experiments import compose_cells
-from gloss.runs import run_folder
 
 
 def texts(*words: str) -> Split:
@@ -78,7 +78,7 @@ def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(
 def test_the_folder_of_a_run_follows_from_the_content_of_the_other_file(tiny_config, tmp_path):
     rows = ("a,fruit", "a,fruit", "b,tool")
     one, same, other = (shift_file(tmp_path / f"{i}.csv", row) for i, row in enumerate(rows))
-    first, copy, changed = (run_folder(tiny_config("loss=ce", f"ablation.test_on={x}")) for x in (one, same, other))
+    first, copy, changed = (folder_of(tiny_config("loss=ce", f"ablation.test_on={x}")) for x in (one, same, other))
     assert first == copy != changed
 
 

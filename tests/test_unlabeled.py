@@ -9,6 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from conftest import folder_of
 from test_fit import files, gradient, prepared
 
 from gloss.config import ConfigError, DatasetConfig
@@ -20,7 +21,6 @@ from gloss.interrupts import Interrupted
 from gloss.losses import gloss_loss, is_scored
 from gloss.objective import Objective
 from gloss.propagation import propagate_labels
-from gloss.runs import run_folder
 from gloss.sampler import unlabeled_batches
 from gloss.train import train
 
@@ -121,11 +121,11 @@ def test_a_file_of_unlabeled_texts_is_part_of_the_fingerprint_and_the_folder(tin
     for path in paths:
         path.write_text(f"text\nan apple {path.stem}\nthe old saw\n")
     configs = [tiny_config(*GRAPH), *(tiny_config(*GRAPH, f"dataset.unlabeled_path={path}") for path in paths)]
-    assert len({run_folder(cfg) for cfg in configs}) == 3
+    assert len({folder_of(cfg) for cfg in configs}) == 3
     assert len({load_dataset(cfg.dataset, "", 1).fingerprint for cfg in configs}) == 3
     copy = tmp_path / "copy.csv"
     copy.write_text("text,label\nthe old saw,x\nan apple a,y\n")  # the same texts in another order and file
-    assert run_folder(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}")) == run_folder(configs[1])
+    assert folder_of(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}")) == folder_of(configs[1])
     record = train(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}", "trainer.max_epochs=1"))
     assert record.result["num_rows"]["unlabeled"] == 2
 
