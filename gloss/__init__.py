@@ -9,7 +9,7 @@ __all__ = ["load_run"]
 def __getattr__(name: str) -> Any:
     """`from gloss import load_run`, imported only when asked for, so that the losses need nothing but torch."""
     if name == "load_run":
-        from gloss.predict import load_run
+        from gloss.inference.predictor import load_run
 
         return load_run
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

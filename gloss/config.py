@@ -17,9 +17,10 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gloss.errors import ConfigError
+
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs/, data/, outputs/
 CONFIG_DIR = ROOT / "configs"
-
 CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = (
     "ce",
     "scl_ce",
@@ -31,12 +32,8 @@ CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = (
 )
 LOSSES = (CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O)
 GRAPH_LOSSES = (GLOSS_SQRT, GLOSS_O)
-MAX_EPOCHS = 5000  # a line each in epochs.jsonl, which a report must still read (gloss.runs.MAX_BYTES)
+MAX_EPOCHS = 5000  # a line each in epochs.jsonl, which a report must still read (gloss.records.reading.MAX_BYTES)
 INTEGRATED, STANDALONE = "integrated", "standalone"
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot be run; its text names the key, the value and what is allowed."""
 
 
 def _limited(default: Any, allowed: str, accepts: Any) -> Any:
@@ -234,7 +231,7 @@ class SearchConfig:
     """How hyperparameters are searched; see gloss/tune.py and configs/search."""
 
     name: str = _name()  # set by search=
-    space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (gloss.tune.space_rows)
+    space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (space_rows)
     budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
     trials: int | None = _positive_int(None)  # of the study; null: as `budget` says
     sampler: dict[str, Any] = field(default_factory=dict)  # settings of Optuna's TPESampler
@@ -246,7 +243,7 @@ class SearchConfig:
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
     by_hand: list[str] = field(
         default_factory=list
-    )  # keys of the command line, which are not searched (set by gloss.cli)
+    )  # keys of the command line, which are not searched (set by gloss.cli.hydra_main)
 
 
 @dataclass
@@ -257,6 +254,8 @@ class TuneConfig(Config):
 
 
 ConfigStore.instance().store(name="schema", node=Config)
+
+
 ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
 
 
@@ -503,3 +502,12 @@ def _comments(node: type) -> dict[str, str]:
         elif token.type == tokenize.COMMENT and name:
             found[name] = token.string.lstrip("# ")
     return found
+
+
+SEARCHED = {  # hyperparameter -> its key in the configuration
+    "lr": "trainer.lr",
+    "lam": "loss.lam",
+    "gamma": "loss.gamma",
+    "sigma": "loss.sigma",
+    "temperature": "loss.temperature",
+}

@@ -25,8 +25,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.config import LOSSES, ConfigError
-from gloss.terminal import choice, main, whole_number
+from gloss.cli.arguments import choice, main, whole_number
+from gloss.config import LOSSES
+from gloss.errors import ConfigError
 
 NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "micro_batch", "num_slices", "seed")
 KEYS = (
@@ -55,8 +56,9 @@ def task(given: dict[str, str]) -> None:
 
     if values.pop("peers", False):
         return show_peers(values)
-    from gloss.bench import Settings, bench  # here: torch is loaded only once the command line is right
-    from gloss.report.bench import tables
+    from gloss.benchmark.run import bench
+    from gloss.benchmark.steps import Settings  # here: torch is loaded only once the command line is right
+    from gloss.report.figures.speed import tables
 
     result, path = bench(Settings(**values), lambda text: print(text, file=sys.stderr, flush=True))
     print("\n".join(table.markdown() for table in tables([result])))
@@ -68,9 +70,9 @@ def show_peers(values: dict[str, object]) -> None:
         raise ConfigError(f"{min(unused)}= has no effect with peers=true")
     import torch
 
-    from gloss.bench.peers import beside_peers
-    from gloss.bench.steps import CLOCKS
-    from gloss.device import choose_device
+    from gloss.benchmark.peers import beside_peers
+    from gloss.benchmark.steps import CLOCKS
+    from gloss.runtime.device import choose_device
 
     torch.set_num_threads(values.get("threads") or torch.get_num_threads())
     device, clock = choose_device(values.get("device", "auto")), CLOCKS[values.get("clock", "wall")]

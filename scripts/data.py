@@ -7,9 +7,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.data import read_manifest
-from gloss.download import prepare
-from gloss.terminal import status_of
+from gloss.data.datasets import read_manifest
+from gloss.data.download import prepare
+from gloss.runtime.terminal import status_of
 
 
 def main() -> int:

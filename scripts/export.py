@@ -13,8 +13,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.config import ConfigError
-from gloss.terminal import SELECTION, main
+from gloss.cli.arguments import main
+from gloss.errors import ConfigError
+from gloss.records.reading import SELECTION
 
 KEYS = ("run", *SELECTION, "to", "paths.outputs")
 
@@ -23,8 +24,10 @@ def task(given: dict[str, str]) -> None:
     if "to" not in given:
         raise ConfigError("expected to=…, the folder to make")
 
-    from gloss.export import export  # here, so that a mistake on the command line is told before torch is loaded
-    from gloss.predict import find_run
+    from gloss.inference.export import (
+        export,  # here, so that a mistake on the command line is told before torch is loaded
+    )
+    from gloss.inference.predictor import find_run
 
     selection = {key: given[key] for key in SELECTION if key in given}
     record = find_run(given.get("run", ""), given.get("paths.outputs", "outputs"), **selection)

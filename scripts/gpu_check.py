@@ -10,14 +10,14 @@ an issue; ends with status 1 where a check failed.
 import sys
 from pathlib import Path
 
-from gloss.terminal import main
+from gloss.cli.arguments import main
 
 KEYS = ("device", "paths.data", "paths.outputs")
 
 
 def task(given: dict[str, str]) -> int:
-    from gloss.bench.gpu_check import Row, gpu_check  # here: torch is loaded only once the command line is right
-    from gloss.runs import write_json
+    from gloss.benchmark.gpu_check import Row, gpu_check  # here: torch is loaded only once the command line is right
+    from gloss.records.run_folder import write_json
 
     def tell(row: Row) -> None:
         print(f"{row.verdict or '-':6}  {row.what}: {row.measured}", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""Lengths of the texts in tokens, for plans: python scripts/lengths.py > gloss/lengths.csv (needs the prepared sets)"""
+"""Lengths of the prepared sets in tokens, for plans: python scripts/lengths.py > gloss/experiments/lengths.csv"""
 
 import csv
 import os
@@ -10,10 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 import numpy as np
 
 from gloss.config import DatasetConfig, ModelConfig
-from gloss.data import CUT_SHARE, load_dataset, read_manifest, tokenize
-from gloss.encoder import load_tokenizer
-from gloss.files import DataError, read_table
-from gloss.terminal import status_of
+from gloss.data.datasets import CUT_SHARE, load_dataset, read_manifest
+from gloss.data.files import read_table
+from gloss.data.tokens import tokenize
+from gloss.errors import DataError
+from gloss.models.pretrained import load_tokenizer
+from gloss.runtime.terminal import status_of
 
 MAX_LENGTH = 128
 DATA = Path(os.environ.get("GLOSS_DATA_DIR") or "data")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.terminal import SELECTION, choice, main
+from gloss.cli.arguments import choice, main
+from gloss.records.reading import SELECTION
 
 KEYS = ("run", *SELECTION, "split", "method", "to", "trainer.device", "paths.outputs", "paths.data")
 
@@ -24,8 +25,10 @@ def task(given: dict[str, str]) -> None:
     split = choice("split", given.get("split", "test"), ("train", "val", "test"))
     method = choice("method", given.get("method", "tsne"), ("tsne", "pca"))
 
-    from gloss.maps import map_of_run  # here, so that a mistake on the command line is told before torch is loaded
-    from gloss.predict import find_run
+    from gloss.inference.embedding_plot import (
+        map_of_run,  # here, so that a mistake on the command line is told before torch is loaded
+    )
+    from gloss.inference.predictor import find_run
 
     outputs = Path(given.get("paths.outputs", "outputs"))
     record = find_run(given.get("run", ""), outputs, **{key: given[key] for key in SELECTION if key in given})

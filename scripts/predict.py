@@ -27,8 +27,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.config import ConfigError
-from gloss.terminal import SELECTION, choice, main, whole_number
+from gloss.cli.arguments import choice, main, whole_number
+from gloss.errors import ConfigError
+from gloss.records.reading import SELECTION
 
 KEYS = (
     "run", *SELECTION, "text", "pair", "file", "split", "neighbours", "format", "to", "input", "columns", "separator",
@@ -41,8 +42,9 @@ def task(given: dict[str, str]) -> int:
     if len(sources) != 1:
         raise ConfigError(f"expected one of text=, file= and split=, got {' and '.join(sources) or 'none'}")
 
-    from gloss import load_run, rows  # here, so that a mistake on the command line is told before torch is loaded
-    from gloss.files import KINDS, checked_separator
+    from gloss import load_run  # here, so that a mistake on the command line is told before torch is loaded
+    from gloss.data.files import KINDS, checked_separator
+    from gloss.inference import prediction_files as rows
 
     name, to = given.get("file", ""), given.get("to")
     form = choice("format", given.get("format") or rows.format_of(to), rows.FORMATS)

@@ -9,11 +9,12 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.cli import readable
-from gloss.config import CONFIG_DIR, ConfigError, Option, known_options
-from gloss.overrides import prepared
-from gloss.report import build
-from gloss.terminal import status_of
+from gloss.config import CONFIG_DIR, Option, known_options
+from gloss.errors import ConfigError
+from gloss.report.build import build
+from gloss.runtime.compose import readable
+from gloss.runtime.overrides import prepared
+from gloss.runtime.terminal import status_of
 
 KEYS = {key: Option("", "", "", None) for key in ("only", "measure", "datasets", "tokenizer")}
 OPTIONS = KEYS | {key: known_options()[key] for key in ("paths.outputs", "paths.data")}
@@ -31,7 +32,7 @@ def main(arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error, arguments)) from None
     if cfg.measure:
-        from gloss.report.measure import measure  # here: the report itself needs no texts
+        from gloss.training.baselines import measure  # here: the report itself needs no texts
 
         where = cfg.paths.data, cfg.paths.outputs
         measure(list(cfg.measure), list(cfg.datasets), cfg.tokenizer, *where, models=list(cfg.models))

@@ -10,9 +10,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.plan import failures, show
-from gloss.reproduce import ALL, Task, confirm, status, this_device
-from gloss.terminal import status_of
+from gloss.cli.reproduce import ALL, Task, confirm, status, this_device
+from gloss.report.plan import failures, show
+from gloss.runtime.terminal import status_of
 
 
 def main() -> int:

@@ -5,12 +5,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.cli import main
+from gloss.cli.hydra_main import main
 from gloss.config import Config
 
 
 def run(cfg: Config, is_sweep: bool) -> None:
-    from gloss.train import train  # here, so that a mistake on the command line is told before torch is loaded
+    from gloss.training.run import train  # here, so that a mistake on the command line is told before torch is loaded
 
     train(cfg, wait=not is_sweep)
 

@@ -8,14 +8,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.cli import main
+from gloss.cli.hydra_main import main
 from gloss.config import TuneConfig
 
 
 def run(cfg: TuneConfig, is_sweep: bool) -> None:
     # Here, so that a mistake on the command line is told before torch is loaded.
-    from gloss.report.studies import trials_table
-    from gloss.tune import tune
+    from gloss.report.figures.search import trials_table
+    from gloss.search.worker import tune
 
     print(trials_table(tune(cfg)).markdown(), flush=True)
 

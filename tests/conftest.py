@@ -15,9 +15,9 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gloss.config import CONFIG_DIR, Config, resolve
-from gloss.experiments import own_fingerprint
-from gloss.runs import run_folder
-from gloss.tuned import apply_tuned
+from gloss.experiments.grid import own_fingerprint
+from gloss.records.run_folder import run_folder
+from gloss.search.best_values import apply_tuned
 
 TINY = [
     "dataset=csv",

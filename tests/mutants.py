@@ -3,7 +3,7 @@
 mutmut changes a copy under outputs/mutants, one place at a time, and runs the tests that reach the place. What is
 changed and which tests have to notice stands in pyproject.toml, by groups ([tool.mutants]), so that a change is tried
 by tests of seconds. mutmut leaves out functions with decorators: the copy applies them in a line behind the function.
-Takes names of groups, and patterns of mutants (`gloss.graph.*unit*`); without any, all.
+Takes names of groups, and patterns of mutants (`gloss.losses.geometry.*unit*`); without any, all.
 """
 
 from __future__ import annotations

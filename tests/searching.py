@@ -4,10 +4,11 @@ from types import SimpleNamespace
 
 import optuna
 
-from gloss import tune as tuning
-from gloss.cli import main
-from gloss.runs import read_record, run_folder
-from gloss.tune import Worker, search_space, tune
+from gloss.cli.hydra_main import main
+from gloss.records.reading import read_record
+from gloss.records.run_folder import run_folder
+from gloss.search import worker as tuning
+from gloss.search.worker import Worker, search_space, tune
 
 
 def composed(*overrides: str, config_name: str = "tune"):

@@ -114,7 +114,7 @@ def cell(
     config: dict[str, Any] | None = None,
     experiment: str = "table2",
 ) -> SimpleNamespace:
-    """What gloss.experiments.compose_cells gives for one cell with searched values; config: changes of the default."""
+    """A cell as compose_cells gives it, with searched values; config: changes of the default."""
     changes = dict(config or {})
     full = Config(tuned=changes.pop("tuned", {"trials": 15}), mode=mode)
     full.loss.name, full.variant.name = loss, "paper"

@@ -8,8 +8,9 @@ import sys
 import pytest
 from conftest import composed
 
-from gloss.config import CONFIG_DIR, LOSSES, ROOT, ConfigError
-from gloss.runs import digits, run_folder
+from gloss.config import CONFIG_DIR, LOSSES, ROOT
+from gloss.errors import ConfigError
+from gloss.records.run_folder import digits, run_folder
 
 GROUPS = {"dataset": 10, "model": 6, "loss": 7, "mode": 2, "variant": 2}
 NEEDS = {

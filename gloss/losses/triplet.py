@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from gloss.graph import pairwise_distances, to_working_precision
-from gloss.losses.batch import check_batch, outside_autocast, same_class
+from gloss.losses.checks import check_batch, outside_autocast, same_class
+from gloss.losses.geometry import pairwise_distances, to_working_precision
 
 
 @outside_autocast

@@ -1,0 +1,149 @@
+"""Other programs' training steps, for the benchmark: the Hugging Face Trainer's, and the released procedure's.
+
+Each has run(batches) -> seconds of a step, for batches of row numbers [B] of the same tokenised texts that we train on.
+"""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from torch import Tensor, nn
+
+from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
+from gloss.models.encoder import Encoder, TokenTable
+from gloss.training.objective import balanced_class_weights
+
+PADDED_TO = 128  # tokens, in the released procedure
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait until the device has done what it was given, so that a clock can be read."""
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()  # the current one, as `choose_device` has it
+
+
+class TrainerSteps:
+    """Cross-entropy with transformers.Trainer: its defaults, dynamic padding, our clipping, a fused optimizer."""
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        table: TokenTable,
+        labels: Tensor,
+        device: torch.device,
+        clock: Callable[[], float],
+        precision: str,
+    ) -> None:
+        config = copy.deepcopy(encoder.transformer.config)
+        config.num_labels = int(labels.max()) + 1
+        self.model = transformers.AutoModelForSequenceClassification.from_config(config)
+        ids = [row[:n].tolist() for row, n in zip(table.input_ids.cpu().numpy(), table.host_lengths, strict=True)]
+        self.texts = [{"input_ids": i, "labels": y} for i, y in zip(ids, labels.tolist(), strict=True)]
+        self.pad_id = int(config.pad_token_id or 0)
+        self.device, self.clock, self.precision = device, clock, precision
+
+    def run(self, batches: Sequence[np.ndarray]) -> float:
+        """All batches have the same B. One more step before them, which makes the optimizer's state, is not counted."""
+        rows = np.concatenate([batches[0], *batches])
+        stops = _Stops(self.device, self.clock)
+        with tempfile.TemporaryDirectory() as folder:
+            options = transformers.TrainingArguments(
+                output_dir=folder,
+                per_device_train_batch_size=len(batches[0]),
+                max_steps=len(batches) + 1,
+                max_grad_norm=1.0,
+                optim="adamw_torch_fused",
+                train_sampling_strategy="sequential",
+                remove_unused_columns=False,
+                logging_strategy="no",
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                bf16=self.precision == "bf16",
+                use_cpu=self.device.type == "cpu",
+                dataloader_pin_memory=self.device.type == "cuda",
+            )
+            trainer = transformers.Trainer(
+                self.model, options, self._join, train_dataset=[self.texts[i] for i in rows], callbacks=[stops]
+            )
+            trainer.remove_callback(transformers.PrinterCallback)
+            trainer.train()
+        return (stops.times[-1] - stops.times[0]) / len(batches)
+
+    def _join(self, texts: list[dict[str, Any]]) -> dict[str, Tensor]:
+        """Pad to the longest text of the batch."""
+        longest = max(len(text["input_ids"]) for text in texts)
+        ids = torch.full((len(texts), longest), self.pad_id)
+        mask = torch.zeros_like(ids)
+        for i, text in enumerate(texts):
+            n = len(text["input_ids"])
+            ids[i, :n], mask[i, :n] = torch.tensor(text["input_ids"]), 1
+        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([text["labels"] for text in texts])}
+
+
+class _Stops(transformers.TrainerCallback):
+    """When the first step and the last one were over."""
+
+    def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
+        self.device, self.clock, self.times = device, clock, []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in (1, state.max_steps):
+            synchronize(self.device)
+            self.times.append(self.clock())
+
+
+class ReleasedSteps:
+    """G-Loss + CE as the released code goes about it (docs/FIDELITY.md), written anew.
+
+    Two forward passes in float32, one for each loss, every text padded to 128 tokens; the loss in float64, by ordinary
+    linear algebra, on class-weighted terms; an optimizer that is not fused; the loss read back at each step.
+    """
+
+    def __init__(
+        self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, clock: Callable[[], float]
+    ) -> None:
+        self.num_classes = int(labels.max()) + 1
+        self.encoder = copy.deepcopy(encoder.transformer).to(device).train()
+        self.head = nn.Linear(encoder.embedding_dim, self.num_classes).to(device)
+        self.parameters = [*self.encoder.parameters(), *self.head.parameters()]
+        self.optimizer = torch.optim.Adam(self.parameters, lr=2e-5)
+        self.class_weights = balanced_class_weights(labels.cpu(), self.num_classes).to(device)
+        self.ids = F.pad(table.input_ids, (0, PADDED_TO - table.input_ids.shape[1])).cpu()
+        self.is_token = (torch.arange(PADDED_TO) < table.lengths[:, None].cpu()).long()
+        self.labels, self.device, self.clock = labels.cpu(), device, clock
+
+    def run(self, batches: Sequence[np.ndarray]) -> float:
+        synchronize(self.device)
+        before = self.clock()
+        for rows in batches:
+            self._step(torch.from_numpy(rows))
+        synchronize(self.device)
+        return (self.clock() - before) / len(batches)
+
+    def _embed(self, ids: Tensor, mask: Tensor) -> Tensor:
+        return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
+
+    def _step(self, rows: Tensor, sigma: float = 0.5, gamma: float = 0.6, lam: float = 0.8) -> float:
+        ids, mask, labels = (x[rows].to(self.device) for x in (self.ids, self.is_token, self.labels))
+        logits = self.head(self._embed(ids, mask)).double()
+        ce = F.cross_entropy(logits, labels, weight=self.class_weights)
+        is_visible = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        is_visible[torch.randperm(len(rows), device=self.device)[: int(gamma * len(rows))]] = True
+        weights = gaussian_kernel(self._embed(ids, mask).double(), sigma)
+        transition = transition_matrix(symmetric_normalize(weights))
+        scores = propagate_labels(transition, labels, is_visible, self.num_classes)
+        graph_loss = F.cross_entropy(scores, labels[~is_visible], weight=self.class_weights) / len(scores)
+        loss = lam * graph_loss + (1 - lam) * ce
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.parameters, 1.0)
+        self.optimizer.step()
+        return loss.item()

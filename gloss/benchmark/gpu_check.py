@@ -1,0 +1,300 @@
+"""What a GPU must do right before its numbers count, and what is expected of its speed: `make gpu-check`.
+
+Each check yields rows: what, expected, measured, verdict (ok, failed, or "" where nothing is asked). One that raises
+becomes a failed row, and the next one goes on. On a CPU the same code runs small (`device=cpu`), without what only CUDA
+has.
+"""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.profiler import ProfilerActivity, profile
+
+from gloss.benchmark.baselines import synchronize
+from gloss.benchmark.run import bench
+from gloss.benchmark.steps import Bench, Settings, difference_of_equal_steps
+from gloss.config import CE, GLOSS_O, ROOT
+from gloss.losses import state_elimination as elimination
+from gloss.runtime.device import choose_device, has_bf16
+from gloss.runtime.environment import environment
+from gloss.training.trainer import Fit
+
+CUDA_TESTS = ("test_elimination.py", "test_encoder.py", "test_fit.py", "test_bench.py", "test_gloss_loss.py")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line of the table."""
+
+    what: str
+    expected: str
+    measured: str
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Place:
+    """The device, and benchmark settings of a size that suits it; data: folder of prepared sets."""
+
+    device: torch.device
+    settings: Settings
+
+    @property
+    def is_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+    @property
+    def chunk(self) -> int:
+        """Texts of a slice of gradient caching: a quarter of the batch."""
+        return self.settings.batch // 4
+
+
+def row(what: str, expected: str, measured: str, is_right: bool | None) -> Row:
+    """is_right: None where nothing is asked."""
+    return Row(what, expected, measured, "" if is_right is None else "ok" if is_right else "failed")
+
+
+def gpu_check(device: str, outputs: str, data: str | None, tell: Callable[[Row], None]) -> dict[str, object]:
+    """All checks; `tell` hears of each row at once. Raises ConfigError where the device is not there."""
+    where = choose_device(device)
+    small = {"model": "tiny", "batch": 16, "rounds": 2}
+    size = {"model": "bert_shape", "batch": 128, "rounds": 6} if where.type == "cuda" else small
+    losses = {"losses": (CE, GLOSS_O), "rivals": False, "device": str(where), "outputs": outputs, "data": data}
+    place = Place(where, Settings(dataset=None, lengths="20-30", **size, **losses))
+    rows, started = [], time.perf_counter()
+    for check in CHECKS:
+        try:
+            found = check(place)
+            for one in found:
+                rows.append(one)
+                tell(one)
+        except Exception as error:  # the other checks are worth their time all the same
+            name = check.__name__.replace("_", " ")
+            rows.append(row(name, "runs", f"{type(error).__name__}: {str(error).strip()[:300]}", False))
+            tell(rows[-1])
+        if place.is_gpu:
+            torch.cuda.empty_cache()
+    return {
+        "schema_version": 1,
+        "machine": environment(where, "bf16" if has_bf16(where) else "float32"),
+        "rows": [asdict(one) for one in rows],
+        "failed": [one.what for one in rows if one.verdict == "failed"],
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------- the checks
+
+
+def device_and_driver(place: Place) -> Iterator[Row]:
+    if not place.is_gpu:
+        yield row("device", "CUDA", "a CPU: a rehearsal, not a check of a GPU", None)
+        return
+    found = torch.cuda.get_device_properties(place.device)
+    names = f"{found.name}, {found.total_memory / 2**30:.0f} GiB, sm_{found.major}{found.minor}"
+    yield row("device", "A100 or newer", names, found.major >= 8)
+    versions = f"torch {torch.__version__}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}"
+    yield row("versions", "", versions, None)
+    yield row("bf16", "in hardware", str(has_bf16(place.device)), has_bf16(place.device))
+
+
+def elimination_kernels(place: Place) -> Iterator[Row]:
+    """Values and gradients against the plain loop in float64 on the CPU, and times."""
+    if place.is_gpu:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            kernel = elimination._kernel(place.device)
+        told = "; ".join(str(w.message) for w in caught)
+        yield row("kernels build", "without a warning", told or "built", kernel is not None)
+    shapes = [(1, 2), (51, 2), (51, 20), (20, 300), (205, 8), (409, 2)] if place.is_gpu else [(1, 2), (5, 3)]
+    for hidden, classes in shapes:
+        generator = torch.Generator().manual_seed(hidden)
+        rates = 3 * torch.randn(hidden, classes + hidden, generator=generator)
+        weights = torch.randn(hidden, classes, generator=generator)
+
+        def both(x: torch.Tensor, weights=weights, classes=classes) -> tuple[torch.Tensor, torch.Tensor]:
+            x = x.detach().requires_grad_()
+            y = elimination.eliminate(x, classes).log_softmax(1)
+            (y * weights.to(y)).sum().backward()
+            return y.detach(), x.grad
+
+        on_device = rates.to(place.device)
+        exact, got = both(rates.double()), both(on_device)
+        errors = [((g.cpu() - e).abs().max() / e.abs().max()).item() for g, e in zip(got, exact, strict=True)]
+        ms = _milliseconds(lambda both=both, x=on_device: both(x), place)
+        what = f"elimination of {hidden} hidden nodes, {classes} classes"
+        measured = f"value {errors[0]:.1e}, gradient {errors[1]:.1e}, {ms:.2f} ms"
+        yield row(what, "errors below 1e-5", measured, max(errors) < 1e-5)
+
+
+def attention(place: Place) -> Iterator[Row]:
+    """Which kernel attends, and the rate that it drops: with v the identity, an output of 0 is a weight dropped."""
+    if not place.is_gpu:
+        return
+    size, dtype = (64, 12, 64, 64), torch.bfloat16
+    zero, eye = torch.zeros(size, device=place.device, dtype=dtype), torch.eye(64, device=place.device, dtype=dtype)
+    eye, mask = eye.expand(size).contiguous(), (torch.rand(64, 1, 1, 64, device=place.device) < 0.8)
+    names = {0: "math", 1: "flash", 2: "efficient", 3: "cuDNN"}
+    for what, seen in (("even", None), ("padded", mask)):
+        kernel = names.get(torch._fused_sdp_choice(zero, zero, eye, seen, 0.1), "unknown")
+        yield row(f"attention, {what}", "flash or efficient", kernel, kernel in ("flash", "efficient"))
+        dropped = (F.scaled_dot_product_attention(zero, zero, eye, seen, dropout_p=0.1) == 0).float()
+        rate = (dropped if seen is None else dropped[seen.expand(size)]).mean().item()
+        yield row(f"dropout in attention, {what}", "0.1000 ± 0.0050", f"{rate:.4f}", abs(rate - 0.1) < 0.005)
+
+
+def training_steps(place: Place) -> Iterator[Row]:
+    """Waits, launches, busy time, and whether equal steps are equal."""
+    for lengths in ("20-30", "128" if place.is_gpu else "12"):
+        bench_ = Bench.build(replace(place.settings, lengths=lengths))
+        for loss, fit in bench_.fits.items():
+            what, arguments = f"{loss}, {lengths} tokens", _batch(bench_, fit)
+            for _ in range(2):  # the optimizer's state, and kernels
+                fit._step(0, *arguments)
+            synchronize(place.device)
+            if place.is_gpu:
+                waits = "none"
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    fit._step(0, *arguments)
+                except RuntimeError as error:
+                    waits = str(error)[:200]
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
+                yield row(f"waits in a step, {what}", "none", waits, waits == "none")
+            ms = _milliseconds(lambda fit=fit, arguments=arguments: fit._step(0, *arguments), place)
+            activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * place.is_gpu
+            with profile(activities=activities) as profiled:
+                fit._step(0, *arguments)
+                synchronize(place.device)
+            launched = [e for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+            busy = sum(e.device_time for e in launched) / 1e3
+            on = f"{len(launched)} kernels, busy {busy:.2f} of {ms:.2f} ms" if place.is_gpu else f"{ms:.2f} ms"
+            yield row(f"a step, {what}", "", on, None)
+            difference = difference_of_equal_steps(fit, arguments[0])
+            limit = 1e-2 if place.is_gpu else 0.0
+            yield row(f"the same step twice, {what}", f"at most {limit:g}", f"{difference:.1e}", difference <= limit)
+
+
+def gradient_caching(place: Place) -> Iterator[Row]:
+    """Chunks encoded twice must see the same dropout, in bf16 too: against the same seeds in one pass with a graph."""
+    bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,), precision="bf16"))
+    fit, size, encode = bench_.fits[GLOSS_O], place.chunk, Fit._encode
+    rows, device_rows, visible = _batch(bench_, fit)
+
+    def at_once(rows: np.ndarray, device_rows: torch.Tensor, seed: int) -> torch.Tensor:
+        starts = range(0, len(rows), size)
+        return torch.cat([encode(fit, rows[i : i + size], device_rows[i : i + size], seed + i // size) for i in starts])
+
+    fit._encode = at_once
+    plain = _gradient(fit, rows, device_rows, visible)
+    del fit._encode
+    fit.cfg.trainer.micro_batch = size
+    error = _distance(_gradient(fit, rows, device_rows, visible), plain)
+    yield row("gradient caching repeats its dropout in bf16", "within 0.02", f"{error:.1e}", error < 0.02)
+
+
+def precision(place: Place) -> Iterator[Row]:
+    """The gradient of one step without dropout, in bf16 and in float32."""
+    bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,)))
+    fit = bench_.fits[GLOSS_O]
+    arguments, gradients = _batch(bench_, fit), []
+    fit.model.eval()
+    for name in ("bf16", "float32"):
+        fit.precision = name
+        gradients.append(_gradient(fit, *arguments))
+    error = _distance(*gradients)
+    yield row("gradient in bf16 against float32", "within 0.05", f"{error:.1e}", 0 < error < 0.05)
+
+
+def tests(place: Place) -> Iterator[Row]:
+    """The tests that use a GPU where there is one."""
+    if not place.is_gpu:
+        return
+    files = [str(ROOT / "tests" / name) for name in CUDA_TESTS]
+    command = [sys.executable, "-m", "pytest", "-q", "-k", "cuda or gpu or kernel", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400)
+    last = ([line for line in done.stdout.splitlines() if line.strip()] or [done.stderr[-300:]])[-1]
+    yield row("the tests on CUDA", "all pass", last, done.returncode == 0)
+
+
+def benchmark(place: Place) -> Iterator[Row]:
+    """Ratios and shares that docs/SPEED.md asks for: a missed goal fails, an unclear one does not."""
+    for lengths in ("128", "10-45") if place.is_gpu else ("4-12",):  # the second: about as long as MR's texts
+        result, path = bench(replace(place.settings, lengths=lengths))
+        share = result["contenders"][CE]["share_of_peak"]["median"]
+        yield row(f"CE's share of peak (MFU), {lengths} tokens", "", f"{share:.3f} ({path})", None)
+        for one in (*result["ratios"], *result["goals"]):
+            name = one.get("what") or f"{one['over']} ÷ {one['under']}"
+            measured = f"{one['median']:.3f} ({one['low']:.3f} – {one['high']:.3f})"
+            expected = "{} {}".format(*one["goal"]) if one["goal"] else ""
+            is_judged = place.is_gpu and one["reached"] in ("yes", "no")
+            step = f" of {one['step']}" if "step" in one else ""
+            right = one["reached"] == "yes" if is_judged else None
+            yield row(f"{name}{step}, {lengths} tokens", expected, measured, right)
+
+
+def short_run(place: Place) -> Iterator[Row]:
+    """A run from the command line to its record."""
+    words = ["dataset=docstrings", "dataset.train_limit=512", "loss=gloss_sqrt", "trainer.max_epochs=2", "rerun=true"]
+    model = ["model=minilm"] if place.is_gpu else ["model=tiny", "model.max_length=16", "trainer.lr=1e-3"]
+    outputs = Path(place.settings.outputs).absolute() / "gpu_check"
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, *model]
+    where = [f"trainer.device={place.device}", f"paths.outputs={outputs}"]
+    done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=300)
+    last = [line for line in (done.stdout if not done.returncode else done.stderr).splitlines() if line.strip()]
+    result = next((line for line in last if "test accuracy" in line), last[-1] if last else "")
+    yield row("a short run", "ends with a test accuracy", result[-200:], "test accuracy" in result)
+
+
+CHECKS = (
+    device_and_driver, elimination_kernels, attention, training_steps, gradient_caching, precision, tests, benchmark,
+    short_run,
+)  # fmt: skip
+
+
+# --------------------------------------------------------------------------------------------------------------- parts
+
+
+def _batch(bench_: Bench, fit: Fit) -> tuple[np.ndarray, torch.Tensor, torch.Tensor | None]:
+    """Arguments of `Fit._step` behind the step's number."""
+    rows = next(bench_.batches)
+    rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
+    visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(0))
+    return rows, torch.from_numpy(rows).to(bench_.device), visible
+
+
+def _gradient(
+    fit: Fit, rows: np.ndarray, device_rows: torch.Tensor, visible: torch.Tensor | None
+) -> list[torch.Tensor]:
+    fit.model.zero_grad(set_to_none=True)
+    fit._backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=5)
+    return [p.grad.clone() for p in fit.parameters if p.grad is not None]
+
+
+def _distance(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """‖got − expected‖ / ‖expected‖."""
+    difference = torch.nn.utils.get_total_norm([a - b for a, b in zip(got, expected, strict=True)])
+    return (difference / torch.nn.utils.get_total_norm(expected)).item()
+
+
+def _milliseconds(function: Callable[[], object], place: Place) -> float:
+    """Median of some calls, each waited for."""
+    times = []
+    for _ in range(20 if place.is_gpu else 3):
+        before = time.perf_counter()
+        function()
+        synchronize(place.device)
+        times.append(1e3 * (time.perf_counter() - before))
+    return statistics.median(times)

@@ -1,0 +1,96 @@
+"""The losses alone beside other libraries', forward and backward on random embeddings: time and memory.
+
+Peers take part where they are installed: pytorch-metric-learning and sentence-transformers.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.profiler import ProfilerActivity, profile
+
+from gloss.benchmark.baselines import synchronize
+from gloss.benchmark.compare import spread
+from gloss.losses import BatchAllTripletLoss, GLoss, SupConLoss
+
+BATCHES = (128, 256, 512, 1024, 2048)
+MOST_TRIPLETS = 512**3  # a larger batch's, in a peer that makes them all, do not fit on most machines
+MARGIN, TEMPERATURE = 0.5, 0.1
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+def contenders() -> tuple[dict[str, Loss], dict[str, tuple[str, Loss]]]:
+    """Our losses, and the peers, each with the name of ours that computes the same."""
+    ours: dict[str, Loss] = {
+        "SCL": SupConLoss(TEMPERATURE), "triplet": BatchAllTripletLoss(MARGIN), "G-Loss": GLoss(0.5, num_classes=2),
+    }  # fmt: skip
+    peers: dict[str, tuple[str, Loss]] = {}
+    try:
+        from pytorch_metric_learning.distances import LpDistance
+        from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
+        from pytorch_metric_learning.losses import TripletMarginLoss
+        from pytorch_metric_learning.reducers import AvgNonZeroReducer
+
+        distance = LpDistance(normalize_embeddings=False)
+        triplet = TripletMarginLoss(margin=MARGIN, distance=distance, reducer=AvgNonZeroReducer())
+        peers["SCL, pytorch-metric-learning"] = "SCL", LibrarySupCon(temperature=TEMPERATURE)
+        peers["triplet, pytorch-metric-learning"] = "triplet", triplet
+    except ImportError:
+        pass
+    try:
+        from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss as LibraryTriplet
+
+        library = LibraryTriplet(model=None, margin=MARGIN)
+        peers["triplet, sentence-transformers"] = "triplet", lambda x, y: library.batch_all_triplet_loss(y, x)
+    except ImportError:
+        pass
+    return ours, peers
+
+
+def beside_peers(
+    device: torch.device, clock: Callable[[], float], rounds: int, width: int = 384
+) -> Iterator[dict[str, Any]]:
+    """A row for each batch size and loss: median seconds, peak memory in bytes, a peer's time over ours by turns."""
+    ours, peers = contenders()
+    for num in BATCHES:
+        x = torch.randn(num, width, generator=torch.Generator().manual_seed(1)).to(device)
+        labels = (torch.arange(num) % 2).to(device)
+        there = {n: p for n, p in peers.items() if not (n.startswith("triplet") and num**3 > MOST_TRIPLETS)}
+        everyone = ours | {name: loss for name, (_, loss) in there.items()}
+        memory = {name: _peak_bytes(loss, x, labels) for name, loss in everyone.items()}  # and warms up
+        seconds: dict[str, list[float]] = {name: [] for name in everyone}
+        for r in range(rounds):
+            names = list(everyone)
+            for name in names[r % len(names) :] + names[: r % len(names)]:
+                leaf = x.clone().requires_grad_()
+                synchronize(device)
+                before = clock()
+                everyone[name](leaf, labels).backward()
+                synchronize(device)
+                seconds[name].append(clock() - before)
+        for name in everyone:
+            row = {"batch": num, "loss": name, "seconds": statistics.median(seconds[name]), "bytes": memory[name]}
+            if name in there:
+                our = there[name][0]
+                pairs = zip(seconds[name], seconds[our], strict=True)
+                row |= {"ratio": spread([a / b for a, b in pairs]), "memory_ratio": memory[name] / memory[our]}
+            yield row
+
+
+def _peak_bytes(loss: Loss, x: Tensor, labels: Tensor) -> int:
+    """The most that PyTorch holds at a time, beyond the embeddings."""
+    leaf = x.clone().requires_grad_()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if x.is_cuda else [])]
+    with profile(activities=activities, profile_memory=True) as profiler:
+        loss(leaf, labels).backward()
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda e: e.start_ns()):
+        held += event.nbytes() if str(event.device_type()).lower().endswith(x.device.type) else 0
+        peak = max(peak, held)
+    return peak

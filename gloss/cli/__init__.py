@@ -1,0 +1,1 @@
+"""The command line: Hydra entry, arguments, exit statuses, reproduce."""

@@ -1,0 +1,285 @@
+"""One command a table or figure: search what is missing, run what is missing, report."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import yaml
+
+from gloss.config import ROOT, TuneConfig, known_options
+from gloss.errors import ConfigError, DataError
+from gloss.experiments.grid import NAMES, SEARCHED_FOR, Cell, compose_cells, search_overrides, sweep_of
+from gloss.experiments.requested import same_settings, selected_cells, selections
+from gloss.experiments.status import DONE, RUNNING, searches_left
+from gloss.report.build import ALIASES, SECTIONS
+from gloss.report.plan import Plan, failures, make_plan, show
+from gloss.runtime.atomic import write_atomic
+from gloss.runtime.locks import FileLock
+from gloss.runtime.overrides import SECRET, override, prepared, value_of
+
+SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
+MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
+ALL = "all"
+STORAGE = SECRET + "="
+ASK_ABOVE = 1.0  # hours of a plan
+
+
+class Task:
+    """A table, figure or experiment, or all of them, with the overrides it was asked for.
+
+    overrides: as on the command line; `search…` and `hydra/launcher…` go to where they belong, the rest makes cells.
+    """
+
+    def __init__(self, name: str, overrides: Sequence[str]) -> None:
+        self.name = name = ALIASES.get(name, name)
+        overrides = prepared(overrides, known_options(TuneConfig), is_sweep=True)
+        self.experiments = experiments_of(name)
+        self.searched = SEARCHES_OF.get(name, ())  # experiments of which only the searches belong to it
+        secret = [o for o in overrides if o.startswith(STORAGE) and o != f"{STORAGE}null"]
+        self.storage = value_of(secret, SECRET)  # a URL that may hold a password
+        self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in secret]
+        self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.launcher"))]
+        self.overrides = [o for o in overrides if o not in self.search + self.launcher + secret]
+        self.outputs = Path(self._value("paths.outputs", "outputs"))
+        self.sets = {}  # of all: what an experiment is about, of the data sets that were asked for
+        if name == ALL and (sets := self._value("dataset")):
+            self.sets = {e: ",".join(x for x in sets.split(",") if x in _sets_of(e)) for e in self.experiments}
+            self.experiments = tuple(e for e in self.experiments if self.sets[e])
+            left_out = [e for e in self.sets if not self.sets[e]]
+            if not self.experiments:
+                raise ConfigError(f"no experiment is about dataset={sets}: name one, such as make reproduce-table2")
+            if left_out:
+                print(f"{', '.join(left_out)}: left out, not about dataset={sets}", file=sys.stderr, flush=True)
+
+    def _value(self, key: str, default: str | None = None) -> str | None:
+        return value_of(self.overrides, key, default)
+
+    def overrides_of(self, experiment: str) -> list[str]:
+        sets = self.sets.get(experiment)
+        return [f"dataset={sets}" if sets and o.startswith("dataset=") else o for o in self.overrides]
+
+    def cells(self, experiment: str) -> list[Cell]:
+        return compose_cells(experiment, self.overrides_of(experiment))
+
+    # ------------------------------------------------------------------------------------------------------- looking
+
+    def plan(self, device: str, cores: int) -> Plan | None:
+        """What is done and to do, and what it costs; None for a table that needs no runs."""
+        cells, refused = [], []
+        for experiment in self.experiments or self.searched:
+            try:
+                cells += self.cells(experiment)
+            except ConfigError as error:
+                if self.name != ALL and not self.searched:
+                    raise
+                refused.append(f"{experiment} is left out: {error}")
+        if refused and not cells:
+            raise ConfigError(refused[0])
+        print("".join(line + "\n" for line in refused), end="", file=sys.stderr)
+        plan = make_plan(cells, device, cores, self.overrides, self.search) if cells else None
+        return replace(plan, lines=()) if plan and self.searched else plan
+
+    # --------------------------------------------------------------------------------------------------------- doing
+
+    def run(self) -> int:
+        """Search, train, report; the exit status: 0 done, 1 a part failed, 2 nothing can be done, 128 + n by signal."""
+        worst = self.tune_all() if self.searched else 0
+        if worst >= 128:
+            return worst
+        for experiment in self.experiments:
+            try:
+                cells = self.cells(experiment)
+            except ConfigError as error:
+                print(f"error: {experiment}: {error}", file=sys.stderr)
+                worst = max(worst, 2)
+                continue
+            overrides = self.overrides_of(experiment)
+            save_selection(self.outputs, experiment, [*overrides, *self.search])
+            status = self.tune(cells)
+            if status < 128:
+                train = [f"experiment={experiment}", *overrides, *self.launcher]
+                status = max(status, call("train.py", "-m", *train))
+            if status >= 128:
+                return status
+            worst = max(worst, status, self._summary(experiment))
+        return max(worst, self.report())
+
+    def tune_all(self) -> int:
+        """The searches that its experiments, or those whose searches it shows, still lack; status as `run`."""
+        worst, refused, names = 0, [], self.experiments or self.searched
+        for experiment in names:
+            try:
+                cells = self.cells(experiment)
+            except ConfigError as error:
+                refused.append(f"{experiment}: {error}")
+                continue
+            worst = max(worst, self.tune(cells))
+            if worst >= 128:
+                return worst
+        for line in refused:
+            print(f"left out: {line}" if len(refused) < len(names) else f"error: {line}", file=sys.stderr)
+        return max(worst, 2 if names and len(refused) == len(names) else 0)
+
+    def tune(self, cells: Sequence[Cell]) -> int:
+        """The searches that the cells still lack."""
+        left = searches_left(cells, self.overrides, self.search)
+        rows = [{key: c.choices[key] for key in SEARCHED_FOR if key in c.choices} for c, _ in left.values()]
+        shared = search_overrides({key for c in cells for key in c.choices}, self.overrides)
+        # Not as an argument, which other users can see and Hydra writes into the sweep's folder.
+        environment = {"GLOSS_STORAGE": self.storage} if self.storage else {}
+        worst = 0
+        for row in grouped(rows):
+            chosen = (f"{k}={v}" for k, v in row.items())
+            status = call("tune.py", "-m", *chosen, *shared, *self.search, *self.launcher, environment=environment)
+            worst = max(worst, status)
+            if worst >= 128:
+                break
+        return worst
+
+    def report(self) -> int:
+        names = SECTIONS if self.name == ALL else (self.name,)
+        measured = [MEASURED[name] for name in names if name in MEASURED]
+        arguments = [o for o in self.overrides if o.startswith(("paths.outputs=", "paths.data="))]
+        if measured:
+            sets = self._value("dataset") or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
+            arguments += [f"measure=[{','.join(measured)}]", *([f"datasets=[{sets}]"] if sets else [])]
+            arguments += [f"tokenizer={model.split(',')[0]}" for model in [self._value("model")] if model]  # Table 1's
+        if self.name != ALL and not (self.outputs / "selections.yaml").is_file():
+            arguments.append(f"only=[{self.name}]")
+        return call("report.py", *arguments)
+
+    def _summary(self, experiment: str) -> int:
+        """Tell how far the experiment is; 1 unless all its runs are done."""
+        lines = make_plan(self.cells(experiment), "cpu", 1).lines
+        states = [s for line in lines for s in line.states.values()]
+        print(f"{experiment}: {states.count(DONE)} of {len(states)} runs done", flush=True)
+        for failure in failures(lines):
+            print(f"failed: {failure}", file=sys.stderr)
+        if states.count(RUNNING):
+            print(f"{states.count(RUNNING)} are being run by another process", file=sys.stderr)
+        return int(states.count(DONE) < len(states))
+
+
+def this_device() -> str:
+    """The device of a plan: cpu, or the name of this machine's GPU."""
+    from gloss.runtime.device import choose_device, device_name  # here: slow to import
+
+    device = choose_device("auto")
+    return "cpu" if device.type == "cpu" else device_name(device)
+
+
+def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> None:
+    """`confirm` the runs of `train.py -m experiment=…`, or the searches of tune.py's."""
+    words = [a for a in arguments if not a.startswith("-") and not a.startswith("experiment=")]
+    overrides = [o for o in words if not o.startswith(("search=", "search.", "hydra"))]
+    search = [o for o in words if o.startswith(("search=", "search."))]
+    plan = make_plan(compose_cells(experiment, overrides), this_device(), os.cpu_count() or 1, overrides, search)
+    runs, trials, _ = plan.hours()
+    confirm(experiment, trials if searches else runs)
+
+
+def confirm(name: str, hours: float) -> None:
+    """Ask on a terminal before a job of more than ASK_ABOVE hours. Raises ConfigError without a yes."""
+    if hours <= ASK_ABOVE or os.environ.get("YES") == "1":
+        return
+    told = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} says what of)"
+    if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigError(f"{told}: YES=1 starts it, and DATASET=… MODEL=… LOSS=… SEED=… make it smaller")
+    print(f"{told}. Start? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise ConfigError("not started")
+
+
+def experiments_of(name: str) -> tuple[str, ...]:
+    """The experiments whose runs a table or figure shows. Raises ConfigError for an unknown name."""
+    if name == ALL:
+        return NAMES
+    if name in SECTIONS:
+        return SECTIONS[name][1]
+    if name in NAMES:
+        return (name,)
+    expected = ", ".join((*SECTIONS, *ALIASES, ALL))
+    raise ConfigError(f"{name} is no table, figure or experiment: expected one of {expected}")
+
+
+def grouped(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
+    """The same combinations in fewer rows: {"dataset": "mr"}, {"dataset": "r8"} become {"dataset": "mr,r8"}."""
+    merged = [dict(row) for row in rows]
+    for key in SEARCHED_FOR:
+        joined: dict[tuple, dict[str, str]] = {}
+        for row in merged:
+            others = tuple((k, v) for k, v in row.items() if k != key)
+            if others in joined and key in row:
+                joined[others][key] += "," + row[key]
+            else:
+                joined[others] = row
+        merged = list(joined.values())
+    return merged
+
+
+def _sets_of(experiment: str) -> list[str]:
+    return sweep_of(experiment)["dataset"].split(",")
+
+
+def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> None:
+    """Keep in <outputs>/selections.yaml what was asked for, beside what was before; a report finds its cells there."""
+    path = outputs / "selections.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", STORAGE))]
+
+    def cells(selection: Iterable[str]) -> list[str]:
+        return sorted(o for o in selection if not o.startswith(("search=", "search.")))
+
+    with FileLock(outputs / ".selections.lock"):
+        asked = selections(outputs)
+        before = [selection for selection in asked.get(experiment, []) if cells(selection) != cells(mine)]
+        write_atomic(path, yaml.safe_dump({**asked, experiment: [*before, mine]}, sort_keys=False))
+
+
+def status(outputs: Path, device: str, cores: int) -> bool:
+    """Print how far every experiment is that was asked for; False where there is none."""
+    asked = selections(outputs)
+    for name in asked:
+        for group in same_settings(name, asked[name]):
+            task = Task(name, [*group[-1], override("paths.outputs", outputs)])
+            print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group) + "\n")
+            try:
+                plan = make_plan(selected_cells(name, group, outputs), device, cores, task.overrides, task.search)
+            except DataError as error:
+                print(f"{error}\n")
+                continue
+            print(show(plan))
+            print("".join(f"failed: {failure}\n" for failure in failures(plan.lines)))
+    return bool(asked)
+
+
+def call(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
+    """Run a script of ours, shown as a command, and wait for it; its exit status, 128 + n where signal n ended it.
+
+    environment: variables beside those of this process; their values are not shown.
+    """
+    environment = environment or {}
+    secret = "".join(f"{name}=… " for name in environment)
+    print(f"$ {secret}{shlex.join(['python', f'scripts/{script}', *arguments])}", flush=True)
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / script), *arguments], env={**os.environ, "YES": "1", **environment}
+    )
+
+    def pass_on(number: int, _frame: object) -> None:
+        if number == signal.SIGTERM:  # Ctrl-C reaches the child without our help
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,1 @@
+"""Data sets: examples, labels, splits, token ids, batches."""

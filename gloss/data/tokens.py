@@ -1,0 +1,119 @@
+"""Examples to token ids."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from gloss.errors import DataError
+from gloss.runtime.atomic import atomic_file
+
+
+# -- token ids ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Tokens:
+    """Token ids of N texts, end to end: those of text i are input_ids[offsets[i] : offsets[i + 1]]."""
+
+    input_ids: np.ndarray  # int32 [total]
+    token_type_ids: np.ndarray | None  # uint8 [total]; None where the model has none
+    offsets: np.ndarray  # int64 [N + 1]
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def tokenize(
+    texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int, cache_dir: str | Path | None = None
+) -> Tokens:
+    """Token ids with special tokens, cut at `max_length` (of a pair, the longer text is cut).
+
+    texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer. With `cache_dir` the result is kept there
+    under a hash of everything it depends on; a damaged file is made anew.
+    """
+    path = None
+    if cache_dir is not None and (rules := _tokenizer_rules(tokenizer)) is not None:
+        key = hashlib.sha256(json.dumps([rules, max_length, list(texts)]).encode()).hexdigest()[:32]
+        path = Path(cache_dir) / f"{key}.npz"
+        if (tokens := _read_tokens(path)) is not None:
+            return tokens
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    ids, types = [], []
+    for start in range(0, len(texts), 1000):
+        columns = [list(column) for column in zip(*texts[start : start + 1000], strict=True)]
+        batch = tokenizer(*columns, truncation=True, max_length=max_length, return_token_type_ids=has_types)
+        ids += batch["input_ids"]
+        types += batch["token_type_ids"] if has_types else []
+    arrays = {"input_ids": _joined(ids, np.int32), "offsets": np.cumsum([0, *map(len, ids)], dtype=np.int64)}
+    if has_types:
+        arrays["token_type_ids"] = _joined(types, np.uint8)
+    if path is not None:
+        with atomic_file(path) as file:
+            np.savez(file, **arrays)
+    return Tokens(arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"])
+
+
+def check_tokens(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: Any, max_length: int) -> None:
+    """Raise DataError where (nearly) no word of the texts is known to the tokenizer.
+
+    texts: N tuples of one string or two; tokens: what `tokenize` made of them. A tokenizer without its vocabulary makes
+    of every word the unknown token, or nothing at all; fewer than one word in ten known is taken for that.
+    """
+    counts = np.bincount(tokens.input_ids)
+    special = {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id}
+    used = [int(i) for i in np.flatnonzero(counts) if i not in special]
+    names = dict(zip(used, tokenizer.convert_ids_to_tokens(used), strict=True))
+    unknown = int(counts[tokenizer.unk_token_id]) if tokenizer.unk_token_id in names else 0
+    known = sum(int(counts[i]) for i in used if i != tokenizer.unk_token_id and any(map(str.isalnum, str(names[i]))))
+    num_words = sum(min(sum(len(cell.split()) for cell in text), max_length) for text in texts)
+    if known < 0.1 * max(known + unknown, num_words):
+        raise DataError(
+            f"the model's tokenizer knows (nearly) no word of the training texts: {num_words:,} words became {known:,} "
+            f"known and {unknown:,} unknown tokens. Are its files missing from the model's folder (tokenizer.json, "
+            f"vocab.txt), are the texts in a language that it lacks, or is model.max_length={max_length} too small?"
+        )
+
+
+def count_truncated(
+    texts: Sequence[tuple[str, ...]],
+    tokens: Tokens,
+    tokenizer: Any,
+    max_length: int,
+    cache_dir: str | Path | None = None,
+) -> int:
+    """The number of texts with more than `max_length` tokens, of which `tokens` hold the first."""
+    full = np.flatnonzero(np.diff(tokens.offsets) == max_length)
+    longer = tokenize([texts[i] for i in full], tokenizer, max_length + 1, cache_dir)
+    return int((np.diff(longer.offsets) > max_length).sum())
+
+
+def _joined(lists: list[list[int]], dtype: type) -> np.ndarray:
+    return np.concatenate([np.array(one, dtype=dtype) for one in lists]) if lists else np.zeros(0, dtype)
+
+
+def _tokenizer_rules(tokenizer: Any) -> list[Any] | None:
+    """All that decides a tokenizer's output; None for one written in Python, which cannot be written down."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return None
+    rules = json.loads(backend.to_str())
+    del rules["truncation"], rules["padding"]  # left over from the last call
+    settings = [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names]
+    return [tokenizers.__version__, settings, rules]
+
+
+def _read_tokens(path: Path) -> Tokens | None:
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            types = arrays["token_type_ids"] if "token_type_ids" in arrays else None
+            return Tokens(arrays["input_ids"], types, arrays["offsets"])
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None

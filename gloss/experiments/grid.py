@@ -1,0 +1,259 @@
+"""Experiments: which runs stand behind a table or figure, as the sweep in configs/experiment/<name>.yaml."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gloss.config import CONFIG_DIR, GLOSS_O, Config, resolve
+from gloss.errors import ConfigError
+from gloss.records.run_folder import digits
+from gloss.runtime.compose import _composed, _hydra
+from gloss.runtime.overrides import value_of
+from gloss.search.best_values import apply_found
+
+NAMES = (
+    *("table2", "table3", "table6", "fig2", "fig3a", "fig3b", "fig4", "fig5", "fig6", "fig7"),
+    *("few_shot", "label_noise", "graph_noise", "shift", "graph_size", "variant"),
+)
+IDENTITY = ("dataset", "model", "loss", "mode")  # what names a cell; the other swept keys are its point
+SEARCHED_FOR = (*IDENTITY, "variant")  # what a search belongs to
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell of a table or point of a figure: a configuration, and the seeds it is run with."""
+
+    experiment: str
+    config: Config  # complete, searched values applied; its seed is the first of `seeds`
+    seeds: tuple[int, ...]
+    point: dict[str, Any]  # swept keys other than dataset, model, loss, mode, seed: {"loss.lam": 0.3}
+    choices: dict[str, str] = field(default_factory=dict)  # what was swept, as on the command line, seed aside
+    fingerprint: str | None = None  # of the user's own texts, where it is known (`with_texts`); None: read from them
+
+    @property
+    def dataset(self) -> str:
+        return self.config.dataset.name
+
+    @property
+    def model(self) -> str:
+        return self.config.model.alias
+
+    @property
+    def mode(self) -> str:
+        return self.config.mode
+
+    @property
+    def loss(self) -> str:
+        return self.config.loss.name
+
+    @property
+    def variant(self) -> str:
+        return self.config.variant.name
+
+    @property
+    def can_run(self) -> bool:
+        """False for G-Loss-O whose σ has not been searched for yet."""
+        return not (self.loss == GLOSS_O and self.config.loss.sigma is None)
+
+    @cached_property
+    def digits(self) -> str | None:
+        """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
+        if not self.can_run:
+            return None
+        return digits(self.config, self.fingerprint or own_fingerprint(self.config))
+
+    def folder(self, seed: int) -> Path | None:
+        """The folder of a run, as gloss.records.run_folder.run_folder; None while the values are not known."""
+        if self.digits is None:
+            return None
+        kind = Path(self.config.paths.outputs) / "runs" / self.dataset / self.model / f"{self.mode}-{self.loss}"
+        return kind / self.digits / f"seed={seed}"
+
+
+def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
+    """The cells of an experiment, in the paper's order.
+
+    overrides: as on the command line ("dataset=mr,r8", "seed=1,2", "trainer.max_epochs=3", "paths.outputs=…"): they
+    replace the sweep's values of the same key. What concerns the launcher or the search changes no cell and is passed
+    over. Raises ConfigError.
+    """
+    elsewhere = ("hydra/", "hydra.launcher", "search=", "search.")
+    given = [o for o in overrides if not o.startswith(elsewhere)]
+    found: dict[tuple[str, ...], list[int]] = {}
+    try:
+        parsed = OverridesParser.create().parse_overrides(_in_sweep_order(name, given))
+        swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
+        jobs = BasicSweeper.split_arguments(parsed, None)[0]  # just as -m would
+        only = experiment_of(name).get("only", {})
+        if not (kept := [job for job in jobs if is_run(job, only)]):
+            raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {_in_words(only)}")
+        for job in kept:
+            seed = next((o.partition("=")[2] for o in job if o.startswith("seed=")), str(Config.seed))
+            if not seed.isdecimal():
+                raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
+            found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
+        with _hydra():
+            return [_cell(name, job, tuple(seeds), swept) for job, seeds in found.items()]
+    except (HydraException, OmegaConfBaseException) as error:
+        from gloss.runtime.compose import readable  # here: gloss.cli.hydra_main imports this module
+
+        raise ConfigError(readable(error, given)) from None
+
+
+def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> Cell:
+    parsed = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(list(job))}
+    cfg = _compose(name, parsed, swept)
+    cfg.seed = seeds[0]
+    cfg = apply_found(cfg, list(job))
+    point = {key: parsed[key].value() for key in dict.fromkeys(swept) if key not in (*IDENTITY, "seed")}
+    choices = {key: o.input_line.partition("=")[2] for key, o in parsed.items() if key in swept}
+    return Cell(name, check_experiment(resolve(cfg)), seeds, point, choices)
+
+
+def check_experiment(cfg: Config) -> Config:
+    """`cfg`; raises ConfigError where its experiment makes no sense for its data set."""
+    if cfg.experiment.name == "shift" and cfg.ablation.test_on is None:
+        raise ConfigError(
+            f"experiment=shift is not for dataset={cfg.dataset.name}, of which no other domain is known: expected mr, "
+            "sst2, or another test set in ablation.test_on"
+        )
+    return cfg
+
+
+def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]) -> DictConfig:
+    """What Hydra composes for a job of an experiment (None: of none), in a tenth of the time: it takes 0.1 s, and an
+    experiment has up to 60 cells.
+
+    A data set and a model fill one node each, so they are composed once each and not once for every combination, and
+    the dotted keys of a sweep are set afterwards. A file that sets more than its own node is composed in full.
+    """
+    late = {key: o for key, o in job.items() if key in swept and "." in key}
+    early = {key: o.input_line for key, o in job.items() if key not in late}
+    plain = tuple(line for key, line in early.items() if key not in swept)
+    shared = plain if name is None else (f"experiment={name}", *plain)
+    # Without the experiment, so that all experiments share the parts; one that sets such a node is composed in full.
+    own = [key for key in ("dataset", "model") if key in swept and _composed(shared)[key] == _composed(plain)[key]]
+    parts = {key: _part(plain, key, early[key]) for key in own}
+    if None in parts.values():
+        parts = {}
+    rest = (line for key, line in early.items() if key in swept and key not in parts)
+    cfg = copy.deepcopy(_composed((*shared, *rest)))
+    for key, node in parts.items():
+        cfg[key] = copy.deepcopy(node)
+    for key, given in late.items():
+        try:
+            OmegaConf.update(cfg, key, given.value())
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{given.input_line} is not allowed: {str(error).splitlines()[0]}") from None
+    return cfg
+
+
+@cache
+def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
+    """The node `key` with one choice for it; None where the choice changes other nodes too."""
+    without, chosen = _composed(plain), _composed((*plain, line))
+    return chosen[key] if all(chosen[k] == without[k] for k in chosen if k != key) else None
+
+
+def search_cell(cell: Cell, overrides: Sequence[str]) -> Cell:
+    """What a search for a cell trains: without the experiment's own settings, with what `overrides` set by hand."""
+    chosen = {key: value for key, value in cell.choices.items() if key in SEARCHED_FOR}
+    words = [*search_overrides(cell.choices, overrides), *(f"{key}={value}" for key, value in chosen.items())]
+    job = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words)}
+    with _hydra():
+        cfg = _compose(None, job, list(chosen))
+    return Cell(cell.experiment, resolve(cfg), (cfg.seed,), {}, chosen)
+
+
+def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Of a command line, what a search takes over: all but the swept keys, which it has its own values for."""
+    return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed"))
+
+
+def sweep_of(name: str) -> dict[str, str]:
+    """The sweep of an experiment: override -> its values, separated by commas."""
+    return {key: str(value) for key, value in experiment_of(name).get("sweep", {}).items()}
+
+
+def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether an experiment runs a combination of its sweep.
+
+    job: overrides of one run; only: "key=value" -> {key: the one value that it is run together with}.
+    """
+    given = dict(o.split("=", 1) for o in job if "=" in o)
+
+    def is_alike(key: str, value: Any) -> bool:
+        found, expected = given.get(key), str(value).lower()  # Hydra makes True of true
+        try:
+            return found is None or float(found) == float(expected)  # 0 and 0.0 are one value
+        except ValueError:
+            return found.lower() == expected
+
+    return all(
+        all(is_alike(key, value) for key, value in needed.items())
+        for one, needed in only.items()
+        if one.partition("=")[0] in given and is_alike(*one.split("=", 1))
+    )
+
+
+def _in_words(only: Mapping[str, Mapping[str, Any]]) -> str:
+    return "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in needed.items())}" for one, needed in only.items())
+
+
+def experiment_of(name: str) -> dict[str, Any]:
+    """What configs/experiment/<name>.yaml says of the experiment itself. Raises ConfigError."""
+    path = CONFIG_DIR / "experiment" / f"{name}.yaml"
+    names = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(names)}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))["experiment"]
+
+
+def sweep_arguments(arguments: Sequence[str]) -> list[str]:
+    """Command-line arguments with the sweep of `experiment=NAME`, but for the keys that they set themselves."""
+    name = value_of(arguments, "experiment", "null")
+    return list(arguments) if name == "null" else _in_sweep_order(name, arguments)
+
+
+def check_single(name: str, arguments: Sequence[str], but: Sequence[str] = ()) -> None:
+    """Raise ConfigError unless `arguments` leave one run of an experiment. but: keys that do not matter."""
+    values = {key: values.split(",") for key, values in sweep_of(name).items() if key not in but}
+    open_keys = [key for key, x in values.items() if len(x) > 1 and value_of(arguments, key) is None]
+    if open_keys:
+        each = " ".join(f"{key}={values[key][0]}" for key in open_keys)
+        num_runs = math.prod(len(values[key]) for key in open_keys)
+        raise ConfigError(
+            f"experiment={name} without -m is one run, and needs one value each of {', '.join(open_keys)}, such as "
+            f"{each}; with -m it is a sweep of {num_runs} (make plan-{name} tells what they cost)"
+        )
+
+
+def _in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments, those of swept keys last and in the sweep's order, its own values where a key is not given."""
+    sweep = sweep_of(name)
+    given = {key: a for a in arguments if (key := a.partition("=")[0]) in sweep}
+    rest = [a for a in arguments if a not in given.values()]
+    return [*rest, *(given.get(key, f"{key}={values}") for key, values in sweep.items())]
+
+
+def own_fingerprint(cfg: Config) -> str | None:
+    """The fingerprint of a user's own texts; None for other data sets. Raises DataError."""
+    if not cfg.dataset.has_own_texts:
+        return None
+    from gloss.data.datasets import load_dataset  # here, so that other sets need no data library
+
+    return load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).fingerprint

@@ -1,0 +1,103 @@
+"""The experiments that were requested, with their overrides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from gloss.errors import ConfigError, DataError
+from gloss.experiments.grid import IDENTITY, Cell, compose_cells, own_fingerprint, sweep_of
+from gloss.records.reading import Record, read_yaml, shortened
+from gloss.records.run_folder import digits
+from gloss.runtime.overrides import override
+
+
+# ---------------------------------------------------------------------------------------------- what was asked for
+def selections(outputs: Path) -> dict[str, list[list[str]]]:
+    """<outputs>/selections.yaml: experiment -> the overrides of each time that it was asked for, the last at the end.
+
+    Also reads an experiment with the overrides themselves. Raises ConfigError for any other file.
+    """
+    path = outputs / "selections.yaml"
+    expected = "expected experiments, each with a list of overrides for each time it was asked for"
+    try:
+        found = (read_yaml(path) if path.is_file() else None) or {}
+        if not isinstance(found, dict) or not all(isinstance(x, list) for x in found.values()):
+            raise ValueError(expected)
+        asked = {str(name): x if x and all(isinstance(y, list) for y in x) else [x] for name, x in found.items()}
+        if not all(isinstance(o, str) for times in asked.values() for overrides in times for o in overrides):
+            raise ValueError(expected)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be used ({shortened(error)}): repair or remove it") from None
+    elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # where things are now; a URL may hold a password
+    return {
+        name: [[o for o in overrides if not o.startswith(elsewhere)] for overrides in times]
+        for name, times in asked.items()
+    }
+
+
+def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[str]]]:
+    """The selections of an experiment in groups whose cells go together, the group of the last selection at the end.
+
+    In a group only the choice of cells and the search differ; a table of several settings would compare unlike runs.
+    """
+    picks = {*sweep_of(name), *IDENTITY, "seed"}
+    groups: dict[tuple[str, ...], list[list[str]]] = {}
+    for overrides in asked:
+        rest = (o for o in overrides if o.partition("=")[0] not in picks and not o.startswith(("search=", "search.")))
+        key = tuple(sorted(rest))
+        groups[key] = [*groups.pop(key, []), list(overrides)]
+    return list(groups.values())
+
+
+def selected_cells(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[Cell]:
+    """The cells of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
+    composed = [compose_cells(name, [*overrides, override("paths.outputs", outputs)]) for overrides in asked]
+    if len(composed) == 1:
+        return composed[0]
+    found: dict[tuple, Cell] = {}
+    for cells in composed:
+        for cell in cells:
+            key = (cell.dataset, cell.model, cell.mode, cell.loss, cell.variant, repr(cell.point))
+            before = found.setdefault(key, cell)
+            found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))))
+    order = {key: values.split(",") for key, values in sweep_of(name).items() if key != "seed"}
+
+    def place(cell: Cell) -> list[int]:
+        chosen = ((values, cell.choices.get(key)) for key, values in order.items())
+        return [values.index(x) if x in values else len(values) for values, x in chosen]
+
+    return sorted(found.values(), key=place)
+
+
+def with_texts(cells: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
+    """The cells, those of a user's own texts (csv, hub) with the fingerprint of these.
+
+    Where the texts are not there any more, it is the one under which runs of these very cells are recorded. Raises
+    DataError where there is none, or several.
+    """
+    sets: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.config.dataset.has_own_texts:
+            sets.setdefault(repr(cell.config.dataset), []).append(cell)
+    known = {key: _fingerprint(same, records) for key, same in sets.items()}
+    return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in cells]
+
+
+def _fingerprint(cells: Sequence[Cell], records: Sequence[Record]) -> str:
+    """The fingerprint of the texts that these cells share."""
+    try:
+        return own_fingerprint(cells[0].config)
+    except DataError as error:
+        found = set()
+        for record in records:
+            x, fingerprint = record.identity, record.result.get("fingerprint")
+            kind = (x.dataset, x.model, x.mode, x.loss)
+            mine = (c for c in cells if c.can_run and kind == (c.dataset, c.model, c.mode, c.loss))
+            if fingerprint and any(digits(c.config, fingerprint) == x.digits for c in mine):
+                found.add(fingerprint)
+        if len(found) != 1:
+            many = f"runs on {len(found)} different contents" if found else "no run of it"
+            raise DataError(f"{error}; and the records, which could tell what the texts were, have {many}") from None
+        return found.pop()

@@ -1,0 +1,88 @@
+"""The state of each run of an experiment: done, running, failed, to do."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+
+from gloss.config import CONFIG_DIR, SEARCHED, Config
+from gloss.errors import ConfigError, RunError
+from gloss.experiments.grid import SEARCHED_FOR, Cell, search_cell, search_overrides
+from gloss.records.reading import files_under
+from gloss.records.run_folder import is_done, is_running
+from gloss.records.study import read_study
+from gloss.search.best_values import misfit, read_tuned, tuned_file
+
+BF16, FLOAT32 = "bf16", "float32"
+# ---------------------------------------------------------------------------------------------------------- how far
+DONE, RUNNING, FAILED, INTERRUPTED, MISSING_RUN = "done", "running", "failed", "interrupted", "to do"
+
+
+def state(folder: Path | None) -> str:
+    """Of a run: done, running, failed (the last attempt), interrupted (a checkpoint waits), or to do."""
+    if folder is None or not folder.is_dir():
+        return MISSING_RUN
+    if is_done(folder):
+        return DONE
+    if is_running(folder):
+        return RUNNING
+    if (folder / "error.json").is_file():
+        return FAILED
+    return INTERRUPTED if (folder / "checkpoint").is_dir() else MISSING_RUN
+
+
+def searches_left(
+    cells: Sequence[Cell], overrides: Sequence[str], search: Sequence[str]
+) -> dict[Path, tuple[Cell, int]]:
+    """Searches that cells lack: overlay that each writes -> (what it trains, trials left).
+
+    A cell has its search where the overlay of the same texts, encoder and amounts of data (those of `search_cell`) is
+    from the wanted search with at least the wanted trials. overrides: of the cells, as on the command line; what they
+    set is not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an unknown
+    search.
+    """
+    given = {key: value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
+    path = CONFIG_DIR / "search" / f"{given.get('search', 'fair')}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise ConfigError(f"search={path.stem} is not allowed: expected one of {known}")
+    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    one_of_each: dict[tuple, Cell] = {}  # composing takes time
+    for cell in (cell for cell in cells if cell.config.experiment.search):
+        chosen = tuple(cell.choices.get(key) for key in SEARCHED_FOR)
+        one_of_each.setdefault((chosen, search_overrides(cell.choices, overrides)), cell)
+    found = {}
+    for cell in one_of_each.values():
+        budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
+        space = settings["space"].get(cell.mode, {}).get(cell.loss, {})
+        is_open = any(SEARCHED[name] not in given for name, row in space.items() if isinstance(row, dict))
+        if is_open and budget:
+            wanted = search_cell(cell, overrides)
+            if not _is_searched(wanted.config, path.stem, budget):
+                left = max(0, budget - _trials_done(wanted, path.stem))
+                found.setdefault(tuned_file(wanted.config), (wanted, left))
+    return found
+
+
+def _is_searched(cfg: Config, search: str, budget: int) -> bool:
+    overlay = tuned_file(cfg)
+    if not overlay.is_file():
+        return False
+    source = read_tuned(overlay)[1]
+    trials = source.get("trials")
+    return source.get("search") == search and isinstance(trials, int) and trials >= budget and not misfit(cfg, source)
+
+
+def _trials_done(cell: Cell, search: str) -> int:
+    """Finished trials of the cell's study, as far as it has come."""
+    c, done = cell.config, [0]
+    pattern = f"{cell.dataset}-{cell.model}-{cell.mode}-{cell.loss}-{cell.variant}-{search}-*/study.json"
+    for path in files_under(c.paths.outputs, f"studies/{pattern}"):
+        with contextlib.suppress(RunError):
+            study = read_study(path.parent)
+            if (study.train_limit, study.max_epochs) == (c.dataset.train_limit, c.trainer.max_epochs):
+                done.append(sum(trial["state"] in ("complete", "pruned", "fail") for trial in study.trials))
+    return max(done)

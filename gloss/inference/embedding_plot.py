@@ -1,0 +1,90 @@
+"""A map of a run's embeddings: t-SNE or PCA of a split, coloured by class, with the wrongly classified texts marked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from gloss.inference.predictor import Run
+from gloss.records.reading import Record
+from gloss.report.figure import Drawing, clipped, legend_beside, panels, plain, styled
+from gloss.report.figures.runs import CLASS_COLORS, CLASS_MARKERS, tsne
+
+MAX_POINTS = 1500  # t-SNE of more takes minutes, and shows no more
+
+
+def map_of_run(record: Record, split: str, method: str, device: str = "auto", data: str | None = None) -> Drawing:
+    """The map of one split of a run (train, val or test).
+
+    Test embeddings that the run kept (trainer.save_embeddings=true) are taken as they are; otherwise its weights encode
+    the texts again. Raises RunError where it has neither, DataError where the texts are not there.
+    """
+    i = record.identity
+    kept = record.predictions()
+    if f"{split}_embeddings" in kept:
+        embeddings, labels = kept[f"{split}_embeddings"].astype(np.float32), kept[f"{split}_labels"]
+        predicted = kept[f"{split}_logits"].argmax(axis=1)
+    else:
+        run = Run(record, device, data)
+        texts = run.split(split)
+        embeddings, labels = run.embed(texts.texts), texts.labels
+        predicted = run.classify(embeddings).argmax(axis=1)
+    name = f"{i.dataset}-{i.model}-{i.mode}-{i.loss}-{i.digits}-seed{i.seed}-{split}-{method}"
+    title = f"{i.dataset}, {split}: {i.model}, {i.loss}, {i.mode}, seed {i.seed}"
+    return embedding_map(embeddings, labels, predicted, record.result["labels"], method, name, title)
+
+
+def embedding_map(
+    embeddings: np.ndarray,
+    labels: np.ndarray,
+    predicted: np.ndarray,
+    names: Sequence[str],
+    method: str,
+    name: str,
+    title: str,
+) -> Drawing:
+    """Draw embeddings float [N, D] with their labels and predictions int [N]; at most MAX_POINTS of them.
+
+    method: tsne or pca, of the embeddings at unit length.
+    """
+    keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_POINTS])
+    labels, predicted, z = labels[keep], predicted[keep], embeddings[keep]
+    if method == "tsne":
+        xy, axis_labels = tsne(z), ("", "")
+        notes = ["t-SNE: fixed seed; axes have no unit, and distances between clusters mean little."]
+    else:
+        xy, shares = _pca(z)
+        axis_labels, notes = [f"{share:.0%} of the variance" for share in shares], []
+    is_wrong = predicted != labels
+    with styled():
+        figure, axes = panels(1, 1, width=5.2, height=4.0)
+        ax = axes[0, 0]
+        ax.set(xticks=[], yticks=[], xlabel=axis_labels[0], ylabel=axis_labels[1])
+        ax.set_title(plain(clipped(title, 70)))
+        ax.grid(visible=False)
+        for k in np.unique(labels):
+            mine = xy[labels == k]
+            # 8 colours times 8 shapes: 64 classes can be told apart.
+            look = {"color": CLASS_COLORS[k % 8], "marker": CLASS_MARKERS[k // 8 % 8]}
+            entry = f"{plain(clipped(names[k]))} ({len(mine)})"
+            ax.scatter(mine[:, 0], mine[:, 1], s=9, linewidth=0, label=entry, **look)
+        wrong = xy[is_wrong]
+        ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.5}
+        ax.scatter(wrong[:, 0], wrong[:, 1], s=26, label=f"wrong ({len(wrong)})", **ring)
+        notes += legend_beside(ax, *ax.get_legend_handles_labels(), per_column=26)
+    if len(keep) < len(embeddings):
+        notes.append(f"{len(keep):,} of {len(embeddings):,} texts, drawn at random.")
+    data = [
+        {"index": int(i), "label": names[y], "predicted": names[p], "x": f"{a:.4f}", "y": f"{b:.4f}"}
+        for i, y, p, (a, b) in zip(keep, labels, predicted, xy.tolist(), strict=True)
+    ]
+    return Drawing(name, title, figure, data, notes)
+
+
+def _pca(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coordinates [N, 2] on the two first principal axes, and their shares of the variance [2]."""
+    z = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=1e-12)
+    z = z - z.mean(axis=0)
+    u, s, _ = np.linalg.svd(z, full_matrices=False)
+    return u[:, :2] * s[:2], s[:2] ** 2 / np.square(s).sum()

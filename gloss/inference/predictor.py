@@ -1,0 +1,298 @@
+"""What was trained, at work: choose a run, classify and embed texts, and show the training texts nearest to one."""
+
+from __future__ import annotations
+
+import codecs
+import shlex
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gloss.config import SCL, SCL_CE, DatasetConfig
+from gloss.data.datasets import Split, load_dataset
+from gloss.data.files import SEPARATORS
+from gloss.data.tokens import count_truncated, tokenize
+from gloss.errors import ConfigError, DataError, RunError
+from gloss.losses.geometry import unit_length
+from gloss.models.encoder import TokenTable
+from gloss.models.saved_model import load_model, model_folder
+from gloss.records.reading import SELECTION, Record, read_record, read_records
+from gloss.runtime.device import choose_device, has_bf16
+from gloss.runtime.terminal import printable
+from gloss.training.trainer import embed
+
+WINDOW = 2048  # texts read, sorted by length and encoded together: bounds memory, and leaves little padding
+WINDOW_TEXT = 2**24  # characters with which a window is full: before texts are cut, their tokens take 50 times that
+BLOCK = 256  # texts compared with all training texts at once
+
+Item = TypeVar("Item")
+
+
+# -- choosing a run ----------------------------------------------------------------------------------------------------
+
+
+def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> Record:
+    """The record that `run` names.
+
+    run: a run's folder; or what it is, as in "dataset=mr loss=gloss_sqrt mode=integrated seed=1"; or "best dataset=mr",
+    the one with the best macro-F1 on the validation split. `selection` adds to it (dataset="mr"). Where several fit,
+    those with weights come before those without. Raises RunError where none or several do.
+    """
+    if run and Path(run).is_dir():
+        return read_record(Path(run))
+    try:
+        words = shlex.split(run)
+    except ValueError:
+        words = [run]
+    is_best = "best" in words
+    wanted = {key: str(value) for key, value in selection.items()}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if key in SELECTION and equals:
+            wanted[key] = value
+        elif word != "best":
+            raise RunError(
+                f'run={run} is no folder, and {word!r} says nothing of a run: expected a folder, "best", or '
+                f"some of {', '.join(key + '=…' for key in SELECTION)}"
+            )
+    if is_best and "dataset" not in wanted:
+        raise RunError("run=best needs a data set, because scores on different sets do not compare: run=best dataset=…")
+    records, _ = read_records(outputs)
+    found = [record for record in records if _fits(record, wanted)]
+    if not found:
+        shown = _listed(records, 5) or "  (none)"
+        raise RunError(f"no finished run under {outputs}/runs fits {_words(wanted)}; there are\n{shown}")
+    kept = [record for record in found if (record.folder / "model").is_dir()] or found
+    if is_best:
+        best = max(kept, key=lambda record: record.result["metrics"]["val"]["macro_f1"])
+        score = best.result["metrics"]["val"]["macro_f1"]
+        without = f" ({len(found) - len(kept)} more without weights)" if len(kept) < len(found) else ""
+        note = f"best of {len(kept)}{without} by macro-F1 on validation, {score:.2f}: {_words(vars(best.identity))}"
+        print(printable(note), file=sys.stderr)
+        return best
+    if len(kept) > 1:
+        raise RunError(f"{len(kept)} runs fit {_words(wanted)}: say more, or give the folder\n{_listed(kept, 10)}")
+    return kept[0]
+
+
+def _fits(record: Record, wanted: dict[str, str]) -> bool:
+    values = {key: str(value) for key, value in record.result["identity"].items()}
+    if wanted.get("loss") == SCL and values["loss"] == SCL_CE:  # the name of the same loss in integrated mode
+        values["loss"] = SCL
+    return all(values[key] == value for key, value in wanted.items())
+
+
+def _words(identity: dict[str, Any]) -> str:
+    return " ".join(f"{key}={printable(identity[key])}" for key in SELECTION if key in identity) or "this"
+
+
+def _listed(records: Sequence[Record], most: int) -> str:
+    lines = [f"  {_words(record.result['identity'])}" for record in records[:most]]
+    return "\n".join(lines + ([f"  … {len(records) - most} more"] if len(records) > most else []))
+
+
+# -- a run at work -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Neighbour:
+    """A training text near to another text in the learnt space."""
+
+    label: str
+    weight: float  # of the edge between the two: Gaussian kernel with the run's σ, or cosine where the run has none
+    texts: tuple[str, ...]
+    row: int  # in the file of training texts, as `gloss.data.files` counts
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a run says of one text."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]  # of all labels
+    neighbours: tuple[Neighbour, ...] = ()  # nearest first, where they were asked for
+
+
+def load_run(
+    run: str, outputs: str | Path = "outputs", device: str = "auto", data: str | Path | None = None, **selection: object
+) -> Run:
+    """A finished run with its weights, ready to classify texts.
+
+    run, outputs, selection: see `find_run`; device: auto, cpu, cuda, cuda:N or mps; data: folder of the prepared sets,
+    needed for `split` and `neighbours` only (default: where the run found them).
+
+    >>> from gloss import load_run
+    >>> run = load_run("best dataset=modules", device="cpu")
+    >>> [prediction] = run.predict(["Return the square root of x."])
+    >>> prediction.label in run.labels, 0 < prediction.probability <= 1
+    (True, True)
+    >>> run.embed(["Return the square root of x.", "Remove a file."]).shape
+    (2, 384)
+    """
+    return Run(find_run(run, outputs, **selection), device, data)
+
+
+class Run:
+    """A run's classifier; `labels` are its classes. Its folder may come from anywhere (see `export.load_model`)."""
+
+    def __init__(self, record: Record, device: str = "auto", data: str | Path | None = None) -> None:
+        self.record, self.data = record, data
+        try:
+            self.device = choose_device(device)
+        except RuntimeError:
+            allowed = "auto, cpu, cuda, cuda:N or mps"
+            raise ConfigError(f"trainer.device={device} is not allowed: expected {allowed}") from None
+        # bf16 only where the run itself was trained with it, and where there is something to gain.
+        self.precision = record.result["precision"] if has_bf16(self.device) else "float32"
+        model, self.tokenizer, self.labels, self.max_length = load_model(model_folder(record))
+        self.model = model.to(self.device)
+        self.num_truncated = 0  # of the texts that were predicted: those with more than max_length tokens
+        if self.labels != record.result["labels"]:
+            raise RunError(f"{record.folder}: the labels of model/ are not those of result.json: train the run again")
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of the text columns: one, or two for pairs."""
+        columns = self.record.result["config"].get("dataset", {}).get("text")
+        return list(map(str, columns)) if isinstance(columns, list) and 1 <= len(columns) <= 2 else ["text"]
+
+    @property
+    def fallback_encoding(self) -> str | None:
+        """The encoding of the run's own texts, for lines that are not UTF-8; None where it cannot help there."""
+        encoding = self.record.result["config"].get("dataset", {}).get("encoding")
+        try:
+            name = codecs.lookup(encoding).name
+        except (LookupError, TypeError):
+            return None
+        return None if name.startswith(("utf", "idna", "punycode")) else name
+
+    @property
+    def separators(self) -> str | None:
+        """The separator of the run's own texts and the usual ones; None where it was found from the header."""
+        separator = self.record.result["config"].get("dataset", {}).get("separator")
+        separator = "\t" if separator in ("tab", "\\t") else separator
+        return separator + SEPARATORS if isinstance(separator, str) and len(separator) == 1 else None
+
+    @property
+    def sigma(self) -> float | None:
+        """σ of the run's graph; None where its loss builds none."""
+        sigma = self.record.result["hyperparameters"].get("sigma")
+        return float(sigma) if isinstance(sigma, int | float) and sigma > 0 else None
+
+    def predict(self, texts: Sequence[str | tuple[str, str]], neighbours: int = 0) -> list[Prediction]:
+        """Predictions of texts (of pairs, for a run on pairs), in their order, with so many nearest training texts."""
+        return [prediction for _, prediction in self.stream(((None, row) for row in self._checked(texts)), neighbours)]
+
+    def embed(self, texts: Sequence[str | tuple[str, str]]) -> np.ndarray:
+        """Embeddings float32 [N, D], not normalised: the encoder's last hidden state at the first token."""
+        rows = self._checked(texts)
+        windows = [self._embed(rows[start : start + WINDOW]) for start in range(0, len(rows), WINDOW)]
+        return torch.cat(windows or [torch.empty(0, self.model.encoder.embedding_dim)]).cpu().numpy()
+
+    @torch.inference_mode()
+    def classify(self, embeddings: np.ndarray | Tensor) -> np.ndarray:
+        """Class probabilities [N, C] of embeddings [N, D]: softmax of the head's logits."""
+        logits = self.model.head(torch.as_tensor(embeddings, device=self.device))
+        return self._finite(F.softmax(logits, dim=1), "probabilities").cpu().numpy()
+
+    def stream(
+        self, items: Iterable[tuple[Item, tuple[str, ...]]], neighbours: int = 0
+    ) -> Iterator[tuple[Item, Prediction]]:
+        """Predictions of any number of (item, texts) in constant memory, in their order; read a window at a time."""
+        items = iter(items)
+        while window := list(_window(items)):
+            embeddings = self._embed([texts for _, texts in window], count=True)
+            probabilities = self.classify(embeddings)
+            near = self._neighbours(embeddings, neighbours) if neighbours else [()] * len(window)
+            for (item, _), row, found in zip(window, probabilities.tolist(), near, strict=True):
+                best = max(range(len(row)), key=row.__getitem__)
+                of_all = dict(zip(self.labels, row, strict=True))
+                yield item, Prediction(self.labels[best], row[best], of_all, tuple(found))
+
+    def split(self, name: str) -> Split:
+        """The train, val or test texts of the run, from its own data set.
+
+        Raises DataError where the data set cannot be read, RunError where its texts are not those of the run.
+        """
+        config = self.record.result["config"]
+        try:
+            dataset_cfg, data_dir = DatasetConfig(**config["dataset"]), self.data or config["paths"]["data"]
+            dataset = load_dataset(dataset_cfg, data_dir, self.record.identity.seed)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise RunError(f"{self.record.folder}: its configuration names no data set of ours ({error!r})") from None
+        if dataset.fingerprint != self.record.result.get("fingerprint") or dataset.labels != self.labels:
+            raise RunError(f"the texts of {dataset.name} have changed since the run: it was trained on others")
+        if name not in dataset.splits:
+            raise RunError(f"split={name} is not allowed: expected one of {', '.join(dataset.splits)}")
+        return dataset.splits[name]
+
+    def _checked(self, texts: Sequence[str | tuple[str, str]]) -> list[tuple[str, ...]]:
+        if isinstance(texts, str):
+            raise TypeError('expected a list of texts, got one string: write ["…"]')
+        rows = [(one,) if isinstance(one, str) else tuple(one) for one in texts]
+        for number, row in enumerate(rows):
+            if len(row) != len(self.columns) or not all(isinstance(one, str) for one in row):
+                raise DataError(f"texts[{number}] must hold {' and '.join(self.columns)}, got {row!r:.200}")
+        return rows
+
+    def _embed(self, rows: list[tuple[str, ...]], count: bool = False) -> Tensor:
+        tokens = tokenize(rows, self.tokenizer, self.max_length)
+        if count:
+            self.num_truncated += count_truncated(rows, tokens, self.tokenizer, self.max_length)
+        table = TokenTable.build(tokens, self.tokenizer.pad_token_id or 0, self.device)
+        return self._finite(embed(self.model, table, self.device, self.precision), "embeddings")
+
+    def _finite(self, values: Tensor, what: str) -> Tensor:
+        """`values`; raises RunError where one is NaN or infinite, since the largest of NaNs would pass for a label."""
+        if not values.isfinite().all():
+            raise RunError(
+                f"{self.record.folder}: expected {what} that are finite numbers, got NaN or infinity: model/ is "
+                "damaged; get it again, or train the run again (rerun=true trainer.save_model=true)"
+            )
+        return values
+
+    @cached_property
+    def _training(self) -> tuple[Split, Tensor]:
+        """The training texts, and their embeddings [M, D] at unit length."""
+        split = self.split("train")
+        if len(split) > WINDOW:
+            print(f"encoding {len(split):,} training texts", file=sys.stderr)
+        windows = [self._embed(split.texts[start : start + WINDOW]) for start in range(0, len(split), WINDOW)]
+        return split, unit_length(torch.cat(windows))
+
+    @torch.inference_mode()
+    def _neighbours(self, embeddings: Tensor, k: int) -> list[list[Neighbour]]:
+        """The k nearest training texts of each row of embeddings [N, D], by the weight of their edge in the graph."""
+        split, train = self._training
+        z, found = unit_length(embeddings), []
+        for block in z.split(BLOCK):
+            near = (block @ train.T).topk(min(k, len(train)), dim=1).indices  # [n, k]
+            # From the differences: 2 − 2·cosine would lose near neighbours to cancellation.
+            squares = (block[:, None] - train[near]).square().sum(dim=2)
+            weights = 1 - squares / 2 if self.sigma is None else torch.exp(-squares / (2 * self.sigma**2))
+            for rows, edge in zip(near.tolist(), weights.tolist(), strict=True):
+                found.append([
+                    Neighbour(self.labels[split.labels[i]], w, split.texts[i], int(split.rows[i]))
+                    for w, i in sorted(zip(edge, rows, strict=True), key=lambda pair: -pair[0])
+                ])  # fmt: skip
+        return found
+
+
+def _window(items: Iterator[tuple[Item, tuple[str, ...]]]) -> Iterator[tuple[Item, tuple[str, ...]]]:
+    """The next WINDOW items, or fewer that hold WINDOW_TEXT characters."""
+    num_characters = 0
+    for item in islice(items, WINDOW):
+        yield item
+        num_characters += sum(map(len, item[1]))
+        if num_characters >= WINDOW_TEXT:
+            return

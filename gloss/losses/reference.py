@@ -1,0 +1,48 @@
+"""The graph and the propagation as the formulas stand: kernel, S, T, closed-form propagation."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gloss.losses.geometry import pairwise_distances, unit_length
+
+
+def gaussian_kernel(embeddings: Tensor, sigma: float) -> Tensor:
+    """W [B, B]: W_ij = exp(−‖z_i − z_j‖² / 2σ²) of the embeddings [B, D] at unit length, W_ii = 0; sigma: σ > 0."""
+    if not sigma > 0:
+        raise ValueError(f"sigma must be positive, got {sigma}")
+    weights = torch.exp(-pairwise_distances(unit_length(embeddings)).square() / (2 * sigma**2))
+    return weights * (1 - torch.eye(len(weights), dtype=weights.dtype, device=weights.device))
+
+
+def symmetric_normalize(weights: Tensor) -> Tensor:
+    """S = D^(−1/2) W D^(−1/2), D_ii = Σ_j W_ij; weights: W [B, B], symmetric, every row with a positive sum."""
+    scale = weights.sum(dim=1).rsqrt()
+    return scale[:, None] * weights * scale
+
+
+def transition_matrix(normalized: Tensor) -> Tensor:
+    """T [B, B]: each column of S [B, B] divided by its sum, then each row of the result by its own; rows sum to 1."""
+    by_column = normalized / normalized.sum(dim=0, keepdim=True)
+    return by_column / by_column.sum(dim=1, keepdim=True)
+
+
+def propagate_labels(transition: Tensor, labels: Tensor, is_visible: Tensor, num_classes: int) -> Tensor:
+    """F_U = (I − T_UU)⁻¹ T_UL Y_L: the probability that a walk from a hidden node first meets a visible one of class c.
+
+    transition: T [B, B], rows sum to 1; labels: int [B] in [0, C) (those of hidden nodes are not read); is_visible:
+    bool [B], at least one True and one False. Returns [U, C] in the order of the hidden nodes; rows sum to 1.
+    Needs a path from every hidden node to a visible one that floating point can see; else the system is singular.
+    """
+    num_nodes = len(transition)
+    if transition.shape != (num_nodes, num_nodes) or labels.shape != (num_nodes,) or is_visible.shape != (num_nodes,):
+        raise ValueError("transition, labels and is_visible must be [B, B], [B] and [B], got shapes "
+                         f"{list(transition.shape)}, {list(labels.shape)} and {list(is_visible.shape)}")
+    if is_visible.dtype != torch.bool:
+        raise ValueError(f"is_visible must be bool, got {is_visible.dtype}")
+    from_hidden = transition[~is_visible]
+    one_hot = torch.nn.functional.one_hot(labels[is_visible], num_classes).to(transition.dtype)  # [L, C]
+    stay = from_hidden[:, ~is_visible]  # T_UU [U, U]
+    identity = torch.eye(len(stay), dtype=stay.dtype, device=stay.device)
+    return torch.linalg.solve(identity - stay, from_hidden[:, is_visible] @ one_hot)

@@ -1,0 +1,1 @@
+"""The encoder: unpadded batches, loading pretrained weights, saved models and their card."""

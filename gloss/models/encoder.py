@@ -1,0 +1,242 @@
+"""Transformer and first token to embeddings [B, D]; linear head to logits [B, C]."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gloss.models.dropout import Dropout, fast_dropout
+from gloss.models.unpadded import Packed, runs, slice_bounds
+
+_BERT_LIKE = ("bert", "roberta", "xlm-roberta")
+
+
+class Encoder(nn.Module):
+    """A transformer that returns the last hidden state at the first token."""
+
+    def __init__(self, transformer: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.kind = transformer.config.model_type
+        self.embedding_dim: int = transformer.config.hidden_size
+        self.is_packed = self.kind in (*_BERT_LIKE, "distilbert")  # else each group goes through the model by itself
+        for parent in list(transformer.modules()):
+            for name, child in parent.named_children():
+                if type(child) is nn.Dropout:
+                    setattr(parent, name, Dropout(child.p).train(child.training))
+
+    def forward(self, texts: Packed) -> Tensor:
+        """Embeddings [n, D]."""
+        model = self.transformer
+        if not self.is_packed:
+            return torch.cat([self._padded(*group) for group in self._groups(texts)])
+        positions = texts.positions
+        if "roberta" in self.kind:
+            positions = positions + model.embeddings.padding_idx + 1
+        inputs = {"input_ids": texts.input_ids[None], "position_ids": positions[None]}
+        if texts.token_type_ids is not None:
+            inputs["token_type_ids"] = texts.token_type_ids[None]
+        hidden = model.embeddings(**inputs)[0]  # [N, D]
+        if hidden.device.type == "cpu":  # the residual stream, too; autocast on a GPU leaves it in float32
+            hidden = _lowered(hidden)
+        layers = (model.transformer if self.kind == "distilbert" else model.encoder).layer
+        for layer in layers:
+            hidden = _layer(layer, hidden, texts, is_last=layer is layers[-1])
+        return hidden
+
+    def _groups(self, texts: Packed):
+        types = [None] * len(texts.groups) if texts.token_type_ids is None else texts.split(texts.token_type_ids)
+        return zip(texts.split(texts.input_ids), texts.is_token, types, strict=True)
+
+    def _padded(self, input_ids: Tensor, is_token: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
+        mask = torch.ones_like(input_ids) if is_token is None else is_token[:, 0, 0].long()
+        inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
+        return self.transformer(input_ids=input_ids, attention_mask=mask, **inputs).last_hidden_state[:, 0]
+
+
+def _layer(layer: nn.Module, hidden: Tensor, texts: Packed, is_last: bool) -> Tensor:
+    """A layer of BERT, RoBERTa or DistilBERT on the tokens [N, D]; the last one for the first tokens only, [n, D]."""
+    is_bert = hasattr(layer.attention, "self")
+    attention = layer.attention.self if is_bert else layer.attention
+    names = ("query", "key", "value") if is_bert else ("q_lin", "k_lin", "v_lin")
+    query, key, value = (getattr(attention, name) for name in names)
+    heads = attention.num_attention_heads if is_bert else attention.n_heads
+    dropout = attention.dropout.p if attention.training else 0.0
+    lowered = _lowered(hidden)  # once for all three
+    keys, values = texts.split(key(lowered)), texts.split(value(lowered))
+    if is_last:
+        hidden, lowered = hidden.index_select(0, texts.first), lowered.index_select(0, texts.first)
+        hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))  # embeddings are not rounded to bf16
+    queries = (texts.split_first if is_last else texts.split)(query(lowered))
+    groups = zip(queries, keys, values, texts.is_token, strict=True)
+    context = texts.join([_attend(*group, heads, dropout) for group in groups])
+    if is_bert:
+        first, second = layer.attention.output, layer.output
+        hidden = _norm(first.LayerNorm, first.dropout(first.dense(context)) + hidden)
+        return _norm(second.LayerNorm, second.dropout(second.dense(layer.intermediate(hidden))) + hidden)
+    hidden = _norm(layer.sa_layer_norm, attention.out_lin(context) + hidden)
+    return _norm(layer.output_layer_norm, layer.ffn.ff_chunk(hidden) + hidden)
+
+
+def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
+    """The layer norm, in float32 for bf16: on a CPU PyTorch would add the gradient of its bias up in bf16, 70 % off."""
+    return norm(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
+
+
+def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int, dropout: float) -> Tensor:
+    """Multi-head attention of query [B, Q, D] over key and value [B, T, D] -> [B, Q, D]."""
+    query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
+    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
+        context = _attend_in_bf16(query, key, value, mask, dropout)
+    else:
+        context = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+    return context.transpose(1, 2).flatten(2)
+
+
+def _attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
+    """Attention of [B, heads, Q, d] on a CPU, where PyTorch's with dropout multiplies in float32 (2.13)."""
+    shape = *query.shape[:3], key.shape[2]
+    bias = query.new_zeros(1, 1, 1, 1)
+    if mask is not None:
+        bias = bias.masked_fill(~mask, -torch.inf)
+    bias = bias.expand(*shape[:2], 1, -1).flatten(0, 1)
+    query, key, value = (x.flatten(0, 1) for x in (query, key, value))
+    scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
+    weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
+    return (fast_dropout(weights, dropout) @ value).unflatten(0, shape[:2])
+
+
+def _lowered(x: Tensor) -> Tensor:
+    """x as autocast would hand it to a matrix product."""
+    kind = x.device.type
+    return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
+
+
+class Classifier(nn.Module):
+    """An encoder and one linear layer on its embeddings."""
+
+    def __init__(self, encoder: Encoder, num_classes: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(encoder.embedding_dim, num_classes)
+
+    def forward(self, texts: Packed) -> Tensor:
+        """Embeddings [n, D]; `head(embeddings)` are the logits [n, C]."""
+        return self.encoder(texts)
+
+
+# ------------------------------------------------------------------------------------------------ token ids on a device
+@dataclass(frozen=True)
+class TokenTable:
+    """All texts of a split as padded token ids, moved to the device once.
+
+    input_ids: int32 [N, T]; lengths: int64 [N] on the device, and as a NumPy array on the host, so that no step has to
+    ask the device how long its texts are; token_type_ids: uint8 [N, T] or None.
+    """
+
+    input_ids: Tensor
+    lengths: Tensor
+    host_lengths: np.ndarray
+    token_type_ids: Tensor | None
+
+    @classmethod
+    def build(cls, tokens: gloss.data.tokens.Tokens, pad_id: int, device: torch.device) -> TokenTable:  # noqa: F821
+        lengths = np.diff(tokens.offsets)
+        is_token = np.arange(max(lengths, default=1)) < lengths[:, None]  # [N, T]
+
+        def padded(flat: np.ndarray, fill: int) -> Tensor:
+            table = np.full(is_token.shape, fill, dtype=flat.dtype)
+            table[is_token] = flat
+            return torch.from_numpy(table).to(device)
+
+        has_types = tokens.token_type_ids is not None and tokens.token_type_ids.any()  # zeros are every model's default
+        types = padded(tokens.token_type_ids, 0) if has_types else None
+        return cls(padded(tokens.input_ids, pad_id), torch.from_numpy(lengths).to(device), lengths, types)
+
+    def __len__(self) -> int:
+        return len(self.host_lengths)
+
+    def take(self, rows: np.ndarray) -> TokenTable:
+        """The table of some rows, in that order."""
+        device_rows = torch.from_numpy(rows).to(self.lengths.device)
+        types = None if self.token_type_ids is None else self.token_type_ids[device_rows]
+        return TokenTable(self.input_ids[device_rows], self.lengths[device_rows], self.host_lengths[rows], types)
+
+    def joined(self, other: TokenTable) -> TokenTable:
+        """The rows of both tables, those of `other` behind; padding is added where one is narrower."""
+        width = max(self.input_ids.shape[1], other.input_ids.shape[1])
+
+        def stacked(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+            if a is None and b is None:
+                return None
+            tables = [
+                torch.zeros_like(x.input_ids, dtype=torch.uint8) if y is None else y
+                for x, y in ((self, a), (other, b))
+            ]
+            return torch.cat([F.pad(x, (0, width - x.shape[1])) for x in tables])  # no step reads beyond a text's end
+
+        return TokenTable(
+            stacked(self.input_ids, other.input_ids),
+            torch.cat([self.lengths, other.lengths]),
+            np.concatenate([self.host_lengths, other.host_lengths]),
+            stacked(self.token_type_ids, other.token_type_ids),
+        )
+
+    def encode(
+        self, model: Classifier | Encoder, rows: np.ndarray, device_rows: Tensor, num_groups: int | None = None
+    ) -> Tensor:
+        """Embeddings [n, D] of the given rows, best sorted by length.
+
+        rows and device_rows: the same row numbers [n], on the host and on the device. num_groups: see `pack`; None
+        takes what suits model and device.
+        """
+        encoder = model.encoder if isinstance(model, Classifier) else model
+        if num_groups is None:
+            if device_rows.device.type != "cpu":
+                num_groups = 2
+            elif not encoder.is_packed:
+                num_groups = 8
+            else:
+                num_groups = math.ceil(len(rows) / 16) if torch.is_autocast_enabled("cpu") else 0
+        return model(self.pack(rows, device_rows, num_groups))
+
+    def pack(self, rows: np.ndarray, device_rows: Tensor, num_groups: int) -> Packed:
+        """The given rows as tokens one after the other; nothing here waits for the device.
+
+        num_groups: nearly equal runs of neighbours, padded to the longest of each, on a GPU and under autocast to a
+        multiple of 8; 0: a group for each run of texts of one length, without padding.
+        """
+        lengths, device_lengths = self.host_lengths[rows], self.lengths[device_rows]
+        device = device_rows.device
+        if num_groups and lengths.min() == lengths.max():
+            num_groups = 1
+        bounds = slice_bounds(lengths, num_groups) if num_groups else runs(lengths)
+        is_even = [lengths[a:b].min() == lengths[a:b].max() for a, b in bounds]
+        groups = []
+        for (a, b), even in zip(bounds, is_even, strict=True):
+            longest = int(lengths[a:b].max())
+            if not even and (device.type != "cpu" or torch.is_autocast_enabled("cpu")):
+                # GPUs like multiples of 8, and shapes that come again: oneDNN compiles a bf16 product for each, 0.5 ms.
+                longest = min(-(-longest // 8) * 8, self.input_ids.shape[1])
+            groups.append((b - a, longest))
+        first = device_lengths.cumsum(0) - device_lengths
+        text_of = torch.arange(len(rows), device=device)
+        text_of = text_of.repeat_interleave(device_lengths, output_size=int(lengths.sum()))  # [N]
+        positions = torch.arange(len(text_of), device=device) - first[text_of]
+        place = None
+        if not all(is_even):
+            padded = np.repeat([longest for _, longest in groups], [texts for texts, _ in groups])
+            starts = torch.from_numpy(padded.cumsum() - padded).to(device, non_blocking=True)
+            place = starts[text_of] + positions
+        masks = [
+            None if even else (torch.arange(longest, device=device) < device_lengths[a:b, None])[:, None, None]
+            for (a, b), (_, longest), even in zip(bounds, groups, is_even, strict=True)
+        ]
+        where = device_rows[text_of], positions
+        types = None if self.token_type_ids is None else self.token_type_ids[where].long()
+        return Packed(self.input_ids[where], positions, types, first, groups, masks, place)

@@ -1,0 +1,158 @@
+"""A trained model as Hugging Face files (safetensors), written and read."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from gloss.errors import RunError
+from gloss.models.encoder import Classifier, Encoder
+from gloss.models.model_card import model_card
+from gloss.models.pretrained import pretrained
+from gloss.models.stock_head import stock_classifier
+from gloss.records.reading import Record
+from gloss.runtime.atomic import atomic_folder
+
+MAX_BYTES = 64 * 2**20  # of a file that is not weights; the largest tokenizer.json of known encoders has 17 MB
+# Keys by which a config.json could have code fetched, other weights read, or as many label names made as it likes.
+REFUSED_KEYS = (
+    "auto_map",
+    "quantization_config",
+    "attn_implementation",
+    "_attn_implementation",
+    "experts_implementation",
+    "transformers_weights",
+    "num_labels",
+)
+
+
+def save_model(
+    folder: Path,
+    model: Classifier,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    result: dict[str, Any],
+    predictions: dict[str, np.ndarray],
+) -> None:
+    """Write encoder, tokenizer, head, label names and model card; the folder appears whole or not at all.
+
+    result: what result.json holds; predictions: `test_labels` int [N] and `test_logits` float [N, C], for the card.
+    """
+    stock, is_classifier = stock_classifier(model, result["labels"])
+    max_length = result["config"]["model"]["max_length"]
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.model_max_length = max_length
+    if getattr(tokenizer, "backend_tokenizer", None) is not None:  # left over from the last call
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    with atomic_folder(folder) as temporary:
+        stock.save_pretrained(temporary)
+        tokenizer.save_pretrained(temporary)
+        head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
+        save_file(head, temporary / "head.safetensors", metadata={"format": "pt"})
+        # The oldest spelling of each file, which every release of sentence-transformers reads.
+        kind = "sentence_transformers.models"
+        _write(temporary / "modules.json", [
+            {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}.Pooling"},
+        ])  # fmt: skip
+        _write(temporary / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
+        pooling = {"word_embedding_dimension": model.encoder.embedding_dim, "pooling_mode_cls_token": True}
+        _write(temporary / "1_Pooling" / "config.json", {**pooling, "pooling_mode_mean_tokens": False})
+        _write(temporary / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+        (temporary / "README.md").write_text(model_card(result, predictions, is_classifier), encoding="utf-8")
+
+
+def _write(path: Path, content: Any) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------------------ loading
+def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokenizerBase, list[str], int]:
+    """What `save_model` wrote: classifier in evaluation mode on the CPU, tokenizer, label names, most tokens of a text.
+
+    The folder may come from anywhere: weights are read from safetensors only, no remote code is run, nothing is
+    fetched, links are not followed, and a model larger than its weights is not built. Raises RunError where it is not
+    what `save_model` writes.
+    """
+    folder = Path(folder)
+    config = _checked_config(folder)
+    try:
+        labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+        max_length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
+        if not all(isinstance(label, str) for label in labels) or not isinstance(max_length, int):
+            raise ValueError("label names must be text, and max_seq_length a whole number")
+        head = load_file(folder / "head.safetensors")
+        if len(head["weight"]) != len(labels):
+            raise ValueError(f"the head has {len(head['weight'])} classes, config.json names {len(labels)}")
+        _check_size(folder, config)
+        transformer = pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        model = Classifier(Encoder(transformer), len(labels))
+        model.head.load_state_dict(head)
+    except Exception as error:  # a damaged file raises whatever its reader thought of
+        reason = " ".join(str(error).split())[:300]
+        raise RunError(f"{folder} cannot be loaded ({type(error).__name__}: {reason}): export the run again") from None
+    return model.eval(), tokenizer, labels, max_length
+
+
+def _checked_config(folder: Path) -> dict[str, Any]:
+    """config.json, after a look at what transformers would be led to do by the folder."""
+    if not (folder / "config.json").is_file():
+        raise RunError(f"{folder} holds no exported model: it has no config.json")
+    for path in (folder, *folder.rglob("*")):
+        if path.is_symlink():
+            raise RunError(f"{path} is a link, and links are not followed: copy the file there")
+        if not (path.is_file() or path.is_dir()):
+            raise RunError(f"{path} is neither a file nor a folder, and reading it may never end: take it out")
+        if path.is_file() and path.suffix != ".safetensors" and path.stat().st_size > MAX_BYTES:
+            raise RunError(f"{path} has more than {MAX_BYTES // 2**20} MB, which no file of ours has: take it out")
+    if (folder / "adapter_config.json").exists():
+        raise RunError(f"{folder} has an adapter_config.json, by which other weights would be loaded: remove it")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        refused = [key for key in REFUSED_KEYS if config.get(key) is not None]
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
+        raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    if refused:
+        raise RunError(f"{folder / 'config.json'} sets {', '.join(refused)}, which our exports never do: take it out")
+    return config
+
+
+def _check_size(folder: Path, settings: dict[str, Any]) -> None:
+    """Raise ValueError where config.json asks for more than the file of weights holds, before room is made for it."""
+    with safe_open(folder / "model.safetensors", "pt") as file:  # reads the header only
+        sizes = [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]
+    layers = max((n for key, n in settings.items() if "layer" in key and isinstance(n, int)), default=0)
+    if layers > len(sizes):  # even the outline below would take long
+        raise ValueError(f"config.json asks for {layers:,} layers, the weights are {len(sizes)} tensors")
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    with torch.device("meta"):  # shapes without numbers
+        outline = transformers.AutoModel.from_config(config, trust_remote_code=False)
+    wanted = sum(value.numel() for value in outline.state_dict().values())
+    if wanted > 2 * sum(sizes):  # not once: the pooler is not in the file
+        raise ValueError(f"config.json asks for {wanted:,} numbers, the weights hold {sum(sizes):,}")
+
+
+def model_folder(record: Record) -> Path:
+    """Where a run's weights lie. Raises RunError, saying how to get them, where they were not kept."""
+    folder = record.folder / "model"
+    if folder.is_dir() and not folder.is_symlink():
+        return folder
+    from gloss.runtime.command import command_of  # here: it loads Hydra, which predictions do without
+
+    try:
+        again = command_of(record.result["config"], "trainer.save_model=true")
+    except Exception:  # a record from anywhere, whose configuration may hold anything
+        again = f"its own command line with trainer.save_model=true (its settings are in {record.folder}/config.yaml)"
+    told = f"{record.folder} holds the results of its run, but not the weights. To train it again and keep them:"
+    raise RunError(f"{told}\n  {again}")

@@ -1,0 +1,1 @@
+"""What the paper says: published numbers, its protocol, names and order of its sets, models and losses."""

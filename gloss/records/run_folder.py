@@ -1,0 +1,156 @@
+"""The run folder: its path, its lock, and atomic writing.
+
+A run's folder follows from its resolved configuration. `DONE` is written last; a reader believes nothing without it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from filelock import Timeout
+
+from gloss.config import ROOT, Config, is_csv_file
+from gloss.runtime.atomic import atomic_file, write_atomic
+from gloss.runtime.locks import FileLock
+
+# Keys that cannot change a result, or that have a folder level of their own.
+_NOT_IN_DIGITS = ("paths", "experiment", "tuned", "rerun", "seed", "mode")
+_NOT_IN_DIGITS_OF = {
+    "dataset": ("name", "path", "val_path", "test_path", "unlabeled_path", "separator", "encoding", "shift_to"),
+    "model": ("alias",),
+    "loss": ("name",),
+    "trainer": ("device", "micro_batch", "num_slices", "checkpoint_minutes", "save_model"),
+}
+# Keys that came later: left out while they change nothing, so that older runs keep their folders.
+_LATER = {
+    "dataset": {"unlabeled": None},
+    "trainer": {"unlabeled_per_batch": None},
+    "ablation": {"graph_shuffle": False},
+}
+
+
+def digits(cfg: Config, fingerprint: str | None = None) -> str:
+    """Eight hex digits of everything in the configuration that can change the result, but for the folder's own levels.
+
+    fingerprint: of the texts; needed for data sets that are the user's own (csv, hub), where a path says nothing.
+    """
+    rest = config_in_digits(cfg)
+    if cfg.dataset.has_own_texts:
+        if fingerprint is None:
+            raise ValueError(f"dataset={cfg.dataset.name} holds the user's own texts: their fingerprint is needed")
+        rest["dataset"]["fingerprint"] = fingerprint
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def config_in_digits(cfg: Config) -> dict[str, Any]:
+    """The part of the configuration that the digits stand for."""
+    rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_DIGITS}
+    for group, keys in _NOT_IN_DIGITS_OF.items():
+        rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
+    if cfg.ablation.test_on is not None and is_csv_file(cfg.ablation.test_on):
+        rest["ablation"]["test_on"] = _content(Path(cfg.ablation.test_on).expanduser())
+    for group, off in _LATER.items():
+        rest[group] = {key: value for key, value in rest[group].items() if off.get(key, ...) != value}
+    return rest
+
+
+# Sources that cannot change a number of a run: the command line, what is shown, searches, reports, runs at work.
+_NOT_IN_CODE = (
+    *("benchmark", "cli", "experiments", "inference", "paper", "records", "report", "runtime", "search"),
+    *("__init__.py", "data/download.py", "models/model_card.py", "training/progress_bar.py"),
+)
+
+
+@cache
+def code_hash(package: Path = ROOT / "gloss") -> str:
+    """Twelve hex digits of the package's sources that can change a number: all but those of `_NOT_IN_CODE`."""
+    found = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] not in _NOT_IN_CODE and name.as_posix() not in _NOT_IN_CODE:
+            found.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
+    return found.hexdigest()[:12]
+
+
+def _content(path: Path) -> str:
+    """What a path to texts stands for; the path itself where there is no such file, which a run will be told."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:32] if path.is_file() else str(path)
+
+
+def run_folder(cfg: Config, fingerprint: str | None = None) -> Path:
+    """`<outputs>/runs/<dataset>/<model>/<mode>-<loss>/<digits>/seed=<s>`."""
+    name = Path(cfg.dataset.name) / cfg.model.alias / f"{cfg.mode}-{cfg.loss.name}" / digits(cfg, fingerprint)
+    return Path(cfg.paths.outputs) / "runs" / name / f"seed={cfg.seed}"
+
+
+# ---------------------------------------------------------------------------------------------------------- writing
+def write_json(path: Path, content: Any) -> None:
+    """JSON with one key a line; NaN and infinity are refused, because no reader outside Python accepts them."""
+    write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
+
+
+def write_lines(path: Path, rows: Iterable[dict]) -> None:
+    write_atomic(path, "".join(json.dumps(row, allow_nan=False) + "\n" for row in rows))
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """A compressed .npz."""
+    with atomic_file(path) as file:
+        np.savez_compressed(file, **arrays)
+
+
+@contextmanager
+def locked(folder: Path, wait: bool = True, patience: float = 0.0) -> Iterator[bool]:
+    """Hold `folder` for this process; yields False where another process holds it and `wait` is False.
+
+    patience: seconds to try for without `wait`; a glance of `is_running` is no reason to give up. The operating system
+    frees the lock of a process that died, so a stale lock file means nothing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=-1 if wait else patience)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def is_done(folder: Path) -> bool:
+    return (folder / "DONE").is_file()
+
+
+def is_running(folder: Path) -> bool:
+    """Whether a live process on this machine holds the folder."""
+    if not (folder / "lock").is_file():
+        return False
+    try:
+        with (folder / "lock").open("rb") as file:  # to look needs no permission to write, unlike `locked`
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # not ours to look at
+        pass
+    return False
+
+
+def clear(folder: Path) -> None:
+    """Remove what an earlier attempt left, so that a run never mixes two."""
+    (folder / "DONE").unlink(missing_ok=True)  # first: what is left if this is cut short must not look finished
+    for path in folder.iterdir():
+        if path.name == "lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

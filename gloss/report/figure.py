@@ -1,0 +1,112 @@
+"""One style for all figures, and how a figure is written: PDF, PNG and the numbers behind it as CSV."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from gloss.report.table import csv_text
+from gloss.runtime.atomic import write_atomic
+from gloss.runtime.terminal import printable
+
+STYLE = {
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
+    "font.size": 8,
+    "axes.titlesize": 8,
+    "axes.labelsize": 8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "lines.markersize": 4,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "figure.constrained_layout.use": True,
+    "figure.constrained_layout.w_pad": 0.08,  # inches; letters are a little wider at another resolution
+    "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "gloss",
+}
+DPI = 160
+
+
+@dataclass
+class Drawing:
+    """A figure, the rows of numbers it shows, and what a reader must know about them."""
+
+    name: str
+    title: str
+    figure: Figure
+    data: list[dict[str, object]]
+    notes: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    command: str = ""
+
+    def save(self, folder: Path, dpi: int = DPI) -> None:
+        """Write <name>.pdf, <name>.png and <name>.csv. No dates inside, so equal data give equal bytes."""
+        with styled():
+            self.figure.draw_without_rendering()
+            self.figure.set_layout_engine(
+                "none"
+            )  # the layout stands; arranging it again for each file doubles the time
+            pdf = {"metadata": dict.fromkeys(("CreationDate", "Producer", "Creator"))}
+            for kind, options in (("pdf", pdf), ("png", {"dpi": dpi, "metadata": {"Software": None}})):
+                content = io.BytesIO()  # on a full disk matplotlib would leave half a file, and hide the reason
+                self.figure.savefig(content, format=kind, **options)
+                write_atomic(folder / f"{self.name}.{kind}", content.getvalue())
+        write_atomic(folder / f"{self.name}.csv", csv_text(self.data))
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style, for as long as a figure is made or written."""
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks, a panel too small for its labels
+        yield
+
+
+def clipped(text: str, most: int = 24) -> str:
+    """The text as far as a figure has room for it."""
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def plain(text: str) -> str:
+    """Text that matplotlib draws as it stands ($ would begin a formula)."""
+    return printable(text).replace("$", r"\$")
+
+
+def legend_beside(ax: Any, handles: Sequence[Any], names: Sequence[str], per_column: int, **look: Any) -> list[str]:
+    """A legend right of the axes, in two columns at most; with more entries none, and a note that says so."""
+    if len(handles) > 2 * per_column:
+        return [f"No legend, for {len(handles)} entries leave no room for the figure: see the CSV."]
+    columns = -(-len(handles) // per_column)
+    place = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5), "handletextpad": 0.1}
+    ax.legend(handles, names, ncols=columns, **place, **look)
+    return []
+
+
+def panels(
+    rows: int, columns: int, width: float = 3.2, height: float = 2.4, **kwargs: Any
+) -> tuple[Figure, np.ndarray]:
+    """A figure of rows x columns axes, each width x height inches; axes as an array [rows, columns].
+
+    No pyplot: no global state, no window system, nothing to close.
+    """
+    figure = Figure(figsize=(width * columns, height * rows))
+    axes = figure.subplots(rows, columns, squeeze=False, **kwargs)
+    return figure, axes

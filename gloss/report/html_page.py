@@ -1,0 +1,127 @@
+"""The report as one self-contained HTML page: no script, no network, no file beside it."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader
+
+from gloss.records.reading import number
+from gloss.report.figure import Drawing
+from gloss.report.table import Table
+
+VERDICTS = tuple(f"{word}{mark}" for mark in ("", " (released)") for word in ("ok", "near", "off", "unresolved"))
+
+
+@dataclass
+class Section:
+    """A heading of the page: tables and drawings that one command makes."""
+
+    name: str
+    title: str
+    tables: list[Table] = field(default_factory=list)
+    drawings: list[Drawing] = field(default_factory=list)
+    command: str = ""
+
+    @property
+    def short(self) -> str:
+        """The title up to its colon."""
+        return self.title.split(":")[0]
+
+    @property
+    def files(self) -> list[str]:
+        names = [f"{t.name}.{kind}" for t in self.tables for kind in ("md", "csv", "tex")]
+        return names + [f"{d.name}.{kind}" for d in self.drawings for kind in ("pdf", "png", "csv")]
+
+
+def render(
+    title: str,
+    intro: str,
+    sections: Sequence[Section],
+    records: Sequence[Any] = (),
+    problems: Sequence[str] = (),
+    not_run: Sequence[tuple[str, str]] = (),
+    folder: Path = Path(),
+    studies: Sequence[Any] = (),
+) -> str:
+    """The page as a string; folder: where the drawings were saved.
+
+    Every text is escaped: names in records may come from anywhere.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, keep_trailing_newline=True
+    )
+    judged = {  # a cell and metric once, also where Table 4 shows it again
+        tuple(row.get(key) for key in ("dataset", "model", "mode", "loss", "digits", "metric")): row["verdict"]
+        for row in (row for s in sections for t in s.tables for row in t.data if "digits" in row and "verdict" in row)
+    }
+    counts = Counter(judged.values())
+    return environment.get_template("page.html").render(
+        title=title,
+        intro=intro,
+        sections=[_view(s, folder) for s in sections],
+        links=list({s.short: s.name for s in reversed(sections)}.items())[::-1],  # one to all searches: the first
+        counts=[(word, counts[word]) for word in VERDICTS if counts[word]],
+        environment=summarise(records, studies),
+        problems=problems,
+        not_run=not_run,
+    )
+
+
+def _view(section: Section, folder: Path) -> SimpleNamespace:
+    parts = [*section.tables, *section.drawings]
+    return SimpleNamespace(
+        name=section.name,
+        title=section.title,
+        command=section.command,
+        files=section.files,
+        tables=section.tables,
+        drawings=[
+            SimpleNamespace(title=d.title, png=base64.b64encode((folder / f"{d.name}.png").read_bytes()).decode())
+            for d in section.drawings
+        ],
+        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        missing=list(dict.fromkeys(x for part in parts for x in part.missing)),
+    )
+
+
+def summarise(records: Sequence[Any], studies: Sequence[Any] = ()) -> list[tuple[str, str]]:
+    """What the runs were made with and what they and the searches' trials cost, as lines of the page."""
+    trials = [t["seconds"] / 3600 for s in studies for t in s.trials if t["seconds"]]
+    hours = [(number(r.result, "seconds", "total") or 0.0) / 3600 for r in records]
+    cost = f"{math.fsum(hours + trials):.2f} hours in total"
+    if trials:
+        cost += f": {math.fsum(hours):.2f} of runs, {math.fsum(trials):.2f} of {len(trials)} trials of searches"
+    if not records:
+        return [("Runs", "none"), *([("Compute", cost)] if trials else [])]
+
+    def seen(key: str) -> str:
+        counts = Counter(str(r.result.get(key) or "not recorded") for r in records)
+        return ", ".join(f"{name} ({num})" for name, num in sorted(counts.items()))
+
+    peak = max((number(r.result, "peak_memory_bytes") or 0.0 for r in records), default=0.0)
+    dirty = sum(r.result.get("commit_clean") is False for r in records)
+    commits = Counter(str(r.result.get("commit") or "not recorded")[:12] for r in records)
+    finished = sorted(str(r.result.get("finished_at") or "") for r in records)
+    lines = [
+        ("Runs", f"{len(records)} finished"),
+        ("Compute", cost),
+        ("Device", seen("device_name") if any(r.result.get("device_name") for r in records) else seen("device")),
+        ("Precision", seen("precision")),
+        ("Largest peak memory", f"{peak / 2**30:.2f} GiB"),
+        ("Commits", ", ".join(f"{c} ({num})" for c, num in sorted(commits.items()))),
+        ("Finished", f"{finished[0]} to {finished[-1]}"),
+    ]
+    if dirty:
+        lines.append(("Uncommitted changes", f"in the working tree of {dirty} runs"))
+    shared = sum(bool(r.result.get("shared_device")) for r in records)
+    if shared:
+        lines.append(("Shared device", f"{shared} runs; their timings are left out of timing tables and figures"))
+    return lines

@@ -1,0 +1,207 @@
+"""The plan of an experiment as text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gloss.experiments.cost import DEVICES, ENCODERS, EPOCHS_TO_BEST, LAUNCH_SECONDS, Speeds, _hours, lengths
+from gloss.experiments.grid import Cell, own_fingerprint
+from gloss.experiments.requested import with_texts
+from gloss.experiments.status import DONE, FAILED, FLOAT32, INTERRUPTED, RUNNING, searches_left, state
+from gloss.paper import published as paper
+from gloss.paper.names import dataset_name, loss_name, model_name
+from gloss.records.reading import failure, read_records
+from gloss.records.run_folder import digits
+from gloss.report.seed_groups import gather, mean_std
+from gloss.report.table import MISSING
+from gloss.report.tables.results import judge
+from gloss.runtime.terminal import printable
+
+
+# ----------------------------------------------------------------------------------------------------------- the plan
+@dataclass(frozen=True)
+class Line:
+    """A cell in a plan."""
+
+    cell: Cell
+    states: Mapping[int, str]  # by seed
+    epochs: float
+    epochs_from: str
+    epoch_seconds: float | None
+    speed_from: str
+    published: float | None
+    ours: str
+    verdict: str
+
+    @property
+    def num_left(self) -> int:
+        return sum(s != DONE for s in self.states.values())
+
+    @property
+    def run_hours(self) -> float | None:
+        return _hours(self.epochs, self.epoch_seconds)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells of an experiment, the searches before them, and what both will take."""
+
+    lines: Sequence[Line]
+    speeds: Speeds
+    searches: Mapping[Path, tuple[Cell, int]]  # overlay to be written -> what its search trains, trials left
+
+    def runs_to_do(self) -> dict[tuple, Line]:
+        """Each run once, also where several experiments share it."""
+        found = {}
+        for line in self.lines:
+            c = line.cell
+            level = c.digits or digits(c.config, c.fingerprint or own_fingerprint(c.config))
+            for seed in (seed for seed, s in line.states.items() if s != DONE):
+                found[c.dataset, c.model, c.mode, c.loss, level, seed] = line
+        return found
+
+    def hours(self) -> tuple[float, float, int]:
+        """Hours of the runs, hours of the searches, and how many runs and trials have no estimate."""
+        runs = [line.run_hours for line in self.runs_to_do().values()]
+        trials = [self.speeds.run_hours(cell) for cell, num_trials in self.searches.values() for _ in range(num_trials)]
+        unknown = sum(hours is None for hours in (*runs, *trials))
+        return sum(hours or 0.0 for hours in runs), sum(hours or 0.0 for hours in trials), unknown
+
+    def disk(self) -> tuple[float, float]:
+        """Bytes: of the records to come, and of a run while it trains (a checkpoint: weights, Adam's two, the best)."""
+        kept, running = 0.0, 0.0
+        for line in self.runs_to_do().values():
+            cfg = line.cell.config
+            splits = [lengths().get((line.cell.dataset, part)) for part in ("val", "test")]
+            _, width, parameters = ENCODERS.get(line.cell.model, (0, 0, 0))
+            embedding = 2 * width if cfg.trainer.save_embeddings else 0
+            kept += 20e3 + 500 * line.epochs + sum(s.rows * (4 * s.classes + 8 + embedding) for s in splits if s)
+            kept += 4 * parameters if cfg.trainer.save_model is not False else 0
+            running = max(running, 16.0 * parameters)
+        return kept, running
+
+
+def make_plan(
+    cells: Sequence[Cell],
+    device: str,
+    cores: int,
+    overrides: Sequence[str] = (),
+    search: Sequence[str] = ("search.trials=0",),
+) -> Plan:
+    """The plan of the cells of one or more experiments, at least one cell; they share their `paths.outputs`.
+
+    device: a key of DEVICES, or a GPU's name as the records have it; overrides, search: see `searches_left`. Raises
+    DataError where neither the disk nor a record knows a user's own texts.
+    """
+    records, _ = read_records(cells[0].config.paths.outputs)
+    cells = with_texts(cells, records)
+    speeds = Speeds(records, device, cores)
+    groups, _ = gather(cells, records)
+    lines = []
+    for cell, group in zip(cells, groups, strict=True):
+        scores = list(group.test("accuracy").values())
+        line = Line(
+            cell,
+            {seed: state(cell.folder(seed)) for seed in cell.seeds},
+            *speeds.epochs(cell),
+            *speeds.epoch_seconds(cell),
+            paper.published(cell.experiment, cell.dataset, cell.model, cell.loss, "accuracy", cell.mode),
+            f"{mean_std(scores)} ({len(scores)})" if scores else MISSING,
+            judge(cell.experiment, group, "accuracy"),
+        )
+        lines.append(line)
+    return Plan(lines, speeds, searches_left(cells, overrides, search))
+
+
+def show(plan: Plan) -> str:
+    """The plan as text: a line a cell, then the sums and what they rest on."""
+    heads = ["data set", "model", "loss", "", "runs", "epochs", "s/epoch", "hours left", "paper", "ours", "verdict"]
+    rows = [_row(line) for line in plan.lines]
+    columns = [i for i in range(len(heads)) if any(row[i] not in ("", MISSING) for row in rows) or i < 3]
+    table = [[row[i] for i in columns] for row in (heads, *rows)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    text = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in table]
+    return "\n".join([*text, "", *_sums(plan)] if plan.lines else _sums(plan))
+
+
+def _row(line: Line) -> list[str]:
+    c = line.cell
+    counts = Counter(line.states.values())
+    states = ", ".join(f"{counts[s]} {s}" for s in (DONE, RUNNING, FAILED, INTERRUPTED) if counts[s])
+    known = line.run_hours is not None
+    return [
+        dataset_name(c.dataset),
+        model_name(c.model),
+        loss_name(c.loss, c.mode),
+        " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in c.point.items()),
+        f"{states} of {len(c.seeds)}" if states else f"0 of {len(c.seeds)}",
+        f"{line.epochs:.0f} {line.epochs_from}" if line.num_left else "",
+        f"{line.epoch_seconds:.3g}" if known and line.num_left else "",
+        f"{line.run_hours * line.num_left:.2f}" if known and line.num_left else "",
+        MISSING if line.published is None else f"{line.published:.2f}",
+        line.ours,
+        line.verdict,
+    ]
+
+
+def _sums(plan: Plan) -> list[str]:
+    runs, searches, unknown = plan.hours()
+    states = Counter(s for line in plan.lines for s in line.states.values())
+    total = sum(states.values())
+    counted = ", ".join(f"{n} {name}" for name, n in states.items())
+    left = f"{len(plan.runs_to_do())} different ones left, {runs:.1f} hours."
+    text = [f"Runs: {total} ({counted}); {left}" if plan.lines else "Runs: none of its own."]
+    if plan.searches:
+        trials = sum(num_trials for _, num_trials in plan.searches.values())
+        first = "Before them searches" if plan.lines else "Searches"
+        text.append(
+            f"{first} for {len(plan.searches)} cells, {trials} trials: at most {searches:.1f} hours, with each trial "
+            "counted as a whole run (pruning stops the hopeless ones early)."
+        )
+    if plan.runs_to_do():
+        kept, running = plan.disk()
+        text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
+        text.append(f"Disk: {kept / 1e6:.0f} MB of records, and {running / 1e9:.1f} GB a job for its checkpoint.")
+        text += _basis(plan)
+    if unknown:
+        text.append(f"{unknown} runs or trials are not counted: nothing is known about their encoder, texts or device.")
+    return text
+
+
+def _basis(plan: Plan) -> list[str]:
+    sources = Counter(line.speed_from for line in plan.lines if line.num_left)
+    epochs = Counter(line.epochs_from for line in plan.lines if line.num_left)
+    text = [f"Speed on {plan.speeds.device}: " + ", ".join(f"{n} cells {name}" for name, n in sources.items()) + "."]
+    if plan.speeds.data_sheet is None and "unknown" in sources:
+        others = ", ".join(DEVICES)
+        text[0] += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these takes."
+    if "data sheet" in sources:
+        name = plan.speeds.data_sheet
+        left = [line.cell for line in plan.lines if line.num_left and line.speed_from == "data sheet"]
+        used = {p: DEVICES[name][p] for p in dict.fromkeys(map(plan.speeds.precision, left))}
+        if name == "cpu":
+            peak = DEVICES[name][FLOAT32][0]
+            text[0] += f" No run was measured here: {peak * plan.speeds.cores / 2 / 1e9:.0f} GFLOP/s is assumed."
+        else:
+            assumed = [f"{100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s ({p})" for p, (peak, share) in used.items()]
+            text[0] += (
+                f" Not measured: {' and '.join(assumed)} is assumed, and at least {1000 * LAUNCH_SECONDS:.0f} ms for "
+                "a layer in a step."
+            )
+    words = {
+        "ours": "means of finished runs",
+        "paper": "the paper's Table 3",
+        "assumed": f"not known, best after {EPOCHS_TO_BEST} assumed, and patience",
+        "fixed": "no early stopping",
+    }
+    text.append("Epochs: " + "; ".join(f"{name} = {words[name]}" for name in epochs) + ".")
+    return text
+
+
+def failures(lines: Iterable[Line]) -> list[str]:
+    """A line for each failed run: its folder, and why."""
+    folders = [line.cell.folder(seed) for line in lines for seed, s in line.states.items() if s == FAILED]
+    return [printable(f"{folder}: {failure(folder).partition(chr(10))[0]}") for folder in folders]

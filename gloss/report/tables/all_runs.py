@@ -1,0 +1,225 @@
+"""What every outputs folder has, whatever was run: the table of all runs, and how the losses converge."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from matplotlib.ticker import MaxNLocator
+
+from gloss.errors import RunError
+from gloss.paper.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
+from gloss.records.reading import number
+from gloss.report.figure import Drawing, panels
+from gloss.report.seed_groups import Group, departures, mean_std, setting, timed
+from gloss.report.statistics import mean, std
+from gloss.report.table import MISSING, Entry, Part, Table, mark
+from gloss.report.tables.results import rank_alike
+
+METRICS = (  # heading, where it stands in result.json, digits, larger is better
+    ("Accuracy %", ("metrics", "test", "accuracy"), 2, True),
+    ("Macro-F1 %", ("metrics", "test", "macro_f1"), 2, True),
+    ("Silhouette", ("metrics", "test", "macro_silhouette"), 4, True),
+    ("s / epoch", ("seconds", "per_epoch"), 2, False),
+    ("Epochs", ("epochs",), 1, False),
+    ("s to best", ("seconds", "to_best"), 1, False),
+)
+
+
+def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:
+    """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
+    set, model and mode are marked, among runs of one protocol and variant."""
+    blocks = defaultdict(list)
+    clocked, times = timed(groups)
+    on_time = {id(g): one for g, one in zip(groups, clocked, strict=True)}
+    for g in groups:
+        blocks[g.dataset, g.model, g.mode].append(g)
+    rows, data, has_digits = [], [], set()
+    for block in blocks.values():
+        counts = Counter(g.loss for g in block)
+        is_mixed = len({setting(g) for g in block}) > 1
+        has_digits |= {id(g) for g in block if is_mixed or counts[g.loss] > 1}
+        columns = []
+        for _, path, digits, higher in METRICS:
+            is_time = path[0] == "seconds"
+            values = [list((on_time[id(g)] if is_time else g).values(*path).values()) for g in block]
+            entries = [Entry((Part(mean_std(v, digits) if v else MISSING),)) for v in values]
+            means = [mean(v) if v else None for v in values]
+            is_quality = path[0] == "metrics"  # times and epochs are facts, not a contest
+            ranks = rank_alike(block, means, higher_is_better=higher, digits=digits)
+            columns.append(mark(entries, ranks) if is_quality else entries)
+        for i, g in enumerate(block):
+            label = loss_name(g.loss, g.mode) + (f" [{g.digits[:8]}]" if id(g) in has_digits else "")
+            names = (dataset_name(g.dataset), model_name(g.model), g.mode, label)
+            keys = [Entry((Part(text),)) for text in names]
+            rows.append([*keys, Entry((Part(str(len(g.runs))),)), *(column[i] for column in columns)])
+            data.append(_row(g, on_time[id(g)]))
+    said: dict[str, list[str]] = defaultdict(list)
+    for g in groups:
+        if text := _departures(g):
+            said[text].append(f"{g.dataset}/{g.model}" + (f" {g.digits[:8]}" if id(g) in has_digits else ""))
+    notes = [f"Not the paper's protocol ({', '.join(dict.fromkeys(who))}): {text}." for text, who in said.items()]
+    notes.append(
+        "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its data set, "
+        "model and mode, among runs of one protocol and variant. Times are of training alone, the last until the best "
+        "epoch."
+    )
+    notes += times
+    if has_digits:
+        notes.append("[…]: the digits of the run's folder, where there are several settings.")
+    columns = ["Data set", "Model", "Mode", "Loss", "n", *(heading for heading, *_ in METRICS)]
+    return Table(name, title, columns, rows, data, notes, num_keys=4)
+
+
+def _departures(g: Group) -> str:
+    return ", ".join(departures(g.config))
+
+
+def _row(g: Group, on_time: Group) -> dict[str, object]:
+    row: dict[str, object] = {key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")}
+    row |= {"seeds": " ".join(map(str, g.runs)), "departures": _departures(g)}
+    for _, path, *_ in METRICS:
+        values = list((on_time if path[0] == "seconds" else g).values(*path).values())
+        row[path[-1]] = mean(values) if values else None
+        row[path[-1] + "_std"] = std(values) if len(values) > 1 else None
+    return row
+
+
+def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
+    """Validation score by epoch and by seconds of training, a figure a model; a line a loss, the band one deviation.
+
+    groups: all runs; cells: those of the tables, which are drawn where there are any. Elsewhere the runs of one
+    protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line goes as far
+    as every seed of it ran. Seconds leave out evaluation, and what `timed` leaves out.
+    """
+    blocks = panels_by_model([g for g in groups if curves(g)], cells)
+    names = {model: "convergence" if len(blocks) == 1 else f"convergence_{model}" for model in blocks}
+    return [_convergence(names[model], model, mine) for model, mine in blocks.items()]
+
+
+def panels_by_model(groups: Sequence[Group], cells: Sequence[Group]) -> dict[str, list[Panel]]:
+    """By model, in the paper's order, what is drawn of each data set and mode, as `convergence` says."""
+    blocks: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
+    for g in groups:
+        blocks[g.model, g.dataset, g.mode].append(g)
+    composed = {_name(g): g for g in cells if g.runs and not g.point}
+    found: dict[str, list[Panel]] = {m: [] for m in sorted({m for m, *_ in blocks}, key=lambda m: paper_order(model=m))}
+    for (model, dataset, mode), block in blocks.items():
+        asked = [composed[_name(g)] for g in block if _name(g) in composed]
+        found[model].append((dataset, mode, *_chosen(asked or block, block)))
+    return found
+
+
+def _name(g: Group) -> tuple:
+    return g.dataset, g.model, g.mode, g.loss, g.digits
+
+
+def _chosen(candidates: Sequence[Group], block: Sequence[Group]) -> tuple[dict[str, Group], list[Group]]:
+    """By loss the group that is drawn, all of one setting, and those of the block that are not.
+
+    Of several settings of a loss, the one with most seeds, then with the best mean validation score.
+    """
+    by_setting: dict[tuple, list[Group]] = defaultdict(list)
+    for g in candidates:
+        by_setting[setting(g)].append(g)
+
+    def preference(one: tuple) -> tuple:
+        found = by_setting[one]
+        return one[1:] == ("paper",), len({g.loss for g in found}), sum(len(g.runs) for g in found), one
+
+    def score(g: Group) -> float:
+        metric = "macro_f1" if g.mode == "integrated" else "macro_silhouette"
+        values = list(g.values("metrics", "val", metric).values())
+        return mean(values) if values else -math.inf
+
+    chosen: dict[str, Group] = {}
+    for g in by_setting[max(by_setting, key=preference)]:
+        rival = chosen.get(g.loss)
+        if rival is None or (len(g.runs), score(g)) > (len(rival.runs), score(rival)):
+            chosen[g.loss] = g
+    drawn = {_name(g) for g in chosen.values()}
+    return chosen, [g for g in block if _name(g) not in drawn]
+
+
+Panel = tuple[str, str, dict[str, Group], list[Group]]  # data set, mode, by loss what is drawn, what is not
+
+
+def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
+    notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
+    pairs_in_row = min(2, len(blocks))
+    figure, axes = panels(-(-len(blocks) // pairs_in_row), 2 * pairs_in_row, width=3.0, height=2.4)
+    axes = axes.reshape(-1, 2)
+    for unused in axes[len(blocks) :].flat:
+        unused.remove()
+    data = []
+    drawn = [g for _, _, chosen, _ in blocks for g in chosen.values()]
+    clocked, times = timed(drawn)
+    on_time = {id(g): one for g, one in zip(drawn, clocked, strict=True)}
+    for (left, right), (dataset, mode, chosen, left_out) in zip(axes, blocks, strict=False):
+        where = f"{dataset_name(dataset)}, {model_name(model)}, {mode}"
+        score = "Validation macro-F1 (%)" if mode == "integrated" else "Validation silhouette"
+        for loss, g in chosen.items():
+            label = f"{loss_name(loss, mode)} (n={len(g.runs)})"
+            data += _line(left, g, label, "epoch")
+            data += _line(right, on_time[id(g)], label, "seconds")
+        left.set(title=where, xlabel="Epoch", ylabel=score)
+        left.xaxis.set_major_locator(MaxNLocator(integer=True))
+        right.set(xlabel="Training time (s)")
+        if not right.lines:
+            right.text(0.5, 0.5, "no times that compare:\nsee the notes", ha="center", transform=right.transAxes)
+        left.legend()
+        notes += left_out_notes(where, mode, chosen, left_out)
+    return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
+
+
+def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Sequence[Group]) -> list[str]:
+    """What a reader must know about the runs that a panel shows, and about those that it does not."""
+    notes = []
+    if said := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
+        notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
+    if left_out:
+        names = [f"{loss_name(g.loss, mode)} {g.digits[:8]} (n={len(g.runs)})" for g in left_out]
+        notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
+    return notes
+
+
+def curves(g: Group) -> dict[int, list[tuple[float, float]]]:
+    """By seed: (seconds of training so far, validation score) of each epoch; runs with unreadable lines: left out."""
+    found = {}
+    for seed, run in g.runs.items():
+        points, seconds = [], 0.0
+        try:
+            lines = run.epochs()
+        except RunError:
+            continue
+        for line in lines:
+            step = number(line, "seconds", "total")  # without evaluation, which the record keeps apart
+            seconds = seconds + step if step is not None else math.nan
+            points.append((seconds, number(line, "score")))
+        if points and all(score is not None for _, score in points):
+            found[seed] = points
+    return found
+
+
+def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
+    lines = list(curves(g).values())
+    if x == "seconds":
+        lines = [line for line in lines if not math.isnan(line[-1][0])]
+    if not lines:
+        return []
+    num_epochs = min(len(line) for line in lines)
+    scores = [[line[i][1] for line in lines] for i in range(num_epochs)]
+    xs = [i + 1 if x == "epoch" else mean([line[i][0] for line in lines]) for i in range(num_epochs)]
+    centre = [mean(s) for s in scores]
+    spread = [std(s) if len(s) > 1 else 0.0 for s in scores]
+    look = LOSS_LOOK.get(g.loss, {})
+    ax.plot(xs, centre, label=label, markevery=max(1, num_epochs // 8), **look)
+    low, high = ([c + sign * s for c, s in zip(centre, spread, strict=True)] for sign in (-1, 1))
+    ax.fill_between(xs, low, high, color=look.get("color"), alpha=0.15, linewidth=0)
+    keys = {"dataset": g.dataset, "model": g.model, "mode": g.mode, "loss": g.loss, "n": len(lines), "by": x}
+    return [
+        keys | {"epoch": i + 1, "x": xs[i], "score": centre[i], "std": spread[i] if len(lines) > 1 else None}
+        for i in range(num_epochs)
+    ]

@@ -1,0 +1,187 @@
+"""What the experiments start from: Table 1, the texts, and Table 7, the hyperparameters searched and found."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from gloss.paper import published as paper
+from gloss.paper.names import DATASETS, dataset_name, loss_name, model_name, paper_order
+from gloss.records.reading import files_under, number, read_json, shortened
+from gloss.records.study import Study
+from gloss.report.table import MISSING, Entry, Table, entry
+from gloss.runtime.terminal import printable
+
+PARTS = ("train", "val", "test")
+BEST_SHARE = 5  # the best fifth of the trials
+MAX_EPOCHS = 200  # of the protocol
+NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
+
+
+def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
+    """Rows and classes of each split, measured from the texts, beside the paper's. measured: of `measure_texts`."""
+    published = {row["dataset"]: row for row in paper.rows("table1")}
+    by_name = {record["dataset"]: record for record in measured}
+    by_tokenizer: dict[str, list[str]] = defaultdict(list)
+    rows, data, notes = [], [], []
+    known = [d for d in DATASETS if d in by_name or d in published]
+    for dataset in known + sorted(set(by_name) - set(known)):
+        record = by_name.get(dataset)
+        if record:
+            counts = [number(record, "splits", part, "rows") for part in PARTS]
+            classes = [number(record, "splits", part, "classes") for part in PARTS]
+            too_long = [number(record, "splits", part, "too_long") for part in PARTS]
+            docs = sum(c or 0 for c in counts)
+            cells = [f"{x:.0f}" for x in (docs, *(c or 0 for c in counts))]
+            cells.append(_by_split([None if n is None else f"{n:.0f}" for n in classes]))
+            long = _by_split([None if n is None else f"{100 * n:.1f}" for n in too_long])
+            if None not in too_long:
+                by_tokenizer[model_name(str(record.get("tokenizer")))].append(dataset_name(dataset))
+            duplicates = {pair: number(record, "duplicates", pair) for pair in ("train-val", "train-test", "val-test")}
+            copies = " / ".join(MISSING if n is None else f"{n:.0f}" for n in duplicates.values())
+            rows.append([entry(dataset_name(dataset)), entry("ours"), *map(entry, cells), entry(long), entry(copies)])
+            data.append({"dataset": dataset, "docs": docs, **dict(zip(PARTS, counts, strict=True))})
+            data[-1] |= {f"classes_{part}": n for part, n in zip(PARTS, classes, strict=True)}
+            data[-1] |= {f"too_long_{part}": n for part, n in zip(PARTS, too_long, strict=True)}
+            data[-1] |= {"tokenizer": record.get("tokenizer"), **duplicates}
+            if record.get("note"):
+                notes.append(f"{dataset_name(dataset)}: {record['note']}")
+        else:
+            rows.append([entry(dataset_name(dataset)), entry("ours"), *[Entry()] * 7])
+        if dataset in published:
+            printed = [published[dataset][key] for key in ("docs", *PARTS, "classes")]
+            rows.append([entry(""), entry("paper"), *map(entry, printed), Entry(), Entry()])
+            if data and data[-1]["dataset"] == dataset:
+                data[-1] |= {f"paper_{key}": int(published[dataset][key]) for key in ("docs", *PARTS, "classes")}
+    counted = "; ".join(f"{name} ({', '.join(sets)})" for name, sets in by_tokenizer.items())
+    notes = [
+        "Classes: in train / validation / test, one number where they agree.",
+        "Over 128: share in percent of texts with more than 128 tokens, which are cut, in train / validation / test."
+        + (f" Counted by the tokenizer of {counted}." if counted else ""),
+        "Copies: texts that occur in train and validation / train and test / validation and test.",
+        *notes,
+    ]
+    columns = ["Data set", "", "Texts", "Train", "Validation", "Test", "Classes", "Over 128 (%)", "Copies"]
+    lacking = [f"dataset={d}: not measured" for d in published if d not in by_name]
+    return Table("table1", "Table 1: the texts", columns, rows, data, notes, lacking, num_keys=2)
+
+
+def _by_split(shown: Sequence[str | None]) -> str:
+    """ "52 / 51 / 52", or "8" where all splits have it."""
+    return shown[0] or MISSING if len(set(shown)) == 1 else " / ".join(x or MISSING for x in shown)
+
+
+def table7(studies: Sequence[Study]) -> Table:
+    """Of each hyperparameter the range searched, and the interval that the best fifth of the trials spans.
+
+    Only finished studies count. Those on fewer texts or epochs, and further ones of a cell, have rows of their own.
+    """
+    finished = [s for s in studies if s.is_finished]
+    datasets = sorted({s.dataset for s in finished}, key=lambda d: paper_order(d))
+    found: dict[tuple, dict[str, Entry]] = defaultdict(dict)
+    published = {(r["mode"], r["loss"], r["hyperparameter"]): r for r in paper.rows("table7")}
+    data = []
+    order = sorted(finished, key=study_order)
+    cells = Counter((s.dataset, s.model, s.mode, s.loss, _kind(s)) for s in finished)
+    for study in order:
+        done = [
+            t
+            for t in study.trials
+            if str(t["state"]).lower() == "complete" and t["value"] is not None and t["duplicate_of"] is None
+        ]
+        done.sort(key=lambda t: -t["value"])
+        best = done[: math.ceil(len(done) / BEST_SHARE)]
+        label = f"{loss_name(study.loss, study.mode)}{_kind(study)}"
+        if cells[study.dataset, study.model, study.mode, study.loss, _kind(study)] > 1:
+            label += f" [{study.name.rpartition('-')[2]}]"
+        for key, space in study.space.items():
+            values = [t["params"][key] for t in best if key in t["params"]]
+            low, high = (min(values), max(values)) if values else (None, None)
+            printed = published.get((study.mode, study.loss, key), {})
+            theirs = tuple(printed.get(column) or MISSING for column in ("searched", "best"))
+            row = found[study.mode, study.model, label, key, _space(space), *theirs]
+            if values:
+                shown = _short(low) if low == high else f"{_short(low)} – {_short(high)}"
+                row[study.dataset] = entry(shown, suffix=f"({len(values)} of {len(done)})")
+            where = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant", "search")}
+            amounts = {key: getattr(study, key) for key in ("train_limit", "max_epochs")}
+            numbers = {"low": low, "high": high, "best_trials": len(values), "trials": len(done)}
+            data.append({**where, **amounts, "study": study.name, "key": key, "space": _space(space), **numbers})
+            data[-1] |= {f"paper_{column}": printed.get(column) or None for column in ("searched", "best")}
+    rows = [
+        [*map(entry, (mode, model_name(model), label, NAMES.get(key, key), *ranges))]
+        + [cells.get(d, Entry()) for d in datasets]
+        for (mode, model, label, key, *ranges), cells in found.items()
+    ]
+    notes = [
+        "For each data set, the smallest and largest value among the best fifth of the finished trials, by validation "
+        "score; in brackets how many of how many trials. Repetitions of a trial are not counted.",
+        "Paper: the ranges that it searched, as its code has them, and the intervals that it recommends after its "
+        "ablations (its tables 7 and 8). γ is the share of labels that stays visible: it recommends hiding 30 to 50 %.",
+    ]
+    if any(_is_reduced(s) for s in finished):
+        notes.append("Rows with texts or epochs: searches on fewer training texts or epochs than the paper's.")
+    if any(n > 1 for n in cells.values()):
+        notes.append("[…]: the end of the study's name, where a cell was searched more than once.")
+    unfinished = [f"{s.name}: {_num_done(s)} of {s.num_trials} trials" for s in studies if not s.is_finished]
+    columns = [
+        "Mode",
+        "Model",
+        "Loss",
+        "Hyperparameter",
+        "Searched",
+        "Paper: searched",
+        "Paper: best",
+        *map(dataset_name, datasets),
+    ]
+    title = "Table 7: hyperparameters searched and found"
+    return Table("table7", title, columns, rows, data, notes, unfinished, num_keys=5)
+
+
+def _kind(study: Study) -> str:
+    """What else tells this search from the protocol's: " (released, 500 texts, 3 epochs)", or empty."""
+    words = [study.variant] * (study.variant != "paper") + [f"search={study.search}"] * (study.search != "fair")
+    words += [f"{study.train_limit} texts"] * (study.train_limit is not None)
+    words += [f"{study.max_epochs} epochs"] * (study.max_epochs != MAX_EPOCHS)
+    return f" ({', '.join(words)})" if words else ""
+
+
+def study_order(study: Study) -> tuple:
+    """A sort key: by mode, then the paper's order, a reduced search after the full one."""
+    kind = (*paper_order(model=study.model, loss=study.loss), *paper_order(study.dataset))
+    return study.mode, *kind, _is_reduced(study), study.name
+
+
+def _is_reduced(study: Study) -> bool:
+    return study.train_limit is not None or study.max_epochs != MAX_EPOCHS
+
+
+def _num_done(study: Study) -> int:
+    return sum(t["state"] not in ("running", "waiting") for t in study.trials)
+
+
+def _space(space: Any) -> str:
+    if isinstance(space, (list, tuple)) and len(space) == 3 and isinstance(space[2], bool):
+        return f"{_short(space[0])} – {_short(space[1])}" + (", log" if space[2] else "")
+    return ", ".join(_short(x) for x in space)
+
+
+def _short(x: Any) -> str:
+    return f"{x:.3g}" if isinstance(x, (int, float)) else str(x)
+
+
+def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """All records of a kind ("texts", "tfidf"), by data set, and messages about files that cannot be used."""
+    records, problems = [], []
+    for path in files_under(outputs, f"baselines/{kind}-*.json"):
+        try:
+            record = read_json(path)
+            if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
+                raise ValueError('expected an object with "dataset"')
+            records.append(record)
+        except (OSError, ValueError) as error:
+            problems.append(printable(f"{path} cannot be used: {shortened(error)}"))
+    return records, problems

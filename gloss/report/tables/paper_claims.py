@@ -1,0 +1,304 @@
+"""What the paper's text claims, against its own tables and our runs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gloss.paper import published as paper
+from gloss.paper.names import dataset_name, loss_name, model_name
+from gloss.report.seed_groups import Group, is_comparable, timed
+from gloss.report.statistics import PRACTICAL, claim, mean
+from gloss.report.table import MISSING, Entry, Part, Table, entry
+from gloss.report.tables.comparisons import choose_on_validation
+from gloss.report.tables.results import STANDALONE_COLUMNS
+
+PATHS = {column: path for _, path, column, *_ in STANDALONE_COLUMNS}
+LOWER = {"total_seconds", "seconds_per_epoch", "epochs"}  # less is better
+GLOSS, RIVALS = ("gloss_o", "gloss_sqrt"), ("scl", "triplet", "cosine")
+SIMILAR = 0.5  # points: how far "similar" may lie below, and "the same" is rounding
+ROUNDING = 0.01 + 1e-9
+
+
+@dataclass(frozen=True)
+class Contest:
+    """In a cell of a table of runs: the best of some losses against the best of others."""
+
+    table: str
+    dataset: str
+    model: str
+    losses: tuple[str, ...]
+    rivals: tuple[str, ...]
+    metric: str
+
+    @property
+    def sign(self) -> int:
+        return -1 if self.metric in LOWER else 1
+
+    def best(self, losses: Iterable[str]) -> tuple[str, float]:
+        """Of some losses the one that does best in the paper, and its number."""
+        found = {x: paper.published(self.table, self.dataset, self.model, x, self.metric) for x in losses}
+        return max(found.items(), key=lambda item: self.sign * item[1])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two published numbers: `left` is claimed to be better than `right`, or the same.
+
+    slack: how far left may be worse, or apart. contest: the cell that our runs can decide, too.
+    """
+
+    label: str
+    left: float
+    right: float
+    sign: int = 1
+    slack: float = 0.0
+    is_same: bool = False
+    contest: Contest | None = None
+
+    @property
+    def margin(self) -> float:
+        """By how much left is better."""
+        return self.sign * (self.left - self.right)
+
+    @property
+    def holds(self) -> bool:
+        if self.is_same:
+            return abs(self.margin) <= self.slack
+        return self.margin > 0 or (self.slack > 0 and self.margin >= -self.slack)
+
+    @property
+    def shown(self) -> str:
+        digits = 4 if max(self.left, self.right) < 1 else 0 if self.left % 1 == self.right % 1 == 0 else 2
+        return f"{self.label}: {self.left:.{digits}f} against {self.right:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class PaperClaim:
+    """A claim of the text. in_most: said of most cells, not of all."""
+
+    where: str
+    text: str
+    comparisons: Sequence[Comparison]
+    in_most: bool = False
+
+    @property
+    def verdict(self) -> str:
+        held = sum(c.holds for c in self.comparisons)
+        is_true = 2 * held > len(self.comparisons) if self.in_most else held == len(self.comparisons)
+        return "supported" if is_true else "contradicted"
+
+
+def contests(
+    table: str, metric: str, losses: tuple[str, ...], rivals: tuple[str, ...], **only: Sequence[str]
+) -> list[Comparison]:
+    """A comparison for each cell (data set and model) of table2, table3 or table6. only: datasets=…, models=…."""
+    datasets = ("sst2", "qnli") if table == "table6" else ("mr", "r8", "r52", "20ng", "ohsumed")
+    models = ("bert",) if table == "table3" else ("bert", "roberta_large", "distilbert")
+    found = []
+    for dataset in only.get("datasets", datasets):
+        for model in only.get("models", models):
+            contest = Contest(table, dataset, model, losses, rivals, metric)
+            (_, left), (rival, right) = contest.best(losses), contest.best(rivals)
+            mode = paper.MODES[table]
+            label = f"{dataset_name(dataset)}, {model_name(model)}, {loss_name(rival, mode)}"
+            found.append(Comparison(label, left, right, contest.sign, contest=contest))
+    return found
+
+
+def systems(ours: str, others: Sequence[str], datasets: Sequence[str], slack: float = 0.0) -> list[Comparison]:
+    """The paper's Table 5: one of its own rows against the best of others."""
+    rows = {row["model"]: row for row in paper.rows("table5")}
+    found = []
+    for d in datasets:
+        best = max(others, key=lambda x: float(rows[x][d]))
+        found.append(Comparison(f"{dataset_name(d)}, {best}", float(rows[ours][d]), float(rows[best][d]), slack=slack))
+    return found
+
+
+def table5_against_table2() -> list[Comparison]:
+    """Each G-Loss cell of Table 5 against the higher mean of the two variants in Table 2."""
+    rows = {row["model"]: row for row in paper.rows("table5")}
+    found = []
+    for model, system in (("bert", "G-Loss + BERT-base"), ("roberta_large", "G-Loss + RoBERTa-large")):
+        for c in contests("table2", "accuracy", GLOSS, ("ce",), models=[model]):
+            dataset = c.contest.dataset
+            found.append(
+                Comparison(f"{dataset_name(dataset)}, {model_name(model)}", float(rows[system][dataset]), c.left)
+            )
+    return found
+
+
+def table9_against_table3() -> list[Comparison]:
+    """The means of Table 9 against those of Table 3."""
+    means = {
+        x: mean([float(r["accuracy"]) for r in paper.rows("table3") if r["loss"] == x]) for x in (*RIVALS, "gloss_o")
+    }
+    printed = {r["comparison"].split(" vs ")[1]: float(r["baseline_mean"]) for r in paper.rows("table9")}
+    printed["gloss_o"] = float(paper.rows("table9")[0]["gloss_mean"])
+    return [Comparison(loss_name(x), printed[x], means[x], slack=ROUNDING, is_same=True) for x in means]
+
+
+def evaluation_seconds() -> list[Comparison]:
+    """What Table 3 leaves of an epoch's time beside training, of G-Loss-O against the median of its rivals."""
+    rest: dict[str, dict[str, float]] = {}
+    for r in paper.rows("table3"):
+        epochs = float(r["epochs"])
+        left = (float(r["total_seconds"]) - epochs * float(r["seconds_per_epoch"])) / epochs
+        rest.setdefault(r["dataset"], {})[r["loss"]] = left
+    return [
+        Comparison(dataset_name(d), x["gloss_o"], sorted(x[r] for r in RIVALS)[1], slack=1.0, is_same=True)
+        for d, x in rest.items()
+    ]
+
+
+def paper_claims() -> list[PaperClaim]:
+    """Every claim of the text that the paper's own tables can decide, in the order of the text."""
+    five, gcn = ("mr", "r8", "r52", "ohsumed", "20ng"), (("BERT-base", "Bert-GCN"), ("RoBERTa-large", "RoBERTa-GCN"))
+    above_means = table5_against_table2()
+    return [
+        PaperClaim(
+            "Abstract, 5.2",
+            "G-Loss-O converges in fewer epochs than every rival",
+            contests("table3", "epochs", ("gloss_o",), RIVALS),
+            in_most=True,
+        ),
+        PaperClaim(
+            "5.1",
+            "G-Loss is more accurate than the second best loss on all sets",
+            contests("table2", "accuracy", GLOSS, ("ce", "scl_ce")),
+        ),
+        PaperClaim(
+            "5.1",
+            "G-Loss has a higher macro-F1 than the second best loss on all sets",
+            contests("table2", "macro_f1", GLOSS, ("ce", "scl_ce")),
+        ),
+        PaperClaim(
+            "5.1",
+            "SCL + CE is behind the best other loss with RoBERTa-large",
+            contests("table2", "accuracy", ("ce", *GLOSS), ("scl_ce",), models=["roberta_large"]),
+            in_most=True,
+        ),
+        PaperClaim(
+            "5.2",
+            "G-Loss-O is the better of the two variants",
+            contests("table2", "accuracy", ("gloss_o",), ("gloss_sqrt",)),
+            in_most=True,
+        ),
+        PaperClaim(
+            "5.2",
+            "G-Loss-O has the highest macro-F1 on Ohsumed",
+            contests("table3", "macro_f1", ("gloss_o",), RIVALS, datasets=["ohsumed"]),
+        ),
+        PaperClaim(
+            "5.2",
+            "G-Loss-O has the highest silhouette on most sets",
+            contests("table3", "macro_silhouette", ("gloss_o",), RIVALS),
+            in_most=True,
+        ),
+        PaperClaim(
+            "5.2",
+            "G-Loss-O takes less time in all than every rival",
+            contests("table3", "total_seconds", ("gloss_o",), RIVALS),
+        ),
+        PaperClaim(
+            "Table 3",
+            "Total seconds count the same things: evaluation takes every loss equally long an epoch (within 1 s)",
+            evaluation_seconds(),
+        ),
+        PaperClaim(
+            "Table 4",
+            "An epoch of G-Loss-O takes less time than one of SCL",
+            contests("table3", "seconds_per_epoch", ("gloss_o",), ("scl",)),
+        ),
+        PaperClaim(
+            "5.3",
+            "G-Loss-O beats CE and SCL + CE on both GLUE sets with every model",
+            contests("table6", "accuracy", ("gloss_o",), ("ce", "scl_ce")),
+        ),
+        PaperClaim(
+            "5.4",
+            "G-Loss with BERT-base beats BERT-base on all sets",
+            systems("G-Loss + BERT-base", ["BERT-base"], five),
+        ),
+        PaperClaim(
+            "5.4",
+            "G-Loss with RoBERTa-large is the best system on MR, R52 and Ohsumed",
+            systems("G-Loss + RoBERTa-large", paper.SYSTEMS, ("mr", "r52", "ohsumed")),
+        ),
+        PaperClaim(
+            "5.4",
+            "G-Loss is as accurate as BertGCN and RoBERTa-GCN (at most 0.5 points below)",
+            [c for model, other in gcn for c in systems(f"G-Loss + {model}", [other], five, SIMILAR)],
+        ),
+        PaperClaim("Table 5", "The best number of a cell is above the mean of Table 2", above_means),
+        PaperClaim(
+            "Appendix I",
+            "G-Loss-O is more accurate than its rivals on all sets",
+            contests("table3", "accuracy", ("gloss_o",), RIVALS),
+        ),
+        PaperClaim(
+            "Appendix I",
+            "p < 0.05 against every rival",
+            [Comparison(r["comparison"], float(r["p_value"]), 0.05, sign=-1) for r in paper.rows("table9")],
+        ),
+        PaperClaim("Table 9", "Its means are those of Table 3", table9_against_table3()),
+    ]
+
+
+def paper_claims_table(groups: Sequence[Group]) -> Table:
+    """A line a claim: in how many cells it holds by the paper's own numbers, where not, and what our runs say.
+
+    groups: of tables 2, 3 and 6; those that keep the paper's protocol count.
+    """
+    groups = [g for g in groups if is_comparable(g.config) and not g.point]
+    clocked = timed(groups)[0]
+    rows, data = [], []
+    for said in paper_claims():
+        held = [c.holds for c in said.comparisons]
+        against = [c.shown for c in said.comparisons if not c.holds]
+        runs = Counter(x for c in said.comparisons if c.contest and (x := _by_runs(c.contest, groups, clocked)))
+        told = ", ".join(f"{n} {word}" for word, n in runs.items())
+        count = f"{sum(held)} of {len(held)}"
+        low, high = (pick(c.margin for c in said.comparisons) for pick in (min, max))
+        judged = Entry((Part("", verdict=said.verdict),))
+        texts = [count, f"{low:+.3g} to {high:+.3g}", "; ".join(against) or MISSING, told or MISSING]
+        rows.append([entry(said.where), entry(said.text), judged, *map(entry, texts)])
+        data.append({"where": said.where, "claim": said.text, "verdict": said.verdict, "held": sum(held)})
+        data[-1] |= {
+            "cells": len(held),
+            "least_margin": low,
+            "largest_margin": high,
+            "against": "; ".join(against) or None,
+            "ours": told or None,
+        }
+    notes = [
+        "Verdict: whether the paper's own numbers bear the claim out, in every cell, or in most where it says most. "
+        "Margins: by how much the number that is claimed to be better is better, over the cells. Against: the cells "
+        "where it is not, that number first.",
+        "Ours: the same cells by our runs, paired by seed: what the 95 % interval of the difference says, as among the "
+        "claims. A G-Loss variant is chosen on validation. Runs off the paper's protocol do not count.",
+    ]
+    columns = ["Where", "Claim of the paper", "Its tables", "Holds in", "Margins", "Against", "Our runs"]
+    return Table("paper_claims", "Claims of the paper", columns, rows, data, notes, num_keys=len(columns))
+
+
+def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
+    """What our runs say about a cell: as `stats.claim`; empty where losses are missing."""
+    path = PATHS[contest.metric]
+    source = clocked if path[0] == "seconds" else groups
+    mode, place = paper.MODES[contest.table], (contest.dataset, contest.model)
+    cells = {g.loss: g for g in source if g.mode == mode and (g.dataset, g.model) == place and g.values(*path)}
+    if not {*contest.losses, *contest.rivals} <= cells.keys():
+        return ""
+
+    def score(g: Group) -> float:
+        return contest.sign * mean(list(g.values(*path).values()))
+
+    mine = [cells[x] for x in contest.losses]
+    ours = mine[0] if len(mine) == 1 else choose_on_validation(mine) or max(mine, key=score)
+    rival = max((cells[x] for x in contest.rivals), key=score)
+    left, right = ours.values(*path), rival.values(*path)
+    differences = [contest.sign * (left[seed] - right[seed]) for seed in left if seed in right]
+    return claim(differences, PRACTICAL if contest.metric in ("accuracy", "macro_f1") else 0.0)

@@ -1,0 +1,98 @@
+"""Reference lines of Tables 2 and 3: classifiers that train no encoder, and nearest neighbours in a trained one.
+
+They are no cells of the experiment: they bear no verdict and are not ranked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from gloss.paper.names import dataset_name, loss_name, model_name
+from gloss.records.reading import number
+from gloss.report.seed_groups import Group
+from gloss.report.statistics import mean, std
+from gloss.report.table import MISSING, Entry, Part, Table, entry
+from gloss.report.tables.results import seeds_text
+
+FROZEN, TFIDF = "Frozen encoder + logistic probe", "TF-IDF + linear SVM"
+NOTES = {
+    "frozen": f"{FROZEN}: the pretrained encoder before any training, one fit of the probe.",
+    "knn": "Nearest neighbours: training texts (at most 16,384) in the space of the trained encoder, k chosen on "
+    "validation; accuracy.",
+    "tfidf": f"{TFIDF}: words and word pairs, no encoder.",
+}
+
+
+def with_references(
+    table: Table, groups: Sequence[Group], frozen: Sequence[dict[str, Any]], tfidf: Sequence[dict[str, Any]]
+) -> Table:
+    """Table 2 or 3 with reference lines under it, where they were measured.
+
+    groups: its cells; frozen and tfidf: records of gloss.training.baselines.
+    """
+    lines = _lines(groups, frozen, tfidf)
+    if not lines:
+        return table
+    rows = _by_model(groups, lines) if table.name == "table2" else _by_dataset(lines)
+    notes = [note for kind, note in NOTES.items() if any(line["reference"] == kind for line in lines)]
+    said = "Reference lines, below, are not ranked and bear no verdict. " + " ".join(notes)
+    data = [{k: v for k, v in line.items() if k != "suffix"} for line in lines]
+    return replace(table, rows=[*table.rows, *rows], data=[*table.data, *data], notes=[*table.notes, said])
+
+
+def _lines(groups: Sequence[Group], frozen: Sequence[dict], tfidf: Sequence[dict]) -> list[dict[str, Any]]:
+    """A line a number: reference, label, dataset, model, n, mean, std; macro_f1 where there is one."""
+    lines = []
+    for dataset, model in dict.fromkeys((g.dataset, g.model) for g in groups):
+        for record in frozen:
+            if (record["dataset"], record.get("model")) == (dataset, model):
+                lines += _single("frozen", FROZEN, record, dataset, model)
+    for g in groups:
+        if found := list(g.test("knn_accuracy").values()):
+            label = f"{loss_name(g.loss, g.mode)}: nearest neighbours"
+            keys = {"reference": "knn", "label": label, "dataset": g.dataset, "model": g.model, "mode": g.mode}
+            spread = std(found) if len(found) > 1 else None
+            more = {"metric": "knn_accuracy", "n": len(found), "mean": mean(found), "std": spread}
+            lines.append({**keys, "loss": g.loss, **g.point, **more, "suffix": seeds_text(g, len(found))})
+    for dataset in dict.fromkeys(g.dataset for g in groups):
+        for record in tfidf:
+            if record["dataset"] == dataset:
+                lines += _single("tfidf", TFIDF, record, dataset, "")
+    return lines
+
+
+def _single(reference: str, label: str, record: dict[str, Any], dataset: str, model: str) -> list[dict[str, Any]]:
+    accuracy, macro_f1 = (number(record, "test", key) for key in ("accuracy", "macro_f1"))
+    if accuracy is None or macro_f1 is None:
+        return []
+    keys = {"reference": reference, "label": label, "dataset": dataset, "model": model, "metric": "accuracy"}
+    return [keys | {"n": 1, "mean": accuracy, "macro_f1": macro_f1, "suffix": ""}]
+
+
+def _entry(line: dict[str, Any], has_both: bool) -> Entry:
+    if "macro_f1" in line:
+        return entry(*(f"{line[key]:.2f}" for key in (("mean", "macro_f1") if has_both else ("mean",))))
+    shown = f"{line['mean']:.2f}" + (f" ± {line['std']:.2f}" if line["std"] is not None else "")
+    return Entry((Part(shown),), line["suffix"])
+
+
+def _by_model(groups: Sequence[Group], lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
+    """Rows of Table 2: a column a data set."""
+    datasets, rows = list(dict.fromkeys(g.dataset for g in groups)), []
+    for model, label in dict.fromkeys((line["model"], line["label"]) for line in lines):
+        mine = {x["dataset"]: _entry(x, True) for x in lines if (x["model"], x["label"]) == (model, label)}
+        names = [entry(model_name(model)), entry(label), entry("reference")]
+        rows.append([*names, *(mine.get(d, Entry()) for d in datasets)])
+    return rows
+
+
+def _by_dataset(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
+    """Rows of Table 3: accuracy and macro-F1 stand in columns of their own; it has no times of these."""
+    rows = []
+    for line in lines:
+        names = (dataset_name(line["dataset"]), model_name(line["model"]), line["label"], "reference")
+        macro_f1 = entry(f"{line['macro_f1']:.2f}") if "macro_f1" in line else Entry()
+        rows.append([*map(entry, names), _entry(line, False), macro_f1, *(entry(MISSING) for _ in range(4))])
+    return rows

@@ -1,0 +1,51 @@
+"""From a record's configuration back to the command line that makes it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gloss.config import CONFIG_DIR, known_options
+from gloss.runtime.compose import composed
+from gloss.runtime.overrides import override
+
+_ELSEWHERE = ("dataset.source", "loss.name", "mode", "variant.name", "experiment.name", "experiment.sweep",
+              "experiment.search", "tuned", "rerun", "paths.tuned", "trainer.save_model")  # fmt: skip
+_ABSENT = object()
+
+
+def command_of(config: Mapping[str, Any], *more: str) -> str:
+    """The command that trains what a record's `config` says, with `more` at its end: it may be pasted as it stands."""
+    group = {name: config[name] for name in ("dataset", "model", "loss", "variant")}
+    source, name = (group["dataset"].get(key) for key in ("source", "name"))
+    is_own = source in ("csv", "hub")
+    words = [f"dataset={source if is_own else name}"]
+    alias = group["model"]["alias"]
+    words += [f"model={alias if (CONFIG_DIR / 'model' / f'{alias}.yaml').is_file() else 'hf'}"]
+    words += [f"loss={group['loss']['name']}", f"mode={config['mode']}"]
+    words += [f"variant={group['variant']['name']}"] if group["variant"]["name"] != "paper" else []
+    default = composed(words)
+    for key in known_options():
+        node: Any = config
+        for part in key.split("."):
+            node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
+        if node is _ABSENT or key in _ELSEWHERE:
+            continue
+        if OmegaConf.is_missing(default, key) or _plain(OmegaConf.select(default, key)) != node:
+            words.append(_word(key, node))
+    return shlex.join(["python", "scripts/train.py", *words, "tuned=false", *more])  # a search's values are in `words`
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+
+
+def _word(key: str, value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return f"{key}={'null' if value is None else str(value).lower()}"
+    if isinstance(value, list):
+        return f"{key}=[{','.join(override('', part)[1:] for part in value)}]"
+    return override(key, value) if isinstance(value, str) else f"{key}={value}"

@@ -1,0 +1,125 @@
+"""The device of a run: its choice, precision and name."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from gloss.config import TrainerConfig
+from gloss.errors import ConfigError
+
+NVIDIA_VERSION, NVIDIA_CONTROL = Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl")
+
+
+def choose_device(name: str) -> torch.device:
+    """auto: CUDA where there is one, else the CPU; Apple's mps on request. ConfigError for one that is not there.
+
+    A GPU becomes the current one: events and Triton's kernels go to that, whatever device the tensors are on. auto says
+    why a GPU that is there is not used, and raises ConfigError where one of the A100's generation or newer would idle.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+        if name == "cpu" and (told := unused_gpu()):
+            if told.must_stop:
+                raise ConfigError(f"{told.reason}; or trainer.device=cpu to train without it")
+            print(f"trainer.device=auto is the CPU: {told.reason}", file=sys.stderr, flush=True)
+    device = torch.device(name)
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        told = unused_gpu() if not torch.cuda.is_available() else None
+        why = f" ({told.reason})" if told else ""
+        raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices{why}")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("trainer.device=mps is not there on this machine")
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
+        torch.cuda.set_device(device)
+        # On Hopper PyTorch takes cuDNN's attention first. It builds a plan for each new shape, about half a second, and
+        # up to torch 2.11 it rounds dropout to a multiple of 1/16. Attention is 3 % of a step: nothing is lost.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
+
+
+@dataclass(frozen=True)
+class UnusedGPU:
+    """Why PyTorch cannot use a GPU that is there, with the remedy; must_stop: it is too fast to be left idle."""
+
+    reason: str
+    must_stop: bool
+
+
+DRIVER_OF_CUDA = {"12": 525, "13": 580}  # the oldest that runs a PyTorch built with it (NVIDIA's release notes)
+OLD_BUILD = "https://download.pytorch.org/whl/cu126"
+
+
+def unused_gpu() -> UnusedGPU | None:
+    """What keeps PyTorch from an NVIDIA GPU of this machine; None where there is none, or the user hides it."""
+    driver = NVIDIA_VERSION.read_text() if NVIDIA_VERSION.is_file() else ""
+    if not (driver or NVIDIA_CONTROL.exists()) or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    names, is_new = "an NVIDIA GPU", False
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+        shown = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
+        if gpus := re.findall(r"^(.+), (\d+\.\d+), (\d.+)$", shown, re.MULTILINE):
+            names, driver = ", ".join(sorted({name for name, _, _ in gpus})), driver or gpus[0][2]
+            is_new = any(float(capability) >= 8.0 for _, capability, _ in gpus)
+    found = re.search(r"\b(\d{3})\.\d+", driver)
+    cuda = torch.version.cuda
+    if cuda is None:
+        reason = (
+            f"{names} is there, but this PyTorch is built without CUDA: `make setup` in a new .venv installs one with"
+        )
+        return UnusedGPU(reason, False)
+    needed = DRIVER_OF_CUDA.get(cuda.partition(".")[0], 0)
+    if found is None or int(found[1]) >= needed:
+        return UnusedGPU(
+            f"{names} is there, but PyTorch {torch.__version__} finds none it may use: see `nvidia-smi`", False
+        )
+    reason = (
+        f"the driver of {names} is {found[0]}, and PyTorch {torch.__version__} (CUDA {cuda}) needs {needed} or newer"
+    )
+    if int(found[1]) >= DRIVER_OF_CUDA["12"]:
+        return UnusedGPU(f"{reason}: `make setup TORCH_INDEX={OLD_BUILD}` installs a build for it", is_new)
+    return UnusedGPU(f"{reason}: update the driver", is_new)
+
+
+def choose_precision(cfg: TrainerConfig, device: torch.device) -> str:
+    """auto: bf16 autocast around the encoder on a device that computes in it, float32 elsewhere."""
+    return ("bf16" if has_bf16(device) else "float32") if cfg.precision == "auto" else cfg.precision
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies in bf16: emulated, a step takes 3 times as long as in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return device.type == "cpu" and not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpuinfo("flags").split())
+
+
+def _cpuinfo(key: str) -> str:
+    """What Linux says of the first processor; empty where it says nothing."""
+    path = Path("/proc/cpuinfo")
+    for line in path.read_text().splitlines() if path.is_file() else ():
+        if line.partition(":")[0].strip() == key:
+            return line.partition(":")[2].strip()
+    return ""
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which the encoder runs; no more than the encoder belongs into it."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def device_name(device: torch.device) -> str:
+    """The name for tables: of the GPU, or of the processor."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpuinfo("model name") if device.type == "cpu" else ""
+    return name or platform.processor() or platform.machine()

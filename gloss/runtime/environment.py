@@ -1,0 +1,52 @@
+"""Versions, commit, device and threads of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import platform
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from gloss.config import ROOT
+from gloss.runtime.device import device_name
+
+_PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "hydra-core", "optuna")
+
+
+def environment(device: torch.device, precision: str) -> dict[str, object]:
+    """What environment.json holds: versions, commit and whether the tree was clean, device, precision, threads."""
+    commit, clean = commit_of(ROOT)
+    return {
+        "commit": commit,
+        "commit_clean": clean,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "cuda": torch.version.cuda,
+        "device": device.type,
+        "device_name": device_name(device),
+        "precision": precision,
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _version(package: str) -> str | None:
+    with contextlib.suppress(ImportError):
+        return version(package)
+    return None
+
+
+def commit_of(folder: Path) -> tuple[str | None, bool | None]:
+    """The git commit of `folder`, and whether its tracked files are unchanged; (None, None) outside a checkout."""
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(folder), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+
+    try:
+        return git("rev-parse", "HEAD"), not git("status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return None, None

@@ -1,0 +1,237 @@
+"""Command-line arguments as Hydra reads them: values quoted where its grammar would change them, keys checked.
+
+`prepared` is the one place where arguments enter. Hydra reads `2024_05` as a number, `é`, `~` and `;` not at all, and a
+comma as a sweep; here a text key's value stays what was typed, and `~` is the home folder.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Mapping, Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+
+from gloss.config import Option
+from gloss.errors import ConfigError
+
+PATHS = ("paths.data", "paths.outputs", "paths.tuned", "dataset.path", "dataset.val_path", "dataset.test_path")
+FOLDERS = (*PATHS, "model.name")  # ~ is expanded in these
+WITH_COMMAS = (*FOLDERS, "dataset.label", "dataset.separator", "search.storage")  # may hold one without being a sweep
+SECRET = "search.storage"  # a database's URL may hold a password: its value is in no message
+GROUPS = ("dataset", "model", "loss", "mode", "variant", "ablation", "experiment", "search")
+FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
+                    "-cd", "--experimental-rerun", "--info", "-i")  # fmt: skip
+
+ALIASES = {  # what other programs call it -> our key
+    "trainer.lr": "lr learning_rate learningrate step_size",
+    "trainer.max_epochs": "epochs num_epochs n_epochs epoch max_epoch num_train_epochs",
+    "trainer.batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size",
+    "trainer.patience": "early_stopping early_stopping_patience",
+    "trainer.max_grad_norm": "clip grad_clip clip_grad_norm max_norm gradient_clip_val",
+    "trainer.micro_batch": "gradient_accumulation_steps accumulate_grad_batches micro_batch_size",
+    "trainer.precision": "fp16 bf16 amp mixed_precision dtype",
+    "trainer.device": "gpu cuda accelerator",
+    "trainer.save_model": "save save_checkpoint save_weights",
+    "model.max_length": "max_len max_seq_length max_seq_len seq_len sequence_length",
+    "model.num_layers": "layers n_layers num_hidden_layers",
+    "model.dropout": "dropout_rate hidden_dropout_prob",
+    "model.name": "model_name model_name_or_path pretrained encoder backbone checkpoint",
+    "loss.temperature": "temp tau t",
+    "loss.sigma": "bandwidth kernel_width",
+    "loss.lam": "lambda lambda_ lmbda alpha",
+    "dataset.path": "file data_file train_file train_path csv",
+    "dataset.test_path": "test_file",
+    "dataset.val_path": "val_file validation_file valid_path dev_path",
+    "dataset.text": "text_column text_col",
+    "dataset.label": "label_column label_col target labels",
+    "dataset.separator": "sep delimiter",
+    "dataset.train_limit": "train_size n_train max_train_samples limit",
+    "paths.outputs": "output outputs output_dir out out_dir save_dir results",
+    "paths.data": "data data_dir data_path",
+    "seed": "random_seed random_state manual_seed",
+    "search.trials": "n_trials num_trials trials",
+}
+ABSENT = {  # what there is not, and what there is instead
+    "weight_decay wd l2 decay": "there is no weight decay: the optimizer is Adam without it",
+    "optimizer optim optimiser": "there is no choice of optimizer: it is Adam, with the rate trainer.lr",
+    "warmup warmup_steps warmup_ratio num_warmup_steps": "there is no warm-up: the rate is trainer.lr from the first "
+    "step on, and trainer.lr_drop_factor of it after epoch trainer.lr_drop_epoch",
+    "scheduler lr_scheduler lr_scheduler_type": "there is no choice of schedule: the rate drops once, by "
+    "trainer.lr_drop_factor after epoch trainer.lr_drop_epoch",
+    "pooling pool": "there is no choice of pooling: an embedding is the last hidden state at the first token",
+    "beta1 beta2 betas momentum eps epsilon": "there is no such key: Adam has PyTorch's own settings",
+}
+
+
+def prepared(arguments: Sequence[str], options: Mapping[str, Option], is_sweep: bool | None = None) -> list[str]:
+    """Arguments that Hydra reads as they were meant, its own flags (-m, --cfg …) first.
+
+    Args:
+        arguments: words of a command line, in any order.
+        options: every key there is, with its type (gloss.config.known_options).
+        is_sweep: whether commas separate values; None: where -m or --multirun is among the arguments.
+
+    Raises ConfigError with a line for every word that cannot be meant.
+    """
+    flags, words = _parted(arguments)
+    if is_sweep is None:
+        is_sweep = bool({"-m", "--multirun"} & set(flags))
+    found, problems = [], []
+    for word in words:
+        try:
+            found.append(_prepared(word, options, is_sweep))
+        except ConfigError as error:
+            problems.append(str(error))
+    if problems:
+        raise ConfigError("\nerror: ".join(dict.fromkeys(problems)))
+    return [*flags, *found]
+
+
+def override(key: str, value: object) -> str:
+    """`key=value` that Hydra reads as this very text."""
+    return f"{key}={_as_typed(key, str(value))}"
+
+
+def value_of(words: Sequence[str], key: str, default: str | None = None) -> str | None:
+    """The last value that words give `key`, as text without quotes; `default` where none does."""
+    for word in reversed(words):
+        if word.partition("=")[0].lstrip("+") == key:
+            value = word.partition("=")[2]
+            return str(_parse(word)) if _is_quoted(value) else value
+    return default
+
+
+def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Hydra's flags with their values, and the key=value words: its own parser wants them in this order."""
+    flags, words, takes_value = [], [], False
+    for word in arguments:
+        is_flag = word.startswith("-") and len(word) > 1
+        (flags if is_flag or takes_value and "=" not in word else words).append(word)
+        takes_value = is_flag and word in FLAGS_WITH_VALUE
+    return flags, words
+
+
+def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool) -> str:
+    key, equals, value = word.partition("=")
+    check_letters(word)
+    if not equals or key.startswith("~"):
+        raise ConfigError(f"{word} is not allowed: expected key=value")
+    if key.startswith(("hydra.", "hydra/", "+hydra.", "++hydra.")):
+        return word
+    key = key.lstrip("+")  # known keys can only be set, never added
+    name = key.partition("@")[0]
+    node = next((k for k in options if options[k].type.startswith("dict") and name.startswith(k + ".")), None)
+    if node:
+        return f"++{key}={value}"
+    is_group = name in GROUPS and any(k == name or k.startswith(name + ".") for k in options)
+    if not is_group and name not in options:
+        raise ConfigError(f"{_shown(key, value)}: {_unknown(name, options)}")
+    kind = "str | None" if is_group else options[name].type
+    if kind == "list[str]":
+        value = _list(key, value)
+    elif kind in ("str", "str | None"):
+        value = _text(name, value, kind, is_sweep)
+    try:
+        parsed = OverridesParser.create().parse_override(f"{key}={value}")
+    except HydraException:
+        raise ConfigError(f"{_shown(key, value)} cannot be read: write it in quotes, {_example(key, value)}") from None
+    if parsed.is_sweep_override() and not is_sweep:
+        raise ConfigError(f"{_shown(key, value)} is several values, a sweep: add -m (--multirun) for a run of each")
+    return f"{key}={value}"
+
+
+def _text(key: str, value: str, kind: str, is_sweep: bool) -> str:
+    """The value of a text key, quoted where Hydra would read it as anything else."""
+    if kind == "str | None" and value == "null":
+        return value
+    if is_sweep and re.fullmatch(r"(choice|glob|shuffle|sort|tag|range)\(.*\)", value):
+        return value
+    is_whole = _is_quoted(value) or key in FOLDERS and os.path.exists(os.path.expanduser(value))
+    if "," in value and not is_whole and (is_sweep or key not in WITH_COMMAS):
+        return ",".join(part if part == "null" else _as_typed(key, part) for part in _split(value))
+    return _as_typed(key, value)
+
+
+def _as_typed(key: str, value: str) -> str:
+    try:
+        text = _parse(f"k={value}")
+    except HydraException:
+        text = None
+    if isinstance(text, str) and (_is_quoted(value) or text == value):
+        expanded = os.path.expanduser(text) if key in FOLDERS else text
+        if expanded == text:
+            return value
+        value = expanded
+    elif key in FOLDERS:
+        value = os.path.expanduser(value)
+    return QuotedString(text=value, quote=Quote.single).with_quotes()
+
+
+def _list(key: str, value: str) -> str:
+    """The value of a key that is a list of texts, which may also be given as one text."""
+    if value.startswith("[") and value.endswith("]"):
+        names = [part.strip() for part in _split(value[1:-1])] if value[1:-1].strip() else []
+        return f"[{','.join(_as_typed(key, name) for name in names)}]"
+    if "," in value and not _is_quoted(value):
+        raise ConfigError(
+            f"{_shown(key, value)} is not allowed: expected one name, or two as in {key}=[{value}] "
+            f"(a name with a comma: \"{key}=['{value}']\")"
+        )
+    return f"[{_as_typed(key, value)}]"
+
+
+def _split(value: str) -> list[str]:
+    """The parts between commas that stand in no quotes."""
+    return re.findall(r"((?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[^,])*),", value + ",")
+
+
+def _is_quoted(value: str) -> bool:
+    return re.fullmatch(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", value, re.DOTALL) is not None
+
+
+def _parse(word: str) -> object:
+    """The value of a word as Hydra reads it; None for a sweep. Raises HydraException."""
+    parsed = OverridesParser.create().parse_override(word)
+    return None if parsed.is_sweep_override() else parsed.value()
+
+
+def check_letters(word: str) -> None:
+    """Raise ConfigError where a word has bytes that are no letters in this locale: a record could not hold them."""
+    if not word.isascii() and any("\ud800" <= sign <= "\udfff" for sign in word):
+        shown = word.encode("utf-8", "replace").decode()
+        raise ConfigError(f"{shown} has letters that this locale cannot read: set PYTHONUTF8=1, or rename the file")
+
+
+def _shown(key: str, value: str) -> str:
+    return f"{key}=…" if key == SECRET else f"{key}={value}"
+
+
+def _example(key: str, value: str) -> str:
+    return f"\"{key}='…'\"" if key == SECRET or "'" in value else f"\"{key}='{value}'\""
+
+
+def _unknown(key: str, options: Mapping[str, Option]) -> str:
+    """Why there is no such key, and which was meant."""
+    leaf = key.rpartition(".")[2].lower().replace("-", "_")
+    for names, why in ABSENT.items():
+        if leaf in names.split():
+            return why
+    if key.partition(".")[0] == "search" and "search.trials" not in options:
+        return f"there is no key {key} here: it belongs to a search, python scripts/tune.py"
+    return f"there is no key {key}{closest_key(key, options)}"
+
+
+def closest_key(key: str, options: Mapping[str, Option]) -> str:
+    """The hint "(did you mean …?)" for a key that there is not, or an empty string."""
+    group, _, leaf = key.lower().replace("-", "_").rpartition(".")
+    same_leaf = [k for k in options if k.rpartition(".")[2] == leaf and k != key]
+    meant = [our for our, names in ALIASES.items() if leaf in names.split() and our in options]
+    near = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in options], n=3, cutoff=0.7)
+    same_group = [k for k in options if k.rpartition(".")[2] in near and k.rpartition(".")[0] == group]
+    others = [k for n in near for k in options if k.rpartition(".")[2] == n]
+    close = [*meant, *same_leaf, *same_group, *others, *(() if group else difflib.get_close_matches(key, options, n=1))]
+    return f" (did you mean {close[0]}?)" if close else ""

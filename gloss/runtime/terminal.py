@@ -1,0 +1,105 @@
+"""Text that is safe to print, error remedies, and exit statuses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, TextIO
+
+from gloss.errors import ConfigError, DataError, RunError
+from gloss.runtime.signals import Interrupted, interruptible
+
+PLACES = ("run", "file", "to", "paths.outputs", "paths.data")  # ~ is the home folder
+
+
+def printable(text: object) -> str:
+    """`text` without anything that could steer a terminal: control and invisible characters become escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
+
+
+_REMEDIES = {
+    errno.ENOSPC: "make room there, or set paths.outputs to a folder elsewhere; the same command then goes on",
+    errno.EDQUOT: "your quota there is used up: make room, or set paths.outputs to a folder elsewhere",
+    errno.EFBIG: "files there may not grow as large as this one has to: raise `ulimit -f`, or set paths.outputs",
+    errno.EROFS: "nothing can be written there: set paths.outputs to a folder that can",
+    errno.EACCES: "it is not yours to use: change its permissions, or set paths.outputs to another folder",
+    **dict.fromkeys(
+        (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS),
+        "this file system gives no locks, which keep two processes from one file: choose a folder on a local disk with "
+        "paths.outputs (for make: OUTPUTS), for texts with GLOSS_DATA_DIR",
+    ),
+    errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
+    errno.ENFILE: "the machine has too many open files: end other programs",
+}
+
+
+def explain(error: Exception) -> str:
+    """The error's own text, and what to do where the system's says only what went wrong."""
+    if isinstance(error, OSError) and error.errno in _REMEDIES:
+        where = f"{error.filename}: " if error.filename else ""
+        return f"{where}{error.strerror}: {_REMEDIES[error.errno]}"
+    return str(error)
+
+
+class _Outlasting:
+    """A stream that sends to nowhere what its reader no longer takes."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        self._try(self._stream.flush)
+
+    def _try(self, act: Callable[[], object]) -> None:
+        try:
+            act()
+        except OSError:
+            with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+                os.dup2(nowhere.fileno(), self._stream.fileno())  # or leaving would fail on what is still in its buffer
+
+
+def show_what_can_be_shown() -> None:
+    """A terminal or log that knows only ASCII gets a ? for every other sign, and the program goes on."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+@contextlib.contextmanager
+def outlasting_its_readers() -> Iterator[None]:
+    """A pipe that is closed or a terminal that is gone must not end runs of days: what they would show is lost."""
+    show_what_can_be_shown()
+    before = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (stream and _Outlasting(stream) for stream in before)
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = before
+
+
+def status_of(task: Callable[[], int | None]) -> int:
+    """Run `task`; its exit status, 2 for what the user can mend and 1 where the system refuses: both are told."""
+    show_what_can_be_shown()
+    try:
+        with interruptible():
+            return task() or 0
+    except BrokenPipeError:  # `… | head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except (ConfigError, DataError, RunError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # a library's
+            raise
+        print("error:", "\n".join(map(printable, explain(error).splitlines())), file=sys.stderr)
+        return 1 if isinstance(error, OSError) else 2
+    except Interrupted as error:
+        return 128 + error.number

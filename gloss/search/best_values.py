@@ -1,0 +1,184 @@
+"""What a search found, as a small YAML overlay that later runs pick up by themselves.
+
+A file `<dataset>-<model>-<mode>-<loss>.yaml` (with `-<variant>` after it, but for the default) holds the best values as
+nested keys, and under `tuned` where they come from. Values given by hand win over it. One that was searched with fewer
+texts or another number of epochs than the protocol's has them in its name (`-n500-e3`), and never serves a full run.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from gloss.config import CONFIG_DIR, GLOSS_O, INTEGRATED, SCL, SCL_CE, SEARCHED, Config, DatasetConfig, TrainerConfig
+from gloss.errors import ConfigError, DataError
+from gloss.records.reading import read_yaml, shortened
+from gloss.runtime.atomic import write_atomic
+
+
+def tuned_folder(cfg: DictConfig | Config) -> Path:
+    """`paths.tuned`; else configs/tuned for the default outputs, `<outputs>/tuned` for any other."""
+    if cfg.paths.tuned:
+        return Path(cfg.paths.tuned)
+    return CONFIG_DIR / "tuned" if _is_default_outputs(cfg) else Path(cfg.paths.outputs) / "tuned"
+
+
+def _is_default_outputs(cfg: DictConfig | Config) -> bool:
+    return Path(cfg.paths.outputs).resolve() == Path("outputs").resolve()  # also ./outputs, and outputs/
+
+
+def tuned_file(cfg: DictConfig | Config) -> Path:
+    """The overlay of this data set, model, mode, loss and variant, searched on the same amounts of data."""
+    return tuned_files(cfg)[0]
+
+
+def tuned_files(cfg: DictConfig | Config) -> list[Path]:
+    """The overlays that a run may take, the closest first: searched on its own amounts of data, on more texts, with
+    the protocol's epochs, and on all texts with the protocol's epochs."""
+    loss = SCL_CE if cfg.loss.name == SCL and cfg.mode == INTEGRATED else cfg.loss.name
+    variant = "" if cfg.variant.name == "paper" else f"-{cfg.variant.name}"
+    cell = f"{cfg.dataset.name}-{cfg.model.alias}-{cfg.mode}-{loss}{variant}"
+    limit, epochs = cfg.dataset.train_limit, cfg.trainer.max_epochs
+    texts = "" if limit == DatasetConfig.train_limit else f"-n{limit}"
+    epochs = "" if epochs == TrainerConfig.max_epochs else f"-e{epochs}"
+    return [tuned_folder(cfg) / f"{cell}{end}.yaml" for end in dict.fromkeys((texts + epochs, epochs, texts, ""))]
+
+
+def keys_by_hand(overrides: Sequence[str]) -> set[str]:
+    """The keys that the command line sets."""
+    return {override.partition("=")[0].lstrip("+~") for override in overrides}
+
+
+def write_tuned(path: Path, values: Mapping[str, float], source: Mapping[str, Any]) -> None:
+    """Write an overlay, whole or not at all. values: by hyperparameter; source: where they come from."""
+    content: dict[str, dict[str, Any]] = {}
+    for name, value in values.items():
+        group, key = SEARCHED[name].split(".")
+        content.setdefault(group, {})[key] = value
+    write_atomic(path, yaml.safe_dump({**content, "tuned": dict(source)}, sort_keys=False, allow_unicode=True))
+
+
+def read_tuned(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
+    """The values of an overlay, by dotted key, and where they come from. Raises ConfigError for any other file."""
+    try:
+        found = read_yaml(path)
+        source = dict(found.pop("tuned"))
+        values = {f"{group}.{key}": value for group, keys in found.items() for key, value in keys.items()}
+        for key, value in values.items():
+            is_number = type(value) in (int, float) and abs(value) < 1e300  # NaN is not
+            if key not in SEARCHED.values() or not is_number:
+                raise ValueError(f"{key}: {value} is no searched number")
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no overlay of a search ({shortened(error)}): repair or remove it") from None
+    return values, source
+
+
+def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with what a search found for it, as `apply_found`. Raises ConfigError where loss=gloss_o has no σ then."""
+    cfg = apply_found(cfg, overrides)
+    if cfg.loss.name == GLOSS_O and cfg.loss.sigma is None:
+        path = tuned_files(cfg)[-1]
+        found = cfg.tuned if isinstance(cfg.tuned, DictConfig) else {}
+        none = f"{found['file']} has none" if found else "tuned=false" if cfg.tuned is False else f"no file {path}"
+        missing = found.get("note") or none
+        raise ConfigError(
+            f"loss=gloss_o needs a σ: {missing}. Search for it with\n  {_search_command(cfg, overrides)}\n"
+            "or give it by hand: loss.sigma=0.5"
+        )
+    return cfg
+
+
+def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """`cfg` with the values of the closest overlay of its texts and encoder, but for the keys that `overrides` set.
+
+    `cfg.tuned` then tells where the values come from and which were `applied`, with a `note` where the search had other
+    amounts of data than `cfg`, or where an overlay was passed over: its texts or encoder are others, or its search
+    found nothing. With tuned=false nothing is applied.
+    """
+    if cfg.tuned is not True:  # false, or what `resolve` refuses
+        return cfg
+    by_hand = keys_by_hand(overrides)
+    for path in tuned_files(cfg):
+        if not path.is_file():
+            continue
+        values, source = read_tuned(path)
+        others = misfit(cfg, source)
+        if reason := f"they were searched {others}" if others else source.get("found_nothing"):
+            note = f"the values of {path.name} were not applied: {reason}"
+            OmegaConf.update(cfg, "tuned", {"file": path.name, "applied": [], "note": note}, force_add=True)
+            continue
+        applied = {key: value for key, value in values.items() if key not in by_hand}
+        for key, value in applied.items():
+            OmegaConf.update(cfg, key, value)
+        source |= {"file": path.name, "applied": sorted(applied)}
+        if applied and (note := _other_amounts(cfg, path, source)):
+            source["note"] = note
+        OmegaConf.update(cfg, "tuned", source, merge=False, force_add=True)
+        break
+    return cfg
+
+
+def told_of_tuned(cfg: DictConfig) -> list[str]:
+    """Lines that say which values of a search a run takes and from which file, or why it takes none."""
+    if not isinstance(cfg.tuned, DictConfig):
+        return []
+    lines = []
+    if keys := list(cfg.tuned.applied):
+        values = " ".join(f"{key}={OmegaConf.select(cfg, key):.6g}" for key in keys)
+        lines = [f"searched values: {values}, from {tuned_folder(cfg) / cfg.tuned.file} (tuned=false: without them)"]
+    return lines + ([f"note: {note}"] if (note := cfg.tuned.get("note")) else [])
+
+
+def misfit(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
+    """What a search was made on that `cfg` is not, under the same names; empty where texts and encoder are the same.
+
+    Texts are compared where they are the user's own, since nobody else's change under a name.
+    """
+    is_named = not (isinstance(cfg, DictConfig) and OmegaConf.is_missing(cfg.model, "name"))
+    if "model_name" in source and is_named:
+        searched, mine = (source["model_name"], source.get("model_revision")), (cfg.model.name, cfg.model.revision)
+        if searched != mine:
+            shown = [" at ".join(str(x) for x in pair if x is not None) for pair in (searched, mine)]
+            return f"with the encoder {shown[0]}, this run is with {shown[1]}"
+    if "fingerprint" in source and cfg.dataset.source in ("csv", "hub") and cfg.dataset.path:
+        from gloss.data.datasets import load_dataset  # here, so that other sets need no data library
+
+        own = OmegaConf.to_object(cfg.dataset) if isinstance(cfg.dataset, DictConfig) else cfg.dataset
+        try:
+            fingerprint = load_dataset(own, cfg.paths.data or "data", cfg.seed).fingerprint
+        except DataError:  # a report of records whose texts are gone; a run will be refused when it reads them
+            return ""
+        if fingerprint != source["fingerprint"]:
+            return f"on other texts that are called {cfg.dataset.name} too (dataset.name=… tells them apart)"
+    return ""
+
+
+def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> str:
+    """Says where this run's amounts of data are not those of the search; empty where they are."""
+    texts = source.get("train_texts", "?")
+    differences = []
+    if source.get("train_limit") != cfg.dataset.train_limit:
+        mine = "all" if cfg.dataset.train_limit is None else cfg.dataset.train_limit
+        differences.append(f"on {texts} training texts, this run is on {mine}")
+    if source.get("max_epochs") != cfg.trainer.max_epochs:
+        differences.append(f"for {source.get('max_epochs')} epochs at most, this run for {cfg.trainer.max_epochs}")
+    return f"the values of {path.name} were searched {' and '.join(differences)}" if differences else ""
+
+
+def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
+    """The search for a run: with all that was set by hand, but without what its experiment varies."""
+    given = {o.partition("=")[0].lstrip("+"): o for o in overrides}
+    names = {"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name}
+    if cfg.variant.name != "paper":
+        names["variant"] = cfg.variant.name
+    if not _is_default_outputs(cfg):
+        names["paths.outputs"] = cfg.paths.outputs
+    words = [given.get(key, f"{key}={value}") for key, value in names.items()]
+    elsewhere = {*names, "seed", "rerun", "experiment", *cfg.experiment.sweep}
+    words += [o for key, o in given.items() if key not in elsewhere]
+    return shlex.join(["python", "scripts/tune.py", *words])

@@ -1,0 +1,147 @@
+"""Baselines measured on a data set: TF-IDF with a linear SVM, and the frozen encoder."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from gloss.config import CONFIG_DIR, DatasetConfig, ModelConfig, TrainerConfig
+from gloss.data.datasets import load_dataset
+from gloss.data.statistics import measure_texts
+from gloss.data.tokens import tokenize
+from gloss.errors import ConfigError, DataError
+from gloss.models.encoder import Classifier, TokenTable
+from gloss.models.pretrained import load_encoder, load_tokenizer
+from gloss.records.run_folder import write_json
+from gloss.runtime.device import choose_device, choose_precision
+from gloss.training.metrics import classification_metrics
+from gloss.training.neighbours import best_k, nearest_labels, vote
+from gloss.training.probe import logistic_probe
+from gloss.training.trainer import embed
+
+STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C of the linear classifier: a larger one regularises less
+
+
+def measure(
+    what: Sequence[str],
+    datasets: Sequence[str],
+    tokenizer: str,
+    data_dir: str | Path,
+    outputs: str | Path,
+    models: Sequence[str] = (),
+) -> None:
+    """Measure "texts" and "tfidf" of each data set, and "frozen" with each of `models`, and say so.
+
+    tokenizer and models: names in configs/model. A set whose texts are not there is told and passed over, so that one
+    missing set does not cost the others. Raises ConfigError for an unknown name.
+    """
+    if unknown := sorted(set(what) - {"texts", "tfidf", "frozen"}):
+        raise ConfigError(f"measure={','.join(unknown)} is not allowed: expected some of texts, tfidf, frozen")
+    encoders = [_read("model", model, ModelConfig) for model in models if "frozen" in what]
+    tokens = load_tokenizer(_read("model", tokenizer, ModelConfig)) if "texts" in what else None
+    for name in datasets:
+        cfg = _read("dataset", name, DatasetConfig)
+        try:
+            if "texts" in what:
+                measure_texts(cfg, data_dir, tokens, outputs, tokenizer)
+            if "tfidf" in what:
+                record = measure_tfidf(cfg, data_dir, outputs)
+                print(f"{name}: TF-IDF with a linear classifier: test accuracy {record['test']['accuracy']:.2f} %")
+            for model in encoders:
+                record = measure_frozen(cfg, model, data_dir, outputs)
+                shown = f"{record['test']['accuracy']:.2f} %, nearest neighbours {record['test']['knn_accuracy']:.2f} %"
+                print(f"{name}: frozen {model.alias} with a logistic probe: test accuracy {shown}")
+        except DataError as error:
+            print(f"{name} is not measured: {error}", file=sys.stderr)
+
+
+def _read(group: str, name: str, schema: type) -> Any:
+    path = CONFIG_DIR / group / f"{name}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
+        raise ConfigError(f"{group}={name} is not allowed: expected one of {names}")
+    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+
+
+def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path) -> dict[str, Any]:
+    """TF-IDF of words and word pairs with a linear SVM, for Table 5: <outputs>/baselines/tfidf-<name>.json.
+
+    Trained on the training split; the regularisation is the one with the best validation accuracy (the strongest of
+    equals); the test split is scored once. Deterministic. Raises DataError.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer  # here: the report itself needs none of them
+    from sklearn.metrics import f1_score
+    from sklearn.svm import LinearSVC
+
+    dataset = load_dataset(cfg, data_dir, seed=0)
+    texts = {part: [" ".join(text) for text in split.texts] for part, split in dataset.splits.items()}
+    labels = {part: split.labels for part, split in dataset.splits.items()}
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
+    features = {"train": vectorizer.fit_transform(texts["train"])}
+    features |= {part: vectorizer.transform(texts[part]) for part in ("val", "test")}
+    best = None
+    for strength in STRENGTHS:
+        classifier = LinearSVC(C=strength, random_state=0, max_iter=20_000).fit(features["train"], labels["train"])
+        score = float((classifier.predict(features["val"]) == labels["val"]).mean())
+        if best is None or score > best[0]:
+            best = score, strength, classifier
+    score, strength, classifier = best
+    predicted = classifier.predict(features["test"])
+    record = {
+        "dataset": cfg.name,
+        "method": "TF-IDF (words and word pairs, in at least 2 texts, sublinear) + linear SVM",
+        "C": strength,
+        "num_features": len(vectorizer.vocabulary_),
+        "fingerprint": dataset.fingerprint,
+        "num_rows": {part: len(split.labels) for part, split in dataset.splits.items()},
+        "val": {"accuracy": 100 * score},
+        "test": {
+            "accuracy": 100 * float((predicted == labels["test"]).mean()),
+            "macro_f1": 100 * float(f1_score(labels["test"], predicted, average="macro", zero_division=0)),
+        },
+    }
+    write_json(Path(outputs) / "baselines" / f"tfidf-{cfg.name}.json", record)
+    return record
+
+
+def measure_frozen(
+    cfg: DatasetConfig, model_cfg: ModelConfig, data_dir: str | Path, outputs: str | Path
+) -> dict[str, Any]:
+    """The pretrained encoder as it is, with the probe of standalone mode and with nearest neighbours, for Tables 2 and
+    3: <outputs>/baselines/frozen-<name>-<model>.json.
+
+    Both are chosen on validation; the test split is scored once. Raises DataError, and ConfigError for the encoder.
+    """
+    dataset, tokenizer = load_dataset(cfg, data_dir, seed=0), load_tokenizer(model_cfg)
+    device = choose_device("auto")
+    precision = choose_precision(TrainerConfig(), device)
+    model = Classifier(load_encoder(model_cfg), len(dataset.labels)).to(device)
+    z, y = {}, {part: split.labels for part, split in dataset.splits.items()}
+    for part, split in dataset.splits.items():
+        tokens = tokenize(split.texts, tokenizer, model_cfg.max_length, Path(outputs) / "cache" / "tokens")
+        table = TokenTable.build(tokens, tokenizer.pad_token_id, device)
+        z[part] = embed(model, table, device, precision).cpu().numpy()
+    weight, bias, settings = logistic_probe(z["train"], y["train"], z["val"], y["val"], len(dataset.labels))
+    nearest = {part: nearest_labels(z["train"], y["train"], z[part]) for part in ("val", "test")}
+    k = best_k(nearest["val"], y["val"])
+    record = {
+        "dataset": cfg.name,
+        "model": model_cfg.alias,
+        "model_name": model_cfg.name,
+        "model_revision": model_cfg.revision,
+        "method": "pretrained encoder, first token, + logistic regression; nearest neighbours at unit length",
+        **settings,
+        "num_neighbours": k,
+        "precision": precision,
+        "fingerprint": dataset.fingerprint,
+        "num_rows": {part: len(labels) for part, labels in y.items()},
+    }
+    for part in ("val", "test"):
+        knn_accuracy = 100 * float((vote(nearest[part], k) == y[part]).mean())
+        record[part] = {**classification_metrics(z[part] @ weight.T + bias, y[part]), "knn_accuracy": knn_accuracy}
+    write_json(Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json", record)
+    return record

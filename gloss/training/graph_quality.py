@@ -1,0 +1,72 @@
+"""Whether the graph of a batch knows the classes: edge homophily, and what propagation from γ of the labels gets right.
+
+Both are measured on a split in evaluation mode, in batches of the run's size that never change, so that epochs, losses
+and seeds compare. Beside each stands what a graph that knows nothing would reach.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gloss.losses.geometry import pairwise_distances, unit_length
+from gloss.losses.gloss import choose_visible, log_propagate, log_transition_rates
+
+KEYS = ("homophily", "homophily_chance", "propagated_accuracy", "majority_accuracy")
+DEFAULT_GAMMA = 0.6  # for losses that have none of their own
+SEED = 0  # of the batches and of the nodes that keep their labels: the same whatever the seed of a run
+
+
+@torch.inference_mode()
+def graph_quality(
+    embeddings: Tensor, labels: Tensor, *, sigma: float, gamma: float, num_classes: int, batch_size: int
+) -> dict[str, float] | None:
+    """Edge homophily and propagated accuracy of the graphs of fixed batches, each with its chance level.
+
+    Args:
+        embeddings: float [N, D], any scale.
+        labels: int64 [N] in [0, C), on the same device.
+        sigma: σ > 0 of the Gaussian kernel.
+        gamma: γ in (0, 1), the fraction of each batch whose labels are propagated to the rest.
+        num_classes: C.
+        batch_size: nodes of a graph, at least 2; the last batch may have fewer, but never one.
+
+    Returns {"homophily": weight of the edges within a class over the weight of all edges, of all batches, from 0 to 1;
+    "homophily_chance": the same with equal weights, so of pairs; "propagated_accuracy": percent of the nodes without a
+    label whose most probable class is theirs (a class that no labeled node has is never it); "majority_accuracy":
+    percent of the same nodes that belong to the most frequent class of the split}. None with fewer than 2 nodes.
+    """
+    if len(labels) < 2:
+        return None
+    order = np.random.default_rng(SEED).permutation(len(labels))
+    starts = list(range(0, len(order), batch_size))
+    if len(order) - starts[-1] == 1 and len(starts) > 1:
+        starts.pop()
+    generator = torch.Generator().manual_seed(SEED)
+    majority = torch.bincount(labels, minlength=num_classes).argmax()
+    log_within, log_weight, counts = [], [], []
+    num_pairs = num_unlabeled = 0
+    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
+        nodes = torch.from_numpy(order[start:stop])
+        is_labeled = choose_visible(len(nodes), gamma, generator)
+        nodes = torch.cat([nodes[is_labeled], nodes[~is_labeled]]).to(labels.device)  # labeled nodes first
+        num_labeled = int(is_labeled.sum())
+        num_unlabeled += len(nodes) - num_labeled
+        num_pairs += len(nodes) * (len(nodes) - 1)
+        z, y = embeddings[nodes], labels[nodes]
+        # In log space: with a narrow kernel every weight of a graph may be 0 in floating point.
+        log_kernel = -(pairwise_distances(unit_length(z)) / (sigma * math.sqrt(2))).square()
+        log_kernel = log_kernel.fill_diagonal_(-torch.inf)
+        is_within = (y[:, None] == y).fill_diagonal_(False)
+        log_within.append(log_kernel.masked_fill(~is_within, -torch.inf).flatten().logsumexp(0))
+        log_weight.append(log_kernel.flatten().logsumexp(0))
+        found = log_propagate(log_transition_rates(z, sigma), y, num_labeled, num_classes).argmax(dim=1)
+        truth = y[num_labeled:]
+        counts.append(torch.stack([is_within.sum(), (found == truth).sum(), (truth == majority).sum()]))
+    homophily = (torch.stack(log_within).logsumexp(0) - torch.stack(log_weight).logsumexp(0)).exp().item()
+    num_within, num_right, num_majority = torch.stack(counts).sum(0).tolist()
+    accuracies = (100 * number / num_unlabeled for number in (num_right, num_majority))
+    return dict(zip(KEYS, (homophily, num_within / num_pairs, *accuracies), strict=True))

@@ -1,0 +1,48 @@
+"""Accuracy, macro-F1 and macro-silhouette."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.metrics import f1_score
+from torch import Tensor
+
+
+def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Accuracy and macro-F1 in percent; logits: float [N, C], labels: int [N].
+
+    Macro-F1 averages over the classes that occur among labels or predictions, as scikit-learn does.
+    """
+    predicted = logits.argmax(axis=1)
+    return {
+        "accuracy": 100 * float((predicted == labels).mean()),
+        "macro_f1": 100 * float(f1_score(labels, predicted, average="macro", zero_division=0)),
+    }
+
+
+def macro_silhouette(embeddings: Tensor, labels: Tensor, block: int = 1024) -> float | None:
+    """Mean over classes of the mean silhouette of each class, Euclidean on unit-length embeddings; from −1 to 1.
+
+    For text i with a the mean distance to its own class (itself left out) and b the smallest mean distance to another
+    class, its silhouette is (b − a) / max(a, b). Classes with one member are left out of the mean over classes, but
+    their member counts as a neighbour. None where fewer than two classes, or no class with two members, are there.
+
+    embeddings: float [N, D], labels: int64 [N], on one device. Memory grows with block · N.
+    """
+    z = F.normalize(embeddings.float(), dim=1)
+    classes, labels = labels.unique(return_inverse=True)
+    counts = torch.bincount(labels)
+    if len(classes) < 2 or counts.max() < 2:
+        return None
+    member = F.one_hot(labels).to(z.dtype)  # [N, C]
+    scores = []
+    for start in range(0, len(z), block):
+        distance = torch.cdist(z[start : start + block], z, compute_mode="donot_use_mm_for_euclid_dist")
+        total = distance @ member  # [n, C]: summed distance to each class
+        own = labels[start : start + block, None]
+        a = total.gather(1, own)[:, 0] / (counts[own[:, 0]] - 1).clamp(min=1)
+        b = (total / counts).scatter(1, own, torch.inf).amin(dim=1)
+        scores.append((b - a) / torch.maximum(a, b).clamp(min=torch.finfo(z.dtype).tiny))
+    score_of_class = torch.zeros(len(classes), device=z.device).index_add_(0, labels, torch.cat(scores)) / counts
+    return float(score_of_class[counts > 1].mean())

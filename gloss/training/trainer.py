@@ -1,0 +1,474 @@
+"""fit(): epochs, early stopping, best weights restored.
+
+A step's arithmetic is the encoder's, and little else: texts lie on the device as token ids, a batch is cut into slices
+of similar length, the loss is computed on the joined embeddings of the whole batch (so the graph is the batch's), and
+nothing is read back from the device before the end of the epoch. All randomness follows from (seed, epoch, step), so a
+run can be taken up at any step.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config, forward_passes
+from gloss.data.sampler import epoch_batches, unlabeled_batches
+from gloss.errors import RunError
+from gloss.models.encoder import Classifier, TokenTable
+from gloss.models.unpadded import slice_bounds
+from gloss.records.run_folder import config_in_digits
+from gloss.runtime.device import autocast
+from gloss.runtime.gpu_sharing import Presence
+from gloss.runtime.signals import Interrupted, noted
+from gloss.runtime.timing import Stopwatch, peak_memory_bytes
+from gloss.training import checkpoint
+from gloss.training.checkpoint import Progress
+from gloss.training.graph_quality import DEFAULT_GAMMA, graph_quality
+from gloss.training.metrics import classification_metrics, macro_silhouette
+from gloss.training.objective import UNKNOWN, Objective
+
+FUSED_ON = ("cpu", "cuda")  # elsewhere (Metal) the fused Adam heeds neither `grad_scale` nor `found_inf`
+LOG = ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
+
+
+class Diverged(RunError):
+    """A loss, gradient or embedding that is no finite number; `details` say where."""
+
+    def __init__(self, details: dict, what: str = "the loss or its gradient is", hint: str = "") -> None:
+        self.details = details
+        names = {"loss": "loss", "grad_norm": "gradient norm", "sigma": "sigma", "lr": "lr"}
+        values = ", ".join(f"{name} {details[key]}" for key, name in names.items() if details.get(key) is not None)
+        super().__init__(
+            f"{what} not finite at epoch {details['epoch']}, step {details['step']} ({values}): try a smaller "
+            f"trainer.lr{hint}"
+        )
+
+
+@dataclass
+class Fit:
+    """One training: its parts, and `run()`.
+
+    tables and labels: by split, on the device; train rows are those of the file's split (`rows` names them in errors).
+    An "unlabeled" table, if any, has no labels: of its texts some join each batch, behind the training texts' rows.
+    on_epoch: called with (epoch, score) after each; what it raises ends the run (an Optuna search prunes this way).
+    """
+
+    cfg: Config
+    model: Classifier
+    objective: Objective
+    tables: dict[str, TokenTable]
+    labels: dict[str, Tensor]
+    rows: np.ndarray
+    device: torch.device
+    precision: str
+    folder: Path
+    progress: Progress
+    report: Callable[[str, dict], None]  # ("step", …) and ("epoch", …) for the terminal
+    on_epoch: Callable[[int, float], None] | None
+    presence: Presence
+
+    def __post_init__(self) -> None:
+        self.train_labels = self.labels["train"].cpu().numpy()
+        self.step_table, self.step_labels = self.tables["train"], self.labels["train"]
+        if (unlabeled := self.tables.get("unlabeled")) is not None:
+            self.step_table = self.step_table.joined(unlabeled)
+            self.step_labels = torch.cat([self.step_labels, self.step_labels.new_full((len(unlabeled),), UNKNOWN)])
+        self.watch = Stopwatch(self.device)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        self.is_fused = self.device.type in FUSED_ON
+        self.optimizer = torch.optim.Adam(self.parameters, lr=self.cfg.trainer.lr, fused=self.is_fused)
+        self.num_passes = forward_passes(self.cfg.mode, self.cfg.loss.name, self.cfg.variant.forward_passes)
+        self.is_bad = torch.zeros((), device=self.device)  # 1 from the first step that was not finite
+        self.seconds_before = 0.0  # of processes before this one that worked on the run
+        self.best: dict[str, Tensor] | None = None
+        self.log = torch.zeros(0, len(LOG), device=self.device)
+        self.last_checkpoint = time.monotonic()
+        self.config_in_checkpoint = _config_for_checkpoint(self.cfg, self.precision)
+
+    # ------------------------------------------------------------------------------------------------------ the epochs
+
+    def run(self) -> None:
+        """Train to the end, and leave in the model the weights to be tested."""
+        progress, trainer = self.progress, self.cfg.trainer
+        self._restore()
+        if progress.graph_at_start is None and progress.graph_sigma is not None:
+            progress.graph_at_start = self._graph_quality(self.embed("val"))
+        with noted() as pending:
+            while progress.stopped is None:
+                self._epoch(pending)
+                row = self._end_epoch()
+                self.report("epoch", row)  # before the checkpoint, which would go on behind it
+                if trainer.patience is not None and progress.num_stale >= trainer.patience:
+                    progress.stopped = "patience"
+                elif progress.epoch >= trainer.max_epochs:
+                    progress.stopped = "max_epochs"
+                progress.epoch, progress.step, progress.seconds = progress.epoch + 1, 0, {}
+                waited = progress.total_seconds if progress.stopped else time.monotonic() - self.last_checkpoint
+                if pending or waited >= 60 * trainer.checkpoint_minutes:
+                    self.save()
+                if pending:
+                    raise Interrupted(pending[0])
+                if self.on_epoch is not None:
+                    self.on_epoch(row["epoch"], row["score"])
+        if self.cfg.variant.tested_weights == "best":
+            self.model.load_state_dict(self.best)
+
+    def _epoch(self, pending: list[int]) -> None:
+        """The steps of an epoch that are still to do."""
+        progress, trainer = self.progress, self.cfg.trainer
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        batches = epoch_batches(self.train_labels, trainer, self.cfg.seed, progress.epoch)
+        num_labeled = len(self.train_labels)
+        if (unlabeled := self.tables.get("unlabeled")) is not None:
+            count = trainer.unlabeled_per_batch or trainer.batch_size
+            more = unlabeled_batches(len(unlabeled), len(batches), count, self.cfg.seed, progress.epoch)
+            batches = [np.concatenate([a, num_labeled + b]) for a, b in zip(batches, more, strict=True)]
+        lengths = self.step_table.host_lengths
+        batches = [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]  # slices of similar length
+        on_device = torch.from_numpy(np.concatenate(batches)).to(self.device)  # one transfer an epoch
+        generator = torch.Generator().manual_seed(_mix(self.cfg.seed, progress.epoch))
+        known = [None if unlabeled is None else torch.from_numpy(batch < num_labeled) for batch in batches]
+        visible = [self.objective.draw_visible(len(b), generator, k) for b, k in zip(batches, known, strict=True)]
+        if progress.step == 0:
+            self.log = torch.zeros(len(batches), len(LOG), device=self.device)
+        elif len(self.log) != len(batches):
+            raise RunError(
+                f"{self.folder / 'checkpoint'} was made with {len(self.log)} batches an epoch, now there are "
+                f"{len(batches)}: use the texts it was made with, or rerun=true"
+            )
+        if self.device.type == "cuda" and not progress.epochs:
+            self._warm_up(batches, visible)
+        start = np.cumsum([0, *(len(batch) for batch in batches)])
+        before = time.perf_counter()
+        self.watch.start()
+        for step in range(progress.step, len(batches)):
+            self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
+            progress.step = step + 1
+            # Reading a GPU's loss would make it wait; on the CPU it is there.
+            loss = self.log[step, 0].item() if self.device.type == "cpu" else None
+            self.report("step", {"step": step + 1, "steps": len(batches), "epoch": progress.epoch, "loss": loss})
+            due = time.monotonic() - self.last_checkpoint >= 60 * trainer.checkpoint_minutes > 0
+            if pending or (due and step + 1 < len(batches)):
+                self._add_seconds(before)
+                self._check_finite(batches)
+                self.save()
+                if pending:
+                    raise Interrupted(pending[0])
+                before = time.perf_counter()  # the checkpoint's seconds are no epoch's
+                self.watch.start()
+        self._add_seconds(before)
+        self._check_finite(batches)
+
+    def _warm_up(self, batches: list[np.ndarray], visible: list[Tensor | None]) -> None:
+        """Run the loss once for each size of a batch: no epoch pays for Triton's compilation, seconds at first.
+
+        Changes no weight, and no random number of a step.
+        """
+        for size, is_visible in {len(b): v for b, v in zip(batches, visible, strict=True)}.items():
+            embeddings = torch.randn(size, self.model.encoder.embedding_dim, device=self.device, requires_grad=True)
+            logits = torch.zeros(size, self.objective.num_classes, device=self.device, requires_grad=True)
+            labels = self.labels["train"][torch.arange(size, device=self.device)]
+            parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_visible)
+            parts.loss.backward()
+
+    def _add_seconds(self, before: float) -> None:
+        """Book the time since `before` on the epoch under way."""
+        seconds = self.watch.read()  # waits for the device
+        seconds["total"] = time.perf_counter() - before
+        for key, value in seconds.items():
+            self.progress.seconds[key] = self.progress.seconds.get(key, 0.0) + value
+        self.progress.total_seconds += seconds["total"]
+
+    def _end_epoch(self) -> dict:
+        """Validate, book the epoch, keep the best weights."""
+        progress = self.progress
+        before = time.perf_counter()
+        score, val = self._validate()
+        tolerance = self.cfg.variant.plateau_tolerance if self.cfg.mode == STANDALONE else 0.0
+        improved = score > progress.best_score
+        if improved:
+            progress.best_score, progress.best_epoch, progress.num_stale = score, progress.epoch, 0
+            if self.cfg.variant.tested_weights == "best":
+                self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        elif 0 < tolerance and score >= progress.best_score - tolerance:
+            progress.num_stale = 0
+        else:
+            progress.num_stale += 1
+        progress.seconds["evaluation"] = time.perf_counter() - before
+        progress.total_seconds += progress.seconds["evaluation"]
+        if improved:
+            progress.seconds_to_best = (
+                sum(row["seconds"]["total"] for row in progress.epochs) + progress.seconds["total"]
+            )
+        progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
+        progress.was_shared |= self.presence.look()
+        log = dict(zip(LOG, self.log.sum(0).tolist(), strict=True))
+        steps = len(self.log)
+        row = {
+            "epoch": progress.epoch,
+            "lr": self.lr,
+            "loss": log["loss"] / steps,
+            "ce": log["ce"] / steps if self.cfg.mode == INTEGRATED else None,
+            "embedding_loss": log["embedding_loss"] / steps if self.cfg.loss.name != CE else None,
+            "score": score,
+            "val": val,
+            "hidden_left_out": log["num_left_out"] / log["num_hidden"] if log["num_hidden"] else None,
+            "empty_batches": int(log["is_empty"]),
+            "steps": steps,
+            "seconds": {part: round(value, 6) for part, value in sorted(progress.seconds.items())},
+        }
+        progress.epochs.append(row)
+        return row
+
+    @property
+    def lr(self) -> float:
+        """The learning rate of the epoch under way."""
+        trainer = self.cfg.trainer
+        return trainer.lr * (trainer.lr_drop_factor if self.progress.epoch > trainer.lr_drop_epoch else 1.0)
+
+    def _validate(self) -> tuple[float, dict[str, float]]:
+        """What early stopping watches, and the metrics for the record."""
+        embeddings = self.embed("val")
+        if self.cfg.mode == INTEGRATED:
+            val = classification_metrics(self.logits(embeddings), self.labels["val"].cpu().numpy())
+            return val["macro_f1"], val | {"graph_quality": self._graph_quality(embeddings)}
+        silhouette = macro_silhouette(embeddings, self.labels["val"])
+        if silhouette is None:
+            raise RunError("the validation split has no two classes with two texts, so it has no silhouette to stop on")
+        return silhouette, {"macro_silhouette": silhouette, "graph_quality": self._graph_quality(embeddings)}
+
+    def _graph_quality(self, val: Tensor) -> dict[str, float] | None:
+        """Of the validation embeddings [N, D], at σ and γ of the run, or what stands for them with other losses."""
+        if self.progress.graph_sigma is None:
+            return None
+        return graph_quality(
+            val,
+            self.labels["val"],
+            sigma=self.progress.graph_sigma,
+            gamma=self.objective.gamma or DEFAULT_GAMMA,
+            num_classes=self.objective.num_classes,
+            batch_size=self.cfg.trainer.batch_size,
+        )
+
+    @torch.inference_mode()
+    def embed(self, split: str, rows: np.ndarray | None = None) -> Tensor:
+        """Embeddings [N, D] of a split, or of some of its rows, in evaluation mode, float32, in the split's order.
+
+        Raises Diverged where one is not finite: finite weights that a last step made huge can do that.
+        """
+        at_once = self.cfg.trainer.micro_batch
+        table = self.tables[split] if rows is None else self.tables[split].take(rows)
+        embeddings = embed(self.model, table, self.device, self.precision, at_once)
+        return self._finite(embeddings, f"embeddings of {split}")
+
+    @torch.inference_mode()
+    def logits(self, embeddings: Tensor) -> np.ndarray:
+        """Logits [N, C] of embeddings [N, D]; raises Diverged as `embed` does."""
+        return self._finite(self.model.head(embeddings), "logits").cpu().numpy()
+
+    def _finite(self, values: Tensor, name: str) -> Tensor:
+        if not values.isfinite().all():
+            texts = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()  # by their places in the split
+            raise Diverged({**self._told_of(self.progress.step - 1), "texts": texts}, f"{name} are", self._hint)
+        return values
+
+    # -------------------------------------------------------------------------------------------------------- the step
+
+    def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_visible: Tensor | None) -> None:
+        labels = self.step_labels[device_rows]
+        seed = _mix(self.cfg.seed, self.progress.epoch, step)
+        self.watch.lap("data")
+        parts = self._backward(rows, device_rows, labels, is_visible, seed)
+        self.watch.lap("backward")
+        gradients = [p.grad for p in self.parameters if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        # A loss or gradient that is not finite blocks this update and all later ones, without asking the device.
+        self.is_bad = torch.maximum(self.is_bad, (~(norm.isfinite() & parts.loss.isfinite())).to(self.is_bad))
+        scale = (norm / self.cfg.trainer.max_grad_norm).clamp(min=1.0).float()  # clips the norm
+        if self.is_fused:
+            self.optimizer.found_inf, self.optimizer.grad_scale = self.is_bad, scale
+            self.optimizer.step()
+        elif not self.is_bad:  # waits for the device
+            torch._foreach_div_(gradients, scale)
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        zero = torch.zeros((), device=self.device)
+        num_labeled = int((rows < len(self.train_labels)).sum())
+        num_hidden = 0 if is_visible is None else num_labeled - int(is_visible.sum())  # is_visible lives on the host
+        values = (
+            parts.loss,
+            parts.ce,
+            parts.embedding_loss,
+            parts.num_left_out,
+            zero + num_hidden,
+            parts.is_empty,
+            norm,
+        )
+        self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in (*values, self.is_bad)])
+        self.watch.lap("optimizer")
+
+    def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
+        """Embeddings [n, D] of a slice, in float32 or wider; the same seed gives the same dropout."""
+        torch.manual_seed(seed)
+        with autocast(self.device, self.precision):
+            embeddings = self.step_table.encode(self.model, rows, device_rows, self.cfg.trainer.num_slices)
+        return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
+
+    def _backward(self, rows, device_rows, labels, is_visible, seed: int):
+        """One forward pass, the loss, one backward pass; in slices with `trainer.micro_batch`."""
+        if self.cfg.trainer.micro_batch:
+            return self._backward_in_slices(rows, device_rows, labels, is_visible, seed)
+        embeddings = for_logits = self._encode(rows, device_rows, seed)  # [B, D]
+        if self.num_passes == 2:  # released: another dropout for CE
+            for_logits = self._encode(rows, device_rows, seed + 1)
+        self.watch.lap("forward")
+        parts = self._loss(embeddings, for_logits, labels, is_visible)
+        parts.loss.backward()
+        return parts
+
+    def _backward_in_slices(self, rows, device_rows, labels, is_visible, seed: int):
+        """The full batch's gradient at the memory of a slice.
+
+        Encode without a graph, take the loss's gradient with respect to all B embeddings, then encode each slice again
+        (same seed, same dropout) and send its part of that gradient through.
+        """
+        bounds = slice_bounds(rows, math.ceil(len(rows) / self.cfg.trainer.micro_batch))
+        slices = [(rows[a:b], device_rows[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
+        with torch.no_grad():
+            embeddings = torch.cat([self._encode(*piece) for piece in slices])
+        embeddings.requires_grad_()
+        self.watch.lap("forward")
+        parts = self._loss(embeddings, embeddings, labels, is_visible)
+        parts.loss.backward()
+        for piece, (a, b) in zip(slices, bounds, strict=True):
+            self._encode(*piece).backward(embeddings.grad[a:b])
+        return parts
+
+    def _loss(self, embeddings: Tensor, for_logits: Tensor, labels: Tensor, is_visible: Tensor | None):
+        logits = self.model.head(for_logits) if self.cfg.mode == INTEGRATED else None
+        return self.objective(embeddings, logits, labels, is_visible, self.watch.lap)
+
+    def _check_finite(self, batches: list[np.ndarray]) -> None:
+        """Raise Diverged where a step of this epoch was not finite."""
+        bad = self.log[:, LOG.index("is_bad")].cpu().nonzero()
+        if len(bad):
+            step = int(bad[0])
+            labeled = batches[step][batches[step] < len(self.rows)]
+            raise Diverged({**self._told_of(step), "rows": self.rows[labeled].tolist()}, hint=self._hint)
+
+    def _told_of(self, step: int) -> dict[str, object]:
+        """What error.json tells of a step (from 0) of the epoch under way; the last one's values are there for -1."""
+        values = self.log[step].tolist() if len(self.log) else []
+        parts = {key: str(value) for key, value in zip(LOG, values, strict=False)}
+        return parts | {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
+
+    @property
+    def _hint(self) -> str:
+        return " or a larger loss.sigma" if self.cfg.loss.name == GLOSS_O else ""  # other losses have no such key
+
+    # -------------------------------------------------------------------------------------------------- the checkpoint
+
+    def save(self) -> None:
+        """Write a checkpoint of this very moment (between two steps)."""
+        state = self.optimizer.state_dict()
+        checkpoint.save(
+            self.folder / "checkpoint",
+            self.config_in_checkpoint,
+            self.progress,
+            self.model.state_dict(),
+            self.best,
+            {"state": state["state"]},
+            self.log,
+        )
+        self.last_checkpoint = time.monotonic()
+
+    def _restore(self) -> None:
+        found = checkpoint.load(self.folder / "checkpoint", self.config_in_checkpoint)
+        if found is None:
+            return
+        progress, model, best, optimizer, log = found
+        ours = replace(self.progress)
+        if progress.fingerprint not in (None, ours.fingerprint):
+            raise RunError(
+                f"{self.folder / 'checkpoint'} was made with other texts: their fingerprint was "
+                f"{progress.fingerprint}, is {ours.fingerprint}. Use the texts it was made with, or rerun=true"
+            )
+        vars(self.progress).update(vars(progress))
+        if progress.machine and (what := checkpoint.differences(progress.machine, ours.machine)):
+            self.progress.resumed_on.append(f"epoch {progress.epoch}, step {progress.step}: {what}")
+        self.progress.machine = ours.machine
+        self.seconds_before = progress.total_seconds
+        self.objective = replace(self.objective, sigma=self.progress.sigma)  # as the run began, to the last bit
+        self.model.load_state_dict(model)
+        self.best = None if best is None else {name: value.to(self.device) for name, value in best.items()}
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": optimizer["state"], "param_groups": groups})
+        self.log = log.to(self.device)
+
+
+@torch.inference_mode()
+def embed(
+    model: Classifier, table: TokenTable, device: torch.device, precision: str, at_most: int | None = None
+) -> Tensor:
+    """Embeddings [N, D] in evaluation mode, float32, in the table's order; long texts first, in batches of one length.
+
+    at_most: texts at once, if fewer than 32 (CPU) or 256 (elsewhere); it does not change a result beyond rounding.
+    """
+    was_training = model.training
+    model.eval()
+    order = np.argsort(-table.host_lengths, kind="stable")
+    on_device = torch.from_numpy(order).to(device)
+    batch_size = 32 if device.type == "cpu" else 256
+    batch_size = min(batch_size, at_most or batch_size)
+    with autocast(device, precision):
+        pieces = [
+            table.encode(model, order[i : i + batch_size], on_device[i : i + batch_size]).float()
+            for i in range(0, len(order), batch_size)
+        ]
+    model.train(was_training)
+    embeddings = torch.cat(pieces)
+    return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)
+
+
+def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> RunError | None:
+    """What to tell where `error` is a lack of memory, and what the user can set that this configuration allows."""
+    # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
+    texts = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "ALLOC_FAILED",
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+    )
+    if not any(text in str(error) for text in texts):
+        return None
+    size, way = cfg.trainer.batch_size, ""
+    half = min(cfg.trainer.micro_batch or size, size) // 2
+    if half and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 1:
+        way = f"set trainer.micro_batch={half} (the same gradient in less memory), or "
+    return RunError(
+        f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "
+        "trainer.batch_size or model.max_length smaller"
+    )
+
+
+def _mix(*numbers: int) -> int:
+    """A seed below 2**62 that depends on all numbers and leaves room to count on."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
+def _config_for_checkpoint(cfg: Config, precision: str) -> dict:
+    """What must agree for a checkpoint to be taken up; a run never mixes two precisions."""
+    rest = {"mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed, "precision": precision}
+    return {**config_in_digits(cfg), **rest}

@@ -1,0 +1,51 @@
+"""`make gpu-check` on a CPU: the checks run, can fail, and one that breaks does not end the others."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import sys
+
+import pytest
+import torch
+
+import gloss.training.trainer
+from gloss.benchmark import gpu_check as module
+from gloss.config import ROOT
+
+LONG = (module.benchmark, module.short_run)  # tests of their own cover what these two call
+
+
+def check(monkeypatch, tmp_path, *checks) -> dict:
+    monkeypatch.setattr(module, "CHECKS", checks or tuple(one for one in module.CHECKS if one not in LONG))
+    return module.gpu_check("cpu", str(tmp_path), None, lambda row: None)
+
+
+def test_a_rehearsal_passes_and_is_kept(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(module, "CHECKS", tuple(one for one in module.CHECKS if one not in LONG))
+    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "device=cpu", f"paths.outputs={tmp_path}"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "scripts" / "gpu_check.py"), run_name="__main__")
+    kept = json.loads((tmp_path / "gpu_check" / "result.json").read_text())
+    assert ended.value.code == 0 and kept["failed"] == [] and "| check | expected |" in capsys.readouterr().out
+    assert sum(row["verdict"] == "ok" for row in kept["rows"]) >= 8
+
+
+def test_a_wrong_elimination_fails(monkeypatch, tmp_path):
+    right = module.elimination.eliminate
+    wrong = lambda rates, classes: right(rates, classes) * (1 if rates.dtype == torch.float64 else 1 + 1e-4)  # noqa: E731
+    monkeypatch.setattr(module.elimination, "eliminate", wrong)
+    assert len(check(monkeypatch, tmp_path, module.elimination_kernels)["failed"]) == 2
+
+
+def test_another_dropout_in_the_second_pass_fails(monkeypatch, tmp_path):
+    monkeypatch.setattr(gloss.training.trainer.torch, "manual_seed", lambda seed: None)
+    assert check(monkeypatch, tmp_path, module.gradient_caching)["failed"]
+
+
+def test_a_check_that_breaks_is_a_failed_row(monkeypatch, tmp_path):
+    def broken(place):
+        raise RuntimeError("no such kernel image")
+
+    result = check(monkeypatch, tmp_path, broken, module.precision)
+    assert result["failed"] == ["broken"] and result["rows"][1]["verdict"] == "ok"

@@ -1,0 +1,328 @@
+"""What users type: words that mean what was typed wherever they stand, and one line for those that cannot be meant."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from gloss import config
+from gloss.cli.arguments import read_arguments
+from gloss.cli.help import BY_US, usage
+from gloss.cli.hydra_main import main
+from gloss.cli.reproduce import confirm
+from gloss.config import CONFIG_DIR, ROOT, Config, TuneConfig, known_options
+from gloss.errors import ConfigError
+from gloss.experiments.grid import check_single
+from gloss.runtime.locks import FileLock, holder
+from gloss.runtime.overrides import override, prepared, value_of
+from gloss.runtime.terminal import explain
+from gloss.search.storage import _encoded
+
+OPTIONS = known_options(TuneConfig)
+
+
+def read(*words: str, key: str) -> object:
+    """What a key is once Hydra's parser and OmegaConf have had these words."""
+    cfg = OmegaConf.structured(TuneConfig)
+    for word in OverridesParser.create().parse_overrides(prepared(words, OPTIONS, is_sweep=False)):
+        OmegaConf.update(cfg, word.key_or_group, word.value(), force_add=word.is_force_add())
+    value = OmegaConf.select(cfg, key)
+    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+
+
+SIGNS = ["a=b.csv", "a,b.csv", "[x].csv", "{x}.csv", "a b.csv", " a ", "données.csv", "表.csv", "it's.csv", 'a"b']
+SIGNS += ["a;b"]
+SIGNS += ["a(1).csv", "f(1)", "#x", "100%", "a&b", "back\\slash", "end\\", "x\\'y", "", "$x", "null.csv", "a:b", "~x~"]
+NUMBERS = ["2024_05", "1e3", "1.10", "007", "true", "yes", "no", "inf", "nan", "2024-05-01", "0x1f", "1_0"]
+
+
+@pytest.mark.parametrize("value", [*SIGNS, *NUMBERS])
+@pytest.mark.parametrize("key", ["dataset.path", "dataset.test_path", "paths.data", "paths.outputs", "model.name",
+                                 "dataset.label"])  # fmt: skip
+def test_a_text_is_what_was_typed(key: str, value: str):
+    assert read(f"{key}={value}", key=key) == value
+    assert read(override(key, value), key=key) == value
+    assert value_of([override(key, value)], key) == value
+
+
+@pytest.mark.parametrize("value", NUMBERS)
+def test_names_are_what_was_typed(value: str):
+    assert read(f"dataset.name={value}", key="dataset.name") == value
+    assert read(f"model.alias={value}", key="model.alias") == value
+    assert read(f"dataset.text={value}", key="dataset.text") == [value]
+    assert read(f"dataset.text=[{value},body]", key="dataset.text") == [value, "body"]
+
+
+def test_null_is_none_only_where_a_key_may_be_none():
+    assert read("dataset.path=null", key="dataset.path") is None
+    assert read("dataset.name=null", key="dataset.name") == "null"
+
+
+@pytest.mark.parametrize("key", ["dataset.path", "paths.outputs", "paths.data", "model.name"])
+@pytest.mark.parametrize("quote", ["", "'", '"'])
+def test_a_tilde_is_the_home_folder(key: str, quote: str, monkeypatch):
+    monkeypatch.setenv("HOME", "/ho me")
+    assert read(f"{key}={quote}~/x y{quote}", key=key) == "/ho me/x y"
+    assert read_arguments(["to=~/x", "text=~/x"], ["to", "text"]) == {"to": "/ho me/x", "text": "~/x"}
+
+
+def test_a_sweep_over_texts_is_one_over_each(tmp_path):
+    whole = tmp_path / "a,b.csv"
+    whole.touch()
+    words = ["dataset.name=1e3,b", "-m", f"dataset.path={whole}", "dataset.label=é,y", "seed=1,2"]
+    expected = ["-m", "dataset.name='1e3',b", f"dataset.path='{whole}'", "dataset.label='é',y", "seed=1,2"]
+    assert prepared(words, OPTIONS) == expected
+    assert value_of(prepared(["dataset=1e3,2_0", "-m"], OPTIONS), "dataset") == "'1e3','2_0'"
+    kept = ["seed=range(1,3)", "model=choice(bert,tiny)", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    assert prepared(["--multirun", *kept], OPTIONS) == ["--multirun", *kept]
+
+
+def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path):
+    words = ["dataset=docstrings", "loss=ce,cosine", f"paths.outputs={tmp_path / 'a b=c'}"]
+    for flag in ("-m", "--multirun"):
+        for place in range(4):
+            found = prepared([*words[:place], flag, *words[place:]], OPTIONS)
+            assert found == [flag, *words[:2], override("paths.outputs", tmp_path / "a b=c")]
+    words.insert(2, "-m")
+    seen = []
+    assert main(lambda cfg, is_sweep: seen.append((cfg.loss.name, is_sweep)), words) == 0
+    assert seen == [("ce", True), ("cosine", True)]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("+trainer.weight_decay=0.01", "there is no weight decay"),
+        ("++weight_decay=0.01", "there is no weight decay"),
+        ("wd=0.01", "there is no weight decay"),
+        ("+foo=1", "there is no key foo"),
+        ("trainer.learning_rate=1e-3", "did you mean trainer.lr?"),
+        ("lr=1e-3", "did you mean trainer.lr?"),
+        ("epochs=3", "did you mean trainer.max_epochs?"),
+        ("trainer.num_epochs=3", "did you mean trainer.max_epochs?"),
+        ("bs=3", "did you mean trainer.batch_size?"),
+        ("model.max_seq_length=64", "did you mean model.max_length?"),
+        ("max_len=64", "did you mean model.max_length?"),
+        ("temperature=0.1", "did you mean loss.temperature?"),
+        ("sigma=1", "did you mean loss.sigma?"),
+        ("trainer.optimizer=sgd", "it is Adam"),
+        ("trainer.warmup=10", "there is no warm-up"),
+        ("loss.gama=0.5", "did you mean loss.gamma?"),
+        ("trainer.patince=3", "did you mean trainer.patience?"),
+        ("loss=ce,gloss_sqrt", "add -m"),
+        ("seed=1,2", "add -m"),
+        ("dataset.text=question,answer", "dataset.text=[question,answer]"),
+        ("trainer.lr=é", "write it in quotes"),
+        ("seed", "expected key=value"),
+        ("~seed", "expected key=value"),
+    ],
+)
+def test_a_word_that_cannot_be_meant_is_refused_with_what_may_be(word: str, message: str, capsys):
+    assert main(lambda cfg, is_sweep: pytest.fail("it ran"), [word]) == 2
+    told = capsys.readouterr().err
+    assert message in told and told.startswith("error: ") and len(told.splitlines()) == 1
+
+
+def test_a_plus_before_a_key_that_there_is_changes_nothing():
+    assert prepared(["+trainer.lr=1e-3", "++experiment=fig2"], OPTIONS) == ["trainer.lr=1e-3", "experiment=fig2"]
+    assert read("+search.budget.cosine=3", key="search.budget.cosine") == 3
+
+
+def test_every_group_can_be_chosen():
+    words = [f"{folder.name}={next(folder.glob('*.yaml')).stem}" for folder in sorted(CONFIG_DIR.iterdir())
+             if folder.is_dir() and folder.name != "hydra"]  # fmt: skip
+    assert len(words) == 8 and prepared(words, OPTIONS) == words
+
+
+def test_several_mistakes_are_told_together(capsys):
+    assert main(lambda cfg, is_sweep: None, ["epochs=3", "loss.gama=1", "seed=2"]) == 2
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 2 and all(line.startswith("error: ") for line in told)
+
+
+def test_a_search_key_is_named_as_such():
+    with pytest.raises(ConfigError, match="scripts/tune.py"):
+        prepared(["search=fair"], known_options(Config))
+
+
+def test_an_experiment_without_a_sweep_says_what_it_needs(capsys):
+    assert main(lambda cfg, is_sweep: pytest.fail("it ran"), ["experiment=table2"]) == 2
+    told = capsys.readouterr().err
+    assert "seed=1 dataset=mr model=bert loss=ce" in told and "a sweep of 300" in told and "-m" in told
+    with pytest.raises(ConfigError, match="one value each of seed, such as"):
+        check_single("table2", ["dataset=mr", "model=bert", "loss=ce"])
+    seen = []
+    words = ["experiment=table3", "dataset=mr", "model=bert", "loss=scl", "seed=2"]
+    assert main(lambda cfg, is_sweep: seen.append((cfg.mode, cfg.seed, is_sweep)), words) == 0
+    assert seen == [("standalone", 2, False)]  # its only mode is taken over
+
+
+def test_help_has_a_line_for_every_key(capsys):
+    for name, schema in {"train": Config, "tune": TuneConfig}.items():
+        options = known_options(schema)
+        assert [key for key, option in options.items() if not option.help] == []
+        text = usage(name, schema)
+        assert text.splitlines()[0].startswith(f"python scripts/{name}.py ")
+        assert text.count(f"  python scripts/{name}.py ") == 2  # examples
+        shown = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ") and "=" in line}
+        assert options.keys() - shown - set(BY_US) == set()
+    assert "search" not in usage("train", Config).split("Keys")[0].split("Files")[1]
+    assert main(lambda cfg, is_sweep: pytest.fail("it ran"), ["--help"]) == 0
+    assert "learning rate" in capsys.readouterr().out
+
+
+def test_comments_become_help_of_their_own_field():
+    help_of = {key: option.help for key, option in known_options().items()}
+    assert help_of["trainer.lr"] == "learning rate" and help_of["loss.gamma"].startswith("γ")
+    assert help_of["ablation.label_noise"] == "share of training labels changed"  # on a line of its own
+    assert config._comments(TuneConfig)["seed"] == config._comments(Config)["seed"]
+
+
+def test_cfg_job_shows_what_would_run(capsys):
+    assert main(lambda cfg, is_sweep: pytest.fail("it ran"), ["loss=ce", "--cfg", "job", "dataset.name=1e3"]) == 0
+    shown = yaml.safe_load(capsys.readouterr().out)
+    assert shown["loss"]["name"] == "ce" and shown["dataset"]["name"] == "1e3"
+
+
+# ------------------------------------------------------------------------------------------ terminals, locks, checkouts
+
+
+def run_script(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, *words]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.run(command, capture_output=True, cwd=cwd, env=environment, timeout=300)
+
+
+@pytest.mark.parametrize("script", ["data", "predict", "report", "reproduce", "train"])
+def test_help_of_every_script_can_be_shown_in_ascii(script: str):
+    done = run_script(f"scripts/{script}.py", "--help", PYTHONIOENCODING="ascii")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii() and len(done.stdout) > 50
+
+
+def test_a_run_ends_well_where_only_ascii_can_be_shown_or_read(toy_csv, tmp_path):
+    words = ["dataset=csv", f"dataset.path={toy_csv}", "model=tiny", "loss=ce", "trainer.max_epochs=1",
+             "trainer.device=cpu", f"paths.outputs={tmp_path / 'out'}"]  # fmt: skip
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = run_script("scripts/train.py", *words, **plain)
+    assert done.returncode == 0, done.stderr
+    assert b"epoch 1" in done.stdout and done.stdout.isascii()
+    refused = run_script("scripts/train.py", *words, "dataset.label=catégorie", **plain)
+    assert refused.returncode == 2 and b"PYTHONUTF8=1" in refused.stderr and b"Traceback" not in refused.stderr
+
+
+def test_the_scripts_of_a_checkout_run_its_own_package(tmp_path):
+    for name in ("gloss", "scripts", "configs"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "configs" / "ablation" / "mine.yaml").write_text("sigma_scale: 1.0\n")
+    done = run_script("scripts/train.py", "--help", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and b" mine," in done.stdout
+    first = [script.read_text().split("sys.path.insert(0")[0] for script in (ROOT / "scripts").glob("*.py")]
+    assert len(first) == 10 and all("import gloss" not in text and "from gloss" not in text for text in first)
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_without_locks_is_told_with_its_folder(number: int, tmp_path, monkeypatch):
+    def flock(file, operation):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(OSError) as error, FileLock(tmp_path / "lock"):
+        pass
+    assert str(tmp_path) in explain(error.value) and "paths.outputs" in explain(error.value)
+
+
+def test_a_lock_names_its_holder(tmp_path):
+    with FileLock(tmp_path / "lock"):
+        told = holder(tmp_path / "lock")
+    assert f"process {os.getpid()} on " in told and f"remove {tmp_path / 'lock'}" in told
+    (tmp_path / "lock").write_text("process 7 on node13 since 2026-01-01 00:00:00\n" * 3)
+    with FileLock(tmp_path / "lock"):  # nobody holds it: what it says means nothing
+        assert f"process {os.getpid()} on " in holder(tmp_path / "lock")
+
+
+@pytest.mark.parametrize("password", ["p@ss", "a/b", "x#y?z", "100%", "a:b@c", "[x]", "%40", "q u"])
+def test_a_password_may_have_any_sign(password: str):
+    import sqlalchemy
+
+    url = sqlalchemy.make_url(_encoded(f"postgresql+psycopg://me:{password}@host:5432/db"))
+    assert url.password == password.replace("%40", "@") and (url.host, url.database) == ("host", "db")
+    assert _encoded("postgresql://me@host/db") == "postgresql://me@host/db"
+
+
+def test_no_message_shows_a_password(capsys):
+    for url in ("postgresql://me:se{cret@host/db", "postgresql://me:se,cret@host/db", "mysql://me:secret@host/db"):
+        main(lambda cfg, is_sweep: None, [f"search.storage={url}", "nosuch=1"], "tune")
+        main(lambda cfg, is_sweep: None, [f"search.storage={url}", "loss=nosuch"], "tune")
+    told = capsys.readouterr()
+    assert "cret" not in told.out + told.err and "nosuch" in told.err
+
+
+# ------------------------------------------------------------------------------------------- make, and what it costs
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    """What make would run."""
+    return subprocess.run(["make", "-n", "-o", "setup", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["DATASET=mr", "MODEL=minilm", "LOSS=ce,scl", "SEED=1", "TRIAL=2"],
+        ["DATASETS=mr", "MODELS=minilm", "LOSSES=ce,scl", "SEEDS=1", "TRIALS=2"],
+    ],
+)
+def test_selectors_of_make_are_singular_or_plural(words: list[str]):
+    for target, what in {"reproduce-table2": "run", "plan-table2": "plan", "tune-table2": "tune"}.items():
+        done = make(target, *words, "OUTPUTS=it's here")
+        chosen = "dataset=mr model=minilm loss=ce,scl seed=1 search.trials=2".split()
+        command = ["scripts/reproduce.py", what, "table2", *chosen, "paths.outputs=it's here"]
+        assert shlex.split(done.stdout)[1:] == command
+    assert make("data", words[0]).stdout.split()[-1] == "--datasets=mr"
+
+
+@pytest.mark.parametrize(("word", "meant"), [("DATSET=mr", "DATASET"), ("MODLE=x", "MODEL"), ("seed=1", "SEED"),
+                                             ("SEEED=1", "SEED"), ("NOSUCH=1", "one of DATASETS")])  # fmt: skip
+def test_a_misspelt_selector_of_make_is_refused(word: str, meant: str):
+    done = make("reproduce-table2", word)
+    assert done.returncode and not done.stdout
+    assert f"no variable {word.partition('=')[0]}; did you mean {meant}" in done.stderr
+
+
+@pytest.mark.parametrize("script", [("reproduce.py", "run", "table2"), ("train.py", "-m", "experiment=table2")])
+def test_days_of_work_do_not_start_by_a_mistake(script, tmp_path):
+    done = run_script(f"scripts/{script[0]}", *script[1:], f"paths.outputs={tmp_path / 'out'}")
+    told = done.stderr.decode()
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
+    assert re.search(r"table2 takes about [\d,]+ hours", told) and "YES=1" in told and len(told.splitlines()) == 1
+
+
+def test_a_long_job_is_asked_about_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("YES", raising=False)
+    confirm("table2", 0.9)
+    with pytest.raises(ConfigError, match="YES=1 starts it"):
+        confirm("table2", 1.1)
+    for answer, starts in {"y\n": True, "yes\n": True, "n\n": False, "\n": False, "": False}.items():
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda a=answer: a))
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        with contextlib.nullcontext() if starts else pytest.raises(ConfigError, match="not started"):
+            confirm("table2", 1234.5)
+        assert "1,234 hours" in capsys.readouterr().err
+    monkeypatch.setenv("YES", "1")
+    monkeypatch.setattr(sys, "stdin", None)
+    confirm("table2", 1e6)

@@ -1,0 +1,168 @@
+"""Sweeps as a user starts them: launchers, failures, and a table that is interrupted and finished later."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gloss.config import ROOT
+from gloss.experiments.status import state
+from gloss.records.reading import read_records
+from gloss.runtime.signals import Interrupted
+from gloss.runtime.slurm import queued_again
+
+WORDS = {"up": "good great fine superb happy".split(), "down": "bad poor sad awful dull".split()}
+
+
+@pytest.fixture
+def toys(tmp_path):
+    """Two small sets of the user's own, as data sets toy_a and toy_b, and the arguments that make them known."""
+    (tmp_path / "configs" / "dataset").mkdir(parents=True)
+    for name in ("toy_a", "toy_b"):
+        draw = random.Random(name)
+        path = tmp_path / f"{name}.csv"
+        with path.open("w", newline="") as file:
+            out = csv.writer(file)
+            out.writerow(("text", "label"))
+            for i in range(60):
+                label = ("up", "down")[i % 2]
+                out.writerow((" ".join([*draw.choices(WORDS[label], k=4), "number", str(i)]), label))
+        config = tmp_path / "configs" / "dataset" / f"{name}.yaml"
+        config.write_text(f"name: {name}\nsource: csv\npath: {path}\n")
+    where = [f"hydra.searchpath=[file://{tmp_path / 'configs'}]", f"paths.outputs={tmp_path / 'out'}"]
+    words = ["model=tiny", "trainer.batch_size=16", "trainer.max_epochs=2", "trainer.device=cpu"]
+    return [*where, *words, "trainer.precision=float32"]
+
+
+def run(*command, timeout=300):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
+
+
+def train(*arguments):
+    return run(sys.executable, "scripts/train.py", "-m", *arguments)
+
+
+def run_folders(outputs: Path) -> dict[str, Path]:
+    return {"/".join(f.parts[-5:-1]): f for f in sorted((outputs / "runs").glob("*/*/*/*/seed=*"))}
+
+
+def test_a_failed_run_keeps_its_error_and_the_sweep_goes_on_with_several_workers(toys, tmp_path):
+    launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
+    done = train(*toys, *launcher, "dataset=toy_a", "loss=ce,triplet", "trainer.lr=1e30,1e-3")  # the first diverges
+    assert done.returncode == 1 and "2 runs failed; the others are done" in done.stderr
+    folders = list(run_folders(tmp_path / "out").values())
+    assert sorted(map(state, folders)) == ["done", "done", "failed", "failed"]
+    for folder in folders:
+        if state(folder) == "failed":
+            assert "not finite" in json.loads((folder / "error.json").read_text())["message"]
+            assert f"loss={folder.parts[-3].partition('-')[2]} " in done.stderr
+    records, problems = read_records(tmp_path / "out")
+    assert sorted(r.identity.loss for r in records) == ["ce", "triplet"] and len(problems) == 2
+
+
+def test_a_sweep_through_submitit(toys, tmp_path):
+    launcher = ["hydra/launcher=submitit_local", f"hydra.launcher.submitit_folder={tmp_path / 'logs'}"]
+    done = train(*toys, *launcher, "dataset=toy_a", "loss=ce,triplet")
+    assert done.returncode == 0, done.stderr
+    assert [state(f) for f in run_folders(tmp_path / "out").values()] == ["done", "done"]
+    assert len(list((tmp_path / "logs").glob("*_result.pkl"))) == 2  # submitit ran them, not this process
+
+
+def test_a_cluster_gets_partition_time_and_gpus():
+    code = (
+        "from hydra import compose, initialize_config_dir\nfrom gloss.config import CONFIG_DIR\n"
+        "with initialize_config_dir(str(CONFIG_DIR), version_base=None):\n"
+        "    given = ['hydra/launcher=slurm', 'hydra.launcher.partition=gpu']\n"
+        "    cfg = compose('train', given, return_hydra_config=True).hydra.launcher\n"
+        "print(cfg._target_.split('.')[-1], cfg.partition, cfg.timeout_min, cfg.gpus_per_node, cfg.max_num_timeout)\n"
+    )
+    done = run(sys.executable, "-c", code)
+    assert done.stdout.split() == ["SlurmLauncher", "gpu", "1440", "1", "20"], done.stderr
+
+
+@pytest.mark.parametrize(("preempt_time", "again"), [
+    ("2026-11-22T00:32:33", True), ("2026-11-22T00:32:20", False), ("None", False), (None, False),
+])  # fmt: skip
+def test_a_job_that_a_cluster_preempts_is_queued_again_and_one_that_is_cancelled_is_not(
+    tmp_path, monkeypatch, preempt_time, again
+):
+    scontrol = tmp_path / "scontrol"  # None: it fails
+    line = "   StartTime=2026-11-22T00:32:30 EndTime=2026-11-23T00:32:30 Deadline=N/A\n"
+    line += f"   PreemptEligibleTime=2026-11-22T00:32:30 PreemptTime={preempt_time}"  # may be of an earlier start
+    tells = f'[ "$*" = "show job 10_0" ] && echo "{line}"'
+    scontrol.write_text(f"#!/bin/sh\n{tells if preempt_time else 'exit 1'}\n")
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
+    for name, value in {"JOB_ID": "11", "ARRAY_JOB_ID": "10", "ARRAY_TASK_ID": "0"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    queued: list[int] = []
+    before = signal.signal(signal.SIGUSR2, lambda number, _: queued.append(number))
+    try:
+        with contextlib.nullcontext() if again else pytest.raises(Interrupted), queued_again():
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert queued == [signal.SIGTERM] * again
+
+
+def make(toys, **options):
+    arguments = [a for a in toys if not a.startswith("model=")]
+    command = ["make", "-o", "setup", "reproduce-table2", f"RUN={sys.executable}", "MODELS=tiny"]
+    command += ["DATASETS=toy_a,toy_b", "LOSSES=gloss_sqrt", "SEEDS=1", "TRIALS=0", f"ARGS={' '.join(arguments)}"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, text=True, start_new_session=True, **options)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
+def test_a_table_that_is_killed_goes_on_where_it_was(toys, tmp_path, number):
+    toys = [*toys, "trainer.max_epochs=4", "trainer.checkpoint_minutes=0"]  # a checkpoint every epoch
+    log = tmp_path / "log"
+    with log.open("w") as file:
+        first = make(toys, stdout=file, stderr=file)
+        interrupted = None
+        for _ in range(6000):
+            folders = run_folders(tmp_path / "out")
+            unfinished = [f for f in folders.values() if not (f / "DONE").exists()]
+            if len(unfinished) < len(folders):
+                interrupted = next((f for f in unfinished if any(f.glob("checkpoint/[0-9]*"))), None)
+            if interrupted or first.poll() is not None:
+                break
+            time.sleep(0.01)
+        assert interrupted is not None, log.read_text()
+        os.killpg(first.pid, number)
+        assert first.wait(timeout=60) != 0
+    for _ in range(500):  # until the last process of the group has gone, and with it its lock
+        if state(interrupted) != "running":
+            break
+        time.sleep(0.02)
+    done_before = {key: (f / "result.json").stat().st_mtime_ns for key, f in folders.items() if state(f) == "done"}
+    assert len(done_before) == 1 and state(interrupted) == "interrupted"
+
+    second = make(toys, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    text = second.communicate(timeout=300)[0]
+    assert second.returncode == 0, text
+    folders = run_folders(tmp_path / "out")
+    assert [state(f) for f in folders.values()] == ["done"] * 2 and "table2: 2 of 2 runs done" in text
+    for key, time_before in done_before.items():  # nothing was run twice
+        assert (folders[key] / "result.json").stat().st_mtime_ns == time_before
+    told = f"{interrupted.parts[-5]} tiny integrated gloss_sqrt seed 1 · epoch "
+    before, after = (
+        [line.removeprefix(told)[0] for line in part.splitlines() if line.startswith(told)]
+        for part in (log.read_text(), text)
+    )  # an epoch may be in the checkpoint and not yet told, but none is trained twice, and the last is told
+    assert "1" not in after and after[-1] == "4" and not set(before) & set(after)
+    assert len((interrupted / "epochs.jsonl").read_text().splitlines()) == 4
+    assert (tmp_path / "out" / "report" / "table2.csv").is_file()

@@ -1,0 +1,404 @@
+"""Prepared sets, splits, fingerprints, tokens. Tests on the real texts run where GLOSS_DATA_DIR names them."""
+
+import contextlib
+import csv
+import gzip
+import io
+import json
+import os
+import random
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tokenizers
+from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer
+
+from gloss.config import CONFIG_DIR, DatasetConfig
+from gloss.data import datasets as data
+from gloss.data.datasets import Split, add_label_noise, describe, load_dataset
+from gloss.data.files import read_table
+from gloss.data.tokens import check_tokens, tokenize
+from gloss.errors import DataError
+
+REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
+TABLE_1 = {  # the paper's: train, val, test, classes
+    "mr": (6397, 711, 3554, 2),
+    "r8": (4936, 549, 2189, 8),
+    "r52": (5865, 667, 2568, 52),
+    "20ng": (10182, 1132, 7532, 20),
+    "ohsumed": (3021, 336, 4043, 23),
+}
+WORDS = "the a film was good bad dull bright slow and very , . what who is it".split()
+
+
+def needs(name):
+    return pytest.mark.skipif(
+        not os.environ.get("GLOSS_DATA_DIR") or not (REAL / name).is_dir(), reason=f"GLOSS_DATA_DIR has no {name}"
+    )
+
+
+def write(path, header, rows):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    path.write_bytes(gzip.compress(text.getvalue().encode(), compresslevel=1))
+
+
+def some_rows(num, seed, labels=("0", "1")):
+    rng = random.Random(seed)
+    return [[f"{' '.join(rng.choices(WORDS, k=8))} {seed}.{i}", rng.choice(labels)] for i in range(num)]
+
+
+@pytest.fixture
+def toy(tmp_path, monkeypatch):
+    """A prepared set of its own manifest: `toy` with three splits and `pairs` with train and dev."""
+    names = {"0": "bad", "1": "good"}
+    files = {"toy": {"train": 60, "val": 20, "test": 20}, "glue": {"train": 200, "dev": 30}}
+    sets = {}
+    for name, parts in files.items():
+        splits = {}
+        for seed, (part, num) in enumerate(parts.items()):
+            rows = some_rows(num, seed)
+            write(tmp_path / name / f"{part}.csv.gz", ["text", "label"], rows)
+            digests = data.row_digests([(text,) for text, _ in rows], [names[label] for _, label in rows])
+            splits[part] = {"rows": num, "fingerprint": data.fingerprint(digests)}
+        sets[name] = {"labels": names, "splits": splits}
+    manifest = tmp_path / "manifest.json"
+    manifest.write_text(json.dumps({"sets": sets}))
+    monkeypatch.setattr(data, "MANIFEST", manifest)
+    return tmp_path
+
+
+# -- the real texts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in TABLE_1])
+def test_real_sets_have_the_counts_of_table_1(name):
+    found = describe(DatasetConfig(name=name), REAL, tokenizer=None)
+    *rows, num_classes = TABLE_1[name]
+    assert [found["splits"][part]["rows"] for part in ("train", "val", "test")] == rows
+    assert len(found["labels"]) == num_classes
+    classes = {part: split["classes"] for part, split in found["splits"].items()}
+    assert classes == {"train": num_classes, "val": num_classes - (name == "r52"), "test": num_classes}
+
+
+@pytest.mark.parametrize("damage", ["character", "row", "gzip"])
+@needs("mr")
+def test_damage_to_a_real_set_is_refused(tmp_path, damage):
+    for part in ("train", "val", "test"):
+        (tmp_path / "mr").mkdir(exist_ok=True)
+        (tmp_path / "mr" / f"{part}.csv.gz").write_bytes((REAL / "mr" / f"{part}.csv.gz").read_bytes())
+    path = tmp_path / "mr" / "val.csv.gz"
+    content = gzip.decompress(path.read_bytes()).decode()
+    if damage == "character":
+        path.write_bytes(gzip.compress(content.replace("movie", "movies", 1).encode()))
+        reason = "another content than the manifest's"
+    elif damage == "row":
+        path.write_bytes(gzip.compress(content[: content[:-1].rindex("\n") + 1].encode()))
+        reason = "710 rows, where the manifest has 711"
+    else:
+        path.write_bytes(path.read_bytes()[:-1000])
+        reason = ".*a damaged or cut-off gzip file"
+    with pytest.raises(DataError, match=f"val.csv.gz: {reason}"):
+        load_dataset(DatasetConfig(name="mr"), tmp_path, seed=1)
+
+
+@needs("20ng")
+def test_20ng_in_another_order_is_the_same_data_set(tmp_path):
+    for part in ("val", "test"):
+        (tmp_path / "20ng").mkdir(exist_ok=True)
+        (tmp_path / "20ng" / f"{part}.csv.gz").symlink_to(REAL / "20ng" / f"{part}.csv.gz")
+    text = gzip.decompress((REAL / "20ng" / "train.csv.gz").read_bytes()).decode()
+    header, *rows = csv.reader(io.StringIO(text, newline=""))
+    random.Random(5).shuffle(rows)
+    write(tmp_path / "20ng" / "train.csv.gz", header, rows)
+    ours, other = (load_dataset(DatasetConfig(name="20ng"), folder, seed=1) for folder in (REAL, tmp_path))
+    assert ours.fingerprint == other.fingerprint
+    assert ours.splits["train"].texts == other.splits["train"].texts
+    assert (ours.splits["train"].labels == other.splits["train"].labels).all()
+    assert (ours.splits["train"].rows != other.splits["train"].rows).any()
+
+
+@needs("r52")
+def test_r52_with_classes_of_one_text():
+    cfg = DatasetConfig(name="r52", train_limit=60)
+    dataset = load_dataset(cfg, REAL, seed=3)
+    platinum = dataset.labels.index("platinum")
+    assert platinum not in dataset.splits["val"].labels and platinum in dataset.splits["test"].labels
+    counts = np.bincount(dataset.splits["train"].labels, minlength=52)
+    assert counts.min() == 1 and counts.sum() == 60
+
+
+@needs("sst2")
+def test_sst2_is_validated_on_a_tenth_of_train_and_tested_on_dev():
+    dataset = load_dataset(DatasetConfig(name="sst2"), REAL, seed=1)
+    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 60614, "val": 6735, "test": 872}
+    shares = [split.labels.mean() for split in dataset.splits.values()]
+    assert abs(shares[0] - shares[1]) < 1e-4
+    assert "val is 6735 of the 67349 training texts" in str(dataset.notes)
+
+
+# -- prepared sets -----------------------------------------------------------------------------------------------------
+
+
+def test_a_prepared_set_is_read_with_its_labels_and_rows(toy):
+    dataset = load_dataset(DatasetConfig(name="toy"), toy, seed=1)
+    assert dataset.labels == ["bad", "good"] and dataset.notes == []
+    rows = some_rows(60, seed=0)
+    train = dataset.splits["train"]
+    assert sorted(train.rows) == list(range(2, 62))
+    for text, label, row in zip(train.texts, train.labels, train.rows, strict=True):
+        assert [text[0], str(label)] == rows[row - 2]
+
+
+def test_the_order_of_rows_changes_nothing_but_the_row_numbers(toy):
+    before = load_dataset(DatasetConfig(name="glue"), toy, seed=1)
+    rows = some_rows(200, seed=0)
+    write(toy / "glue" / "train.csv.gz", ["text", "label"], rows[::-1])
+    after = load_dataset(DatasetConfig(name="glue"), toy, seed=1)
+    assert before.fingerprint == after.fingerprint
+    for part in before.splits:
+        assert before.splits[part].texts == after.splits[part].texts
+    assert (before.splits["train"].rows == 203 - after.splits["train"].rows).all()
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda rows: [[rows[0][0].replace("e", "é", 1) + "x", rows[0][1]], *rows[1:]], "another content"),
+        (lambda rows: [[rows[0][0], "10"[int(rows[0][1])]], *rows[1:]], "another content"),
+        (lambda rows: rows[:-1], "19 rows, where the manifest has 20"),
+        (lambda rows: [*rows[:-1], rows[0]], "another content"),  # a row for another
+        (lambda rows: [[rows[0][0], "2"], *rows[1:]], "the label '2' is none of 0, 1"),
+        (lambda rows: [["", "1"], *rows[1:]], r"1 row left out, without 'text' \(row 2\)"),
+    ],
+)
+def test_a_prepared_file_that_differs_is_refused(toy, change, reason):
+    write(toy / "toy" / "val.csv.gz", ["text", "label"], change(some_rows(20, seed=1)))
+    with pytest.raises(DataError, match=f"toy/val.csv.gz: {reason}"):
+        load_dataset(DatasetConfig(name="toy"), toy, seed=1)
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -8, -1])
+def test_a_cut_off_gzip_file_is_refused_at_any_length(toy, length):
+    path = toy / "toy" / "test.csv.gz"
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(DataError, match="test.csv.gz"):
+        load_dataset(DatasetConfig(name="toy"), toy, seed=1)
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_a_gzip_file_is_unpacked_up_to_a_limit(tmp_path, monkeypatch, extra):
+    monkeypatch.setattr("gloss.data.files.MAX_UNPACKED", 2**20)
+    path, header = tmp_path / "texts.csv.gz", b"text,label\n"
+    content = header + b"x" * (2**20 - len(header) - 3 + extra) + b",1\n"
+    path.write_bytes(gzip.compress(content[: 2**19]) + gzip.compress(content[2**19 :]))  # of two members, as by cat
+    if not extra:
+        assert [label for _, label in read_table(path, ["text", "label"])] == ["1"]
+        return
+    with pytest.raises(DataError, match="texts.csv.gz: unpacks to more than 1 MB"):
+        read_table(path, ["text", "label"])
+
+
+def test_a_missing_file_or_an_unknown_set_says_what_to_do(toy):
+    (toy / "toy" / "val.csv.gz").unlink()
+    with pytest.raises(
+        DataError, match="val.csv.gz: no such file. Run `make data DATASETS=toy`, or set GLOSS_DATA_DIR"
+    ):
+        load_dataset(DatasetConfig(name="toy"), toy, seed=1)
+    with pytest.raises(DataError, match="dataset.name=tyo is not a prepared set: expected one of toy, glue"):
+        load_dataset(DatasetConfig(name="tyo"), toy, seed=1)
+
+
+def test_every_set_of_the_manifest_has_a_config_and_pinned_sources():
+    manifest = data.read_manifest()
+    assert set(TABLE_1) | {"sst2", "qnli"} == set(manifest["sets"])
+    for name, entry in manifest["sets"].items():
+        assert (CONFIG_DIR / "dataset" / f"{name}.yaml").read_text().startswith(f"name: {name}")
+        assert manifest["sources"][entry["source"]]["url"].startswith("https://")
+        for part in entry["splits"].values():
+            assert len(part.get("git_blob", "")) == 40 or len(part.get("sha256", "")) == 64
+
+
+# -- fingerprints and splits -------------------------------------------------------------------------------------------
+
+
+def test_fingerprint_is_of_a_multiset_of_rows():
+    def of(*rows):
+        return data.fingerprint(data.row_digests([row[:-1] for row in rows], [row[-1] for row in rows]))
+
+    a, b = ("some text", "x"), ("other", "y")
+    assert of(a, b) == of(b, a)
+    others = [of(a), of(b), of(a, b), of(a, a), of(b, b), of(a, a, b), of(a, b, b), of(a, a, a, b)]
+    assert len(set(others)) == len(others)  # an exclusive or would take (a, b) for (a, a, a, b)
+    assert of(("q", "s", "x")) != of(("qs", "x")) != of(("q:1:s", "x"))
+    assert of(("text", "x")) != of(("text ", "x"))
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_stratified_samples_are_in_proportion_within_their_bounds(seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(6, size=300, p=[0.5, 0.3, 0.1, 0.05, 0.04, 0.01])
+    counts = np.bincount(labels, minlength=6)
+    size = int(rng.integers(6, 300))
+    chosen = data._stratified(labels, size, seed, least=1)
+    taken = np.bincount(labels[chosen], minlength=6)
+    assert len(set(chosen)) == len(chosen) == size
+    quota = counts * size / 300
+    assert (taken >= np.minimum(counts, 1)).all() and (taken <= counts).all()
+    # A class is off its quota by less than one text, or by what the classes lifted to one text take.
+    lifted = ((counts > 0) & (quota < 1)).sum()
+    assert np.abs(taken - quota).max() <= 1 + lifted
+    assert (chosen == data._stratified(labels, size, seed, least=1)).all()
+
+
+def test_a_cut_leaves_every_class_in_train(toy):
+    a, b = (load_dataset(DatasetConfig(name="glue"), toy, seed=seed) for seed in (1, 2))
+    assert a.splits["val"].texts == b.splits["val"].texts  # the split does not depend on the run's seed
+    assert len(a.splits["val"]) == 20 and len(a.splits["train"]) == 180 and len(a.splits["test"]) == 30
+    assert set(a.splits["val"].texts).isdisjoint(a.splits["train"].texts)
+    assert sorted([*a.splits["val"].rows, *a.splits["train"].rows]) == list(range(2, 202))
+    whole = np.bincount(np.concatenate([a.splits["val"].labels, a.splits["train"].labels]))
+    assert np.abs(np.bincount(a.splits["val"].labels) - whole / 10).max() < 1
+
+
+def test_train_limit_is_drawn_by_seed(toy):
+    def train(limit, seed):
+        return load_dataset(DatasetConfig(name="toy", train_limit=limit), toy, seed)
+
+    assert train(10, 1).splits["train"].texts == train(10, 1).splits["train"].texts
+    assert train(10, 1).splits["train"].texts != train(10, 2).splits["train"].texts
+    assert len(train(10, 1).splits["train"]) == 10 and len(train(10, 1).splits["test"]) == 20
+    assert train(10, 1).fingerprint == train(None, 1).fingerprint
+    assert "has no effect: there are 60" in str(train(61, 1).notes) and len(train(61, 1).splits["train"]) == 60
+    with pytest.raises(DataError, match="train_limit=1 is not allowed: toy has 2 classes"):
+        train(1, 1)
+
+
+def test_describe_counts_long_texts_and_duplicates(toy, bert):
+    rows = some_rows(20, seed=1)
+    rows[0][0], rows[1][0] = some_rows(60, seed=0)[7][0], "good " * 40
+    write(toy / "toy" / "val.csv.gz", ["text", "label"], rows)
+    manifest = json.loads(data.MANIFEST.read_text())
+    manifest["sets"]["toy"]["splits"]["val"]["fingerprint"] = None
+    data.MANIFEST.write_text(json.dumps(manifest))
+    found = describe(DatasetConfig(name="toy"), toy, bert, max_length=41)  # 40 words, [CLS] and [SEP]
+    assert found["duplicates"] == {"train-val": 1, "train-test": 0, "val-test": 0}
+    assert found["splits"]["val"] == {"rows": 20, "classes": 2, "too_long": 1 / 20}
+    assert describe(DatasetConfig(name="toy"), toy, bert, max_length=42)["splits"]["val"]["too_long"] == 0
+
+
+# -- tokens ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bert():
+    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    return BertTokenizer(vocab=vocab)
+
+
+@pytest.fixture(scope="module")
+def roberta():
+    letters = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    return RobertaTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+
+
+def test_tokens_are_the_tokenizers_own(bert):
+    texts = [(text,) for text, _ in some_rows(1234, seed=0)]
+    tokens = tokenize(texts, bert, 8)
+    assert len(tokens) == 1234 and tokens.input_ids.dtype == np.int32 and tokens.offsets.dtype == np.int64
+    for i in (0, 999, 1000, 1233):
+        mine = tokens.input_ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
+        assert mine == bert.encode(texts[i][0], truncation=True, max_length=8)
+        assert mine[0] == bert.cls_token_id and mine[-1] == bert.sep_token_id and len(mine) == 8
+
+
+def test_pairs_have_the_segments_of_their_model(bert, roberta):
+    pair = [("what is it", "it is a film"), ("who", "the film")]
+    tokens = tokenize(pair, bert, 16)
+    assert tokens.token_type_ids.tolist() == [0] * 5 + [1] * 5 + [0] * 3 + [1] * 3  # [CLS] q [SEP] s [SEP]
+    assert tokens.offsets.tolist() == [0, 10, 16]
+    assert tokenize(pair, roberta, 64).token_type_ids is None
+    first = tokenize(pair, roberta, 64).input_ids[: tokenize(pair, roberta, 64).offsets[1]].tolist()
+    assert first.count(roberta.sep_token_id) == 3  # <s> q </s></s> s </s>
+    distilbert = DistilBertTokenizer(vocab=bert.get_vocab())
+    assert tokenize(pair, distilbert, 16).token_type_ids is None
+    assert tokenize(pair, distilbert, 16).input_ids.tolist() == tokens.input_ids.tolist()
+
+
+def test_of_a_pair_the_longer_text_is_cut(bert):
+    tokens = tokenize([("what is it", "good " * 50)], bert, 12)
+    words = bert.convert_ids_to_tokens(tokens.input_ids.tolist())
+    assert words[:5] == ["[CLS]", "what", "is", "it", "[SEP]"] and len(words) == 12 and words[-1] == "[SEP]"
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(bert, roberta):
+    known = [(text,) for text, _ in some_rows(50, seed=0)]
+    foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25
+    pairs = [(text, text) for (text,) in known]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    nothing = BertTokenizer(vocab={word: i for i, word in enumerate(special[0])})
+    empty = RobertaTokenizer(vocab={word: i for i, word in enumerate(special[1])}, merges=[])
+    for texts, tokenizer, length, is_right in [
+        (known, bert, 16, True), (known, bert, 4, True), (pairs, bert, 16, True), (foreign, roberta, 16, True),
+        (known, roberta, 4, True), (known, bert, 2, False), (foreign, bert, 16, False), (known, nothing, 16, False),
+        (pairs, nothing, 16, False), (known, empty, 16, False),
+        (known[:2] + foreign, bert, 16, False), (known + foreign[:2], bert, 16, True),
+    ]:  # fmt: skip
+        tokens = tokenize(texts, tokenizer, length)
+        with contextlib.nullcontext() if is_right else pytest.raises(DataError, match=r"knows \(nearly\) no word"):
+            check_tokens(texts, tokens, tokenizer, length)
+
+
+def test_the_cache_is_used_kept_apart_and_made_anew_when_damaged(bert, tmp_path, monkeypatch):
+    texts = [(text,) for text, _ in some_rows(30, seed=0)]
+    fresh = tokenize(texts, bert, 16, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(BertTokenizer, "__call__", lambda *args, **kwargs: pytest.fail("not taken from the cache"))
+        again = tokenize(texts, bert, 16, tmp_path)
+    assert all((getattr(fresh, key) == getattr(again, key)).all() for key in ("input_ids", "token_type_ids", "offsets"))
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert (tokenize(texts, bert, 16, tmp_path).input_ids == fresh.input_ids).all()
+        assert path.read_bytes() == whole
+    vocab = bert.get_vocab()
+    other = BertTokenizer(vocab=vocab | {"good": vocab["bad"], "bad": vocab["good"]})
+    for arguments in (
+        (texts[1:], bert, 16),
+        (texts, bert, 15),
+        (texts, other, 16),
+        ([(t, t) for (t,) in texts], bert, 16),
+    ):
+        before = len(list(tmp_path.iterdir()))
+        tokenize(*arguments, tmp_path)
+        assert len(list(tmp_path.iterdir())) == before + 1
+
+
+@pytest.mark.parametrize("max_length", [4, 5, 6, 40])
+def test_truncated_texts_are_counted(bert, max_length):
+    texts = [("good " * n,) for n in range(1, 8)] + [("good " * n, "bad " * 2) for n in range(1, 5)]
+    for some in (texts[:7], texts[7:]):
+        tokens = tokenize(some, bert, max_length)
+        expected = sum(len(bert(*text)["input_ids"]) > max_length for text in some)
+        assert data.count_truncated(some, tokens, bert, max_length) == expected
+
+
+# -- label noise -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 0.4, 1.0])
+def test_label_noise_changes_exactly_its_share(fraction):
+    labels = np.random.default_rng(0).integers(0, 5, 205)
+    split = Split([("x",)] * 205, labels.copy(), np.arange(205))
+    noisy = add_label_noise(split, fraction, 5, seed=1)
+    changed = noisy.labels != labels
+    assert changed.sum() == round(fraction * 205)
+    assert (split.labels == labels).all() and set(noisy.labels) <= set(range(5))
+    assert (noisy.labels == add_label_noise(split, fraction, 5, seed=1).labels).all()
+    if fraction == 1.0:  # every other class is reached from every class
+        assert {(a, b) for a, b in zip(labels, noisy.labels, strict=True)} == {
+            (a, b) for a in range(5) for b in range(5) if a != b
+        }

@@ -1,0 +1,53 @@
+"""Batches: every text once, never a batch of one, nothing but the seed and the epoch decides."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from gloss.config import TrainerConfig
+from gloss.data.sampler import epoch_batches
+
+
+@pytest.mark.parametrize("num_texts", [2, 7, 32, 33, 65, 100])
+def test_random_batches_hold_every_text_once_and_none_is_a_single_text(num_texts: int):
+    batches = epoch_batches(np.zeros(num_texts, dtype=int), TrainerConfig(batch_size=32), seed=1, epoch=1)
+    assert sorted(np.concatenate(batches)) == list(range(num_texts))
+    assert min(map(len, batches)) >= 2
+    assert max(map(len, batches)) <= 33
+
+
+def test_batches_depend_on_seed_and_epoch_only():
+    labels, cfg = np.arange(50) % 3, TrainerConfig(batch_size=16)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        return np.concatenate(epoch_batches(labels, cfg, seed, epoch)).tolist()
+
+    assert order(1, 1) == order(1, 1)
+    assert order(1, 1) != order(1, 2) != order(2, 1)
+
+
+def test_balanced_batches_have_p_classes_with_k_texts_and_rare_classes_once_each():
+    labels = np.repeat(np.arange(6), [40, 40, 40, 40, 3, 1])
+    cfg = TrainerConfig(batch_size=16, sampler="balanced", classes_per_batch=4)
+    batches = epoch_batches(labels, cfg, seed=0, epoch=1)
+    assert len(batches) == -(-len(labels) // 16)
+    for batch in batches:
+        assert len(set(batch)) == len(batch)
+        classes, counts = np.unique(labels[batch], return_counts=True)
+        assert len(classes) == 4
+        for c, n in zip(classes, counts, strict=True):
+            assert n == min(4, (labels == c).sum())
+
+
+def test_a_balanced_class_goes_through_all_its_texts_before_any_comes_again():
+    labels = np.repeat([0, 1], [12, 12])
+    cfg = TrainerConfig(batch_size=8, sampler="balanced", classes_per_batch=2)
+    batches = epoch_batches(labels, cfg, seed=0, epoch=1)
+    seen = np.concatenate(batches)
+    assert len(set(seen[labels[seen] == 0])) == 12
+
+
+def test_one_text_cannot_be_trained_on():
+    with pytest.raises(ValueError, match="at least 2 texts"):
+        epoch_batches(np.zeros(1, dtype=int), TrainerConfig(), seed=0, epoch=1)

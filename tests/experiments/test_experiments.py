@@ -1,0 +1,237 @@
+"""Experiments as Hydra overlays: how many runs each has, and that cells are what the command line would run."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+
+from gloss.cli.hydra_main import main
+from gloss.config import CONFIG_DIR, resolve
+from gloss.errors import ConfigError
+from gloss.experiments.grid import NAMES, compose_cells, is_run, search_cell, sweep_arguments, sweep_of
+from gloss.records.run_folder import digits, run_folder
+from gloss.search.best_values import apply_tuned
+
+RUNS = {  # with the default seeds; the first three as the paper's tables have them
+    "table2": 300,
+    "table3": 100,
+    "table6": 90,
+    "fig2": 135,
+    "fig3a": 135,
+    "fig3b": 90,
+    "fig4": 1,
+    "fig5": 10,
+    "fig6": 4,
+    "fig7": 21,
+    "few_shot": 150,  # 120, and 30 with unlabeled texts
+    "label_noise": 96,
+    "graph_noise": 102,  # a set and seed: CE, 2 losses with 5 noises and shuffled, standalone as they are and shuffled
+    "shift": 40,
+    "graph_size": 72,
+    "variant": 180,
+}
+
+
+@pytest.fixture(autouse=True)
+def no_overlays(tmp_path, monkeypatch):
+    """Overlays that were found and committed must not change what is tested."""
+    monkeypatch.setattr("gloss.search.best_values.CONFIG_DIR", tmp_path)
+
+
+def test_every_experiment_is_known_and_has_its_number_of_runs():
+    files = {path.stem for path in (CONFIG_DIR / "experiment").rglob("*.yaml")}
+    assert len(RUNS) == 16 and files - {"demo"} == set(NAMES) == set(RUNS)  # the demo is no table or figure
+    found = {name: sum(len(cell.seeds) for cell in compose_cells(name)) for name in NAMES}
+    assert found == RUNS
+
+
+def test_every_file_of_every_group_composes():
+    choices = {"dataset": 9, "model": 6, "loss": 7, "mode": 2, "variant": 2, "ablation": 7}
+    needed = {"csv": ["dataset.path=a.csv"], "hub": ["dataset.path=a/b"], "hf": ["model.name=a/b"]}
+    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        for group, number in choices.items():
+            names = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
+            assert len(names) == number + (group == "dataset"), names  # hub came on top of the documented ones
+            for name in names:
+                resolve(compose("train", overrides=[f"{group}={name}", *needed.get(name, [])]))
+
+
+@pytest.mark.parametrize("name", ["table3", "fig3b", "fig7", "shift", "variant"])
+def test_a_cell_is_what_the_command_line_composes(name):
+    given = ["model=tiny,minilm", "seed=2,3", "trainer.max_epochs=3", "loss=gloss_sqrt"]
+    cells = {(c.dataset, c.model, c.mode, c.variant, str(c.point)): c for c in compose_cells(name, given)}
+    arguments = sweep_arguments([f"experiment={name}", *given])
+    swept = [[f"{a.partition('=')[0]}={v}" for v in a.partition("=")[2].split(",")] for a in arguments]
+    num_jobs = 0
+    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        jobs = list(itertools.product(*swept))
+        for job in jobs[:: max(1, len(jobs) // 6)]:  # composing all of them would take a minute
+            cfg = resolve(apply_tuned(compose("train", overrides=list(job)), job))
+            (cell,) = [c for c in cells.values() if c.folder(cfg.seed) == run_folder(cfg)]
+            assert cfg.seed in cell.seeds and cell.config.trainer == cfg.trainer
+            num_jobs += 1
+    assert num_jobs >= 2 and len(jobs) == 2 * len(cells)
+
+
+def test_a_file_that_sets_more_than_its_own_node_is_composed_in_full(tmp_path):
+    (tmp_path / "dataset").mkdir()
+    text = "# @package _global_\ndataset: {name: odd, source: csv, path: a.csv}\ntrainer: {patience: 3}\n"
+    (tmp_path / "dataset" / "odd.yaml").write_text(text)
+    search = f"hydra.searchpath=[file://{tmp_path}]"
+    odd, mr = compose_cells("table2", [search, "dataset=odd,mr", "model=tiny", "loss=ce"])
+    assert (odd.dataset, odd.config.trainer.patience, mr.config.trainer.patience) == ("odd", 3, 10)
+
+
+def test_cells_come_in_the_papers_order_whatever_the_order_of_the_arguments():
+    cells = compose_cells("table2", ["loss=gloss_sqrt,ce", "seed=1", "dataset=r8,mr", "model=bert"])
+    expected = [("r8", "gloss_sqrt"), ("r8", "ce"), ("mr", "gloss_sqrt"), ("mr", "ce")]
+    assert [(c.dataset, c.loss) for c in cells] == expected
+    seeds = [a for a in sweep_arguments(["-m", "experiment=table2", "dataset=mr", "seed=4,5"]) if "=" in a]
+    assert seeds[:3] == ["experiment=table2", "seed=4,5", "dataset=mr"]  # all cells of a seed, then the next
+
+
+def test_points_are_the_swept_keys_that_no_cell_is_named_by():
+    assert [c.point for c in compose_cells("fig2", ["dataset=mr", "loss.lam=0.2,0.4", "trainer.lr=1e-5"])] == [
+        {"loss.lam": 0.2},
+        {"loss.lam": 0.4},
+    ]
+    assert compose_cells("table2", ["dataset=mr", "model=bert", "loss=ce"])[0].point == {}
+    by_hand = compose_cells("table2", ["dataset=mr", "model=bert", "loss=ce", "trainer.lr=1e-5,2e-5"])
+    assert [c.point for c in by_hand] == [{"trainer.lr": 1e-5}, {"trainer.lr": 2e-5}]
+
+
+def test_offsets_of_fig7_and_the_other_domain_of_shift():
+    ablations = {c.point["ablation"]: c.config.ablation for c in compose_cells("fig7", ["loss=gloss_sqrt"])}
+    assert (ablations["sigma_half"].sigma_scale, ablations["sigma_double"].sigma_scale) == (0.5, 2.0)
+    assert [ablations[k].lam_offset for k in ("lam_minus", "lam_plus", "none")] == [-0.1, 0.1, 0.0]
+    assert [ablations[k].gamma_offset for k in ("gamma_minus", "gamma_plus", "none")] == [-0.1, 0.1, 0.0]
+    others = {c.dataset: c.config.ablation.test_on for c in compose_cells("shift", ["loss=ce"])}
+    assert others == {"mr": "sst2", "sst2": "mr"}
+
+
+def test_experiments_share_runs_where_they_ask_for_the_same():
+    given = ["dataset=mr", "loss=gloss_sqrt", "seed=1"]
+    table2 = compose_cells("table2", [*given, "model=bert"])[0]
+    assert table2.digits in {c.digits for c in compose_cells("label_noise", given)}
+    assert table2.digits in {c.digits for c in compose_cells("graph_noise", given)}
+    assert table2.digits not in {c.digits for c in compose_cells("few_shot", given)}
+
+
+def test_the_controls_of_graph_noise_are_what_their_names_say():
+    cells = compose_cells("graph_noise", ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1"])
+    found = {(c.loss, c.mode, c.config.ablation.graph_noise, c.config.ablation.graph_shuffle) for c in cells}
+    noisy = {("gloss_sqrt", "integrated", noise, False) for noise in (0.0, 0.01, 0.02, 0.04, 0.08)}
+    shuffled = {("gloss_sqrt", mode, 0.0, True) for mode in ("integrated", "standalone")}
+    assert len(cells) == len(found) == 9
+    assert found == noisy | shuffled | {("ce", "integrated", 0.0, False), ("gloss_sqrt", "standalone", 0.0, False)}
+
+
+def test_unlabeled_texts_join_one_line_of_few_shot():
+    cells = compose_cells("few_shot", ["dataset=mr", "seed=1", "dataset.train_limit=20"])
+    found = [(c.loss, c.config.dataset.unlabeled) for c in cells]
+    assert sorted(found, key=str) == [
+        *(("ce", None), ("gloss_o", None), ("gloss_sqrt", "rest"), ("gloss_sqrt", None), ("scl_ce", None))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("job", "runs"),
+    [
+        (["a=1", "b=2"], True),
+        (["a=1", "b=2.0"], True),  # one value, written otherwise
+        (["a=1", "b=3"], False),
+        (["a=2", "b=3"], True),  # says nothing of a=2
+        (["b=3"], True),
+        (["a=1", "c=5"], True),
+        (["a=1", "b=2", "c=on"], False),
+        (["d=True", "e=null"], True),  # as Hydra writes what was given as true
+        (["d=true", "e=rest"], False),
+        (["d=False", "e=rest"], True),
+    ],
+)
+def test_an_experiment_leaves_out_what_its_only_says(job, runs):
+    assert is_run(job, {"a=1": {"b": 2, "c": 5}, "d=true": {"e": "null"}}) is runs
+
+
+def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path):
+    seen = []
+
+    def task(cfg, is_sweep):
+        seen.append((cfg.loss.name, cfg.mode, cfg.ablation.graph_noise, cfg.ablation.graph_shuffle))
+
+    given = ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1", "ablation.graph_noise=0,0.04"]
+    assert main(task, ["-m", "experiment=graph_noise", *given, f"paths.outputs={tmp_path}"]) == 0
+    cells = compose_cells("graph_noise", given)
+    assert sorted(seen) == sorted(
+        (c.loss, c.mode, c.config.ablation.graph_noise, c.config.ablation.graph_shuffle) for c in cells
+    )
+    assert len(seen) == 6
+
+
+def test_what_an_experiment_leaves_out_alone_is_told():
+    with pytest.raises(ConfigError, match="experiment=few_shot leaves this out: .*loss=ce.* with loss=gloss_sqrt"):
+        compose_cells("few_shot", ["loss=ce", "dataset.unlabeled=rest"])
+
+
+def test_gloss_o_waits_for_its_search(tmp_path):
+    given = ["dataset=mr", "model=bert", "loss=gloss_o", f"paths.tuned={tmp_path}"]
+    (cell,) = compose_cells("table2", given)
+    assert (cell.can_run, cell.digits, cell.folder(1)) == (False, None, None)
+    values = {"trainer": {"lr": 1e-5}, "loss": {"sigma": 0.7, "lam": 0.9, "gamma": 0.5}}
+    source = {"study": "s", "value": 80.0, "train_limit": None, "max_epochs": 200, "train_texts": 6397}
+    (tmp_path / "mr-bert-integrated-gloss_o.yaml").write_text(yaml.safe_dump({**values, "tuned": source}))
+    (cell,) = compose_cells("table2", given)
+    assert cell.can_run and cell.config.loss.sigma == 0.7 and cell.config.trainer.lr == 1e-5
+    assert cell.folder(4) == run_folder(resolve(_with_seed(cell.config, 4)))
+    swept = compose_cells("fig2", given)  # the swept λ wins over the one that was found
+    assert [c.config.loss.lam for c in swept] == pytest.approx([0.1 * k for k in range(1, 10)])
+    assert {c.config.loss.sigma for c in swept} == {0.7}
+
+
+def _with_seed(cfg, seed):
+    cfg.seed = seed
+    return cfg
+
+
+def test_a_search_is_made_without_the_experiments_own_settings():
+    cell = compose_cells("few_shot", ["dataset=mr", "loss=ce", "dataset.train_limit=20"])[0]
+    search = search_cell(cell, ["dataset=mr", "loss=ce", "dataset.train_limit=20", "trainer.max_epochs=7"])
+    trainer = search.config.trainer
+    assert search.config.dataset.train_limit is None and (trainer.batch_size, trainer.max_epochs) == (128, 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "message"),
+    [
+        ("table8", [], "few_shot, fig2, fig3a"),
+        ("table2", ["model=berd"], "model=berd is not allowed: expected one of bert, "),
+        ("table2", ["trainer.epochs=3"], "there is no key trainer.epochs"),
+        ("table2", ["trainer.max_epochs=no"], "trainer.max_epochs=no is not allowed"),
+        ("table3", ["loss=ce"], "loss=ce mode=standalone is not allowed"),
+        ("table2", ["seed=a"], "seed"),
+        ("few_shot", ["dataset.train_limit=x"], "train_limit"),
+    ],
+)
+def test_mistakes_are_told_in_one_message(name, overrides, message):
+    with pytest.raises(ConfigError) as error:
+        compose_cells(name, overrides)
+    assert message in str(error.value)
+
+
+def test_launcher_and_search_change_no_cell():
+    plain, launched = (
+        compose_cells("table2", ["dataset=mr", "model=bert", "loss=ce", *more])[0]
+        for more in ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "search.trials=3"])
+    )
+    assert plain.digits == launched.digits == digits(plain.config)
+
+
+def test_the_sweep_of_an_experiment_names_known_groups():
+    for name in NAMES:
+        for key, values in sweep_of(name).items():
+            for value in values.split(","):
+                is_group = (CONFIG_DIR / key).is_dir()
+                assert not is_group or (CONFIG_DIR / key / f"{value}.yaml").is_file(), (name, key, value)

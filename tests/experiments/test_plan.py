@@ -1,0 +1,532 @@
+"""What a plan says: states of runs, arithmetic against a count by hand, where speeds and epochs come from, searches."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+import yaml
+from synthetic import result, write_run, write_study
+
+from gloss.cli import reproduce
+from gloss.cli.reproduce import Task, experiments_of, grouped, save_selection, status
+from gloss.config import ROOT
+from gloss.errors import ConfigError
+from gloss.experiments.cost import DEVICES, ENCODERS, START_SECONDS, Texts, epoch_flops, lengths
+from gloss.experiments.grid import NAMES, compose_cells
+from gloss.experiments.requested import same_settings, selected_cells, selections
+from gloss.experiments.status import searches_left, state
+from gloss.records.run_folder import digits
+from gloss.report.build import build
+from gloss.report.plan import failures, make_plan, show
+from gloss.runtime import gpu_sharing as workers
+
+CE = ["dataset=mr", "model=bert", "loss=ce"]
+
+
+def cells_in(outputs, name="table2", given=CE, seeds="1,2,3,4,5"):
+    return compose_cells(name, [*given, f"seed={seeds}", f"paths.outputs={outputs}"])
+
+
+def put_run(root, cell, seed=1, **changes):
+    return write_run(
+        root,
+        result(
+            dataset=cell.dataset,
+            model=cell.model,
+            mode=cell.mode,
+            loss=cell.loss,
+            digits=cell.digits,
+            seed=seed,
+            **{
+                "config": {
+                    "trainer": {"max_epochs": 200, "patience": 10, "batch_size": 128},
+                    "dataset": {},
+                    "model": {},
+                },
+                **({"precision": "bf16"} if changes.get("device") == "cuda" else {}),
+                **changes,
+            },
+        ),
+    )
+
+
+def test_states_of_runs(tmp_path):
+    (cell,) = cells_in(tmp_path)
+    put_run(tmp_path, cell, 1)
+    for seed, name in ((2, "lock"), (3, "error.json"), (4, "checkpoint/1-0/state.json")):
+        path = cell.folder(seed) / name
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps({"message": "the disk is full\nand more"}))
+    holder = (
+        "import sys, time\nfrom pathlib import Path\nfrom gloss.records.reading import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", holder, cell.folder(2)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        plan = make_plan([cell], "a100", 2)
+        found = ["done", "running", "failed", "interrupted", "to do"]
+        assert list(plan.lines[0].states.values()) == found == [state(cell.folder(s)) for s in cell.seeds]
+        assert failures(plan.lines) == [f"{cell.folder(3)}: the disk is full"]
+        assert "1 done, 1 running, 1 failed, 1 interrupted of 5" in show(plan)
+        assert len(plan.runs_to_do()) == 4
+    finally:
+        process.kill()
+        process.wait()
+    assert state(cell.folder(2)) == "to do"  # a dead process holds nothing
+
+
+def test_states_and_costs_of_a_read_only_folder(small_disk, capsys):
+    (cell,) = cells_in(small_disk)
+    save_selection(small_disk, "table2", [*CE, "seed=1,2"])
+    for seed in (1, 2):
+        put = cell.folder(seed) / "lock"
+        put.parent.mkdir(parents=True)
+        put.touch()
+    with (cell.folder(1) / "lock").open("rb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
+        assert [state(cell.folder(seed)) for seed in (1, 2)] == ["running", "to do"]
+        assert status(small_disk, "cpu", 2) and "1 running" in capsys.readouterr().out
+
+
+def test_operations_of_an_epoch_against_the_matrices_themselves():
+    """One layer, texts of one length: count 2 m n k for every product, forward, and three times that for a step."""
+    tokens, width, rows = 16, 8, 10
+
+    def product(m, n, k):
+        return 2 * m * n * k
+
+    projections = 4 * product(tokens, width, width)  # query, key, value, output
+    feed_forward = 2 * product(tokens, width, 4 * width)
+    attention = 2 * product(tokens, tokens, width)
+    whole = projections + feed_forward + attention
+    # the last layer: keys and values of all tokens; all else is the first token's, and left out of the estimate
+    last = 2 * product(tokens, width, width)
+    train = Texts(rows, 2, tokens, tokens**2)
+    counted = epoch_flops(3, width, 1, train, Texts(0, 2, tokens, tokens**2))
+    assert counted == pytest.approx(3 * rows * (2 * whole + last), rel=0.02)
+    assert epoch_flops(3, width, 2, train, train) == pytest.approx(counted * (2 + 1 / 3))
+
+
+def test_lengths_agree_with_the_manifest_and_reach_no_further_than_the_limit():
+    sets = json.loads((ROOT / "data" / "manifest.json").read_text())["sets"]
+    assert {name for name, _ in lengths()} == {*sets, "docstrings"}
+    for (name, part), texts in lengths().items():
+        assert 0 < texts.mean <= 128 and texts.mean**2 <= texts.mean_square <= 128**2
+        if name in sets and part in sets[name]["splits"] and name not in ("sst2", "qnli"):
+            assert texts.rows == sets[name]["splits"][part]["rows"]
+    for name in ("sst2", "qnli"):  # validation is cut from train
+        assert sum(lengths()[name, p].rows for p in ("train", "val")) == sets[name]["splits"]["train"]["rows"]
+
+
+def test_shapes_are_those_of_the_encoders():
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig()  # BERT-base is its default
+    layers, width, parameters = ENCODERS["bert"]
+    assert (config.num_hidden_layers, config.hidden_size) == (layers, width)
+    with torch.device("meta"):
+        model = transformers.BertModel(config, add_pooling_layer=True)
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_without_a_run_the_data_sheet_speaks(tmp_path):
+    (cell,) = cells_in(tmp_path)
+    (line,) = make_plan([cell], "a100", 2).lines
+    train, val = lengths()["mr", "train"], lengths()["mr", "val"]
+    flops = epoch_flops(12, 768, 1, train, val)
+    launches = 50 * 12 * 3e-3  # 6,397 texts are 50 batches
+    assert line.epoch_seconds == pytest.approx(max(flops / (312e12 * 0.25), launches))
+    assert (line.speed_from, line.epochs_from, line.epochs) == ("data sheet", "assumed", 25)
+    assert line.run_hours == pytest.approx((25 * line.epoch_seconds + START_SECONDS) / 3600)
+    (slower,) = make_plan([cell], "cpu", 4).lines
+    assert slower.epoch_seconds == pytest.approx(flops / (2 * DEVICES["cpu"]["float32"][0]))
+
+
+def test_a_device_that_is_not_known_has_no_estimate_and_says_so(tmp_path):
+    (cell,) = cells_in(tmp_path)
+    for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100
+        plan = make_plan([cell], name, 2)
+        assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
+        assert f"Speed on {name}: 1 cells unknown. It is none of a100, h100, h200, cpu" in show(plan)
+    assert make_plan([cell], "NVIDIA A100-SXM4-80GB", 2).speeds.data_sheet == "a100"
+    texts = {"num_rows": {"train": 6397, "val": 711, "test": 3554}, "tokens_per_epoch": 170_000, "seconds": 60.0}
+    put_run(tmp_path, cell, 1, **texts, device="cuda", device_name="NVIDIA GeForce RTX 4090")
+    assert make_plan([cell], "NVIDIA GeForce RTX 4090", 2).lines[0].speed_from == "measured (same set)"
+    assert make_plan([cell], "cpu", 2).lines[0].speed_from == "data sheet"
+    put_run(tmp_path, cell, 2, **texts, device="cpu", device_name="Some Processor")
+    assert make_plan([cell], "cpu", 2).lines[0].speed_from == "measured (same set)"
+
+
+def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tmp_path):
+    r8 = cells_in(tmp_path, given=["dataset=r8", "model=bert", "loss=ce"])[0]
+    texts = {"num_rows": {"train": 4936, "val": 549, "test": 2189}, "tokens_per_epoch": 400_850}
+    where = {"device": "cuda", "device_name": "NVIDIA A100-SXM4-80GB", "epochs": 10}
+    times = {"total": 250.0, "training": 200.0, "evaluation": 20.0, "per_epoch": 20.0, "to_best": 100.0}
+    put_run(tmp_path, r8, 1, **texts, **where, seconds=1)
+    path = r8.folder(1) / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": times}))
+    (line,) = make_plan([r8], "a100", 2).lines
+    assert line.epoch_seconds == pytest.approx(22.0, rel=0.02)  # (200 + 20) / 10; attention's part is approximate
+    assert (line.speed_from, line.epochs, line.epochs_from) == ("measured (same set)", 10, "ours")
+    mr, distil = cells_in(tmp_path, given=["dataset=mr", "model=bert,distilbert", "loss=ce"])
+    plan = make_plan([mr, distil], "a100", 2)
+    assert [line.speed_from for line in plan.lines] == ["measured (same model)", "measured (other model)"]
+    (elsewhere,) = make_plan([r8], "h100", 2).lines
+    assert (elsewhere.speed_from, elsewhere.epochs_from) == ("data sheet", "ours")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"shared_device": True}))
+    assert make_plan([r8], "a100", 2).lines[0].speed_from == "data sheet"
+
+
+def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
+    def epochs(name, *given):
+        line = make_plan(compose_cells(name, [*given, f"paths.outputs={tmp_path}"])[:1], "a100", 2).lines[0]
+        return line.epochs, line.epochs_from
+
+    assert epochs("table3", "dataset=r8", "loss=cosine") == (200, "paper")
+    assert epochs("table3", "dataset=r8", "loss=cosine", "trainer.max_epochs=5") == (5, "paper")
+    assert epochs("table3", "dataset=r8", "loss=cosine", "trainer.patience=3") == (18, "assumed")
+    assert epochs("table2", "dataset=r8", "loss=ce", "trainer.max_epochs=7") == (7, "assumed")
+    assert epochs("fig6") == (3, "fixed")
+
+
+def released_cells(tmp_path, name, *given):
+    return compose_cells(
+        name, ["dataset=mr", "model=bert", "variant=released", "seed=1", *given, f"paths.outputs={tmp_path}"]
+    )
+
+
+def test_passes_that_are_not_made_are_not_counted(tmp_path):
+    train, val = lengths()["mr", "train"], lengths()["mr", "val"]
+    flops = {n: epoch_flops(12, 768, n, train, val) for n in (1, 2)}
+    for name, loss, passes in (("table3", "scl", 1), ("table2", "ce", 1), ("table2", "scl_ce", 2)):
+        (cell,) = released_cells(tmp_path, name, f"loss={loss}")
+        (line,) = make_plan([cell], "cpu", 2).lines
+        assert line.epoch_seconds == pytest.approx(flops[passes] / DEVICES["cpu"]["float32"][0]), loss
+
+
+def test_released_runs_are_priced_at_float32_s_speed(tmp_path):
+    ours, theirs = cells_in(tmp_path, seeds="1")[0], released_cells(tmp_path, "table2", "loss=ce")[0]
+    plan = make_plan([ours, theirs], "a100", 2)
+    train, val = lengths()["mr", "train"], lengths()["mr", "val"]
+    assert plan.lines[1].epoch_seconds == pytest.approx(epoch_flops(12, 768, 1, train, val) / (0.6 * 19.5e12))
+    assert plan.lines[1].epoch_seconds > plan.lines[0].epoch_seconds
+    assert "25 % of 312 TFLOP/s (bf16) and 60 % of 19.5 TFLOP/s (float32) is assumed" in show(plan)
+    num_rows = {"train": train.rows, "val": val.rows, "test": 3554}
+    texts = {"num_rows": num_rows, "tokens_per_epoch": round(train.rows * train.mean)}
+    put_run(tmp_path, ours, 1, **texts, device="cuda", device_name="NVIDIA A100-SXM4-80GB")
+    plan = make_plan([ours, theirs], "a100", 2)
+    assert [line.speed_from for line in plan.lines] == ["measured (same set)", "data sheet"]  # bf16 tells nothing of it
+    config = {"trainer": {"precision": "float32"}, "dataset": {}, "model": {}, "variant": {"forward_passes": 2}}
+    put_run(
+        tmp_path,
+        theirs,
+        1,
+        **texts,
+        device="cuda",
+        device_name="NVIDIA A100-SXM4-80GB",
+        config=config,
+        precision="float32",
+        per_epoch=40.0,
+    )
+    (line,) = make_plan([theirs], "a100", 2).lines
+    assert line.speed_from == "measured (same set)"
+    assert line.epoch_seconds == pytest.approx(40.0 + 0.2, rel=0.02)  # CE makes one pass, whatever the variant
+
+
+def test_an_unknown_set_or_encoder_has_no_estimate_and_says_so(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)))
+    given = ["dataset=csv", f"dataset.path={path}", "model=tiny", "loss=ce"]
+    plan = make_plan(cells_in(tmp_path, given=given), "a100", 2)
+    assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
+    assert "5 runs or trials are not counted" in show(plan)
+
+
+def test_runs_that_two_experiments_share_are_counted_once(tmp_path):
+    given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", f"paths.outputs={tmp_path}"]
+    cells = [*compose_cells("graph_noise", given), *compose_cells("label_noise", given)]
+    assert len(cells) == 12 and len(make_plan(cells, "a100", 2).runs_to_do()) == 11  # both begin without noise
+
+
+def test_unlabeled_texts_cost_their_encoding(tmp_path):
+    given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", "dataset.train_limit=1000", f"paths.outputs={tmp_path}"]
+    plain, unlabeled = make_plan(compose_cells("few_shot", given), "cpu", 2).lines
+    without_start = [line.run_hours - START_SECONDS / 3600 for line in (plain, unlabeled)]
+    assert 1.5 < without_start[1] / without_start[0] < 2.0  # twice the texts in each batch, the same validation
+
+
+def put_overlay(outputs, name, source, **values):
+    path = outputs / "tuned" / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(yaml.safe_dump({"trainer": {"lr": 1e-5}, **values, "tuned": source}))
+
+
+def left(cells, given, *search):
+    return {path.stem: n for path, (_, n) in searches_left(cells, given, search).items()}
+
+
+def test_searches_are_those_that_cells_lack(tmp_path):
+    given = ["dataset=mr", "model=bert", "seed=1", f"paths.outputs={tmp_path}"]
+    cells = compose_cells("table2", given)
+    everything = {f"mr-bert-integrated-{loss}": 15 for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o")}
+    assert left(cells, given) == everything
+    assert set(left(cells, given, "search.trials=2").values()) == {2}
+    assert left(cells, given, "search.trials=0") == {}
+    by_hand = [*given, "trainer.lr=1e-5"]
+    assert "mr-bert-integrated-ce" not in left(compose_cells("table2", by_hand), by_hand)  # nothing to search
+    put_run(tmp_path, cells[0])
+    assert left(cells, given) == everything  # it ran with default values; the others would be searched
+    source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15}
+    put_overlay(tmp_path, "mr-bert-integrated-gloss_o", source, loss={"sigma": 0.5})
+    open_ = set(everything) - {"mr-bert-integrated-gloss_o"}
+    assert set(left(compose_cells("table2", given), given)) == open_
+    trial = {"params": {"lr": 2e-5}, "value": 1.0, "epochs": 1, "seconds": 1.0, "reason": None, "duplicate_of": None}
+    trials = [{**trial, "number": i, "state": s} for i, s in enumerate(("complete", "pruned", "running"))]
+    write_study(tmp_path, "mr-bert-integrated-scl_ce-paper-fair-01234567", loss="scl_ce", trials=trials)
+    assert left(cells, given)["mr-bert-integrated-scl_ce"] == 13
+    assert left(cells, given, "search=authors")["mr-bert-integrated-scl_ce"] == 15  # that study is not the authors'
+    assert left(compose_cells("fig6", given), given) == {}  # a timing needs no search
+    with pytest.raises(ConfigError, match="expected one of authors, fair"):
+        left(cells, given, "search=authers")
+
+
+def test_more_trials_or_another_search_than_the_overlay_s_are_searched_for(tmp_path):
+    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 12}
+    put_overlay(tmp_path, "mr-bert-integrated-ce", source)
+    cells = compose_cells("table2", given)
+    assert left(cells, given, "search.trials=12") == {} != left(cells, given, "search.trials=13")
+    assert left(cells, given, "search.trials=12", "search=authors") == {"mr-bert-integrated-ce": 12}
+
+
+def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(tmp_path):
+    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    reduced = [*given, "dataset.train_limit=500", "trainer.max_epochs=3"]
+    assert set(left(compose_cells("table2", reduced), reduced)) == {"mr-bert-integrated-ce-n500-e3"}
+    source = {"train_limit": 500, "max_epochs": 3, "search": "fair", "trials": 15, "train_texts": 500}
+    put_overlay(tmp_path, "mr-bert-integrated-ce-n500-e3", source)
+    assert left(compose_cells("table2", reduced), reduced) == {}
+    full = compose_cells("table2", given)
+    assert full[0].config.tuned is True and set(left(full, given)) == {"mr-bert-integrated-ce"}
+
+    put_overlay(tmp_path, "mr-bert-integrated-ce", {**source, "train_limit": None, "max_epochs": 200})
+    assert compose_cells("table2", reduced)[0].config.tuned["file"] == "mr-bert-integrated-ce-n500-e3.yaml"
+    # a sweep over amounts takes the search on all texts, unless there is one on its own
+    few = ["loss=ce", "dataset=mr", f"paths.outputs={tmp_path}"]
+    assert left(compose_cells("few_shot", few), few) == {}
+    put_overlay(tmp_path, "mr-bert-integrated-ce-n20", {**source, "train_limit": 20, "max_epochs": 200})
+    files = {c.point["dataset.train_limit"]: c.config.tuned["file"] for c in compose_cells("few_shot", few)}
+    assert files == {n: f"mr-bert-integrated-ce{'-n20' * (n == 20)}.yaml" for n in (20, 100, 1000)}
+    fewer = [*few, "trainer.max_epochs=3"]  # its search is on all texts for three epochs
+    assert set(left(compose_cells("few_shot", fewer), fewer)) == {"mr-bert-integrated-ce-e3"}
+    put_overlay(tmp_path, "mr-bert-integrated-ce-e3", {**source, "train_limit": None})
+    assert compose_cells("few_shot", fewer)[1].config.tuned["file"] == "mr-bert-integrated-ce-e3.yaml"
+
+
+def test_experiments_of_one_cell_that_vary_other_amounts_have_their_own_searches(tmp_path):
+    given = ["loss=ce", "dataset=mr", "model=bert", "dataset.train_limit=500", f"paths.outputs={tmp_path}"]
+    both = [
+        *compose_cells("fig6", ["mode=integrated", *given]),
+        *compose_cells("table2", given),
+        *compose_cells("few_shot", given),
+    ]
+    assert set(left(both, given)) == {"mr-bert-integrated-ce-n500", "mr-bert-integrated-ce"}
+
+
+def test_the_cost_of_a_search_is_that_of_its_own_runs_not_of_the_cells_it_serves(tmp_path):
+    given = ["dataset=mr", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    plan = make_plan(compose_cells("few_shot", given), "a100", 2, given, ["search.trials=1"])
+    whole = make_plan(compose_cells("table2", [*given, "model=bert"]), "a100", 2).hours()[0]
+    assert plan.hours()[1] == pytest.approx(whole)
+
+
+def test_the_full_paper_on_an_a100_can_be_planned_without_texts_or_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOSS_DATA_DIR", str(tmp_path / "nothing"))
+    task = Task("table2", [f"paths.outputs={tmp_path}", f"paths.tuned={tmp_path}"])
+    plan = task.plan("a100", 2)
+    runs, searches, unknown = plan.hours()
+    assert unknown == 0 and 1 < runs < searches == pytest.approx(3 * runs)  # 15 trials before 5 seeds
+    text = show(plan)
+    assert "Runs: 300" in text and "900 trials" in text and "GB a job" in text and "25 % of 312 TFLOP/s" in text
+
+
+def test_combinations_are_merged_without_gaining_or_losing_any():
+    losses, sets = ("ce", "scl"), ("mr", "r8", "r52")
+    rows = [{"dataset": d, "model": "bert", "loss": x, "mode": "integrated"} for d in sets for x in losses]
+    assert grouped(rows) == [{"dataset": "mr,r8,r52", "model": "bert", "loss": "ce,scl", "mode": "integrated"}]
+    merged = grouped(rows[1:])  # not a full grid any more
+    expanded = [(d, x) for row in merged for d in row["dataset"].split(",") for x in row["loss"].split(",")]
+    assert sorted(expanded) == sorted((row["dataset"], row["loss"]) for row in rows[1:])
+
+
+def test_selections_are_kept_for_the_report(tmp_path, capsys):
+    save_selection(tmp_path, "table2", [*CE, "seed=1", f"paths.outputs={tmp_path}"])
+    save_selection(tmp_path, "fig6", ["model=tiny"])
+    asked = [*CE, "seed=1,2"]
+    where = [f"paths.outputs={tmp_path}", "paths.data=x", "search.storage=postgresql://me:secret@host/db"]
+    save_selection(tmp_path, "table2", [*asked, *where])
+    save_selection(tmp_path, "table2", [*asked, "search.trials=2", *where])  # the same cells with another search
+    expected = {"table2": [[*CE, "seed=1"], [*asked, "search.trials=2"]], "fig6": [["model=tiny"]]}
+    assert selections(tmp_path) == expected and "secret" not in (tmp_path / "selections.yaml").read_text()
+    assert status(tmp_path, "cpu", 2)
+    shown = capsys.readouterr().out
+    assert all(x in shown for x in ("table2  dataset=mr model=bert loss=ce seed=1,2", "2 trials", "85.64", "fig6"))
+    (tmp_path / "selections.yaml").write_text("table2: [dataset=mr, model=bert]\nfig6: []\n")  # one selection each
+    assert selections(tmp_path) == {"table2": [["dataset=mr", "model=bert"]], "fig6": [[]]}
+    for text in ("- what\n", "table2: {", "table2: mr\n"):
+        (tmp_path / "selections.yaml").write_text(text)
+        with pytest.raises(ConfigError, match="selections.yaml cannot be used"):
+            selections(tmp_path)
+
+
+def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
+    larger, smaller = ["dataset=mr,r8", "model=bert", "loss=ce", "seed=1,2"], ["dataset=mr", "model=bert", "loss=ce"]
+    for overrides in (["dataset=mr", "model=minilm", "loss=gloss_sqrt", "seed=4"], larger, [*smaller, "seed=2,3"]):
+        save_selection(tmp_path, "table2", overrides)
+    (group,) = same_settings("table2", selections(tmp_path)["table2"])
+    cells = selected_cells("table2", group, tmp_path)
+    assert [(c.dataset, c.model, c.loss, c.seeds) for c in cells] == [
+        ("mr", "bert", "ce", (1, 2, 3)),
+        ("mr", "minilm", "gloss_sqrt", (4,)),
+        ("r8", "bert", "ce", (1, 2)),
+    ]
+    # settings of its own make a group of its own, so that a table never compares unlike runs
+    save_selection(tmp_path, "table2", [*smaller, "trainer.max_epochs=3", "search.trials=2"])
+    first, last = same_settings("table2", selections(tmp_path)["table2"])
+    assert first == group and [c.config.trainer.max_epochs for c in selected_cells("table2", last, tmp_path)] == [3]
+    save_selection(tmp_path, "table2", [*smaller, "seed=1"])
+    assert len(same_settings("table2", selections(tmp_path)["table2"])[-1]) == 4
+    save_selection(tmp_path, "fig2", ["loss.lam=0.1,0.2", "dataset=mr"])
+    save_selection(tmp_path, "fig2", ["loss.lam=0.2,0.3", "dataset=mr"])
+    (group,) = same_settings("fig2", selections(tmp_path)["fig2"])
+    assert [c.point["loss.lam"] for c in selected_cells("fig2", group, tmp_path)] == [0.1, 0.2, 0.3]
+
+
+def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
+    task = Task("all", ["dataset=mr,r8", f"paths.outputs={tmp_path}"])
+    assert set(NAMES) - set(task.experiments) == {"table6"}
+    assert "table6: left out, not about dataset=mr,r8" in capsys.readouterr().err
+    assert {c.dataset for c in task.cells("shift")} == {"mr"}
+    assert {c.dataset for c in task.cells("fig2")} == {"mr", "r8"}
+    assert Task("all", ["dataset=qnli"]).experiments == ("table6",)
+    assert {c.dataset for c in Task("table6", ["dataset=mr"]).cells("table6")} == {"mr"}  # asked for by its name
+    with pytest.raises(ConfigError, match="no experiment is about dataset=csv"):
+        Task("all", ["dataset=csv"])
+
+
+def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tmp_path, monkeypatch, capsys):
+    given = ["dataset=mr", "model=tiny", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
+    called = []
+
+    def popen(command, env):
+        called.append((command, env.get("GLOSS_STORAGE")))
+        return type("P", (), {"wait": lambda self: 0})()
+
+    monkeypatch.delenv("GLOSS_STORAGE", raising=False)
+    monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
+    url = "postgresql://me:secret@host/db"
+    task = Task("table2", [*given, f"search.storage={url}", "search.trials=2"])
+    assert task.run() == 1  # its run is not there
+    scripts = [(command[1].rpartition("/")[2], storage) for command, storage in called]
+    assert scripts == [("tune.py", url), ("train.py", None), ("report.py", None)]
+    assert "search.trials=2" in called[0][0] and not any("secret" in x for command, _ in called for x in command)
+    shown = capsys.readouterr().out
+    assert "$ GLOSS_STORAGE=… python scripts/tune.py -m dataset=mr" in shown and "secret" not in shown
+    assert not any("secret" in path.read_text() for path in tmp_path.rglob("*.yaml"))
+    called.clear()
+    Task("all", [f"paths.outputs={tmp_path / 'empty'}"]).report()
+    assert not any("only" in x for x in called[-1][0])
+
+
+def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, monkeypatch, capsys):
+    called = []
+
+    def popen(command, env):
+        called.append([x.rpartition("/")[2] if x.endswith(".py") else x for x in command[1:]])
+        return type("P", (), {"wait": lambda self: 0})()
+
+    monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
+    given = ["dataset=mr", "model=tiny", "search.trials=2", f"paths.outputs={tmp_path}"]
+    task = Task("table7", [*given, "loss=ce,gloss_o"])
+    assert task.tune_all() == 0 and [c[0] for c in called] == ["tune.py"]  # table3 has no loss=ce: left out
+    assert "left out: table3: loss=ce mode=standalone" in capsys.readouterr().err
+    called.clear()
+    task = Task("table7", [*given, "loss=gloss_o"])
+    assert task.run() == 0 and [c[0] for c in called] == ["tune.py", "tune.py", "report.py"]
+    assert [next(x for x in c if x.startswith("mode=")) for c in called[:2]] == ["mode=integrated", "mode=standalone"]
+    assert "only=[table7]" in called[-1] and not (tmp_path / "selections.yaml").exists()
+    shown = show(task.plan("cpu", 2))
+    assert shown.startswith("Runs: none of its own.\nSearches for 2 cells, 4 trials: at most")
+    with pytest.raises(ConfigError, match="nosuch"):
+        Task("table7", [*given, "loss=nosuch"]).plan("cpu", 2)
+    assert Task("table7", [*given, "loss=nosuch"]).tune_all() == 2
+
+
+def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):
+    given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
+    source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15, "fingerprint": "f" * 64}
+    put_overlay(tmp_path, "mine-tiny-integrated-ce", source)  # of the same texts, which cannot be looked at
+    (cell,) = compose_cells("table2", [*given, "seed=1", f"paths.outputs={tmp_path}"])
+    write_run(tmp_path, dataset="mine", model="tiny", loss="ce", digits=digits(cell.config, "f" * 64), accuracy=77.0)
+    save_selection(tmp_path, "table2", [*given, "seed=1"])
+    save_selection(tmp_path, "table6", [*given, "seed=1", "model.max_length=16"])
+    assert status(tmp_path, "cpu", 2)
+    shown = capsys.readouterr().out
+    assert "1 done of 1" in shown and "77.00 (1)" in shown
+    assert "gone.csv" in shown and "no run of it" in shown
+
+
+def test_table8_is_table7(tmp_path, monkeypatch):
+    task = Task("table8", ["dataset=mr", "model=tiny", f"paths.outputs={tmp_path}", "loss=ce,gloss_o"])
+    assert task.name == "table7" and task.searched == ("table2", "table3")
+    assert set(task.plan("cpu", 2).searches) == set(
+        Task("table7", ["dataset=mr", "model=tiny", f"paths.outputs={tmp_path}", "loss=ce,gloss_o"])
+        .plan("cpu", 2)
+        .searches
+    )
+    called = []
+    monkeypatch.setattr(reproduce, "call", lambda script, *arguments, **_: called.append((script, *arguments)) or 0)
+    assert task.run() == 0
+    assert "only=[table7]" in called[-1]
+    assert build(tmp_path, only=["table8"]).problems == []
+
+
+def test_tables_without_runs_of_their_own_know_whose_they_use():
+    assert experiments_of("table9") == ("table3",) and experiments_of("fig3") == ("fig3a", "fig3b")
+    assert experiments_of("table1") == () and len(experiments_of("all")) == 16
+    with pytest.raises(ConfigError, match="table8 is no table"):
+        experiments_of("table8")
+
+
+def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(workers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(workers, "_mine", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"uuid": f"gpu-{i}"}))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+    folder = tmp_path / f"gloss-{workers.os.getuid()}" / "workers"
+    assert workers.claim_gpu() == 0 and workers.claim_gpu() == 0
+    code = (
+        "import sys, time\nfrom filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    workers._mine.release()
+    monkeypatch.setattr(workers, "_mine", None)
+    other = subprocess.Popen([sys.executable, "-c", code, folder / "gpu-0"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        assert workers.claim_gpu() == 1  # the first is taken by another process
+    finally:
+        other.kill()
+        other.wait()
+        workers._mine.release()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert workers.claim_gpu() is None

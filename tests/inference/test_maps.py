@@ -1,0 +1,69 @@
+"""Maps of many classes, and of classes with long or unusual names, stay maps."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+
+from gloss.inference.embedding_plot import embedding_map
+from gloss.report.figure import legend_beside, panels, styled
+from gloss.report.figures.runs import _classes
+
+
+def map_of(names: list[str]):
+    """A map of three texts a class, written to memory sizes only; warnings are errors."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(names)), 3)
+    embeddings = rng.normal(size=(len(labels), 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return embedding_map(embeddings, labels, labels, names, "pca", "map", "a set, " * 30)
+
+
+def width_of_axes(drawing) -> float:
+    """Inches that the map itself has, once all is laid out."""
+    with styled():
+        drawing.figure.draw_without_rendering()
+    ax = drawing.figure.axes[0]
+    return ax.get_position().width * drawing.figure.get_figwidth()
+
+
+@pytest.mark.parametrize(
+    ("names", "has_legend"),
+    [
+        ([f"class {i}" for i in range(3)], True),
+        ([f"class {i}" for i in range(51)], True),
+        ([f"class {i}" for i in range(151)], False),
+        (["a very long name of a class " * 20, "$formula_", "x\x1b[31m"], True),
+        (["天気", "été", "\u202eabc"], True),
+    ],
+)
+def test_a_map_has_room_whatever_its_classes(names: list[str], has_legend: bool, tmp_path):
+    drawing = map_of(names)
+    ax = drawing.figure.axes[0]
+    assert (ax.get_legend() is not None) is has_legend
+    assert any("No legend" in note for note in drawing.notes) is not has_legend
+    if len(names) > 3:
+        assert width_of_axes(drawing) > 1.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawing.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.csv", "map.pdf", "map.png"]
+    if has_legend:
+        assert max(len(text.get_text()) for text in ax.get_legend().get_texts()) < 40
+    assert {row["label"] for row in drawing.data} == set(names)  # the CSV keeps the names whole
+
+
+def test_the_legend_of_a_report_figure_has_an_end():
+    with styled():
+        _, axes = panels(1, 1)
+        for count, columns in ((3, 1), (14, 1), (15, 2), (28, 2), (29, None)):
+            xy, labels = np.zeros((count, 2)), np.arange(count)
+            handles = _classes(axes[0, 0], xy, labels, ["n" * 100] * count)
+            axes[0, 0].legend_ = None
+            notes = legend_beside(axes[0, 0], handles, [handle.get_label() for handle in handles], per_column=14)
+            legend = axes[0, 0].get_legend()
+            assert (legend and legend._ncols) == columns and bool(notes) is (columns is None)
+            assert all(len(handle.get_label()) == 24 for handle in handles)

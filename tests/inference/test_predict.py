@@ -1,0 +1,458 @@
+"""Choosing runs, reading texts, predictions and neighbours of a small run that was really trained."""
+
+import csv
+import dataclasses
+import gzip
+import io
+import json
+import os
+import runpy
+import shutil
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from gloss.cli.arguments import read_arguments
+from gloss.config import CONFIG_DIR, ROOT, ModelConfig, resolve
+from gloss.data.files import MAX_TEXT, _bounded
+from gloss.errors import DataError, RunError
+from gloss.inference import predictor as predict_module
+from gloss.inference.prediction_files import BadRow, Row, Writer, input_kind, output, read_rows
+from gloss.inference.predictor import Prediction, Run, find_run, load_run
+from gloss.models.pretrained import load_tokenizer
+from gloss.records.run_folder import write_json
+from gloss.runtime.terminal import printable
+from gloss.training.run import _print_once, train
+
+
+def train_tiny(folder, *overrides, columns=("text",)):
+    """A finished run with weights on 60 short texts of three classes; its record."""
+    words = {"red": "apple cherry rose", "green": "grass leaf frog", "blue": "sea sky jeans"}
+    rows = [
+        [f"{'very ' * (i % 7)}{word} {i}", *["the other text"] * (len(columns) - 1), label]
+        for label, text in words.items() for i, word in enumerate(text.split() * 7)
+    ]  # fmt: skip
+    with open(folder / "texts.csv", "w", newline="") as file:
+        csv.writer(file).writerows([[*columns, "label"], *rows])
+    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        cfg = resolve(compose("train", [
+            "dataset=csv", "dataset.name=colours", f"dataset.path={folder / 'texts.csv'}", "model=tiny",
+            f"dataset.text=[{','.join(columns)}]", "model.max_length=16", "trainer.batch_size=16", "trainer.lr=1e-3",
+            "trainer.max_epochs=2", "trainer.device=cpu", "trainer.precision=float32",
+            f"paths.outputs={folder / 'outputs'}",
+            *(overrides or ["trainer.save_model=true"]),
+        ]))  # fmt: skip
+    return train(cfg)
+
+
+@pytest.fixture(scope="module")
+def record(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("colours"))
+
+
+@pytest.fixture(scope="module")
+def run(record):
+    return Run(record, device="cpu")
+
+
+# -- predictions -------------------------------------------------------------------------------------------------------
+
+
+def test_predictions_are_those_of_the_record(record, run):
+    recorded = torch.from_numpy(record.predictions()["test_logits"]).softmax(dim=1).numpy()
+    split = run.split("test")
+    found = run.predict(split.texts)
+    np.testing.assert_allclose([list(p.probabilities.values()) for p in found], recorded, atol=1e-5)
+    assert [run.labels.index(p.label) for p in found] == recorded.argmax(axis=1).tolist()
+    assert all(p.probability == max(p.probabilities.values()) for p in found)
+
+
+def test_order_and_window_do_not_matter(run, monkeypatch):
+    texts = [f"{'very ' * (i % 9)}frog {i}" for i in range(50)]
+    expected, embeddings = run.predict(texts), run.embed(texts)
+    monkeypatch.setattr(predict_module, "WINDOW", 7)
+    for one, other in zip(run.predict(texts[::-1])[::-1], expected, strict=True):
+        assert one.label == other.label and one.probability == pytest.approx(other.probability, abs=1e-5)
+    np.testing.assert_allclose(run.embed(texts), embeddings, atol=1e-5)
+    assert run.embed([]).shape == (0, 64) and run.predict([]) == []
+
+
+def test_stream_reads_no_further_than_a_window(run, monkeypatch):
+    monkeypatch.setattr(predict_module, "WINDOW", 8)
+    num_read = 0
+
+    def endless():
+        nonlocal num_read
+        while True:
+            num_read += 1
+            yield num_read, ("a frog",)
+
+    stream = run.stream(endless())
+    for expected in range(1, 20):
+        number, _ = next(stream)
+        assert number == expected and num_read <= 8 * (1 + (expected - 1) // 8)
+
+
+def test_a_window_of_long_texts_holds_fewer(run, monkeypatch):
+    monkeypatch.setattr(predict_module, "WINDOW_TEXT", 20)
+    items = iter([(i, ("a frog" * (i % 5),)) for i in range(30)])
+    stream = run.stream(items)
+    assert next(stream)[0] == 0 and next(items)[0] == 4  # those from 0 to 3 have 36 characters
+    assert [number for number, _ in stream] == [1, 2, 3, *range(5, 30)]
+
+
+def test_neighbours_against_a_double_loop(run):
+    texts = ["a green frog", "the sky 3", "very very apple"]
+    split = run.split("train")
+    z, train_z = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (run.embed(texts), run.embed(split.texts)))
+    for i, prediction in enumerate(run.predict(texts, neighbours=5)):
+        weights = [np.exp(-(np.linalg.norm(z[i] - other) ** 2) / (2 * run.sigma**2)) for other in train_z]
+        best = np.argsort(weights)[::-1][:5]
+        np.testing.assert_allclose([n.weight for n in prediction.neighbours], np.array(weights)[best], rtol=2e-3)
+        assert prediction.neighbours[0].texts == split.texts[best[0]]
+        for n in prediction.neighbours:
+            (at,) = np.flatnonzero(split.rows == n.row)
+            assert n.texts == split.texts[at] and n.label == run.labels[split.labels[at]]
+
+
+def test_neighbours_without_a_graph_are_weighed_by_cosine(run):
+    run = Run(run.record, device="cpu")
+    run.record = dataclasses.replace(run.record, result={**run.record.result, "hyperparameters": {"sigma": None}})
+    (prediction,) = run.predict(["a green frog"], neighbours=1000)
+    z, train_z = run.embed(["a green frog"])[0], run.embed(run.split("train").texts)
+    cosines = train_z @ z / np.linalg.norm(train_z, axis=1) / np.linalg.norm(z)
+    expected = np.sort(cosines)[::-1]
+    np.testing.assert_allclose([n.weight for n in prediction.neighbours], expected, atol=1e-5)
+
+
+def test_pairs(tmp_path):
+    run = Run(train_tiny(tmp_path, columns=("question", "answer")), device="cpu")
+    assert run.columns == ["question", "answer"]
+    (one,), (other,) = run.predict([("frog", "leaf")]), run.predict([("frog", "a sea and a sky")])
+    assert one.probabilities != other.probabilities
+    with pytest.raises(DataError, match="must hold question and answer"):
+        run.predict(["frog"])
+
+
+def test_mistakes_in_python_are_told(run):
+    with pytest.raises(TypeError, match="list of texts"):
+        run.predict("a frog")
+    with pytest.raises(DataError, match=r"texts\[1\] must hold text"):
+        run.predict(["a frog", ("a", "pair")])
+    with pytest.raises(RunError, match="split=dev"):
+        run.split("dev")
+
+
+def test_changed_training_texts_are_noticed(tmp_path):
+    record = train_tiny(tmp_path)
+    with open(tmp_path / "texts.csv", "a") as file:
+        file.write("one more,red\n")
+    with pytest.raises(RunError, match="have changed since"):
+        Run(record, device="cpu").predict(["a frog"], neighbours=1)
+
+
+@pytest.mark.parametrize("part, what", [("encoder", "embeddings"), ("head", "probabilities")])
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_a_model_that_gives_no_finite_numbers_is_refused(run, part, what, number):
+    run = Run(run.record, device="cpu")
+    torch.nn.init.constant_(list(getattr(run.model, part).parameters())[-1], number)
+    with pytest.raises(RunError, match=f"expected {what} that are finite numbers, .* train the run again"):
+        run.predict(["a frog"])
+
+
+def test_a_run_reads_files_as_it_read_its_own(tmp_path, monkeypatch, capsys):
+    record = train_tiny(tmp_path, "trainer.save_model=true", "dataset.encoding=cp1252", "model.max_length=6")
+    lines = ["nr;text", "1;grün", f"2;{'very ' * 20}red", "", "3;größer"]
+    (tmp_path / "x.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    arguments = (f"run={record.folder}", "trainer.device=cpu", f"file={tmp_path / 'x.csv'}")
+    assert call(monkeypatch, "predict.py", *arguments, f"to={tmp_path / 'out.csv.gz'}") == 0
+    err = capsys.readouterr().err
+    assert "1 blank row skipped" in err and "1 of 3 texts are truncated: the run reads 6 tokens" in err
+    with gzip.open(tmp_path / "out.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["number"], row["text"]) for row in rows] == [("2", "grün"), ("3", lines[2][2:]), ("5", "größer")]
+    assert call(monkeypatch, "predict.py", *arguments, "encoding=utf-8") == 1
+    assert "row 2: text is not in the encoding expected (byte 0xfc)" in capsys.readouterr().err
+    assert call(monkeypatch, "predict.py", *arguments, "separator=,") == 2
+    assert "no column 'text' in the header, which has 'nr;text': set columns=" in capsys.readouterr().err
+
+
+def test_notes_on_the_data_are_printed_and_kept(tmp_path, capsys):
+    _print_once.cache_clear()
+    record = train_tiny(tmp_path, "model.max_length=6", "seed=3")
+    err = capsys.readouterr().err
+    assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
+    *cut, truncated = record.result["notes"]
+    told = [note.partition(" (")[0] for note in cut[-2:]]
+    assert told == [f"{part} is 6 of the 63 training texts" for part in ("test", "val")]
+    tokenizer = load_tokenizer(ModelConfig(**record.result["config"]["model"]))
+    with (tmp_path / "texts.csv").open() as file:
+        num_long = sum(len(tokenizer.encode(row["text"])) > 6 for row in csv.DictReader(file))
+    assert truncated == f"{num_long} of the 63 texts ({num_long / 63:.0%}) are truncated at model.max_length=6 tokens"
+    assert 0 < num_long < 63 and all(f"colours: note: {note}\n" in err for note in record.result["notes"])
+
+
+# -- choosing a run ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def outputs(tmp_path, record):
+    """Four records: the identity, validation score and weights of each as given."""
+    scores = {"ce": (80.0, 99.0, True), "gloss_sqrt": (90.0, 50.0, True), "scl_ce": (95.0, 60.0, False)}
+    for loss, (val, test, has_model) in scores.items():
+        folder = tmp_path / "runs" / "colours" / "tiny" / f"integrated-{loss}" / "0000abcd" / "seed=1"
+        shutil.copytree(record.folder, folder, ignore=shutil.ignore_patterns("model") if not has_model else None)
+        result = json.loads((folder / "result.json").read_text())
+        result["identity"] |= {"loss": loss, "digits": "0000abcd"}
+        result["metrics"]["val"]["macro_f1"], result["metrics"]["test"]["macro_f1"] = val, test
+        write_json(folder / "result.json", result)
+    return tmp_path
+
+
+def test_best_is_by_validation_among_those_with_weights(outputs, capsys):
+    assert find_run("best dataset=colours", outputs).identity.loss == "gloss_sqrt"
+    assert "best of 2 (1 more without weights) by macro-F1 on validation, 90.00" in capsys.readouterr().err
+    assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
+    with pytest.raises(RunError, match="needs a data set"):
+        find_run("best", outputs)
+
+
+def test_selection(outputs):
+    chosen = find_run("dataset=colours loss=ce mode=integrated seed=1", outputs)
+    assert chosen.identity.loss == "ce" and find_run(str(chosen.folder)).result == chosen.result
+    assert find_run("", outputs, loss="ce", seed=1).folder == chosen.folder
+    with pytest.raises(RunError, match="2 runs fit dataset=colours(.|\n)*loss=ce(.|\n)*loss=gloss_sqrt"):
+        find_run("dataset=colours", outputs)
+    with pytest.raises(RunError, match="no finished run(.|\n)*fits dataset=mr; there are(.|\n)*loss=ce"):
+        find_run("dataset=mr", outputs)
+    with pytest.raises(RunError, match="'outputs/typo' says nothing"):
+        find_run("outputs/typo", outputs)
+    with pytest.raises(RunError, match="trainer.save_model=true"):
+        load_run("loss=scl", outputs, device="cpu")
+    (chosen.folder / "DONE").unlink()
+    with pytest.raises(RunError, match="not finished"):
+        find_run(str(chosen.folder))
+
+
+# -- reading texts -----------------------------------------------------------------------------------------------------
+
+
+def rows_of(path, columns=("text",), **settings):
+    return list(read_rows(str(path), input_kind(str(path)), columns, **settings))
+
+
+def test_lines(tmp_path):
+    path = tmp_path / "texts.txt"
+    path.write_bytes(b"\xef\xbb\xbfone\n\ntwo\r\n\xff\xfe bad\n  \nthree, with \x1b\nnul \0\nlast")
+    good = [Row(1, ("one",)), Row(3, ("two",)), Row(6, ("three, with \x1b",)), Row(8, ("last",))]
+    rows = rows_of(path)
+    assert [row for row in rows if isinstance(row, Row)] == good
+    bad = {row.number: row.reason.removeprefix("text ") for row in rows if isinstance(row, BadRow)}
+    assert bad.pop(4).startswith("is not in the encoding expected (byte 0xff): save as UTF-8")
+    assert bad == {2: "is empty", 5: "is empty", 7: "holds binary data"}
+    path.write_text("a\tb\nonly one\n")
+    assert [type(row) for row in rows_of(path, ("question", "answer"))] == [Row, BadRow]
+
+
+def test_csv(tmp_path, capsys):
+    path = tmp_path / "texts.csv.gz"
+    content = 'id,text\n1,"a ""b"", c"\n2,"two\nlines"\n3\n\n4,"open" x\n5,\n6,last\n'
+    path.write_bytes(gzip.compress(content.encode()))
+    rows, good = rows_of(path), [Row(2, ('a "b", c',)), Row(3, ("two\nlines",)), Row(8, ("last",))]
+    assert [row for row in rows if isinstance(row, Row)] == good
+    assert [(row.number, row.unit) for row in rows if isinstance(row, BadRow)] == [(n, "row") for n in (4, 6, 7)]
+    assert "1 blank row skipped" in capsys.readouterr().err
+    with pytest.raises(DataError, match="texts.csv.gz: no column 'body' in the header, which has 'id', 'text'"):
+        rows_of(path, ("body",))
+    path.write_bytes(gzip.compress((content * 1000).encode())[:-200])
+    *_, last = rows_of(path)
+    assert isinstance(last, BadRow) and "cut-off" in last.reason
+    tabs = tmp_path / "texts.tsv"
+    tabs.write_text("text\tlabel\nred, green\tx\n")
+    assert rows_of(tabs) == [Row(2, ("red, green",))]
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    lines = ['{"text": "one", "x": [1]}', '"two"', "{", "", '{"body": "x"}', '{"text": 3}', '{"text": "\\ud800"}',
+             "[1]", "[" * 100_000, '{"text": "last"}']  # fmt: skip
+    path.write_text("\n".join(lines))
+    rows = rows_of(path)
+    assert [row for row in rows if isinstance(row, Row)] == [Row(1, ("one",)), Row(2, ("two",)), Row(10, ("last",))]
+    assert [row.number for row in rows if isinstance(row, BadRow)] == [3, 5, 6, 7, 8, 9]
+
+
+@pytest.mark.parametrize("name, start", [("x.txt", ""), ("x.jsonl", '"'), ("x.csv", "text\n"), ("x.csv", 'text\n"')])
+def test_a_line_without_an_end_does_not_fill_the_memory(tmp_path, name, start):
+    path = tmp_path / f"{name}.gz"
+    path.write_bytes(gzip.compress(start.encode() + b"x" * (MAX_TEXT + 1)))
+    with pytest.raises(DataError, match=rf"{name}.gz: line \d holds more than 1,048,576 characters: split it"):
+        rows_of(path)
+
+
+def test_a_quote_left_open_does_not_fill_the_memory(tmp_path):
+    path = tmp_path / "texts.csv.gz"
+    path.write_bytes(gzip.compress(b'text\n"' + b"a short line\n" * (MAX_TEXT // 12)))
+    assert "field larger than field limit (1048576)" in rows_of(path)[0].reason
+
+
+def test_lines_are_split_as_they_were():
+    ends = ("\n", "\r", "\r\n", "\n\r", "\r\r\n", "\u2028", "\x0b", "\x1c", "")
+    content = "".join("é" * length + end for length in (0, 1, 8190, 8191, 8192, 16383) for end in ends).encode()
+    one, other = (io.TextIOWrapper(io.BytesIO(content), encoding="utf-8", newline="") for _ in range(2))
+    assert list(_bounded(one)) == list(other)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(DataError, match="No such file"):
+        rows_of(tmp_path / "none.txt")
+
+
+# -- writing -----------------------------------------------------------------------------------------------------------
+
+
+def test_nan_is_not_written_as_json():
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        Writer(io.StringIO(), "jsonl", ["a"], ["text"]).write(Row(1, ("b",)), Prediction("a", np.nan, {"a": np.nan}))
+
+
+def test_a_pipe_is_written_to_and_a_link_stays(tmp_path):
+    pipe, target, link, dangling = (tmp_path / name for name in ("pipe", "target", "link", "dangling"))
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)  # which waits for no writer
+    with output(str(pipe)) as file:
+        file.write("é\n")
+    assert pipe.is_fifo() and os.read(reader, 100).decode() == "é\n"
+    os.close(reader)
+    target.write_text("old")
+    link.symlink_to("target")
+    dangling.symlink_to("new")
+    for path in (link, dangling):
+        with output(str(path)) as file:
+            file.write("text")
+        assert path.is_symlink() and path.resolve().read_text() == "text"
+    assert target.read_text() == "text"
+    with pytest.raises(IsADirectoryError), output(str(tmp_path)):
+        pass
+
+
+EVIL = "\x1b[2Jlabel\x9b\u202e"
+
+
+def written(form, columns=("text",)):
+    file = io.StringIO()
+    writer = Writer(file, form, [EVIL, "b"], columns)
+    writer.write(Row(7, ('a "text", of\ntwo lines',), truth="b"), Prediction(EVIL, 0.75, {EVIL: 0.75, "b": 0.25}))
+    return file.getvalue()
+
+
+def test_formats():
+    found = json.loads(written("jsonl"))
+    assert found == {"number": 7, "text": 'a "text", of\ntwo lines', "truth": "b", "label": EVIL, "probability": 0.75,
+                     "probabilities": {EVIL: 0.75, "b": 0.25}}  # fmt: skip
+    (row,) = csv.DictReader(io.StringIO(written("csv"), newline=""))
+    assert (row["number"], row["text"], row["label"], row["p(b)"]) == ("7", 'a "text", of\ntwo lines', EVIL, "0.25")
+    (row,) = csv.DictReader(io.StringIO(written("csv", ("label",)), newline=""))
+    assert row["input label"].startswith("a") and row["label"] == EVIL
+
+
+def test_nothing_steers_the_terminal():
+    table = written("table")
+    assert all(c.isprintable() or c == "\n" for c in table) and "\\x1b[2J" in table and len(table.splitlines()) == 2
+    assert printable("naïve 文 \u202e\x07\ud800") == "naïve 文 \\u202e\\x07\\ud800"
+
+
+# -- the scripts -------------------------------------------------------------------------------------------------------
+
+
+def test_unknown_arguments_are_refused():
+    assert read_arguments(["a=1", "b=x=y"], ["a", "b"]) == {"a": "1", "b": "x=y"}
+    for words, message in ((["tex=1"], "did you mean text"), (["text"], "key=value"), (["text=1", "text=2"], "twice")):
+        with pytest.raises(ValueError, match=message):
+            read_arguments(words, ["text", "file"])
+
+
+def call(monkeypatch, script, *arguments, stdin=b""):
+    """The exit status of a script, run in this process."""
+    monkeypatch.setattr(sys, "argv", [script, *arguments])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin)))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
+    return end.value.code
+
+
+def test_script_predicts_the_rest_and_names_bad_lines(record, monkeypatch, capsys, tmp_path):
+    chosen = (f"run={record.folder}", "trainer.device=cpu")
+    assert call(monkeypatch, "predict.py", *chosen, "file=-", "format=jsonl", stdin=b"frog\n\n\xff\nsky\n") == 1
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["number"] for line in out.splitlines()] == [1, 4]
+    for told in ("line 2: text is empty", "line 3: text is not in the encoding", "2 predicted, 2 left out"):
+        assert told in err
+
+    assert call(monkeypatch, "predict.py", *chosen, "split=test", f"to={tmp_path / 'out.csv'}") == 0
+    assert f"accuracy {record.result['metrics']['test']['accuracy']:.2f} %" in capsys.readouterr().err
+    rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="")))
+    assert len(rows) == record.result["num_rows"]["test"]
+    with open(record.result["config"]["dataset"]["path"]) as file:
+        lines = file.read().splitlines()
+    assert all(lines[int(row["number"]) - 1] == f"{row['text']},{row['truth']}" for row in rows)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    (["text=a", "file=b"], "expected one of text="),
+    (["text=a", "format=xml"], "format=xml is not allowed"),
+    (["text=a", "neighbours=-1"], "neighbours=-1 is not allowed"),
+    (["text=a", "pair=b"], "expected text= alone"),
+    (["file=missing.txt"], "No such file"),
+    (["text=a", "trainer.device=cuda:99"], "trainer.device"),
+    (["text=a", "trainer.device=gpu"], "trainer.device=gpu"),
+    (["text=a", "columns=a,b"], "the run reads text"),
+    (["text=a", "to=x.xlsx"], "to=x.xlsx is not allowed: expected a name ending in .csv"),
+    (["file=x.parquet"], "No such file"),
+    (["file=x.docx"], "file=x.docx has an unknown ending"),
+    (["text=a", "separator=;;"], "separator=;; is not allowed"),
+])  # fmt: skip
+def test_script_tells_mistakes(record, monkeypatch, capsys, arguments, message):
+    chosen = [] if any("device" in one for one in arguments) else ["trainer.device=cpu"]
+    assert call(monkeypatch, "predict.py", f"run={record.folder}", *chosen, *arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err and err.startswith("error: ")
+
+
+def test_a_finished_run_without_weights_says_so_and_is_trained_again_when_asked(tmp_path, capsys):
+    record = train_tiny(tmp_path, "trainer.save_model=false")
+    assert not (record.folder / "model").exists()
+    assert train_tiny(tmp_path, "trainer.save_model=auto").result == record.result
+    assert "its weights were not kept; to get them: python scripts/train.py" in capsys.readouterr().out
+    again = train_tiny(tmp_path, "trainer.save_model=true")
+    told = capsys.readouterr().out
+    assert "is finished, without its weights: it is trained again to keep them\n  python scripts/train.py" in told
+    assert again.folder == record.folder and (again.folder / "model").is_dir()
+    assert again.result["metrics"] == record.result["metrics"]
+
+
+def test_map(record, tmp_path):
+    from gloss.inference.embedding_plot import embedding_map, map_of_run
+
+    drawing = map_of_run(record, "test", "pca", "cpu")
+    drawing.save(tmp_path)
+    assert {path.suffix for path in tmp_path.iterdir()} == {".pdf", ".png", ".csv"}
+    rows = list(csv.DictReader((tmp_path / f"{drawing.name}.csv").open()))
+    recorded = record.predictions()
+    names = record.result["labels"]
+    assert [row["predicted"] for row in rows] == [names[i] for i in recorded["test_logits"].argmax(axis=1)]
+    assert [row["label"] for row in rows] == [names[i] for i in recorded["test_labels"]]
+
+    # Two directions hold all the variance of a plane, and PCA keeps its distances.
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 40)
+    plane = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ np.linalg.qr(rng.normal(size=(8, 8)))[0][:2] * 5
+    labels = rng.integers(0, 3, 40)
+    drawing = embedding_map(plane, labels, labels, ["$a", "b_$", "c\x1b"], "pca", "plane", "$")
+    xy = np.array([[float(row["x"]), float(row["y"])] for row in drawing.data])
+    apart = np.linalg.norm(xy[:, None] - xy, axis=2)
+    np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane, axis=2) / 5, atol=1e-3)
+    drawing.save(tmp_path)

@@ -1,0 +1,217 @@
+"""The elimination against a plain solve; its fast ways, blocks of nodes and the GPU's kernel, against the plain loop.
+
+Without a GPU the kernel runs in Triton's interpreter, where Triton is installed.
+"""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from gloss.losses import choose_visible, gloss_loss
+from gloss.losses import gloss as gloss_module
+from gloss.losses import state_elimination as elimination
+from gloss.losses.state_elimination import eliminate, log_absorption
+
+HAS_GPU = torch.cuda.is_available()
+if not HAS_GPU:
+    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
+
+
+def weighted(of, rates: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Values [U, C] and the gradient of a weighted sum of them by the logarithms of the rates, both log [U, C + U]."""
+    generator = torch.Generator().manual_seed(1)
+    weight = torch.randn(len(rates), num_classes, generator=generator, dtype=rates.dtype)
+    x = rates.clone().requires_grad_()
+    value = of(x, num_classes)
+    (gradient,) = torch.autograd.grad((value * weight).sum(), x)
+    return value.detach(), gradient
+
+
+def blocks(x: torch.Tensor, num_classes: int) -> torch.Tensor:
+    return log_absorption((x - x.detach().amax(dim=1, keepdim=True)).exp(), num_classes)
+
+
+def loop(x: torch.Tensor, num_classes: int) -> torch.Tensor:
+    return eliminate(x, num_classes).log_softmax(dim=1)
+
+
+def solve(x: torch.Tensor, num_classes: int) -> torch.Tensor:
+    to_class, to_hidden = x.softmax(dim=1).split([num_classes, len(x)], dim=1)
+    return torch.linalg.solve(torch.eye(len(x), dtype=x.dtype) - to_hidden, to_class).log()
+
+
+def log_rates(num_hidden: int, num_classes: int, spread: float, num_groups: int = 1) -> torch.Tensor:
+    """Random log rates, no node to itself; by e^(−10 · spread) smaller between groups, where only one has classes."""
+    generator = torch.Generator().manual_seed(0)
+    rates = spread * torch.randn(num_hidden, num_classes + num_hidden, generator=generator, dtype=torch.float64)
+    group = torch.arange(num_hidden) % num_groups
+    rates[:, num_classes:] -= 10 * spread * (group[:, None] != group)
+    rates[:, :num_classes] -= 10 * spread * (group > 0)[:, None]
+    rates[:, num_classes:].diagonal().fill_(-1e30)
+    return rates
+
+
+@pytest.mark.parametrize("num_hidden", [1, 2, 51, 64, 65, 150])  # a block has 64
+@pytest.mark.parametrize("num_classes", [1, 2, 20])
+def test_blocks_and_loop_equal_a_plain_solve(num_hidden, num_classes):
+    rates = log_rates(num_hidden, num_classes, 1.0)
+    expected = weighted(solve, rates, num_classes)
+    for of in (blocks, loop):
+        torch.testing.assert_close(weighted(of, rates, num_classes), expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize(("num_hidden", "spread", "num_groups"), [(150, 5.0, 1), (150, 5.0, 3), (70, 25.0, 5)])
+def test_blocks_equal_the_loop_where_a_solve_is_singular(num_hidden, spread, num_groups):
+    rates = log_rates(num_hidden, 3, spread, num_groups)
+    (value, gradient), expected = weighted(blocks, rates, 3), weighted(loop, rates, 3)
+    torch.testing.assert_close(value, expected[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, expected[1], rtol=0, atol=1e-12 * expected[1].abs().max().item())
+    if num_groups > 1:  # to leave one of the groups takes e^50 steps and more
+        lost = weighted(solve, rates, 3)[0]
+        assert not lost.isfinite().all() or (lost - value).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("num_hidden", [1, 3, 4, 9])
+def test_gradient_of_the_blocks(num_hidden, monkeypatch):
+    monkeypatch.setattr(elimination, "BLOCK", 4)
+    rates = log_rates(num_hidden, 2, 1.0).exp().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: log_absorption(x, 2), rates)
+    value = log_absorption(rates, 2)
+    (slope,) = torch.autograd.grad(value[:, 0].sum(), rates, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        slope.sum().backward()
+
+
+def test_rates_to_oneself_and_factors_of_rows_never_matter():
+    rates = log_rates(70, 3, 1.0).exp()
+    other = 1e5 * rates
+    other[:, 3:].diagonal().fill_(7.0)
+    torch.testing.assert_close(log_absorption(other, 3), log_absorption(rates, 3), rtol=1e-12, atol=1e-12)
+
+
+def test_a_class_out_of_reach_has_probability_0_and_no_gradient():
+    rates = log_rates(70, 3, 1.0).exp()
+    rates[:, 1] = 0
+    rates.requires_grad_()
+    value = log_absorption(rates, 3)
+    assert (value[:, 1] < -700).all() and (value.exp().sum(dim=1) - 1).abs().max() < 1e-14
+    (gradient,) = torch.autograd.grad(value[:, 1].sum(), rates)
+    assert (gradient * rates).abs().max() < 1e-14
+
+
+def loss_and_gradient(x, **settings) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.clone().requires_grad_()
+    value = gloss_loss(x, **settings)
+    return value.detach(), torch.autograd.grad(value, x)[0]
+
+
+@pytest.mark.parametrize("sigma", [0.06, 0.1, 0.5, 5.0])
+@pytest.mark.parametrize("spread", [1.0, 0.05, 1e-5])  # of the texts of a group; at 0.06 the two small ones are traps
+@pytest.mark.parametrize("objective", ["nll", "softmax"])
+def test_the_loss_is_the_same_in_log_space(sigma, spread, objective, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.randint(5, (200,), generator=generator)
+    centers = torch.randn(7, 16, generator=generator, dtype=torch.float64)
+    x = centers[labels + torch.randint(3, (200,), generator=generator)]
+    x += spread * torch.randn(200, 16, generator=generator, dtype=torch.float64)
+    settings = {"labels": labels, "sigma": sigma, "num_classes": 6, "objective": objective,
+                "is_visible": choose_visible(200, 0.4, generator) & (labels > 0)}
+    value, gradient = loss_and_gradient(x, **settings)
+    narrow, narrow_gradient = loss_and_gradient(x.float(), **settings)
+    monkeypatch.setattr(gloss_module, "NARROW", 1e9)
+    expected, expected_gradient = loss_and_gradient(x, **settings)
+    assert value.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-14)
+    assert (gradient - expected_gradient).norm() < 1e-7 * expected_gradient.norm() + 1e-12
+    assert narrow.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+    assert narrow.dtype == narrow_gradient.dtype == torch.float32
+
+
+def test_what_is_kept_for_the_backward_pass_grows_with_the_square_of_the_batch():
+    def kept(num: int) -> int:
+        generator, sizes = torch.Generator().manual_seed(0), []
+        x = torch.randn(num, 8, generator=generator).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
+            is_visible = choose_visible(num, 0.5, generator)
+            gloss_loss(x, torch.arange(num) % 2, sigma=0.5, is_visible=is_visible, num_classes=2)
+        return sum(sizes)
+
+    assert kept(400) < 4.5 * kept(200)
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    pytest.importorskip("triton")
+    from gloss.losses.state_elimination_triton import Eliminate
+
+    return Eliminate.apply
+
+
+@pytest.mark.parametrize(
+    ("num_hidden", "num_classes", "spread"),
+    [(1, 2, 1.0), (5, 3, 1.0), (51, 2, 5.0), (9, 300, 1.0), (66, 30, 3.0), (12, 2, 3000.0)],
+)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
+def test_the_kernel_is_the_loop(kernel, num_hidden, num_classes, spread, dtype, tolerance):
+    generator = torch.Generator().manual_seed(0)
+    rates = spread * torch.randn(num_hidden, num_classes + num_hidden, generator=generator, dtype=torch.float64)
+    rates[:, num_classes:].diagonal().fill_(-1e30)
+    weight = torch.randn(num_hidden, num_classes, generator=generator, dtype=torch.float64).to(dtype)
+
+    def value_and_gradient(of, device: str):
+        x = rates.to(device, dtype).requires_grad_()
+        value = of(x, num_classes).log_softmax(dim=1)
+        (value * weight.to(device)).sum().backward()
+        return value.detach().cpu(), x.grad.cpu()
+
+    expected_value, expected_gradient = value_and_gradient(eliminate, "cpu")
+    value, gradient = value_and_gradient(kernel, "cuda" if HAS_GPU else "cpu")
+    torch.testing.assert_close(value, expected_value, rtol=tolerance, atol=tolerance)
+    largest = expected_gradient.abs().max().item()
+    torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=tolerance * largest)
+
+
+COMPILE = """
+import subprocess, sys, tempfile
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from gloss.losses import elimination_kernels as kernels
+
+for function in (kernels._forward, kernels._backward):
+    tiles = {k: v for k, v in kernels.TILES.items() if k in function.arg_names}
+    types = {name: "i32" for name in function.arg_names} | dict.fromkeys(tiles, "constexpr")
+    types |= {name: "*" + sys.argv[2] for name in ("history", "grad", "column_sums") if name in types}
+    source = ASTSource(function, types, {(function.arg_names.index(k),): v for k, v in tiles.items()})
+    target = GPUTarget("cuda", int(sys.argv[1]), 32)
+    built = triton.compile(source, target=target, options={"num_warps": kernels.TILES["num_warps"]})
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(built.asm["cubin"])
+        file.flush()
+        show = [triton.knobs.nvidia.cuobjdump.path, "--dump-resource-usage", file.name]
+        print(subprocess.check_output(show, text=True))
+"""
+
+
+@pytest.mark.parametrize("capability", [80, 90])  # A100, H100
+@pytest.mark.parametrize(("dtype", "registers"), [("fp32", 128), ("fp64", 255)])
+def test_the_kernels_compile_for_gpus_that_are_not_there(capability, dtype, registers, tmp_path):
+    pytest.importorskip("triton")
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", COMPILE, str(capability), dtype]
+    shown = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert not shown.returncode, shown.stderr
+    used = [int(n) for n in re.findall(r"REG:(\d+)", shown.stdout)]
+    spilt = [int(n) for n in re.findall(r"(?:STACK|LOCAL):(\d+)", shown.stdout)]
+    assert len(used) == 2 and max(used) <= registers and len(spilt) == 4
+    assert dtype == "fp64" or max(spilt) == 0
+
+
+@pytest.mark.skipif(HAS_GPU, reason="needs a machine without a GPU")
+def test_without_the_kernel_it_says_so_and_goes_on():
+    elimination._kernel.cache_clear()
+    with pytest.warns(UserWarning, match="without its kernel"):
+        assert elimination._kernel(torch.device("cuda")) is None

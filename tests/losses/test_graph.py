@@ -1,0 +1,157 @@
+"""gloss.losses.geometry against double loops and numpy."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, unit_length
+from gloss.losses.reference import gaussian_kernel, symmetric_normalize, transition_matrix
+
+
+def random_embeddings(num: int, width: int = 5, seed: int = 0) -> torch.Tensor:
+    return torch.randn(num, width, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_kernel_and_normalisations_equal_their_loops():
+    x, sigma = random_embeddings(7), 0.6
+    rows = [[float(v) for v in row] for row in x]
+    unit = [[v / math.sqrt(sum(w * w for w in row)) for v in row] for row in rows]
+    n = range(len(unit))
+    w = [[0.0 if i == j else math.exp(-math.dist(unit[i], unit[j]) ** 2 / (2 * sigma**2)) for j in n] for i in n]
+    degree = [sum(row) for row in w]
+    s = [[w[i][j] / math.sqrt(degree[i] * degree[j]) for j in n] for i in n]
+    column_sum = [sum(s[i][j] for i in n) for j in n]
+    by_column = [[s[i][j] / column_sum[j] for j in n] for i in n]
+    t = [[by_column[i][j] / sum(by_column[i]) for j in n] for i in n]
+
+    weights = gaussian_kernel(x, sigma)
+    torch.testing.assert_close(weights, torch.tensor(w, dtype=torch.float64), rtol=1e-12, atol=0)
+    normalized = symmetric_normalize(weights)
+    torch.testing.assert_close(normalized, torch.tensor(s, dtype=torch.float64), rtol=1e-12, atol=0)
+    transition = transition_matrix(normalized)
+    torch.testing.assert_close(transition, torch.tensor(t, dtype=torch.float64), rtol=1e-12, atol=0)
+    torch.testing.assert_close(transition.sum(1), torch.ones(7, dtype=torch.float64))
+    assert (transition - transition.T).abs().max() > 1e-3  # T is not S: the two steps do something
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])
+def test_kernel_refuses_sigma(sigma):
+    with pytest.raises(ValueError, match="sigma must be positive"):
+        gaussian_kernel(random_embeddings(3), sigma)
+
+
+@pytest.mark.parametrize("num", [2, 3, 4, 5, 6, 7])  # 1, 3, 6, 10, 15, 21 pairs: odd and even numbers
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e20])
+def test_sqrt_bandwidth_is_the_median_over_root_three(num, scale):
+    x = random_embeddings(num, seed=num).numpy()
+    z = x / np.linalg.norm(x, axis=1, keepdims=True)
+    full = np.linalg.norm(z[:, None] - z, axis=2)
+    scaled, pairs = torch.tensor(x * scale), full[np.triu_indices(num, k=1)]
+    assert sqrt_bandwidth(scaled) == pytest.approx(np.median(pairs) / np.sqrt(3), rel=1e-12)
+    assert sqrt_bandwidth(scaled, released=True) == pytest.approx(np.sqrt(np.median(full) / 3), rel=1e-12)
+
+
+@pytest.mark.parametrize("num", [2, 3, 4, 7, 40, 151])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("block_pairs", [1, 1000, 2**25])
+def test_sqrt_bandwidth_by_blocks_of_pairs_is_the_same(num, dtype, block_pairs, monkeypatch):
+    """How more than 16,384 texts are done: one matrix of distances is not held, nor made by one launch of a GPU."""
+    x = random_embeddings(num, seed=num).to(dtype)
+    x[: num // 2] = x[0]  # many equal distances, too
+    distances = torch.pdist(unit_length(x)).sort().values
+    middle = (distances[(len(distances) - 1) // 2].item() + distances[len(distances) // 2].item()) / 2
+    expected = sqrt_bandwidth(x, released=False), sqrt_bandwidth(x, released=True)
+    monkeypatch.setattr("gloss.losses.geometry.MANY", 0)
+    monkeypatch.setattr("gloss.losses.geometry.BLOCK_PAIRS", block_pairs)
+    found = sqrt_bandwidth(x, released=False), sqrt_bandwidth(x, released=True)
+    assert found == pytest.approx(expected, rel=3e-7 if dtype == torch.float32 else 1e-15)
+    assert found[0] == pytest.approx(middle / math.sqrt(3), rel=3e-7 if dtype == torch.float32 else 1e-15)
+    with pytest.raises(ValueError, match="pass sigma as a number"):
+        sqrt_bandwidth(x * math.nan)
+
+
+def test_a_graph_lies_where_its_embeddings_lie():
+    """On torch's "meta" device, which has shapes and no numbers: a mix with the CPU would fail there as on a GPU."""
+    x = torch.randn(6, 3, device="meta", requires_grad=True)
+    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5)))
+    assert (transition.device.type, transition.shape, transition.dtype) == ("meta", (6, 6), torch.float32)
+    (gradient,) = torch.autograd.grad(pairwise_distances(x).sum(), x)
+    assert (gradient.device.type, gradient.shape) == ("meta", (6, 3))
+
+
+def test_sqrt_bandwidth_is_where_the_kernel_has_its_inflection():
+    x = random_embeddings(7)  # 21 pairs: the median is one of the distances
+    sigma = torch.tensor(sqrt_bandwidth(x), dtype=torch.float64, requires_grad=True)
+    kernel = torch.exp(-(torch.pdist(unit_length(x)).median() ** 2) / (2 * sigma**2))
+    (slope,) = torch.autograd.grad(kernel, sigma, create_graph=True)
+    (bend,) = torch.autograd.grad(slope, sigma)
+    assert slope > 0.1 and abs(bend) < 1e-12
+
+
+def test_sqrt_bandwidth_refuses_collapsed_embeddings():
+    with pytest.raises(ValueError, match="pass sigma as a number"):
+        sqrt_bandwidth(torch.ones(5, 3))
+    with pytest.raises(ValueError, match=r"\[N, D\] with N >= 2"):
+        sqrt_bandwidth(torch.ones(1, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_unit_length_at_every_scale(dtype, scale):
+    x = (random_embeddings(4) * scale).to(dtype).requires_grad_()
+    z = unit_length(x)
+    assert z.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
+    expected = x.detach().double() / x.detach().double().norm(dim=1, keepdim=True)
+    torch.testing.assert_close(z.detach().double(), expected, rtol=1e-6, atol=1e-7)
+    (gradient,) = torch.autograd.grad(z[:, 0].sum(), x)
+    along = (gradient.double() * x.detach().double()).sum(1)  # length does not matter: no slope along the vector
+    assert along.abs().max() < (1e-2 if dtype == torch.bfloat16 else 1e-6)
+    assert gradient.abs().max() * scale > 0.05
+
+
+def test_unit_length_keeps_zero_vectors():
+    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
+    z = unit_length(x)
+    assert z.tolist() == [[0.0, 0.0], [pytest.approx(0.6), pytest.approx(0.8)]]
+    (gradient,) = torch.autograd.grad(z.sum(), x)
+    assert gradient[0].tolist() == [0.0, 0.0]
+    assert torch.autograd.gradcheck(unit_length, random_embeddings(3, 2).requires_grad_())
+
+
+def test_distances_and_their_gradient():
+    x = random_embeddings(6, 4).requires_grad_()
+    torch.testing.assert_close(pairwise_distances(x), (x[:, None] - x).norm(dim=2), rtol=1e-14, atol=0)
+    off_diagonal = ~torch.eye(6, dtype=torch.bool)
+    assert torch.autograd.gradcheck(lambda x: pairwise_distances(x)[off_diagonal], x)
+    equal = torch.ones(2, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(pairwise_distances(equal).sum(), equal)
+    assert gradient.abs().max() == 0
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-3, 1e20])
+def test_distances_at_every_scale_in_float32(scale):
+    """Squares of 1e-25 and of 1e20 leave float32."""
+    x = (random_embeddings(5, 4) * scale).float()
+    expected = (x.double()[:, None] - x.double()).norm(dim=2)
+    assert expected.max() < 1e2 * scale
+    torch.testing.assert_close(pairwise_distances(x).double() / scale, expected / scale, rtol=1e-5, atol=0)
+
+
+def test_distances_of_near_neighbours_in_float32():
+    """Where |a|² + |b|² − 2ab would have no correct digit: unit vectors 1e-5 apart, with large common parts.
+
+    Among 28 others: PyTorch takes that formula by itself for more than 25 vectors.
+    """
+    direction = torch.zeros(8, dtype=torch.float64)
+    direction[3] = 1e-5
+    pair = random_embeddings(1, 8).expand(2, 8) + torch.stack([direction * 0, direction])
+    x = unit_length(torch.cat([pair, random_embeddings(28, 8, seed=1)])).float()
+    exact = x.double().requires_grad_()
+    narrow = x.clone().requires_grad_()
+    wide, short = (exact[0] - exact[1]).norm(), pairwise_distances(narrow)[0, 1]
+    assert short.item() == pytest.approx(wide.item(), rel=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(short, narrow)[0].double(), torch.autograd.grad(wide, exact)[0], rtol=1e-4, atol=1e-5
+    )

@@ -1,0 +1,302 @@
+"""SupCon, triplet and cosine loss: golden values, loops, other libraries, corners; and what all losses share."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
+from pytorch_metric_learning.losses import TripletMarginLoss
+from pytorch_metric_learning.reducers import AvgNonZeroReducer
+from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss as LibraryTriplet
+from test_gloss_loss import minilm_batch
+
+from gloss.losses import (
+    BatchAllTripletLoss,
+    CosineSimilarityLoss,
+    GLoss,
+    SupConLoss,
+    batch_all_triplet_loss,
+    cosine_similarity_loss,
+    supcon_loss,
+)
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = json.loads((ROOT / "tests/golden/losses.json").read_text())["cases"]
+PAIRWISE = [case for case in GOLDEN if case["kind"] == "pairwise"]
+LOSSES = {
+    "supcon": lambda x, y: supcon_loss(x, y, 0.3),
+    "triplet": lambda x, y: batch_all_triplet_loss(x, y, 1.0),
+    "cosine": cosine_similarity_loss,
+}
+
+
+def batch(num: int = 16, num_classes: int = 4, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(num_classes, (num,), generator=generator)
+    return torch.randn(num, 6, dtype=torch.float64, generator=generator), labels
+
+
+def value_and_gradient(loss, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    x = x.detach().clone().requires_grad_()
+    value = loss(x, labels)
+    return value.detach(), torch.autograd.grad(value, x)[0]
+
+
+@pytest.mark.parametrize("case", PAIRWISE, ids=lambda case: case["name"])
+@pytest.mark.parametrize(
+    ("key", "loss"),
+    [
+        ("supcon_released", lambda x, y, case: supcon_loss(x, y, case["temperature"], released=True)),
+        ("triplet_batch_all", lambda x, y, case: batch_all_triplet_loss(x, y, case["margin"])),
+        ("cosine_mse", lambda x, y, case: cosine_similarity_loss(x, y)),
+    ],
+)
+def test_golden(case, key, loss):
+    x, labels = torch.tensor(case["embeddings"], dtype=torch.float64), torch.tensor(case["labels"])
+    value, gradient = value_and_gradient(lambda x, y: loss(x, y, case), x, labels)
+    expected = torch.tensor(case[key + "_grad"], dtype=torch.float64)
+    assert value.item() == pytest.approx(case[key], rel=1e-9)
+    assert (gradient - expected).norm() < 1e-9 * expected.norm()
+
+
+def test_golden_file_has_the_cases_that_are_tested():
+    assert sorted(case["kind"] for case in GOLDEN) == ["gloss"] * 6 + ["pairwise"] * 3
+
+
+def triplet_loop(x: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
+    terms = []
+    for a in range(len(x)):
+        for p in range(len(x)):
+            for n in range(len(x)):
+                if a != p and labels[a] == labels[p] and labels[a] != labels[n]:
+                    term = (x[a] - x[p]).norm() - (x[a] - x[n]).norm() + margin
+                    if term > 0:
+                        terms.append(term)
+    return torch.stack(terms).mean() if terms else 0 * x.sum()
+
+
+@pytest.mark.parametrize("margin", [0.0, 0.5, 5.0])
+@pytest.mark.parametrize("num_classes", [2, 5, 12])
+def test_triplet_equals_the_triple_loop(margin, num_classes):
+    x, labels = batch(num_classes=num_classes, seed=num_classes)
+    ours = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, margin), x, labels)
+    loop = value_and_gradient(lambda x, y: triplet_loop(x, y, margin), x, labels)
+    torch.testing.assert_close(ours, loop, rtol=1e-10, atol=1e-12)
+
+
+def test_the_mean_over_one_positive_triplet_is_that_triplet():
+    """On a line, anchor 0 and positive 1 with the negative at 1.5: only this is positive, 1 − 1.5 + 0.75."""
+    x = torch.tensor([[0.0], [1.0], [-1.5]], dtype=torch.float64)
+    value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 0.75), x, torch.tensor([0, 0, 1]))
+    assert value == 0.25 and gradient.tolist() == [[-2.0], [1.0], [1.0]]
+
+
+def test_a_triplet_of_loss_0_is_not_counted():
+    """d(0, 1) + margin is exactly d(0, 2); from anchor 1 both are 1 away, which is a loss of the margin."""
+    x = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
+    value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 1.0), x, torch.tensor([0, 0, 1]))
+    assert value == 1.0 and gradient.tolist() == [[-1.0], [2.0], [-1.0]]
+
+
+def test_triplet_equals_other_libraries():
+    """Both take the mean over the triplets with positive loss."""
+    x, labels = batch(24, 3)
+    margin = 0.7
+    ours = batch_all_triplet_loss(x, labels, margin)
+    library = TripletMarginLoss(margin=margin, reducer=AvgNonZeroReducer())
+    library.distance.normalize_embeddings = False
+    torch.testing.assert_close(ours, library(x, labels), rtol=1e-6, atol=0)
+    library = LibraryTriplet(model=None, margin=margin)
+    torch.testing.assert_close(ours, library.batch_all_triplet_loss(labels, x), rtol=1e-6, atol=0)
+
+
+def test_triplet_memory_grows_with_the_square_of_the_batch():
+    """B = 512: a B³ table of float32 has 537 MB; the largest tensor that any operation makes must be of size B²."""
+    largest = 0
+
+    class Watch(torch.utils._python_dispatch.TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            nonlocal largest
+            out = func(*args, **(kwargs or {}))
+            for tensor in out if isinstance(out, (tuple, list)) else (out,):
+                if isinstance(tensor, torch.Tensor):
+                    largest = max(largest, tensor.numel())
+            return out
+
+    x, labels = torch.randn(512, 32, requires_grad=True), torch.arange(512) % 8
+    with Watch():
+        batch_all_triplet_loss(x, labels, 5.0).backward()
+    assert largest == 512**2
+
+
+def test_supcon_equals_pytorch_metric_learning():
+    """Which leaves anchors without a positive out, too; classes 0 to 11 on 16 texts have such anchors."""
+    x, labels = batch(num_classes=12)
+    assert (labels.bincount() == 1).any()
+    for temperature in (0.07, 0.3, 1.0):
+        library = value_and_gradient(LibrarySupCon(temperature=temperature), x, labels)
+        ours = value_and_gradient(lambda x, y, t=temperature: supcon_loss(x, y, t), x, labels)
+        torch.testing.assert_close(ours, library, rtol=1e-9, atol=1e-12)
+
+
+def test_supcon_released_is_the_scaled_mean_over_all_anchors():
+    x, labels = batch(num_classes=12)
+    share_with_positive = (labels.bincount()[labels] > 1).double().mean()
+    expected = supcon_loss(x, labels, 0.3) * share_with_positive * 0.3 / 0.07
+    torch.testing.assert_close(supcon_loss(x, labels, 0.3, released=True), expected)
+
+
+def test_cosine_equals_its_loop():
+    x, labels = batch()
+    terms = [(torch.cosine_similarity(x[i], x[j], dim=0) - (labels[i] == labels[j]).double()) ** 2
+             for i in range(16) for j in range(i)]
+    torch.testing.assert_close(cosine_similarity_loss(x, labels), torch.stack(terms).mean(), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_gradcheck(name):
+    x, labels = batch(8, 3)
+    assert torch.autograd.gradcheck(lambda x: LOSSES[name](x, labels), x.requires_grad_())
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_order_rotation_and_names_of_classes_change_nothing(name):
+    x, labels = batch()
+    value, gradient = value_and_gradient(LOSSES[name], x, labels)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
+    rotation = torch.linalg.qr(batch(6, seed=5)[0])[0]
+    renamed = torch.tensor([2, 0, 3, 1])[labels]
+    for other, back in [
+        (value_and_gradient(LOSSES[name], x[order], labels[order]), lambda g: g[order.argsort()]),
+        (value_and_gradient(LOSSES[name], x @ rotation, labels), lambda g: g @ rotation.T),
+        (value_and_gradient(LOSSES[name], x, renamed), lambda g: g),
+    ]:
+        torch.testing.assert_close((other[0], back(other[1])), (value, gradient), rtol=1e-10, atol=1e-12)
+
+
+def test_scale_changes_only_the_triplet_loss():
+    x, labels = batch()
+    for name in ("supcon", "cosine"):
+        torch.testing.assert_close(LOSSES[name](1e3 * x, labels), LOSSES[name](x, labels))
+    scaled = batch_all_triplet_loss(1e3 * x, labels, 1e3)
+    torch.testing.assert_close(scaled, 1e3 * batch_all_triplet_loss(x, labels, 1.0))
+
+
+CORNERS = {
+    "one class": lambda x, y: (x, torch.zeros_like(y)),
+    "every text a class": lambda x, y: (x, torch.arange(len(y))),
+    "duplicates": lambda x, y: (x[torch.arange(len(x)) // 4], y),
+    "all equal": lambda x, y: (x[:1].expand_as(x), y),
+    "all zero": lambda x, y: (0 * x, y),
+    "a zero": lambda x, y: (x * (torch.arange(len(x)) > 0)[:, None], y),
+    "two texts": lambda x, y: (x[:2], torch.tensor([0, 1])),
+    "two texts, one class": lambda x, y: (x[:2], torch.tensor([1, 1])),
+}
+
+
+@pytest.mark.parametrize("corner", CORNERS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
+def test_finite_everywhere(corner, dtype, scale):
+    x, labels = CORNERS[corner](*batch())
+    x = (x * scale).to(dtype)
+    for loss in (*LOSSES.values(), lambda x, y: supcon_loss(x, y, 1e-3), lambda x, y: supcon_loss(x, y, 1e3)):
+        value, gradient = value_and_gradient(loss, x, labels)
+        assert value.shape == () and value.isfinite() and value >= 0
+        assert gradient.isfinite().all() and gradient.dtype == dtype
+
+
+def test_nothing_to_learn_is_zero_but_connected():
+    x, _ = batch()
+    for loss, labels in [
+        (LOSSES["supcon"], torch.arange(16)),
+        (LOSSES["triplet"], torch.zeros(16, dtype=torch.long)),
+        (LOSSES["triplet"], torch.arange(16)),
+    ]:
+        value, gradient = value_and_gradient(loss, x, labels)
+        assert value == 0 and (gradient == 0).all()
+
+
+@pytest.mark.parametrize("module", [SupConLoss(0.3), BatchAllTripletLoss(1.0), CosineSimilarityLoss(), GLoss(0.7)])
+def test_modules_refuse_what_is_no_batch(module):
+    x, labels = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
+    for wrong_x, wrong_labels, message in [
+        (x[:1], labels[:1], r"float \[B, D\] with B >= 2.*\[1, 3\]"),
+        (x[0], labels, r"embeddings must be float \[B, D\]"),
+        (x.long(), labels, "got torch.int64"),
+        (x, labels[:3], r"labels must be int \[B\] with B = len\(embeddings\) = 4, got torch.int64 \[3\]"),
+        (x, labels.float(), r"labels must be int \[B\].*torch.float32"),
+        (x, labels[:, None], r"labels must be int \[B\]"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            module(wrong_x, wrong_labels)
+
+
+def test_settings_out_of_range_are_refused():
+    x, labels = batch()
+    for temperature in (0.0, -1.0, math.nan):
+        with pytest.raises(ValueError, match="temperature must be positive"):
+            supcon_loss(x, labels, temperature)
+    for margin in (-1.0, math.nan):
+        with pytest.raises(ValueError, match="margin must be at least 0"):
+            batch_all_triplet_loss(x, labels, margin)
+
+
+def test_modules_have_the_defaults_of_the_method():
+    assert (SupConLoss().temperature, SupConLoss().released, BatchAllTripletLoss().margin) == (0.3, False, 5.0)
+    module = GLoss(0.5, num_classes=3, class_weights=torch.ones(3))
+    assert (module.gamma, module.objective, GLoss().sigma) == (0.6, "nll", None)
+    assert list(module.state_dict()) == ["_extra_state"] and module.class_weights.tolist() == [1, 1, 1]
+
+
+def test_modules_equal_their_functions():
+    x, labels = batch()
+    assert SupConLoss(0.2)(x, labels) == supcon_loss(x, labels, 0.2)
+    assert SupConLoss(0.2, released=True)(x, labels) == supcon_loss(x, labels, 0.2, released=True)
+    assert BatchAllTripletLoss(2.0)(x, labels) == batch_all_triplet_loss(x, labels, 2.0)
+    assert CosineSimilarityLoss()(x, labels) == cosine_similarity_loss(x, labels)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_autocast_around_a_loss_changes_nothing(name):
+    x, labels = batch()
+    x = x.float().requires_grad_()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        value = LOSSES[name](x, labels)
+    inside = value.detach(), torch.autograd.grad(value, x)[0]  # outside, where torch wants backward passes to be
+    torch.testing.assert_close(inside, value_and_gradient(LOSSES[name], x, labels), rtol=0, atol=0)
+
+
+def test_losses_need_nothing_but_torch():
+    """What `import gloss.losses` adds to what `import torch` loads is gloss itself or the standard library."""
+    code = (
+        "import sys, torch; before = set(sys.modules); import gloss.losses\n"
+        "new = {name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names\n"
+        "print(*sorted(new))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert set(result.stdout.split()) <= {"gloss", "torch"}, result.stdout
+    assert "gloss" in result.stdout.split()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", LOSSES)
+def test_cuda_equals_cpu(name):
+    x, labels = batch(64)
+    value, gradient = value_and_gradient(LOSSES[name], x.float().cuda(), labels.cuda())
+    expected = value_and_gradient(LOSSES[name], x, labels)
+    torch.testing.assert_close((value.cpu().double(), gradient.cpu().double()), expected, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_float32_stays_near_float64_on_real_texts(name):
+    x, labels = minilm_batch()
+    expected, slope = value_and_gradient(LOSSES[name], x.double(), labels)
+    for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
+        value, gradient = value_and_gradient(LOSSES[name], x.to(device), labels.to(device))
+        assert abs(value.item() - expected.item()) < 1e-3 * expected.item()
+        assert (gradient.cpu().double() - slope).norm() < 1e-3 * slope.norm()

@@ -1,0 +1,135 @@
+"""bf16 on a processor: chosen where it has the units, near float32 in every parameter, with the dropout asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import TINY, composed
+from test_encoder import ARCHITECTURES, table
+from test_fit import gradient, prepared
+
+import gloss.runtime.device
+from gloss.config import TrainerConfig
+from gloss.models.dropout import fast_dropout
+from gloss.models.encoder import Encoder
+from gloss.runtime.device import autocast, choose_precision
+from gloss.training.run import train
+from gloss.training.trainer import Fit
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("flags", "auto"), [
+    ("fpu avx512f avx512_bf16 avx512_vnni", "bf16"),
+    ("fpu avx512f amx_bf16 amx_tile", "bf16"),
+    ("fpu avx512f avx512_vnni avx512_bf16x", "float32"),
+    ("", "float32"),
+])  # fmt: skip
+def test_auto_is_bf16_where_the_processor_has_the_units(monkeypatch, flags, auto):
+    monkeypatch.setattr(gloss.runtime.device, "_cpuinfo", {"flags": flags}.get)
+    assert choose_precision(TrainerConfig(), CPU) == auto
+    for given in ("float32", "bf16"):
+        assert choose_precision(TrainerConfig(precision=given), CPU) == given
+
+
+@pytest.mark.parametrize("has_units", [False, True])
+def test_a_run_says_and_keeps_what_auto_became(toy_csv, tmp_path, monkeypatch, capsys, has_units):
+    monkeypatch.setattr(gloss.runtime.device, "_cpuinfo", {"flags": "avx512_bf16" * has_units, "model name": "x"}.get)
+    records = []
+    for precision in ("auto", "float32"):
+        outputs = f"paths.outputs={tmp_path / precision}"
+        words = (f"dataset.path={toy_csv}", "loss=gloss_sqrt", "model.dropout=0", outputs)
+        cfg = composed(*TINY, *words, f"trainer.precision={precision}")
+        records.append(train(cfg))
+    auto, plain = records
+    assert auto.result["precision"] == ("bf16" if has_units else "float32")
+    assert auto.result["config"]["trainer"]["precision"] == "auto"
+    assert ("precision=auto is bf16" in capsys.readouterr().err) == has_units
+    logits = [np.load(record.folder / "predictions.npz")["test_logits"] for record in records]
+    assert logits[0].dtype == logits[1].dtype == np.float32
+    assert np.array_equal(*logits) != has_units
+    assert plain.folder.parent.name != auto.folder.parent.name  # both stay reachable
+
+
+@pytest.mark.parametrize("num_groups", [None, 0, 1, 9])
+@pytest.mark.parametrize("name", ["bert", "roberta", "distilbert"])
+def test_embeddings_and_gradients_are_near_those_of_float32(name: str, num_groups: int | None):
+    torch.manual_seed(0)
+    encoder = Encoder(transformers.AutoModel.from_config(ARCHITECTURES[name])).eval()
+    texts = table(400)  # 3,000 tokens: sums over them are where bf16 loses most
+    rows = np.argsort(texts.host_lengths, kind="stable")
+    towards = torch.randn(400, 16)
+    embeddings, gradients = [], []
+    for precision in ("float32", "bf16"):
+        encoder.zero_grad()
+        with autocast(CPU, precision):
+            embeddings.append(texts.encode(encoder, rows, torch.from_numpy(rows), num_groups))
+        (embeddings[-1] * towards).sum().backward()
+        gradients.append({n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None})
+    plain, got = embeddings
+    assert got.dtype == torch.float32 and not torch.equal(got, got.bfloat16().float())
+    assert 0 < (got - plain).norm() < 0.02 * plain.norm()
+    for n, grad in gradients[0].items():
+        if "key.bias" not in n and "k_lin.bias" not in n:  # 0 but for rounding: a key's bias moves no softmax
+            assert (gradients[1][n] - grad).norm() < 0.06 * grad.norm(), n
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_fast_dropout_drops_the_rate_and_keeps_the_mean(dtype):
+    torch.manual_seed(0)
+    x = torch.full((1001, 999), 3.0, dtype=dtype, requires_grad=True)  # no multiple of 4
+    y = fast_dropout(x, 0.1)
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad != 0, y != 0) and y.dtype == x.grad.dtype == dtype
+    kept = torch.tensor(3 / 0.9).to(dtype).item()  # 3.328 if 1 / 0.9 had been rounded to bf16 before
+    assert y[y != 0].unique().tolist() == pytest.approx([kept], rel=1e-4)
+    for part in range(4):  # of 64 random bits
+        assert (y.flatten()[part::4] == 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
+    torch.manual_seed(0)
+    assert torch.equal(fast_dropout(x, 0.1), y) and not torch.equal(fast_dropout(x, 0.1), y)
+    assert fast_dropout(x, 0.0) is x
+
+
+def test_training_in_bf16_drops_hidden_states_and_attention():
+    """What is dropped is seen in the variance over seeds: without either kind there is none, or less."""
+    texts, rows = table(64), np.arange(64)
+    torch.manual_seed(0)
+    encoder = Encoder(transformers.AutoModel.from_config(ARCHITECTURES["bert"])).train()
+
+    def variance(hidden: float, attention: float) -> float:
+        for name, module in encoder.named_modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = attention if name.endswith("self.dropout") else hidden
+        seen = []
+        for seed in range(8):
+            torch.manual_seed(seed)
+            with autocast(CPU, "bf16"), torch.no_grad():
+                seen.append(texts.encode(encoder, rows, torch.from_numpy(rows)))
+        return torch.stack(seen).var(0).mean().item()
+
+    assert variance(0, 0) == 0
+    assert variance(0.1, 0) > 1e-3 and variance(0, 0.5) > 1e-6
+
+
+def test_micro_batches_repeat_their_dropout_in_bf16(tiny_config, tmp_path: Path, monkeypatch):
+    options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
+    gradients = []
+    for way in ("micro_batch", "at once", "other seeds"):
+        with monkeypatch.context() as patch:
+            encode = Fit._encode
+
+            def at_once(self: Fit, rows, device_rows, seed: int, encode=encode, shift=1000 * (way == "other seeds")):
+                pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + shift + i // 8) for i in range(0, 32, 8)]
+                return torch.cat([encode(self, *piece) for piece in pieces])
+
+            if way != "micro_batch":
+                patch.setattr(Fit, "_encode", at_once)
+            fit = prepared(tiny_config(*options, *["trainer.micro_batch=8"] * (way == "micro_batch")), tmp_path)
+            fit.precision = "bf16"
+            gradients.append(torch.cat([g.flatten() for g in gradient(fit).values()]))
+    got, plain, other = gradients
+    assert (got - plain).norm() < 0.02 * plain.norm() < 0.1 * (other - plain).norm()

@@ -1,0 +1,307 @@
+"""Records, studies and model folders that somebody else wrote: used where sound, else refused with a reason."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic import result, write_run
+
+import gloss.experiments.status
+import gloss.inference.predictor
+import gloss.records.reading
+import gloss.report.figures.speed
+from gloss.errors import ConfigError, DataError, RunError
+from gloss.experiments.grid import compose_cells
+from gloss.experiments.requested import selections
+from gloss.inference.predictor import load_run
+from gloss.records.reading import read_record, read_records
+from gloss.report.build import build
+from gloss.search.best_values import read_tuned
+from gloss.training.run import train
+
+SCRIPT = "<script>alert(1)</script>"
+HOSTILE = (
+    *(None, True, -1, 0, 10**400, 1e308, -1e308, 1e-320, [], {}, [[[]]], {"a": {"b": 1}}),
+    *("", "1", "NaN", SCRIPT, "../../../etc/passwd", "\ud800", "\x1b[31m\u202e", "a|b\\n$x_{", "x" * 5000),
+)
+GONE = object()
+LINE = '{"epoch": 1, "score": 50.0, "loss": 1.0, "seconds": {"total": 1.0, "evaluation": 1.0}}'
+
+
+def places(tree: Any, path: tuple = ()) -> Iterator[tuple]:
+    """The path of every value inside."""
+    for key in list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
+        yield (*path, key)
+        yield from places(tree[key], (*path, key))
+
+
+def changed(tree: Any, path: tuple, value: Any) -> Any:
+    tree = node = copy.deepcopy(tree)
+    for key in path[:-1]:
+        node = node[key]
+    if value is GONE:
+        del node[path[-1]]
+    else:
+        node[path[-1]] = value
+    return tree
+
+
+def sound(**identity: Any) -> dict[str, Any]:
+    config = {
+        "dataset": {"name": "mr", "source": "prepared", "text": ["text"], "train_limit": None},
+        "trainer": {"max_epochs": 200, "lr": 2e-5},
+        "ablation": {"test_on": None},
+        "paths": {"data": "data"},
+    }
+    tuned = {"file": "configs/tuned/x.yaml", "study": "s", "value": 1.0, "trials": 3}
+    return result(config=config, tuned=tuned, **identity)
+
+
+def folder_of(root: Path, digits: str, seed: int = 1) -> Path:
+    folder = root / "runs" / "mr" / "bert" / "integrated-ce" / digits / f"seed={seed}"
+    folder.mkdir(parents=True)
+    (folder / "DONE").touch()
+    (folder / "epochs.jsonl").write_text(LINE + "\n")
+    return folder
+
+
+def check_page(root: Path) -> str:
+    """The page of a report, which must show no value as anything but text."""
+    page = build(root, dpi=20).page.read_text(encoding="utf-8")
+    assert "<script>alert" not in page and "\x1b" not in page and "\u202e" not in page and "<img src=x" not in page
+    return page
+
+
+def test_one_wrong_value_anywhere_in_a_record_is_refused_or_shown_as_text(tmp_path):
+    accepted, count = set(), 0
+    for path in places(sound()):
+        if path[0] == "identity":
+            continue
+        for value in (*HOSTILE, GONE):
+            count += 1
+            record = changed(sound(digits=f"{count:08x}"), path, value)
+            (folder_of(tmp_path, f"{count:08x}") / "result.json").write_text(json.dumps(record))
+    records, problems = read_records(tmp_path)
+    assert len(records) + len(problems) == count > 1000
+    assert len(records) > 100 and len(problems) > 700  # both paths are walked
+    accepted = {record.identity.digits for record in records}
+    page = check_page(tmp_path)
+    assert all(digits in page for digits in sorted(accepted)[:20])
+    assert page.count("cannot be used") >= min(len(problems), 20)
+
+
+def test_an_identity_is_only_believed_in_its_own_folder(tmp_path):
+    for number, path in enumerate(p for p in places(sound()) if p[0] == "identity" and len(p) == 2):
+        for i, value in enumerate((*HOSTILE, GONE)):
+            digits = f"{number:04x}{i:04x}"
+            record = changed(sound(digits=digits), path, value)
+            (folder_of(tmp_path, digits) / "result.json").write_text(json.dumps(record))
+    records, problems = read_records(tmp_path)
+    # Of all these only the variant is no part of the folder: any text will do there.
+    assert {changed(r.result["identity"], ("variant",), "")["dataset"] for r in records} == {"mr"}
+    assert all(r.folder.parts[-2] == r.identity.digits for r in records) and len(problems) > 100
+    check_page(tmp_path)
+
+
+def test_files_that_are_none_of_ours(tmp_path):
+    secret = tmp_path / "elsewhere"
+    secret.mkdir()
+    other = write_run(secret, sound(digits="00000000"))
+    root = tmp_path / "outputs"
+    contents = {
+        "1": "", "2": "null", "3": "[" * 100_000, "4": json.dumps(sound(digits="00000004"))[:-40],
+        "5": '{"identity": NaN}', "6": "\ufeff{}", "7": '"' + SCRIPT, "8": '{"a": 1e999}', "9": "9" * 5000,
+    }  # fmt: skip
+    for digit, content in contents.items():
+        (folder_of(root, f"0000000{digit}") / "result.json").write_text(content)
+    (folder_of(root, "0000000a") / "result.json").write_bytes(b"\xff\xfe\x00")
+    (folder_of(root, "0000000b") / "result.json").symlink_to(other / "result.json")
+    os.mkfifo(folder_of(root, "0000000c") / "result.json")  # reading it would never end
+    (folder_of(root, "0000000d") / "result.json").mkdir()
+    huge = folder_of(root, "0000000e") / "result.json"
+    huge.touch()
+    os.truncate(huge, gloss.records.reading.MAX_BYTES + 1)
+    failed = folder_of(root, "0000000f")
+    (failed / "DONE").unlink()
+    (failed / "error.json").write_text(json.dumps({"message": SCRIPT}))
+    (root / "runs" / "mr" / "bert" / "integrated-ce" / "00000000").symlink_to(other.parent)
+    (root / "runs" / "<img src=x onerror=x>" / "b" / "c" / "d" / "seed=1").mkdir(parents=True)
+    (root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111").mkdir()
+    itself = root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111" / "seed=1"
+    itself.symlink_to(itself)
+    records, problems = read_records(root)
+    assert not records and len(problems) == 18
+    check_page(root)
+
+
+DAMAGE = {
+    "pipe": os.mkfifo,  # reading it would never end
+    "folder": Path.mkdir,
+    "link": lambda path: path.symlink_to(SOUND),
+    "huge": lambda path: (path.touch(), os.truncate(path, gloss.records.reading.MAX_BYTES + 1)),
+    "deep": lambda path: path.write_text("[" * 100_000),
+    "deep-and-whole": lambda path: path.write_text('{"x": ' + "[" * 200 + "]" * 200 + "}"),
+    "infinite": lambda path: path.write_text('{"x": 1e999}'),
+}
+SOUND = Path(__file__).parents[1] / "golden" / "losses.json"  # JSON that could be read
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
+    root = tmp_path.resolve()
+    failed = folder_of(root, "00000001")
+    (failed / "DONE").unlink()
+    study = f"mr-bert-integrated-ce-paper-fair-{damage}"
+    paths = [failed / "error.json", root / "studies" / study / "study.json"]
+    paths += [root / "bench" / "x.json", root / "baselines" / "texts-mr.json"]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        DAMAGE[damage](path)
+    problems = build(root, only=["table1"], dpi=20).problems + gloss.report.figures.speed.read_bench(root)[1]
+    told = [problem for problem in problems if "cannot be used" in problem]
+    assert len(told) == 3 and all("study.json" in p or "x.json" in p or "texts-mr.json" in p for p in told)
+    if damage != "pipe" and damage != "folder":  # which is no error.json
+        assert gloss.records.reading.failure(failed) == "its error.json cannot be read"
+    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={root}"]
+    (cell,) = compose_cells("table2", given)
+    assert [left for _, left in gloss.experiments.status.searches_left([cell], given, []).values()] == [15]
+
+
+@pytest.mark.parametrize("name", ["tuned/mr-bert-integrated-ce.yaml", "selections.yaml"])
+@pytest.mark.parametrize(
+    "text",
+    ["[" * 100_000, "x: " + "[" * 200 + "]" * 200, "{", "x: !!python/object/apply:os.system ['touch pwned']", "\x00"]
+    + ["trainer: {lr: .nan}\ntuned: {}", "trainer: {lr: 1" + "0" * 400 + "}\ntuned: {}", "#" * 2**19, None]
+    + ["a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))]
+    + ["a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60))],
+    ids=["deep", "deep-and-whole", "cut", "code", "zero", "nan", "large", "huge", "link", "aliases", "merges"],
+)
+def test_yaml_of_others_is_refused_whatever_it_is(tmp_path, name, text):
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    path.symlink_to(SOUND) if text is None else path.write_text(text)
+    with pytest.raises(ConfigError, match="repair or remove it") as caught:
+        selections(tmp_path) if name == "selections.yaml" else read_tuned(path)
+    assert len(str(caught.value)) < len(str(path)) + 700 and not Path("pwned").exists()
+
+
+def test_reasons_are_shown_in_part_and_steer_no_terminal(tmp_path):
+    failed = folder_of(tmp_path, "00000001")
+    (failed / "DONE").unlink()
+    (failed / "error.json").write_text(json.dumps({"message": "\x1b[31m" + "x" * 10**6}))
+    long = sound(digits="00000002") | {"labels": ["a"], "metrics": {"y" * 10**6: None}}
+    (folder_of(tmp_path, "00000002") / "result.json").write_text(json.dumps(long))
+    assert all(len(problem.reason) < 1000 for problem in read_records(tmp_path)[1])
+    line = SimpleNamespace(cell=SimpleNamespace(folder=lambda seed: failed), states={1: "failed"})
+    (told,) = gloss.report.plan.failures([line])
+    assert len(told) < 1000 and "\x1b" not in told
+    check_page(tmp_path)
+
+
+EPOCHS = (
+    *("null", "{}]", "[]", "\x00", "{" * 50_000, LINE[:-5], '{"epoch": "1", "score": "<b>", "seconds": []}'),
+    *('{"seconds": null}', LINE.replace("50.0", f'"{SCRIPT}"'), LINE.replace("1.0", "1e400")),
+    LINE.replace("1.0", "-1"),
+)
+ARRAYS = (
+    {"test_labels": np.array([object()])},
+    {"test_labels": np.zeros((2, 3), dtype=int)},
+    {"test_labels": np.array([0, 7])},
+    {"test_labels": np.array([0, -1])},
+    {"test_labels": np.array(["<b>", SCRIPT])},
+    {"test_labels": np.array([0, 1]), "test_logits": np.zeros((3, 2))},
+    {"test_labels": np.array([0, 1]), "test_logits": np.full((2, 2), np.nan)},
+    {"sample_labels": np.array([0, 1]), "epoch_0_embeddings": np.zeros((1, 2))},
+)
+
+
+def test_epochs_and_predictions_that_are_not_what_the_result_promises(tmp_path):
+    for number, content in enumerate(EPOCHS):
+        folder = write_run(tmp_path, sound(digits=f"0{number:07x}"))
+        (folder / "epochs.jsonl").write_text(content)
+    for number, arrays in enumerate(ARRAYS):
+        write_run(tmp_path, sound(digits=f"1{number:07x}"), arrays=arrays)
+    for number, damage in enumerate((b"", b"PK\x03\x04", b"\x93NUMPY")):
+        (write_run(tmp_path, sound(digits=f"2{number:07x}")) / "predictions.npz").write_bytes(damage)
+    records, problems = read_records(tmp_path)
+    assert len(records) == len(EPOCHS) + len(ARRAYS) + 3 and not problems
+    for record in records:
+        bad, good = record.epochs, record.predictions
+        if record.identity.digits[0] != "0":
+            bad, good = good, bad
+        assert good()
+        with pytest.raises(RunError, match="cannot be read"):
+            bad()
+    check_page(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["test_labels", "val_logits", "test_embeddings", "epoch_1_embeddings", "x"])
+def test_arrays_larger_than_the_record_s_own_texts_take_are_not_unpacked(tmp_path, name):
+    folder = write_run(tmp_path, sound())  # of 50 tested texts and two classes
+    np.savez_compressed(folder / "predictions.npz", **{name: np.zeros(10**6)})
+    with pytest.raises(RunError, match=f"{name} unpacks to"):
+        read_record(folder).predictions()
+
+
+def test_arrays_that_unpack_to_more_than_the_memory_are_not_unpacked(tmp_path, monkeypatch):
+    folder = write_run(tmp_path, sound() | {"num_rows": {"train": 1, "val": 1, "test": 10**12}})
+    np.savez_compressed(folder / "predictions.npz", test_labels=np.zeros(10**6))
+    monkeypatch.setattr(gloss.records.reading, "MAX_ARRAY_BYTES", 10**6)
+    with pytest.raises(RunError, match="it unpacks to"):
+        read_record(folder).predictions()
+
+
+def test_studies_and_selections_of_others(tmp_path):
+    write_run(tmp_path, sound())
+    study = {
+        "schema_version": 1, "name": "s", "dataset": "mr", "model": "bert", "mode": "integrated", "loss": "ce",
+        "variant": "paper", "search": "fair", "seed": 1, "train_texts": 10, "train_limit": None, "max_epochs": 2,
+        "num_trials": 1, "space": {"lr": {"low": 1e-5, "high": 1e-4, "log": True, "step": None}},
+        "trials": [{"number": 0, "state": "complete", "params": {"lr": 2e-5}, "value": 1.0, "epochs": 1, "seconds": 1.0,
+                    "reason": None, "duplicate_of": None}],
+    }  # fmt: skip
+    count = 0
+    for path in places(study):
+        for value in (None, SCRIPT, [], {}, 10**400, -1, "\ud800"):
+            count += 1
+            folder = tmp_path / "studies" / f"s{count}"
+            folder.mkdir(parents=True)
+            (folder / "study.json").write_text(json.dumps(changed(study, path, value)))
+    check_page(tmp_path)
+    run_code = "a: !!python/object/apply:os.system ['touch pwned']"
+    for text in ("- a", "table2: 7", "table2: [7]", f"table2: ['{SCRIPT}']", run_code, "{", "\x00"):
+        (tmp_path / "selections.yaml").write_text(text)
+        check_page(tmp_path)
+    assert not Path("pwned").exists()
+
+
+# ------------------------------------------------------------------------------------------------------------- predict
+
+
+def test_a_run_folder_of_somebody_else_given_to_predict(tiny_config, monkeypatch):
+    folder = train(tiny_config("loss=gloss_sqrt", "trainer.save_model=true", "trainer.max_epochs=1")).folder
+    loaded = gloss.inference.predictor.load_model(folder / "model")
+    monkeypatch.setattr(gloss.inference.predictor, "load_model", lambda path: loaded)
+    original = json.loads((folder / "result.json").read_text())
+    parts = {key: original[key] for key in ("hyperparameters", "labels", "precision")}
+    parts["config"] = {key: original["config"][key] for key in ("dataset", "paths")}
+    outcomes = []
+    for path in places(parts):
+        for value in (None, True, -1, 10**400, [], {"a": 1}, SCRIPT, "../../etc/passwd", "/etc/passwd", GONE):
+            (folder / "result.json").write_text(json.dumps(changed(original, path, value)))
+            try:
+                run = load_run(str(folder), device="cpu")
+                run.predict(["rain and hail"] if len(run.columns) == 1 else [("rain", "hail")])
+                run.split("train")
+                outcomes.append(True)
+            except (RunError, DataError, ConfigError):
+                outcomes.append(False)
+    assert len(outcomes) > 200 and 30 < sum(outcomes) < len(outcomes) - 30

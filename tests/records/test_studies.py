@@ -1,0 +1,54 @@
+"""What reports read of a search, and what they show of it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from searching import finished
+
+from gloss.config import ROOT
+from gloss.errors import RunError
+from gloss.records.study import read_studies, read_study
+from gloss.report.figures.search import importances, study_figure, trials_table
+
+
+def test_studies_are_read_back_and_damage_is_told(settings, monkeypatch, tmp_path):
+    study = finished(settings, monkeypatch)
+    assert read_studies(tmp_path / "out") == [study]
+    assert study.space["sigma"] == (0.1, 10.0, True) and study.space["gamma"] == [0.5, 0.6, 0.7, 0.8, 0.9]
+    assert study.is_finished and len(study.trials) == 5
+    assert read_studies(tmp_path / "nothing") == []
+    path = study.folder / "study.json"
+    good = json.loads(path.read_text())
+    huge, row = 10**400, {"low": 0.0, "high": 1.0, "log": False, "step": 0.5}
+    ranges = [row | change for change in ({"low": huge}, {"high": 1e300}, {"step": 0}, {"step": 1e-9}, {"step": huge})]
+    trials = [good["trials"][0] | change for change in ({"value": huge}, {"params": {"sigma": huge}}, {"params": [1]})]
+    changes = [{"space": {"gamma": row}} for row in ranges] + [{"trials": [trial]} for trial in trials]
+    changes += [{"trials": [{"number": 0}]}, {"trials": None}, {"schema_version": 99}, {"surplus": 1}]
+    for change in changes:
+        path.write_text(json.dumps(good | change))
+        with pytest.raises(RunError, match="study.json cannot be used"):
+            read_studies(tmp_path / "out")
+    good["trials"][0]["value"] = float("nan")
+    path.write_text(json.dumps(good))
+    with pytest.raises(RunError, match="it holds NaN"):
+        read_study(study.folder)
+
+
+def test_the_study_is_shown(settings, monkeypatch):
+    study = finished(settings, monkeypatch, "search.trials=12")
+    table = trials_table(study)
+    assert len(table.rows) == 12 and table.rows[0][0].plain() == f"{study.best['number']} (best)"
+    shares = importances(study)
+    assert max(shares, key=shares.get) == "gamma" and sum(shares.values()) == pytest.approx(1)  # the score is 60 + γ
+    drawing = study_figure(study)
+    assert len(drawing.figure.axes) == 2 + 4
+    values = {t["number"]: t["value"] for t in study.trials if t["duplicate_of"] is None}
+    assert {row["trial"]: row["value"] for row in drawing.data if "trial" in row} == values
+
+
+def test_studies_are_read_without_optuna_or_torch():
+    slow = "{'optuna', 'sqlalchemy', 'torch'}"
+    code = f"import sys, gloss.report.build, gloss.records.study; assert not {slow} & sys.modules.keys()"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

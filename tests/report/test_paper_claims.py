@@ -1,0 +1,93 @@
+"""What the paper's text claims against its own tables: known contradictions with their numbers, and our runs beside."""
+
+import pytest
+from synthetic import cell, write_run
+
+from gloss.records.reading import read_records
+from gloss.report.build import build
+from gloss.report.seed_groups import gather
+from gloss.report.tables.paper_claims import paper_claims, paper_claims_table
+
+KNOWN = {  # claim -> (verdict, cells where it holds, of how many, what speaks against it)
+    "G-Loss-O converges in fewer epochs": ("contradicted", 1, 5, "MR, BERT-base, Cosine: 25 against 20"),
+    "G-Loss is more accurate than the second": ("contradicted", 11, 15, "R8, RoBERTa-large, CE: 97.49 against 97.75"),
+    "G-Loss has a higher macro-F1": ("contradicted", 12, 15, "20NG, RoBERTa-large, SCL + CE: 84.61 against 84.90"),
+    "SCL + CE is behind": ("supported", 4, 5, "20NG, RoBERTa-large, SCL + CE: 85.19 against 85.31"),
+    "G-Loss-O is the better of the two": ("supported", 13, 15, "MR, DistilBERT, G-Loss-SQRT + CE: 85.10 against 85.14"),
+    "G-Loss-O has the highest macro-F1 on Ohsumed": ("supported", 1, 1, ""),
+    "G-Loss-O has the highest silhouette": ("supported", 4, 5, "MR, BERT-base, SCL: 0.5507 against 0.5725"),
+    "G-Loss-O takes less time in all": ("contradicted", 3, 5, "MR, BERT-base, Cosine: 810.85 against 654.56"),
+    "Total seconds count the same": ("contradicted", 3, 5, "R52: 2.23 against 4.03; 20NG: 1.66 against 5.68"),
+    "An epoch of G-Loss-O takes less": ("supported", 5, 5, ""),
+    "G-Loss-O beats CE and SCL + CE on both": ("contradicted", 5, 6, "QNLI, BERT-base, SCL + CE: 89.62 against 90.06"),
+    "G-Loss with BERT-base beats": ("contradicted", 4, 5, "20NG, BERT-base: 85.13 against 85.70"),
+    "G-Loss with RoBERTa-large is the best": ("supported", 3, 3, ""),
+    "G-Loss is as accurate as BertGCN": ("contradicted", 7, 10, "Ohsumed, Bert-GCN: 71.48 against 72.80"),
+    "The best number of a cell": ("contradicted", 9, 10, "MR, RoBERTa-large: 90.82 against 90.87"),
+    "G-Loss-O is more accurate than its rivals": ("contradicted", 4, 5, "MR, BERT-base, Triplet: 86.22 against 86.30"),
+    "p < 0.05": ("supported", 3, 3, ""),
+    "Its means are those of Table 3": ("contradicted", 1, 4, "G-Loss-O: 87.05 against 87.01"),
+}
+
+
+@pytest.mark.parametrize("start", KNOWN)
+def test_what_the_papers_own_tables_say(start):
+    (said,) = (c for c in paper_claims() if c.text.startswith(start))
+    held = [c.holds for c in said.comparisons]
+    against = "; ".join(c.shown for c in said.comparisons if not c.holds)
+    verdict, num_held, num, expected = KNOWN[start]
+    assert (said.verdict, sum(held), len(held)) == (verdict, num_held, num)
+    assert expected in against and bool(expected) == bool(against)
+
+
+def test_every_claim_has_its_line_with_the_margins():
+    table = paper_claims_table([])
+    assert len(table.rows) == len(paper_claims()) == len(KNOWN)
+    rows = {r[1].plain(): [e.plain() for e in r] for r in table.rows}
+    ours = rows["G-Loss with BERT-base beats BERT-base on all sets"]
+    assert ours[3:] == ["4 of 5", "-0.57 to +1.84", "20NG, BERT-base: 85.13 against 85.70", "—"]
+    assert all(r[-1].plain() == "—" for r in table.rows)  # no run, no word of ours
+
+
+def groups_of(root, mode, scores, config=None, **changes):
+    """Three seeds of each loss on MR with BERT; scores: loss -> accuracy of the first seed."""
+    for loss, accuracy in scores.items():
+        for seed, offset in enumerate((0.0, 0.1, -0.1), start=1):
+            run = {"epochs": 10, **changes.get(loss, {})}
+            write_run(root, mode=mode, loss=loss, accuracy=accuracy + offset * (loss[0] == "g"), seed=seed, **run)
+    cells = [cell(mode=mode, loss=loss, seeds=(1, 2, 3), config=config) for loss in scores]
+    return gather(cells, read_records(root)[0])[0]
+
+
+def told(groups, start):
+    (row,) = (r for r in paper_claims_table(groups).rows if r[1].plain().startswith(start))
+    return row[-1].plain()
+
+
+def test_our_runs_stand_beside_by_the_rule_of_the_claims(tmp_path):
+    scores = {"scl": 86.0, "triplet": 84.0, "cosine": 85.0, "gloss_o": 87.0}
+    changes = {"gloss_o": {"epochs": 12, "silhouette": 0.5}, "scl": {"epochs": 9, "silhouette": 0.6}}
+    changes |= {x: {"epochs": 20, "silhouette": 0.2} for x in ("triplet", "cosine")}
+    groups = groups_of(tmp_path, "standalone", scores, **changes)
+    assert told(groups, "G-Loss-O is more accurate than its rivals") == "1 supported"  # 1.0 ± 0.25 against SCL
+    assert told(groups, "G-Loss-O converges in fewer epochs") == "1 contradicted"  # 12 against SCL's 9
+    assert told(groups, "G-Loss-O has the highest silhouette") == "1 contradicted"
+    assert told(groups, "G-Loss with BERT-base beats") == "—"  # other systems were not run
+    assert told([g for g in groups if g.loss != "cosine"], "G-Loss-O is more accurate") == "—"  # a rival is missing
+
+
+def test_a_variant_is_chosen_on_validation_and_runs_off_the_protocol_say_nothing(tmp_path):
+    scores = {"ce": 85.0, "scl_ce": 86.0, "gloss_sqrt": 85.5, "gloss_o": 88.0}
+    changes = {"gloss_sqrt": {"val": 99.0}, "gloss_o": {"val": 90.0}}  # better on test: not looked at
+    groups = groups_of(tmp_path, "integrated", scores, **changes)
+    assert told(groups, "G-Loss is more accurate than the second") == "1 contradicted"
+    assert told(groups, "G-Loss-O is the better of the two") == "1 supported"
+    short = groups_of(tmp_path / "short", "integrated", scores, {"dataset": {"train_limit": 500}}, **changes)
+    assert told(short, "G-Loss is more accurate than the second") == "—"
+
+
+def test_the_page_has_the_section_where_it_was_asked_for_or_runs_are(tmp_path):
+    report = build(tmp_path, only=["paper_claims"])
+    assert [t.name for t in report.tables] == ["paper_claims"] and not report.problems
+    assert "Claims of the paper" in report.page.read_text()
+    assert not build(tmp_path / "empty").tables

@@ -1,0 +1,103 @@
+"""A record says how to make it again, with which code it was made, and whether its weights are there."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+
+import gloss
+from gloss.cli.hydra_main import main
+from gloss.config import Config
+from gloss.records.run_folder import code_hash, digits
+from gloss.runtime.command import command_of
+from gloss.training import run as training
+from gloss.training.run import train
+
+
+def composed(*words: str) -> Config:
+    """What scripts/train.py would run."""
+    seen: list[Config] = []
+    assert main(lambda cfg, is_sweep: seen.append(cfg), list(words)) == 0
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["dataset=mr", "model=bert", "loss=ce", "seed=3"],
+        ["dataset=docstrings", "model=minilm", "loss=gloss_o", "loss.sigma=0.3", "trainer.lr=1e-05", "paths.data=x y"],
+        ["dataset=csv", "dataset.name=1e3", "dataset.path=a, é.csv", "dataset.text=[2024_05,body]", "model=tiny"],
+        ["dataset=csv", "dataset.name=mr", "dataset.path=x.csv", "model=hf", "model.name=~/m", "model.alias=bert"],
+        ["variant=released", "loss=scl", "mode=standalone", "paths.outputs=it's", "trainer.patience=null"],
+        ["ablation=sigma_half", "loss=gloss_sqrt", "trainer.embeddings_at=[0,2]", "trainer.save_embeddings=true"],
+        ["experiment=few_shot", "dataset=mr", "model=bert", "loss=ce", "seed=1", "dataset.train_limit=64"],
+    ],
+)
+def test_the_command_of_a_configuration_makes_it_again(words: list[str]):
+    cfg = composed(*words)
+    python, script, *again = shlex.split(command_of(dataclasses.asdict(cfg), "rerun=true"))
+    found = composed(*again)
+    assert (python, script, found.rerun) == ("python", "scripts/train.py", True)
+    assert digits(found, "f") == digits(cfg, "f") and found.tuned is False
+    for key in ("dataset", "model", "loss", "mode", "variant", "ablation", "seed"):
+        assert getattr(found, key) == getattr(cfg, key)
+    assert (found.paths.outputs, found.paths.data) == (cfg.paths.outputs, cfg.paths.data)
+
+
+def test_the_hash_of_the_code_is_of_what_can_change_a_number(tmp_path):
+    package = Path(gloss.__file__).parent
+    before = code_hash(package)
+    for changed, matters in {
+        "losses/gloss.py": True,
+        "fit.py": True,
+        "evaluate.py": True,
+        "config.py": True,
+        "data.py": True,
+        "report/tables.py": False,
+        "bench/steps.py": False,
+        "cli.py": False,
+        "display.py": False,
+    }.items():
+        copy = tmp_path / changed.replace("/", "-")
+        shutil.copytree(package, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        with (copy / changed).open("a") as file:
+            file.write("\n")
+        assert (code_hash(copy) != before) is matters, changed
+
+
+def test_a_run_finished_with_other_code_says_so_with_its_score_and_how_to_rerun(tiny_config, monkeypatch, capsys):
+    cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
+    record = train(cfg)
+    assert record.result["code"] == code_hash()
+    capsys.readouterr()
+    train(cfg)
+    same = capsys.readouterr().out
+    assert "other code" not in same and "test accuracy" in same and "validation accuracy" in same
+    monkeypatch.setattr(training, "code_hash", lambda: "0123456789ab")
+    assert train(cfg).result == record.result
+    told = capsys.readouterr().out
+    assert f"with other code than now ({record.result['code']}, now 0123456789ab)" in told
+    assert f"test accuracy {record.result['metrics']['test']['accuracy']:.2f}" in told
+    command = told.partition("to train it again: ")[2].splitlines()[0]
+    assert digits(composed(*shlex.split(command)[2:]), "f") == digits(cfg, "f")
+
+
+@pytest.mark.parametrize(
+    ("words", "is_kept"),
+    [
+        (["dataset=mr"], True),
+        (["-m", "dataset=mr"], False),
+        (["-m", "dataset=mr", "trainer.save_model=true"], True),
+        (["dataset=mr", "trainer.save_model=false"], False),
+        (["-m", "dataset=csv", "dataset.path=x.csv"], True),
+        (["-m", "experiment=few_shot", "dataset=mr", "model=bert", "loss=ce", "dataset.train_limit=64"], False),
+        (["experiment=demo", "model=minilm", "loss=ce", "seed=1"], False),
+    ],
+)
+def test_weights_are_kept_of_single_runs_and_own_texts(words: list[str], is_kept: bool, monkeypatch):
+    monkeypatch.setenv("YES", "1")
+    assert (composed("loss=ce", "seed=1", *words).trainer.save_model is not False) is is_kept

@@ -1,0 +1,125 @@
+"""First contact with a GPU, without one: drivers that are too old, attention's backends, what the first epoch pays."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_encoder import table
+from test_fit import prepared
+
+import gloss.runtime.device
+from gloss.config import ROOT
+from gloss.errors import ConfigError
+from gloss.runtime.device import choose_device
+from gloss.training.trainer import out_of_memory
+
+OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (dvs-builder)\nGCC version:  gcc 12"
+CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Sat Aug 26 01:15:15 UTC 2023"
+A100, V100 = "NVIDIA A100-SXM4-40GB, 8.0, {}\n", "Tesla V100-SXM2-16GB, 7.0, {}\n"
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch):
+    """machine(driver, its line, GPUs as nvidia-smi shows them or None, CUDA of PyTorch): a machine with that."""
+
+    def make(driver: str, version: str, gpus: str | None, cuda: str | None) -> None:
+        (tmp_path / "version").write_text(version.format(driver))
+        monkeypatch.setattr(gloss.runtime.device, "NVIDIA_VERSION", tmp_path / "version")
+        monkeypatch.setattr(torch.version, "cuda", cuda)
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+
+        def run(command, **options):
+            if gpus is None:
+                raise FileNotFoundError(command[0])
+            return subprocess.CompletedProcess(command, 0, gpus.replace("{}", driver))
+
+        monkeypatch.setattr(subprocess, "run", run)
+
+    return make
+
+
+@pytest.mark.parametrize(("driver", "version", "gpus", "cuda", "stops", "parts"), [
+    ("535.104.05", CLOSED, A100, "13.0", True, ("A100-SXM4-40GB is 535", "needs 580", "make setup TORCH_INDEX=https")),
+    ("570.86.15", OPEN, A100 + V100, "13.0", True, ("570", "cu126", "trainer.device=cpu")),
+    ("570.86.15", OPEN, V100, "13.0", False, ("V100", "570", "cu126")),
+    ("535.104.05", CLOSED, None, "13.0", False, ("an NVIDIA GPU is 535", "cu126")),
+    ("470.57.02", CLOSED, A100, "12.6", True, ("470", "needs 525", "update the driver")),
+    ("580.65.06", OPEN, A100, "13.0", False, ("finds none it may use", "nvidia-smi")),
+    ("580.65.06", OPEN, "No devices were found", "13.0", False, ("finds none it may use",)),
+    ("535.104.05", CLOSED, A100, None, False, ("built without CUDA", "make setup")),
+])  # fmt: skip
+def test_auto_says_why_a_gpu_that_is_there_is_not_used(machine, capsys, driver, version, gpus, cuda, stops, parts):
+    machine(driver, version, gpus, cuda)
+    if stops:
+        with pytest.raises(ConfigError) as caught:
+            choose_device("auto")
+        told = str(caught.value)
+    else:
+        assert choose_device("auto").type == "cpu"
+        told = capsys.readouterr().err
+    assert all(part in told for part in parts), told
+    with pytest.raises(ConfigError, match="found 0 CUDA devices") as caught:
+        choose_device("cuda")
+    assert parts[0] in str(caught.value)
+    assert choose_device("cpu").type == "cpu" and not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("hidden", ["", "-1"])
+def test_a_gpu_that_the_user_hides_or_that_is_not_there_is_not_mentioned(machine, capsys, monkeypatch, hidden):
+    machine("535.104.05", CLOSED, A100, "13.0")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
+    choose_device("auto")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    for name in ("NVIDIA_VERSION", "NVIDIA_CONTROL"):
+        monkeypatch.setattr(gloss.runtime.device, name, Path("/nowhere"))
+    choose_device("auto")
+    assert not capsys.readouterr().err
+
+
+def test_on_a_gpu_cudnn_does_not_attend(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    choose_device("cuda:0")
+    assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_make_setup_takes_another_index_for_torch_whatever_was_installed():
+    def commands(*words: str) -> str:
+        return subprocess.run(["make", "-n", "setup", *words], cwd=ROOT, capture_output=True, text=True).stdout
+
+    told = commands("TORCH_INDEX=https://example.org/cu126")
+    assert "--upgrade --extra-index-url https://example.org/cu126 --requirement requirements.txt" in told
+    assert "--upgrade" not in commands("-B")
+
+
+@pytest.mark.parametrize("options", [["loss=gloss_o", "loss.sigma=0.5"], ["loss=scl", "mode=standalone"], ["loss=ce"]])
+def test_the_warm_up_runs_the_loss_for_each_size_and_changes_nothing(tiny_config, tmp_path, monkeypatch, options):
+    fit, sizes = prepared(tiny_config(*options), tmp_path), []
+    call = type(fit.objective).__call__
+    monkeypatch.setattr(
+        type(fit.objective), "__call__", lambda self, z, *rest: sizes.append(len(z)) or call(self, z, *rest)
+    )
+    before = {name: value.clone() for name, value in fit.model.state_dict().items()}
+    batches = [np.arange(32), np.arange(32), np.arange(10)]
+    fit._warm_up(batches, [fit.objective.draw_visible(len(b), torch.Generator().manual_seed(0)) for b in batches])
+    assert sizes == [32, 10]
+    assert all(p.grad is None for p in fit.parameters) and not fit.watch.read()
+    assert all(torch.equal(value, before[name]) for name, value in fit.model.state_dict().items())
+
+
+@pytest.mark.parametrize("text", ["CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "out of memory"])
+def test_cublas_without_memory_is_out_of_memory(tiny_config, text):
+    assert "trainer.micro_batch=16" in str(out_of_memory(RuntimeError(text), tiny_config(), torch.device("cpu")))
+
+
+def test_texts_of_one_length_are_one_group():
+    texts = table(40)
+    rows = np.flatnonzero(texts.host_lengths == texts.host_lengths[0])
+    packed = texts.pack(rows, torch.from_numpy(rows), 2)
+    assert len(rows) > 2 and packed.groups == [(len(rows), texts.host_lengths[0])] and packed.place is None

@@ -1,0 +1,145 @@
+"""search=authors is the released code's search: its spaces, fixed values, sampler and pruning, and what it hands on."""
+
+from dataclasses import asdict
+
+import optuna
+import pytest
+from searching import composed, stand_in, states, work, worker_of
+
+from gloss.records.study import _space_of, read_study
+from gloss.report.seed_groups import departures
+from gloss.search import worker as tuning
+from gloss.search.worker import search_space, tune
+
+RATES = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5]
+SHARES = [0.5, 0.6, 0.7, 0.8, 0.9]
+SIGMA = (0.1, 10.0, False)  # uniform
+SPACES = {  # as saditya13/G-Loss-LoG has them
+    ("integrated", "ce"): {"lr": RATES},
+    ("integrated", "scl_ce"): {"lr": RATES, "temperature": [0.1, 0.3, 0.5, 0.7]},
+    ("integrated", "gloss_sqrt"): {"lr": RATES, "lam": SHARES, "gamma": SHARES},
+    ("integrated", "gloss_o"): {"lr": RATES, "lam": SHARES, "gamma": SHARES, "sigma": SIGMA},
+    ("standalone", "scl"): {"lr": RATES, "temperature": (0.1, 1.0, False)},
+    ("standalone", "triplet"): {"lr": RATES},
+    ("standalone", "cosine"): {"lr": RATES},
+    ("standalone", "gloss_sqrt"): {"lr": RATES, "gamma": SHARES},
+    ("standalone", "gloss_o"): {"lr": RATES, "gamma": SHARES, "sigma": SIGMA},
+}
+
+
+def authors(*overrides):
+    return worker_of(composed("search=authors", *overrides))
+
+
+@pytest.mark.parametrize(("mode", "loss"), SPACES)
+def test_spaces_and_trials(mode, loss):
+    cfg = composed("search=authors", f"mode={mode}", f"loss={loss}")
+    found = search_space(cfg, cfg.search)
+    assert {name: _space_of(tuning.range_of(row)) for name, row in found.items()} == SPACES[mode, loss]
+    assert isinstance(found["lr"], optuna.distributions.CategoricalDistribution)
+    assert worker_of(cfg).num_trials == (5 if loss in ("triplet", "cosine") else 15)
+
+
+def test_scl_with_ce_has_lam_09_in_every_trial_and_its_tau_never_reaches_the_runs(settings, monkeypatch):
+    train = stand_in(lambda cfg: 10 * cfg.loss.temperature + 1e5 * cfg.trainer.lr)  # the largest τ is the best
+    monkeypatch.setattr(tuning, "train", train)
+    words = [word for word in settings if not word.startswith("search.")]
+    for change, lam in (("seed=1", 0.9), ("loss.lam=0.6", 0.6), ("variant=released", 0.9)):
+        train.asked.clear()
+        study = tune(composed("loss=scl_ce", "search=authors", *words, change))
+        assert len(train.asked) > 5 and {cfg.loss.lam for cfg in train.asked} == {lam}
+        assert study.best["params"]["temperature"] == 0.7
+        run = composed("loss=scl_ce", *words, change, config_name="train")
+        assert (run.loss.lam, run.loss.temperature, run.trainer.lr) == (lam, 0.1, study.best["params"]["lr"])
+        searched = [x for x in departures(asdict(run)) if x.startswith(("search", "loss"))]
+        assert searched == (["loss.lam=0.6 by hand"] if lam == 0.6 else [])
+        reread = read_study(study.folder)
+        assert reread.space["temperature"] == [0.1, 0.3, 0.5, 0.7] and reread.trials == study.trials
+
+
+def test_tau_is_handed_on_by_search_fair_and_in_standalone_mode(settings, monkeypatch):
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 10 * cfg.loss.temperature))
+    words = [word for word in settings if not word.startswith("search.")]
+    for search, given in (("fair", ["loss=scl_ce"]), ("authors", ["loss=scl", "mode=standalone"])):
+        best = tune(composed(f"search={search}", *given, *words)).best["params"]
+        run = composed(*given, *words, config_name="train")
+        assert run.loss.temperature == best["temperature"] > 0.5
+
+
+def drawn(settings, monkeypatch, score, tmp_path, *overrides):
+    monkeypatch.setattr(tuning, "train", stand_in(score))
+    worker = worker_of(composed("loss=gloss_o", *settings, *overrides, f"paths.outputs={tmp_path}"))
+    work(worker)
+    return worker
+
+
+@pytest.mark.parametrize(("search", "num_random"), [("authors", 10), ("fair", 5)])
+def test_the_first_trials_are_random_and_the_next_follow_the_scores(
+    settings, monkeypatch, tmp_path, search, num_random
+):
+    wanted = (f"search={search}", "search.trials=15", "search.prune=false")
+    low = drawn(settings, monkeypatch, lambda cfg: 50 - cfg.loss.sigma, tmp_path / "low", *wanted)
+    high = drawn(settings, monkeypatch, lambda cfg: 50 + cfg.loss.sigma, tmp_path / "high", *wanted)
+    pairs = [(a.params, b.params) for a, b in zip(low.study.trials, high.study.trials, strict=True)]
+    assert [a == b for a, b in pairs[: num_random + 1]] == [True] * num_random + [False]
+    later = [[pair[k]["sigma"] for pair in pairs[num_random:]] for k in (0, 1)]
+    assert sum(later[0]) < sum(later[1])  # σ goes where the scores are
+
+
+def test_draws_are_those_of_optunas_sampler_as_it_was_by_default_for_the_authors(settings, monkeypatch, tmp_path):
+    worker = drawn(
+        settings, monkeypatch, lambda cfg: 50 - cfg.loss.sigma, tmp_path, "search=authors", "search.trials=13"
+    )
+    trials = worker.study.trials
+    for number in (0, 9, 12):
+        seed = int(tuning.np.random.SeedSequence([42, number]).generate_state(1)[0])
+        sampler = optuna.samplers.TPESampler(n_startup_trials=10, multivariate=False, constant_liar=False, seed=seed)
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        study.add_trials(trials[:number])
+        trial = study.ask(worker.space)
+        assert trial.params == trials[number].params
+
+
+def test_uniform_sigma_is_rarely_below_one(settings, monkeypatch, tmp_path):
+    """A ninth of a uniform draw on [0.1, 10], half of a logarithmic one."""
+    below = {}
+    for search in ("authors", "fair"):
+        worker = drawn(settings, monkeypatch, lambda cfg: 1.0, tmp_path / search, f"search={search}", "search.trials=1")
+        row = worker.space["sigma"]
+        studies = [optuna.create_study(sampler=tuning.sampler(worker.search, n, 0)) for n in range(200)]
+        if search == "authors":  # its seed is 42, whatever the run's
+            assert len({study.ask({"sigma": row}).params["sigma"] for study in studies}) == 1
+            studies = [optuna.create_study(sampler=tuning.sampler(worker.search, 1, n)) for n in range(200)]
+        below[search] = sum(study.ask({"sigma": row}).params["sigma"] < 1 for study in studies) / 200
+    assert 0.04 < below["authors"] < 0.16 and 0.4 < below["fair"] < 0.6
+
+
+def test_no_trial_is_stopped_in_integrated_mode(settings, monkeypatch):
+    scores = {rate: 58.0 - i for i, rate in enumerate(RATES)}
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: scores[cfg.trainer.lr], 8))
+    worker = authors("loss=ce", *settings, "search.trials=15")
+    work(worker)
+    assert states(worker) == ["complete"] * 15 and not any(t.value is None for t in worker.study.trials)
+
+
+def test_standalone_trials_are_stopped_after_three_finished_ones_and_count_with_their_best(settings, monkeypatch):
+    scores = iter([0.50, 0.52, 0.54, 0.51, 0.53])  # the median of the first three is 0.52
+    by_tau = {}
+
+    def score(cfg):
+        if cfg.loss.temperature not in by_tau:
+            by_tau[cfg.loss.temperature] = next(scores)
+        return by_tau[cfg.loss.temperature]
+
+    monkeypatch.setattr(tuning, "train", stand_in(score, 8))
+    worker = authors("loss=scl", "mode=standalone", *settings, "search.trials=5")
+    work(worker)
+    trials = worker.study.trials
+    assert states(worker) == ["complete"] * 5
+    epochs = [max(t.intermediate_values) for t in trials]
+    assert epochs[:3] == [8, 8, 8] and 5 <= epochs[3] < 8 and epochs[4] == 8
+    assert trials[3].value == pytest.approx(max(trials[3].intermediate_values.values()))
+    assert [t.value for t in trials[:3]] == [0.50, 0.52, 0.54]
+    assert read_study(worker.folder).best["number"] == 2
+    unpruned = authors("loss=scl", "mode=standalone", *settings, "search.trials=5", "search.prune=false")
+    assert unpruned.study_name != worker.study_name

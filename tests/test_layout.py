@@ -1,0 +1,77 @@
+"""The layout: each package imports only those above it, and the README shows the tree that is there."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from gloss.config import ROOT
+
+# Each may import itself and what stands before it. `losses` alone imports nothing else of ours: it needs only torch.
+LAYERS = (
+    *("errors", "losses", "config", "paper", "runtime", "records", "models", "data", "training", "search"),
+    *("experiments", "report", "benchmark", "inference", "cli"),
+)
+FOLDERS = {
+    "configs": "a folder per axis (dataset, model, loss, mode, variant, …); train.yaml, tune.yaml, report.yaml",
+    "scripts": "entry points: parse, call, exit",
+    "data": "manifest of the benchmark texts, and the prepared texts themselves (not in the repository)",
+    "docs": "method, fidelity to the paper, tuning, speed, trust, guides",
+    "outputs": "runs, searches, reports; reference/ holds the records of the runs shown here",
+    "tests": "mirrors gloss/",
+}
+MODULES = sorted((ROOT / "gloss").rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    """The top-level names of gloss that a module imports, also inside functions."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            words = node.module.split(".")
+            if words[0] == "gloss":
+                names |= {words[1]} if len(words) > 1 else {alias.name for alias in node.names}
+        elif isinstance(node, ast.Import):
+            names |= {words[1] for a in node.names if (words := a.name.split("."))[0] == "gloss" and len(words) > 1}
+        assert not (isinstance(node, ast.ImportFrom) and node.level), f"{path}: a relative import"
+    return names
+
+
+def layer(path: Path) -> str:
+    return path.relative_to(ROOT / "gloss").parts[0].removesuffix(".py")
+
+
+def test_every_module_belongs_to_a_layer():
+    assert len(MODULES) > 60
+    assert {layer(path) for path in MODULES} == {*LAYERS, "__init__"}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_layer_imports_only_those_above_it(name: str):
+    allowed = set(LAYERS[: LAYERS.index(name) + 1]) if name != "losses" else {"losses"}
+    for path in (path for path in MODULES if layer(path) == name):
+        wrong = imported(path) - allowed
+        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}: these come after {name}"
+
+
+def tree() -> str:
+    """The tree of the README: the folders, and each package with the first line of its docstring."""
+    lines = ["gloss/"]
+    for name in LAYERS:
+        path = ROOT / "gloss" / name
+        source = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        first = (ast.get_docstring(ast.parse(source.read_text(encoding="utf-8"))) or "").splitlines()[0]
+        lines.append(f"  {name + ('/' if path.is_dir() else '.py'):<14} {first}")
+    return "\n".join([*lines, *(f"{name + '/':<16} {line}" for name, line in FOLDERS.items())])
+
+
+def test_the_tree_of_the_readme_is_the_real_one():
+    assert all((ROOT / name).is_dir() for name in FOLDERS)
+    assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), f"README.md should show\n{tree()}"
+
+
+def test_the_tests_mirror_the_packages():
+    folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
+    assert folders <= set(LAYERS)

@@ -1,0 +1,135 @@
+"""Metrics against scikit-learn, on ordinary and odd inputs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, f1_score, silhouette_samples
+
+from gloss.training.metrics import classification_metrics, macro_silhouette
+from gloss.training.probe import adam_probe, logistic_probe
+
+
+def blobs(sizes: list[int], seed: int = 0, dim: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    return rng.normal(size=(len(labels), dim)) + 2 * np.eye(len(sizes), dim)[labels], labels
+
+
+@pytest.mark.parametrize("sizes", [[20, 30], [5, 40, 2], [9, 1, 12], [1, 1, 6], [2, 2, 1]])
+@pytest.mark.parametrize("block", [7, 1024])
+def test_macro_silhouette_is_the_mean_of_sklearns_class_means(sizes: list[int], block: int):
+    points, labels = blobs(sizes)
+    unit = points / np.linalg.norm(points, axis=1, keepdims=True)
+    samples = silhouette_samples(unit, labels)
+    expected = np.mean([samples[labels == c].mean() for c, n in enumerate(sizes) if n > 1])
+    got = macro_silhouette(torch.from_numpy(points), torch.from_numpy(labels), block=block)
+    assert got == pytest.approx(expected, abs=1e-5)
+
+
+def test_macro_silhouette_of_near_neighbours():
+    """Where |a|² + |b|² − 2ab would have no correct digit: all unit vectors within 1e-3 of each other."""
+    points, labels = blobs([20, 30])
+    points = torch.from_numpy(np.array([1.0, 2.0, 3.0, 4.0, 5.0]) + 1e-3 * points).float()
+    unit = torch.nn.functional.normalize(points, dim=1).double().numpy()
+    samples = silhouette_samples(unit, labels)
+    expected = np.mean([samples[labels == c].mean() for c in (0, 1)])
+    assert macro_silhouette(points, torch.from_numpy(labels)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_macro_silhouette_has_no_value_for_one_class_or_singletons():
+    assert macro_silhouette(torch.randn(4, 3), torch.zeros(4, dtype=torch.long)) is None
+    assert macro_silhouette(torch.randn(3, 3), torch.arange(3)) is None
+
+
+def test_macro_silhouette_of_equal_points_is_zero():
+    assert macro_silhouette(torch.ones(6, 3), torch.tensor([0, 0, 0, 1, 1, 1])) == 0
+
+
+def test_accuracy_and_macro_f1_are_sklearns_in_percent():
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 3, size=50)  # class 3 is predicted, never true
+    got = classification_metrics(logits, labels)
+    assert got["accuracy"] == pytest.approx(100 * accuracy_score(labels, logits.argmax(1)))
+    assert got["macro_f1"] == pytest.approx(100 * f1_score(labels, logits.argmax(1), average="macro"))
+
+
+@pytest.mark.parametrize("sizes", [[60, 20], [60, 20, 35]])
+def test_logistic_probe_is_the_best_of_sklearns_regressions_on_standardised_features(sizes: list[int]):
+    """Features of very different scales, a constant one, unequal classes that overlap."""
+    scale = np.array([3.0, 0.05, 1.0, 1.0, 40.0, 0.0])
+    train, labels = blobs(sizes, seed=1, dim=6)
+    val, val_labels = blobs(sizes[::-1], seed=2, dim=6)
+    train, val = 0.4 * scale * train + 7, 0.4 * scale * val + 7
+    weight, bias, settings = logistic_probe(train, labels, val, val_labels, len(sizes))
+    mean, deviation = train.mean(0), np.where(train.std(0) > 0, train.std(0), 1)
+    references, scores = {}, {}
+    for strength in (0.001, 0.01, 0.1, 1.0, 10.0, 100.0, 1000.0):
+        references[strength] = LogisticRegression(C=strength, max_iter=5000, tol=1e-8)
+        references[strength].fit((train - mean) / deviation, labels)
+        predicted = references[strength].predict((val - mean) / deviation)
+        scores[strength] = f1_score(val_labels, predicted, average="macro")
+    assert len(set(scores.values())) > 2
+    assert settings["probe_strength"] == max(scores, key=scores.get)  # of equals the first, the strongest
+    assert settings["probe_converged"] is True
+    logits = val @ weight.T + bias
+    probability = np.exp(logits - logits.max(1, keepdims=True))
+    probability /= probability.sum(1, keepdims=True)
+    expected = references[settings["probe_strength"]].predict_proba((val - mean) / deviation)
+    np.testing.assert_allclose(probability, expected, atol=2e-3)
+    if len(sizes) == 2:  # one row of scikit-learn's, shared out
+        np.testing.assert_allclose(weight[0], -weight[1], rtol=1e-9)
+
+
+def test_logistic_probe_never_predicts_a_class_without_training_texts():
+    train, labels = blobs([10, 10, 10])
+    keep = labels != 1
+    weight, bias, _ = logistic_probe(train[keep], labels[keep], train, labels, 3)
+    assert 1 not in (train @ weight.T + bias).argmax(1)
+    assert bias[1] == -1e4 and (weight[1] == 0).all()
+
+
+def released_probe(train, labels, val, val_labels, num_classes, seed, patience=10, max_steps=50):
+    """The released recipe, written out: Adam by its formula, scikit-learn's macro-F1."""
+    torch.manual_seed(seed)
+    start = torch.nn.Linear(train.shape[1], num_classes)
+    x, val = train.astype(np.float64), val.astype(np.float64)
+    theta = np.hstack([start.weight.detach().numpy(), start.bias.detach().numpy()[:, None]]).astype(np.float64)
+    x, val = (np.hstack([a, np.ones((len(a), 1))]) for a in (x, val))
+    first, second, best, counter = np.zeros_like(theta), np.zeros_like(theta), 0.0, 0
+    for step in range(1, max_steps + 1):
+        logits = x @ theta.T
+        p = np.exp(logits - logits.max(1, keepdims=True))
+        p /= p.sum(1, keepdims=True)
+        gradient = (p - np.eye(num_classes)[labels]).T @ x / len(x)
+        first, second = 0.9 * first + 0.1 * gradient, 0.999 * second + 0.001 * gradient**2
+        theta = theta - 1e-4 * (first / (1 - 0.9**step)) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+        f1 = f1_score(val_labels, (val @ theta.T).argmax(1), average="macro", zero_division=0)
+        best, counter = (f1, 0) if f1 > best else (best, counter + 1)
+        if counter >= patience:
+            break
+    return theta, step
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_adam_probe_stops_and_ends_as_the_released_recipe(seed):
+    train, labels = blobs([40, 30, 20, 10], seed=seed, dim=16)
+    val, val_labels = blobs([20, 15, 10, 5], seed=100 + seed, dim=16)
+    train, val = train.astype(np.float32), (3.0 * val).astype(np.float32)
+    weight, bias, settings = adam_probe(train, labels, val, val_labels, 4, seed)
+    theta, steps = released_probe(train, labels, val, val_labels, 4, seed)
+    assert settings == {"probe_steps": steps} and 11 <= steps <= 50
+    np.testing.assert_allclose(weight, theta[:, :-1], atol=1e-6)
+    np.testing.assert_allclose(bias, theta[:, -1], atol=1e-6)
+
+
+def test_adam_probe_makes_fifty_steps_while_validation_gets_better_and_eleven_where_it_never_does():
+    train, labels = blobs([40, 30, 20, 10], dim=16)
+    train = train.astype(np.float32)
+    at_once = adam_probe(train, labels, np.zeros((4, 16), np.float32), np.arange(4), 4, seed=0)[2]
+    assert at_once == {"probe_steps": 11}  # all texts are alike: the first step is the best
+    many, truth = blobs([800, 600, 400, 200], dim=16)  # so many that each step gets a few more right
+    many = many.astype(np.float32)
+    assert adam_probe(many, truth, many, truth, 4, seed=0)[2] == {"probe_steps": 50}

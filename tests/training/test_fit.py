@@ -1,0 +1,345 @@
+"""Training: fast paths equal plain ones, the protocol is kept, interruptions and bad numbers leave no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import gloss.training.trainer
+from gloss.config import STANDALONE, Config
+from gloss.data.datasets import load_dataset
+from gloss.data.tokens import tokenize
+from gloss.errors import RunError
+from gloss.models.encoder import Classifier, TokenTable
+from gloss.models.pretrained import load_encoder, load_tokenizer
+from gloss.records.reading import read_record
+from gloss.runtime.signals import Interrupted
+from gloss.training.checkpoint import Progress
+from gloss.training.graph_quality import KEYS
+from gloss.training.objective import Objective
+from gloss.training.run import train
+from gloss.training.trainer import Diverged, Fit
+
+NO_DROPOUT = "model.dropout=0"
+DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
+
+
+def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
+    """The parts of a run as gloss.training.run puts them together, for a single step."""
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    tokenizer, device = load_tokenizer(cfg.model), torch.device(device)
+    tables, labels = {}, {}
+    for name, split in dataset.splits.items():
+        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, cfg.model.max_length, None), 0, device)
+        labels[name] = torch.from_numpy(split.labels).to(device)
+    torch.manual_seed(cfg.seed)
+    model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
+    if cfg.mode == STANDALONE:
+        model.head.requires_grad_(False)
+    folder.mkdir(exist_ok=True)
+    return Fit(
+        cfg=cfg,
+        model=model,
+        objective=Objective(cfg, len(dataset.labels), 0.5),
+        tables=tables,
+        labels=labels,
+        rows=dataset.splits["train"].rows,
+        device=device,
+        precision="float32",
+        folder=folder,
+        progress=Progress(sigma=0.5),
+        report=lambda what, values: None,
+        on_epoch=None,
+        presence=None,
+    )
+
+
+def gradient(fit: Fit) -> dict[str, torch.Tensor]:
+    """Of the first step, before the optimizer."""
+    rows = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
+    device_rows = torch.from_numpy(rows).to(fit.device)
+    visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(0))
+    fit.model.train()
+    fit._backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=5)
+    return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("options", [["mode=integrated"], ["mode=standalone"]])
+@pytest.mark.parametrize("loss", [["loss=gloss_o", "loss.sigma=0.5"], ["loss=scl"], ["loss=triplet"], ["loss=cosine"]])
+@pytest.mark.parametrize("fast", ["trainer.num_slices=4", "trainer.micro_batch=8"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
+    tiny_config, tmp_path, options, loss, fast, device
+):
+    options = [NO_DROPOUT, "variant.loss_dtype=float64", *loss, *options]
+    gradients = []
+    for way in ("trainer.num_slices=1", fast):
+        fit = prepared(tiny_config(way, *options), tmp_path, device)
+        fit.model.double()  # so that rounding cannot hide a difference
+        gradients.append(gradient(fit))
+    plain, got = gradients
+    assert got.keys() == plain.keys()
+    difference = sum((got[name] - value).square().sum() for name, value in plain.items()).sqrt()
+    assert difference <= 1e-10 * sum(value.square().sum() for value in plain.values()).sqrt()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["loss=ce"], 1),  # nothing would read the second
+        (["loss=scl", "mode=standalone"], 1),
+        (["loss=scl"], 2),
+        (["loss=gloss_o", "loss.sigma=0.5"], 2),
+    ],
+)
+def test_the_released_code_encodes_a_second_time_only_for_a_second_loss(tiny_config, tmp_path, options, expected):
+    fit = prepared(tiny_config(*options, "variant=released"), tmp_path / "run")
+    encode, seeds = fit._encode, []
+    fit._encode = lambda rows, device_rows, seed: seeds.append(seed) or encode(rows, device_rows, seed)
+    gradient(fit)
+    assert len(seeds) == len(set(seeds)) == expected
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, device):
+    options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
+    got = gradient(prepared(tiny_config("trainer.micro_batch=8", *options), tmp_path, device))
+    encode = Fit._encode
+
+    def at_once(self: Fit, rows, device_rows, seed: int):
+        pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + i // 8) for i in range(0, 32, 8)]
+        return torch.cat([encode(self, *piece) for piece in pieces])
+
+    monkeypatch.setattr(Fit, "_encode", at_once)  # the same seeds in one pass with a graph
+    plain = gradient(prepared(tiny_config(*options), tmp_path, device))
+    for name, value in plain.items():
+        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("fused_on", [("cpu", "cuda"), ()])
+def test_a_step_clips_the_norm_and_is_adams(tiny_config, tmp_path, monkeypatch, fused_on):
+    monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
+    cfg = tiny_config(NO_DROPOUT, "loss=ce", "trainer.max_grad_norm=0.01", "trainer.num_slices=1")
+    ours, plain = prepared(cfg, tmp_path), prepared(cfg, tmp_path)
+    rows = np.argsort(ours.tables["train"].host_lengths, kind="stable")[:32]
+    device_rows = torch.from_numpy(rows)
+    ours.model.train(), plain.model.train()
+    ours.log = torch.zeros(1, len(gloss.training.trainer.LOG))
+    optimizer = torch.optim.Adam(plain.model.parameters(), lr=cfg.trainer.lr, fused=False)
+    for _ in range(3):
+        ours._step(0, rows, device_rows, None)
+        logits = plain.model.head(plain.tables["train"].encode(plain.model, rows, device_rows))
+        torch.nn.functional.cross_entropy(logits, plain.labels["train"][device_rows]).backward()
+        torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.01)
+        optimizer.step()
+        optimizer.zero_grad()
+    for a, b in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)  # lr is 1e-3: a step moves a weight by up to that
+
+
+def files(folder: Path) -> dict[str, object]:
+    """What must be equal for two runs to be the same: metrics, predictions, and the epochs but for their seconds."""
+    record = read_record(folder)
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in record.epochs()]
+    arrays = {k: v.tobytes() for k, v in record.predictions().items()}
+    return {"metrics": record.result["metrics"], "best": record.result["best_epoch"], "rows": rows, "arrays": arrays}
+
+
+@pytest.mark.parametrize("options", [["loss=gloss_sqrt"], ["loss=scl", "mode=standalone"]])
+def test_the_same_run_twice_gives_the_same_numbers_to_the_last_bit(tiny_config, options):
+    record = train(tiny_config(*options))
+    first = files(record.folder)
+    assert train(tiny_config(*options)).result["finished_at"] == record.result["finished_at"]  # not run again
+    shutil.rmtree(record.folder)
+    assert files(train(tiny_config(*options)).folder) == first
+
+
+@pytest.mark.parametrize("stop_at", [(1, 2), (2, 1), (2, 3)])
+def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(tiny_config, monkeypatch, stop_at):
+    options = ["loss=gloss_sqrt", "trainer.max_epochs=3"]
+    folder = train(tiny_config(*options)).folder
+    expected = files(folder)
+    shutil.rmtree(folder)
+    step = Fit._step
+
+    def stopping(self: Fit, number: int, *arguments: object) -> None:
+        step(self, number, *arguments)
+        if (self.progress.epoch, number + 1) == stop_at:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM"):
+        patch.setattr(Fit, "_step", stopping)
+        train(tiny_config(*options))
+    assert not (folder / "DONE").exists() and (folder / "checkpoint").exists()
+    assert files(train(tiny_config(*options)).folder) == expected
+    assert not (folder / "checkpoint").exists()
+
+
+def test_the_seconds_of_an_epoch_leave_its_checkpoints_out(tiny_config, monkeypatch):
+    slept, save = [], Fit.save
+    monkeypatch.setattr(Fit, "save", lambda self: (slept.append(time.sleep(0.3)), save(self)))
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=1", "trainer.checkpoint_minutes=1e-9"))
+    assert len(slept) > 2 and record.result["seconds"]["training"] < 0.3 * (len(slept) - 1)
+
+
+def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(tiny_config, tmp_path):
+    prepared(tiny_config("loss=ce"), tmp_path / "run").save()
+    with pytest.raises(RunError, match=r"another configuration: trainer.lr was 0.001, is 0.002"):
+        prepared(tiny_config("loss=ce", "trainer.lr=2e-3"), tmp_path / "run").run()
+
+
+def test_a_checkpoint_of_other_texts_is_refused_and_one_of_another_machine_is_told(tiny_config, tmp_path):
+    def fit(**progress: object) -> Fit:
+        made = prepared(tiny_config("loss=ce"), tmp_path / "run")
+        vars(made.progress).update(progress)
+        return made
+
+    here = {"commit": "a1", "packages": {"torch": "2.13"}, "threads": 4}
+    fit(fingerprint="one", machine=here, epoch=2, step=3).save()
+    with pytest.raises(RunError, match="other texts: their fingerprint was one, is two"):
+        fit(fingerprint="two", machine=here).run()
+    with pytest.raises(RunError, match="with 0 batches an epoch, now there are 4"):  # nothing was logged
+        fit(fingerprint="one", machine=here).run()
+    same, other = fit(fingerprint="one", machine=here), fit(fingerprint="one", machine={**here, "threads": 8})
+    same._restore(), other._restore()
+    assert same.progress.resumed_on == []
+    assert other.progress.resumed_on == ["epoch 2, step 3: threads was 4, is 8"]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+def test_a_record_tells_that_its_run_went_on_elsewhere(tiny_config, monkeypatch, elsewhere):
+    save = Fit.save
+
+    def killed(self: Fit) -> None:
+        save(self)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Fit, "save", killed)
+        train(tiny_config("loss=ce", "trainer.checkpoint_minutes=1e-9"))
+    cfg = tiny_config("loss=ce", *["trainer.micro_batch=8"] * elsewhere)
+    told = ["epoch 1, step 1: micro_batch was None, is 8"] if elsewhere else None
+    assert train(cfg).result.get("resumed_on") == told
+
+
+def test_a_damaged_checkpoint_is_refused(tiny_config, tmp_path):
+    fit = prepared(tiny_config("loss=ce"), tmp_path / "run")
+    fit.save()
+    path = next((tmp_path / "run").glob("checkpoint/*/optimizer.pt"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(RunError, match="cannot be read"):
+        fit.run()
+
+
+def test_early_stopping_keeps_the_best_weights_and_the_patience(tiny_config, monkeypatch):
+    scores = iter([0.3, 0.5, 0.4, 0.45, 0.2, 0.9])
+    kept = {}
+
+    def validate(self: Fit) -> tuple[float, dict]:
+        kept[self.progress.epoch] = {n: p.detach().clone() for n, p in self.model.state_dict().items()}
+        return next(scores), {"graph_quality": dict.fromkeys(KEYS, 0.0)}
+
+    monkeypatch.setattr(Fit, "_validate", validate)
+    tested = {}
+    logits = Fit.logits
+    monkeypatch.setattr(Fit, "logits", lambda self, z: (tested.update(self.model.state_dict()), logits(self, z))[1])
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=6", "trainer.patience=3"))
+    assert (record.result["best_epoch"], record.result["epochs"], record.result["stopped"]) == (2, 5, "patience")
+    assert all(torch.equal(tested[name], value) for name, value in kept[2].items())
+
+
+def test_the_released_plateau_rule_restarts_the_counter_near_the_best(tiny_config, monkeypatch):
+    scores = iter([0.5, 0.497, 0.3, 0.496, 0.3, 0.3, 0.9])
+    quality = dict.fromkeys(KEYS, 0.0)
+    monkeypatch.setattr(Fit, "_validate", lambda self: (next(scores), {"graph_quality": quality}))
+    options = ["loss=scl", "mode=standalone", "trainer.max_epochs=7", "trainer.patience=2"]
+    released = train(tiny_config("variant=released", *options)).result
+    assert (released["epochs"], released["stopped"], released["best_epoch"]) == (6, "patience", 1)
+    scores = iter([0.5, 0.497, 0.3, 0.496, 0.3, 0.3, 0.9])
+    assert train(tiny_config(*options)).result["epochs"] == 3
+
+
+def test_the_learning_rate_drops_after_its_epoch(tiny_config):
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=3", "trainer.lr_drop_epoch=2", "trainer.lr=1e-4"))
+    assert [row["lr"] for row in record.epochs()] == pytest.approx([1e-4, 1e-4, 1e-5])
+
+
+def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
+    seen = []
+    embed = Fit.embed
+    monkeypatch.setattr(Fit, "embed", lambda self, split: (seen.append(split), embed(self, split))[1])
+    train(tiny_config("loss=scl", "mode=standalone"))
+    assert seen.count("test") == 1 and seen.count("val") == 4  # before training, two epochs, the record's metrics
+
+
+@pytest.mark.parametrize("bad, fused_on", [(float("nan"), ("cpu",)), (float("inf"), ("cpu",)), (float("nan"), ())])
+def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkeypatch, bad, fused_on):
+    monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
+    call, weights = Objective.__call__, {}
+
+    def spoiled(self: Objective, embeddings, *arguments):
+        spoiled.calls += 1
+        parts = call(self, embeddings, *arguments)
+        if spoiled.calls == 2:
+            object.__setattr__(parts, "loss", parts.loss * bad)
+        return parts
+
+    step = Fit._step
+
+    def watch(self: Fit, number: int, *arguments: object) -> None:
+        step(self, number, *arguments)
+        weights[number] = [p.detach().clone() for p in self.model.parameters()]
+
+    spoiled.calls = 0
+    monkeypatch.setattr(Objective, "__call__", spoiled)
+    monkeypatch.setattr(Fit, "_step", watch)
+    cfg = tiny_config("loss=gloss_sqrt")
+    with pytest.raises(Diverged, match="epoch 1, step 2"):
+        train(cfg)
+    assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[len(weights) - 1], strict=True))
+    folder = next(Path(cfg.paths.outputs).glob("runs/*/*/*/*/seed=1"))
+    error = json.loads((folder / "error.json").read_text())
+    assert error["details"]["step"] == 2 and len(error["details"]["rows"]) == 32 and error["details"]["sigma"] > 0
+    assert not (folder / "DONE").exists()
+    with pytest.raises(RunError, match="is not finished"):
+        read_record(folder)
+
+
+def test_the_released_objective_scores_every_hidden_text(tiny_config):
+    released = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5", "variant=released"), 4, 0.5)
+    ours = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5"), 4, 0.5)
+    z, logits, labels = torch.randn(4, 3), torch.randn(4, 4), torch.arange(4)
+    is_visible = torch.tensor([True, True, False, False])
+    parts = released(z, logits, labels, is_visible)
+    assert (int(parts.num_left_out), bool(parts.is_empty)) == (0, False)
+    parts = ours(z, logits, labels, is_visible)
+    assert (int(parts.num_left_out), bool(parts.is_empty), float(parts.embedding_loss)) == (2, True, 0.0)
+
+
+def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
+    begun = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
+    begun.progress.sigma = 0.7
+    begun.save()
+    goes_on = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
+    goes_on._restore()
+    assert goes_on.objective.sigma == 0.7
+
+
+def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
+    monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g, known: torch.arange(n) < 1)  # one visible text
+    record = train(
+        tiny_config(
+            "loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"
+        )
+    )
+    empty, steps = record.result["counts"]["empty_batches"], record.result["counts"]["steps"]
+    assert empty > steps / 2
+    assert capsys.readouterr().err.count("had nothing to compare") == 1

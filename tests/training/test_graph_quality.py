@@ -1,0 +1,153 @@
+"""Graph quality against a naive loop, at its corners, and in the record of a run."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from gloss.errors import RunError
+from gloss.losses import choose_visible
+from gloss.losses.geometry import sqrt_bandwidth
+from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
+from gloss.records.reading import read_record
+from gloss.training.graph_quality import SEED, graph_quality
+from gloss.training.run import train
+
+
+def texts(num: int = 53, num_classes: int = 4, separation: float = 0.7) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    labels = torch.randint(num_classes, (num,), generator=generator)
+    centres = separation * torch.eye(num_classes, 6, dtype=torch.float64)
+    return torch.randn(num, 6, dtype=torch.float64, generator=generator) + 3 * centres[labels], labels
+
+
+def naive(x, labels, sigma, gamma, num_classes, batch_size):
+    """Edge by edge in float64, the propagation by its linear system."""
+    order = np.random.default_rng(SEED).permutation(len(labels)).tolist()
+    batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
+    if len(batches[-1]) == 1:
+        last = batches.pop()
+        batches[-1] += last
+    generator = torch.Generator().manual_seed(SEED)
+    counts = [labels.tolist().count(c) for c in range(num_classes)]
+    within = total = pairs = same_pairs = right = majority = unlabeled = 0
+    for batch in batches:
+        is_labeled = choose_visible(len(batch), gamma, generator)
+        for i in batch:
+            for j in batch:
+                if i == j:
+                    continue
+                a, b = x[i] / x[i].norm(), x[j] / x[j].norm()
+                weight = math.exp(-float((a - b).square().sum()) / (2 * sigma**2))
+                is_same = int(labels[i] == labels[j])
+                within, total = within + is_same * weight, total + weight
+                same_pairs, pairs = same_pairs + is_same, pairs + 1
+        transition = transition_matrix(symmetric_normalize(gaussian_kernel(x[batch], sigma)))
+        found = propagate_labels(transition, labels[batch], is_labeled, num_classes).argmax(1)
+        truth = labels[batch][~is_labeled]
+        right += int((found == truth).sum())
+        majority += sum(counts[int(y)] == max(counts) for y in truth)
+        unlabeled += len(truth)
+    return [within / total, same_pairs / pairs, 100 * right / unlabeled, 100 * majority / unlabeled]
+
+
+@pytest.mark.parametrize(
+    ("num", "batch_size", "sigma", "gamma"), [(53, 16, 0.5, 0.6), (49, 16, 0.3, 0.3), (40, 64, 2.0, 0.9)]
+)
+def test_equals_a_naive_loop(num, batch_size, sigma, gamma):
+    x, labels = texts(num)
+    counts = torch.bincount(labels).tolist()
+    assert counts.count(max(counts)) == 1  # one class is the most frequent
+    found = graph_quality(x, labels, sigma=sigma, gamma=gamma, num_classes=4, batch_size=batch_size)
+    assert list(found.values()) == pytest.approx(naive(x, labels, sigma, gamma, 4, batch_size), rel=1e-9)
+    single = graph_quality(x.float(), labels, sigma=sigma, gamma=gamma, num_classes=4, batch_size=batch_size)
+    assert single == pytest.approx(found, rel=1e-5)
+
+
+def test_embeddings_that_know_nothing_stay_at_chance_and_those_that_know_all_are_right():
+    labels = torch.arange(400) % 4
+    same = graph_quality(torch.ones(400, 3), labels, sigma=0.5, gamma=0.6, num_classes=4, batch_size=100)
+    assert same["homophily"] == pytest.approx(same["homophily_chance"], rel=1e-5)
+    known = torch.eye(4)[labels]
+    found = graph_quality(known, labels, sigma=0.1, gamma=0.6, num_classes=4, batch_size=100)
+    assert found["homophily"] == pytest.approx(1.0) and found["propagated_accuracy"] == 100.0
+    assert found["homophily_chance"] == same["homophily_chance"] == pytest.approx(0.25, abs=0.02)
+    assert found["majority_accuracy"] == same["majority_accuracy"] == pytest.approx(25.0, abs=5.0)
+
+
+def test_a_kernel_too_narrow_for_floating_point_has_finite_quality():
+    x, labels = texts()
+    z = x / x.norm(dim=1, keepdim=True)
+    assert gaussian_kernel(z.float(), 1e-3).sum() == 0  # what an ordinary sum would divide by
+    found = graph_quality(x.float(), labels, sigma=1e-3, gamma=0.6, num_classes=4, batch_size=16)
+    assert all(math.isfinite(value) for value in found.values())
+
+
+def test_fewer_than_two_texts_have_no_graph():
+    x, labels = texts(1)
+    assert graph_quality(x, labels, sigma=0.5, gamma=0.6, num_classes=4, batch_size=16) is None
+
+
+def test_the_order_of_embeddings_within_their_texts_does_not_matter_to_labels_of_another_name():
+    x, labels = texts()
+    renamed = torch.tensor([2, 0, 3, 1])[labels]
+    settings = {"sigma": 0.5, "gamma": 0.6, "num_classes": 4, "batch_size": 16}
+    assert graph_quality(x, renamed, **settings) == pytest.approx(graph_quality(x, labels, **settings))
+
+
+@pytest.mark.parametrize(
+    "options", [["loss=ce"], ["loss=gloss_sqrt", "mode=standalone"], ["loss=gloss_o", "loss.sigma=0.2"]]
+)
+def test_every_record_has_it_before_training_and_at_each_validation(tiny_config, monkeypatch, options):
+    seen = []
+
+    def kept(embeddings, labels, **settings):
+        seen.append((embeddings.clone(), labels, settings))
+        return graph_quality(embeddings, labels, **settings)
+
+    monkeypatch.setattr("gloss.training.trainer.graph_quality", kept)
+    record = train(tiny_config(*options, "trainer.precision=float32"))
+    quality, (start, one, two) = record.result["graph_quality"], seen
+    rows = [row["val"]["graph_quality"] for row in record.epochs()]
+    expected = [graph_quality(z, y, **settings) for z, y, settings in seen]
+    assert [quality["at_start"], *rows] == expected and not torch.equal(start[0], one[0])
+    assert quality["at_best"] == rows[record.result["best_epoch"] - 1]
+    for name in ("homophily_chance", "majority_accuracy"):  # of the texts alone
+        assert len({quality["at_start"][name], *(row[name] for row in rows)}) == 1
+    settings = {"sigma": quality["sigma"], "gamma": quality["gamma"], "num_classes": 3, "batch_size": 32}
+    assert start[2] == one[2] == two[2] == settings and settings["gamma"] == 0.6
+    sigma = record.result["hyperparameters"]["sigma"]
+    assert sigma is None if options == ["loss=ce"] else sigma == quality["sigma"]
+
+
+def test_other_losses_are_measured_at_the_sigma_of_sqrt(tiny_config):
+    ce, sqrt = (train(tiny_config(f"loss={loss}", "trainer.max_epochs=1")).result for loss in ("ce", "gloss_sqrt"))
+    assert ce["graph_quality"]["at_start"] == sqrt["graph_quality"]["at_start"]
+    assert ce["graph_quality"]["sigma"] == sqrt["hyperparameters"]["sigma"]
+
+
+def test_an_encoder_without_a_sigma_has_no_graph_quality(tiny_config, monkeypatch):
+    def collapsed(embeddings, **options):
+        return sqrt_bandwidth(torch.ones_like(embeddings), **options)
+
+    monkeypatch.setattr("gloss.training.run.sqrt_bandwidth", collapsed)
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=1"))
+    assert record.result["graph_quality"] is None and record.epochs()[0]["val"]["graph_quality"] is None
+
+
+def test_a_damaged_graph_quality_is_refused(tiny_config):
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=1"))
+    path = record.folder / "result.json"
+    whole = path.read_text()
+    for wrong in ('"at_start": {"homophily": 2}', '"at_start": []'):
+        path.write_text(whole.replace('"at_start": {', f'{wrong}, "before": {{'))
+        with pytest.raises(RunError, match="graph_quality"):
+            read_record(record.folder)
+    path.write_text(whole)
+    lines = record.folder / "epochs.jsonl"
+    lines.write_text(lines.read_text().replace('"homophily": 0.', '"homophily": 10.'))
+    with pytest.raises(RunError, match="homophily"):
+        read_record(record.folder).epochs()

@@ -1,0 +1,58 @@
+"""The control with a shuffled graph: the weights stay, the nodes lose their labels to each other."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from gloss.errors import ConfigError
+from gloss.losses import gloss_loss
+from gloss.training.objective import Objective
+from gloss.training.run import train
+
+GRAPH = ["loss=gloss_o", "loss.sigma=0.5"]
+
+
+def objective(tiny_config, *options: str) -> Objective:
+    return Objective(tiny_config(*GRAPH, *options), 3, 0.5)
+
+
+@pytest.mark.parametrize("mode", ["integrated", "standalone"])
+def test_ablation_graph_shuffle_permutes_the_nodes_and_leaves_cross_entropy_untouched(tiny_config, mode):
+    z = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    logits = torch.randn(12, 3) if mode == "integrated" else None
+    labels, is_visible = torch.arange(12) % 3, torch.arange(12) < 7
+    torch.manual_seed(3)
+    order = torch.randperm(12)
+    torch.manual_seed(3)
+    shuffled = objective(tiny_config, f"mode={mode}", "ablation.graph_shuffle=true")(z, logits, labels, is_visible)
+    plain = objective(tiny_config, f"mode={mode}")(z, logits, labels, is_visible)
+    expected = gloss_loss(z[order], labels, sigma=0.5, is_visible=is_visible, num_classes=3)
+    assert torch.equal(shuffled.embedding_loss, expected) and shuffled.embedding_loss != plain.embedding_loss
+    assert shuffled.ce is plain.ce is None if mode == "standalone" else torch.equal(shuffled.ce, plain.ce)
+    (grad,) = torch.autograd.grad(shuffled.embedding_loss, z)
+    assert grad.isfinite().all() and (grad.norm(dim=1) > 0).all()
+
+
+def test_on_average_a_shuffled_graph_of_separate_classes_is_at_chance(tiny_config):
+    labels, is_visible = torch.arange(60) % 3, torch.arange(60) < 36
+    z = torch.eye(3)[labels] + 0.01 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    losses = {}
+    for options in ([], ["ablation.graph_shuffle=true"]):
+        made = replace(objective(tiny_config, "mode=standalone", *options), sigma=0.3)  # classes are 1.4 apart
+        values = [made(z, None, labels, is_visible).loss.item() for _ in range(20)]
+        losses[len(options)] = sum(values) / len(values)
+    assert losses[0] < 0.05 and losses[1] > 1.0  # chance is log 3 = 1.10
+
+
+def test_a_run_with_a_shuffled_graph_is_another_run(tiny_config):
+    options = [*GRAPH, "trainer.max_epochs=1"]
+    plain, shuffled = train(tiny_config(*options)), train(tiny_config(*options, "ablation.graph_shuffle=true"))
+    assert plain.folder != shuffled.folder and plain.epochs()[0]["loss"] != shuffled.epochs()[0]["loss"]
+
+
+def test_losses_without_a_graph_refuse_it(tiny_config):
+    with pytest.raises(ConfigError, match="ablation.graph_shuffle=True has no effect with loss=ce"):
+        tiny_config("loss=ce", "ablation.graph_shuffle=true")

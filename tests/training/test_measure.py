@@ -1,0 +1,73 @@
+"""Baselines and counts of texts, measured on a small set with a known answer."""
+
+from dataclasses import replace
+
+import pytest
+
+from gloss.config import DatasetConfig, ModelConfig
+from gloss.errors import ConfigError
+from gloss.report.tables import datasets_and_search as starting
+from gloss.training import baselines as measure
+from gloss.training.baselines import measure_tfidf
+
+
+@pytest.fixture
+def separable(tmp_path):
+    """A CSV of texts whose class is told by one word, in a set that splits by chance."""
+    words = {"ham": "cured leg of pork", "egg": "laid by a hen"}
+    rows = [f"{label} number {i} {text},{label}" for i in range(60) for label, text in words.items()]
+    (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
+    return DatasetConfig(name="food", source="csv", path=str(tmp_path / "texts.csv"))
+
+
+def test_tfidf_is_measured_and_read_again(tmp_path, separable):
+    record = measure_tfidf(separable, tmp_path, tmp_path)
+    assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0}
+    assert record["num_rows"] == {"train": 96, "val": 12, "test": 12}
+    assert record["C"] == 0.1  # the strongest regularisation of those that are as good
+    assert starting.read_measured(tmp_path, "tfidf") == ([record], [])
+    assert measure_tfidf(separable, tmp_path, tmp_path) == record
+
+
+def test_tfidf_does_not_look_at_test_labels(tmp_path, separable, monkeypatch):
+    before = measure_tfidf(separable, tmp_path, tmp_path)
+    load = measure.load_dataset
+
+    def flipped(*args, **kwargs):
+        dataset = load(*args, **kwargs)
+        dataset.splits["test"] = replace(dataset.splits["test"], labels=1 - dataset.splits["test"].labels)
+        return dataset
+
+    monkeypatch.setattr(measure, "load_dataset", flipped)
+    after = measure_tfidf(separable, tmp_path, tmp_path)
+    assert after["test"]["accuracy"] == 0.0 and (after["C"], after["val"]) == (before["C"], before["val"])
+
+
+def test_a_frozen_encoder_is_measured_with_probe_and_neighbours(tmp_path, separable, monkeypatch, capsys):
+    tiny = measure._read("model", "tiny", ModelConfig)
+    record = measure.measure_frozen(separable, tiny, tmp_path, tmp_path)
+    assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0, "knn_accuracy": 100.0}
+    assert (record["num_neighbours"], record["probe_strength"], record["num_rows"]["train"]) == (1, 0.001, 96)
+    assert starting.read_measured(tmp_path, "frozen") == ([record], [])
+    monkeypatch.setattr(measure, "_read", lambda group, name, schema: separable if group == "dataset" else tiny)
+    measure.measure(["frozen"], ["food"], "minilm", tmp_path, tmp_path, models=["tiny"])
+    assert "food: frozen tiny with a logistic probe: test accuracy 100.00 %" in capsys.readouterr().out
+
+
+def test_texts_are_measured_for_table1(tmp_path, separable):
+    measure.measure_texts(separable, tmp_path, None, tmp_path)
+    (tmp_path / "baselines" / "texts-broken.json").write_text("[]")
+    records, problems = starting.read_measured(tmp_path, "texts")
+    table = starting.table1(records)
+    (shown,) = ([e.plain() for e in r] for r in table.rows if [e.plain() for e in r[:2]] == ["food", "ours"])
+    assert shown[2:] == ["120", "96", "12", "12", "2", "—", "0 / 0 / 0"]
+    assert len(problems) == 1 and "texts-broken.json" in problems[0]
+
+
+def test_what_cannot_be_measured_is_told(tmp_path, capsys):
+    measure.measure(["tfidf"], ["mr"], "minilm", tmp_path, tmp_path)
+    assert "mr is not measured" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="measure=tables is not allowed"):
+        measure.measure(["tables"], ["mr"], "minilm", tmp_path, tmp_path)
+    with pytest.raises(ConfigError, match="dataset=nosuch is not allowed: expected one of 20ng, csv"):
+        measure.measure(["tfidf"], ["nosuch"], "minilm", tmp_path, tmp_path)

@@ -1,0 +1,179 @@
+"""L = λ · L_embedding + (1 − λ) · L_CE: each loss in both modes against plain loops, value and gradient."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import loops
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from gloss.config import CONFIG_DIR, Config, LossConfig, VariantConfig
+from gloss.training.objective import Objective, balanced_class_weights
+
+SIGMA, TEMPERATURE, MARGIN, LAM = 0.6, 0.3, 0.5, 0.7
+LABELS = [0, 1, 2, 0, 1, 0, 3, 1, 0, 2]  # class 3 has one member; class 2 has no visible one
+IS_VISIBLE = torch.tensor([True, True, False, False, False, True, False, True, False, False])  # 4 of 10
+CLASSES = 4
+OPTIONS = {
+    "ce": (),
+    "scl_ce": (f"loss.temperature={TEMPERATURE}",),
+    "scl": (f"loss.temperature={TEMPERATURE}",),
+    "triplet": (f"loss.margin={MARGIN}",),
+    "cosine": (),
+    "gloss_sqrt": (),
+    "gloss_o": (f"loss.sigma={SIGMA}",),
+}
+BY_LOOP = {
+    "scl_ce": lambda x: loops.supcon(x, LABELS, TEMPERATURE),
+    "scl": lambda x: loops.supcon(x, LABELS, TEMPERATURE),
+    "triplet": lambda x: loops.triplet(x, LABELS, MARGIN),
+    "cosine": lambda x: loops.cosine(x, LABELS),
+    "gloss_sqrt": lambda x: loops.gloss(loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES),
+    "gloss_o": lambda x: loops.gloss(loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES),
+}
+GRAPH = ("gloss_sqrt", "gloss_o")
+ALLOWED = [
+    *[(name, "integrated") for name in ("ce", "scl_ce", "triplet", "cosine", "gloss_sqrt", "gloss_o")],
+    *[(name, "standalone") for name in ("scl", "triplet", "cosine", "gloss_sqrt", "gloss_o")],
+]
+
+
+@cache
+def config(*overrides: str) -> Config:
+    """What these overrides compose to, without Hydra (which takes longer than all that is tested here)."""
+    cfg = Config(mode="integrated", variant=VariantConfig(name="paper", loss_dtype="float64"))
+    for key, _, value in (override.partition("=") for override in overrides):
+        group, _, field = key.partition(".")
+        if field:
+            setattr(getattr(cfg, group), field, OmegaConf.create(f"x: {value}").x)
+        elif group in ("mode", "seed"):
+            setattr(cfg, group, int(value) if group == "seed" else value)
+        else:
+            values = yaml.safe_load((CONFIG_DIR / group / f"{value}.yaml").read_text())
+            setattr(cfg, group, {"loss": LossConfig, "variant": VariantConfig}[group](**values.get(group, values)))
+    if cfg.mode == "standalone":
+        cfg.loss.lam = None
+    return cfg
+
+
+def objective(loss: str, mode: str = "integrated", *overrides: str, weights: torch.Tensor | None = None) -> Objective:
+    """With λ = 0.7 unless a loss or mode has none."""
+    lam = () if mode == "standalone" or loss == "ce" else (f"loss.lam={LAM}",)
+    cfg = config(f"mode={mode}", f"loss={loss}", *OPTIONS[loss], *lam, *overrides)
+    return Objective(cfg, CLASSES, SIGMA if loss in GRAPH else None, weights)
+
+
+def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Embeddings [10, 3], logits [10, 4], both leaves, and labels."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(len(LABELS), 3, dtype=torch.float64, generator=generator)
+    logits = torch.randn(len(LABELS), CLASSES, dtype=torch.float64, generator=generator)
+    return x.requires_grad_(), logits.requires_grad_(), torch.tensor(LABELS)
+
+
+@pytest.mark.parametrize(("loss", "mode"), ALLOWED)
+@pytest.mark.parametrize("weighted", [False, True])
+def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
+    weights = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64) if weighted else None
+    as_list = weights.tolist() if weighted else None
+    by_loop = dict(BY_LOOP)
+    for name in GRAPH:
+        by_loop[name] = lambda x: loops.gloss(
+            loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES, class_weights=as_list
+        )
+    x, logits, labels = batch()
+    expected_ce = loops.cross_entropy(logits, LABELS, as_list) if mode == "integrated" else None
+    expected_embedding = None if loss == "ce" else by_loop[loss](x)
+    if loss == "ce":
+        expected = expected_ce
+    elif mode == "standalone":
+        expected = expected_embedding
+    else:
+        expected = LAM * expected_embedding + (1 - LAM) * expected_ce
+    expected_gradients = torch.autograd.grad(expected, (x, logits), allow_unused=True, materialize_grads=True)
+
+    is_visible = IS_VISIBLE if loss in GRAPH else None
+    given = logits if mode == "integrated" else None
+    laps: list[str] = []
+    parts = objective(loss, mode, weights=weights)(x, given, labels, is_visible, laps.append)
+    gradients = torch.autograd.grad(parts.loss, (x, logits), allow_unused=True, materialize_grads=True)
+    for got, wanted in [
+        (parts.loss, expected),
+        (parts.ce, expected_ce),
+        (parts.embedding_loss, expected_embedding),
+        *zip(gradients, expected_gradients, strict=True),
+    ]:
+        assert (got is None) == (wanted is None)
+        if wanted is not None:
+            torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
+    assert laps == [*(["graph", "propagation"] if loss in GRAPH else []), "loss"]
+    if loss in GRAPH:  # hidden are 2 of class 2 and 1 of class 3, without a visible one, and 3 that can be scored
+        assert (int(parts.num_left_out), bool(parts.is_empty)) == (3, False)
+    else:
+        assert parts.num_left_out is None
+        assert parts.is_empty is None if loss == "ce" else not parts.is_empty
+
+
+def test_lambda_weighs_the_embedding_loss():
+    """Two texts of one class at a right angle: the cosine loss is 1. Equal logits of two classes: CE is log 2."""
+    x, logits, labels = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2).long()
+    for lam, expected in [(0.8, 0.8 + 0.2 * math.log(2)), (0.0, math.log(2)), (1.0, 1.0), (0.25, 0.769860385419959)]:
+        parts = Objective(config("loss=cosine", f"loss.lam={lam}"), 2, None)(x, logits, labels, None)
+        assert (parts.embedding_loss.item(), parts.ce.item()) == pytest.approx((1.0, 0.6931471805599453), rel=1e-15)
+        assert parts.loss.item() == pytest.approx(expected, rel=1e-15)
+
+
+def test_lambda_is_0_without_an_embedding_loss_and_1_without_cross_entropy():
+    assert objective("ce").lam == 0.0
+    assert objective("scl", "standalone").lam == 1.0
+    assert objective("gloss_o").lam == 0.7
+
+
+def test_a_given_loss_is_one_of_the_known():
+    cfg = Config(mode="integrated", loss=LossConfig(name="mse"), variant=VariantConfig())
+    with pytest.raises(ValueError, match="unknown loss 'mse'"):
+        Objective(cfg, 2, None)(torch.eye(2), torch.zeros(2, 2), torch.zeros(2).long(), None)
+
+
+@pytest.mark.parametrize(
+    ("loss", "labels", "is_empty"),
+    [
+        ("scl", [0, 1, 2, 3], True),  # no pair of a class
+        ("scl", [0, 0, 2, 3], False),
+        ("scl", [0, 0, 0, 0], False),  # a pair needs no negative
+        ("scl_ce", [0, 1, 2, 3], True),
+        ("triplet", [0, 1, 2, 3], True),
+        ("triplet", [0, 0, 0, 0], True),  # no negative
+        ("triplet", [0, 1, 1, 2], False),
+        ("cosine", [0, 1, 2, 3], False),  # every pair has a target
+        ("cosine", [0, 0, 0, 0], False),
+        ("gloss_o", [0, 1, 2, 3], True),  # hidden are the last two
+        ("gloss_o", [0, 1, 2, 1], False),
+    ],
+)
+def test_a_batch_with_nothing_to_compare_is_told(loss, labels, is_empty):
+    x, logits, _ = batch()
+    is_visible = torch.tensor([True, True, False, False]) if loss in GRAPH else None
+    mode = "standalone" if loss == "scl" else "integrated"
+    parts = objective(loss, mode)(x[:4], logits[:4], torch.tensor(labels), is_visible)
+    assert bool(parts.is_empty) == is_empty
+    assert loss in ("cosine", "gloss_o") or (parts.embedding_loss == 0) == is_empty
+
+
+def test_the_split_of_a_batch_has_the_fraction_gamma_visible():
+    drawn = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_visible(20, torch.Generator().manual_seed(1))
+    assert (drawn.dtype, drawn.shape, int(drawn.sum())) == (torch.bool, (20,), 12)
+    again = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_visible(20, torch.Generator().manual_seed(1))
+    other = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_visible(20, torch.Generator().manual_seed(2))
+    assert torch.equal(drawn, again) and not torch.equal(drawn, other)
+    assert objective("cosine").draw_visible(20, torch.Generator()) is None
+
+
+def test_balanced_class_weights_by_hand():
+    """6 texts, 3 classes of 3, 1 and 2 texts, and one without any: N / (C · N_c)."""
+    weights = balanced_class_weights(torch.tensor([0, 0, 0, 1, 2, 2]), 4)
+    assert weights.tolist() == [6 / 12, 6 / 4, 6 / 8, 6 / 4] and weights.dtype == torch.float64

@@ -1,0 +1,115 @@
+"""Domain shift: the other set's test split, without what the run has seen in training or validation."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import folder_of
+
+from gloss.cli.hydra_main import main
+from gloss.config import AblationConfig, Config, DatasetConfig, PathsConfig
+from gloss.data.datasets import Split, TextDataset, load_dataset, load_test, other_set
+from gloss.errors import ConfigError, DataError
+from gloss.experiments.grid import compose_cells
+from gloss.training import run as train
+
+
+def texts(*words: str) -> Split:
+    n = len(words)
+    return Split([(w,) for w in words], np.arange(n) % 2, np.arange(n))
+
+
+def own() -> TextDataset:
+    splits = {"train": texts("A fine film .", "dull"), "val": texts("it 's ok"), "test": texts("only tested here")}
+    return TextDataset("mr", ["negative", "positive"], splits, "0", None)
+
+
+def shifted_test(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "positive")) -> Split:
+    other = TextDataset("sst2", list(labels), {"test": texts(*words)}, "1", None)
+    monkeypatch.setattr(train, "load_dataset", lambda cfg, data_dir, seed: other)
+    return train._shifted_test(Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", "")), own())
+
+
+def test_texts_that_the_run_has_seen_are_left_out_whatever_their_case_and_punctuation(monkeypatch, capsys):
+    kept = shifted_test(monkeypatch, "a fine film", "new", "It's OK!", "only tested here", "dull ?", "a fine films")
+    assert kept.texts == [("new",), ("only tested here",), ("a fine films",)]  # its own test texts it has not seen
+    assert kept.rows.tolist() == [1, 3, 5] and kept.labels.tolist() == [1, 1, 1]
+    assert "test_on sst2: 3 of 6 texts are left out, because mr trains or validates on them" in capsys.readouterr().err
+
+
+def test_nothing_left_and_other_classes_are_refused(monkeypatch):
+    with pytest.raises(ConfigError, match="it trains on all these texts"):
+        shifted_test(monkeypatch, "A fine film", "DULL")
+    with pytest.raises(ConfigError, match="its classes"):
+        shifted_test(monkeypatch, "new", labels=("bad", "good"))
+
+
+@pytest.mark.skipif("GLOSS_DATA_DIR" not in os.environ, reason="needs the benchmark texts (GLOSS_DATA_DIR)")
+def test_the_reviews_of_mr_and_sst2_overlap_as_the_experiment_says():
+    data = os.environ["GLOSS_DATA_DIR"]
+    for name, other, num_kept in (("mr", "sst2", 872 - 486), ("sst2", "mr", 3554 - 1858)):
+        cfg = Config(ablation=AblationConfig(test_on=other), paths=PathsConfig(data, ""))
+        assert len(train._shifted_test(cfg, load_dataset(DatasetConfig(name=name), data, 1))) == num_kept
+
+
+def shift_file(path: Path, *rows: str) -> str:
+    path.write_text("text,label\n" + "".join(f"{row}\n" for row in rows))
+    return str(path)
+
+
+def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(tiny_config, toy_csv, tmp_path, capsys):
+    trained_on = toy_csv.read_text().splitlines()[1:]
+    name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "storm and hail,weather", *trained_on)
+    cfg = tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={name}")
+    record = train.train(cfg)
+    kept = record.result["num_rows"]["test_on"]
+    assert kept == 2 + record.result["num_rows"]["test"]  # its own test split was not trained on
+    arrays = record.predictions()
+    assert set(record.result["metrics"]) == {"val", "test", "test_on"} and len(arrays["test_on_labels"]) == kept
+    assert f"test_on other.csv: {152 - kept} of 152 texts are left out" in capsys.readouterr().err
+    labels, split = load_test(other_set(cfg.dataset, name), record.result["labels"])
+    assert labels == ["fruit", "tool", "weather"] and [labels[y] for y in split.labels[split.rows < 2]] in (
+        [*pair] for pair in (("fruit", "weather"), ("weather", "fruit"))
+    )
+
+
+def test_the_folder_of_a_run_follows_from_the_content_of_the_other_file(tiny_config, tmp_path):
+    rows = ("a,fruit", "a,fruit", "b,tool")
+    one, same, other = (shift_file(tmp_path / f"{i}.csv", row) for i, row in enumerate(rows))
+    first, copy, changed = (folder_of(tiny_config("loss=ce", f"ablation.test_on={x}")) for x in (one, same, other))
+    assert first == copy != changed
+
+
+def test_a_file_with_another_class_is_refused(tiny_config, tmp_path):
+    name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "a shoe,clothes")
+    with pytest.raises(ConfigError, match=r"cannot test dataset=csv: its classes \['clothes', 'fruit'\] are not"):
+        train.train(tiny_config("loss=ce", f"ablation.test_on={name}"))
+    with pytest.raises(DataError, match="gone.csv: cannot be read"):
+        train.train(tiny_config("loss=ce", "ablation.test_on=gone.csv"))
+
+
+def test_a_hub_set_is_named_with_its_revision():
+    own = DatasetConfig(name="mine", source="csv", path="a.csv", text=["title", "body"], label="class")
+    found = other_set(own, "hub:owner/name:subset@abc")
+    assert (found.source, found.path, found.revision, found.text, found.label) == (
+        *("hub", "owner/name:subset", "abc", ["title", "body"], "class"),
+    )
+    assert other_set(own, "mr") == DatasetConfig(name="mr")
+
+
+def test_a_folder_as_hub_set_gives_its_test_split(tmp_path):
+    for part, row in (("train", "x y,a"), ("test", "z,b")):
+        shift_file(tmp_path / f"{part}.csv", row)
+    labels, split = load_test(other_set(DatasetConfig(name="mine"), f"hub:{tmp_path}"), ["a", "b", "c"])
+    assert labels == ["a", "b", "c"] and (split.texts, split.labels.tolist()) == ([("z",)], [1])
+
+
+def test_a_set_without_another_domain_is_refused(capsys):
+    with pytest.raises(ConfigError, match="experiment=shift is not for dataset=r8"):
+        compose_cells("shift", ["dataset=r8", "loss=ce", "seed=1"])
+    assert main(lambda *_: None, ["experiment=shift", "dataset=r8", "loss=ce"]) == 2
+    assert "expected mr, sst2, or another test set in ablation.test_on" in capsys.readouterr().err
+    assert compose_cells("shift", ["dataset=r8", "loss=ce", "ablation.test_on=r52"])[0].config.ablation.test_on == "r52"

@@ -1,0 +1,331 @@
+"""What one step and one epoch of the loop do and write down, each number worked out by hand."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, composed
+from test_objective import config
+
+import gloss.training.trainer
+from gloss.data.datasets import load_dataset
+from gloss.data.tokens import tokenize
+from gloss.errors import RunError
+from gloss.models.encoder import Classifier, TokenTable
+from gloss.models.pretrained import load_encoder, load_tokenizer
+from gloss.training.checkpoint import Progress
+from gloss.training.metrics import classification_metrics, macro_silhouette
+from gloss.training.objective import Objective, Parts
+from gloss.training.trainer import LOG, Fit
+
+
+class Laps(list):
+    """A stopwatch that only keeps the names of the parts."""
+
+    lap = list.append
+
+
+@pytest.fixture(scope="module")
+def texts(toy_csv: Path) -> SimpleNamespace:
+    """Token ids and labels of the toy texts, and the tiny encoder's classifier with the first weights of seed 1."""
+    cfg = composed(*TINY, f"dataset.path={toy_csv}", "loss=ce")
+    tokenizer, tables, labels = load_tokenizer(cfg.model), {}, {}
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    for name, split in dataset.splits.items():
+        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, 16, None), 0, torch.device("cpu"))
+        labels[name] = torch.from_numpy(split.labels)
+    torch.manual_seed(1)
+    return SimpleNamespace(cfg=cfg, tables=tables, labels=labels, model=Classifier(load_encoder(cfg.model), 3))
+
+
+@pytest.fixture
+def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
+    """fit_of("loss=ce", "trainer.lr=1e-3", …): a training of the toy texts in float32, before its first step."""
+
+    def make(*overrides: str) -> Fit:
+        cfg = copy.deepcopy(config("trainer.num_slices=1", "trainer.lr=1e-3", "variant.loss_dtype=float32", *overrides))
+        cfg.dataset, cfg.model = texts.cfg.dataset, copy.deepcopy(texts.cfg.model)
+        model = copy.deepcopy(texts.model)
+        for override in overrides:
+            if override.startswith("model.dropout="):
+                for module in model.modules():
+                    if isinstance(module, torch.nn.Dropout):
+                        module.p = float(override.partition("=")[2])
+        if cfg.mode == "standalone":
+            model.head.requires_grad_(False)
+        fit = Fit(
+            **{"cfg": cfg, "model": model, "tables": texts.tables, "labels": dict(texts.labels), "folder": tmp_path},
+            **{"objective": Objective(cfg, 3, 0.5), "progress": Progress(sigma=0.5), "precision": "float32"},
+            **{"rows": np.arange(200), "device": torch.device("cpu"), "report": print, "on_epoch": None},
+            presence=SimpleNamespace(look=lambda: False),
+        )
+        fit.watch, fit.log = Laps(), torch.zeros(3, len(LOG))
+        return fit
+
+    return make
+
+
+ROWS = np.arange(10)
+DEVICE_ROWS = torch.arange(10)
+IS_VISIBLE = torch.arange(10) < 6
+
+
+def stub_backward(fit: Fit, loss: float, gradient: float, **parts: object) -> list[tuple]:
+    """Instead of a backward pass: a loss, its parts, and the same gradient for each parameter; returns its calls."""
+    calls = []
+
+    def backward(*arguments: object) -> Parts:
+        calls.append(arguments)
+        for p in fit.parameters:
+            p.grad = torch.full_like(p, gradient)
+        made = {"ce": None, "embedding_loss": None, "num_left_out": None, "is_empty": None} | parts
+        return Parts(torch.tensor(loss, requires_grad=True), **made)
+
+    fit._backward = backward
+    return calls
+
+
+# ------------------------------------------------------------------------------------------------------------ the step
+
+
+@pytest.mark.parametrize("fused_on", [("cpu",), ()])
+@pytest.mark.parametrize("max_norm", [0.25, 1e6])
+def test_a_step_divides_the_gradient_by_what_its_norm_is_too_large(fit_of, monkeypatch, fused_on, max_norm):
+    monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
+    fit = fit_of("loss=ce", f"trainer.max_grad_norm={max_norm}")
+    stub_backward(fit, 2.0, 0.5)
+    before = [p.detach().clone() for p in fit.parameters]
+    fit._step(1, ROWS, DEVICE_ROWS, None)
+    norm = 0.5 * sum(p.numel() for p in fit.parameters) ** 0.5
+    clipped = 0.5 / max(1.0, norm / max_norm)
+    for p, old in zip(fit.parameters, before, strict=True):
+        state = fit.optimizer.state[p]
+        torch.testing.assert_close(state["exp_avg"], torch.full_like(p, 0.1 * clipped), rtol=1e-4, atol=0)
+        torch.testing.assert_close(old - p, torch.full_like(p, 1e-3), rtol=2e-2, atol=0)  # Adam's first step: the rate
+        assert p.grad is None
+    assert fit.log[1].tolist() == pytest.approx([2.0, 0, 0, 0, 0, 0, norm, 0], rel=1e-4)
+    assert (fit.log[[0, 2]] == 0).all()
+
+
+def test_a_step_writes_down_its_parts(fit_of):
+    fit = fit_of("loss=gloss_o", "loss.sigma=0.5")
+    parts = {"ce": torch.tensor(1.5), "embedding_loss": torch.tensor(2.5, dtype=torch.float64, requires_grad=True)}
+    stub_backward(fit, 2.0, 0.0, **parts, num_left_out=torch.tensor(3), is_empty=torch.tensor(True))
+    fit._step(2, ROWS, DEVICE_ROWS, IS_VISIBLE)
+    assert LOG == ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
+    assert fit.log[2].tolist() == [2.0, 1.5, 2.5, 3, 4, 1, 0, 0] and not fit.log.requires_grad
+    assert fit.watch == ["data", "backward", "optimizer"]
+
+
+def test_a_step_gives_the_rows_their_labels_and_a_seed_of_its_own(fit_of):
+    fit, seeds = fit_of("loss=ce"), []
+    calls = stub_backward(fit, 1.0, 0.0)
+    for epoch, step in ((1, 0), (1, 1), (2, 0), (1, 0)):
+        fit.progress.epoch = epoch
+        fit._step(step, ROWS, DEVICE_ROWS, IS_VISIBLE)
+        rows, device_rows, labels, is_visible, seed = calls[-1]
+        assert rows is ROWS and device_rows is DEVICE_ROWS and is_visible is IS_VISIBLE
+        assert torch.equal(labels, fit.labels["train"][:10])
+        seeds.append(seed)
+    other = fit_of("loss=ce", "seed=2")
+    calls = stub_backward(other, 1.0, 0.0)
+    other._step(0, ROWS, DEVICE_ROWS, IS_VISIBLE)
+    assert seeds[0] == seeds[3] and len({*seeds, calls[0][-1]}) == 4
+
+
+@pytest.mark.parametrize("fused_on", [("cpu",), ()])
+@pytest.mark.parametrize("loss, gradient", [(float("nan"), 1.0), (1.0, float("inf")), (float("inf"), float("nan"))])
+def test_a_bad_step_and_all_after_it_leave_the_weights(fit_of, monkeypatch, fused_on, loss, gradient):
+    monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
+    fit = fit_of("loss=ce")
+    stub_backward(fit, 1.0, 1.0)
+    fit._step(0, ROWS, DEVICE_ROWS, None)
+    before = [p.detach().clone() for p in fit.parameters]
+    for step, values in ((1, (loss, gradient)), (2, (1.0, 1.0))):
+        stub_backward(fit, *values)
+        fit._step(step, ROWS, DEVICE_ROWS, None)
+        assert all(torch.equal(p, old) for p, old in zip(fit.parameters, before, strict=True))
+    assert fit.log[:, LOG.index("is_bad")].tolist() == [0, 1, 1]
+
+
+def test_the_seed_of_a_pass_is_that_of_its_dropout(fit_of):
+    fit = fit_of("loss=ce", "model.dropout=0.3")
+    fit.model.train()
+    first, again, other = (fit._encode(ROWS, DEVICE_ROWS, seed) for seed in (4, 4, 5))
+    assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-2)
+    assert first.shape == (10, 64) and first.dtype == torch.float32
+    fit.model.double()
+    assert fit._encode(ROWS, DEVICE_ROWS, 4).dtype == torch.float64
+
+
+def test_a_pass_runs_in_the_precision_of_the_run_and_gives_float32(fit_of):
+    fit = fit_of("loss=ce", "model.dropout=0")
+    exact = fit._encode(ROWS, DEVICE_ROWS, 1)
+    fit.precision = "bf16"
+    rounded = fit._encode(ROWS, DEVICE_ROWS, 1)
+    assert rounded.dtype == torch.float32 and 1e-4 < (rounded - exact).abs().max() < 0.2
+
+
+def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypatch):
+    fit = fit_of("loss=ce", "trainer.num_slices=3")
+    given, pack = [], TokenTable.pack
+    monkeypatch.setattr(TokenTable, "pack", lambda *args: (given.append(args[1:]), pack(*args))[1])
+    fit._encode(ROWS, DEVICE_ROWS, 1)
+    assert given[0][0] is ROWS and given[0][1] is DEVICE_ROWS and given[0][2] == 3
+
+
+@pytest.mark.parametrize(
+    "overrides, passes",  # texts and seeds of each encoding
+    [
+        (["loss=cosine"], [(10, 7)]),
+        (["loss=cosine", "variant.forward_passes=2"], [(10, 7), (10, 8)]),
+        (["loss=cosine", "mode=standalone", "variant=released"], [(10, 7)]),
+        (["loss=cosine", "trainer.micro_batch=4"], [(3, 7), (4, 8), (3, 9)] * 2),
+        (["loss=gloss_o", "loss.sigma=0.5", "trainer.micro_batch=5"], [(5, 7), (5, 8)] * 2),
+        (["loss=cosine", "trainer.micro_batch=10"], [(10, 7)] * 2),
+    ],
+)
+def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
+    fit, made = fit_of(*overrides), []
+    encode = fit._encode
+
+    def watch(rows: np.ndarray, device_rows: torch.Tensor, seed: int) -> torch.Tensor:
+        assert rows.tolist() == device_rows.tolist()
+        made.append((len(rows), seed, torch.is_grad_enabled()))
+        return encode(rows, device_rows, seed)
+
+    fit._encode = watch
+    is_visible = IS_VISIBLE if fit.cfg.loss.name == "gloss_o" else None
+    parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], is_visible, 7)
+    assert [entry[:2] for entry in made] == passes
+    if "micro" in overrides[-1]:  # first without a graph, then with one
+        assert [entry[2] for entry in made] == [False] * (len(passes) // 2) + [True] * (len(passes) // 2)
+    assert fit.watch == ["forward", *["graph", "propagation"] * (is_visible is not None), "loss"]
+    assert (parts.ce is None) == (fit.cfg.mode == "standalone") and parts.embedding_loss is not None
+    assert all(p.grad is not None for p in fit.model.encoder.transformer.encoder.parameters())
+
+
+def test_the_second_pass_feeds_cross_entropy_and_the_first_the_embedding_loss(fit_of):
+    fit, given = fit_of("loss=cosine", "variant.forward_passes=2", "model.dropout=0.3"), []
+    fit.model.train()
+    loss = fit._loss
+    fit._loss = lambda *arguments: (given.append(arguments), loss(*arguments))[1]
+    fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], None, 7)
+    with torch.no_grad():
+        assert torch.equal(given[0][0], fit._encode(ROWS, DEVICE_ROWS, 7))
+        assert torch.equal(given[0][1], fit._encode(ROWS, DEVICE_ROWS, 8))
+
+
+# ----------------------------------------------------------------------------------------------------------- the epoch
+
+
+def ended(fit: Fit, score: float, total: float = 1.0, **log: list[float]) -> dict:
+    """The row of an epoch that ends with this validation score and these columns of the log."""
+    fit.log = torch.tensor([log.get(name, [0.0, 0.0]) for name in LOG]).T
+    fit.progress.seconds = {"forward": 0.1234567, "total": total}
+    fit._validate = lambda: (score, {"macro_f1": score})
+    row = fit._end_epoch()
+    fit.progress.epoch += 1
+    return row
+
+
+def test_a_row_of_an_epoch(fit_of):
+    fit = fit_of("loss=gloss_o", "loss.sigma=0.5", "trainer.lr=1e-3")
+    log = {"loss": [1.0, 2.0], "ce": [3.0, 5.0], "embedding_loss": [0.5, 1.0], "num_left_out": [1.0, 2.0]}
+    row = ended(fit, 61.5, **log, num_hidden=[4.0, 8.0], is_empty=[1.0, 0.0], grad_norm=[9.0, 9.0])
+    seconds = row.pop("seconds")
+    assert row == {
+        **{"epoch": 1, "lr": 1e-3, "loss": 1.5, "ce": 4.0, "embedding_loss": 0.75, "score": 61.5},
+        **{"val": {"macro_f1": 61.5}, "hidden_left_out": 0.25, "empty_batches": 1, "steps": 2},
+    }
+    assert list(seconds) == ["evaluation", "forward", "total"]
+    assert (seconds["forward"], seconds["total"]) == (0.123457, 1.0) and 0 <= seconds["evaluation"] < 5
+    assert fit.progress.epochs[0]["epoch"] == 1 and len(fit.progress.epochs) == 1
+
+
+def test_a_row_has_no_part_that_the_objective_lacks(fit_of):
+    row = ended(fit_of("loss=ce"), 1.0, ce=[1.0, 2.0])
+    assert (row["ce"], row["embedding_loss"], row["hidden_left_out"]) == (1.5, None, None)
+    row = ended(fit_of("loss=scl", "mode=standalone"), 1.0, embedding_loss=[1.0, 2.0])
+    assert (row["ce"], row["embedding_loss"], row["hidden_left_out"]) == (None, 1.5, None)
+
+
+def test_the_best_epoch_its_weights_and_its_time(fit_of):
+    fit = fit_of("loss=ce")
+    head = fit.model.head.weight
+    expected = []
+    for score, total in ((0.25, 1.0), (0.25, 2.0), (0.5, 4.0), (0.375, 8.0)):
+        with torch.no_grad():
+            head.add_(1.0)
+        ended(fit, score, total)
+        progress = fit.progress
+        expected.append((progress.best_score, progress.best_epoch, progress.num_stale, progress.seconds_to_best))
+    assert expected == [(0.25, 1, 0, 1.0), (0.25, 1, 1, 1.0), (0.5, 3, 0, 7.0), (0.5, 3, 1, 7.0)]
+    torch.testing.assert_close(fit.best["head.weight"], head.detach() - 1.0)  # a copy of the third epoch's
+    assert fit.best.keys() == fit.model.state_dict().keys() and not fit.best["head.weight"].requires_grad
+    evaluation = sum(row["seconds"]["evaluation"] for row in progress.epochs)
+    assert progress.total_seconds == pytest.approx(evaluation, abs=1e-5)
+
+
+def test_a_run_that_tests_its_last_weights_keeps_no_others(fit_of):
+    fit = fit_of("loss=ce", "variant.tested_weights=last")
+    ended(fit, 0.5)
+    assert fit.best is None and fit.progress.best_epoch == 1
+
+
+@pytest.mark.parametrize(
+    "mode, tolerance, scores, stale",
+    [
+        ("standalone", 0.0, [0.5, 0.5], 1),
+        ("standalone", 0.125, [0.5, 0.375], 0),  # exactly the tolerance below the best
+        ("standalone", 0.125, [0.5, 0.25, 0.37], 2),
+        ("standalone", 0.125, [0.5, 0.25, 0.4], 0),
+        ("integrated", 0.125, [0.5, 0.45], 1),
+    ],
+)
+def test_epochs_without_a_better_score_are_counted(fit_of, mode, tolerance, scores, stale):
+    fit = fit_of("loss=cosine", f"mode={mode}")
+    fit.cfg.variant.plateau_tolerance = tolerance
+    for score in scores:
+        ended(fit, score)
+    assert (fit.progress.num_stale, fit.progress.best_score, fit.progress.best_epoch) == (stale, 0.5, 1)
+
+
+def test_an_epoch_keeps_the_largest_memory_and_whether_the_device_was_shared(fit_of, monkeypatch):
+    fit, found = fit_of("loss=ce"), []
+    memory, shared = iter([5, 9, 7]), iter([False, True, False])
+    peak = lambda device: next(memory) * (device == fit.device)  # noqa: E731
+    monkeypatch.setattr(gloss.training.trainer, "peak_memory_bytes", peak)
+    fit.presence.look = lambda: next(shared)
+    for _ in range(3):
+        ended(fit, 0.5)
+        found.append((fit.progress.peak_memory_bytes, fit.progress.was_shared))
+    assert found == [(5, False), (9, True), (9, True)]
+
+
+def test_validation_watches_macro_f1_or_the_silhouette(fit_of):
+    fit = fit_of("loss=ce")
+    z = fit.embed("val")
+    truth = fit.labels["val"].numpy()
+    score, val = fit._validate()
+    assert val == classification_metrics(fit.logits(z), truth) and score == val["macro_f1"]
+    fit = fit_of("loss=scl", "mode=standalone")
+    expected = macro_silhouette(z, fit.labels["val"])
+    assert fit._validate() == (expected, {"macro_silhouette": expected})
+    fit.labels["val"] = torch.arange(len(truth))
+    with pytest.raises(RunError, match="no two classes with two texts"):
+        fit._validate()
+
+
+def test_the_rate_is_lowered_after_its_epoch(fit_of):
+    fit = fit_of("loss=ce", "trainer.lr=1e-3", "trainer.lr_drop_epoch=2", "trainer.lr_drop_factor=0.25")
+    rates = []
+    for fit.progress.epoch in (1, 2, 3, 4):
+        rates.append(fit.lr)
+    assert rates == [1e-3, 1e-3, 2.5e-4, 2.5e-4]

@@ -1,0 +1,153 @@
+"""Every switch of configs/variant/released.yaml and every ablation does what it says, against a number found otherwise.
+
+A test is named after its key, test_variant_<key>, test_trainer_<key> or test_ablation_<key>, here (one call of the
+objective) or in test_switches_in_runs.py (one step, or a small run); the first test below counts them.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import fields
+
+import loops
+import pytest
+import test_graph_shuffle
+import test_switches_in_runs
+import torch
+import yaml
+from conftest import composed
+from test_objective import CLASSES, IS_VISIBLE, LABELS, LAM, SIGMA, TEMPERATURE, batch, objective
+
+from gloss.config import CONFIG_DIR, AblationConfig, VariantConfig
+from gloss.errors import ConfigError
+from gloss.training.objective import Objective
+
+
+def test_every_switch_has_its_test():
+    overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
+    keys = {f"variant_{f.name}" for f in fields(VariantConfig)} | {f"ablation_{f.name}" for f in fields(AblationConfig)}
+    keys |= {f"{group}_{key}" for group, values in overlay.items() for key in values}
+    modules = (globals(), vars(test_switches_in_runs), vars(test_graph_shuffle))
+    tests = {name for module in modules for name in module if name.startswith("test_")}
+    missing = {key for key in keys - {"variant_name"} if not any(re.match(f"test_{key}(_|$)", name) for name in tests)}
+    assert not missing
+
+
+def gloss_by_loop(x: torch.Tensor, **settings: object) -> torch.Tensor:
+    return loops.gloss(loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES, **settings)
+
+
+def test_variant_gloss_objective():
+    x, logits, labels = batch()
+    expected = {"nll": gloss_by_loop(x).item(), "softmax": gloss_by_loop(x, objective="softmax").item()}
+    assert abs(expected["nll"] - expected["softmax"]) > 0.1
+    for name, value in expected.items():
+        parts = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")(x, logits, labels, IS_VISIBLE)
+        assert parts.embedding_loss.item() == pytest.approx(value, rel=1e-9)
+        # softmax scores all six hidden texts, the paper's formula three of them
+        assert int(parts.num_left_out) == {"nll": 3, "softmax": 0}[name]
+        assert parts.loss.item() == pytest.approx(LAM * value + (1 - LAM) * parts.ce.item(), rel=1e-12)
+
+
+def test_variant_gloss_objective_softmax_has_always_something_to_score():
+    x, logits, _ = batch()
+    is_visible = torch.tensor([True, True, False, False])
+    for name, is_empty in (("nll", True), ("softmax", False)):
+        of = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")
+        assert bool(of(x[:4], logits[:4], torch.arange(4), is_visible).is_empty) == is_empty
+
+
+def test_variant_divide_by_hidden():
+    x, logits, labels = batch()
+    value, ce = gloss_by_loop(x).item(), loops.cross_entropy(logits, LABELS).item()
+    parts = objective("gloss_o", "integrated", "variant.divide_by_hidden=true")(x, logits, labels, IS_VISIBLE)
+    assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are hidden
+    assert parts.loss.item() == pytest.approx(LAM * value / 6 + (1 - LAM) * ce, rel=1e-9)
+    alone = objective("gloss_o", "standalone", "variant=released", "variant.gloss_objective=nll")
+    assert alone.cfg.variant.divide_by_hidden  # of the integrated mode only
+    assert alone(x, None, labels, IS_VISIBLE).loss.item() == pytest.approx(value, rel=1e-9)
+
+
+def test_variant_supcon():
+    x, logits, labels = batch()
+    for name in ("khosla", "released"):
+        expected = loops.supcon(x, LABELS, TEMPERATURE, released=name == "released").item()
+        parts = objective("scl_ce", "integrated", f"variant.supcon={name}")(x, logits, labels, None)
+        assert parts.embedding_loss.item() == pytest.approx(expected, rel=1e-9)
+    # One of ten texts has no other of its class: 9/10 of the mean over the others, times 0.3 / 0.07.
+    khosla = objective("scl", "standalone")(x, None, labels, None).loss.item()
+    released = objective("scl", "standalone", "variant.supcon=released")(x, None, labels, None).loss.item()
+    assert released == pytest.approx(khosla * 0.9 * 0.3 / 0.07, rel=1e-12)
+
+
+def test_variant_scl_lam():
+    assert composed("variant=released", "loss=scl_ce").loss.lam == 0.9
+    assert composed("loss=scl_ce", "loss.lam=0.5").loss.lam == 0.5
+    for scl_lam, lam in ((0.9, 0.5), (0.5, 0.9)):
+        with pytest.raises(ConfigError, match=rf"loss.lam={lam} is not allowed with .* fixed at {scl_lam}"):
+            composed("loss=scl_ce", f"variant.scl_lam={scl_lam}", f"loss.lam={lam}")
+    x, logits, labels = batch()
+    cfg = composed("variant=released", "loss=scl_ce", f"loss.temperature={TEMPERATURE}")
+    parts = Objective(cfg, CLASSES, None)(x, logits, labels, None)
+    expected = 0.9 * loops.supcon(x, LABELS, TEMPERATURE, released=True) + 0.1 * loops.cross_entropy(logits, LABELS)
+    assert parts.loss.item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("loss", ["ce", "scl_ce", "triplet", "cosine", "gloss_o"])
+def test_variant_loss_dtype(loss):
+    """float32 embeddings and logits: every part in float64, and as exact as the loop that got the same numbers."""
+    x, logits, labels = batch()
+    narrow, narrow_logits = x.detach().float(), logits.detach().float()
+    is_visible = IS_VISIBLE if loss == "gloss_o" else None
+    wide, short = (
+        objective(loss, "integrated", f"variant.loss_dtype={dtype}")(narrow, narrow_logits, labels, is_visible)
+        for dtype in ("float64", "float32")
+    )
+    assert (wide.loss.dtype, wide.ce.dtype, short.loss.dtype) == (torch.float64, torch.float64, torch.float32)
+    exact = loops.cross_entropy(narrow_logits.double(), LABELS).item()
+    assert wide.ce.item() == pytest.approx(exact, rel=1e-14)
+    assert 0 < abs(short.ce.item() - exact) < 1e-6
+    if loss == "gloss_o":
+        exact = gloss_by_loop(narrow.double()).item()
+        assert wide.embedding_loss.item() == pytest.approx(exact, rel=1e-12)
+        assert 0 < abs(short.embedding_loss.item() - exact) < 1e-5
+    weights = torch.ones(CLASSES, dtype=torch.float64)  # take the type of the loss
+    weighted = objective(loss, "integrated", "variant.loss_dtype=float32", weights=weights)
+    assert torch.equal(weighted(narrow, narrow_logits, labels, is_visible).loss, short.loss)
+    if loss != "ce":
+        assert (wide.embedding_loss.dtype, short.embedding_loss.dtype) == (torch.float64, torch.float32)
+
+
+@pytest.mark.parametrize("lam, offset, expected", [(0.7, 0.1, 0.8), (0.7, -0.1, 0.6), (0.7, 0.3, 1.0)])
+def test_ablation_lam_offset(lam, offset, expected):
+    x, logits, labels = batch()
+    of = objective("cosine", "integrated", f"loss.lam={lam}", f"ablation.lam_offset={offset}")
+    parts = of(x, logits, labels, None)
+    by_loop = expected * loops.cosine(x, LABELS) + (1 - expected) * loops.cross_entropy(logits, LABELS)
+    assert parts.loss.item() == pytest.approx(by_loop.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    "gamma, offset, visible",  # of 20 texts
+    [(0.6, 0, 12), (0.6, 0.1, 14), (0.6, -0.1, 10), (0.9, 0.5, 19), (0.3, -0.9, 1), (0.005, 0, 1)],
+)
+def test_ablation_gamma_offset(gamma, offset, visible):
+    of = objective("gloss_o", "integrated", f"loss.gamma={gamma}", f"ablation.gamma_offset={offset}")
+    assert of.draw_visible(20, torch.Generator().manual_seed(0)).sum() == visible
+    limited = {(0.9, 0.5): 0.99, (0.3, -0.9): 0.01}
+    assert of.gamma == pytest.approx(limited.get((gamma, offset), gamma + offset), rel=1e-12)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_ablation_graph_noise(noise):
+    """Normal noise on the vectors of length 1, before the graph; cross-entropy does not see it."""
+    x, logits, labels = batch()
+    torch.manual_seed(3)
+    moved = torch.stack(loops.unit(x)) + noise * torch.randn(x.shape, dtype=torch.float64)
+    expected = loops.gloss(loops.unit(moved), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES)
+    gradient = torch.autograd.grad(expected, x)[0]
+    torch.manual_seed(3)
+    parts = objective("gloss_o", "integrated", f"ablation.graph_noise={noise}")(x, logits, labels, IS_VISIBLE)
+    assert parts.embedding_loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    torch.testing.assert_close(torch.autograd.grad(parts.embedding_loss, x)[0], gradient, rtol=1e-9, atol=1e-12)
+    assert parts.ce.item() == pytest.approx(loops.cross_entropy(logits, LABELS).item(), rel=1e-12)

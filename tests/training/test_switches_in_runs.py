@@ -1,0 +1,314 @@
+"""The switches of test_switches.py that more than the objective heeds: σ, passes, weights, stopping, probe, labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import loops
+import numpy as np
+import pytest
+import torch
+from conftest import composed
+from sklearn.linear_model import LogisticRegression
+
+import gloss.training.run
+from gloss.config import Config
+from gloss.data.datasets import Split, TextDataset, load_dataset
+from gloss.models.pretrained import load_encoder, load_tokenizer
+from gloss.records.reading import Record
+from gloss.training.objective import Objective
+from gloss.training.probe import PROBE_STRENGTHS
+from gloss.training.run import train
+from gloss.training.trainer import Fit
+
+COUNTS = {"fruit": 60, "tool": 30, "weather": 15}
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A file of unequal classes."""
+    words = {"fruit": "apple pear plum cherry", "tool": "hammer saw drill wrench", "weather": "rain snow wind storm"}
+    rng, rows = np.random.default_rng(0), ["text,label"]
+    for label, count in COUNTS.items():
+        rows += [f"{' '.join(rng.choice(words[label].split(), 3))} {i},{label}" for i in range(count)]
+    path = tmp_path / "texts.csv"
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+@pytest.fixture
+def one_step(texts: Path, tmp_path: Path, monkeypatch) -> Callable[..., SimpleNamespace]:
+    """one_step(*overrides): a run of one epoch of one batch; its record, and what its objective was given."""
+
+    def run(*overrides: str) -> SimpleNamespace:
+        cfg = composed(
+            *("dataset=csv", f"dataset.path={texts}", f"paths.outputs={tmp_path / 'outputs'}", "model=tiny"),
+            *("model.max_length=16", "model.dropout=0", "trainer.batch_size=256", "trainer.max_epochs=1"),
+            *("trainer.device=cpu", "trainer.precision=float32", "trainer.lr=1e-3"),
+            *overrides,
+        )
+        given: list[tuple] = []
+        count: list[tuple] = []
+        call, encode = Objective.__call__, Fit._encode
+        with monkeypatch.context() as patch:
+            patch.setattr(Objective, "__call__", lambda *args: (given.append(args), call(*args))[1])
+            patch.setattr(Fit, "_encode", lambda *args: (count.append(args), encode(*args))[1])
+            record = train(cfg)
+        assert len(given) == 1
+        of, x, logits, labels, is_visible, _ = given[0]
+        x, logits = x.detach(), None if logits is None else logits.detach()
+        row = record.epochs()[0]
+        return SimpleNamespace(
+            cfg=cfg, record=record, row=row, of=of, x=x, logits=logits, labels=labels, is_visible=is_visible,
+            passes=len(count),
+        )
+
+    return run
+
+
+def first_head(cfg: Config, num_classes: int) -> torch.nn.Linear:
+    """The head before training: drawn from the run's seed."""
+    torch.manual_seed(cfg.seed)
+    return torch.nn.Linear(64, num_classes)
+
+
+def pretrained_embeddings(cfg: Config, split: str) -> np.ndarray:
+    """Of the encoder as it is loaded, one text at a time, by transformers' own forward pass."""
+    tokenizer, model = load_tokenizer(cfg.model), load_encoder(cfg.model).transformer.eval()
+    rows = []
+    for (text,) in load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).splits[split].texts:
+        tokens = tokenizer(text, truncation=True, max_length=cfg.model.max_length, return_tensors="pt")
+        with torch.no_grad():
+            rows.append(model(**tokens).last_hidden_state[0, 0].numpy())
+    return np.stack(rows).astype(np.float64)
+
+
+def distances(embeddings: np.ndarray) -> np.ndarray:
+    unit = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)
+    return np.linalg.norm(unit[:, None] - unit, axis=2)
+
+
+@pytest.mark.parametrize("rule", ["d/sqrt(3)", "sqrt(d/3)"])
+@pytest.mark.parametrize("scale", [1.0, 2.0])
+def test_variant_sqrt_rule_and_ablation_sigma_scale(one_step, rule, scale):
+    """σ from the pretrained encoder's embeddings of the training texts."""
+    step = one_step("loss=gloss_sqrt", f"variant.sqrt_rule='{rule}'", f"ablation.sigma_scale={scale}")
+    full = distances(pretrained_embeddings(step.cfg, "train"))
+    pairs = full[np.triu_indices(len(full), k=1)]
+    sigma = {"d/sqrt(3)": np.median(pairs) / math.sqrt(3), "sqrt(d/3)": math.sqrt(np.median(full) / 3)}[rule]
+    assert step.record.result["hyperparameters"]["sigma"] == pytest.approx(scale * sigma, rel=1e-5)
+    assert step.of.sigma == step.record.result["hyperparameters"]["sigma"]
+
+
+def test_ablation_sigma_scale(one_step):
+    """Of a σ that is given, too; and the loss has it."""
+    step = one_step("loss=gloss_o", "loss.sigma=0.02", "ablation.sigma_scale=0.5", "dataset.train_limit=16")
+    z = loops.unit(step.x.double())
+    values = {s: loops.gloss(z, step.labels.tolist(), step.is_visible.tolist(), s, 3).item() for s in (0.01, 0.02)}
+    assert step.record.result["hyperparameters"]["sigma"] == 0.01
+    assert step.row["embedding_loss"] == pytest.approx(values[0.01], rel=1e-4)
+    assert abs(values[0.02] - values[0.01]) > 1e-2 * values[0.01]
+
+
+def test_variant_sqrt_rule_takes_all_texts_or_a_sample(one_step, monkeypatch):
+    """The paper's rule looks at a sample, the released one at all texts."""
+    monkeypatch.setattr(gloss.training.run, "SIGMA_SAMPLE", 20)
+    seen, of = [], gloss.training.run.sqrt_bandwidth
+    monkeypatch.setattr(gloss.training.run, "sqrt_bandwidth", lambda x, **rule: (seen.append(len(x)), of(x, **rule))[1])
+    one_step("loss=gloss_sqrt")
+    one_step("loss=gloss_sqrt", "variant.sqrt_rule='sqrt(d/3)'")
+    num_train = len(pretrained_embeddings(one_step("loss=ce").cfg, "train"))
+    assert seen == [20, num_train] and num_train > 50
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_variant_class_weights_in_cross_entropy_and_in_gloss(one_step, balanced):
+    step = one_step(
+        "loss=gloss_o", "loss.sigma=0.6", "dataset.train_limit=24", *["variant.class_weights=balanced"] * balanced
+    )
+    labels = step.labels.tolist()
+    counts = [labels.count(c) for c in range(3)]  # the batch is all training texts
+    assert min(counts) > 1 and len(set(counts)) == 3
+    weights = [len(labels) / (3 * count) for count in counts] if balanced else None
+    ce = loops.cross_entropy(step.logits.double(), labels, weights).item()
+    value = loops.gloss(
+        loops.unit(step.x.double()), labels, step.is_visible.tolist(), 0.6, 3, class_weights=weights
+    ).item()
+    assert step.row["ce"] == pytest.approx(ce, rel=1e-5)
+    assert step.row["embedding_loss"] == pytest.approx(value, rel=1e-4)
+    assert step.row["loss"] == pytest.approx(0.8 * value + 0.2 * ce, rel=1e-4)
+    other = loops.cross_entropy(step.logits.double(), labels, None if balanced else [1.0, 2.0, 4.0]).item()
+    assert abs(other - ce) > 1e-3
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_variant_forward_passes(one_step, passes):
+    """With two, the logits come from other embeddings than the embedding loss: those of another dropout mask."""
+    step = one_step("loss=gloss_o", "loss.sigma=0.6", f"variant.forward_passes={passes}", "model.dropout=0.1")
+    head = first_head(step.cfg, 3)
+    with torch.no_grad():
+        gap = (head(step.x) - step.logits).abs().max().item()
+    assert step.passes == passes
+    assert gap < 1e-5 if passes == 1 else 0.05 < gap < 5
+    same = one_step("loss=gloss_o", "loss.sigma=0.6", f"variant.forward_passes={passes}")  # without dropout
+    with torch.no_grad():
+        assert (head(same.x) - same.logits).abs().max() < 1e-5
+
+
+def test_variant_forward_passes_of_standalone_mode_are_one(one_step):
+    assert one_step("loss=scl", "mode=standalone", "variant=released").passes == 1
+
+
+@pytest.mark.parametrize("mode", ["integrated", "standalone"])
+@pytest.mark.parametrize("tested", ["best", "last"])
+def test_variant_tested_weights(tiny_config, monkeypatch, mode, tested):
+    """Epoch 2 of 3 is the best; the weights at the end of that, or of epoch 3, are in the model that is tested."""
+    scores, weights, at_test = iter([0.3, 0.5, 0.4]), {}, {}
+
+    def validate(self: Fit) -> tuple[float, dict]:
+        epoch = self.progress.epoch
+        weights[epoch] = {name: value.detach().clone() for name, value in self.model.encoder.state_dict().items()}
+        return next(scores), {}
+
+    logits = Fit.logits
+    monkeypatch.setattr(Fit, "_validate", validate)
+    monkeypatch.setattr(
+        Fit, "logits", lambda self, z: (at_test.update(self.model.encoder.state_dict()), logits(self, z))[1]
+    )
+    loss = ["loss=ce"] if mode == "integrated" else ["loss=scl", "mode=standalone"]
+    record = train(tiny_config(*loss, f"variant.tested_weights={tested}", "trainer.max_epochs=3"))
+    assert record.result["best_epoch"] == 2
+    expected, other = (weights[2], weights[3]) if tested == "best" else (weights[3], weights[2])
+    assert all(torch.equal(at_test[name], value) for name, value in expected.items())
+    assert any(not torch.equal(at_test[name], value) for name, value in other.items())
+
+
+@pytest.mark.parametrize(
+    "mode, tolerance, scores, epochs",  # patience is 2
+    [
+        ("standalone", 0.0, [0.5, 0.4921875, 0.4921875, 0.9], 3),
+        ("standalone", 0.0, [0.5, 0.5, 0.5, 0.9], 3),  # an equal score is no better
+        ("standalone", 0.0078125, [0.5, 0.3, 0.4921875, 0.3, 0.3, 0.9], 5),  # exactly the best less the tolerance
+        ("standalone", 0.0078125, [0.5, 0.4921, 0.4921, 0.9], 3),  # below it
+        ("standalone", 0.0078125, [0.5, 0.501, 0.494, 0.3, 0.3, 0.9], 5),  # any better score is the best
+        ("integrated", 0.0078125, [0.5, 0.4921875, 0.4921875, 0.9], 3),  # of standalone mode only
+    ],
+)
+def test_variant_plateau_tolerance(tiny_config, monkeypatch, mode, tolerance, scores, epochs):
+    given = iter(scores)
+    monkeypatch.setattr(Fit, "_validate", lambda self: (next(given), {}))
+    loss = ["loss=ce"] if mode == "integrated" else ["loss=scl", "mode=standalone"]
+    cfg = tiny_config(*loss, "trainer.max_epochs=6", "trainer.patience=2", "trainer.batch_size=128")
+    cfg.variant.plateau_tolerance = tolerance  # past the check that refuses it in integrated mode
+    result = train(cfg).result
+    best = 2 if 0.501 in scores else 1
+    assert (result["epochs"], result["stopped"], result["best_epoch"]) == (epochs, "patience", best)
+
+
+@pytest.fixture
+def embedded(monkeypatch) -> dict[str, np.ndarray]:
+    """The last embeddings of each split that a run made."""
+    found: dict[str, np.ndarray] = {}
+    embed = Fit.embed
+
+    def keep(self: Fit, split: str) -> torch.Tensor:
+        z = embed(self, split)
+        found[split] = z.cpu().numpy()
+        return z
+
+    monkeypatch.setattr(Fit, "embed", keep)
+    return found
+
+
+def kept(record: Record, name: str) -> np.ndarray:
+    return record.predictions()[name]
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_variant_probe_adam(one_step, embedded, balanced):
+    """Full-batch Adam at 1e-4 from torch's first weights of the seed, written out; class weights in its loss."""
+    weights = ["variant.class_weights=balanced"] * balanced
+    step = one_step("loss=cosine", "mode=standalone", "variant.probe=adam", "seed=5", *weights)
+    truth = load_dataset(step.cfg.dataset, step.cfg.paths.data, 5).splits["train"].labels
+    w = (len(truth) / (3 * np.bincount(truth)))[truth] if balanced else np.ones(len(truth))
+    head = first_head(step.cfg, 3)
+    theta = np.concatenate([head.weight.detach().numpy().T, head.bias.detach().numpy()[None]]).astype(np.float64)
+    x = np.concatenate([embedded["train"], np.ones((len(truth), 1))], axis=1).astype(np.float64)
+    m, v = np.zeros_like(theta), np.zeros_like(theta)
+    steps = step.record.result["hyperparameters"]["probe_steps"]
+    assert 1 <= steps <= 50
+    for t in range(1, steps + 1):
+        p = np.exp(x @ theta)
+        p /= p.sum(1, keepdims=True)
+        gradient = x.T @ (w[:, None] * (p - np.eye(3)[truth])) / w.sum()
+        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
+        theta -= 1e-4 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    for split in ("val", "test"):
+        expected = embedded[split] @ theta[:-1] + theta[-1]
+        np.testing.assert_allclose(kept(step.record, f"{split}_logits"), expected, atol=2e-4)
+
+
+def test_variant_probe_logistic(one_step, embedded):
+    """The strongest of scikit-learn's regressions with the best macro-F1 on validation."""
+    step = one_step("loss=cosine", "mode=standalone", "variant.probe=logistic")
+    data = load_dataset(step.cfg.dataset, step.cfg.paths.data, step.cfg.seed)
+    train_x, truth = embedded["train"].astype(np.float64), data.splits["train"].labels
+    mean, scale = train_x.mean(0), train_x.std(0)
+    found = step.record.result["hyperparameters"]
+    assert found["probe_strength"] in PROBE_STRENGTHS and "probe_steps" not in found
+    reference = LogisticRegression(C=found["probe_strength"], max_iter=5000, tol=1e-5).fit(
+        (train_x - mean) / scale, truth
+    )
+    logits = kept(step.record, "test_logits").astype(np.float64)
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    expected = reference.predict_proba((embedded["test"] - mean) / scale)
+    np.testing.assert_allclose(p / p.sum(1, keepdims=True), expected, atol=5e-3)
+
+
+def test_trainer_precision(one_step):
+    """float32 embeddings are transformers' own; those of bf16 are near them, and the loss gets float32 of both."""
+    float32, bf16 = (one_step("loss=ce", f"trainer.precision={name}") for name in ("float32", "bf16"))
+    expected = pretrained_embeddings(float32.cfg, "train")
+    order = [int(np.abs(expected - row).sum(1).argmin()) for row in float32.x.numpy()]
+    np.testing.assert_allclose(float32.x.numpy(), expected[order], atol=1e-5)
+    assert sorted(order) == list(range(len(expected)))
+    gap = np.abs(bf16.x.numpy() - expected[order]).max()
+    assert 1e-4 < gap < 0.2 and bf16.x.dtype == torch.float32
+    assert composed("variant=released").trainer.precision == "float32"
+    assert (float32.record.result["precision"], bf16.record.result["precision"]) == ("float32", "bf16")
+
+
+def test_ablation_label_noise(one_step):
+    """A quarter of the training labels is another one; validation and test keep theirs."""
+    plain, noisy = one_step("loss=ce"), one_step("loss=ce", "ablation.label_noise=0.25")
+    torch.testing.assert_close(noisy.x, plain.x, rtol=0, atol=0)  # the same texts in the same order
+    changed = int((noisy.labels != plain.labels).sum())
+    assert changed == round(0.25 * len(plain.labels)) > 10
+    for split in ("val", "test"):
+        assert (kept(noisy.record, f"{split}_labels") == kept(plain.record, f"{split}_labels")).all()
+    expected = loops.cross_entropy(plain.logits.double(), noisy.labels.tolist()).item()
+    assert noisy.row["ce"] == pytest.approx(expected, rel=1e-5) != plain.row["ce"]
+
+
+def test_ablation_test_on(one_step, monkeypatch):
+    """The other set's test split is tested by the same weights; nothing else changes."""
+    plain = one_step("loss=ce")
+    words = [("apple pear",), ("saw drill",), ("rain wind",), ("pear plum",), ("rain saw",)]
+    other = Split(words, np.array([0, 1, 2, 0, 1]), np.arange(5))
+    load = gloss.training.run.load_dataset
+
+    def load_other(cfg, *arguments):
+        own = load(one_step_dataset, *arguments)
+        return TextDataset("sst2", own.labels, {"test": other}, "1", None) if cfg.name == "sst2" else own
+
+    one_step_dataset = plain.cfg.dataset
+    monkeypatch.setattr(gloss.training.run, "load_dataset", load_other)
+    shifted = one_step("loss=ce", "ablation.test_on=sst2").record
+    metrics = shifted.result["metrics"]
+    assert {name: metrics[name] for name in ("val", "test")} == plain.record.result["metrics"]
+    assert kept(shifted, "test_on_labels").tolist() == [0, 1, 2, 0, 1]
+    hits = (kept(shifted, "test_on_logits").argmax(1) == [0, 1, 2, 0, 1]).sum()
+    assert metrics["test_on"]["accuracy"] == pytest.approx(20 * hits)

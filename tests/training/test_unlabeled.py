@@ -1,0 +1,229 @@
+"""Examples without a label: propagated through, never scored, never labeled, and the same after an interruption."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from conftest import folder_of
+from test_fit import files, gradient, prepared
+
+from gloss.config import DatasetConfig
+from gloss.data.datasets import load_dataset
+from gloss.data.sampler import unlabeled_batches
+from gloss.data.tokens import tokenize
+from gloss.errors import ConfigError, DataError
+from gloss.losses import gloss_loss, is_scored
+from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
+from gloss.models.encoder import TokenTable
+from gloss.models.pretrained import load_tokenizer
+from gloss.runtime.signals import Interrupted
+from gloss.training.objective import Objective
+from gloss.training.run import train
+from gloss.training.trainer import Fit
+
+GRAPH = ["loss=gloss_o", "loss.sigma=0.5"]
+REST = ["dataset.train_limit=60", "dataset.unlabeled=rest"]
+
+
+def batch(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(14, 5, dtype=dtype, generator=generator)
+    labels = torch.arange(14) % 3
+    is_visible = torch.arange(14) % 7 < 4  # every class has a visible member
+    labels[[5, 6, 13]] = -1
+    return x, labels, is_visible
+
+
+@pytest.mark.parametrize("objective", ["nll", "softmax"])
+def test_loss_scores_the_known_nodes_of_the_whole_graph(objective):
+    x, labels, is_visible = batch()
+    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.7)))
+    found = propagate_labels(transition, labels.clamp(min=0), is_visible, 3)  # all nodes; hidden labels are not read
+    hidden = (~is_visible).nonzero()[:, 0].tolist()
+    losses = []
+    for row, node in enumerate(hidden):
+        if labels[node] >= 0:
+            p = found[row] if objective == "nll" else found[row].exp() / found[row].exp().sum()
+            losses.append(-p[labels[node]].log())
+    assert len(losses) == len(hidden) - 3
+    settings = {"sigma": 0.7, "is_visible": is_visible, "num_classes": 3, "objective": objective}
+    torch.testing.assert_close(gloss_loss(x, labels, **settings), sum(losses) / len(losses))
+    assert is_scored(labels, is_visible, 3).tolist() == [n in hidden and labels[n] >= 0 for n in range(14)]
+
+
+def test_the_gradient_reaches_the_unlabeled_and_is_that_of_the_formula():
+    x, labels, is_visible = batch()
+
+    def loss(x):
+        return gloss_loss(x, labels, sigma=0.7, is_visible=is_visible, num_classes=3)
+
+    x.requires_grad_()
+    assert torch.autograd.gradcheck(loss, x)
+    (grad,) = torch.autograd.grad(loss(x), x)
+    assert (grad[labels < 0].norm(dim=1) > 1e-6).all()
+
+
+def test_what_is_not_known_cannot_be_visible():
+    x, labels, is_visible = batch()
+    is_visible[5] = True
+    with pytest.raises(ValueError, match="is_visible must be False where the label is -1"):
+        gloss_loss(x, labels, sigma=0.7, is_visible=is_visible, num_classes=3)
+    with pytest.raises(ValueError, match="or be -1 where they are not known, got -2"):
+        gloss_loss(x, labels.masked_fill(labels < 0, -2), sigma=0.7, is_visible=~is_visible, num_classes=3)
+
+
+def test_gamma_is_a_fraction_of_the_labeled(tiny_config):
+    objective = Objective(tiny_config(*GRAPH), 3, 0.5)
+    is_known = torch.arange(50) % 5 < 2
+    drawn = objective.draw_visible(50, torch.Generator().manual_seed(0), is_known)
+    assert int(drawn.sum()) == 12 and not (drawn & ~is_known).any()  # 0.6 of 20
+
+
+def test_the_objective_counts_and_classifies_labeled_texts_only(tiny_config):
+    objective = Objective(tiny_config(*GRAPH), 3, 0.7)
+    x, labels, is_visible = batch(torch.float32)
+    logits = torch.randn(14, 3, generator=torch.Generator().manual_seed(0))
+    parts = objective(x, logits, labels, is_visible)
+    known = labels >= 0
+    torch.testing.assert_close(parts.ce, torch.nn.functional.cross_entropy(logits[known], labels[known]))
+    assert int(parts.num_left_out) == 0
+    alone = is_visible & (labels == 0)  # no visible text of the other classes
+    parts = objective(x, logits, labels, alone, lambda part: None)
+    assert int(parts.num_left_out) == int((known & (labels != 0)).sum())
+
+
+def test_unlabeled_batches_go_through_all_before_any_comes_again():
+    batches = unlabeled_batches(10, 7, 4, seed=1, epoch=1)
+    counts = Counter(np.concatenate(batches[:5]).tolist())
+    assert set(counts.values()) == {2} and len(counts) == 10 and all(len(set(b.tolist())) == 4 for b in batches)
+    again, other = (unlabeled_batches(10, 7, 4, seed=1, epoch=e) for e in (1, 2))
+    assert np.array_equal(batches, again) and not np.array_equal(batches, other)
+    assert [len(b) for b in unlabeled_batches(3, 2, 8, seed=1, epoch=1)] == [3, 3]
+
+
+def test_the_rest_is_what_the_limit_leaves_out_without_its_labels(tiny_config):
+    cfg = tiny_config(*GRAPH, *REST)
+    full = load_dataset(tiny_config(*GRAPH).dataset, "", 1).splits["train"]
+    dataset = load_dataset(cfg.dataset, "", 1)
+    assert set(dataset.unlabeled.labels.tolist()) == {-1} and set(dataset.splits) == {"train", "val", "test"}
+    assert len(dataset.splits["train"]) == 60 and len(dataset.unlabeled) == len(full) - 60
+    assert sorted([*dataset.splits["train"].texts, *dataset.unlabeled.texts]) == sorted(full.texts)
+    assert sorted([*dataset.splits["train"].rows, *dataset.unlabeled.rows]) == sorted(full.rows)
+    with pytest.raises(DataError, match="leaves no text out"):
+        load_dataset(tiny_config(*GRAPH, "dataset.train_limit=120", "dataset.unlabeled=rest").dataset, "", 1)
+
+
+def test_a_file_of_unlabeled_texts_is_part_of_the_fingerprint_and_the_folder(tiny_config, tmp_path):
+    paths = [tmp_path / f"{name}.csv" for name in "ab"]
+    for path in paths:
+        path.write_text(f"text\nan apple {path.stem}\nthe old saw\n")
+    configs = [tiny_config(*GRAPH), *(tiny_config(*GRAPH, f"dataset.unlabeled_path={path}") for path in paths)]
+    assert len({folder_of(cfg) for cfg in configs}) == 3
+    assert len({load_dataset(cfg.dataset, "", 1).fingerprint for cfg in configs}) == 3
+    copy = tmp_path / "copy.csv"
+    copy.write_text("text,label\nthe old saw,x\nan apple a,y\n")  # the same texts in another order and file
+    assert folder_of(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}")) == folder_of(configs[1])
+    record = train(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}", "trainer.max_epochs=1"))
+    assert record.result["num_rows"]["unlabeled"] == 2
+
+
+def test_a_prepared_set_with_unlabeled_texts_has_a_folder_by_their_fingerprint():
+    assert DatasetConfig(name="mr", unlabeled_path="a.csv").has_own_texts and not DatasetConfig(name="mr").has_own_texts
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["loss=ce", *REST], "dataset.unlabeled=rest has no effect with loss=ce"),
+        (["loss=scl", "dataset.unlabeled_path=a.csv"], "dataset.unlabeled_path=a.csv has no effect with loss=scl_ce"),
+        ([*GRAPH, "trainer.unlabeled_per_batch=8"], "trainer.unlabeled_per_batch=8 has no effect without"),
+        ([*GRAPH, "dataset.unlabeled=rest"], "has no effect without dataset.train_limit"),
+        ([*GRAPH, *REST, "dataset.unlabeled_path=a.csv"], "not allowed together"),
+        ([*GRAPH, *REST, "variant=released"], "is not allowed with variant.divide_by_hidden=true"),
+        ([*GRAPH, "dataset.unlabeled=all"], "expected one of rest"),
+    ],
+)
+def test_keys_that_nothing_would_read_are_refused(tiny_config, overrides, message):
+    with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
+        tiny_config(*overrides)
+
+
+def test_tables_are_joined_row_by_row(tiny_config):
+    cfg = tiny_config("loss=ce")
+    tokenizer = load_tokenizer(cfg.model)
+    short, long = [("a saw",), ("rain",)], [("the old red apple pear and plum",)]
+    pair = [("a saw", "rain")]
+
+    def table(texts):
+        return TokenTable.build(tokenize(texts, tokenizer, 16), 0, torch.device("cpu"))
+
+    for first, second in ((short, long), (long, short), (long, pair), (pair, short)):
+        joined = table(first).joined(table(second))
+        rows = [*table(first).input_ids, *table(second).input_ids]
+        types = [(t.token_type_ids, i) for t in map(table, (first, second)) for i in range(len(t))]
+        for i, (row, (own, place)) in enumerate(zip(rows, types, strict=True)):
+            length = int(joined.lengths[i])
+            assert joined.host_lengths[i] == length and torch.equal(joined.input_ids[i, :length], row[:length])
+            if joined.token_type_ids is not None:
+                expected = torch.zeros(length, dtype=torch.uint8) if own is None else own[place, :length]
+                assert torch.equal(joined.token_type_ids[i, :length], expected)
+
+
+def test_each_batch_gets_its_number_and_the_labels_stay_unread(tiny_config, monkeypatch):
+    seen = []
+    step = Fit._step
+
+    def kept(self, number, rows, device_rows, is_visible):
+        seen.append((np.sort(rows), self.step_labels[device_rows], is_visible, len(self.step_labels)))
+        step(self, number, rows, device_rows, is_visible)
+
+    monkeypatch.setattr(Fit, "_step", kept)
+    record = train(tiny_config(*GRAPH, *REST, "trainer.unlabeled_per_batch=8", "trainer.max_epochs=1"))
+    assert [len(rows) for rows, *_ in seen] == [40, 36]  # 32 and 28 labeled
+    total = record.result["num_rows"]["train"] + record.result["num_rows"]["unlabeled"]
+    for rows, labels, is_visible, num_rows in seen:
+        assert num_rows == total and ((rows >= 60).sum(), (labels == -1).sum()) == (8, 8)
+        assert not (is_visible & (labels < 0)).any() and int(is_visible.sum()) == -(-6 * int((labels >= 0).sum()) // 10)
+    plain = train(tiny_config(*GRAPH, "dataset.train_limit=60", "trainer.max_epochs=1"))
+    assert plain.folder != record.folder and plain.epochs()[0]["loss"] != record.epochs()[0]["loss"]
+
+
+def test_a_run_with_unlabeled_texts_ends_as_if_it_had_not_been_stopped(tiny_config, monkeypatch):
+    options = [*GRAPH, *REST, "trainer.unlabeled_per_batch=20", "trainer.max_epochs=3"]
+    whole = train(tiny_config(*options, "rerun=true"))
+    expected = files(whole.folder)
+    step = Fit._step
+
+    def stopping(self: Fit, number: int, *arguments: object) -> None:
+        step(self, number, *arguments)
+        if (self.progress.epoch, number + 1) == (2, 1):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Fit, "_step", stopping)
+        train(tiny_config(*options, "rerun=true"))
+    assert not (whole.folder / "DONE").exists()
+    assert files(train(tiny_config(*options)).folder) == expected
+
+
+def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
+    cfg = tiny_config(*GRAPH, "mode=standalone", "model.dropout=0", *REST)
+    fit = prepared(cfg, tmp_path)
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    tokens = tokenize(dataset.unlabeled.texts, load_tokenizer(cfg.model), cfg.model.max_length)
+    fit.tables["unlabeled"] = TokenTable.build(tokens, 0, fit.device)
+    before = gradient(fit)
+    fit.__post_init__()
+    fit.model.zero_grad()
+    assert all(torch.equal(value, before[name]) for name, value in gradient(fit).items())  # of labeled rows alone
+    rows = np.concatenate([np.arange(32), np.arange(60, 70)])
+    device_rows, visible = torch.from_numpy(rows), torch.arange(42) < 20
+    fit.model.zero_grad()
+    parts = fit._backward(rows, device_rows, fit.step_labels[device_rows], visible, seed=5)
+    assert int(fit.step_labels[device_rows].min()) == -1 and torch.isfinite(parts.loss)
+    assert any(not torch.equal(p.grad, before[n]) for n, p in fit.model.named_parameters() if p.grad is not None)
