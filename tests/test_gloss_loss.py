@@ -314,6 +314,15 @@ def test_module_equals_the_function():
     assert GLoss(0.4, **settings)(x, labels, is_visible) == expected
 
 
+def test_module_counts_the_classes_it_is_given_and_not_those_of_the_batch():
+    """As logits, the probabilities of classes that are not there count, too."""
+    x, labels, is_visible = batch(num_classes=3)
+    settings = {"num_classes": 5, "objective": "softmax"}
+    expected = gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, **settings)
+    assert GLoss(0.4, **settings)(x, labels, is_visible) == expected
+    assert expected > gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, num_classes=3, objective="softmax") + 0.1
+
+
 def test_module_without_num_classes_takes_any_integers():
     x, labels, is_visible = batch()
     any_integers = torch.tensor([-5, 1000, 7])[labels]
