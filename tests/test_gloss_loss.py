@@ -241,6 +241,20 @@ def test_bfloat16_is_widened_before_the_graph():
     assert gloss_loss(narrow, labels, **settings).dtype == torch.float32
 
 
+def test_the_loss_has_the_type_of_the_embeddings_whatever_that_of_the_weights():
+    x, labels, is_visible = batch()
+    settings = {"sigma": 0.3, "is_visible": is_visible, "num_classes": 3}
+    expected = gloss_loss(x, labels, **settings).item()
+    for other, own in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        value = gloss_loss(x.to(own), labels, class_weights=torch.ones(3, dtype=other), **settings)
+        assert value.dtype == own and value.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_class_alone_is_certain():
+    x, labels, is_visible = batch(num_classes=1)
+    assert gloss_loss(x, labels, sigma=0.3, is_visible=is_visible, num_classes=1) == 0
+
+
 def test_autocast_around_it_changes_nothing():
     x, labels, is_visible = batch()
     settings = {"sigma": 0.3, "is_visible": is_visible, "num_classes": 3}
