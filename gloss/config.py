@@ -20,7 +20,8 @@ from omegaconf.errors import OmegaConfBaseException
 from gloss.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs/, data/, outputs/
-CONFIG_DIR = ROOT / "configs"
+# A wheel carries the configurations inside the package, since it has no checkout around it.
+CONFIG_DIR = next(path for path in (ROOT / "configs", ROOT / "gloss" / "configs") if (path / "train.yaml").is_file())
 CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = (
     "ce",
     "scl_ce",

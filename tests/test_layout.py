@@ -17,7 +17,7 @@ LAYERS = (
 FOLDERS = {
     "configs": "a folder per axis (dataset, model, loss, mode, variant, …); train.yaml, tune.yaml, report.yaml",
     "scripts": "entry points: parse, call, exit",
-    "data": "manifest of the benchmark texts, and the prepared texts themselves (not in the repository)",
+    "data": "the prepared benchmark texts go here (not in the repository)",
     "docs": "method, fidelity to the paper, tuning, speed, trust, guides",
     "outputs": "runs, searches, reports; reference/ holds the records of the runs shown here",
     "tests": "mirrors gloss/",

@@ -15,14 +15,14 @@ from typing import Any
 
 import numpy as np
 
-from gloss.config import ROOT, DatasetConfig, is_csv_file
+from gloss.config import DatasetConfig, is_csv_file
 from gloss.data import docstrings
 from gloss.data.checks import examine, words
 from gloss.data.files import Examples, collect, label_name, read_examples, read_table
 from gloss.data.tokens import tokenize
 from gloss.errors import DataError
 
-MANIFEST = ROOT / "data" / "manifest.json"
+MANIFEST = Path(__file__).parent / "manifest.json"
 SPLIT_SEED = 0  # of the splits that we cut: the same texts are tested whatever the seed of a run
 CUT_SHARE = 0.1  # of the training texts, for a split that a set does not have
 

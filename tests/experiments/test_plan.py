@@ -14,7 +14,7 @@ from synthetic import result, write_run, write_study
 
 from gloss.cli import reproduce
 from gloss.cli.reproduce import Task, experiments_of, grouped, save_selection, status
-from gloss.config import ROOT
+from gloss.data.datasets import read_manifest
 from gloss.errors import ConfigError
 from gloss.experiments.cost import DEVICES, ENCODERS, START_SECONDS, Texts, epoch_flops, lengths
 from gloss.experiments.grid import NAMES, compose_cells
@@ -115,7 +115,7 @@ def test_operations_of_an_epoch_against_the_matrices_themselves():
 
 
 def test_lengths_agree_with_the_manifest_and_reach_no_further_than_the_limit():
-    sets = json.loads((ROOT / "data" / "manifest.json").read_text())["sets"]
+    sets = read_manifest()["sets"]
     assert {name for name, _ in lengths()} == {*sets, "docstrings"}
     for (name, part), texts in lengths().items():
         assert 0 < texts.mean <= 128 and texts.mean**2 <= texts.mean_square <= 128**2
