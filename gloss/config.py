@@ -77,7 +77,7 @@ class DatasetConfig:
     revision: str | None = None  # hub: commit of the data set
     unlabeled: str | None = _choice(None, "rest")  # rest: what train_limit leaves out, without its labels
     unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts of that kind
-    shift_to: str | None = None  # a prepared set with the same classes and another domain
+    shift_to: Any = None  # a prepared set, or a list of them, with the same classes and another domain
 
     def __post_init__(self) -> None:
         self.text = list(map(str, self.text if isinstance(self.text, list | tuple) else [self.text]))
@@ -183,7 +183,18 @@ class AblationConfig:
     label_noise: float = _number(
         0.0, "at least 0 and below 1", lambda x: 0 <= x < 1
     )  # share of training labels changed
-    test_on: str | None = None  # a set with these classes that is also tested: prepared, a csv file, or hub:owner/name
+    test_on: Any = _limited(
+        None,
+        "a set (prepared, a csv file, or hub:owner/name), or a list of them",
+        lambda x: isinstance(x, str) or (isinstance(x, list) and all(isinstance(y, str) for y in x)),
+    )  # sets with these classes that are also tested
+
+    @property
+    def tested_on(self) -> dict[str, str]:
+        """Each set of `test_on` by the name of its split in the record: test_on, or test_on_<set> where it is a list."""
+        if isinstance(self.test_on, list):
+            return {f"test_on_{name}": name for name in self.test_on}
+        return {} if self.test_on is None else {"test_on": self.test_on}
 
 
 def is_csv_file(name: str) -> bool:

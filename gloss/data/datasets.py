@@ -73,7 +73,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
         if part not in splits:
             # Every class is tested; validation may lack a rare one, as it does in r52.
             size, least = max(round(CUT_SHARE * num_rows), 1), int(part == "test")
-            chosen = _stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
+            chosen = stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
             if not len(chosen):
                 raise DataError(
                     f"{cfg.name} has too few texts to cut {part} from its {len(splits['train'])} training texts, of "
@@ -142,7 +142,7 @@ def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_lengt
 
 
 # -- splits ------------------------------------------------------------------------------------------------------------
-def _stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave: int = 0) -> np.ndarray:
+def stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave: int = 0) -> np.ndarray:
     """Sorted indices of `size` rows, each class in proportion, but at least `least` of it, and `leave` of it not taken.
 
     The two bounds come before `size`: with many small classes it can be more or fewer rows.
@@ -174,7 +174,7 @@ def _limited(
     if limit > len(train):
         notes.append(f"dataset.train_limit={limit} has no effect: there are {len(train)} training texts")
         return train, train.take(np.arange(0))
-    chosen = _stratified(train.labels, limit, seed, least=1)
+    chosen = stratified(train.labels, limit, seed, least=1)
     return train.take(chosen), train.take(np.setdiff1d(np.arange(len(train)), chosen))
 
 
