@@ -68,6 +68,7 @@ class DatasetConfig:
     source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
     text: Any = field(default_factory=lambda: ["text"])  # a column, or a list of one, or of two for sentence pairs
     label: str = "label"  # column of the class
+    group: str | None = None  # csv, hub: column of a question whose options are rows, of which one is the right one
     train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
     path: str | None = None  # csv: file or folder of the training texts, or all texts; hub: the data set's name
     val_path: str | None = None  # csv: the validation texts; null: cut from the training texts
@@ -191,7 +192,7 @@ class AblationConfig:
 
     @property
     def tested_on(self) -> dict[str, str]:
-        """Each set of `test_on` by the name of its split in the record: test_on, or test_on_<set> where it is a list."""
+        """Sets of `test_on` by the name of their split in a record: test_on, or test_on_<set> where it is a list."""
         if isinstance(self.test_on, list):
             return {f"test_on_{name}": name for name in self.test_on}
         return {} if self.test_on is None else {"test_on": self.test_on}
@@ -434,8 +435,8 @@ def _check_dataset(cfg: Config) -> None:
     if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
         raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
     ignored = {
-        "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding"),
-        "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding"),
+        "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding", "group"),
+        "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding", "group"),
         "csv": ("revision",),
         "hub": ("val_path", "test_path", "separator", "encoding"),
     }

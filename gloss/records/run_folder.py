@@ -33,7 +33,7 @@ _NOT_IN_DIGITS_OF = {
 }
 # Keys that came later: left out while they change nothing, so that older runs keep their folders.
 _LATER = {
-    "dataset": {"unlabeled": None},
+    "dataset": {"unlabeled": None, "group": None},
     "trainer": {"unlabeled_per_batch": None},
     "ablation": {"graph_shuffle": False},
 }
@@ -84,7 +84,7 @@ def code_hash(package: Path = ROOT / "gloss") -> str:
 
 
 def _content(name: str) -> str:
-    """What a set to test stands for: the content of a file of texts; its name for others, and where there is no file."""
+    """What a set to test stands for: a file's content; the name where it is none, or where there is no such file."""
     path = Path(name).expanduser()
     if not is_csv_file(name):
         return name

@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gloss.config import INTEGRATED, STANDALONE, Config
 from gloss.data.checks import letters_and_digits
-from gloss.data.datasets import Split, TextDataset, add_label_noise, load_dataset, load_test, other_set
+from gloss.data.datasets import Split, TextDataset, add_label_noise, load_dataset, load_test, other_set, right_class
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import sqrt_bandwidth
@@ -50,7 +50,7 @@ from gloss.runtime.terminal import outlasting_its_readers, printable
 from gloss.runtime.timing import reset_peak_memory
 from gloss.training.checkpoint import Progress
 from gloss.training.graph_quality import DEFAULT_GAMMA
-from gloss.training.metrics import classification_metrics, macro_silhouette
+from gloss.training.metrics import classification_metrics, grouped_accuracy, macro_silhouette
 from gloss.training.neighbours import best_k, nearest_labels, vote
 from gloss.training.objective import Objective, balanced_class_weights
 from gloss.training.probe import adam_probe, logistic_probe
@@ -234,7 +234,7 @@ def _run(
     )
     try:
         fit.run()
-        metrics, arrays, probe = _test(cfg, fit)
+        metrics, arrays, probe = _test(cfg, fit, dataset)
         write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
         write_lines(folder / "epochs.jsonl", progress.epochs)
         result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
@@ -349,7 +349,9 @@ def _graph_sigma(
     return sigma
 
 
-def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
+def _test(
+    cfg: Config, fit: Fit, dataset: TextDataset
+) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
     """Metrics by split (all but train), arrays of predictions.npz, and settings of probe and nearest neighbours."""
     embeddings = {name: fit.embed(name) for name in fit.tables if name not in ("train", "unlabeled")}
     rows = np.arange(len(fit.tables["train"]))
@@ -368,6 +370,10 @@ def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray]
         logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
         silhouette = macro_silhouette(embedded, fit.labels[name])
         metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
+        groups = dataset.splits[name].groups if name in dataset.splits else None
+        if groups is not None:
+            right = right_class(truth, groups)
+            metrics[name]["grouped_accuracy"] = grouped_accuracy(logits, truth, groups, right)
         metrics[name]["knn_accuracy"] = 100 * float((vote(nearest[name], k) == truth).mean())
         arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
         if cfg.trainer.save_embeddings:

@@ -18,7 +18,8 @@ from gloss.data.datasets import load_dataset
 from gloss.data.download import prepare
 from gloss.errors import DataError
 
-LINES = b"1\t2.0\tA fine film.\n2\t-0.5\tDull\r\n3\t0.49\tso so\n4\t0.5\ta FINE film!\n5\t-1\tcaf\xe9 closed\n6\t1\tyes\n7\t-1\tYes.\n"
+LINES = b"1\t2.0\tA fine film.\n2\t-0.5\tDull\r\n3\t0.49\tso so\n4\t0.5\ta FINE film!\n"
+LINES += b"5\t-1\tcaf\xe9 closed\n6\t1\tyes\n7\t-1\tYes.\n"
 
 
 def archive(files: dict[str, bytes]) -> bytes:
@@ -66,10 +67,14 @@ def domain(tmp_path, monkeypatch):
     inner = archive({"h/one_GroundTruth.txt": content})
     setup = b"from setuptools import setup\nsetup(name='tiny-snippets', version='1')\n"
     info = b"Metadata-Version: 2.1\nName: tiny-snippets\nVersion: 1\n"
-    outer = archive({"tiny_snippets-1/setup.py": setup, "tiny_snippets-1/PKG-INFO": info, "tiny_snippets-1/h.tar.gz": inner})
+    outer = archive(
+        {"tiny_snippets-1/setup.py": setup, "tiny_snippets-1/PKG-INFO": info, "tiny_snippets-1/h.tar.gz": inner}
+    )
     (tmp_path / "tiny_snippets-1.tar.gz").write_bytes(outer)
     sha256 = hashlib.sha256(outer).hexdigest()
-    splits = {part: {"rows": rows, "fingerprint": None} for part, rows in (("train", 100), ("val", 400), ("test", 1000))}
+    splits = {
+        part: {"rows": rows, "fingerprint": None} for part, rows in (("train", 100), ("val", 400), ("test", 1000))
+    }
     entry = {"source": "tiny", "member": "one_GroundTruth.txt", "columns": {"text": "text", "label": "label"}}
     entry |= {"labels": {"0": "negative", "1": "positive"}, "splits": splits}
     source = {"package": "tiny-snippets==1", "sha256": sha256, "member": "h.tar.gz"}
@@ -80,7 +85,9 @@ def domain(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("way", ["file", pytest.param("pip", marks=pytest.mark.long)])  # pip asks an index for setuptools
+@pytest.mark.parametrize(
+    "way", ["file", pytest.param("pip", marks=pytest.mark.long)]
+)  # pip asks an index for setuptools
 def test_a_set_is_fetched_and_prepared_once(domain, way, monkeypatch):
     if way == "file":
         content = (domain / "tiny_snippets-1.tar.gz").read_bytes()

@@ -30,7 +30,8 @@ def own() -> TextDataset:
 def shifted_test(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "positive")) -> Split:
     other = TextDataset("sst2", list(labels), {"test": texts(*words)}, "1", None)
     monkeypatch.setattr(train, "load_dataset", lambda cfg, data_dir, seed: other)
-    return train._shifted_test(Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", "")), own(), "sst2")
+    cfg = Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", ""))
+    return train._shifted_test(cfg, own(), "sst2")
 
 
 def test_texts_that_the_run_has_seen_are_left_out_whatever_their_case_and_punctuation(monkeypatch, capsys):

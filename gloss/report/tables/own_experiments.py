@@ -83,7 +83,9 @@ def shift(groups: Sequence[Group]) -> Table:
     for dataset, model in dict.fromkeys((g.dataset, g.model) for g in groups):
         block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
         scores = {
-            (id(g), name): g.values("metrics", split, "accuracy") for g in block for name, split in splits[id(g)].items()
+            (id(g), name): g.values("metrics", split, "accuracy")
+            for g in block
+            for name, split in splits[id(g)].items()
         }
         columns = []
         for name in tested:
@@ -107,8 +109,8 @@ def shift(groups: Sequence[Group]) -> Table:
                 where = {"trained_on": dataset, "tested_on": name, "model": model, "mode": g.mode, "loss": g.loss}
                 data.append({**where, **g.point, "n": len(found), "accuracy": mean(found) if found else None})
     notes = [
-        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds. Drop: from the own test split "
-        "to the mean of the other columns, paired by seed.",
+        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds. Drop: from the own test "
+        "split to the mean of the other columns, paired by seed.",
         *common_notes(groups),
     ]
     heads = ["Trained on", "Model", "Loss", *(f"on {dataset_name(name)}" for name in tested), "Drop"]
