@@ -56,22 +56,24 @@ def _table(groups: Sequence[Group], before: Mapping[str, Any] | None) -> Table:
         shown = [Entry((Part(mean_std(v, digits) if v else MISSING),)) for v in values]
         columns.append(mark(shown, rank([mean(v) if v else None for v in values], digits=digits)))
     rows = [[entry(line["loss"]), *(column[i] for column in columns)] for i, line in enumerate(data)]
-    chance = [x for g in groups for x in g.values(QUALITY, "at_start", "homophily_chance").values()][:1]
-    majority = [x for g in groups for x in g.values(QUALITY, "at_start", "majority_accuracy").values()][:1]
+    levels = (("homophily_chance", " (chance {:.3f})"), ("majority_accuracy", " (majority class {:.1f} %)"))
+    chance, majority = (
+        next((words.format(x) for g in groups for x in g.values(QUALITY, "at_start", key).values()), "")
+        for key, words in levels
+    )
     cfg = groups[0].config
     sizes = next((run.result["num_rows"] for g in groups for run in g.runs.values()), {})
     counted = ", ".join(f"{sizes[part]:,} {word}" for part, word in _SPLITS.items() if part in sizes)
     notes = [
         f"{dataset_name(groups[0].dataset)}, {model_name(groups[0].model)}: {counted} texts; at most "
         f"{cfg['trainer']['max_epochs']} epochs, learning rate {cfg['trainer']['lr']:g}, "
-        f"{cfg['trainer']['batch_size']} texts a batch, {cfg['model']['max_length']} tokens a text; {len(groups[0].seeds)} seed. The settings were "
-        "chosen on validation texts so that the losses converge and the picture is clear. One seed and this few texts "
-        "do not say which loss is better.",
+        f"{cfg['trainer']['batch_size']} texts a batch, {cfg['model']['max_length']} tokens a text. The settings were "
+        "chosen on validation texts, for a clear picture. One seed and so few texts do not say which loss is better.",
         "Accuracy, silhouette (macro) and nearest neighbours: test texts. The probe is a logistic regression on the "
         "embeddings of the encoder before training.",
         "Graph quality, on validation texts at the best epoch. Edge homophily: share of the weight of all edges that "
-        f"lies within a class (chance {chance[0] if chance else 0.5:.3f}). Propagated: share of the nodes without a label "
-        f"that the propagated labels get right (majority class {majority[0] if majority else 50:.1f} %).",
+        f"lies within a class{chance}. Propagated: share of the nodes without a label that the propagated labels get "
+        f"right{majority}.",
     ]
     heads = ["Loss", *(heading for heading, *_ in COLUMNS)]
     return Table("demo", "What training does to the embeddings", heads, rows, data, notes, missing(groups), num_keys=1)
@@ -128,11 +130,12 @@ def _picture(groups: Sequence[Group], start: np.ndarray | None, before: Mapping[
 
 
 def _plane(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The first two principal components [N, 2]; the last class lies right of and above the first, by their means."""
+    """The first two principal components [N, 2]; the last class lies right of the first, the ends of an arch below."""
     z = embeddings.astype(np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
     z -= z.mean(axis=0)
     left, scale, _ = np.linalg.svd(z, full_matrices=False)
     xy = left[:, :2] * scale[:2]
-    sign = np.sign(xy[labels == labels.max()].mean(axis=0) - xy[labels == labels.min()].mean(axis=0))
-    return xy * np.where(sign == 0, 1, sign)
+    right = xy[labels == labels.max(), 0].mean() >= xy[labels == labels.min(), 0].mean()
+    down = (xy[:, 0] ** 2 * xy[:, 1]).sum() <= 0
+    return xy * np.where([right, down], 1, -1)
