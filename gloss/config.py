@@ -69,6 +69,7 @@ class DatasetConfig:
     source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
     text: list[str] = field(default_factory=lambda: ["text"])  # a column, or a list of two for sentence pairs
     label: str = "label"  # column of the class
+    group: str | None = None  # csv, hub: column of a question whose options are rows, of which one is the right one
     train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
     path: str | None = None  # csv: file or folder of the training texts, or all texts; hub: the data set's name
     val_path: str | None = None  # csv: the validation texts; null: cut from the training texts
@@ -78,7 +79,7 @@ class DatasetConfig:
     revision: str | None = None  # hub: commit of the data set
     unlabeled: str | None = _choice(None, "rest")  # rest: what train_limit leaves out, without its labels
     unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts of that kind
-    shift_to: str | None = None  # a prepared set with the same classes and another domain
+    shift_to: Any = None  # a prepared set, or a list of them, with the same classes and another domain
 
     @property
     def has_own_texts(self) -> bool:
@@ -180,7 +181,18 @@ class AblationConfig:
     label_noise: float = _number(
         0.0, "at least 0 and below 1", lambda x: 0 <= x < 1
     )  # share of training labels changed
-    test_on: str | None = None  # a set with these classes that is also tested: prepared, a csv file, or hub:owner/name
+    test_on: Any = _limited(
+        None,
+        "a set (prepared, a csv file, or hub:owner/name), or a list of them",
+        lambda x: isinstance(x, str) or (isinstance(x, list) and all(isinstance(y, str) for y in x)),
+    )  # sets with these classes that are also tested
+
+    @property
+    def tested_on(self) -> dict[str, str]:
+        """Sets of `test_on` by the name of their split in a record: test_on, or test_on_<set> where it is a list."""
+        if isinstance(self.test_on, list):
+            return {f"test_on_{name}": name for name in self.test_on}
+        return {} if self.test_on is None else {"test_on": self.test_on}
 
 
 def is_csv_file(name: str) -> bool:
@@ -420,8 +432,8 @@ def _check_dataset(cfg: Config) -> None:
     if cfg.dataset.source in ("csv", "hub") and cfg.dataset.path is None:
         raise ConfigError(f"dataset.path=null is not allowed with dataset={cfg.dataset.name}: give the file or name")
     ignored = {
-        "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding"),
-        "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding"),
+        "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding", "group"),
+        "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding", "group"),
         "csv": ("revision",),
         "hub": ("val_path", "test_path", "separator", "encoding"),
     }

@@ -16,7 +16,7 @@ from gloss.runtime.compose import readable
 from gloss.runtime.overrides import prepared
 from gloss.runtime.terminal import status_of
 
-KEYS = {key: Option("", "", "", None) for key in ("only", "measure", "datasets", "tokenizer")}
+KEYS = {key: Option("", "", "", None) for key in ("only", "measure", "datasets", "tokenizer", "settings")}
 OPTIONS = KEYS | {key: known_options()[key] for key in ("paths.outputs", "paths.data")}
 
 
@@ -35,7 +35,14 @@ def main(arguments: list[str]) -> int:
         from gloss.training.baselines import measure  # here: the report itself needs no texts
 
         where = cfg.paths.data, cfg.paths.outputs
-        measure(list(cfg.measure), list(cfg.datasets), cfg.tokenizer, *where, models=list(cfg.models))
+        datasets, models, keep = list(cfg.datasets), list(cfg.models), cfg.settings is not None
+        if keep:
+            from gloss.experiments.grid import compose_cells
+
+            found = [cell.config for cell in compose_cells(cfg.settings)]
+            datasets = list({c.dataset.name: c.dataset for c in found}.values())
+            models = list({c.model.alias: c.model for c in found}.values())
+        measure(list(cfg.measure), datasets, cfg.tokenizer, *where, models=models, save_embeddings=keep)
     report = build(cfg.paths.outputs, [cfg.only] if isinstance(cfg.only, str) else cfg.only)
     for table in report.tables:
         print(table.markdown())

@@ -22,6 +22,11 @@ def words(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(" ".join(text.casefold().split()) for text in texts)
 
 
+def letters_and_digits(texts: Sequence[str]) -> tuple[str, ...]:
+    """A text, or a pair, reduced to what two collections of the same texts agree in."""
+    return tuple("".join(filter(str.isalnum, text.lower())) for text in texts)
+
+
 def examine(parts: dict[str, Examples]) -> list[str]:
     """Describe what is odd about the examples of each split, in a sentence each with rows or names.
 

@@ -34,13 +34,15 @@ class Split:
     texts: list[tuple[str, ...]]  # one string, or (question, sentence)
     labels: np.ndarray  # int64 [N], index into TextDataset.labels
     rows: np.ndarray  # int64 [N], number of its row, as `gloss.data.files` counts
+    groups: np.ndarray | None = None  # str [N], the question that each text is an option of
 
     def __len__(self) -> int:
         return len(self.texts)
 
     def take(self, index: np.ndarray) -> Split:
         """The rows at `index` (int [M]), in that order."""
-        return Split([self.texts[i] for i in index], self.labels[index], self.rows[index])
+        groups = None if self.groups is None else self.groups[index]
+        return Split([self.texts[i] for i in index], self.labels[index], self.rows[index], groups)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,10 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
         if part not in splits:
             # Every class is tested; validation may lack a rare one, as it does in r52.
             size, least = max(round(CUT_SHARE * num_rows), 1), int(part == "test")
-            chosen = _stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
+            if splits["train"].groups is None:
+                chosen = stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
+            else:
+                chosen = _whole_groups(splits["train"].groups, size)
             if not len(chosen):
                 raise DataError(
                     f"{cfg.name} has too few texts to cut {part} from its {len(splits['train'])} training texts, of "
@@ -89,6 +94,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
                 raise DataError(f"dataset.unlabeled=rest: dataset.train_limit={cfg.train_limit} leaves no text out")
             unlabeled = Split(rest.texts, np.full(len(rest), -1), rest.rows)
     splits = {part: splits[part] for part in ("train", "val", "test")}
+    _check_groups(cfg.path or cfg.name, labels, splits)
     return TextDataset(cfg.name, labels, splits, source.fingerprint(), notes, unlabeled)
 
 
@@ -142,7 +148,7 @@ def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_lengt
 
 
 # -- splits ------------------------------------------------------------------------------------------------------------
-def _stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave: int = 0) -> np.ndarray:
+def stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave: int = 0) -> np.ndarray:
     """Sorted indices of `size` rows, each class in proportion, but at least `least` of it, and `leave` of it not taken.
 
     The two bounds come before `size`: with many small classes it can be more or fewer rows.
@@ -162,6 +168,38 @@ def _stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave:
     return np.sort(np.concatenate(chosen))
 
 
+def _whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
+    """Sorted indices of about `size` rows: all those of groups drawn at random, but never of all groups."""
+    names, which = np.unique(groups, return_inverse=True)
+    order = np.random.default_rng(SPLIT_SEED).permutation(len(names))
+    num_rows = np.bincount(which)[order].cumsum()
+    num_chosen = min(int(np.searchsorted(num_rows, size)) + 1, len(names) - 1)
+    return np.flatnonzero(np.isin(which, order[:num_chosen]))
+
+
+def _check_groups(name: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
+    """Refuse questions without one right option, in the splits that are scored."""
+    for part in ("val", "test"):
+        split = splits[part]
+        if split.groups is not None and right_class(split.labels, split.groups) is None:
+            raise DataError(
+                f"{name}: dataset.group needs two classes, and in {part} one of them exactly once in each group: the "
+                f"right option; the classes are {', '.join(map(repr, labels[:5]))}"
+            )
+
+
+def right_class(labels: np.ndarray, groups: np.ndarray) -> int | None:
+    """The class (0 or 1) that exactly one row of each group has, the last where both are; None where none is.
+
+    With two options a question both are: then a group is scored right for one exactly where it is for the other.
+    """
+    if set(labels) - {0, 1}:
+        return None
+    which = np.unique(groups, return_inverse=True)[1]
+    once = [k for k in (0, 1) if (np.bincount(which, weights=labels == k) == 1).all()]
+    return once[-1] if once else None
+
+
 def _limited(
     train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]
 ) -> tuple[Split, Split]:
@@ -174,7 +212,7 @@ def _limited(
     if limit > len(train):
         notes.append(f"dataset.train_limit={limit} has no effect: there are {len(train)} training texts")
         return train, train.take(np.arange(0))
-    chosen = _stratified(train.labels, limit, seed, least=1)
+    chosen = stratified(train.labels, limit, seed, least=1)
     return train.take(chosen), train.take(np.setdiff1d(np.arange(len(train)), chosen))
 
 
@@ -222,13 +260,20 @@ class _Source:
     notes: list[str] = field(default_factory=list)
 
     def add(
-        self, part: str, texts: list[tuple[str, ...]], labels: list[int], numbers: Sequence[int] | None = None
+        self,
+        part: str,
+        texts: list[tuple[str, ...]],
+        labels: list[int],
+        numbers: Sequence[int] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
-        """Add a split; numbers: of the rows (default: those of a CSV file of ours)."""
-        digests = row_digests(texts, [self.labels[label] for label in labels])
+        """Add a split; numbers: of the rows (default: those of a CSV file of ours); groups: of the rows."""
+        cells = texts if groups is None else [(*text, group) for text, group in zip(texts, groups, strict=True)]
+        digests = row_digests(cells, [self.labels[label] for label in labels])
         numbers = range(2, len(texts) + 2) if numbers is None else numbers
         order = np.array(sorted(range(len(texts)), key=digests.__getitem__), dtype=np.int64)
-        self.splits[part] = Split(texts, np.array(labels, dtype=np.int64), np.array(numbers)).take(order)
+        names = None if groups is None else np.array(groups)
+        self.splits[part] = Split(texts, np.array(labels, dtype=np.int64), np.array(numbers), names).take(order)
         self.hashes[part] = fingerprint(digests)
 
     def add_unlabeled(self, texts: list[tuple[str, ...]]) -> None:
@@ -320,11 +365,16 @@ def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> _Source:
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> _Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
     parts = {
-        part: read_examples(Path(path).expanduser(), [*cfg.text, cfg.label], cfg.separator, cfg.encoding)
+        part: read_examples(Path(path).expanduser(), _columns(cfg), cfg.separator, cfg.encoding)
         for part, path in paths.items()
         if path is not None
     }
-    return _from_examples(cfg.path, parts)
+    return _from_examples(cfg, parts)
+
+
+def _columns(cfg: DatasetConfig) -> list[str]:
+    """The texts', the group's where there is one, the label's."""
+    return [*cfg.text, *([] if cfg.group is None else [cfg.group]), cfg.label]
 
 
 def _read_unlabeled(cfg: DatasetConfig) -> list[tuple[str, ...]]:
@@ -343,7 +393,7 @@ def _label_order(labels: set[str]) -> list[str]:
 
 
 def _from_examples(
-    name: str, parts: dict[str, Examples], order: Sequence[str] = (), notes: Sequence[str] = ()
+    cfg: DatasetConfig, parts: dict[str, Examples], order: Sequence[str] = (), notes: Sequence[str] = ()
 ) -> _Source:
     """A user's own examples by split, checked; order: of the classes, where it is known. Raises DataError."""
     labels = {row[-1] for examples in parts.values() for row in examples.rows}
@@ -353,11 +403,12 @@ def _from_examples(
     try:
         source.notes += examine(parts)
     except DataError as error:
-        raise DataError(f"{name}: {error}") from None
+        raise DataError(f"{cfg.path}: {error}") from None
     index = {label: number for number, label in enumerate(source.labels)}
     for part, examples in parts.items():
-        texts = [tuple(row[:-1]) for row in examples.rows]
-        source.add(part, texts, [index[row[-1]] for row in examples.rows], examples.numbers)
+        texts = [tuple(row[: len(cfg.text)]) for row in examples.rows]
+        groups = None if cfg.group is None else [row[-2] for row in examples.rows]
+        source.add(part, texts, [index[row[-1]] for row in examples.rows], examples.numbers, groups)
     return source
 
 
@@ -366,7 +417,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
     import datasets  # slow to import, and needed here only
 
     name, _, subset = cfg.path.partition(":")
-    columns = [*cfg.text, cfg.label]
+    columns = _columns(cfg)
     try:
         builder = datasets.load_dataset_builder(name, subset or None, revision=cfg.revision)
         is_csv = hasattr(builder.config, "converters") and builder.info.features is None
@@ -395,11 +446,14 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
         if part not in known or set(values) <= {None, "-1"}:
             notes.append(f"{part} is left aside: {'no labels' if part in known else 'not train, validation or test'}")
             continue
-        rows = enumerate(zip(*(table[column][:] for column in cfg.text), values, strict=True), 1)
+        cells = [table[column][:] for column in cfg.text]
+        if cfg.group is not None:
+            cells.append([None if group is None else str(group) for group in table[cfg.group][:]])
+        rows = enumerate(zip(*cells, values, strict=True), 1)
         parts[known[part]] = collect(rows, columns, where, "parquet")
     if "train" not in parts:
         raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
-    return _from_examples(cfg.path, parts, order, notes)
+    return _from_examples(cfg, parts, order, notes)
 
 
 _SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}
@@ -415,4 +469,4 @@ def add_label_noise(split: Split, fraction: float, num_classes: int, seed: int) 
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     labels = split.labels.copy()
     labels[chosen] = (labels[chosen] + rng.integers(1, num_classes, len(chosen))) % num_classes
-    return Split(split.texts, labels, split.rows)
+    return Split(split.texts, labels, split.rows, split.groups)

@@ -25,6 +25,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util.retry import Retry
 
+from gloss.data import snippets
 from gloss.data.datasets import difference, fingerprint_of, read_manifest
 from gloss.data.files import read_table
 from gloss.errors import DataError
@@ -36,17 +37,20 @@ TRIES = 5  # of a transfer that breaks off; a server that is busy (429, 5xx) is 
 
 
 def prepare(names: Sequence[str], data_dir: Path, say: Callable[[str], None] = print) -> list[str]:
-    """Make the prepared form of the named sets under `data_dir`, keeping what is already good.
+    """Make the prepared form of the named sets under `data_dir`, keeping what is already good; a source (`snippets`)
+    stands for all of its sets.
 
     Returns what went wrong, a message a set: one that fails does not stop the others. DataError: an unknown name.
     """
     manifest = read_manifest()
+    of_source = {name: [k for k, x in manifest["sets"].items() if x["source"] == name] for name in manifest["sources"]}
+    names = [name for given in names for name in of_source.get(given, [given])]
     if unknown := [name for name in names if name not in manifest["sets"]]:
         raise DataError(f"{unknown[0]} is none of the sets that can be fetched: {', '.join(manifest['sets'])}")
     problems = []
     for name in names:
         entry = manifest["sets"][name]
-        source = manifest["sources"][entry["source"]]["url"]
+        source = manifest["sources"][entry["source"]]
         try:
             for part in entry["splits"]:
                 _prepare_file(data_dir / name / f"{part}.csv.gz", entry, part, source, say)
@@ -55,7 +59,9 @@ def prepare(names: Sequence[str], data_dir: Path, say: Callable[[str], None] = p
     return problems
 
 
-def _prepare_file(path: Path, entry: dict[str, Any], part: str, source: str, say: Callable[[str], None]) -> None:
+def _prepare_file(
+    path: Path, entry: dict[str, Any], part: str, source: dict[str, str], say: Callable[[str], None]
+) -> None:
     if path.exists():
         try:
             reason = difference(read_table(path, list(entry["columns"].values())), entry, part)
@@ -66,17 +72,22 @@ def _prepare_file(path: Path, entry: dict[str, Any], part: str, source: str, say
             return
         say(f"{path}: made again, because of {reason}")
     expected = entry["splits"][part]
-    raw = path.parent / Path(expected["path"]).name
     with _disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.parent / ".lock"):  # two at once would write into one file
-            fetch(source + expected["path"], raw, expected)
-            rows = _read_raw(raw, entry)
+            if "package" in source:
+                raw, rows = None, snippets.splits(source, entry)[part]
+            else:
+                raw = path.parent / Path(expected["path"]).name
+                fetch(source["url"] + expected["path"], raw, expected)
+                rows = _read_raw(raw, entry)
             if reason := difference(rows, entry, part):
-                raise DataError(f"{raw}: the file that was expected, yet {reason}: please report this")
+                made_from = raw or source["package"]
+                raise DataError(f"{made_from}: the file that was expected, yet {reason}: please report this")
             with atomic_file(path) as file:
                 file.write(prepared_form(list(entry["columns"].values()), rows))
-            raw.unlink()
+            if raw is not None:
+                raw.unlink()
     checked = "checked"
     if expected["fingerprint"] is None:
         checked = "whose fingerprint the manifest does not have; it is " + fingerprint_of(rows, entry)

@@ -128,8 +128,8 @@ def check_experiment(cfg: Config) -> Config:
     """`cfg`; raises ConfigError where its experiment makes no sense for its data set."""
     if cfg.experiment.name == "shift" and cfg.ablation.test_on is None:
         raise ConfigError(
-            f"experiment=shift is not for dataset={cfg.dataset.name}, of which no other domain is known: expected mr, "
-            "sst2, or another test set in ablation.test_on"
+            f"experiment=shift is not for dataset={cfg.dataset.name}, of which no other domain is known: expected "
+            "snippets_movie (product, news, tweets), mr or sst2, or another test set in ablation.test_on"
         )
     return cfg
 

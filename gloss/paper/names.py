@@ -13,6 +13,10 @@ DATASETS = {
     "sst2": "SST-2",
     "qnli": "QNLI",
     "docstrings": "Docstrings",
+    "snippets_movie": "Movie snippets",
+    "snippets_product": "Product snippets",
+    "snippets_news": "News snippets",
+    "snippets_tweets": "Tweets",
 }
 MODELS = {"bert": "BERT-base", "roberta_large": "RoBERTa-large", "distilbert": "DistilBERT", "minilm": "MiniLM"}
 LOSSES = {

@@ -253,7 +253,8 @@ _OPTIONAL = {  # may be missing or null
     "finished_at": str,
 }
 _CONFIG_GROUPS = [f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name))]
-_RANGES = {"accuracy": (0, 100), "macro_f1": (0, 100), "macro_silhouette": (-1, 1), "knn_accuracy": (0, 100)}
+_RANGES = dict.fromkeys(("accuracy", "macro_f1", "knn_accuracy", "grouped_accuracy"), (0, 100))
+_RANGES["macro_silhouette"] = (-1, 1)
 _GRAPH_RANGES = {  # gloss.training.graph_quality
     "homophily": (0, 1),
     "homophily_chance": (0, 1),

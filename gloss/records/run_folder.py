@@ -33,7 +33,7 @@ _NOT_IN_DIGITS_OF = {
 }
 # Keys that came later: left out while they change nothing, so that older runs keep their folders.
 _LATER = {
-    "dataset": {"unlabeled": None},
+    "dataset": {"unlabeled": None, "group": None},
     "trainer": {"unlabeled_per_batch": None},
     "ablation": {"graph_shuffle": False},
 }
@@ -57,8 +57,9 @@ def config_in_digits(cfg: Config) -> dict[str, Any]:
     rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_DIGITS}
     for group, keys in _NOT_IN_DIGITS_OF.items():
         rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
-    if cfg.ablation.test_on is not None and is_csv_file(cfg.ablation.test_on):
-        rest["ablation"]["test_on"] = _content(Path(cfg.ablation.test_on).expanduser())
+    contents = [_content(x) for x in cfg.ablation.tested_on.values()]
+    if contents:
+        rest["ablation"]["test_on"] = contents if isinstance(cfg.ablation.test_on, list) else contents[0]
     for group, off in _LATER.items():
         rest[group] = {key: value for key, value in rest[group].items() if off.get(key, ...) != value}
     return rest
@@ -82,8 +83,11 @@ def code_hash(package: Path = ROOT / "gloss") -> str:
     return found.hexdigest()[:12]
 
 
-def _content(path: Path) -> str:
-    """What a path to texts stands for; the path itself where there is no such file, which a run will be told."""
+def _content(name: str) -> str:
+    """What a set to test stands for: a file's content; the name where it is none, or where there is no such file."""
+    path = Path(name).expanduser()
+    if not is_csv_file(name):
+        return name
     return hashlib.sha256(path.read_bytes()).hexdigest()[:32] if path.is_file() else str(path)
 
 

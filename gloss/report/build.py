@@ -11,6 +11,7 @@ from typing import Any
 from gloss.errors import ConfigError, RunError
 from gloss.records.reading import Record, read_records
 from gloss.records.study import Study, read_studies
+from gloss.report.demo import demo
 from gloss.report.figure import DPI, Drawing, styled
 from gloss.report.figures import runs as pictures
 from gloss.report.figures import search as studies
@@ -32,6 +33,7 @@ from gloss.runtime.atomic import write_atomic
 from gloss.runtime.terminal import printable
 
 SECTIONS = {  # a section of the page: title, the experiments whose runs it shows
+    "demo": ("Before and after training", ("demo",)),
     "table1": ("Table 1: the texts", ()),
     "table2": ("Table 2: integrated mode", ("table2",)),
     "table3": ("Table 3: standalone mode", ("table3",)),
@@ -133,7 +135,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
                 _write(folder, table)
             for drawing in section.drawings:
                 drawing.save(folder, dpi)
-        open_ = [(n, SECTIONS[n][0]) for n, (_, needs) in SECTIONS.items() if needs == (n,) and n not in cells]
+        missing = [n for n, (_, needs) in SECTIONS.items() if needs == (n,) and n not in cells and n != "demo"]
+        open_ = [(n, SECTIONS[n][0]) for n in missing]
         page = render(
             "G-Loss: results",
             _intro(outputs, len(records)),
@@ -167,7 +170,8 @@ def _compose(
             except ValueError as error:  # ConfigError; DataError: texts that neither the disk nor the records know
                 problems.append(f"{name}: {error}")
             arguments = [f' ARGS="{" ".join(overrides)}"' if overrides else "" for overrides in asked]
-            commands[name] = " && ".join(f"make reproduce-{name}{x}" for x in arguments)
+            target = name if name == "demo" else f"reproduce-{name}"
+            commands[name] = " && ".join(f"make {target}{x}" for x in arguments)
     return cells, commands
 
 
@@ -205,6 +209,10 @@ def _parts(
             measured[kind], broken = starting.read_measured(outputs, kind)
             problems += [p for p in broken if p not in problems]
         return [with_references(_TABLES[name](first), first, **measured)]
+    if name == "demo":
+        measured, broken = starting.read_measured(outputs, "frozen")
+        problems += broken
+        return demo(first, measured, outputs)
     if name in _TABLES:
         return [_TABLES[name](first)]
     if name in _FIGURES:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from omegaconf import OmegaConf
 
 from gloss.config import CONFIG_DIR, DatasetConfig, ModelConfig, TrainerConfig
@@ -16,9 +18,9 @@ from gloss.data.tokens import tokenize
 from gloss.errors import ConfigError, DataError
 from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
-from gloss.records.run_folder import write_json
+from gloss.records.run_folder import write_arrays, write_json
 from gloss.runtime.device import choose_device, choose_precision
-from gloss.training.metrics import classification_metrics
+from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.neighbours import best_k, nearest_labels, vote
 from gloss.training.probe import logistic_probe
 from gloss.training.trainer import embed
@@ -28,23 +30,26 @@ STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C of the linear classifier: a larger o
 
 def measure(
     what: Sequence[str],
-    datasets: Sequence[str],
+    datasets: Sequence[str | DatasetConfig],
     tokenizer: str,
     data_dir: str | Path,
     outputs: str | Path,
-    models: Sequence[str] = (),
+    models: Sequence[str | ModelConfig] = (),
+    save_embeddings: bool = False,
 ) -> None:
     """Measure "texts" and "tfidf" of each data set, and "frozen" with each of `models`, and say so.
 
-    tokenizer and models: names in configs/model. A set whose texts are not there is told and passed over, so that one
+    datasets and models: names in configs, or configurations; tokenizer: a name; save_embeddings: of the test texts, by
+    the frozen encoders. A set whose texts are not there is told and passed over, so that one
     missing set does not cost the others. Raises ConfigError for an unknown name.
     """
     if unknown := sorted(set(what) - {"texts", "tfidf", "frozen"}):
         raise ConfigError(f"measure={','.join(unknown)} is not allowed: expected some of texts, tfidf, frozen")
     encoders = [_read("model", model, ModelConfig) for model in models if "frozen" in what]
     tokens = load_tokenizer(_read("model", tokenizer, ModelConfig)) if "texts" in what else None
-    for name in datasets:
-        cfg = _read("dataset", name, DatasetConfig)
+    for given in datasets:
+        cfg = _read("dataset", given, DatasetConfig)
+        name = cfg.name
         try:
             if "texts" in what:
                 measure_texts(cfg, data_dir, tokens, outputs, tokenizer)
@@ -52,14 +57,16 @@ def measure(
                 record = measure_tfidf(cfg, data_dir, outputs)
                 print(f"{name}: TF-IDF with a linear classifier: test accuracy {record['test']['accuracy']:.2f} %")
             for model in encoders:
-                record = measure_frozen(cfg, model, data_dir, outputs)
+                record = measure_frozen(cfg, model, data_dir, outputs, save_embeddings)
                 shown = f"{record['test']['accuracy']:.2f} %, nearest neighbours {record['test']['knn_accuracy']:.2f} %"
                 print(f"{name}: frozen {model.alias} with a logistic probe: test accuracy {shown}")
         except DataError as error:
             print(f"{name} is not measured: {error}", file=sys.stderr)
 
 
-def _read(group: str, name: str, schema: type) -> Any:
+def _read(group: str, name: Any, schema: type) -> Any:
+    if isinstance(name, schema):
+        return name
     path = CONFIG_DIR / group / f"{name}.yaml"
     if not path.is_file():
         names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
@@ -109,14 +116,19 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
 
 
 def measure_frozen(
-    cfg: DatasetConfig, model_cfg: ModelConfig, data_dir: str | Path, outputs: str | Path
+    cfg: DatasetConfig,
+    model_cfg: ModelConfig,
+    data_dir: str | Path,
+    outputs: str | Path,
+    save_embeddings: bool = False,
 ) -> dict[str, Any]:
     """The pretrained encoder as it is, with the probe of standalone mode and with nearest neighbours, for Tables 2 and
-    3: <outputs>/baselines/frozen-<name>-<model>.json.
+    3: <outputs>/baselines/frozen-<name>-<model>.json, and with `save_embeddings` the test embeddings in .npz beside it.
 
-    Both are chosen on validation; the test split is scored once. Raises DataError, and ConfigError for the encoder.
+    Both are chosen on validation; the test split is scored once. Of `cfg.train_limit` texts it takes those of the first
+    seed. Raises DataError, and ConfigError for the encoder.
     """
-    dataset, tokenizer = load_dataset(cfg, data_dir, seed=0), load_tokenizer(model_cfg)
+    dataset, tokenizer = load_dataset(cfg, data_dir, seed=1), load_tokenizer(model_cfg)
     device = choose_device("auto")
     precision = choose_precision(TrainerConfig(), device)
     model = Classifier(load_encoder(model_cfg), len(dataset.labels)).to(device)
@@ -143,5 +155,9 @@ def measure_frozen(
     for part in ("val", "test"):
         knn_accuracy = 100 * float((vote(nearest[part], k) == y[part]).mean())
         record[part] = {**classification_metrics(z[part] @ weight.T + bias, y[part]), "knn_accuracy": knn_accuracy}
-    write_json(Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json", record)
+        record[part]["macro_silhouette"] = macro_silhouette(torch.from_numpy(z[part]), torch.from_numpy(y[part]))
+    path = Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json"
+    write_json(path, record)
+    if save_embeddings:
+        write_arrays(path.with_suffix(".npz"), test_embeddings=z["test"].astype(np.float16))
     return record

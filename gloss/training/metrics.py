@@ -21,6 +21,22 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
+def grouped_accuracy(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray, right: int) -> float:
+    """Percent of the groups whose highest-scored row is of the class `right`; a tie for the highest is not right.
+
+    Args:
+        logits: float [N, 2].
+        labels: int [N], 0 or 1; `right` exactly once in each group.
+        groups: str or int [N], the question that a row is an option of.
+        right: 0 or 1, the class of right options; a row's score is its logit above that of the other class.
+    """
+    score = logits[:, right].astype(np.float64) - logits[:, 1 - right]
+    which = np.unique(groups, return_inverse=True)[1]
+    best_wrong = np.full(which.max() + 1, -np.inf)
+    np.maximum.at(best_wrong, which[labels != right], score[labels != right])
+    return 100 * float((score[labels == right] > best_wrong[which[labels == right]]).mean())
+
+
 def macro_silhouette(embeddings: Tensor, labels: Tensor, block: int = 1024) -> float | None:
     """Mean over classes of the mean silhouette of each class, Euclidean on unit-length embeddings; from −1 to 1.
 

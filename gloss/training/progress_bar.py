@@ -64,4 +64,6 @@ def scores(result: dict) -> str:
             silhouette = metrics["macro_silhouette"]
             shown = "" if silhouette is None else f", silhouette {silhouette:.4f}"
             parts.append(f"{name} accuracy {metrics['accuracy']:.2f}, macro-F1 {metrics['macro_f1']:.2f}{shown}")
+            if "grouped_accuracy" in metrics:
+                parts[-1] += f", right option {metrics['grouped_accuracy']:.2f}"
     return "; ".join(parts)

@@ -21,7 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from gloss.config import INTEGRATED, STANDALONE, Config
-from gloss.data.datasets import Split, TextDataset, add_label_noise, load_dataset, load_test, other_set
+from gloss.data.checks import letters_and_digits
+from gloss.data.datasets import Split, TextDataset, add_label_noise, load_dataset, load_test, other_set, right_class
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import sqrt_bandwidth
@@ -49,7 +50,7 @@ from gloss.runtime.terminal import outlasting_its_readers, printable
 from gloss.runtime.timing import reset_peak_memory
 from gloss.training.checkpoint import Progress
 from gloss.training.graph_quality import DEFAULT_GAMMA
-from gloss.training.metrics import classification_metrics, macro_silhouette
+from gloss.training.metrics import classification_metrics, grouped_accuracy, macro_silhouette
 from gloss.training.neighbours import best_k, nearest_labels, vote
 from gloss.training.objective import Objective, balanced_class_weights
 from gloss.training.probe import adam_probe, logistic_probe
@@ -233,7 +234,7 @@ def _run(
     )
     try:
         fit.run()
-        metrics, arrays, probe = _test(cfg, fit)
+        metrics, arrays, probe = _test(cfg, fit, dataset)
         write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
         write_lines(folder / "epochs.jsonl", progress.epochs)
         result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
@@ -263,8 +264,8 @@ def _texts_on_device(
         splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
     if is_trial:
         del splits["test"]
-    elif cfg.ablation.test_on is not None:
-        splits["test_on"] = _shifted_test(cfg, dataset)
+    else:
+        splits |= {split: _shifted_test(cfg, dataset, name) for split, name in cfg.ablation.tested_on.items()}
     if dataset.unlabeled is not None:
         splits["unlabeled"] = dataset.unlabeled
     tokenizer = load_tokenizer(cfg.model)
@@ -348,7 +349,9 @@ def _graph_sigma(
     return sigma
 
 
-def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
+def _test(
+    cfg: Config, fit: Fit, dataset: TextDataset
+) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
     """Metrics by split (all but train), arrays of predictions.npz, and settings of probe and nearest neighbours."""
     embeddings = {name: fit.embed(name) for name in fit.tables if name not in ("train", "unlabeled")}
     rows = np.arange(len(fit.tables["train"]))
@@ -367,6 +370,10 @@ def _test(cfg: Config, fit: Fit) -> tuple[dict[str, dict], dict[str, np.ndarray]
         logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
         silhouette = macro_silhouette(embedded, fit.labels[name])
         metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
+        groups = dataset.splits[name].groups if name in dataset.splits else None
+        if groups is not None:
+            right = right_class(truth, groups)
+            metrics[name]["grouped_accuracy"] = grouped_accuracy(logits, truth, groups, right)
         metrics[name]["knn_accuracy"] = 100 * float((vote(nearest[name], k) == truth).mean())
         arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
         if cfg.trainer.save_embeddings:
@@ -391,14 +398,11 @@ def _fit_probe(cfg: Config, fit: Fit, train: Tensor, val: Tensor) -> dict[str, A
     return settings
 
 
-def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
-    """The test split of another set with the same classes (`ablation.test_on`), without the texts that this set trains
-    or validates on: two sets of one source share many, though not to the letter. Raises ConfigError, DataError."""
-
-    def words(text: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple("".join(filter(str.isalnum, cell.lower())) for cell in text)
-
-    other = other_set(cfg.dataset, cfg.ablation.test_on)
+def _shifted_test(cfg: Config, dataset: TextDataset, name: str) -> Split:
+    """The test split of another set with the same classes (of `ablation.test_on`), without the texts that this set
+    trains or validates on: two sets of one source share many, though not to the letter. Raises ConfigError, DataError.
+    """
+    other = other_set(cfg.dataset, name)
     if other.source == "prepared":
         shifted = load_dataset(other, cfg.paths.data, cfg.seed)
         classes, test = shifted.labels, shifted.splits["test"]
@@ -406,13 +410,13 @@ def _shifted_test(cfg: Config, dataset: TextDataset) -> Split:
         classes, test = load_test(other, dataset.labels)
     if classes != dataset.labels:
         raise ConfigError(
-            f"ablation.test_on={cfg.ablation.test_on} cannot test dataset={dataset.name}: its classes {classes} are "
+            f"ablation.test_on={name} cannot test dataset={dataset.name}: its classes {classes} are "
             f"not {dataset.labels}"
         )
-    known = {words(text) for part in ("train", "val") for text in dataset.splits[part].texts}
-    kept = np.flatnonzero([words(text) not in known for text in test.texts])
+    known = {letters_and_digits(text) for part in ("train", "val") for text in dataset.splits[part].texts}
+    kept = np.flatnonzero([letters_and_digits(text) not in known for text in test.texts])
     if not len(kept):
-        told = f"ablation.test_on={cfg.ablation.test_on} cannot test {dataset.name}: it trains on all these texts"
+        told = f"ablation.test_on={name} cannot test {dataset.name}: it trains on all these texts"
         raise ConfigError(told)
     print(
         f"test_on {other.name}: {len(test) - len(kept)} of {len(test)} texts are left out, because {dataset.name} "

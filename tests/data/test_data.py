@@ -213,12 +213,15 @@ def test_a_missing_file_or_an_unknown_set_says_what_to_do(toy):
 
 def test_every_set_of_the_manifest_has_a_config_and_pinned_sources():
     manifest = data.read_manifest()
-    assert set(TABLE_1) | {"sst2", "qnli"} == set(manifest["sets"])
+    snippets = {f"snippets_{domain}" for domain in ("movie", "product", "news", "tweets")}
+    assert set(TABLE_1) | {"sst2", "qnli"} | snippets == set(manifest["sets"])
     for name, entry in manifest["sets"].items():
         assert (CONFIG_DIR / "dataset" / f"{name}.yaml").read_text().startswith(f"name: {name}")
-        assert manifest["sources"][entry["source"]]["url"].startswith("https://")
+        source = manifest["sources"][entry["source"]]
+        assert len(source.get("sha256", "")) == 64 or source["url"].startswith("https://")
         for part in entry["splits"].values():
-            assert len(part.get("git_blob", "")) == 40 or len(part.get("sha256", "")) == 64
+            assert len(part.get("git_blob", "")) == 40 or len(part.get("sha256", source.get("sha256", ""))) == 64
+            assert part["fingerprint"] or name == "qnli"
 
 
 # -- fingerprints and splits -------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ def test_stratified_samples_are_in_proportion_within_their_bounds(seed):
     labels = rng.choice(6, size=300, p=[0.5, 0.3, 0.1, 0.05, 0.04, 0.01])
     counts = np.bincount(labels, minlength=6)
     size = int(rng.integers(6, 300))
-    chosen = data._stratified(labels, size, seed, least=1)
+    chosen = data.stratified(labels, size, seed, least=1)
     taken = np.bincount(labels[chosen], minlength=6)
     assert len(set(chosen)) == len(chosen) == size
     quota = counts * size / 300
@@ -250,7 +253,7 @@ def test_stratified_samples_are_in_proportion_within_their_bounds(seed):
     # A class is off its quota by less than one text, or by what the classes lifted to one text take.
     lifted = ((counts > 0) & (quota < 1)).sum()
     assert np.abs(taken - quota).max() <= 1 + lifted
-    assert (chosen == data._stratified(labels, size, seed, least=1)).all()
+    assert (chosen == data.stratified(labels, size, seed, least=1)).all()
 
 
 def test_a_cut_leaves_every_class_in_train(toy):

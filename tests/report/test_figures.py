@@ -371,7 +371,24 @@ def test_shift_pairs_the_drop_by_seed(tmp_path):
         write_run(tmp_path, seed=seed, metrics=metrics)
     table = own.shift(groups_of(tmp_path, [c]))
     shown = [e.plain() for e in table.rows[0]]
-    assert shown == ["MR", "SST-2", "BERT-base", "CE", "87.00 ± 1.41 (2)", "80.50 ± 0.71 (2)", "6.50 ± 0.71"]
+    assert shown == ["MR", "BERT-base", "CE", "87.00 ± 1.41 (2)", "80.50 ± 0.71 (2)", "6.50 ± 0.71"]
+    assert table.columns[3:] == ["on MR", "on SST-2", "Drop"]
+
+
+def test_shift_is_a_matrix_of_training_and_test_sets(tmp_path):
+    scores = {"mr": {"test": 80.0, "test_on_r8": 70.0, "test_on_r52": 50.0}}
+    scores["r8"] = {"test": 90.0, "test_on_mr": 60.0, "test_on_r52": 85.0}
+    cells = []
+    for dataset, found in scores.items():
+        others = [split.removeprefix("test_on_") for split in found if split != "test"]
+        cells.append(cell(dataset=dataset, config={"ablation": {"test_on": others}}))
+        write_run(tmp_path, dataset=dataset, metrics={k: {"accuracy": v, "macro_f1": v} for k, v in found.items()})
+    table = own.shift(groups_of(tmp_path, cells))
+    assert table.columns == ["Trained on", "Model", "Loss", "on MR", "on R8", "on R52", "Drop"]
+    assert [[e.plain().split(" ")[0] for e in row] for row in table.rows] == [
+        ["MR", "BERT-base", "CE", "80.00", "70.00", "50.00", "20.00"],
+        ["R8", "BERT-base", "CE", "60.00", "90.00", "85.00", "17.50"],
+    ]
 
 
 def test_variant_compares_paper_and_released_by_seed(tmp_path):

@@ -135,7 +135,7 @@ def test_pairs_tables_and_ranks_keep_modes_apart(tmp_path):
     silhouettes, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
     assert silhouettes[3].startswith("0.8000") and silhouettes[4].startswith("0.8050")
     shifted = own.shift(groups)
-    assert {r[3].plain(): r[4].parts[0].rank for r in shifted.rows} == {
+    assert {r[2].plain(): r[3].parts[0].rank for r in shifted.rows} == {
         **{"G-Loss-O + CE (integrated)": 1, "Cosine + CE (integrated)": 0},
         **{"G-Loss-O (standalone)": 0, "Cosine (standalone)": 1, "SCL (standalone)": 2},
     }

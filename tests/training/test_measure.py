@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from gloss.config import DatasetConfig, ModelConfig
+from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError
 from gloss.report.tables import datasets_and_search as starting
 from gloss.training import baselines as measure
@@ -46,12 +48,20 @@ def test_tfidf_does_not_look_at_test_labels(tmp_path, separable, monkeypatch):
 def test_a_frozen_encoder_is_measured_with_probe_and_neighbours(tmp_path, separable, monkeypatch, capsys):
     tiny = measure._read("model", "tiny", ModelConfig)
     record = measure.measure_frozen(separable, tiny, tmp_path, tmp_path)
-    assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0, "knn_accuracy": 100.0}
+    silhouette = record["test"].pop("macro_silhouette")
+    assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0, "knn_accuracy": 100.0} and 0 < silhouette <= 1
+    record["test"]["macro_silhouette"] = silhouette
     assert (record["num_neighbours"], record["probe_strength"], record["num_rows"]["train"]) == (1, 0.001, 96)
     assert starting.read_measured(tmp_path, "frozen") == ([record], [])
     monkeypatch.setattr(measure, "_read", lambda group, name, schema: separable if group == "dataset" else tiny)
     measure.measure(["frozen"], ["food"], "minilm", tmp_path, tmp_path, models=["tiny"])
     assert "food: frozen tiny with a logistic probe: test accuracy 100.00 %" in capsys.readouterr().out
+    assert not list(tmp_path.glob("baselines/*.npz"))
+    measure.measure(["frozen"], [separable], "minilm", tmp_path, tmp_path, models=[tiny], save_embeddings=True)
+    with np.load(tmp_path / "baselines" / "frozen-food-tiny.npz") as arrays:
+        z, y = arrays["test_embeddings"], load_dataset(separable, tmp_path, 1).splits["test"].labels
+    near = np.square(z[:, None].astype(np.float32) - z).sum(2) + np.diag(np.full(len(z), np.inf))
+    assert len(z) == 12 and (y[near.argmin(1)] == y).all()  # in the order of the test texts
 
 
 def test_texts_are_measured_for_table1(tmp_path, separable):

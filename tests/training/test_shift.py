@@ -30,7 +30,8 @@ def own() -> TextDataset:
 def shifted_test(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "positive")) -> Split:
     other = TextDataset("sst2", list(labels), {"test": texts(*words)}, "1", None)
     monkeypatch.setattr(train, "load_dataset", lambda cfg, data_dir, seed: other)
-    return train._shifted_test(Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", "")), own())
+    cfg = Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", ""))
+    return train._shifted_test(cfg, own(), "sst2")
 
 
 def test_texts_that_the_run_has_seen_are_left_out_whatever_their_case_and_punctuation(monkeypatch, capsys):
@@ -52,7 +53,7 @@ def test_the_reviews_of_mr_and_sst2_overlap_as_the_experiment_says():
     data = os.environ["GLOSS_DATA_DIR"]
     for name, other, num_kept in (("mr", "sst2", 872 - 486), ("sst2", "mr", 3554 - 1858)):
         cfg = Config(ablation=AblationConfig(test_on=other), paths=PathsConfig(data, ""))
-        assert len(train._shifted_test(cfg, load_dataset(DatasetConfig(name=name), data, 1))) == num_kept
+        assert len(train._shifted_test(cfg, load_dataset(DatasetConfig(name=name), data, 1), other)) == num_kept
 
 
 def shift_file(path: Path, *rows: str) -> str:
@@ -71,9 +72,19 @@ def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(
     assert set(record.result["metrics"]) == {"val", "test", "test_on"} and len(arrays["test_on_labels"]) == kept
     assert f"test_on other.csv: {152 - kept} of 152 texts are left out" in capsys.readouterr().err
     labels, split = load_test(other_set(cfg.dataset, name), record.result["labels"])
-    assert labels == ["fruit", "tool", "weather"] and [labels[y] for y in split.labels[split.rows < 2]] in (
+    assert labels == ["fruit", "tool", "weather"] and [labels[y] for y in split.labels[split.rows < 4]] in (
         [*pair] for pair in (("fruit", "weather"), ("weather", "fruit"))
     )
+
+
+def test_a_list_of_sets_is_tested_one_by_one(tiny_config, tmp_path):
+    rows = {"one.csv": ("a ripe plum,fruit", "storm and hail,weather"), "two.csv": ("a blunt saw,tool",)}
+    names = [shift_file(tmp_path / name, *lines) for name, lines in rows.items()]
+    both = train.train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on=[{','.join(names)}]"))
+    assert both.result["num_rows"] | {f"test_on_{names[0]}": 2, f"test_on_{names[1]}": 1} == both.result["num_rows"]
+    one = train.train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={names[1]}"))
+    assert one.result["metrics"]["test_on"] == both.result["metrics"][f"test_on_{names[1]}"]  # by the same weights
+    assert (both.predictions()[f"test_on_{names[1]}_logits"] == one.predictions()["test_on_logits"]).all()
 
 
 def test_the_folder_of_a_run_follows_from_the_content_of_the_other_file(tiny_config, tmp_path):
@@ -110,6 +121,6 @@ def test_a_folder_as_hub_set_gives_its_test_split(tmp_path):
 def test_a_set_without_another_domain_is_refused(capsys):
     with pytest.raises(ConfigError, match="experiment=shift is not for dataset=r8"):
         compose_cells("shift", ["dataset=r8", "loss=ce", "seed=1"])
-    assert main(lambda *_: None, ["experiment=shift", "dataset=r8", "loss=ce"]) == 2
-    assert "expected mr, sst2, or another test set in ablation.test_on" in capsys.readouterr().err
+    assert main(lambda *_: None, ["experiment=shift", "dataset=r8", "loss=ce", "seed=1"]) == 2
+    assert "expected snippets_movie (product, news, tweets), mr or sst2, or another test set" in capsys.readouterr().err
     assert compose_cells("shift", ["dataset=r8", "loss=ce", "ablation.test_on=r52"])[0].config.ablation.test_on == "r52"

@@ -218,7 +218,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
             keep = np.sort(np.random.default_rng(0).permutation(len(arrays["test_labels"]))[:max_points])
             labels = arrays["test_labels"][keep]
             xy = tsne(arrays["test_embeddings"][keep])
-            handles = _classes(ax, xy, labels, [str(x) for x in run.result["labels"]])
+            handles = class_points(ax, xy, labels, [str(x) for x in run.result["labels"]])
             silhouette = number(run.result, "metrics", "test", "macro_silhouette")
             shown = [] if silhouette is None else [f"silhouette {silhouette:.2f}"]
             ax.set_xlabel(", ".join(shown + ([] if common else [f"seed {seed}"])))
@@ -253,7 +253,8 @@ def tsne(embeddings: np.ndarray) -> np.ndarray:
     return TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500, n_jobs=1).fit_transform(z)
 
 
-def _classes(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[Any]:
+def class_points(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[Any]:
+    """Draw points [N, 2] in the look of their classes; returns a handle a class for a legend."""
     handles = []
     for k in np.unique(labels):
         mine = xy[labels == k]

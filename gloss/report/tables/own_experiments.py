@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gloss.config import CE, GRAPH_LOSSES, INTEGRATED
-from gloss.paper.names import dataset_name, loss_name, model_name
+from gloss.config import CE, GRAPH_LOSSES, INTEGRATED, AblationConfig
+from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.report.figure import Drawing
 from gloss.report.figures.sweeps import by_loss, others, setting
 from gloss.report.seed_groups import Group, is_comparable, mean_std
@@ -74,43 +74,53 @@ def graph_size(groups: Sequence[Group]) -> Drawing | None:
 
 
 def shift(groups: Sequence[Group]) -> Table:
-    """Trained on one set, tested on its own test split and on another domain's; a line a direction and loss."""
+    """Trained on one set, tested on its own test split and on others'; a line a set and loss, a column a tested set."""
+    splits = {id(g): {g.dataset: "test", **_other_splits(g)} for g in groups}
+    tested = list(dict.fromkeys(x for g in groups for x in (g.dataset, *splits[id(g)])))
+    tested.sort(key=paper_order)
     rows, data = [], []
     has_modes = len({g.mode for g in groups}) > 1
     for dataset, model in dict.fromkeys((g.dataset, g.model) for g in groups):
         block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
+        scores = {
+            (id(g), name): g.values("metrics", split, "accuracy")
+            for g in block
+            for name, split in splits[id(g)].items()
+        }
         columns = []
-        for split in ("test", "test_on"):
-            values = [list(g.values("metrics", split, "accuracy").values()) for g in block]
+        for name in tested:
+            values = [list(scores.get((id(g), name), {}).values()) for g in block]
             shown = [
                 Entry((Part(mean_std(v)),), seeds_text(g, len(v))) if v else Entry()
                 for g, v in zip(block, values, strict=True)
             ]
             columns.append(mark(shown, rank_alike(block, [mean(v) if v else None for v in values])))
-        drops = []
-        for g in block:
-            inside, outside = g.test("accuracy"), g.values("metrics", "test_on", "accuracy")
-            drop = [inside[seed] - outside[seed] for seed in inside if seed in outside]
-            drops.append(mean_std(drop) if drop else MISSING)
-            other = (g.config.get("ablation") or {}).get("test_on")
-            keys = {"trained_on": dataset, "tested_on": other, "model": model, "mode": g.mode, "loss": g.loss}
-            keys |= {**g.point, "n": len(inside)}
-            means = {
-                "accuracy": mean(list(inside.values())) if inside else None,
-                "shifted_accuracy": mean(list(outside.values())) if outside else None,
-            }
-            data.append({**keys, **means, "drop": mean(drop) if drop else None})
         for i, g in enumerate(block):
-            other = str((g.config.get("ablation") or {}).get("test_on"))
+            inside = scores[id(g), dataset]
+            outside = [scores[id(g), name] for name in splits[id(g)] if name != dataset]
+            seeds = [seed for seed in inside if outside and all(seed in found for found in outside)]
+            drop = [inside[seed] - mean([found[seed] for found in outside]) for seed in seeds]
             label = loss_name(g.loss, g.mode) + (f" ({g.mode})" if has_modes else "") + others(g, "ablation.test_on")
-            keys = [dataset_name(dataset), dataset_name(other), model_name(model), label]
-            rows.append([*map(entry, keys), columns[0][i], columns[1][i], entry(drops[i])])
+            keys = [dataset_name(dataset), model_name(model), label]
+            drops = entry(mean_std(drop) if drop else MISSING)
+            rows.append([*map(entry, keys), *(column[i] for column in columns), drops])
+            for name in splits[id(g)]:
+                found = list(scores[id(g), name].values())
+                where = {"trained_on": dataset, "tested_on": name, "model": model, "mode": g.mode, "loss": g.loss}
+                data.append({**where, **g.point, "n": len(found), "accuracy": mean(found) if found else None})
     notes = [
-        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds; drop: paired by seed.",
+        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds. Drop: from the own test "
+        "split to the mean of the other columns, paired by seed.",
         *common_notes(groups),
     ]
-    heads = ["Trained on", "Tested on", "Model", "Loss", "Own test split", "Other domain", "Drop"]
-    return Table("shift", "Another domain", heads, rows, data, notes, missing(groups), num_keys=4)
+    heads = ["Trained on", "Model", "Loss", *(f"on {dataset_name(name)}" for name in tested), "Drop"]
+    return Table("shift", "Another domain", heads, rows, data, notes, missing(groups), num_keys=3)
+
+
+def _other_splits(g: Group) -> dict[str, str]:
+    """The split of a record by the name of the other set that it is of."""
+    found = AblationConfig(test_on=(g.config.get("ablation") or {}).get("test_on")).tested_on
+    return {name: split for split, name in found.items()}
 
 
 def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:

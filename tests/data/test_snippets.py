@@ -1,0 +1,117 @@
+"""The sets `snippets_*`: small archives of the same form; the real texts where the prepared sets are there."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from gloss.config import DatasetConfig
+from gloss.data import datasets as data
+from gloss.data import snippets
+from gloss.data.datasets import load_dataset
+from gloss.data.download import prepare
+from gloss.errors import DataError
+
+LINES = b"1\t2.0\tA fine film.\n2\t-0.5\tDull\r\n3\t0.49\tso so\n4\t0.5\ta FINE film!\n"
+LINES += b"5\t-1\tcaf\xe9 closed\n6\t1\tyes\n7\t-1\tYes.\n"
+
+
+def archive(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w:gz") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+def package(content: bytes) -> tuple[bytes, str]:
+    inner = archive({"h/one_GroundTruth.txt": content, "h/other.txt": b"not read", "../up_GroundTruth.txt": b"x"})
+    outer = archive({"v-1/setup.py": b"", "v-1/more/h.tar.gz": inner})
+    return outer, hashlib.sha256(outer).hexdigest()
+
+
+def test_clear_ratings_only_and_repeats_once():
+    assert snippets.polar_rows(LINES) == [["A fine film.", "1"], ["Dull", "0"], ["café closed", "0"]]
+    with pytest.raises(DataError, match="line 2 is not an id, a mean rating and a text"):
+        snippets.polar_rows(b"1\t2.0\tgood\n2\tgood\n")
+
+
+def test_splits_are_stratified_disjoint_and_the_same_in_any_order():
+    rows = [[f"text {i}", str(int(i % 10 < 3))] for i in range(3000)]
+    parts = snippets.split(rows)
+    assert {part: len(found) for part, found in parts.items()} == {"train": 1600, "val": 400, "test": 1000}
+    assert sorted(sum(parts.values(), [])) == sorted(rows)
+    assert [sum(int(label) for _, label in parts[part]) for part in ("train", "val", "test")] == [480, 120, 300]
+    assert snippets.split(rows[::-1]) == parts
+
+
+def test_members_come_from_the_package_of_this_hash_only():
+    outer, sha256 = package(LINES)
+    assert snippets.members(outer, sha256, "more/h.tar.gz")["one_GroundTruth.txt"] == LINES
+    with pytest.raises(DataError, match="the package has the sha256"):
+        snippets.members(outer + b"x", sha256, "more/h.tar.gz")
+
+
+@pytest.fixture
+def domain(tmp_path, monkeypatch):
+    """A manifest with one set of a package that lies in a folder; nothing is asked of an index."""
+    content = "".join(f"{i}\t{-2 if i % 4 else 2}\tsnippet number {i}\n" for i in range(1500)).encode()
+    inner = archive({"h/one_GroundTruth.txt": content})
+    setup = b"from setuptools import setup\nsetup(name='tiny-snippets', version='1')\n"
+    info = b"Metadata-Version: 2.1\nName: tiny-snippets\nVersion: 1\n"
+    outer = archive(
+        {"tiny_snippets-1/setup.py": setup, "tiny_snippets-1/PKG-INFO": info, "tiny_snippets-1/h.tar.gz": inner}
+    )
+    (tmp_path / "tiny_snippets-1.tar.gz").write_bytes(outer)
+    sha256 = hashlib.sha256(outer).hexdigest()
+    splits = {
+        part: {"rows": rows, "fingerprint": None} for part, rows in (("train", 100), ("val", 400), ("test", 1000))
+    }
+    entry = {"source": "tiny", "member": "one_GroundTruth.txt", "columns": {"text": "text", "label": "label"}}
+    entry |= {"labels": {"0": "negative", "1": "positive"}, "splits": splits}
+    source = {"package": "tiny-snippets==1", "sha256": sha256, "member": "h.tar.gz"}
+    (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"tiny": source}, "sets": {"tiny_one": entry}}))
+    monkeypatch.setattr(data, "MANIFEST", tmp_path / "manifest.json")
+    monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} {os.environ.get('PIP_FIND_LINKS', '')}".strip())
+    snippets._archive.cache_clear()
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "way", ["file", pytest.param("pip", marks=pytest.mark.long)]
+)  # pip asks an index for setuptools
+def test_a_set_is_fetched_and_prepared_once(domain, way, monkeypatch):
+    if way == "file":
+        content = (domain / "tiny_snippets-1.tar.gz").read_bytes()
+        monkeypatch.setattr(snippets, "_archive", lambda _, sha256, member: snippets.members(content, sha256, member))
+    said: list[str] = []
+    assert prepare(["tiny"], domain / "data", said.append) == [] and len(said) == 3  # a source stands for its sets
+    dataset = load_dataset(DatasetConfig(name="tiny_one"), domain / "data", seed=1)
+    assert dataset.labels == ["negative", "positive"] and dataset.splits["test"].labels.sum() == 250
+    monkeypatch.setattr(snippets, "_archive", lambda *_: pytest.fail("fetched again"))
+    assert prepare(["tiny_one"], domain / "data", said.append) == [] and "there already" in said[-1]
+
+
+def test_another_content_of_the_package_is_refused_and_leaves_nothing(domain):
+    (domain / "tiny_snippets-1.tar.gz").write_bytes(archive({"tiny_snippets-1/setup.py": b"raise SystemExit"}))
+    (problem,) = prepare(["tiny_one"], domain / "data", lambda line: None)
+    assert "pip cannot download the source of tiny-snippets==1" in problem and "PIP_FIND_LINKS" in problem
+    assert not list((domain / "data").rglob("*.csv.gz"))
+
+
+REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
+
+
+@pytest.mark.skipif(not (REAL / "snippets_movie").is_dir(), reason="needs make data DATASETS=snippets (GLOSS_DATA_DIR)")
+def test_the_real_movie_snippets_are_those_of_the_manifest():
+    dataset = load_dataset(DatasetConfig(name="snippets_movie"), REAL, seed=1)
+    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 8670, "val": 400, "test": 1000}
+    assert 0.49 < dataset.splits["test"].labels.mean() < 0.5

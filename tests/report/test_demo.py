@@ -1,0 +1,99 @@
+"""The demo's table and picture from synthetic runs, and what its experiment composes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import cell, write_run
+
+from gloss.errors import RunError
+from gloss.experiments.grid import compose_cells
+from gloss.records.reading import read_records
+from gloss.report.demo import _plane, demo
+from gloss.report.figure import styled
+from gloss.report.seed_groups import gather
+
+CONFIG = {"trainer": {"max_epochs": 6, "lr": 1e-4, "batch_size": 64}, "model": {"max_length": 48}}
+QUALITY = {
+    "sigma": 0.5,
+    "gamma": 0.6,
+    "at_start": {"homophily": 0.5, "homophily_chance": 0.49, "propagated_accuracy": 53.0, "majority_accuracy": 51.0},
+    "at_best": {"homophily": 0.75, "homophily_chance": 0.49, "propagated_accuracy": 79.0, "majority_accuracy": 51.0},
+}
+
+
+def embeddings_of(separation: float, labels: np.ndarray) -> np.ndarray:
+    z = np.random.default_rng(0).normal(size=(len(labels), 16)).astype(np.float32)
+    z[:, 0] += separation * labels
+    return z
+
+
+@pytest.fixture
+def outputs(tmp_path: Path) -> Path:
+    labels = np.arange(60) % 2
+    for c, accuracy in zip(CELLS, (80.0, 82.0), strict=True):
+        arrays = {"test_labels": labels, "test_embeddings": embeddings_of(4.0, labels)}
+        write_run(tmp_path, loss=c.loss, digits=c.digits, accuracy=accuracy, silhouette=0.3, arrays=arrays)
+        path = next(tmp_path.glob(f"runs/*/*/*-{c.loss}/*/*/result.json"))
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"graph_quality": QUALITY}))
+    (tmp_path / "baselines").mkdir()
+    np.savez_compressed(tmp_path / "baselines" / "frozen-mr-bert.npz", test_embeddings=embeddings_of(0.0, labels))
+    return tmp_path
+
+
+CELLS = [cell(loss=loss, config=CONFIG) for loss in ("ce", "gloss_sqrt")]
+SCORES = {"accuracy": 68.3, "macro_silhouette": 0.002, "knn_accuracy": 62.3}
+FROZEN = [{"dataset": "mr", "model": "bert", "test": SCORES}]
+
+
+def parts(outputs: Path, frozen: list = FROZEN) -> list:
+    with styled():
+        return demo(gather(CELLS, read_records(outputs)[0])[0], frozen, outputs)
+
+
+def test_the_losses_stand_beside_the_frozen_encoder(outputs):
+    table, picture = parts(outputs)
+    shown = [[e.plain() for e in row][:5] for row in table.rows]
+    assert shown == [
+        ["Frozen encoder + probe", "68.3", "0.002", "0.500", "53.0"],
+        ["CE", "80.0", "0.300", "0.750", "79.0"],
+        ["G-Loss-SQRT + CE", "82.0", "0.300", "0.750", "79.0"],
+    ]
+    assert "chance 0.490" in table.notes[2] and "chosen on validation texts" in table.notes[0]
+    assert [ax.get_title() for ax in picture.figure.axes] == ["Before training", "CE", "G-Loss-SQRT + CE"]
+    assert len(picture.data) == 3 * 60
+    before, _, after = ([row for row in picture.data if row["panel"] == ax.get_title()] for ax in picture.figure.axes)
+    gaps = [abs(np.mean([float(r["x"]) * (2 * r["label"] - 1) for r in rows])) for rows in (before, after)]
+    assert gaps[1] > 5 * gaps[0]
+
+
+def test_what_lacks_embeddings_is_told(outputs):
+    assert [row[0].plain() for row in parts(outputs, [])[0].rows][0] == "Frozen encoder + probe"
+    np.savez_compressed(outputs / "baselines" / "frozen-mr-bert.npz", test_embeddings=np.ones((59, 4)))
+    with pytest.raises(RunError, match="embeddings of 59 texts, where the runs tested 60"):
+        parts(outputs)
+    (outputs / "baselines" / "frozen-mr-bert.npz").unlink()
+    with pytest.raises(RunError, match="make demo measures it again"):
+        parts(outputs)
+
+
+def test_an_arch_stands_on_its_ends_and_the_last_class_right():
+    angle = np.linspace(0, np.pi, 80)
+    arch = np.stack([np.cos(angle), np.sin(angle), 0.01 * np.sin(9 * angle)], axis=1) @ np.diag([1, 0.5, 1])
+    labels = (angle < 1.5).astype(int)
+    for turned in (arch, arch * [-1, 1, 1], arch * [1, -1, 1]):
+        xy = _plane(turned, labels)
+        assert xy[labels == 1, 0].mean() > xy[labels == 0, 0].mean()
+        assert xy[[0, -1], 1].max() < xy[40, 1]
+
+
+def test_the_demo_trains_three_losses_on_one_sample_of_film_reviews():
+    cells = compose_cells("demo")
+    assert [c.loss for c in cells] == ["ce", "scl_ce", "gloss_sqrt"]
+    assert {(c.dataset, c.model, c.seeds, c.config.dataset.train_limit) for c in cells} == {
+        ("snippets_movie", "minilm", (1,), 1000)
+    }
+    assert all(c.config.trainer.save_embeddings for c in cells)
