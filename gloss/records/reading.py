@@ -235,7 +235,7 @@ _REQUIRED = {
 }
 _OPTIONAL = {  # may be missing or null
     "fingerprint": str,
-    "notes": list,  # what was noted about the data before training
+    "notes": list,  # on the data, and on signs of a collapse
     "stopped": str,
     "num_parameters": int,
     "tokens_per_epoch": int,
