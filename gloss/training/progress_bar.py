@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import sys
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gloss.config import CE, INTEGRATED, Config
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import is_live, printable
 from gloss.training.checkpoint import Progress
 
 
@@ -32,10 +31,8 @@ class Display:
         self.phase, self.since = "", time.monotonic()
         self.values: dict = {}  # of the last step
         self.epoch_since, self.texts, self.first_step = self.since, 0, 0
-        # One view a terminal: the workers of a sweep show lines, and so does what is written to a file or a pipe.
-        is_alone = multiprocessing.parent_process() is None and sys.stdout.isatty() and sys.stderr.isatty()
         self.live = None
-        if is_alone:
+        if is_live():
             console = Console(file=sys.stderr, highlight=False)
             self.live = Live(get_renderable=self._view, console=console, transient=True, refresh_per_second=4)
 
