@@ -343,7 +343,8 @@ class Worker:
             shutil.rmtree(run_folder(cfg, self.fingerprint) / "checkpoint", ignore_errors=True)
             trial.set_user_attr(SECONDS, seconds)
             self._tell(trial.number, state, value, reason)
-        outcome = f"{value:.6g}" if value is not None else f"failed: {reason}" if reason else "pruned"
+        score = "val F1" if cfg.mode == INTEGRATED else "val silhouette"
+        outcome = f"{score} {value:.6g}" if value is not None else f"failed: {reason}" if reason else "pruned"
         self._say(trial.number, trial.params, f"{outcome}, {seconds:.1f} s")
 
     def _config(self, trial: optuna.Trial) -> Config:

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 
+from gloss.config import ROOT
 from gloss.errors import ConfigError
+from gloss.records.reading import read_records
 from gloss.records.run_folder import digits
 from gloss.training.callbacks import Callback, TensorBoard, numbers_of
 from gloss.training.run import train
@@ -77,6 +84,44 @@ def test_without_tensorboard_nothing_imports_it_and_a_wish_for_it_is_told_how(ti
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "tensorboard" else find(name, *a))
     with pytest.raises(ConfigError, match="not here: pip install tensorboard"):
         train(tiny_config("loss=scl", "trainer.tensorboard=true"))
+
+
+WANDB = """
+import json
+
+class Run:
+    summary = {}
+    def log(self, numbers, step):
+        print("logged", step, json.dumps(numbers))
+    def finish(self, exit_code):
+        print("finished", exit_code, json.dumps(self.summary))
+
+def init(project, dir, config):
+    print("begun", project, config["loss"]["name"], config["seed"])
+    return Run()
+"""
+
+
+def test_the_script_of_the_guide_follows_a_sweep(toy_csv, tmp_path):
+    """With a stand-in for the package."""
+    (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "live-curves.md").read_text(), re.DOTALL)
+    (tmp_path / "wandb_train.py").write_text(script)
+    (tmp_path / "wandb.py").write_text(WANDB)
+    arguments = ["-m", "seed=1,2", "dataset=csv", f"dataset.path={toy_csv}", "model=tiny", "loss=ce"]
+    arguments += ["trainer.max_epochs=2", "trainer.device=cpu", f"paths.outputs={tmp_path / 'out'}"]
+    command = [sys.executable, str(tmp_path / "wandb_train.py"), *arguments]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    records, _ = read_records(tmp_path / "out")
+    assert [line for line in done.stdout.splitlines() if line.startswith("begun")] == [
+        "begun gloss ce 1",
+        "begun gloss ce 2",
+    ]
+    logged = [line.split(maxsplit=2)[1:] for line in done.stdout.splitlines() if line.startswith("logged")]
+    rows = [row for record in records for row in record.epochs()]
+    assert [(int(step), json.loads(text)["loss"]) for step, text in logged] == [(r["epoch"], r["loss"]) for r in rows]
+    assert done.stdout.count("finished 0") == 2 and "test/accuracy" in done.stdout
 
 
 def test_the_numbers_of_an_epoch_by_their_path():
