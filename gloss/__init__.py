@@ -3,7 +3,7 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load_run"]
+__all__ = ["load_run", "load_runs"]
 
 
 def __getattr__(name: str) -> Any:
@@ -12,4 +12,8 @@ def __getattr__(name: str) -> Any:
         from gloss.inference.predictor import load_run
 
         return load_run
+    if name == "load_runs":
+        from gloss.records.frame import load_runs
+
+        return load_runs
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

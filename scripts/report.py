@@ -11,12 +11,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, Option, known_options
 from gloss.errors import ConfigError
+from gloss.records.frame import frame_of
+from gloss.records.reading import shortened
 from gloss.report.build import build
+from gloss.report.run_list import by_cell
 from gloss.runtime.compose import readable
 from gloss.runtime.overrides import prepared
 from gloss.runtime.terminal import status_of
 
-KEYS = {key: Option("", "", "", None) for key in ("only", "measure", "datasets", "tokenizer", "settings")}
+KEYS = {key: Option("", "", "", None) for key in ("only", "show", "measure", "datasets", "tokenizer", "settings")}
+PROBLEMS = 10  # that are shown
 OPTIONS = KEYS | {key: known_options()[key] for key in ("paths.outputs", "paths.data")}
 
 
@@ -44,10 +48,16 @@ def main(arguments: list[str]) -> int:
             models = list({c.model.alias: c.model for c in found}.values())
         measure(list(cfg.measure), datasets, cfg.tokenizer, *where, models=models, save_embeddings=keep)
     report = build(cfg.paths.outputs, [cfg.only] if isinstance(cfg.only, str) else cfg.only)
-    for table in report.tables:
-        print(table.markdown())
-    for problem in report.problems:
-        print(f"not used: {problem}", file=sys.stderr)
+    if cfg.show:
+        wanted = [cfg.show] if isinstance(cfg.show, str) else cfg.show
+        for table in (table for table in report.tables if table.name in wanted):
+            print(table.markdown())
+    elif report.records:
+        print(by_cell(frame_of(report.records)) + "\n")
+    for problem in report.problems[:PROBLEMS]:
+        print(f"not used: {shortened(problem, 160)}", file=sys.stderr)
+    if (more := len(report.problems) - PROBLEMS) > 0:
+        print(f"and {more} more: the page lists all", file=sys.stderr)
     print(f"The page: {report.page}")
     return 0
 

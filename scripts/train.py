@@ -5,14 +5,18 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.cli.hydra_main import main
-from gloss.config import Config
+from gloss.runtime.terminal import telling
+
+with telling("starting"):
+    from gloss.cli.hydra_main import main
+    from gloss.config import Config
 
 
-def run(cfg: Config, is_sweep: bool) -> None:
-    from gloss.training.run import train  # here, so that a mistake on the command line is told before torch is loaded
+def run(cfg: Config, place: str) -> object:
+    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is told before
+        from gloss.training.run import train
 
-    train(cfg, wait=not is_sweep)
+    return train(cfg, wait=not place, place=place)
 
 
 if __name__ == "__main__":

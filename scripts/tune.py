@@ -8,14 +8,17 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
-from gloss.cli.hydra_main import main
-from gloss.config import TuneConfig
+from gloss.runtime.terminal import telling
+
+with telling("starting"):
+    from gloss.cli.hydra_main import main
+    from gloss.config import TuneConfig
 
 
-def run(cfg: TuneConfig, is_sweep: bool) -> None:
-    # Here, so that a mistake on the command line is told before torch is loaded.
-    from gloss.report.figures.search import trials_table
-    from gloss.search.worker import tune
+def run(cfg: TuneConfig, place: str) -> None:
+    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is told before
+        from gloss.report.figures.search import trials_table
+        from gloss.search.worker import tune
 
     print(trials_table(tune(cfg)).markdown(), flush=True)
 

@@ -36,14 +36,14 @@ def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
     """A `train` that learns nothing and keeps a list of what it was asked to run."""
     asked = []
 
-    def train(cfg, wait=True, on_epoch=None, is_trial=False):
+    def train(cfg, wait=True, callbacks=(), is_trial=False, place=""):
         assert is_trial
         asked.append(cfg)
         folder = run_folder(cfg, "0" * 64)
         (folder / "checkpoint").mkdir(parents=True, exist_ok=True)
         rows = [{"epoch": n, "score": score(cfg) - (epochs - n)} for n in range(1, epochs + 1)]
         for row in rows:
-            on_epoch(row["epoch"], row["score"])
+            callbacks[0].on_epoch(row)
         return SimpleNamespace(epochs=lambda: rows)
 
     train.asked = asked

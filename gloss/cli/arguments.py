@@ -44,11 +44,13 @@ def choice(key: str, value: str, names: Sequence[str]) -> str:
     return value
 
 
-def main(task: Callable[[dict[str, str]], int | None], keys: Sequence[str], usage: str | None) -> int:
+def main(
+    task: Callable[[dict[str, str]], int | None], keys: Sequence[str], usage: str | None, needs_arguments: bool = True
+) -> int:
     """Run `task` on the command line's arguments; its exit status, as `status_of`."""
     show_what_can_be_shown()
     arguments = sys.argv[1:]
-    if not arguments or {"-h", "--help", "help"} & set(arguments):
+    if (needs_arguments and not arguments) or {"-h", "--help", "help"} & set(arguments):
         print((usage or "").strip())
         return 0 if arguments else 2
     return status_of(lambda: task(read_arguments(arguments, keys)))

@@ -13,10 +13,13 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import hydra
 import yaml
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
@@ -48,10 +51,10 @@ LOST_JOBS = {  # errors of launchers, by name: they are imported only where they
 
 @outlasting_its_readers()
 @interruptible()
-def main(
-    task: Callable[[Config, bool], None], arguments: Sequence[str] | None = None, config_name: str = "train"
-) -> int:
-    """Run `task(config, is_sweep)` for the configuration, or each of a sweep's (`-m`); the exit status.
+def main(task: Callable[[Config, str], Any], arguments: Sequence[str] | None = None, config_name: str = "train") -> int:
+    """Run `task(config, place)` for the configuration, or each of a sweep's (`-m`); the exit status.
+
+    place: of a run in its sweep, as "run 2 of 6"; else empty. A record that the task returns is in the sweep's table.
 
     config_name: "train", or "tune" for a search (task gets a TuneConfig, to which no search's values are applied).
     In a sweep a run that fails does not stop the others; the failures are listed at the end.
@@ -93,7 +96,7 @@ def main(
         @hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=config_name)
         def job(cfg: DictConfig) -> None:
             try:
-                _job(cfg, task)
+                _job(cfg, task, arguments)
             except Exception as error:  # past Hydra, which would add lines of its own
                 if is_sweep:  # perhaps in another process
                     raise
@@ -117,17 +120,19 @@ def main(
     failed = [path for folder in _failure_folders(failures) for path in sorted(folder.glob("*"))] if is_sweep else []
     for path in failed:
         print(path.read_text(encoding="utf-8").rstrip(), file=sys.stderr)
+    if is_sweep and task is not _show and value_of(arguments, "experiment", "null") == "null":
+        _print_table(failures)
     if failed:
         print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the others are done", file=sys.stderr)
     return 1 if failed else 0
 
 
 @outlasting_its_readers()  # perhaps in another process
-def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
+def _job(cfg: DictConfig, task: Callable[[Config, str], Any], arguments: Sequence[str]) -> None:
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
     if hydra_cfg.mode != RunMode.MULTIRUN:
-        task(_prepare(cfg, overrides), False)
+        task(_prepare(cfg, overrides), "")
         return
     if not is_run(overrides, cfg.experiment.only):  # a combination of the sweep that its experiment leaves out
         return
@@ -137,12 +142,39 @@ def _job(cfg: DictConfig, task: Callable[[Config, bool], None]) -> None:
             run = _prepare(cfg, overrides)
             if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
                 run.trainer.save_model = False
-            task(run, True)
+            record = task(run, _place(arguments, cfg.experiment.only, hydra_cfg.job.num))
+        if record is not None:
+            with contextlib.suppress(OSError):  # a full disk: the run is finished nevertheless
+                done = Path(hydra_cfg.sweep.dir) / "done"
+                done.mkdir(parents=True, exist_ok=True)
+                (done / f"{hydra_cfg.job.num:05d}").write_text(str(record.folder), encoding="utf-8")
     except Exception as error:
         reason = explain(error) if _is_expected(error) else traceback.format_exc().rstrip()
         text = f"failed: {' '.join(overrides)}\n  {reason}\n"
         _note_failure(text, Path(hydra_cfg.sweep.dir), f"{hydra_cfg.job.num:05d}")
         print(text, end="", file=sys.stderr, flush=True)
+
+
+def _place(arguments: Sequence[str], only: Any, number: int) -> str:
+    """Where job `number` stands among the runs of a sweep, as "run 2 of 6"."""
+    swept = [a for a in arguments if not a.startswith(("-", "hydra/", "hydra."))]
+    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)[0]
+    is_mine = [is_run(job, only) for job in jobs]
+    return f"run {sum(is_mine[: number + 1])} of {sum(is_mine)}"
+
+
+def _print_table(sweep: Path) -> None:
+    """The runs of a sweep by configuration, and how to get the page."""
+    folders = [Path(path.read_text(encoding="utf-8")) for path in sorted((sweep / "done").glob("*"))]
+    if folders:
+        from gloss.records.frame import frame_of  # here: slow to import
+        from gloss.records.reading import read_record
+        from gloss.report.run_list import by_cell
+
+        records = [read_record(folder) for folder in dict.fromkeys(folders)]
+        print(f"\n{by_cell(frame_of(records))}")
+        outputs = sweep.parent.parent
+        print(f"The page {outputs / 'report' / 'index.html'}: python scripts/report.py paths.outputs={outputs}")
 
 
 def _failure_folders(sweep: Path) -> list[Path]:
@@ -179,7 +211,7 @@ def _takes_job(arguments: Sequence[str]) -> bool:
     return len(arguments) > 1 and arguments[0] in ("--cfg", "-c") and arguments[1] == "job"
 
 
-def _show(cfg: Config, is_sweep: bool) -> None:
+def _show(cfg: Config, place: str) -> None:
     print(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False, allow_unicode=True), end="")
 
 

@@ -151,6 +151,8 @@ class Task:
             sets = self._value("dataset") or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
             arguments += [f"measure=[{','.join(measured)}]", *([f"datasets=[{sets}]"] if sets else [])]
             arguments += [f"tokenizer={model.split(',')[0]}" for model in [self._value("model")] if model]  # Table 1's
+        if self.name != ALL:
+            arguments.append(f"show=[{self.name}]")
         if self.name != ALL and not (self.outputs / "selections.yaml").is_file():
             arguments.append(f"only=[{self.name}]")
         return call("report.py", *arguments)

@@ -139,10 +139,10 @@ def failure(folder: Path) -> str:
         return "its error.json cannot be read"
 
 
-def shortened(reason: object) -> str:
+def shortened(reason: object, length: int = MAX_REASON) -> str:
     """The text of an error as far as it is shown: one of somebody else's files may fill pages."""
     text = str(reason)
-    return text if len(text) <= MAX_REASON else text[:MAX_REASON] + "…"
+    return text if len(text) <= length else text[:length] + "…"
 
 
 def files_under(root: str | Path, pattern: str) -> list[Path]:
@@ -235,7 +235,7 @@ _REQUIRED = {
 }
 _OPTIONAL = {  # may be missing or null
     "fingerprint": str,
-    "notes": list,  # what was noted about the data before training
+    "notes": list,  # on the data, and on signs of a collapse
     "stopped": str,
     "num_parameters": int,
     "tokens_per_epoch": int,

@@ -29,7 +29,7 @@ _NOT_IN_DIGITS_OF = {
     "dataset": ("name", "path", "val_path", "test_path", "unlabeled_path", "separator", "encoding", "shift_to"),
     "model": ("alias",),
     "loss": ("name",),
-    "trainer": ("device", "micro_batch", "num_slices", "checkpoint_minutes", "save_model"),
+    "trainer": ("device", "micro_batch", "num_slices", "checkpoint_minutes", "save_model", "tensorboard"),
 }
 # Keys that came later: left out while they change nothing, so that older runs keep their folders.
 _LATER = {
@@ -68,7 +68,7 @@ def config_in_digits(cfg: Config) -> dict[str, Any]:
 # Sources that cannot change a number of a run: the command line, what is shown, searches, reports, runs at work.
 _NOT_IN_CODE = (
     *("benchmark", "cli", "experiments", "inference", "paper", "records", "report", "runtime", "search"),
-    *("__init__.py", "data/download.py", "models/model_card.py", "training/progress_bar.py"),
+    *("__init__.py", "data/download.py", "models/model_card.py", "training/progress_bar.py", "training/callbacks.py"),
 )
 
 

@@ -67,8 +67,9 @@ _FIGURES |= {name: getattr(own, name) for name in ("few_shot", "label_noise", "g
 
 @dataclass(frozen=True)
 class Report:
-    """What `build` made: the tables, where the page is, and what could not be used or made."""
+    """What `build` made: the tables, where the page is, what could not be used or made; and the records it read."""
 
+    records: list[Record]
     tables: list[Table]
     page: Path
     problems: list[str]
@@ -148,7 +149,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             found_studies,
         )
     write_atomic(folder / "index.html", page)
-    return Report([t for s in sections for t in s.tables], folder / "index.html", problems)
+    return Report(records, [t for s in sections for t in s.tables], folder / "index.html", problems)
 
 
 def _compose(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
@@ -66,6 +67,23 @@ class _Outlasting:
         except OSError:
             with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
                 os.dup2(nowhere.fileno(), self._stream.fileno())  # or leaving would fail on what is still in its buffer
+
+
+def is_live() -> bool:
+    """Whether this process has a terminal to itself: a worker of a sweep shares it, and a log or pipe takes lines."""
+    return multiprocessing.parent_process() is None and sys.stdout.isatty() and sys.stderr.isatty()
+
+
+@contextlib.contextmanager
+def telling(phase: str) -> Iterator[None]:
+    """Show on a terminal what goes on meanwhile, and take it away again."""
+    if is_live():
+        print(f"{phase} …", end="", file=sys.stderr, flush=True)
+    try:
+        yield
+    finally:
+        if is_live():
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
 def show_what_can_be_shown() -> None:

@@ -17,7 +17,7 @@ import socket
 import sys
 import time
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,8 @@ from gloss.records.study import SCHEMA_VERSION, Study, read_study, rounded
 from gloss.runtime.environment import commit_of
 from gloss.search.best_values import misfit, read_tuned, tuned_file, write_tuned
 from gloss.search.storage import WORKER, Database, Journal
+from gloss.training.callbacks import Callback
+from gloss.training.collapse import majority_f1
 from gloss.training.run import train
 from gloss.training.trainer import Diverged
 
@@ -46,12 +48,6 @@ POLL_SECONDS = 1.0  # between two looks at what other workers do
 ATTEMPTS, DUPLICATE_OF, REASON, SECONDS = "attempts", "duplicate_of", "reason", "seconds"
 
 Space = dict[str, FloatDistribution | CategoricalDistribution]
-
-
-def majority_f1(labels: np.ndarray, num_classes: int) -> float:
-    """Macro-F1 (%) of the largest class as the only answer. labels: int [N]."""
-    share = np.bincount(labels).max() / len(labels)
-    return 100 * 2 * share / (1 + share) / num_classes
 
 
 def found_nothing(study: Study, majority: float) -> str | None:
@@ -156,7 +152,7 @@ def tune(cfg: TuneConfig) -> Study:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     worker = Worker(cfg, search, space, len(dataset.splits["train"].labels), dataset.fingerprint)
     if cfg.mode == INTEGRATED:
-        worker.majority = majority_f1(dataset.splits["val"].labels, len(dataset.labels))
+        worker.majority = majority_f1(dataset.splits["val"].labels)
     try:
         while (trial := worker.claim()) is not None:
             worker.run(trial)
@@ -166,6 +162,17 @@ def tune(cfg: TuneConfig) -> Study:
         raise RunError(f"the database went away ({reason}): once it is back, the same command goes on") from error
     finally:
         worker.store.close()
+
+
+@dataclass
+class _Reporter(Callback):
+    """Books the epochs of a trial."""
+
+    worker: Worker
+    trial: optuna.Trial
+
+    def on_epoch(self, row: dict[str, Any]) -> None:
+        self.worker.on_epoch(self.trial, row["epoch"], row["score"])
 
 
 class Worker:
@@ -276,7 +283,7 @@ class Worker:
             trial.set_user_attr(ATTEMPTS, attempts + 1)
             trial.set_user_attr(WORKER, self.name)
             if orphan is not None:
-                self._say(trial.number, trial.params, "taken over from a worker that is no more")
+                self._say(trial.number, trial.params, "going on with the trial of a worker that has ended")
             return trial, False
 
     def _twin(self, trial: optuna.Trial, trials: list[FrozenTrial]) -> FrozenTrial | None:
@@ -310,7 +317,8 @@ class Worker:
         state, value, reason = TrialState.COMPLETE, None, None
         try:
             with self.store.alive(trial._trial_id):
-                record = train(cfg, on_epoch=lambda epoch, score: self._on_epoch(trial, epoch, score), is_trial=True)
+                place = f"trial {trial.number + 1} of {self.num_trials}"
+                record = train(cfg, callbacks=[_Reporter(self, trial)], is_trial=True, place=place)
             if not self._is_mine(trial):
                 raise TakenOver
             value = self._catch_up(trial, record)
@@ -335,7 +343,8 @@ class Worker:
             shutil.rmtree(run_folder(cfg, self.fingerprint) / "checkpoint", ignore_errors=True)
             trial.set_user_attr(SECONDS, seconds)
             self._tell(trial.number, state, value, reason)
-        outcome = f"{value:.6g}" if value is not None else f"failed: {reason}" if reason else "pruned"
+        score = "val F1" if cfg.mode == INTEGRATED else "val silhouette"
+        outcome = f"{score} {value:.6g}" if value is not None else f"failed: {reason}" if reason else "pruned"
         self._say(trial.number, trial.params, f"{outcome}, {seconds:.1f} s")
 
     def _config(self, trial: optuna.Trial) -> Config:
@@ -347,7 +356,8 @@ class Worker:
         cfg.trainer.save_model = False
         return resolve(cfg)
 
-    def _on_epoch(self, trial: optuna.Trial, epoch: int, score: float) -> None:
+    def on_epoch(self, trial: optuna.Trial, epoch: int, score: float) -> None:
+        """Book an epoch's score. Raises TakenOver where the trial is another worker's by now, or TrialPruned."""
         if not self._is_mine(trial):
             raise TakenOver
         self._report(trial, epoch, score)
@@ -390,7 +400,7 @@ class Worker:
 
     def _say(self, number: int, params: dict[str, float], outcome: str) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in params.items())
-        print(f"{self.study_name} · trial {number} of 0 to {self.num_trials - 1} · {values} · {outcome}", flush=True)
+        print(f"{self.study_name} · trial {number + 1} of {self.num_trials} · {values} · {outcome}", flush=True)
 
     # --------------------------------------------------------------------------------------------------- what was found
 

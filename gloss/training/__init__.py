@@ -1,1 +1,1 @@
-"""One run: the objective, the training loop, metrics, the probe, checkpoints, the progress bar."""
+"""One run: the objective, the training loop, metrics, the probe, checkpoints, callbacks, the live view."""

@@ -45,6 +45,7 @@ class Progress:
     peak_memory_bytes: int = 0
     was_shared: bool = False
     epochs: list[dict[str, Any]] = field(default_factory=list)  # lines of epochs.jsonl
+    notes: list[str] = field(default_factory=list)  # signs of a collapse (gloss.training.collapse)
 
 
 def save(

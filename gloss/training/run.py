@@ -8,7 +8,7 @@ import shutil
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -48,7 +48,9 @@ from gloss.runtime.locks import holder
 from gloss.runtime.signals import Interrupted
 from gloss.runtime.terminal import outlasting_its_readers, printable
 from gloss.runtime.timing import reset_peak_memory
+from gloss.training.callbacks import Callback, TensorBoard
 from gloss.training.checkpoint import Progress
+from gloss.training.collapse import no_better
 from gloss.training.graph_quality import DEFAULT_GAMMA
 from gloss.training.metrics import classification_metrics, grouped_accuracy, macro_silhouette
 from gloss.training.neighbours import best_k, nearest_labels, vote
@@ -67,16 +69,25 @@ KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` k
 
 @outlasting_its_readers()
 def train(
-    cfg: Config, wait: bool = True, on_epoch: Callable[[int, float], None] | None = None, is_trial: bool = False
+    cfg: Config, wait: bool = True, callbacks: Sequence[Callback] = (), is_trial: bool = False, place: str = ""
 ) -> Record | None:
     """The record of a run: read if it is finished, else trained, or taken up where it was interrupted.
 
     wait: if another process works on the same run, wait for it; False returns None instead.
-    on_epoch: called with (epoch, validation score); what it raises ends the run and reaches the caller.
+    callbacks: follow the training; what one raises ends the run and reaches the caller.
     is_trial: of a search, which sees no test texts.
+    place: where the run stands among others, as "run 2 of 6", for the terminal.
     Raises ConfigError, DataError, RunError for what the user can mend; an error after the start is kept in error.json.
     """
+    if cfg.trainer.tensorboard:
+        callbacks = [*callbacks, TensorBoard()]
+    with Display(cfg, place) as display:
+        return _train(cfg, wait, callbacks, is_trial, display)
+
+
+def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: bool, display: Display) -> Record | None:
     device = choose_device(cfg.trainer.device)
+    display.show("phase", {"name": "loading texts"})
     own_texts = cfg.dataset.has_own_texts  # their fingerprint names the folder
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed) if own_texts else None
     folder = run_folder(cfg, dataset.fingerprint if own_texts else None)
@@ -101,7 +112,7 @@ def train(
         remove_half_written(folder)
         try:
             with Presence(device).here() as presence:
-                _run(cfg, dataset, folder, device, presence, on_epoch, is_trial)
+                _run(cfg, dataset, folder, device, presence, callbacks, is_trial, display)
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
             if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))
@@ -173,8 +184,9 @@ def _run(
     folder: Path,
     device: torch.device,
     presence: Presence,
-    on_epoch: Callable[[int, float], None] | None,
+    callbacks: Sequence[Callback],
     is_trial: bool,
+    display: Display,
 ) -> None:
     started = time.perf_counter()
     reset_peak_memory(device)
@@ -183,13 +195,16 @@ def _run(
         told = "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
         print(told, file=sys.stderr, flush=True)
     machine = environment(device, precision)
+    display.show("phase", {"name": "tokenising"})
     rows, tables, labels, tokenizer = _texts_on_device(cfg, dataset, device, is_trial)
+    display.show("phase", {"name": "loading the encoder"})
     torch.manual_seed(cfg.seed)  # of the head's first weights
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
     if cfg.mode == STANDALONE:
         model.head.requires_grad_(False)  # the probe's weights go there after training
+    display.show("phase", {"name": "computing σ"})
     sigma = _sigma(cfg, model, tables["train"], device, precision)
-    progress = Progress(
+    progress = display.progress = Progress(
         sigma=sigma,
         graph_sigma=_graph_sigma(cfg, sigma, model, tables["train"], device, precision),
         fingerprint=dataset.fingerprint,
@@ -203,19 +218,29 @@ def _run(
         clear(folder)  # not before everything is there to train again
     write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
     write_json(folder / "environment.json", machine)
-    display = Display(cfg, folder)
     if 0 in cfg.trainer.embeddings_at:
         _keep_embeddings(cfg, folder, 0, model, tables["val"], labels["val"], device, precision)
+
+    followers: list[Callback] = []  # those that know of the run
 
     def report(what: str, values: dict) -> None:
         if what == "epoch":
             write_lines(folder / "epochs.jsonl", progress.epochs)
-            if values["epoch"] == 1:
-                _warn_if_nothing_is_learnt(cfg, values)
             if values["epoch"] in cfg.trainer.embeddings_at:
                 at_epoch = values["epoch"]
                 _keep_embeddings(cfg, folder, at_epoch, model, tables["val"], labels["val"], device, precision)
+        elif what == "start":
+            for callback in callbacks:
+                callback.on_start(cfg, folder, progress.epochs)
+                followers.append(callback)
+        elif what == "step":
+            for callback in callbacks:
+                callback.on_step(values)
         display.show(what, values)
+
+    def on_epoch(row: dict) -> None:
+        for callback in callbacks:
+            callback.on_epoch(row)
 
     fit = Fit(
         cfg=cfg,
@@ -232,9 +257,14 @@ def _run(
         on_epoch=on_epoch,
         presence=presence,
     )
+    result = None
     try:
         fit.run()
+        display.show("phase", {"name": "testing"})
         metrics, arrays, probe = _test(cfg, fit, dataset)
+        if cfg.mode == STANDALONE:
+            probed = "the validation macro-F1 of the linear probe"
+            fit.note(no_better(probed, metrics["val"]["macro_f1"], fit.majority))
         write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
         write_lines(folder / "epochs.jsonl", progress.epochs)
         result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
@@ -249,10 +279,11 @@ def _run(
             fit.save()  # the training is over, and need not be done again
         raise
     finally:
-        display.close()
+        for callback in followers:
+            callback.on_end(result if is_done(folder) else None)
     for name in ("checkpoint", "embeddings"):
         shutil.rmtree(folder / name, ignore_errors=True)
-    display.summary(result)
+    display.summary(result, folder)
 
 
 def _texts_on_device(
@@ -452,19 +483,6 @@ def _kept_embeddings(folder: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _warn_if_nothing_is_learnt(cfg: Config, epoch: dict[str, Any]) -> None:
-    """Tell, after the first epoch, where most batches gave the embedding loss nothing to compare."""
-    empty, steps = epoch["empty_batches"], epoch["steps"]
-    if 2 * empty > steps:
-        print(
-            f"warning: in {empty} of {steps} batches loss={cfg.loss.name} had nothing to compare (no hidden text "
-            "with a visible one of its class, or no pair of a class). Use larger batches (trainer.batch_size), or "
-            "batches by class: trainer.sampler=balanced trainer.classes_per_batch=P, P a divisor of the batch size",
-            file=sys.stderr,
-            flush=True,
-        )
-
-
 def _graph_quality(progress: Progress, gamma: float | None) -> dict[str, Any] | None:
     """For the record: σ and γ of the measured graphs, their quality before training and at the best epoch."""
     if progress.graph_at_start is None:
@@ -505,7 +523,7 @@ def _result(
         "labels": dataset.labels,
         "num_rows": {name: len(table) for name, table in tables.items()},
         "fingerprint": dataset.fingerprint,
-        "notes": list(map(printable, dataset.notes)),
+        "notes": list(map(printable, [*dataset.notes, *progress.notes])),
         "hyperparameters": {
             "lr": cfg.trainer.lr,
             "batch_size": cfg.trainer.batch_size,

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config, forward_passes
+from gloss.config import CE, GLOSS_O, GRAPH_LOSSES, INTEGRATED, STANDALONE, Config, forward_passes
 from gloss.data.sampler import epoch_batches, unlabeled_batches
 from gloss.errors import RunError
 from gloss.models.encoder import Classifier, TokenTable
@@ -31,6 +31,7 @@ from gloss.runtime.signals import Interrupted, noted
 from gloss.runtime.timing import Stopwatch, peak_memory_bytes
 from gloss.training import checkpoint
 from gloss.training.checkpoint import Progress
+from gloss.training.collapse import after_epoch, majority_f1, ties, wide_kernel
 from gloss.training.graph_quality import DEFAULT_GAMMA, graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.objective import UNKNOWN, Objective
@@ -58,7 +59,7 @@ class Fit:
 
     tables and labels: by split, on the device; train rows are those of the file's split (`rows` names them in errors).
     An "unlabeled" table, if any, has no labels: of its texts some join each batch, behind the training texts' rows.
-    on_epoch: called with (epoch, score) after each; what it raises ends the run (an Optuna search prunes this way).
+    on_epoch: called with the line of each epoch; what it raises ends the run (an Optuna search prunes this way).
     """
 
     cfg: Config
@@ -71,8 +72,8 @@ class Fit:
     precision: str
     folder: Path
     progress: Progress
-    report: Callable[[str, dict], None]  # ("step", …) and ("epoch", …) for the terminal
-    on_epoch: Callable[[int, float], None] | None
+    report: Callable[[str, dict], None]  # as gloss.training.progress_bar.Display takes it, for the terminal
+    on_epoch: Callable[[dict], None] | None
     presence: Presence
 
     def __post_init__(self) -> None:
@@ -99,13 +100,19 @@ class Fit:
         """Train to the end, and leave in the model the weights to be tested."""
         progress, trainer = self.progress, self.cfg.trainer
         self._restore()
+        self.report("start", {})
         if progress.graph_at_start is None and progress.graph_sigma is not None:
-            progress.graph_at_start = self._graph_quality(self.embed("val"))
+            val = self.embed("val")
+            progress.graph_at_start = self._graph_quality(val)
+            if self.cfg.loss.name in GRAPH_LOSSES:
+                self.note(wide_kernel(val[: trainer.batch_size], progress.graph_sigma))
         with noted() as pending:
             while progress.stopped is None:
                 self._epoch(pending)
+                self.report("phase", {"name": "validating"})
                 row = self._end_epoch()
                 self.report("epoch", row)  # before the checkpoint, which would go on behind it
+                self.note(after_epoch(self.cfg, progress.epochs, self.objective.num_classes, self.majority))
                 if trainer.patience is not None and progress.num_stale >= trainer.patience:
                     progress.stopped = "patience"
                 elif progress.epoch >= trainer.max_epochs:
@@ -117,13 +124,28 @@ class Fit:
                 if pending:
                     raise Interrupted(pending[0])
                 if self.on_epoch is not None:
-                    self.on_epoch(row["epoch"], row["score"])
+                    self.on_epoch(row)
+        self.report("stopped", {})
+        self.note(ties(progress.epochs, progress.best_epoch, self.cfg.variant.tested_weights))
         if self.cfg.variant.tested_weights == "best":
             self.model.load_state_dict(self.best)
+
+    @property
+    def majority(self) -> float:
+        """Validation macro-F1 (%) of the largest class as the only answer."""
+        return majority_f1(self.labels["val"].cpu().numpy())
+
+    def note(self, lines: list[str]) -> None:
+        """Tell what is new among `lines`, and keep it for the record."""
+        for line in lines:
+            if line not in self.progress.notes:
+                self.progress.notes.append(line)
+                self.report("note", {"text": line})
 
     def _epoch(self, pending: list[int]) -> None:
         """The steps of an epoch that are still to do."""
         progress, trainer = self.progress, self.cfg.trainer
+        self.report("phase", {"name": "training"})
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
@@ -154,9 +176,9 @@ class Fit:
         for step in range(progress.step, len(batches)):
             self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
             progress.step = step + 1
+            values = {"epoch": progress.epoch, "step": step + 1, "steps": len(batches), "texts": len(batches[step])}
             # Reading a GPU's loss would make it wait; on the CPU it is there.
-            loss = self.log[step, 0].item() if self.device.type == "cpu" else None
-            self.report("step", {"step": step + 1, "steps": len(batches), "epoch": progress.epoch, "loss": loss})
+            self.report("step", values | {"loss": self.log[step, 0].item() if self.device.type == "cpu" else None})
             due = time.monotonic() - self.last_checkpoint >= 60 * trainer.checkpoint_minutes > 0
             if pending or (due and step + 1 < len(batches)):
                 self._add_seconds(before)
@@ -195,25 +217,26 @@ class Fit:
         before = time.perf_counter()
         score, val = self._validate()
         tolerance = self.cfg.variant.plateau_tolerance if self.cfg.mode == STANDALONE else 0.0
+        log, steps = dict(zip(LOG, self.log.sum(0).tolist(), strict=True)), len(self.log)
         improved = score > progress.best_score
-        if improved:
-            progress.best_score, progress.best_epoch, progress.num_stale = score, progress.epoch, 0
+        # Of epochs with one score the best trained; that is no reason to wait longer.
+        is_tie = score == progress.best_score and log["loss"] / steps < progress.epochs[progress.best_epoch - 1]["loss"]
+        if improved or is_tie:
+            progress.best_score, progress.best_epoch = score, progress.epoch
             if self.cfg.variant.tested_weights == "best":
                 self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        elif 0 < tolerance and score >= progress.best_score - tolerance:
+        if improved or (0 < tolerance and score >= progress.best_score - tolerance):
             progress.num_stale = 0
         else:
             progress.num_stale += 1
         progress.seconds["evaluation"] = time.perf_counter() - before
         progress.total_seconds += progress.seconds["evaluation"]
-        if improved:
+        if improved or is_tie:
             progress.seconds_to_best = (
                 sum(row["seconds"]["total"] for row in progress.epochs) + progress.seconds["total"]
             )
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
         progress.was_shared |= self.presence.look()
-        log = dict(zip(LOG, self.log.sum(0).tolist(), strict=True))
-        steps = len(self.log)
         row = {
             "epoch": progress.epoch,
             "lr": self.lr,

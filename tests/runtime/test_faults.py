@@ -35,6 +35,7 @@ from gloss.records.run_folder import clear, is_done, locked
 from gloss.runtime.device import choose_device
 from gloss.runtime.gpu_sharing import Presence
 from gloss.runtime.signals import Interrupted, interruptible, noted
+from gloss.training.callbacks import Callback
 from gloss.training.checkpoint import Progress
 from gloss.training.checkpoint import load as load_checkpoint
 from gloss.training.checkpoint import save as save_checkpoint
@@ -532,7 +533,9 @@ def test_what_a_killed_process_was_writing_is_removed(tiny_config):
     (folder / "checkpoint" / ".00001-0000001.01234567").mkdir(parents=True)
     (folder / ".result.json.89abcdef").write_text("{")
     seen = []
-    train(cfg, on_epoch=lambda *_: seen.append(list(folder.rglob(".*"))))
+    callback = Callback()
+    callback.on_epoch = lambda row: seen.append(list(folder.rglob(".*")))
+    train(cfg, callbacks=[callback])
     assert seen[0] == []  # from the start: a checkpoint needs the room
 
 

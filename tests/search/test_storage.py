@@ -81,7 +81,7 @@ def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path:
     [study] = read_studies(tmp_path / "out")
     assert [(t["number"], t["state"]) for t in study.trials] == [(n, "complete") for n in range(num_trials)]
     assert study.is_finished and len({json.dumps(t["params"]) for t in study.trials}) == num_trials
-    [number] = re.findall(r"trial (\d+) of .* taken over from a worker that is no more", logs)
+    [number] = re.findall(r"trial (\d+) of .* going on with the trial of a worker that has ended", logs)
     assert logs.count(": validation accuracy") == num_trials == len(trial_records(study))
     for record in trial_records(study):
         assert [row["epoch"] for row in record.epochs()] == [1, 2, 3, 4, 5, 6]

@@ -175,7 +175,7 @@ def test_a_worker_taken_for_dead_does_not_book_its_trial(settings, monkeypatch):
 
 
 def test_an_error_that_is_not_the_values_fault_stops_the_worker_and_keeps_the_trial(settings, monkeypatch):
-    def broken(cfg, wait=True, on_epoch=None, is_trial=False):
+    def broken(cfg, wait=True, callbacks=(), is_trial=False, place=""):
         raise OSError(28, "no space left on device")
 
     cfg = composed("loss=ce", *settings, "search.trials=2")
@@ -221,8 +221,8 @@ def test_a_duplicate_of_a_running_trial_waits_for_it(settings, monkeypatch):
 
 
 def test_duplicates_of_failed_and_pruned_trials_end_like_them(settings, monkeypatch):
-    def train(cfg, wait=True, on_epoch=None, is_trial=False):
-        on_epoch(1, 12.5)
+    def train(cfg, wait=True, callbacks=(), is_trial=False, place=""):
+        callbacks[0].on_epoch({"epoch": 1, "score": 12.5})
         if cfg.trainer.lr < 2e-5:
             raise Diverged({"epoch": 2, "step": 1, "loss": "nan", "grad_norm": "nan", "sigma": None, "lr": 1e-5})
         raise optuna.TrialPruned
@@ -247,11 +247,11 @@ def test_duplicates_of_failed_and_pruned_trials_end_like_them(settings, monkeypa
 def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(settings, monkeypatch):
     sound = stand_in()
 
-    def train(cfg, wait=True, on_epoch=None, is_trial=False):
+    def train(cfg, wait=True, callbacks=(), is_trial=False, place=""):
         if cfg.loss.sigma < 1:
             where = {"epoch": 1, "step": 3, "sigma": cfg.loss.sigma, "lr": cfg.trainer.lr}
             raise Diverged({"loss": "inf", "grad_norm": "nan", **where})
-        return sound(cfg, wait, on_epoch, is_trial)
+        return sound(cfg, wait, callbacks, is_trial)
 
     monkeypatch.setattr(tuning, "train", train)
     worker = worker_of(composed("loss=gloss_o", *settings, "search.trials=8"))
@@ -407,8 +407,8 @@ def test_the_majority_class_has_the_score_of_a_constant_answer():
     for labels in ([0, 0, 1], [2, 0, 1, 1, 2, 2, 2], [0, 1]):
         truth = np.array(labels)
         constant = np.full_like(truth, np.bincount(truth).argmax())
-        expected = 100 * f1_score(truth, constant, average="macro", labels=range(4), zero_division=0)
-        assert tuning.majority_f1(truth, 4) == pytest.approx(expected)
+        expected = 100 * f1_score(truth, constant, average="macro", zero_division=0)
+        assert tuning.majority_f1(truth) == pytest.approx(expected)
 
 
 def test_what_was_set_by_hand_in_a_search_goes_with_what_it_found(settings, monkeypatch):

@@ -3,7 +3,8 @@
 The tiny encoder without dropout on made-up texts of unequal classes: 3 epochs of 4 batches, the rate lowered for the
 last. Tolerance: float32 sums in another order (other processors, other paths) move these numbers by 6e-5 of themselves
 at most (measured between the paths below), and by 1e-6 where they are near 0; a swapped sign, label, weight or rate
-moves them by per cents. The numbers are what the code gave once test_objective.py held its formulas.
+moves them by per cents. The numbers are what the code gave once test_objective.py held its formulas;
+where all three epochs tie in macro-F1, the metrics are those of the last, whose training loss is the lowest.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ PINNED = {
             (1.032144, 1.032144, None, 24.24242),
             (0.9878776, 0.9878776, None, 24.24242),
         ],
-        [57.14286, 24.24242, 0.01113731, 57.14286, 24.24242, 0.3003939],
-        1,
+        [57.14286, 24.24242, 0.13239186, 57.14286, 24.24242, 0.3833601],
+        3,
         None,
     ),
     ("integrated", "scl_ce"): (
@@ -42,8 +43,8 @@ PINNED = {
             (2.425212, 1.033044, 2.579897, 24.24242),
             (2.417797, 0.9669368, 2.579003, 24.24242),
         ],
-        [57.14286, 24.24242, -0.02911273, 57.14286, 24.24242, 0.2711771],
-        1,
+        [57.14286, 24.24242, 0.05082539, 57.14286, 24.24242, 0.2879837],
+        3,
         None,
     ),
     ("integrated", "gloss_sqrt"): (
@@ -52,8 +53,8 @@ PINNED = {
             (0.420184, 1.066946, 0.2584936, 24.24242),
             (0.2952126, 1.100152, 0.09397776, 24.24242),
         ],
-        [57.14286, 24.24242, 0.1882581, 57.14286, 24.24242, 0.4604966],
-        1,
+        [57.14286, 24.24242, 0.2809298, 57.14286, 24.24242, 0.5474193],
+        3,
         0.04545455,
     ),
     ("integrated", "triplet"): (
@@ -62,8 +63,8 @@ PINNED = {
             (4.04224, 1.037503, 4.793424, 24.24242),
             (3.823092, 1.01451, 4.525237, 24.24242),
         ],
-        [57.14286, 24.24242, 0.32665, 57.14286, 24.24242, 0.4458054],
-        1,
+        [57.14286, 24.24242, 0.3291272, 57.14286, 24.24242, 0.4996937],
+        3,
         None,
     ),
     ("standalone", "scl"): (

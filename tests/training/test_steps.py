@@ -284,6 +284,18 @@ def test_the_best_epoch_its_weights_and_its_time(fit_of):
     assert progress.total_seconds == pytest.approx(evaluation, abs=1e-5)
 
 
+def test_of_epochs_with_the_same_score_the_one_with_the_lowest_training_loss_is_kept(fit_of):
+    fit, expected = fit_of("loss=ce"), []
+    head = fit.model.head.weight
+    for score, loss in ((50.0, 3.0), (50.0, 2.0), (50.0, 2.5), (50.0, 2.0), (49.0, 1.0)):
+        with torch.no_grad():
+            head.add_(1.0)
+        ended(fit, score, loss=[loss, loss])
+        expected.append((fit.progress.best_epoch, fit.progress.num_stale, fit.progress.seconds_to_best))
+    assert expected == [(1, 0, 1.0), (2, 1, 2.0), (2, 2, 2.0), (2, 3, 2.0), (2, 4, 2.0)]  # a tie does not lengthen it
+    torch.testing.assert_close(fit.best["head.weight"], head.detach() - 3.0)
+
+
 def test_a_run_that_tests_its_last_weights_keeps_no_others(fit_of):
     fit = fit_of("loss=ce", "variant.tested_weights=last")
     ended(fit, 0.5)
@@ -325,10 +337,11 @@ def test_validation_watches_macro_f1_or_the_silhouette(fit_of):
     z = fit.embed("val")
     truth = fit.labels["val"].numpy()
     score, val = fit._validate()
-    assert val == classification_metrics(fit.logits(z), truth) and score == val["macro_f1"]
+    metrics = classification_metrics(fit.logits(z), truth)
+    assert val == metrics | {"graph_quality": None} and score == val["macro_f1"]
     fit = fit_of("loss=scl", "mode=standalone")
     expected = macro_silhouette(z, fit.labels["val"])
-    assert fit._validate() == (expected, {"macro_silhouette": expected})
+    assert fit._validate() == (expected, {"macro_silhouette": expected, "graph_quality": None})
     fit.labels["val"] = torch.arange(len(truth))
     with pytest.raises(RunError, match="no two classes with two texts"):
         fit._validate()

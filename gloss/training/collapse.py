@@ -1,0 +1,111 @@
+"""Signs that a training has collapsed, each told once in a line that the record keeps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gloss.config import INTEGRATED, Config
+from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, unit_length
+
+EXPLODED = 3.0  # times the loss of the first epoch
+FAR_FROM_CHANCE = 10.0  # times log C, the loss of guessing among C classes
+BARELY = 1.05  # times the score of the majority class
+PATIENT = 3  # epochs after which a model should beat the majority class
+NARROW = 0.05  # of the largest edge weight: nearer weights tell no neighbours
+
+
+def majority_f1(labels: np.ndarray) -> float:
+    """Macro-F1 (%) of the largest class as the only answer, over the classes that occur. labels: int [N]."""
+    counts = np.bincount(labels)
+    share = counts.max() / len(labels)
+    return 100 * 2 * share / (1 + share) / np.count_nonzero(counts)
+
+
+def after_epoch(cfg: Config, epochs: list[dict[str, Any]], num_classes: int, majority: float) -> list[str]:
+    """Lines on what the last of `epochs` (lines of epochs.jsonl) shows for the first time.
+
+    majority: `majority_f1` of the validation split; a standalone run has no such score before its end.
+    """
+    found, row = [], epochs[-1]
+    if 2 * row["empty_batches"] > row["steps"] and len(epochs) == 1:
+        found.append(
+            f"in {row['empty_batches']} of {row['steps']} batches loss={cfg.loss.name} had nothing to compare (no "
+            "hidden text with a visible one of its class, or no pair of a class). Use larger batches "
+            "(trainer.batch_size), or batches by class: trainer.sampler=balanced trainer.classes_per_batch=P, P a "
+            "divisor of the batch size"
+        )
+    if (why := _explosion(cfg, epochs, num_classes)) and not any(
+        _explosion(cfg, epochs[:n], num_classes) for n in range(1, len(epochs))
+    ):
+        found.append(f"the loss explodes: {why}. Try a smaller trainer.lr{_wider(cfg)}")
+    if cfg.mode == INTEGRATED and len(epochs) == PATIENT:
+        best = max(row["score"] for row in epochs)
+        found += no_better(f"after {PATIENT} epochs the best validation macro-F1", best, majority)
+    return found
+
+
+def no_better(what: str, score: float, majority: float) -> list[str]:
+    """A line where a macro-F1 is hardly above that of one class as the only answer."""
+    if score > BARELY * majority:
+        return []
+    return [
+        f"{what}, {score:.4g}, is no better than the majority class's {majority:.4g}: nothing has been learnt yet. Try "
+        "another trainer.lr, more texts, or another loss"
+    ]
+
+
+def _explosion(cfg: Config, epochs: list[dict[str, Any]], num_classes: int) -> str:
+    row, first, chance = epochs[-1], epochs[0]["loss"], math.log(max(2, num_classes))
+    likelihoods = {"cross-entropy": row["ce"]}
+    if cfg.loss.sigma is not None:  # a loss on the graph
+        likelihoods["G-Loss"] = row["embedding_loss"]
+    for name, value in likelihoods.items():
+        if value is not None and value > FAR_FROM_CHANCE * chance:
+            return f"at epoch {row['epoch']} {name} is {value:.4g}, where guessing has {chance:.3g}"
+    if row["loss"] > EXPLODED * first > 0:
+        return f"it is {row['loss']:.4g} at epoch {row['epoch']}, and was {first:.4g} at the first"
+    return ""
+
+
+def _wider(cfg: Config) -> str:
+    if cfg.loss.sigma is None:
+        return ""
+    return ", or loss=gloss_o with a larger loss.sigma" if cfg.loss.sigma == "sqrt" else ", or a larger loss.sigma"
+
+
+def ties(epochs: list[dict[str, Any]], best_epoch: int, tested_weights: str) -> list[str]:
+    """A line where several epochs have the best validation score, so that the training loss chose among them."""
+    best = epochs[best_epoch - 1]["score"]
+    tied = [str(row["epoch"]) for row in epochs if row["score"] == best]
+    if len(tied) < 2 or tested_weights != "best":
+        return []
+    shown = ", ".join(tied[:5]) + (f" and {len(tied) - 5} more" if len(tied) > 5 else "")
+    return [
+        f"the best validation score, {best:.4g}, is that of epochs {shown}: the weights of {best_epoch} are kept, "
+        "whose training loss is the lowest of these"
+    ]
+
+
+@torch.inference_mode()
+def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
+    """A line where σ makes all edge weights of the graph of these embeddings [B, D] nearly the same."""
+    distances = pairwise_distances(unit_length(embeddings.float()))
+    distances = distances[~torch.eye(len(distances), dtype=torch.bool, device=distances.device)]
+    if not len(distances):
+        return []
+    low, high = torch.exp(-distances.double().square() / (2 * sigma**2)).aminmax()
+    if high == 0 or low < (1 - NARROW) * high:
+        return []
+    try:
+        hint = f"; loss=gloss_sqrt would take {sqrt_bandwidth(embeddings):.3g} here"
+    except ValueError:  # all embeddings are one
+        hint = ""
+    return [
+        f"σ={sigma:.4g} is so wide that before training all edge weights among {len(embeddings)} validation texts lie "
+        f"between {low:.3f} and {high:.3f}: the graph tells near from far only just. Try a smaller loss.sigma{hint}"
+    ]

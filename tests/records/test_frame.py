@@ -1,0 +1,74 @@
+"""The public DataFrame of runs."""
+
+import csv
+import re
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from synthetic import result, write_run
+
+import gloss
+from gloss.config import ROOT
+from gloss.errors import RunError
+from gloss.report.build import build
+
+
+def test_a_row_holds_what_the_record_holds(tmp_path):
+    graph = {key: {"homophily": x, "homophily_chance": 0.5, "propagated_accuracy": 70.0, "majority_accuracy": 50.0}
+             for key, x in (("at_start", 0.6), ("at_best", 0.9))}  # fmt: skip
+    graph |= {"sigma": 1, "gamma": 1}
+    record = result(accuracy=81.5, macro_f1=80.5, silhouette=0.25, val=79.0, graph_quality=graph)
+    record["metrics"]["test_on"] = {"accuracy": 60.0, "macro_f1": 59.0}
+    record["hyperparameters"]["epochs"] = 999  # a name that the record itself has
+    folder = write_run(tmp_path, record)
+    write_run(tmp_path, seed=2, loss="gloss_o")
+    runs = gloss.load_runs(tmp_path)
+    assert list(runs.columns[:7]) == ["dataset", "model", "mode", "loss", "variant", "digits", "seed"]
+    assert len(runs) == 2
+    row = runs[runs["loss"] == "ce"].iloc[0]
+    expected = {"seed": 1, "digits": "0123abcd", "test_accuracy": 81.5, "test_macro_f1": 80.5, "val_accuracy": 79.0}
+    expected |= {"test_macro_silhouette": 0.25, "test_on_accuracy": 60.0, "seconds_per_epoch": 10.0, "epochs": 5}
+    expected |= {"graph_at_best_homophily": 0.9, "graph_at_start_homophily": 0.6, "lam": 0.8, "lr": 2e-5}
+    expected |= {"trainer.max_epochs": 200, "precision": "float32", "folder": str(folder)}
+    assert {key: row[key] for key in expected} == expected
+    other = runs[runs["loss"] == "gloss_o"].iloc[0]
+    assert np.isnan(other["test_on_accuracy"]) and np.isnan(other["graph_at_best_homophily"])  # no cell is invented
+
+
+def test_what_is_left_out_is_counted_and_a_wrong_folder_is_named(tmp_path):
+    write_run(tmp_path)
+    (write_run(tmp_path, seed=2) / "DONE").unlink()
+    with pytest.warns(UserWarning, match="1 folders under .* are left out; the first, .*seed=2: is not finished"):
+        assert list(gloss.load_runs(tmp_path)["seed"]) == [1]
+    with pytest.raises(RunError, match="has no runs/: expected an outputs folder"):
+        gloss.load_runs(tmp_path / "runs")
+    (tmp_path / "empty" / "runs").mkdir(parents=True)
+    assert gloss.load_runs(tmp_path / "empty").empty and "dataset" in gloss.load_runs(tmp_path / "empty")
+
+
+def test_the_lines_of_the_readme_remake_table_2(tmp_path, monkeypatch, capsys):
+    (code,) = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
+    assert len(code.splitlines()) == 5
+    monkeypatch.chdir(ROOT)
+    names: dict = {}
+    exec(code, names)
+    cells = names["cells"]
+    outputs = shutil.copytree(ROOT / "outputs" / "reference", tmp_path / "reference")
+    build(outputs, only=["table2"], dpi=20)
+    table = [row for row in csv.DictReader((outputs / "report" / "table2.csv").open()) if row["digits"]]
+    assert len(table) == 16 == 2 * len(cells)
+    for row in table:
+        cell = cells.loc[row["loss"], row["digits"], row["dataset"]]["test_" + row["metric"]]
+        assert (int(row["n"]), float(row["mean"]), float(row["std"])) == pytest.approx(
+            (cell["count"], cell["mean"], cell["std"])
+        )
+    assert "62.62" in capsys.readouterr().out
+
+
+def test_importing_gloss_loads_neither_pandas_nor_torch():
+    code = "import sys, gloss; assert not {'pandas', 'torch'} & sys.modules.keys()"
+    code += "; gloss.load_runs; assert 'pandas' in sys.modules and 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,0 +1,98 @@
+"""The lists of runs on the terminal: by run, by configuration, and two compared."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+
+from gloss.config import ROOT
+from gloss.records.frame import load_runs
+from gloss.report import run_list
+
+
+def run(**given) -> dict:
+    fixed = {"dataset": "mr", "model": "minilm", "mode": "integrated", "loss": "ce", "variant": "paper", "seed": 1}
+    numbers = {"val_macro_f1": 60.0, "test_accuracy": 61.0, "test_macro_f1": 62.0, "test_macro_silhouette": 0.1}
+    rest = {
+        "best_epoch": 2,
+        "epochs": 3,
+        "trainer.lr": 1e-5,
+        "trainer.patience": None,
+        "folder": "x",
+        "digits": "a" * 8,
+    }
+    return {**fixed, **numbers, **rest, **given}
+
+
+def cells(text: str) -> list[list[str]]:
+    """The words between two or more blanks, line by line."""
+    return [[word.strip() for word in line.split("  ") if word.strip()] for line in text.splitlines()]
+
+
+def test_a_cell_has_mean_and_deviation_of_its_seeds_and_the_best_is_marked():
+    rows = [run(seed=s, test_accuracy=x, digits="a" * 8) for s, x in ((1, 61.0), (2, 63.0), (3, 68.0))]
+    rows += [run(loss="gloss_sqrt", test_accuracy=64.5, digits="b" * 8)]
+    rows += [run(dataset="r8", test_accuracy=99.0, digits="c" * 8)]
+    header, ce, gloss, r8, note = (line.split("  ") for line in run_list.by_cell(pd.DataFrame(rows)).splitlines())
+    values = [61.0, 63.0, 68.0]
+    expected = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
+    ce, gloss, r8 = ("  ".join(line) for line in (ce, gloss, r8))
+    assert f"{expected} " in ce and f"{expected}*" not in ce and "64.50*" in gloss
+    assert "99.00*" not in r8  # alone in its block
+    assert "60.00*" not in ce + gloss  # a tie is nobody's
+    assert "Settings" not in "  ".join(header) and "Variant" not in "  ".join(header)
+
+
+def test_settings_are_those_that_tell_configurations_apart():
+    rows = [run(digits=f"{i:08}", **{"trainer.lr": lr}) for i, lr in enumerate((1e-5, 2e-5, 3e-5))]
+    assert list(run_list.settings(pd.DataFrame(rows)).values()) == ["lr=1e-05", "lr=2e-05", "lr=3e-05"]
+    rows = [run(digits=f"{i:08}", **{"trainer.patience": x}) for i, x in enumerate((10, 10, 10, None))]
+    assert list(run_list.settings(pd.DataFrame(rows)).values()) == ["", "", "", "patience=null"]
+    rows = [run(), run(loss="scl", digits="b" * 8, **{"trainer.lr": 7e-5})]  # another loss is no other setting
+    assert set(run_list.settings(pd.DataFrame(rows)).values()) == {""}
+
+
+def test_two_runs_are_compared_by_what_differs():
+    a, b = (pd.Series(run(**x)) for x in ({}, {"trainer.lr": 3e-5, "test_accuracy": 60.25, "folder": "y"}))
+    assert cells(run_list.compared(a, b))[-2:] == [
+        ["trainer.lr", "1e-05", "3e-05", "+2e-05"],
+        ["test_accuracy", "61", "60.25", "-0.75"],
+    ]
+    assert run_list.compared(a, a).endswith("nothing differs")
+
+
+def script(*arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts" / "runs.py"), "paths.outputs=outputs/reference", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_the_script_filters_sorts_and_compares_the_reference_runs():
+    runs = load_runs(ROOT / "outputs" / "reference")
+    mine = runs[(runs.dataset == "mr") & runs.loss.isin(["ce", "scl"])].sort_values("test_accuracy", kind="stable")
+    names = [f"{x.digits}/{x.seed}" for x in mine.itertuples()]
+    listed = script("dataset=mr", "loss=ce,scl", "sort=-test_accuracy").stdout.splitlines()[1:]
+    assert [line.split()[0] for line in listed] == names
+    both = script(f"compare={names[0]}", f"with={mine.iloc[-1].folder}").stdout
+    difference = mine.iloc[-1].test_accuracy - mine.iloc[0].test_accuracy
+    assert f"{difference:+.4g}" in both and str(mine.iloc[0].folder) in both
+    assert len(script().stdout.splitlines()) == len(runs) + 1
+    assert len(script("by=cell").stdout.splitlines()) == runs.groupby([*run_list.IDENTITY]).ngroups + 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["datset=mr"], "there is no key datset (did you mean dataset?)"),
+        (["dataset=nowhere"], "no finished run under outputs/reference/runs fits"),
+        (["sort=accuracy"], "sort=accuracy is not allowed: expected one of "),
+        (["compare=x"], "expected compare=A with=B"),
+        (["compare=x", "with=y"], "no finished run named x"),
+    ],
+)
+def test_mistakes_are_told_in_a_line(arguments, message):
+    done = script(*arguments)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

@@ -1,0 +1,100 @@
+"""Signs of a collapse are told once and stay in the record, and sound runs have none."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from gloss.training import collapse
+from gloss.training.run import train
+from gloss.training.trainer import Fit
+
+CHANCE = np.log(3)
+
+
+def rows(*losses: float, score: float = 60.0, part: str = "ce") -> list[dict]:
+    found = [dict.fromkeys(("ce", "embedding_loss")) | {"loss": x, part: x, "score": score} for x in losses]
+    return [row | {"epoch": i, "empty_batches": 0, "steps": 9} for i, row in enumerate(found, start=1)]
+
+
+def noted(cfg, epochs: list[dict]) -> list[str]:
+    """The lines of a whole run, epoch by epoch."""
+    return [line for n in range(1, len(epochs) + 1) for line in collapse.after_epoch(cfg, epochs[:n], 3, 24.2)]
+
+
+def test_a_loss_that_explodes_is_noted_once(tiny_config):
+    cfg = tiny_config("loss=ce")
+    (line,) = noted(cfg, rows(1.0, 0.9, 3.1, 3.5, 8.0))
+    assert line.startswith("the loss explodes: it is 3.1 at epoch 3, and was 1 at the first")
+    assert noted(cfg, rows(1.0, 1.5, 2.9)) == [] and noted(cfg, rows(0.5, 1e-4, 0.4)) == []  # up again, and no more
+    (line,) = noted(cfg, rows(10.1 * CHANCE, 1.0, 0.5))
+    assert "at epoch 1 cross-entropy is 11.1, where guessing has 1.1" in line
+    assert noted(cfg, rows(9.9 * CHANCE, 1.0)) == []
+    sqrt, given = tiny_config("loss=gloss_sqrt"), tiny_config("loss=gloss_o", "loss.sigma=0.5")
+    for cfg, hint in ((sqrt, "or loss=gloss_o with a larger loss.sigma"), (given, "or a larger loss.sigma")):
+        (line,) = noted(cfg, rows(1234.0, 1005.0, part="embedding_loss"))
+        assert "G-Loss is 1234" in line and line.endswith(hint)
+    assert noted(tiny_config("loss=triplet", "mode=standalone"), rows(1234.0, 5.0, part="embedding_loss")) == []
+
+
+@pytest.mark.parametrize(("score", "is_noted"), [(24.2, True), (20.0, True), (25.4, True), (25.5, False)])
+def test_the_majority_class_after_three_epochs_is_noted(tiny_config, score, is_noted):
+    lines = noted(tiny_config("loss=ce"), rows(*[1.0] * 6, score=score))
+    assert [("no better than the majority class's 24.2" in line) for line in lines] == [True] * is_noted
+    assert noted(tiny_config("loss=ce"), rows(1.0, 1.0, score=score)) == []  # too early
+    standalone = tiny_config("loss=cosine", "mode=standalone")  # its score is a silhouette
+    assert noted(standalone, rows(*[1.0] * 6, score=0.1)) == []
+
+
+def test_ties_of_the_best_score_are_noted_unless_the_last_weights_are_tested():
+    epochs = rows(3.0, 2.0, 1.0, 1.5) + [rows(9.0, score=50.0)[0]]
+    (line,) = collapse.ties(epochs, 3, "best")
+    assert line.startswith("the best validation score, 60, is that of epochs 1, 2, 3, 4: the weights of 3 are kept")
+    assert collapse.ties(epochs, 3, "last") == [] and collapse.ties(epochs[-1:] * 1, 1, "best") == []
+
+
+def test_a_kernel_so_wide_that_all_edges_weigh_alike_is_noted():
+    z = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
+    pairs = [float((z[i] - z[j]).norm()) for i in range(40) for j in range(i)]  # a plain loop
+    for sigma, is_noted in ((0.5, False), (4.0, False), (8.0, True), (10.0, True)):
+        weights = [np.exp(-(d**2) / (2 * sigma**2)) for d in pairs]
+        assert (min(weights) >= 0.95 * max(weights)) == is_noted
+        lines = collapse.wide_kernel(3 * z, sigma)  # any scale
+        assert len(lines) == is_noted
+        if lines:
+            assert f"between {min(weights):.3f} and {max(weights):.3f}" in lines[0]
+            assert f"loss=gloss_sqrt would take {np.median(pairs) / 3**0.5:.3g} here" in lines[0]
+    assert collapse.wide_kernel(torch.ones(4, 8), 1.0)[0].endswith("Try a smaller loss.sigma")
+    assert collapse.wide_kernel(z[:1], 1.0) == []
+
+
+def test_notes_stand_in_the_record_and_on_the_screen_once_also_after_an_interruption(tiny_config, monkeypatch, capsys):
+    """A learning rate of almost 0 stays at the majority class, with a tie in every epoch."""
+    options = ["loss=gloss_o", "loss.sigma=10", "trainer.lr=1e-12", "trainer.max_epochs=4"]
+    options += ["trainer.checkpoint_minutes=0"]
+    labels = lambda self: 50.0  # noqa: E731
+    monkeypatch.setattr(Fit, "majority", property(labels))
+
+    class Stop(Exception):
+        pass
+
+    from gloss.training.callbacks import Callback
+
+    stop = Callback()
+
+    def on_epoch(row: dict) -> None:
+        if row["epoch"] == 3:
+            raise Stop
+
+    stop.on_epoch = on_epoch
+    with pytest.raises(Stop):
+        train(tiny_config(*options), callbacks=[stop])
+    first = capsys.readouterr()
+    record = train(tiny_config(*options))
+    second = capsys.readouterr()
+    wide, majority, tie = record.result["notes"][-3:]
+    assert "σ=10 is so wide" in wide and "no better than the majority class's 50" in majority
+    assert "is that of epochs 1, 2, 3, 4" in tie
+    assert (first.err + second.err).count(" seed 1 · note:") == 3 and "going on from epoch 4" in second.out
+    assert "going on" not in first.out

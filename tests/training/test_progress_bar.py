@@ -1,0 +1,136 @@
+"""What a run shows: lines everywhere, and on a terminal of its own a live view."""
+
+from __future__ import annotations
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from gloss.config import ROOT
+from gloss.training import progress_bar
+from gloss.training.checkpoint import Progress
+from gloss.training.progress_bar import Display, clock
+
+
+def row(epoch: int, score: float = 60.0, seconds: float = 8.0) -> dict:
+    parts = {"loss": 0.5, "ce": 0.3, "embedding_loss": 0.55, "score": score}
+    return {"epoch": epoch, **parts, "seconds": {"total": seconds, "evaluation": 2.0}}
+
+
+@pytest.fixture
+def view(tiny_config, monkeypatch):
+    """A display of a run of 20 epochs at most with a patience of 5, at a clock that the test sets; and its text."""
+    now = [100.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    display = Display(tiny_config("loss=gloss_sqrt", "trainer.max_epochs=20", "trainer.patience=5"), "run 2 of 6")
+
+    def text() -> str:
+        console = Console(width=150, file=open(os.devnull, "w"), record=True)
+        console.print(display._view())
+        return console.export_text()
+
+    return display, now, text
+
+
+def step(display: Display, epoch: int, number: int, loss: float | None = 0.25) -> None:
+    display.show("step", {"epoch": epoch, "step": number, "steps": 10, "texts": 32, "loss": loss})
+
+
+def test_the_view_has_a_place_a_phase_and_honest_totals(view):
+    display, now, text = view
+    display.show("phase", {"name": "tokenising"})
+    now[0] += 65
+    assert text().splitlines() == ["run 2 of 6 · csv tiny integrated gloss_sqrt seed 1 · tokenising (1:05)"]
+    display.show("phase", {"name": "training"})
+    step(display, 1, 1)
+    now[0] += 4
+    step(display, 1, 3)  # two steps in four seconds
+    step(display, 1, 4)
+    assert "epoch 1 of at most 20" in text() and "step 4 of 10 · 16 examples/s" in text()
+    # 3 steps in 4 s: 13.3 s an epoch; 0.4 of the first is done. The first is always better, so 6 epochs at least
+    assert display._time_left(now[0]) == pytest.approx((5.6 * 40 / 3, 19.6 * 40 / 3))
+    display.progress = Progress(epochs=[row(1), row(2, 61.0), row(3, 50.0)], best_epoch=2, best_score=61.0, num_stale=1)
+    step(display, 4, 5)
+    shown = text()
+    assert "loss 0.2500 · epoch 3: loss 0.5000 (ce 0.3000, gloss_sqrt 0.5500), val F1 50" in shown
+    assert "best 61 at epoch 2 · patience 4 of 5 left" in shown
+    assert display._time_left(now[0]) == (35.0, 165.0)  # 3.5 and 16.5 epochs of 10 s
+    assert "training ends in 0:35 (no better score) to 2:45 (all epochs)" in shown
+
+
+def test_without_patience_there_is_one_end_and_a_gpu_shows_no_loss_of_a_step(view):
+    display, now, text = view
+    display.cfg.trainer.patience = None
+    display.progress = Progress(epochs=[row(1)], best_epoch=1, best_score=60.0)
+    step(display, 2, 10, loss=None)
+    assert "training ends in 3:00\n" in text() and "\nepoch 1: loss" in text() and "patience" not in text()
+
+
+def test_an_early_stop_is_told_and_all_epochs_are_not(tiny_config, capsys):
+    display = Display(tiny_config("loss=ce"))
+    display.progress = Progress(epochs=[row(1)] * 7, num_stale=5, best_score=61.234, stopped="patience")
+    display.show("stopped", {})
+    display.progress.stopped = "max_epochs"
+    display.show("stopped", {})
+    told = "csv tiny integrated ce seed 1 · stopped after epoch 7: 5 epochs without a better val F1 than 61.23\n"
+    assert capsys.readouterr().out == told
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.9, "0:00"), (61, "1:01"), (3599, "59:59"), (3723.5, "1:02:03")])
+def test_a_clock(seconds, text):
+    assert clock(seconds) == text
+
+
+def on_terminal(*arguments: str) -> str:
+    """What scripts/train.py shows on a terminal of its own."""
+    main, side = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "160"}
+    command = [sys.executable, "scripts/train.py", *arguments]
+    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, cwd=ROOT, env=environment)
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:  # the other end is closed
+            break
+        shown += part
+    assert process.wait(timeout=60) == 0
+    os.close(main)
+    return shown.decode()
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_on_a_terminal_phases_and_lines_are_shown_and_workers_show_lines_only(toy_csv, tmp_path, jobs):
+    arguments = ["-m", "seed=1,2", "dataset=csv", f"dataset.path={toy_csv}", "model=tiny", "loss=ce"]
+    arguments += ["trainer.batch_size=16", "trainer.max_epochs=2", "trainer.device=cpu", f"paths.outputs={tmp_path}"]
+    arguments += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] * (jobs > 1)
+    shown = on_terminal(*arguments)
+    lines = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line) for line in shown.replace("\r", "\n").splitlines() if line]
+    for seed in (1, 2):
+        name = f"csv tiny integrated ce seed {seed}"
+        assert [sum(line.startswith(f"{name} · epoch {n} · loss ") for line in lines) for n in (1, 2)] == [1, 1]
+    phases = {m[1] for line in lines if (m := re.match(r"run \d of 2 · csv .* · ([^·]+) \(\d:\d\d\)", line))}
+    assert "starting …" in shown
+    if jobs == 1:
+        assert phases & {"loading texts", "loading the encoder"} and "loading PyTorch and transformers …" in shown
+    else:
+        assert not phases
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("Data set")) :]
+    assert re.search(r" ± ", table[1]) and f"{tmp_path}/report/index.html" in "".join(table)
+
+
+def test_what_goes_to_a_pipe_has_lines_only(tiny_config, capsys):
+    with Display(tiny_config("loss=ce")) as display:
+        display.show("phase", {"name": "training"})
+        step(display, 1, 1)
+        display.show("epoch", row(1))
+    told = capsys.readouterr()
+    assert told.out == "csv tiny integrated ce seed 1 · epoch 1 · loss 0.5000 · val F1 60 · 10.0 s\n" and not told.err
+    assert progress_bar.is_live() is False
