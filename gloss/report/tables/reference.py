@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import number
 from gloss.report.seed_groups import Group
@@ -38,8 +40,8 @@ def with_references(
     rows = _by_model(groups, lines) if table.name == "table2" else _by_dataset(lines)
     notes = [note for kind, note in NOTES.items() if any(line["reference"] == kind for line in lines)]
     said = "Reference lines, below, are not ranked and bear no verdict. " + " ".join(notes)
-    data = [{k: v for k, v in line.items() if k != "suffix"} for line in lines]
-    return replace(table, rows=[*table.rows, *rows], data=[*table.data, *data], notes=[*table.notes, said])
+    data = pd.concat([table.data, pd.DataFrame(lines, dtype=object).drop(columns="suffix")])
+    return replace(table, rows=[*table.rows, *rows], data=data, notes=[*table.notes, said])
 
 
 def _lines(groups: Sequence[Group], frozen: Sequence[dict], tfidf: Sequence[dict]) -> list[dict[str, Any]]:
