@@ -14,6 +14,7 @@ from gloss.config import CONFIG_DIR, SCL_CE, SEARCHED
 from gloss.paper.names import paper_order
 from gloss.records.reading import number
 from gloss.report.statistics import mean, std
+from gloss.report.table import number_text
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,6 @@ def mixed(group: Group) -> list[str]:
 
 
 def mean_std(values: Sequence[float], digits: int = 2) -> str:
-    """ "85.64 ± 0.81", or "85.64" for a single run."""
-    shown = f"{mean(values):.{digits}f}"
-    return shown if len(values) < 2 else f"{shown} ± {std(values):.{digits}f}"
+    """ "85.64 ± 0.81"; "85.64" for a single run, a dash for none."""
+    centre, spread = (mean(values) if values else None), (std(values) if len(values) > 1 else None)
+    return number_text(centre, spread, digits)

@@ -424,6 +424,16 @@ def test_claims_say_what_the_interval_says(tmp_path):
     }
 
 
+def test_two_settings_of_a_loss_cost_no_claim(tmp_path):
+    """Settings that no sweep tells apart, as two variants asked for by hand: the last speaks."""
+    write_cell(tmp_path, 85.0, loss="ce")
+    for digits, accuracy in (("0123abcd", 80.0), ("ffffffff", 86.0)):
+        write_cell(tmp_path, accuracy, loss="gloss_o", digits=digits)
+    cells = [cell(loss="ce", seeds=(1, 2, 3)), *(cell(loss="gloss_o", digits=d) for d in ("0123abcd", "ffffffff"))]
+    (found,) = compare.claims("Table 2", groups_of(tmp_path, cells))
+    assert found.differences == pytest.approx([1.0])
+
+
 def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_path):
     for seed, offset in enumerate(SPREAD, start=1):
         write_run(tmp_path, loss="gloss_sqrt", accuracy=86.0 + offset, val=90.0, seed=seed)

@@ -10,9 +10,19 @@ from gloss.report.figure import Drawing
 from gloss.report.figures.sweeps import by_loss, others, setting
 from gloss.report.seed_groups import Group, is_comparable, mean_std
 from gloss.report.statistics import mean, std, t_interval
-from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
-from gloss.report.tables.comparisons import Claim
-from gloss.report.tables.results import common_notes, missing, rank_alike, seeds_text
+from gloss.report.table import MISSING, Entry, Table, entry, mark, rank
+from gloss.report.tables.comparisons import Claim, difference_numbers, difference_texts
+from gloss.report.tables.results import (
+    ACCURACY,
+    Metric,
+    by_group,
+    common_notes,
+    in_blocks,
+    measure,
+    missing,
+    ours,
+    seeds_text,
+)
 
 
 def few_shot(groups: Sequence[Group]) -> Drawing | None:
@@ -77,34 +87,22 @@ def shift(groups: Sequence[Group]) -> Table:
     """Trained on one set, tested on its own test split and on another domain's; a line a direction and loss."""
     rows, data = [], []
     has_modes = len({g.mode for g in groups}) > 1
-    for dataset, model in dict.fromkeys((g.dataset, g.model) for g in groups):
-        block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
-        columns = []
-        for split in ("test", "test_on"):
-            values = [list(g.values("metrics", split, "accuracy").values()) for g in block]
-            shown = [
-                Entry((Part(mean_std(v)),), seeds_text(g, len(v))) if v else Entry()
-                for g, v in zip(block, values, strict=True)
-            ]
-            columns.append(mark(shown, rank_alike(block, [mean(v) if v else None for v in values])))
-        drops = []
-        for g in block:
-            inside, outside = g.test("accuracy"), g.values("metrics", "test_on", "accuracy")
-            drop = [inside[seed] - outside[seed] for seed in inside if seed in outside]
-            drops.append(mean_std(drop) if drop else MISSING)
-            other = (g.config.get("ablation") or {}).get("test_on")
-            keys = {"trained_on": dataset, "tested_on": other, "model": model, "mode": g.mode, "loss": g.loss}
-            keys |= {**g.point, "n": len(inside)}
-            means = {
-                "accuracy": mean(list(inside.values())) if inside else None,
-                "shifted_accuracy": mean(list(outside.values())) if outside else None,
-            }
-            data.append({**keys, **means, "drop": mean(drop) if drop else None})
-        for i, g in enumerate(block):
-            other = str((g.config.get("ablation") or {}).get("test_on"))
-            label = loss_name(g.loss, g.mode) + (f" ({g.mode})" if has_modes else "") + others(g, "ablation.test_on")
-            keys = [dataset_name(dataset), dataset_name(other), model_name(model), label]
-            rows.append([*map(entry, keys), columns[0][i], columns[1][i], entry(drops[i])])
+    groups = in_blocks(groups, "dataset", "model")
+    metrics = (ACCURACY, Metric("shifted_accuracy", "Other domain", ("metrics", "test_on", "accuracy")))
+    for g, cell in zip(groups, by_group(measure(groups, metrics), metrics), strict=True):
+        inside, outside = (g.values(*m.path) for m in metrics)
+        drop = [inside[seed] - outside[seed] for seed in inside if seed in outside]
+        other = (g.config.get("ablation") or {}).get("test_on")
+        label = loss_name(g.loss, g.mode) + (f" ({g.mode})" if has_modes else "") + others(g, "ablation.test_on")
+        shown = [
+            Entry((ours(row, m),), seeds_text(g, row["n"])) if row["n"] else Entry()
+            for row, m in zip(cell, metrics, strict=True)
+        ]
+        names = [dataset_name(g.dataset), dataset_name(str(other)), model_name(g.model), label]
+        rows.append([*names, *shown, mean_std(drop)])
+        data.append({"trained_on": g.dataset, "tested_on": other, "model": g.model, "mode": g.mode, "loss": g.loss})
+        data[-1] |= {**g.point, "n": cell[0]["n"], **{row["metric"]: row["mean"] for row in cell}}
+        data[-1] |= {"drop": mean(drop) if drop else None}
     notes = [
         "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds; drop: paired by seed.",
         *common_notes(groups),
@@ -116,46 +114,27 @@ def shift(groups: Sequence[Group]) -> Table:
 def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
     """The paper's formulas against the released code's, paired by seed; a line a data set and loss."""
     rows, data, claims = [], [], []
-
-    def key_of(g: Group) -> tuple[str, ...]:
-        return g.dataset, g.model, g.mode, g.loss, others(g, "variant")
-
-    for key in dict.fromkeys(map(key_of, groups)):
-        by_variant = {g.variant: g for g in groups if key_of(g) == key}
-        scores = {
-            name: by_variant[name].test("accuracy") if name in by_variant else {} for name in ("paper", "released")
-        }
-        shown = []
-        for name, found in scores.items():
-            values = list(found.values())
-            shown.append(
-                Entry((Part(mean_std(values)),), seeds_text(by_variant[name], len(values))) if values else Entry()
-            )
-        means = [mean(list(found.values())) if found else None for found in scores.values()]
-        shown = mark(shown, rank(means))
-        differences = [scores["paper"][seed] - x for seed, x in scores["released"].items() if seed in scores["paper"]]
-        interval = t_interval(differences)
-        texts = [MISSING] * 3
-        fair = all(is_comparable(g.config) for g in by_variant.values())
-        dataset, model, mode, loss, rest = key
+    by_key: dict[tuple[str, ...], dict[str, Group]] = {}
+    for g in groups:
+        by_key.setdefault((g.dataset, g.model, g.mode, g.loss, others(g, "variant")), {})[g.variant] = g
+    for (dataset, model, mode, loss, rest), found in by_key.items():
+        pair = [found.get(name) for name in ("paper", "released")]
+        left, right = ({} if g is None else g.test("accuracy") for g in pair)
+        differences = [left[seed] - right[seed] for seed in right if seed in left]
         where = f"{loss_name(loss, mode)}{rest}, {model_name(model)} on {dataset_name(dataset)}"
+        fair = all(is_comparable(g.config) for g in found.values())
         told = Claim("Variants", "The paper's formulas beat the released code's", where, differences, fair)
-        if differences:
-            texts = [f"{mean(differences):+.2f}", MISSING, told.verdict or MISSING]
-            texts[1] = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else MISSING
-        names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode) + rest]
-        rows.append([*map(entry, names), *shown, *map(entry, texts)])
-        data.append(
-            {
-                **{"dataset": dataset, "model": model, "mode": mode, "loss": loss, "pairs": len(differences)},
-                **{"paper": means[0], "released": means[1]},
-                "difference": mean(differences) if differences else None,
-                "difference_std": std(differences) if len(differences) > 1 else None,
-                "low": interval[0] if interval else None,
-                "high": interval[1] if interval else None,
-            }
-        )
         claims += [told] if differences else []
+        means = [mean([*x.values()]) if x else None for x in (left, right)]
+        shown = [
+            entry(mean_std([*x.values()]), suffix=seeds_text(g, len(x))) if x else Entry()
+            for g, x in zip(pair, (left, right), strict=True)
+        ]
+        names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode) + rest]
+        rows.append([*names, *mark(shown, rank(means)), *difference_texts(differences), told.verdict or MISSING])
+        data.append({"dataset": dataset, "model": model, "mode": mode, "loss": loss, "pairs": len(differences)})
+        data[-1] |= {"paper": means[0], "released": means[1], **difference_numbers(differences)}
+        data[-1]["difference_std"] = std(differences) if len(differences) > 1 else None
     notes = [
         "Accuracy (%), in brackets the number of seeds; Δ: paper minus released, paired by seed.",
         "Claim: whether the paper's formulas do better; runs off the paper's protocol bear none.",

@@ -12,10 +12,9 @@ from gloss.report.seed_groups import Group, is_comparable, timed
 from gloss.report.statistics import PRACTICAL, claim, mean
 from gloss.report.table import MISSING, Entry, Part, Table, entry
 from gloss.report.tables.comparisons import choose_on_validation
-from gloss.report.tables.results import STANDALONE_COLUMNS
+from gloss.report.tables.results import TABLE3
 
-PATHS = {column: path for _, path, column, *_ in STANDALONE_COLUMNS}
-LOWER = {"total_seconds", "seconds_per_epoch", "epochs"}  # less is better
+METRICS = {m.name: m for m in TABLE3}
 GLOSS, RIVALS = ("gloss_o", "gloss_sqrt"), ("scl", "triplet", "cosine")
 SIMILAR = 0.5  # points: how far "similar" may lie below, and "the same" is rounding
 ROUNDING = 0.01 + 1e-9
@@ -34,7 +33,7 @@ class Contest:
 
     @property
     def sign(self) -> int:
-        return -1 if self.metric in LOWER else 1
+        return 1 if METRICS[self.metric].higher_is_better else -1
 
     def best(self, losses: Iterable[str]) -> tuple[str, float]:
         """Of some losses the one that does best in the paper, and its number."""
@@ -286,7 +285,7 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
 
 def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
     """What our runs say about a cell: as `stats.claim`; empty where losses are missing."""
-    path = PATHS[contest.metric]
+    path = METRICS[contest.metric].path
     source = clocked if path[0] == "seconds" else groups
     mode, place = paper.MODES[contest.table], (contest.dataset, contest.model)
     cells = {g.loss: g for g in source if g.mode == mode and (g.dataset, g.model) == place and g.values(*path)}
