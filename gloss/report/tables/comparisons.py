@@ -14,7 +14,7 @@ from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.seed_groups import Group, departures, is_comparable
 from gloss.report.statistics import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, t_interval
-from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, number_text, rank
+from gloss.report.table import MISSING, Entry, Part, Table, entry, number_text, rank
 from gloss.report.tables.results import common_notes, missing
 
 RIVALS = ("scl", "cosine", "triplet")
@@ -175,61 +175,46 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
     groups = [g for g in groups if g.mode == INTEGRATED]
     datasets = sorted({g.dataset for g in groups}, key=lambda d: paper_order(d))
     published = {row["model"]: row for row in paper.rows("table5")}
-    values: dict[str, list[float | None]] = {
-        system: [number({k: float(v) for k, v in published[system].items() if k in datasets}, d) for d in datasets]
-        for system in paper.SYSTEMS
-    }
     measured = {r["dataset"]: number(r, "test", "accuracy") for r in tfidf}
-    values["TF-IDF + linear classifier (measured here)"] = [measured.get(d) for d in datasets]
-    suffix: dict[tuple[str, str], str] = {}
-    unranked: set[tuple[str, str]] = set()
-    best: dict[str, list[tuple[float, int] | None]] = {}
-    data = [
-        {"system": s, "dataset": d, "accuracy": v}
-        for s, vs in values.items()
-        for d, v in zip(datasets, vs, strict=True)
-    ]
+    known = {s: {d: float(x) for d, x in published[s].items() if d in datasets and x} for s in paper.SYSTEMS}
+    known["TF-IDF + linear classifier (measured here)"] = measured
+    pairs = [(system, d) for system in known for d in datasets]
+    found = [{"system": s, "dataset": d, "accuracy": known[s].get(d), "is_ranked": True} for s, d in pairs]
+    best: dict[str, list[Entry]] = {}
     for model in dict.fromkeys(g.model for g in groups):
         name = f"G-Loss + {model_name(model)} (ours, mean)"
-        values[name], best[name] = [], []
+        best[name] = []
         for dataset in datasets:
             chosen = choose_on_validation([g for g in groups if (g.dataset, g.model) == (dataset, model)])
             scores = chosen.test("accuracy") if chosen else {}
-            centre = mean(list(scores.values())) if scores else None
-            top = max(scores.items(), key=lambda x: (x[1], -x[0])) if scores else None
-            values[name].append(centre)
-            best[name].append(top and (top[1], top[0]))
+            found.append({"system": name, "dataset": dataset, "accuracy": mean([*scores.values()]) if scores else None})
+            found[-1] |= {"n": len(scores), "is_ranked": not (chosen and scores and departures(chosen.config))}
             if chosen and scores:
-                unranked |= {(name, dataset)} if departures(chosen.config) else set()
-                suffix[name, dataset] = f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})"
-            data.append(
-                {
-                    **{"system": name, "dataset": dataset, "accuracy": centre, "n": len(scores)},
-                    **{"chosen": chosen.loss if chosen and scores else None, "best_seed_accuracy": top and top[1]},
-                }
-            )
-    columns = []
-    for i, dataset in enumerate(datasets):
-        numbers = [v[i] for v in values.values()]
-        entries = [
-            Entry() if v is None else Entry((Part(f"{v:.2f}"),), suffix.get((name, dataset), ""))
-            for name, v in zip(values, numbers, strict=True)
-        ]
-        ranked = [None if (name, dataset) in unranked else v for name, v in zip(values, numbers, strict=True)]
-        columns.append(mark(entries, rank(ranked)))
+                seed = max(scores, key=lambda seed: (scores[seed], -seed))
+                suffix = f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})"
+                found[-1] |= {"chosen": chosen.loss, "best_seed_accuracy": scores[seed], "suffix": suffix}
+            best[name].append(entry(f"{scores[seed]:.2f}", suffix=f"[seed {seed}]") if scores else Entry())
     rows = []
-    for j, name in enumerate(values):
-        row = [column[j] for column in columns]
-        if name not in paper.SYSTEMS or any(e != Entry() for e in row):
-            rows.append([entry(name), *row])
-        if name in best:
-            tops = [Entry() if b is None else entry(f"{b[0]:.2f}", suffix=f"[seed {b[1]}]") for b in best[name]]
-            rows.append([entry(name.replace("mean", "best seed")), *tops])
+    if datasets:
+        frame = pd.DataFrame(found)
+        ranked = frame["accuracy"].astype(float).where(frame["is_ranked"]).groupby(frame["dataset"])
+        places = ranked.transform(lambda column: rank(column))
+        cells = [
+            Entry((Part(number_text(x["accuracy"]), place),), x.get("suffix", ""))
+            for x, place in zip(found, places, strict=True)
+        ]
+        for i, name in enumerate(frame["system"].unique()):
+            row = cells[i * len(datasets) : (i + 1) * len(datasets)]
+            if name not in paper.SYSTEMS or any(e != Entry() for e in row):
+                rows.append([name, *row])
+            if name in best:
+                rows.append([name.replace("mean", "best seed"), *best[name]])
     for system in ("G-Loss + BERT-base", "G-Loss + RoBERTa-large"):
         printed = [published[system].get(d) for d in datasets]
         if any(printed):
-            rows.append([entry(f"{system} (paper)"), *(entry(p or MISSING) for p in printed)])
+            rows.append([f"{system} (paper)", *(p or MISSING for p in printed)])
     relevant = [g for g in groups if g.loss.startswith("gloss")]
+    unranked = not all(x["is_ranked"] for x in found)
     notes = [
         "Ours: O or SQRT is the G-Loss variant, chosen by mean validation accuracy; in brackets the number of seeds.",
         "Best seed: the highest test accuracy among the seeds, so chosen on the test split: an optimistic number, "
@@ -240,6 +225,7 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
         *([] if measured else ["TF-IDF: not measured yet."]),
         *common_notes(relevant),
     ]
+    data = [{key: x for key, x in row.items() if key not in ("is_ranked", "suffix")} for row in found]
     title = "Table 5: against published systems, accuracy (%)"
     return Table("table5", title, ["System", *map(dataset_name, datasets)], rows, data, notes, missing(relevant))
 
