@@ -13,13 +13,12 @@ from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, panels
-from gloss.report.seed_groups import Group, departures, setting, timed
+from gloss.report.seed_groups import CELL, Group, departures, setting, timed
 from gloss.report.statistics import mean, std
 from gloss.report.table import Entry, Table
 from gloss.report.tables.results import (
     ACCURACY,
     EPOCH_SECONDS,
-    IDENTITY,
     MACRO_F1,
     SILHOUETTE,
     Metric,
@@ -53,7 +52,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         shown = [ours(row if m.is_quality else row | {"rank": 0}, m) for row, m in zip(cell, METRICS, strict=True)]
         numbers = [Entry((part,)) for part in shown]  # times and epochs are facts, not a contest: no rank
         rows.append([dataset_name(g.dataset), model_name(g.model), g.mode, label, len(g.runs), *numbers])
-        data.append({**{key: cell[0][key] for key in IDENTITY}, "seeds": " ".join(map(str, g.runs))})
+        data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"departures": cell[0]["departures"]}
         for row, m in zip(cell, METRICS, strict=True):
             data[-1] |= {m.path[-1]: row["mean"], f"{m.path[-1]}_std": row["std"]}

@@ -11,7 +11,7 @@ import pandas as pd
 from gloss.config import STANDALONE
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
-from gloss.report.seed_groups import RELEASED, Group, departures, is_comparable, mixed, setting, timed
+from gloss.report.seed_groups import CELL, RELEASED, Group, departures, is_comparable, mixed, setting, timed
 from gloss.report.statistics import mean, std, verdict
 from gloss.report.table import MISSING, Entry, Part, Table, number_text, rank
 
@@ -41,7 +41,6 @@ TABLE3 = (
     EPOCH_SECONDS,
     Metric("epochs", "Epochs", ("epochs",), 0, False),
 )
-IDENTITY = ("dataset", "model", "mode", "loss", "variant", "digits")
 OURS = (
     "Ours: test split, mean ± standard deviation (n - 1), in brackets the number of seeds; a dash is not measured yet."
 )
@@ -76,7 +75,7 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
             found = (on_time if m.path[0] == "seconds" else g).values(*m.path)
             values = list(found.values())
             published, spread = _published(experiment, g, m.name)
-            row = {**{key: getattr(g, key) for key in IDENTITY}, **g.point, "metric": m.name, "n": len(values)}
+            row = {**{key: getattr(g, key) for key in CELL}, **g.point, "metric": m.name, "n": len(values)}
             row |= {"mean": mean(values) if values else None, "std": std(values) if len(values) > 1 else None}
             row |= {"seeds": " ".join(map(str, found)), "paper": published, "paper_std": spread}
             row["difference"] = mean(values) - published if m.is_quality and values and published is not None else None
