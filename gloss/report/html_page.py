@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from gloss.records.reading import number
@@ -58,11 +59,7 @@ def render(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
-    judged = {  # a cell and metric once, also where Table 4 shows it again
-        tuple(row.get(key) for key in ("dataset", "model", "mode", "loss", "digits", "metric")): row["verdict"]
-        for row in (row for s in sections for t in s.tables for row in t.data if "digits" in row and "verdict" in row)
-    }
-    counts = Counter(judged.values())
+    counts = Counter(_verdicts([t.data for s in sections for t in s.tables]))
     return environment.get_template("page.html").render(
         title=title,
         intro=intro,
@@ -73,6 +70,13 @@ def render(
         problems=problems,
         not_run=not_run,
     )
+
+
+def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
+    """The verdicts of all cells, one a cell and metric: Table 4 shows some of Table 3 again."""
+    judged = pd.concat([f for f in frames if {"digits", "verdict"} <= set(f)] or [pd.DataFrame({"verdict": []})])
+    keys = [key for key in ("dataset", "model", "mode", "loss", "digits", "metric") if key in judged]
+    return [*judged.dropna(subset="verdict").drop_duplicates(keys or None)["verdict"]]
 
 
 def _view(section: Section, folder: Path) -> SimpleNamespace:

@@ -110,7 +110,7 @@ def make_plan(
             *speeds.epoch_seconds(cell),
             paper.published(cell.experiment, cell.dataset, cell.model, cell.loss, "accuracy", cell.mode),
             f"{mean_std(scores)} ({len(scores)})" if scores else MISSING,
-            judge(cell.experiment, group, "accuracy"),
+            judge(cell.experiment, group, "accuracy", scores),
         )
         lines.append(line)
     return Plan(lines, speeds, searches_left(cells, overrides, search))

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from typing import Any
 
+import pandas as pd
 import yaml
 
 from gloss.config import CONFIG_DIR, SCL_CE, SEARCHED
 from gloss.paper.names import paper_order
 from gloss.records.reading import number
 from gloss.report.statistics import mean, std
+from gloss.report.table import number_text
+
+CELL = ["dataset", "model", "mode", "loss", "variant", "digits"]  # what tells configurations apart
 
 
 @dataclass(frozen=True)
@@ -78,18 +82,13 @@ def _device(run: Any) -> str:
     return str(run.result.get("device_name") or run.result.get("device"))
 
 
-def loose_groups(records: Iterable[Any]) -> list[Group]:
+def loose_groups(records: Sequence[Any]) -> list[Group]:
     """All records, grouped by configuration, in the paper's order. Two records of one seed: see `refuse_doubles`."""
-    found: dict[tuple, dict[int, Any]] = defaultdict(dict)
-    for record in records:
-        x = record.identity
-        found[x.dataset, x.model, x.mode, x.loss, x.variant, x.digits][x.seed] = record
     groups = []
-    for key, runs in found.items():
-        runs = dict(sorted(runs.items()))
-        groups.append(
-            Group(*key, runs=runs, seeds=tuple(runs), config=next(iter(runs.values())).result.get("config", {}))
-        )
+    for key, runs in _identities(records).sort_values("seed").groupby(CELL, sort=False):
+        by_seed = dict(zip(runs["seed"].tolist(), runs["record"], strict=True))
+        config = runs["record"].iloc[0].result.get("config", {})
+        groups.append(Group(*key, runs=by_seed, seeds=tuple(by_seed), config=config))
     return sorted(groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.digits))
 
 
@@ -98,18 +97,20 @@ def refuse_doubles(records: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
     A run's folder follows from its configuration, so a second candidate was copied or renamed: neither is believed.
     """
-    found: dict[tuple, list[Any]] = defaultdict(list)
-    for record in records:
-        x = record.identity
-        found[x.dataset, x.model, x.mode, x.loss, x.digits, x.seed].append(record)
-    doubles = [same for same in found.values() if len(same) > 1]
+    runs, key = _identities(records), [name for name in (*CELL, "seed") if name != "variant"]
+    doubled = runs[runs.duplicated(key, keep=False)]
     problems = [
         f"{len(same)} runs claim the same configuration and seed, none is used: "
-        + ", ".join(sorted(str(record.folder) for record in same))
-        for same in doubles
+        + ", ".join(sorted(str(record.folder) for record in same["record"]))
+        for _, same in doubled.groupby(key, sort=False)
     ]
-    refused = {id(record) for same in doubles for record in same}
-    return [record for record in records if id(record) not in refused], problems
+    return runs.drop(doubled.index)["record"].tolist(), problems
+
+
+def _identities(records: Sequence[Any]) -> pd.DataFrame:
+    """A row a record: its identity, and the record."""
+    rows = [record.result["identity"] | {"record": record} for record in records]
+    return pd.DataFrame(rows, columns=[*CELL, "seed", "record"])
 
 
 def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], list[Group]]:
@@ -123,10 +124,9 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
     groups = []
     for c in cells:
         runs = {r.identity.seed: r for r in records if _key(r.identity) == _key(c) and r.identity.seed in c.seeds}
-        key = (c.dataset, c.model, c.mode, c.loss, c.variant, c.digits)
         point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells tells none apart
-        runs = dict(sorted(runs.items()))
-        groups.append(Group(*key, runs=runs, seeds=tuple(c.seeds), point=point, config=asdict(c.config)))
+        cell = [getattr(c, name) for name in CELL]
+        groups.append(Group(*cell, dict(sorted(runs.items())), tuple(c.seeds), point, asdict(c.config)))
     used = {id(run) for g in groups for run in g.runs.values()}
     kinds = {(g.dataset, g.model, g.mode, g.loss) for g in groups}
     others = [r for r in records if id(r) not in used and _key(r.identity)[:4] in kinds]
@@ -259,6 +259,6 @@ def mixed(group: Group) -> list[str]:
 
 
 def mean_std(values: Sequence[float], digits: int = 2) -> str:
-    """ "85.64 ± 0.81", or "85.64" for a single run."""
-    shown = f"{mean(values):.{digits}f}"
-    return shown if len(values) < 2 else f"{shown} ± {std(values):.{digits}f}"
+    """ "85.64 ± 0.81"; "85.64" for a single run, a dash for none."""
+    centre, spread = (mean(values) if values else None), (std(values) if len(values) > 1 else None)
+    return number_text(centre, spread, digits)

@@ -1,12 +1,16 @@
-"""A table of the report and its three written forms: Markdown, CSV, LaTeX."""
+"""A table of the report and its written forms: Markdown, CSV, LaTeX, HTML."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
+from typing import Any
+
+import pandas as pd
+from pandas.io.formats.style import Styler
 
 MISSING = "—"  # nothing measured: never a zero
 _LATEX = {
@@ -44,7 +48,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Entry:
-    """What stands in one place of a table: numbers parted by slashes, then a remark such as the number of seeds."""
+    """A cell of a table: numbers separated by slashes, then a remark such as the number of seeds."""
 
     parts: tuple[Part, ...] = (Part(MISSING),)
     suffix: str = ""
@@ -56,12 +60,7 @@ class Entry:
     @property
     def verdict(self) -> str:
         """The verdicts of the parts, once if they agree: "ok", "ok/near"."""
-        return "/".join(dict.fromkeys(self.verdicts)) if len(set(self.verdicts)) == 1 else "/".join(self.verdicts)
-
-    @property
-    def is_paper(self) -> bool:
-        """Whether this entry says that its row holds the paper's numbers."""
-        return self.plain() == "paper"
+        return self.verdicts[0] if len(set(self.verdicts)) == 1 else "/".join(self.verdicts)
 
     def plain(self) -> str:
         return " ".join(x for x in (" / ".join(part.text for part in self.parts), self.suffix) if x)
@@ -72,35 +71,51 @@ def entry(*texts: object, suffix: str = "") -> Entry:
     return Entry(tuple(Part(str(text)) for text in texts), suffix)
 
 
-@dataclass(frozen=True)
-class Table:
-    """name: "table2", also the name of its files; columns and rows as printed; data: the same, tidy, for the CSV file.
+def number_text(mean: float | None, std: float | None = None, digits: int = 2) -> str:
+    """ "85.64 ± 0.81"; "85.64" without a deviation; a dash for a number that is missing (None or NaN)."""
+    if pd.isna(mean):
+        return MISSING
+    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
 
-    notes: footnotes; missing: what a dash stands for; command: what makes the table's runs.
+
+@dataclass
+class Table:
+    """A table as printed, and the same numbers as a tidy data frame.
+
+    Args:
+        name: "table2", also the name of its files.
+        title: the heading.
+        columns: the headings of the columns.
+        rows: cells as printed; plain texts and numbers become entries.
+        data: the tidy form for the CSV file, a row a number; None where a value is missing.
+        notes: footnotes.
+        missing: what the dashes stand for.
+        command: what makes the table's runs.
+        num_keys: leading columns that name the row, aligned left.
     """
 
     name: str
     title: str
     columns: list[str]
-    rows: list[list[Entry]]
-    data: list[dict[str, object]]
+    rows: list[list[Any]]
+    data: Any
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     command: str = ""
-    num_keys: int = 1  # leading columns that name the row: aligned left
+    num_keys: int = 1
+
+    def __post_init__(self) -> None:
+        self.rows = [[e if isinstance(e, Entry) else entry(e) for e in row] for row in self.rows]
+        self.data = _frame(self.data)
 
     def markdown(self) -> str:
         """The table with its title and notes, columns padded so that it also reads well in a terminal."""
-        body = [[_md(x) for x in self.columns]] + [[_md_entry(e) for e in row] for row in self.rows]
-        widths = [max(3, *(len(row[i]) for row in body)) for i in range(len(self.columns))]
-        is_left = [i < self.num_keys for i in range(len(widths))]
-        pad = [
-            [x.ljust(w) if left else x.rjust(w) for x, w, left in zip(row, widths, is_left, strict=True)]
-            for row in body
-        ]
-        rule = ["-" * w if left else "-" * (w - 1) + ":" for w, left in zip(widths, is_left, strict=True)]
-        lines = ["| " + " | ".join(row) + " |" for row in (pad[0], rule, *pad[1:])]
-        text = f"**{_md(self.title)}**\n\n" + "\n".join(lines) + "\n"
+        body = [[_md(x) for x in self.columns]] + [[_written(e, _md, _MD) for e in row] for row in self.rows]
+        widths = [max(3, *map(len, column)) for column in zip(*body, strict=True)]
+        align = ["<" if i < self.num_keys else ">" for i in range(len(widths))]
+        body.insert(1, ["-" * w if left == "<" else "-" * (w - 1) + ":" for w, left in zip(widths, align, strict=True)])
+        lines = [[f"{x:{a}{w}}" for x, a, w in zip(row, align, widths, strict=True)] for row in body]
+        text = f"**{_md(self.title)}**\n\n" + "".join(f"| {' | '.join(line)} |\n" for line in lines)
         if self.notes:
             text += "\n" + "\n".join(f"- {_md(note)}" for note in self.notes) + "\n"
         if self.missing:
@@ -108,29 +123,40 @@ class Table:
         return text
 
     def csv(self) -> str:
-        """The tidy form: one line a number, columns in the order of their first appearance."""
+        """The tidy form, columns in the order of their first appearance."""
         return csv_text(self.data)
 
     def latex(self) -> str:
         """A booktabs table; needs \\usepackage{booktabs}."""
         align = "l" * self.num_keys + "r" * (len(self.columns) - self.num_keys)
-        lines = [r"\begin{table}", r"\centering", rf"\caption{{{_tex(self.title)}}}", rf"\label{{tab:{self.name}}}"]
-        lines += [rf"\begin{{tabular}}{{{align}}}", r"\toprule"]
-        lines += [" & ".join(_tex(x) for x in self.columns) + r" \\", r"\midrule"]
-        lines += [" & ".join(_tex_entry(e) for e in row) + r" \\" for row in self.rows]
-        lines += [r"\bottomrule", r"\end{tabular}"]
-        lines += [rf"\par\footnotesize {_tex(note)}" for note in self.notes]
-        return "\n".join([*lines, r"\end{table}", ""])
+        about = {"caption": _tex(self.title), "label": f"tab:{self.name}", "position_float": "centering"}
+        text = self._styler(lambda e: _written(e, _tex, _TEX), _tex).to_latex(hrules=True, column_format=align, **about)
+        notes = "".join(rf"\par\footnotesize {_tex(note)}" + "\n" for note in self.notes)
+        return text.replace(r"\end{table}", notes + r"\end{table}")
+
+    def html(self) -> str:
+        """The table as HTML; all texts are escaped."""
+        styler = self._styler(_html_entry, escape)
+        classes = [["paper" if any(e.plain() == "paper" for e in row) else ""] * len(row) for row in self.rows]
+        left = {i: [{"selector": "", "props": "text-align: left"}] for i in range(self.num_keys)}
+        return styler.set_td_classes(pd.DataFrame(classes)).set_table_styles(left).to_html()
+
+    def _styler(self, cell: Callable[[Entry], str], heading: Callable[[str], str]) -> Styler:
+        """pandas' writer of HTML and LaTeX; cell and heading: the text of an entry and of a column, escaped."""
+        body = pd.DataFrame(self.rows, columns=range(len(self.columns)))
+        styler = Styler(body, uuid=f"{zlib.crc32(self.name.encode()):x}", cell_ids=False)
+        return styler.format(cell).format_index(lambda i: heading(self.columns[i]), axis=1).hide(axis="index")
 
 
-def csv_text(rows: Sequence[dict[str, object]]) -> str:
-    """Rows of dicts as CSV; a key that a row lacks, or None, is an empty field. Floats are written in full."""
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    out = io.StringIO()
-    writer = csv.DictWriter(out, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({k: _cell(v) for k, v in row.items()} for row in rows)
-    return out.getvalue()
+def _frame(rows: Any) -> pd.DataFrame:
+    """Rows (a data frame, or dicts) as a data frame of objects: numbers keep their types, None where one is missing."""
+    frame = pd.DataFrame(rows, dtype=object)
+    return frame.where(frame.notna(), None)
+
+
+def csv_text(rows: Any) -> str:
+    """Rows (a data frame, or dicts) as CSV; what a row lacks is an empty field. Floats are written in full."""
+    return _frame(rows).map(_cell).to_csv(index=False, lineterminator="\n")
 
 
 def _cell(value: object) -> object:
@@ -139,17 +165,15 @@ def _cell(value: object) -> object:
 
 
 def rank(values: Sequence[float | None], *, higher_is_better: bool = True, digits: int = 2) -> list[int]:
-    """1 for the best value, 2 for the second, else 0; equal as printed is equal in rank. None (missing) gets 0.
+    """1 for the best value, 2 for the second, else 0; equal as printed is equal in rank. None and NaN get 0.
 
-    Where all are equal nothing is marked, and of only two values the worse is not praised as second.
+    No marks if all values are equal; of two values only the best is marked.
     """
-    shown = [None if v is None else round(v, digits) * (1 if higher_is_better else -1) for v in values]
-    present = [v for v in shown if v is not None]
-    distinct = sorted(set(present), reverse=True)
-    if len(distinct) < 2:
+    shown = pd.Series([None if pd.isna(v) else round(v, digits) for v in values], dtype=float)  # as the format rounds
+    if shown.nunique() < 2:
         return [0] * len(shown)
-    ranked = distinct[:2] if len(present) > 2 else distinct[:1]
-    return [ranked.index(v) + 1 if v in ranked else 0 for v in shown]
+    places = shown.rank(method="dense", ascending=not higher_is_better)
+    return [int(place) if place <= min(2, shown.count() - 1) else 0 for place in places]
 
 
 def mark(entries: list[Entry], ranks: list[int], part: int = 0) -> list[Entry]:
@@ -160,21 +184,29 @@ def mark(entries: list[Entry], ranks: list[int], part: int = 0) -> list[Entry]:
     ]
 
 
+_MD = ("{}", "**{}**", "<u>{}</u>", "*{}*")  # how a part without a rank is written, the best, the second; a verdict
+_TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}", r"\emph{{{}}}")
+_HTML = ("{}", "<b>{}</b>", '<span class="second">{}</span>')
+
+
 def _md(text: str) -> str:
     return re.sub(r"([|\\`*<\[\]])", r"\\\1", " ".join(text.split()))
-
-
-def _md_entry(e: Entry) -> str:
-    marks = {0: "{}", 1: "**{}**", 2: "<u>{}</u>"}
-    text = " / ".join(marks[p.rank].format(_md(p.text)) for p in e.parts)
-    return " ".join(x for x in (text, _md(e.suffix), f"*{e.verdict}*" if e.verdict else "") if x)
 
 
 def _tex(text: str) -> str:
     return "".join(_LATEX.get(c, c) for c in text)
 
 
-def _tex_entry(e: Entry) -> str:
-    marks = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
-    text = " / ".join(marks[p.rank].format(_tex(p.text)) for p in e.parts)
-    return " ".join(x for x in (text, _tex(e.suffix), rf"\emph{{{_tex(e.verdict)}}}" if e.verdict else "") if x)
+def _written(e: Entry, escaped: Callable[[str], str], marks: tuple[str, ...]) -> str:
+    text = " / ".join(marks[p.rank].format(escaped(p.text)) for p in e.parts)
+    verdict = marks[3].format(escaped(e.verdict)) if e.verdict else ""
+    return " ".join(x for x in (text, escaped(e.suffix), verdict) if x)
+
+
+def _html_entry(e: Entry) -> str:
+    lines = [_HTML[p.rank].format(escape(p.text)) for p in e.parts]
+    lines[0] += f" {escape(e.suffix)}" if e.suffix else ""
+    for i, p in enumerate(e.parts):
+        if p.verdict:
+            lines[i] += f' <span class="verdict {escape(p.verdict.split()[0])}">{escape(p.verdict)}</span>'
+    return "<br>".join(lines)

@@ -18,6 +18,7 @@ import gloss.experiments.status
 import gloss.inference.predictor
 import gloss.records.reading
 import gloss.report.figures.speed
+import gloss.report.plan
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.experiments.grid import compose_cells
 from gloss.experiments.requested import selections

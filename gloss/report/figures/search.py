@@ -9,9 +9,9 @@ from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import shortened
 from gloss.records.study import Study
 from gloss.report.figure import Drawing, panels
-from gloss.report.table import MISSING, Table, entry
+from gloss.report.table import MISSING, Table, number_text
+from gloss.report.tables.datasets_and_search import NAMES
 
-LABELS = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
 LOOK = {"complete": ("o", "#1f6fb4"), "pruned": ("x", "#999999")}
 
 
@@ -25,16 +25,16 @@ def trials_table(study: Study) -> Table:
     best = study.best
     ranks = {"complete": 0, "pruned": 1}
     order = sorted(study.trials, key=lambda t: (ranks.get(t["state"], 2), -(t["value"] or 0), t["number"]))
-    columns = ["Trial", "State", *(LABELS[name] for name in study.space), study.score, "Epochs", "s"]
+    columns = ["Trial", "State", *(NAMES[name] for name in study.space), study.score, "Epochs", "s"]
     rows, data = [], []
     for trial in order:
         twin = trial["duplicate_of"]
         state = trial["state"] if twin is None else f"{trial['state']}, as trial {twin}"
-        value = MISSING if trial["value"] is None else f"{trial['value']:.{2 if study.mode == 'integrated' else 4}f}"
+        value = number_text(trial["value"], digits=2 if study.mode == "integrated" else 4)
         params = [f"{trial['params'][name]:.3g}" if name in trial["params"] else MISSING for name in study.space]
-        seconds = MISSING if trial["seconds"] is None else f"{trial['seconds']:.1f}"
+        seconds = number_text(trial["seconds"], digits=1)
         number = f"{trial['number']} (best)" if best and trial["number"] == best["number"] else str(trial["number"])
-        rows.append([entry(x) for x in (number, state, *params, value, trial["epochs"] or MISSING, seconds)])
+        rows.append([number, state, *params, value, trial["epochs"] or MISSING, seconds])
         data.append({key: x for key, x in trial.items() if key != "params"} | trial["params"])
     amounts = f"{study.train_texts} training texts, at most {study.max_epochs} epochs, seed {study.seed}"
     notes = [f"{amounts}; search={study.search}."]
@@ -63,12 +63,12 @@ def study_figure(study: Study) -> Drawing | None:
     history.set_xlabel("trial")
     history.set_ylabel(study.score)
     importance = importances(study)
-    bars.barh([LABELS[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
+    bars.barh([NAMES[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
     bars.invert_yaxis()
     bars.set_xlabel("importance" if importance else "importance: too few trials")
     for ax, name in zip(scatter, names, strict=True):
         _points(ax, [(t["params"][name], t) for t in done])
-        ax.set_xlabel(LABELS[name])
+        ax.set_xlabel(NAMES[name])
         ax.sharey(history)
         low, high, is_log = row if isinstance(row := study.space[name], tuple) else (min(row), max(row), False)
         ax.set_xlim((low / 1.1, high * 1.1) if is_log else (low - 0.05 * (high - low), high + 0.05 * (high - low)))

@@ -11,7 +11,7 @@ from gloss.paper.names import LOSS_LOOK, loss_name
 from gloss.records.reading import files_under, number, read_json, shortened
 from gloss.report.figure import Drawing, panels
 from gloss.report.figures.runs import PART_LOOK, PARTS
-from gloss.report.table import MISSING, Table, entry
+from gloss.report.table import MISSING, Table
 from gloss.runtime.terminal import printable
 
 CONTENDERS = {
@@ -69,7 +69,7 @@ def _steps(results: Sequence[dict[str, Any]]) -> Table:
             shares = [number(found, "parts", part) for part in parts]
             whole = sum(v for v in shares if v is not None)
             row += [MISSING if v is None else f"{100 * v / whole:.1f} %" for v in shares]
-            rows.append([entry(x) for x in row])
+            rows.append(row)
             seconds = {f"seconds_{key}": value for key, value in s.items()}
             measured = {key: found[key]["median"] for key in ("tokens_per_second", "share_of_peak")}
             measured["peak_memory_bytes"] = memory
@@ -92,18 +92,18 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Table:
         for r in result["ratios"]:
             name = f"{contender_name(r['over'])} ÷ {contender_name(r['under'])}"
             row = [result["name"], name, f"{r['median']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", *_verdict(r)]
-            rows.append([entry(x) for x in row])
+            rows.append(row)
             data.append({"benchmark": result["name"], **{k: v for k, v in r.items() if k != "goal"}, "goal": row[4]})
         for g in result["goals"]:
             name = f"{contender_name(g['step'])}: {g['what']}"
             row = [result["name"], name, f"{g['median']:.3f}", f"{g['low']:.3f} – {g['high']:.3f}", *_verdict(g)]
-            rows.append([entry(x) for x in row])
+            rows.append(row)
             numbers = {key: g[key] for key in ("median", "low", "high", "reached")}
             data.append({"benchmark": result["name"], "over": name, **numbers, "goal": row[4]})
         if run := result["run"]:
             name = f"whole run ÷ its training steps ({run['epochs']} epochs)"
             row = [result["name"], name, f"{run['ratio']:.3f}", "", *_verdict(run)]
-            rows.append([entry(x) for x in row])
+            rows.append(row)
             data.append({"benchmark": result["name"], "over": "run", "median": run["ratio"], "goal": row[4]})
     notes = [
         "Each ratio is formed within a round, on the same batches, over CE's two turns in turn. The median over rounds "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,78 +13,62 @@ from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, panels
-from gloss.report.seed_groups import Group, departures, mean_std, setting, timed
+from gloss.report.seed_groups import CELL, Group, departures, setting, timed
 from gloss.report.statistics import mean, std
-from gloss.report.table import MISSING, Entry, Part, Table, mark
-from gloss.report.tables.results import rank_alike
+from gloss.report.table import Entry, Table
+from gloss.report.tables.results import (
+    ACCURACY,
+    EPOCH_SECONDS,
+    MACRO_F1,
+    SILHOUETTE,
+    Metric,
+    by_group,
+    in_blocks,
+    measure,
+    ours,
+)
 
-METRICS = (  # heading, where it stands in result.json, digits, larger is better
-    ("Accuracy %", ("metrics", "test", "accuracy"), 2, True),
-    ("Macro-F1 %", ("metrics", "test", "macro_f1"), 2, True),
-    ("Silhouette", ("metrics", "test", "macro_silhouette"), 4, True),
-    ("s / epoch", ("seconds", "per_epoch"), 2, False),
-    ("Epochs", ("epochs",), 1, False),
-    ("s to best", ("seconds", "to_best"), 1, False),
+METRICS = (
+    *(ACCURACY, MACRO_F1, SILHOUETTE, EPOCH_SECONDS),
+    Metric("epochs", "Epochs", ("epochs",), 1, False),
+    Metric("seconds_to_best", "s to best", ("seconds", "to_best"), 1, False),
 )
 
 
 def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:
     """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
     set, model and mode are marked, among runs of one protocol and variant."""
-    blocks = defaultdict(list)
-    clocked, times = timed(groups)
-    on_time = {id(g): one for g, one in zip(groups, clocked, strict=True)}
+    groups = in_blocks(groups, "dataset", "model", "mode")
+    blocks: dict[tuple[str, ...], list[Group]] = defaultdict(list)
     for g in groups:
         blocks[g.dataset, g.model, g.mode].append(g)
-    rows, data, has_digits = [], [], set()
-    for block in blocks.values():
-        counts = Counter(g.loss for g in block)
-        is_mixed = len({setting(g) for g in block}) > 1
-        has_digits |= {id(g) for g in block if is_mixed or counts[g.loss] > 1}
-        columns = []
-        for _, path, digits, higher in METRICS:
-            is_time = path[0] == "seconds"
-            values = [list((on_time[id(g)] if is_time else g).values(*path).values()) for g in block]
-            entries = [Entry((Part(mean_std(v, digits) if v else MISSING),)) for v in values]
-            means = [mean(v) if v else None for v in values]
-            is_quality = path[0] == "metrics"  # times and epochs are facts, not a contest
-            ranks = rank_alike(block, means, higher_is_better=higher, digits=digits)
-            columns.append(mark(entries, ranks) if is_quality else entries)
-        for i, g in enumerate(block):
-            label = loss_name(g.loss, g.mode) + (f" [{g.digits[:8]}]" if id(g) in has_digits else "")
-            names = (dataset_name(g.dataset), model_name(g.model), g.mode, label)
-            keys = [Entry((Part(text),)) for text in names]
-            rows.append([*keys, Entry((Part(str(len(g.runs))),)), *(column[i] for column in columns)])
-            data.append(_row(g, on_time[id(g)]))
-    said: dict[str, list[str]] = defaultdict(list)
-    for g in groups:
-        if text := _departures(g):
-            said[text].append(f"{g.dataset}/{g.model}" + (f" {g.digits[:8]}" if id(g) in has_digits else ""))
-    notes = [f"Not the paper's protocol ({', '.join(dict.fromkeys(who))}): {text}." for text, who in said.items()]
+    rows, data, has_digits = [], [], False
+    said: dict[str, dict[str, None]] = defaultdict(dict)
+    for g, cell in zip(groups, by_group(measure(groups, METRICS), METRICS), strict=True):
+        block = blocks[g.dataset, g.model, g.mode]
+        is_one_of_many = len({setting(x) for x in block}) > 1 or sum(x.loss == g.loss for x in block) > 1
+        has_digits |= is_one_of_many
+        label = loss_name(g.loss, g.mode) + (f" [{g.digits[:8]}]" if is_one_of_many else "")
+        shown = [ours(row if m.is_quality else row | {"rank": 0}, m) for row, m in zip(cell, METRICS, strict=True)]
+        numbers = [Entry((part,)) for part in shown]  # times and epochs are facts, not a contest: no rank
+        rows.append([dataset_name(g.dataset), model_name(g.model), g.mode, label, len(g.runs), *numbers])
+        data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
+        data[-1] |= {"departures": cell[0]["departures"]}
+        for row, m in zip(cell, METRICS, strict=True):
+            data[-1] |= {m.path[-1]: row["mean"], f"{m.path[-1]}_std": row["std"]}
+        if cell[0]["departures"]:
+            said[cell[0]["departures"]][f"{g.dataset}/{g.model}" + f" {g.digits[:8]}" * is_one_of_many] = None
+    notes = [f"Not the paper's protocol ({', '.join(who)}): {text}." for text, who in said.items()]
     notes.append(
         "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its data set, "
         "model and mode, among runs of one protocol and variant. Times are of training alone, the last until the best "
         "epoch."
     )
-    notes += times
+    notes += timed(groups)[1]
     if has_digits:
         notes.append("[…]: the digits of the run's folder, where there are several settings.")
-    columns = ["Data set", "Model", "Mode", "Loss", "n", *(heading for heading, *_ in METRICS)]
+    columns = ["Data set", "Model", "Mode", "Loss", "n", *(m.heading for m in METRICS)]
     return Table(name, title, columns, rows, data, notes, num_keys=4)
-
-
-def _departures(g: Group) -> str:
-    return ", ".join(departures(g.config))
-
-
-def _row(g: Group, on_time: Group) -> dict[str, object]:
-    row: dict[str, object] = {key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")}
-    row |= {"seeds": " ".join(map(str, g.runs)), "departures": _departures(g)}
-    for _, path, *_ in METRICS:
-        values = list((on_time if path[0] == "seconds" else g).values(*path).values())
-        row[path[-1]] = mean(values) if values else None
-        row[path[-1] + "_std"] = std(values) if len(values) > 1 else None
-    return row
 
 
 def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
@@ -177,7 +161,7 @@ def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
 def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Sequence[Group]) -> list[str]:
     """What a reader must know about the runs that a panel shows, and about those that it does not."""
     notes = []
-    if said := [text for text in dict.fromkeys(_departures(g) for g in chosen.values()) if text]:
+    if said := [text for text in dict.fromkeys(", ".join(departures(g.config)) for g in chosen.values()) if text]:
         notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
     if left_out:
         names = [f"{loss_name(g.loss, mode)} {g.digits[:8]} (n={len(g.runs)})" for g in left_out]

@@ -12,10 +12,11 @@ from gloss.paper import published as paper
 from gloss.paper.names import DATASETS, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import files_under, number, read_json, shortened
 from gloss.records.study import Study
-from gloss.report.table import MISSING, Entry, Table, entry
+from gloss.report.table import MISSING, Entry, Table, entry, number_text
 from gloss.runtime.terminal import printable
 
 PARTS = ("train", "val", "test")
+COLUMNS = ("docs", *PARTS, "classes")
 BEST_SHARE = 5  # the best fifth of the trials
 MAX_EPOCHS = 200  # of the protocol
 NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
@@ -29,33 +30,28 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
     rows, data, notes = [], [], []
     known = [d for d in DATASETS if d in by_name or d in published]
     for dataset in known + sorted(set(by_name) - set(known)):
-        record = by_name.get(dataset)
+        name, record, printed = dataset_name(dataset), by_name.get(dataset), published.get(dataset)
         if record:
-            counts = [number(record, "splits", part, "rows") for part in PARTS]
-            classes = [number(record, "splits", part, "classes") for part in PARTS]
-            too_long = [number(record, "splits", part, "too_long") for part in PARTS]
+            counts, classes, too_long = (
+                [number(record, "splits", part, key) for part in PARTS] for key in ("rows", "classes", "too_long")
+            )
             docs = sum(c or 0 for c in counts)
             cells = [f"{x:.0f}" for x in (docs, *(c or 0 for c in counts))]
             cells.append(_by_split([None if n is None else f"{n:.0f}" for n in classes]))
-            long = _by_split([None if n is None else f"{100 * n:.1f}" for n in too_long])
+            cells.append(_by_split([None if n is None else f"{100 * n:.1f}" for n in too_long]))
             if None not in too_long:
-                by_tokenizer[model_name(str(record.get("tokenizer")))].append(dataset_name(dataset))
+                by_tokenizer[model_name(str(record.get("tokenizer")))].append(name)
             duplicates = {pair: number(record, "duplicates", pair) for pair in ("train-val", "train-test", "val-test")}
-            copies = " / ".join(MISSING if n is None else f"{n:.0f}" for n in duplicates.values())
-            rows.append([entry(dataset_name(dataset)), entry("ours"), *map(entry, cells), entry(long), entry(copies)])
+            cells.append(" / ".join(number_text(n, digits=0) for n in duplicates.values()))
             data.append({"dataset": dataset, "docs": docs, **dict(zip(PARTS, counts, strict=True))})
             data[-1] |= {f"classes_{part}": n for part, n in zip(PARTS, classes, strict=True)}
             data[-1] |= {f"too_long_{part}": n for part, n in zip(PARTS, too_long, strict=True)}
             data[-1] |= {"tokenizer": record.get("tokenizer"), **duplicates}
-            if record.get("note"):
-                notes.append(f"{dataset_name(dataset)}: {record['note']}")
-        else:
-            rows.append([entry(dataset_name(dataset)), entry("ours"), *[Entry()] * 7])
-        if dataset in published:
-            printed = [published[dataset][key] for key in ("docs", *PARTS, "classes")]
-            rows.append([entry(""), entry("paper"), *map(entry, printed), Entry(), Entry()])
-            if data and data[-1]["dataset"] == dataset:
-                data[-1] |= {f"paper_{key}": int(published[dataset][key]) for key in ("docs", *PARTS, "classes")}
+            data[-1] |= {f"paper_{key}": int(printed[key]) for key in COLUMNS if printed}
+            notes += [f"{name}: {record['note']}"] if record.get("note") else []
+        rows.append([name, "ours", *(cells if record else [MISSING] * 7)])
+        if printed:
+            rows.append(["", "paper", *(printed[key] for key in COLUMNS), MISSING, MISSING])
     counted = "; ".join(f"{name} ({', '.join(sets)})" for name, sets in by_tokenizer.items())
     notes = [
         "Classes: in train / validation / test, one number where they agree.",
@@ -87,11 +83,8 @@ def table7(studies: Sequence[Study]) -> Table:
     order = sorted(finished, key=study_order)
     cells = Counter((s.dataset, s.model, s.mode, s.loss, _kind(s)) for s in finished)
     for study in order:
-        done = [
-            t
-            for t in study.trials
-            if str(t["state"]).lower() == "complete" and t["value"] is not None and t["duplicate_of"] is None
-        ]
+        done = [t for t in study.trials if str(t["state"]).lower() == "complete"]
+        done = [t for t in done if t["value"] is not None and t["duplicate_of"] is None]
         done.sort(key=lambda t: -t["value"])
         best = done[: math.ceil(len(done) / BEST_SHARE)]
         label = f"{loss_name(study.loss, study.mode)}{_kind(study)}"
@@ -112,9 +105,8 @@ def table7(studies: Sequence[Study]) -> Table:
             data.append({**where, **amounts, "study": study.name, "key": key, "space": _space(space), **numbers})
             data[-1] |= {f"paper_{column}": printed.get(column) or None for column in ("searched", "best")}
     rows = [
-        [*map(entry, (mode, model_name(model), label, NAMES.get(key, key), *ranges))]
-        + [cells.get(d, Entry()) for d in datasets]
-        for (mode, model, label, key, *ranges), cells in found.items()
+        [mode, model_name(model), label, NAMES.get(key, key), *ranges, *(row.get(d, MISSING) for d in datasets)]
+        for (mode, model, label, key, *ranges), row in found.items()
     ]
     notes = [
         "For each data set, the smallest and largest value among the best fifth of the finished trials, by validation "
@@ -127,16 +119,8 @@ def table7(studies: Sequence[Study]) -> Table:
     if any(n > 1 for n in cells.values()):
         notes.append("[…]: the end of the study's name, where a cell was searched more than once.")
     unfinished = [f"{s.name}: {_num_done(s)} of {s.num_trials} trials" for s in studies if not s.is_finished]
-    columns = [
-        "Mode",
-        "Model",
-        "Loss",
-        "Hyperparameter",
-        "Searched",
-        "Paper: searched",
-        "Paper: best",
-        *map(dataset_name, datasets),
-    ]
+    ranges = ["Searched", "Paper: searched", "Paper: best"]
+    columns = ["Mode", "Model", "Loss", "Hyperparameter", *ranges, *map(dataset_name, datasets)]
     title = "Table 7: hyperparameters searched and found"
     return Table("table7", title, columns, rows, data, notes, unfinished, num_keys=5)
 

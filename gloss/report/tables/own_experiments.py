@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+
+import pandas as pd
 
 from gloss.config import CE, GRAPH_LOSSES, INTEGRATED, AblationConfig
 from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.report.figure import Drawing
 from gloss.report.figures.sweeps import by_loss, others, setting
 from gloss.report.seed_groups import Group, is_comparable, mean_std
+from gloss.report.seed_groups import setting as protocol_of
 from gloss.report.statistics import mean, std, t_interval
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
-from gloss.report.tables.comparisons import Claim
-from gloss.report.tables.results import common_notes, missing, rank_alike, seeds_text
+from gloss.report.tables.comparisons import Claim, difference_numbers, difference_texts
+from gloss.report.tables.results import common_notes, missing, seeds_text
 
 
 def few_shot(groups: Sequence[Group]) -> Drawing | None:
@@ -94,7 +98,8 @@ def shift(groups: Sequence[Group]) -> Table:
                 Entry((Part(mean_std(v)),), seeds_text(g, len(v))) if v else Entry()
                 for g, v in zip(block, values, strict=True)
             ]
-            columns.append(mark(shown, rank_alike(block, [mean(v) if v else None for v in values])))
+            means = pd.Series([mean(v) if v else math.nan for v in values])
+            columns.append(mark(shown, list(means.groupby([" ".join(protocol_of(g)) for g in block]).transform(rank))))
         for i, g in enumerate(block):
             inside = scores[id(g), dataset]
             outside = [scores[id(g), name] for name in splits[id(g)] if name != dataset]
@@ -126,46 +131,27 @@ def _other_splits(g: Group) -> dict[str, str]:
 def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
     """The paper's formulas against the released code's, paired by seed; a line a data set and loss."""
     rows, data, claims = [], [], []
-
-    def key_of(g: Group) -> tuple[str, ...]:
-        return g.dataset, g.model, g.mode, g.loss, others(g, "variant")
-
-    for key in dict.fromkeys(map(key_of, groups)):
-        by_variant = {g.variant: g for g in groups if key_of(g) == key}
-        scores = {
-            name: by_variant[name].test("accuracy") if name in by_variant else {} for name in ("paper", "released")
-        }
-        shown = []
-        for name, found in scores.items():
-            values = list(found.values())
-            shown.append(
-                Entry((Part(mean_std(values)),), seeds_text(by_variant[name], len(values))) if values else Entry()
-            )
-        means = [mean(list(found.values())) if found else None for found in scores.values()]
-        shown = mark(shown, rank(means))
-        differences = [scores["paper"][seed] - x for seed, x in scores["released"].items() if seed in scores["paper"]]
-        interval = t_interval(differences)
-        texts = [MISSING] * 3
-        fair = all(is_comparable(g.config) for g in by_variant.values())
-        dataset, model, mode, loss, rest = key
+    by_key: dict[tuple[str, ...], dict[str, Group]] = {}
+    for g in groups:
+        by_key.setdefault((g.dataset, g.model, g.mode, g.loss, others(g, "variant")), {})[g.variant] = g
+    for (dataset, model, mode, loss, rest), found in by_key.items():
+        pair = [found.get(name) for name in ("paper", "released")]
+        left, right = ({} if g is None else g.test("accuracy") for g in pair)
+        differences = [left[seed] - right[seed] for seed in right if seed in left]
         where = f"{loss_name(loss, mode)}{rest}, {model_name(model)} on {dataset_name(dataset)}"
+        fair = all(is_comparable(g.config) for g in found.values())
         told = Claim("Variants", "The paper's formulas beat the released code's", where, differences, fair)
-        if differences:
-            texts = [f"{mean(differences):+.2f}", MISSING, told.verdict or MISSING]
-            texts[1] = f"{interval[0]:+.2f} to {interval[1]:+.2f}" if interval else MISSING
-        names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode) + rest]
-        rows.append([*map(entry, names), *shown, *map(entry, texts)])
-        data.append(
-            {
-                **{"dataset": dataset, "model": model, "mode": mode, "loss": loss, "pairs": len(differences)},
-                **{"paper": means[0], "released": means[1]},
-                "difference": mean(differences) if differences else None,
-                "difference_std": std(differences) if len(differences) > 1 else None,
-                "low": interval[0] if interval else None,
-                "high": interval[1] if interval else None,
-            }
-        )
         claims += [told] if differences else []
+        means = [mean([*x.values()]) if x else None for x in (left, right)]
+        shown = [
+            entry(mean_std([*x.values()]), suffix=seeds_text(g, len(x))) if x else Entry()
+            for g, x in zip(pair, (left, right), strict=True)
+        ]
+        names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode) + rest]
+        rows.append([*names, *mark(shown, rank(means)), *difference_texts(differences), told.verdict or MISSING])
+        data.append({"dataset": dataset, "model": model, "mode": mode, "loss": loss, "pairs": len(differences)})
+        data[-1] |= {"paper": means[0], "released": means[1], **difference_numbers(differences)}
+        data[-1]["difference_std"] = std(differences) if len(differences) > 1 else None
     notes = [
         "Accuracy (%), in brackets the number of seeds; Δ: paper minus released, paired by seed.",
         "Claim: whether the paper's formulas do better; runs off the paper's protocol bear none.",

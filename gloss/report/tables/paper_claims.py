@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import NamedTuple
 
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.report.seed_groups import Group, is_comparable, timed
 from gloss.report.statistics import PRACTICAL, claim, mean
-from gloss.report.table import MISSING, Entry, Part, Table, entry
+from gloss.report.table import MISSING, Entry, Part, Table
 from gloss.report.tables.comparisons import choose_on_validation
-from gloss.report.tables.results import STANDALONE_COLUMNS
+from gloss.report.tables.results import TABLE3
 
-PATHS = {column: path for _, path, column, *_ in STANDALONE_COLUMNS}
-LOWER = {"total_seconds", "seconds_per_epoch", "epochs"}  # less is better
+METRICS = {m.name: m for m in TABLE3}
 GLOSS, RIVALS = ("gloss_o", "gloss_sqrt"), ("scl", "triplet", "cosine")
 SIMILAR = 0.5  # points: how far "similar" may lie below, and "the same" is rounding
 ROUNDING = 0.01 + 1e-9
 
 
-@dataclass(frozen=True)
-class Contest:
+class Contest(NamedTuple):
     """In a cell of a table of runs: the best of some losses against the best of others."""
 
     table: str
@@ -31,15 +32,6 @@ class Contest:
     losses: tuple[str, ...]
     rivals: tuple[str, ...]
     metric: str
-
-    @property
-    def sign(self) -> int:
-        return -1 if self.metric in LOWER else 1
-
-    def best(self, losses: Iterable[str]) -> tuple[str, float]:
-        """Of some losses the one that does best in the paper, and its number."""
-        found = {x: paper.published(self.table, self.dataset, self.model, x, self.metric) for x in losses}
-        return max(found.items(), key=lambda item: self.sign * item[1])
 
 
 @dataclass(frozen=True)
@@ -96,15 +88,20 @@ def contests(
     """A comparison for each cell (data set and model) of table2, table3 or table6. only: datasets=…, models=…."""
     datasets = ("sst2", "qnli") if table == "table6" else ("mr", "r8", "r52", "20ng", "ohsumed")
     models = ("bert",) if table == "table3" else ("bert", "roberta_large", "distilbert")
+    sign = _sign(metric)
     found = []
-    for dataset in only.get("datasets", datasets):
-        for model in only.get("models", models):
-            contest = Contest(table, dataset, model, losses, rivals, metric)
-            (_, left), (rival, right) = contest.best(losses), contest.best(rivals)
-            mode = paper.MODES[table]
-            label = f"{dataset_name(dataset)}, {model_name(model)}, {loss_name(rival, mode)}"
-            found.append(Comparison(label, left, right, contest.sign, contest=contest))
+    for dataset, model in product(only.get("datasets", datasets), only.get("models", models)):
+        printed = {x: paper.published(table, dataset, model, x, metric) for x in (*losses, *rivals)}
+        best, rival = (max(names, key=lambda x: sign * printed[x]) for names in (losses, rivals))
+        label = f"{dataset_name(dataset)}, {model_name(model)}, {loss_name(rival, paper.MODES[table])}"
+        contest = Contest(table, dataset, model, losses, rivals, metric)
+        found.append(Comparison(label, printed[best], printed[rival], sign, contest=contest))
     return found
+
+
+def _sign(metric: str) -> int:
+    """1 where more is better, else -1."""
+    return 1 if METRICS[metric].higher_is_better else -1
 
 
 def systems(ours: str, others: Sequence[str], datasets: Sequence[str], slack: float = 0.0) -> list[Comparison]:
@@ -120,14 +117,12 @@ def systems(ours: str, others: Sequence[str], datasets: Sequence[str], slack: fl
 def table5_against_table2() -> list[Comparison]:
     """Each G-Loss cell of Table 5 against the higher mean of the two variants in Table 2."""
     rows = {row["model"]: row for row in paper.rows("table5")}
-    found = []
-    for model, system in (("bert", "G-Loss + BERT-base"), ("roberta_large", "G-Loss + RoBERTa-large")):
-        for c in contests("table2", "accuracy", GLOSS, ("ce",), models=[model]):
-            dataset = c.contest.dataset
-            found.append(
-                Comparison(f"{dataset_name(dataset)}, {model_name(model)}", float(rows[system][dataset]), c.left)
-            )
-    return found
+    return [
+        Comparison(f"{dataset_name(d)}, {model_name(model)}", float(rows[system][d]), c.left)
+        for model, system in (("bert", "G-Loss + BERT-base"), ("roberta_large", "G-Loss + RoBERTa-large"))
+        for c in contests("table2", "accuracy", GLOSS, ("ce",), models=[model])
+        for d in [c.contest.dataset]
+    ]
 
 
 def table9_against_table3() -> list[Comparison]:
@@ -156,95 +151,36 @@ def evaluation_seconds() -> list[Comparison]:
 def paper_claims() -> list[PaperClaim]:
     """Every claim of the text that the paper's own tables can decide, in the order of the text."""
     five, gcn = ("mr", "r8", "r52", "ohsumed", "20ng"), (("BERT-base", "Bert-GCN"), ("RoBERTa-large", "RoBERTa-GCN"))
-    above_means = table5_against_table2()
-    return [
-        PaperClaim(
-            "Abstract, 5.2",
-            "G-Loss-O converges in fewer epochs than every rival",
-            contests("table3", "epochs", ("gloss_o",), RIVALS),
-            in_most=True,
-        ),
-        PaperClaim(
-            "5.1",
-            "G-Loss is more accurate than the second best loss on all sets",
-            contests("table2", "accuracy", GLOSS, ("ce", "scl_ce")),
-        ),
-        PaperClaim(
-            "5.1",
-            "G-Loss has a higher macro-F1 than the second best loss on all sets",
-            contests("table2", "macro_f1", GLOSS, ("ce", "scl_ce")),
-        ),
-        PaperClaim(
-            "5.1",
-            "SCL + CE is behind the best other loss with RoBERTa-large",
-            contests("table2", "accuracy", ("ce", *GLOSS), ("scl_ce",), models=["roberta_large"]),
-            in_most=True,
-        ),
-        PaperClaim(
-            "5.2",
-            "G-Loss-O is the better of the two variants",
-            contests("table2", "accuracy", ("gloss_o",), ("gloss_sqrt",)),
-            in_most=True,
-        ),
-        PaperClaim(
-            "5.2",
-            "G-Loss-O has the highest macro-F1 on Ohsumed",
-            contests("table3", "macro_f1", ("gloss_o",), RIVALS, datasets=["ohsumed"]),
-        ),
-        PaperClaim(
-            "5.2",
-            "G-Loss-O has the highest silhouette on most sets",
-            contests("table3", "macro_silhouette", ("gloss_o",), RIVALS),
-            in_most=True,
-        ),
-        PaperClaim(
-            "5.2",
-            "G-Loss-O takes less time in all than every rival",
-            contests("table3", "total_seconds", ("gloss_o",), RIVALS),
-        ),
-        PaperClaim(
-            "Table 3",
-            "Total seconds count the same things: evaluation takes every loss equally long an epoch (within 1 s)",
-            evaluation_seconds(),
-        ),
-        PaperClaim(
-            "Table 4",
-            "An epoch of G-Loss-O takes less time than one of SCL",
-            contests("table3", "seconds_per_epoch", ("gloss_o",), ("scl",)),
-        ),
-        PaperClaim(
-            "5.3",
-            "G-Loss-O beats CE and SCL + CE on both GLUE sets with every model",
-            contests("table6", "accuracy", ("gloss_o",), ("ce", "scl_ce")),
-        ),
-        PaperClaim(
-            "5.4",
-            "G-Loss with BERT-base beats BERT-base on all sets",
-            systems("G-Loss + BERT-base", ["BERT-base"], five),
-        ),
-        PaperClaim(
-            "5.4",
-            "G-Loss with RoBERTa-large is the best system on MR, R52 and Ohsumed",
-            systems("G-Loss + RoBERTa-large", paper.SYSTEMS, ("mr", "r52", "ohsumed")),
-        ),
-        PaperClaim(
-            "5.4",
-            "G-Loss is as accurate as BertGCN and RoBERTa-GCN (at most 0.5 points below)",
-            [c for model, other in gcn for c in systems(f"G-Loss + {model}", [other], five, SIMILAR)],
-        ),
-        PaperClaim("Table 5", "The best number of a cell is above the mean of Table 2", above_means),
-        PaperClaim(
-            "Appendix I",
-            "G-Loss-O is more accurate than its rivals on all sets",
-            contests("table3", "accuracy", ("gloss_o",), RIVALS),
-        ),
-        PaperClaim(
-            "Appendix I",
-            "p < 0.05 against every rival",
-            [Comparison(r["comparison"], float(r["p_value"]), 0.05, sign=-1) for r in paper.rows("table9")],
-        ),
-        PaperClaim("Table 9", "Its means are those of Table 3", table9_against_table3()),
-    ]
+    table2, table3 = partial(contests, "table2"), partial(contests, "table3")
+    o, ce, rest, scl_ce = ("gloss_o",), ("ce", "scl_ce"), ("ce", *GLOSS), ("scl_ce",)
+    alike = "Total seconds count the same things: evaluation takes every loss equally long an epoch (within 1 s)"
+    near = [c for model, other in gcn for c in systems(f"G-Loss + {model}", [other], five, SIMILAR)]
+    below = [Comparison(r["comparison"], float(r["p_value"]), 0.05, sign=-1) for r in paper.rows("table9")]
+    large = partial(table2, models=["roberta_large"])
+    bert = systems("G-Loss + BERT-base", ["BERT-base"], five)
+    roberta = systems("G-Loss + RoBERTa-large", paper.SYSTEMS, ("mr", "r52", "ohsumed"))
+    ohsumed, glue = table3("macro_f1", o, RIVALS, datasets=["ohsumed"]), contests("table6", "accuracy", o, ce)
+    rows = (
+        ("Abstract, 5.2", "G-Loss-O converges in fewer epochs than every rival", table3("epochs", o, RIVALS), True),
+        ("5.1", "G-Loss is more accurate than the second best loss on all sets", table2("accuracy", GLOSS, ce)),
+        ("5.1", "G-Loss has a higher macro-F1 than the second best loss on all sets", table2("macro_f1", GLOSS, ce)),
+        ("5.1", "SCL + CE is behind the best other loss with RoBERTa-large", large("accuracy", rest, scl_ce), True),
+        ("5.2", "G-Loss-O is the better of the two variants", table2("accuracy", o, ("gloss_sqrt",)), True),
+        ("5.2", "G-Loss-O has the highest macro-F1 on Ohsumed", ohsumed),
+        ("5.2", "G-Loss-O has the highest silhouette on most sets", table3("macro_silhouette", o, RIVALS), True),
+        ("5.2", "G-Loss-O takes less time in all than every rival", table3("total_seconds", o, RIVALS)),
+        ("Table 3", alike, evaluation_seconds()),
+        ("Table 4", "An epoch of G-Loss-O takes less time than one of SCL", table3("seconds_per_epoch", o, ("scl",))),
+        ("5.3", "G-Loss-O beats CE and SCL + CE on both GLUE sets with every model", glue),
+        ("5.4", "G-Loss with BERT-base beats BERT-base on all sets", bert),
+        ("5.4", "G-Loss with RoBERTa-large is the best system on MR, R52 and Ohsumed", roberta),
+        ("5.4", "G-Loss is as accurate as BertGCN and RoBERTa-GCN (at most 0.5 points below)", near),
+        ("Table 5", "The best number of a cell is above the mean of Table 2", table5_against_table2()),
+        ("Appendix I", "G-Loss-O is more accurate than its rivals on all sets", table3("accuracy", o, RIVALS)),
+        ("Appendix I", "p < 0.05 against every rival", below),
+        ("Table 9", "Its means are those of Table 3", table9_against_table3()),
+    )
+    return [PaperClaim(*row) for row in rows]
 
 
 def paper_claims_table(groups: Sequence[Group]) -> Table:
@@ -264,15 +200,10 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
         low, high = (pick(c.margin for c in said.comparisons) for pick in (min, max))
         judged = Entry((Part("", verdict=said.verdict),))
         texts = [count, f"{low:+.3g} to {high:+.3g}", "; ".join(against) or MISSING, told or MISSING]
-        rows.append([entry(said.where), entry(said.text), judged, *map(entry, texts)])
+        rows.append([said.where, said.text, judged, *texts])
         data.append({"where": said.where, "claim": said.text, "verdict": said.verdict, "held": sum(held)})
-        data[-1] |= {
-            "cells": len(held),
-            "least_margin": low,
-            "largest_margin": high,
-            "against": "; ".join(against) or None,
-            "ours": told or None,
-        }
+        data[-1] |= {"cells": len(held), "least_margin": low, "largest_margin": high}
+        data[-1] |= {"against": "; ".join(against) or None, "ours": told or None}
     notes = [
         "Verdict: whether the paper's own numbers bear the claim out, in every cell, or in most where it says most. "
         "Margins: by how much the number that is claimed to be better is better, over the cells. Against: the cells "
@@ -286,19 +217,20 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
 
 def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
     """What our runs say about a cell: as `stats.claim`; empty where losses are missing."""
-    path = PATHS[contest.metric]
+    path = METRICS[contest.metric].path
     source = clocked if path[0] == "seconds" else groups
     mode, place = paper.MODES[contest.table], (contest.dataset, contest.model)
     cells = {g.loss: g for g in source if g.mode == mode and (g.dataset, g.model) == place and g.values(*path)}
     if not {*contest.losses, *contest.rivals} <= cells.keys():
         return ""
+    sign = _sign(contest.metric)
 
     def score(g: Group) -> float:
-        return contest.sign * mean(list(g.values(*path).values()))
+        return sign * mean(list(g.values(*path).values()))
 
     mine = [cells[x] for x in contest.losses]
     ours = mine[0] if len(mine) == 1 else choose_on_validation(mine) or max(mine, key=score)
     rival = max((cells[x] for x in contest.rivals), key=score)
     left, right = ours.values(*path), rival.values(*path)
-    differences = [contest.sign * (left[seed] - right[seed]) for seed in left if seed in right]
+    differences = [sign * (left[seed] - right[seed]) for seed in left if seed in right]
     return claim(differences, PRACTICAL if contest.metric in ("accuracy", "macro_f1") else 0.0)

@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import pandas as pd
+
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import number
 from gloss.report.seed_groups import Group
 from gloss.report.statistics import mean, std
-from gloss.report.table import MISSING, Entry, Part, Table, entry
+from gloss.report.table import MISSING, Entry, Table, entry, number_text
 from gloss.report.tables.results import seeds_text
 
 FROZEN, TFIDF = "Frozen encoder + logistic probe", "TF-IDF + linear SVM"
@@ -38,8 +40,8 @@ def with_references(
     rows = _by_model(groups, lines) if table.name == "table2" else _by_dataset(lines)
     notes = [note for kind, note in NOTES.items() if any(line["reference"] == kind for line in lines)]
     said = "Reference lines, below, are not ranked and bear no verdict. " + " ".join(notes)
-    data = [{k: v for k, v in line.items() if k != "suffix"} for line in lines]
-    return replace(table, rows=[*table.rows, *rows], data=[*table.data, *data], notes=[*table.notes, said])
+    data = pd.concat([table.data, pd.DataFrame(lines, dtype=object).drop(columns="suffix")])
+    return replace(table, rows=[*table.rows, *rows], data=data, notes=[*table.notes, said])
 
 
 def _lines(groups: Sequence[Group], frozen: Sequence[dict], tfidf: Sequence[dict]) -> list[dict[str, Any]]:
@@ -74,25 +76,22 @@ def _single(reference: str, label: str, record: dict[str, Any], dataset: str, mo
 def _entry(line: dict[str, Any], has_both: bool) -> Entry:
     if "macro_f1" in line:
         return entry(*(f"{line[key]:.2f}" for key in (("mean", "macro_f1") if has_both else ("mean",))))
-    shown = f"{line['mean']:.2f}" + (f" ± {line['std']:.2f}" if line["std"] is not None else "")
-    return Entry((Part(shown),), line["suffix"])
+    return entry(number_text(line["mean"], line["std"]), suffix=line["suffix"])
 
 
-def _by_model(groups: Sequence[Group], lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
+def _by_model(groups: Sequence[Group], lines: Sequence[dict[str, Any]]) -> list[list[Any]]:
     """Rows of Table 2: a column a data set."""
     datasets, rows = list(dict.fromkeys(g.dataset for g in groups)), []
     for model, label in dict.fromkeys((line["model"], line["label"]) for line in lines):
         mine = {x["dataset"]: _entry(x, True) for x in lines if (x["model"], x["label"]) == (model, label)}
-        names = [entry(model_name(model)), entry(label), entry("reference")]
-        rows.append([*names, *(mine.get(d, Entry()) for d in datasets)])
+        rows.append([model_name(model), label, "reference", *(mine.get(d, MISSING) for d in datasets)])
     return rows
 
 
-def _by_dataset(lines: Sequence[dict[str, Any]]) -> list[list[Entry]]:
+def _by_dataset(lines: Sequence[dict[str, Any]]) -> list[list[Any]]:
     """Rows of Table 3: accuracy and macro-F1 stand in columns of their own; it has no times of these."""
-    rows = []
-    for line in lines:
-        names = (dataset_name(line["dataset"]), model_name(line["model"]), line["label"], "reference")
-        macro_f1 = entry(f"{line['macro_f1']:.2f}") if "macro_f1" in line else Entry()
-        rows.append([*map(entry, names), _entry(line, False), macro_f1, *(entry(MISSING) for _ in range(4))])
-    return rows
+    return [
+        [dataset_name(x["dataset"]), model_name(x["model"]), x["label"], "reference"]
+        + [_entry(x, False), number_text(x.get("macro_f1")), *[MISSING] * 4]
+        for x in lines
+    ]

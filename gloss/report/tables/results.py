@@ -3,15 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pandas as pd
 
 from gloss.config import STANDALONE
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
-from gloss.report.seed_groups import RELEASED, Group, departures, is_comparable, mean_std, mixed, setting, timed
+from gloss.report.seed_groups import CELL, RELEASED, Group, departures, is_comparable, mixed, setting, timed
 from gloss.report.statistics import mean, std, verdict
-from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
+from gloss.report.table import MISSING, Entry, Part, Table, number_text, rank
 
-DIGITS = {"accuracy": 2, "macro_f1": 2, "macro_silhouette": 4, "epochs": 0}
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of every record: its name in CSV files and in the paper's tables, its place in result.json, its look."""
+
+    name: str
+    heading: str
+    path: tuple[str | tuple[str, ...], ...]
+    digits: int = 2
+    higher_is_better: bool = True
+
+    @property
+    def is_quality(self) -> bool:
+        return self.path[0] == "metrics"
+
+
+ACCURACY = Metric("accuracy", "Accuracy %", ("metrics", "test", "accuracy"))
+MACRO_F1 = Metric("macro_f1", "Macro-F1 %", ("metrics", "test", "macro_f1"))
+SILHOUETTE = Metric("macro_silhouette", "Silhouette", ("metrics", "test", "macro_silhouette"), 4)
+EPOCH_SECONDS = Metric("seconds_per_epoch", "s / epoch", ("seconds", "per_epoch"), 2, False)
+TABLE3 = (
+    *(ACCURACY, MACRO_F1, SILHOUETTE),
+    Metric("total_seconds", "Total s", ("seconds", ("training", "evaluation")), 1, False),
+    EPOCH_SECONDS,
+    Metric("epochs", "Epochs", ("epochs",), 0, False),
+)
 OURS = (
     "Ours: test split, mean ± standard deviation (n - 1), in brackets the number of seeds; a dash is not measured yet."
 )
@@ -29,10 +58,71 @@ RANKS = (
 )
 
 
+def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str = "") -> pd.DataFrame:
+    """Return one row per group and metric, in this order; mean and std are NaN where nothing was measured.
+
+    Ranks are those among groups of one data set, model and `setting`: others are no rivals. Times are those that
+    `timed` keeps.
+
+    Args:
+        groups: the cells.
+        metrics: what to read of their runs.
+        experiment: "table2", "table3" or "table6": whose published numbers stand beside, and bear a verdict.
+    """
+    rows = []
+    for g, on_time in zip(groups, timed(groups)[0], strict=True):
+        for m in metrics:
+            found = (on_time if m.path[0] == "seconds" else g).values(*m.path)
+            values = list(found.values())
+            published, spread = _published(experiment, g, m.name)
+            row = {**{key: getattr(g, key) for key in CELL}, **g.point, "metric": m.name, "n": len(values)}
+            row |= {"mean": mean(values) if values else None, "std": std(values) if len(values) > 1 else None}
+            row |= {"seeds": " ".join(map(str, found)), "paper": published, "paper_std": spread}
+            row["difference"] = mean(values) - published if m.is_quality and values and published is not None else None
+            row["verdict"] = (judge(experiment, g, m.name, values) or None) if m.is_quality else None
+            row["departures"] = ", ".join(departures(g.config)) or None
+            rows.append(row | {"setting": " ".join(setting(g)), "is_asked": bool(g.seeds)})
+    if not rows:
+        return pd.DataFrame()
+    frame = pd.DataFrame(rows).astype({key: float for key in ("mean", "std", "paper", "paper_std", "difference")})
+    known = {m.name: {"higher_is_better": m.higher_is_better, "digits": m.digits} for m in metrics}
+    for place, column, by in (("rank", "mean", ["setting"]), ("paper_rank", "paper", [])):
+        blocks = frame.groupby(["metric", "dataset", "model", *by], sort=False)[column]
+        frame[place] = blocks.transform(lambda block: rank(block, **known[block.name[0]]))
+    return frame
+
+
+def by_group(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[list[dict[str, Any]]]:
+    """The rows of `measure`, a list a group; None where a number is missing."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    return [rows[i : i + len(metrics)] for i in range(0, len(rows), len(metrics))]
+
+
+def tidy(frame: pd.DataFrame) -> pd.DataFrame:
+    """What the CSV file holds of `measure`."""
+    internal = ["setting", "is_asked", "paper_std", "rank", "paper_rank"]
+    return frame[frame["is_asked"]].drop(columns=internal) if len(frame) else frame
+
+
+def ours(row: dict[str, Any], m: Metric) -> Part:
+    return Part(number_text(row["mean"], row["std"], m.digits), row["rank"], row["verdict"] or "")
+
+
+def theirs(row: dict[str, Any], m: Metric) -> Part:
+    return Part(number_text(row["paper"], row["paper_std"], m.digits), row["paper_rank"])
+
+
+def in_blocks(groups: Sequence[Group], *keys: str) -> list[Group]:
+    """The groups, those of one data set and model side by side, in the order of first appearance."""
+    blocks = [tuple(getattr(g, key) for key in keys) for g in groups]
+    order = {block: i for i, block in enumerate(dict.fromkeys(blocks))}
+    return [g for _, g in sorted(zip(blocks, groups, strict=True), key=lambda pair: order[pair[0]])]
+
+
 def table2(groups: Sequence[Group]) -> Table:
     """Integrated mode: accuracy / macro-F1 of each model and loss, a column a data set."""
     title = "Table 2: integrated mode, accuracy / macro-F1 (%)"
-    return _by_model("table2", title, groups, ("accuracy", "macro_f1"), [])
+    return _by_model("table2", title, groups, (ACCURACY, MACRO_F1), [])
 
 
 def table6(groups: Sequence[Group]) -> Table:
@@ -42,34 +132,38 @@ def table6(groups: Sequence[Group]) -> Table:
         paper.TABLE6_NOTE,
         paper.SECTION53_NOTE,
     ]
-    return _by_model("table6", "Table 6: SST-2 and QNLI, integrated mode, accuracy (%)", groups, ("accuracy",), notes)
+    return _by_model("table6", "Table 6: SST-2 and QNLI, integrated mode, accuracy (%)", groups, (ACCURACY,), notes)
 
 
-def _by_model(name: str, title: str, groups: Sequence[Group], metrics: tuple[str, ...], notes: list[str]) -> Table:
+def _by_model(name: str, title: str, groups: Sequence[Group], metrics: Sequence[Metric], notes: list[str]) -> Table:
     datasets = list(dict.fromkeys(g.dataset for g in groups))
-    by_key = {(g.model, g.loss, g.mode, point_text(g), g.dataset): g for g in groups}
-    rows, data = [], []
-    for model in dict.fromkeys(g.model for g in groups):
-        keys = list(dict.fromkeys((g.loss, g.mode, point_text(g)) for g in groups if g.model == model))
-        ours, theirs = [], []
-        for dataset in datasets:
-            found = [by_key.get((model, *key, dataset)) for key in keys]
-            column = [_scores(name, g, metrics) for g in found]
-            ours.append(_rank(column, found, metrics))
-            printed, spread = (
-                [[paper.published(name, dataset, model, x, m + end, mode) for m in metrics] for x, mode, _ in keys]
-                for end in ("", "_std")
-            )
-            theirs.append(_paper_column(printed, spread, metrics))
-            data += [row for g in found if g for row in tidy(name, g, metrics)]
-        for i, key in enumerate(keys):
-            label = _label(name, *key)
-            rows.append([entry(model_name(model)), entry(label), entry("ours"), *(c[i] for c in ours)])
-            if any(c[i].plain() != MISSING for c in theirs):
-                rows.append([entry(""), entry(""), entry("paper"), *(c[i] for c in theirs)])
-    columns = ["Model", "Loss", "", *map(dataset_name, datasets)]
+    lines: dict[tuple[str, ...], dict[str, Group]] = {}
+    for g in in_blocks(groups, "model"):
+        lines.setdefault((g.model, g.loss, g.mode, point_text(g)), {})[g.dataset] = g
+    grid = [  # with empty cells where a data set was not asked for: the paper's number stands there all the same
+        found.get(d) or replace(next(iter(found.values())), dataset=d, runs={}, seeds=())
+        for found in lines.values()
+        for d in datasets
+    ]
+    frame = measure(grid, metrics, name)
+    cells = by_group(frame, metrics)
+    mine = [
+        Entry(tuple(map(ours, cell, metrics)), seeds_text(g, len(g.runs))) if g.runs else Entry()
+        for g, cell in zip(grid, cells, strict=True)
+    ]
+    printed = [
+        Entry() if any(row["paper"] is None for row in cell) else Entry(tuple(map(theirs, cell, metrics)))
+        for cell in cells
+    ]
+    rows = []
+    for i, (model, *key) in enumerate(lines):
+        columns = slice(i * len(datasets), (i + 1) * len(datasets))
+        rows.append([model_name(model), _label(name, *key), "ours", *mine[columns]])
+        if any(e != Entry() for e in printed[columns]):
+            rows.append(["", "", "paper", *printed[columns]])
     notes = [OURS, VERDICTS, RANKS, *common_notes(groups), *notes]
-    return Table(name, title, columns, rows, data, notes, missing(groups), num_keys=3)
+    columns = ["Model", "Loss", "", *map(dataset_name, datasets)]
+    return Table(name, title, columns, rows, tidy(frame), notes, missing(groups), num_keys=3)
 
 
 def _label(experiment: str, loss: str, mode: str, point: str) -> str:
@@ -87,93 +181,21 @@ def seeds_text(g: Group, num: int) -> str:
     return f"({num})" if num >= len(g.seeds) else f"({num} of {len(g.seeds)})"
 
 
-def _scores(experiment: str, g: Group | None, metrics: Sequence[str]) -> Entry:
-    if g is None or not g.runs:
-        return Entry()
-    parts = []
-    for metric in metrics:
-        values = list(g.test(metric).values())
-        text = mean_std(values, DIGITS[metric]) if values else MISSING
-        parts.append(Part(text, verdict=judge(experiment, g, metric)))
-    return Entry(tuple(parts), seeds_text(g, len(g.runs)))
+def _published(experiment: str, g: Group, metric: str) -> list[float | None]:
+    """The paper's mean and standard deviation for a cell."""
+    return [paper.published(experiment, g.dataset, g.model, g.loss, metric + end, g.mode) for end in ("", "_std")]
 
 
-def judge(experiment: str, g: Group, metric: str) -> str:
-    """The verdict of a cell; none where it leaves the paper's protocol or mode, or the paper has no such cell."""
-    return judge_values(experiment, g, metric, list(g.test(metric).values())) if not g.point else ""
+def judge(experiment: str, g: Group, metric: str, values: Sequence[float]) -> str:
+    """The verdict on a cell's values; none where it leaves the paper's protocol or mode, or the paper has no such cell.
 
-
-def judge_values(experiment: str, g: Group, metric: str, values: Sequence[float]) -> str:
-    """As `judge`, for some of a cell's values. A cell of the released code's variant is marked: "ok (released)"."""
-    if not is_comparable(g.config):
+    A cell of the released code's variant is marked: "ok (released)".
+    """
+    if g.point or not is_comparable(g.config):
         return ""
-    published, spread = (
-        paper.published(experiment, g.dataset, g.model, g.loss, metric + end, g.mode) for end in ("", "_std")
-    )
+    published, spread = _published(experiment, g, metric)
     judged = verdict(values, published, metric, spread)
     return f"{judged} (released)" if judged and departures(g.config) else judged
-
-
-def rank_alike(
-    groups: Sequence[Group | None], values: Sequence[float | None], *, higher_is_better: bool = True, digits: int = 2
-) -> list[int]:
-    """As `rank`, but among the groups of one setting (`cells.setting`) only: others are no rivals of theirs."""
-    ranks = [0] * len(values)
-    settings = [g and setting(g) for g in groups]
-    for one in dict.fromkeys(settings):
-        mine = [i for i, x in enumerate(settings) if x == one]
-        found = rank([values[i] for i in mine], higher_is_better=higher_is_better, digits=digits)
-        for i, place in zip(mine, found, strict=True):
-            ranks[i] = place
-    return ranks
-
-
-def _rank(entries: list[Entry], groups: Sequence[Group | None], metrics: Sequence[str]) -> list[Entry]:
-    for k, metric in enumerate(metrics):
-        values = [list(g.test(metric).values()) if g else [] for g in groups]
-        means = [mean(v) if v else None for v in values]
-        entries = mark(entries, rank_alike(groups, means, digits=DIGITS[metric]), k)
-    return entries
-
-
-def _paper_column(printed: list[list], spread: list[list], metrics: Sequence[str]) -> list[Entry]:
-    entries = []
-    for numbers, stds in zip(printed, spread, strict=True):
-        if None in numbers:
-            entries.append(Entry())
-            continue
-        texts = [
-            f"{x:.{DIGITS[m]}f}" + (f" ± {s:.{DIGITS[m]}f}" if s is not None else "")
-            for x, s, m in zip(numbers, stds, metrics, strict=True)
-        ]
-        entries.append(entry(*texts))
-    for k, metric in enumerate(metrics):
-        entries = mark(entries, rank([numbers[k] for numbers in printed], digits=DIGITS[metric]), k)
-    return entries
-
-
-def tidy(experiment: str, g: Group, metrics: Sequence[str]) -> list[dict[str, object]]:
-    """One row of the CSV file for each metric of a cell, also for a cell without runs."""
-    rows = []
-    for metric in metrics:
-        values = list(g.test(metric).values())
-        published = paper.published(experiment, g.dataset, g.model, g.loss, metric, g.mode)
-        rows.append(
-            {
-                **{key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")},
-                **g.point,
-                "metric": metric,
-                "n": len(values),
-                "mean": mean(values) if values else None,
-                "std": std(values) if len(values) > 1 else None,
-                "seeds": " ".join(map(str, g.test(metric))),
-                "paper": published,
-                "difference": mean(values) - published if values and published is not None else None,
-                "verdict": judge(experiment, g, metric) or None,
-                "departures": ", ".join(departures(g.config)) or None,
-            }
-        )
-    return rows
 
 
 def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str]:
@@ -228,40 +250,25 @@ def missing(groups: Sequence[Group]) -> list[str]:
     return lines
 
 
-STANDALONE_COLUMNS = (  # heading, path in result.json, column of the paper's table, digits, larger is better
-    ("Accuracy %", ("metrics", "test", "accuracy"), "accuracy", 2, True),
-    ("Macro-F1 %", ("metrics", "test", "macro_f1"), "macro_f1", 2, True),
-    ("Silhouette", ("metrics", "test", "macro_silhouette"), "macro_silhouette", 4, True),
-    ("Total s", ("seconds", ("training", "evaluation")), "total_seconds", 1, False),
-    ("s / epoch", ("seconds", "per_epoch"), "seconds_per_epoch", 2, False),
-    ("Epochs", ("epochs",), "epochs", 0, False),
-)
-
-
 def table3(groups: Sequence[Group]) -> Table:
     """Standalone mode: quality, times and epochs, a line a data set and loss."""
-    rows, data = [], []
-    clocked, times = timed(groups)
-    blocks = dict.fromkeys((g.dataset, g.model) for g in groups)
-    for dataset, model in blocks:
-        block, on_time = ([g for g in gs if (g.dataset, g.model) == (dataset, model)] for gs in (groups, clocked))
-        ours, theirs = [], []
-        for _, path, column, digits, higher in STANDALONE_COLUMNS:
-            values = [list(g.values(*path).values()) for g in (on_time if path[0] == "seconds" else block)]
-            printed = [paper.published("table3", dataset, model, g.loss, column, g.mode) for g in block]
-            entries = [_standalone(g, v, p, path, digits) for g, v, p in zip(block, values, printed, strict=True)]
-            means = [mean(v) if v else None for v in values]
-            ours.append(mark(entries, rank_alike(block, means, higher_is_better=higher, digits=digits)))
-            shown = [entry(MISSING if p is None else f"{p:.{digits}f}") for p in printed]
-            theirs.append(mark(shown, rank(printed, higher_is_better=higher, digits=digits)))
-            data += [_tidy3(g, column, v, p) for g, v, p in zip(block, values, printed, strict=True)]
-        for i, g in enumerate(block):
-            label = _label("table3", g.loss, g.mode, point_text(g))
-            keys = [entry(dataset_name(dataset)), entry(model_name(model)), entry(label), entry("ours")]
-            rows.append([*keys, *(column[i] for column in ours)])
-            if any(column[i].plain() != MISSING for column in theirs):
-                rows.append([entry(""), entry(""), entry(""), entry("paper"), *(column[i] for column in theirs)])
-    columns = ["Data set", "Model", "Loss", "", *(heading for heading, *_ in STANDALONE_COLUMNS)]
+    groups = in_blocks(groups, "dataset", "model")
+    frame = measure(groups, TABLE3, "table3")
+    rows = []
+    for g, cell in zip(groups, by_group(frame, TABLE3), strict=True):
+        mine = []
+        for m, row in zip(TABLE3, cell, strict=True):
+            suffix = seeds_text(g, row["n"]) if m is ACCURACY or row["n"] < len(g.runs) else ""
+            if m is EPOCH_SECONDS and row["n"] and row["paper"] and is_comparable(g.config):
+                suffix = f"{suffix} ×{row['mean'] / row['paper']:.2f}".strip()
+            mine.append(Entry((ours(row, m),), suffix) if row["n"] else Entry())
+        label = _label("table3", g.loss, g.mode, point_text(g))
+        rows.append([dataset_name(g.dataset), model_name(g.model), label, "ours", *mine])
+        if any(row["paper"] is not None for row in cell):
+            printed = [theirs(row | {"paper_std": None}, m) for row, m in zip(cell, TABLE3, strict=True)]
+            rows.append(["", "", "", "paper", *(Entry((part,)) for part in printed)])
+    if rows:  # not of the total, which is another quantity in the paper
+        frame["ratio"] = (frame["mean"] / frame["paper"]).where(frame["metric"].isin(["seconds_per_epoch", "epochs"]))
     notes = [
         OURS,
         VERDICTS,
@@ -269,42 +276,12 @@ def table3(groups: Sequence[Group]) -> Table:
         "are another quantity: its code draws a picture each epoch and counts loading. s / epoch: of training; × is "
         "ours over the paper's (one A100 80 GB).",
         RANKS,
-        *times,
+        *timed(groups)[1],
         *common_notes(groups),
     ]
+    columns = ["Data set", "Model", "Loss", "", *(m.heading for m in TABLE3)]
     title = "Table 3: standalone mode"
-    return Table("table3", title, columns, rows, data, notes, missing(groups), num_keys=4)
-
-
-def _standalone(g: Group, values: list[float], published: float | None, path: tuple[str, ...], digits: int) -> Entry:
-    if not values:
-        return Entry()
-    metric = path[-1] if path[0] == "metrics" else ""
-    part = Part(mean_std(values, digits), verdict=judge("table3", g, metric) if metric else "")
-    suffix = seeds_text(g, len(values)) if path[-1] == "accuracy" or len(values) < len(g.runs) else ""
-    if path[-1] == "per_epoch" and published and is_comparable(g.config):
-        suffix = f"{suffix} ×{mean(values) / published:.2f}".strip()
-    return Entry((part,), suffix)
-
-
-def _tidy3(g: Group, column: str, values: list[float], published: float | None) -> dict[str, object]:
-    is_time = column in ("total_seconds", "seconds_per_epoch", "epochs")
-    has_ratio = is_time and column != "total_seconds"  # the paper's is another quantity
-    centre = mean(values) if values else None
-    known = centre is not None and published is not None
-    return {
-        **{key: getattr(g, key) for key in ("dataset", "model", "mode", "loss", "variant", "digits")},
-        **g.point,
-        "metric": column,
-        "n": len(values),
-        "mean": centre,
-        "std": std(values) if len(values) > 1 else None,
-        "paper": published,
-        "difference": centre - published if known and not is_time else None,
-        "ratio": centre / published if known and has_ratio else None,
-        "verdict": None if is_time else judge("table3", g, column) or None,
-        "departures": ", ".join(departures(g.config)) or None,
-    }
+    return Table("table3", title, columns, rows, tidy(frame), notes, missing(groups), num_keys=4)
 
 
 def table4(groups: Sequence[Group]) -> Table:
@@ -313,54 +290,32 @@ def table4(groups: Sequence[Group]) -> Table:
     Only seeds that both ran are compared; of the times, only where both had the same device to themselves.
     """
     rows, data, apart = [], [], []
-    sources = (
-        ("macro_silhouette", ("metrics", "test", "macro_silhouette"), 4),
-        ("seconds_per_epoch", ("seconds", "per_epoch"), 2),
-    )
-    losses = ("gloss_o", "scl")
-    plain = [g for g in groups if not g.point and g.loss in losses and g.mode == STANDALONE]
+    plain = [g for g in groups if not g.point and g.loss in ("gloss_o", "scl") and g.mode == STANDALONE]
     clocked, times = timed(plain)
     for dataset, model in dict.fromkeys((g.dataset, g.model) for g in plain):
-        pair, on_time = ({g.loss: g for g in gs if (g.dataset, g.model) == (dataset, model)} for gs in (plain, clocked))
-        is_alike = len({setting(g) for g in pair.values()}) == 1
+        where = {"dataset": dataset, "model": model}
+        is_alike = len({setting(g) for g in plain if (g.dataset, g.model) == (dataset, model)}) == 1
         if not is_alike:
-            where = f"{dataset_name(dataset)}, {model_name(model)}"
-            apart.append(f"{where}: the two losses differ in protocol or variant, so they are not compared.")
-        ours: list[Entry] = []
-        theirs: list[Entry] = []
-        for metric, path, digits in sources:
-            source = on_time if path[0] == "seconds" else pair
-            found = {loss: source[loss].values(*path) if loss in source else {} for loss in losses}
-            seeds = sorted(found["gloss_o"].keys() & found["scl"].keys()) if is_alike else []
-            values = {loss: [found[loss][seed] for seed in seeds] for loss in losses}
-            means = [mean(values[loss]) if seeds else None for loss in losses]
-            printed = [paper.published("table3", dataset, model, loss, metric) for loss in losses]
-            verdicts = [""] * 2
-            if metric == "macro_silhouette" and seeds:
-                verdicts = [judge_values("table3", pair[loss], metric, values[loss]) for loss in losses]
-            shown = [
-                Entry((Part(mean_std(values[loss], digits), verdict=v),), f"({len(seeds)})") if seeds else Entry()
-                for loss, v in zip(losses, verdicts, strict=True)
-            ]
-            published = [entry(MISSING if x is None else f"{x:.{digits}f}") for x in printed]
-            for numbers, entries, row in ((means, shown, ours), (printed, published, theirs)):
-                change = _change(*numbers)
-                row += mark(entries, rank(numbers, higher_is_better=metric == "macro_silhouette", digits=digits))
-                row.append(entry(MISSING if change is None else f"{change:+.1f} %"))
-            spread = [std(values[loss]) if len(seeds) > 1 else None for loss in losses]
-            data.append(
-                {
-                    **{"dataset": dataset, "model": model, "metric": metric},
-                    **{"pairs": len(seeds), "seeds": " ".join(map(str, seeds))},
-                    **{"gloss_o": means[0], "gloss_o_std": spread[0], "scl": means[1], "scl_std": spread[1]},
-                    "change_percent": _change(*means),
-                    **{"paper_gloss_o": printed[0], "paper_scl": printed[1], "paper_change_percent": _change(*printed)},
-                    **{"gloss_o_verdict": verdicts[0] or None, "scl_verdict": verdicts[1] or None},
-                }
-            )
-        rows.append([entry(dataset_name(dataset)), entry(model_name(model)), entry("ours"), *ours])
-        if any(e.plain() != MISSING for e in theirs):
-            rows.append([entry(""), entry(""), entry("paper"), *theirs])
+            place = f"{dataset_name(dataset)}, {model_name(model)}"
+            apart.append(f"{place}: the two losses differ in protocol or variant, so they are not compared.")
+        mine, printed = [], []
+        for m in (SILHOUETTE, EPOCH_SECONDS):
+            source = plain if m.is_quality else clocked
+            new, old = _paired([g for g in source if (g.dataset, g.model) == (dataset, model)], m, is_alike)
+            for cells, make, key in ((mine, ours, "mean"), (printed, theirs, "paper")):
+                suffix = f"({new['n']})" if new["n"] and make is ours else ""
+                change = _change(new[key], old[key])
+                cells += [Entry((make(new, m),), suffix), Entry((make(old, m),), suffix)]
+                cells.append(MISSING if change is None else f"{change:+.1f} %")
+            data.append({**where, "metric": m.name, "pairs": new["n"], "seeds": new["seeds"]})
+            for loss, row in (("gloss_o", new), ("scl", old)):
+                data[-1] |= {loss: row["mean"], f"{loss}_std": row["std"], f"paper_{loss}": row["paper"]}
+                data[-1] |= {f"{loss}_verdict": row["verdict"] or None}
+            data[-1] |= {"change_percent": _change(new["mean"], old["mean"])}
+            data[-1] |= {"paper_change_percent": _change(new["paper"], old["paper"])}
+        rows.append([dataset_name(dataset), model_name(model), "ours", *mine])
+        if any(isinstance(e, Entry) and e != Entry() for e in printed):
+            rows.append(["", "", "paper", *printed])
     heads = ["Silhouette G-Loss-O", "SCL", "change", "s / epoch G-Loss-O", "SCL", "change"]
     notes = [
         "Ours: mean ± standard deviation (n - 1) over the seeds that both losses ran, in brackets their number; from "
@@ -372,6 +327,14 @@ def table4(groups: Sequence[Group]) -> Table:
     ]
     title = "Table 4: G-Loss-O against SCL, standalone mode"
     return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(plain), num_keys=3)
+
+
+def _paired(block: Sequence[Group], m: Metric, is_alike: bool) -> list[dict[str, Any]]:
+    """The rows of `measure` for G-Loss-O and SCL, of the seeds that both ran; without seeds where they compare not."""
+    by_loss = {loss: replace(block[0], loss=loss, runs={}) for loss in ("gloss_o", "scl")} | {g.loss: g for g in block}
+    both = set.intersection(*(set(g.values(*m.path)) for g in by_loss.values())) if is_alike else set()
+    kept = [replace(g, runs={s: run for s, run in g.runs.items() if s in both}) for g in by_loss.values()]
+    return [row for (row,) in by_group(measure(kept, [m], "table3"), [m])]
 
 
 def _change(new: float | None, old: float | None) -> float | None:
