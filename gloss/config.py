@@ -81,6 +81,10 @@ class DatasetConfig:
     unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts of that kind
     shift_to: Any = None  # a prepared set, or a list of them, with the same classes and another domain
 
+    def __post_init__(self) -> None:
+        if isinstance(self.text, str):
+            self.text = [self.text]
+
     @property
     def has_own_texts(self) -> bool:
         """Whether texts are the user's own, so that no name but only their fingerprint says what they are."""
