@@ -17,6 +17,7 @@ DATASETS = {
     "snippets_product": "Product snippets",
     "snippets_news": "News snippets",
     "snippets_tweets": "Tweets",
+    "pubmed_rct": "PubMed RCT",
 }
 MODELS = {"bert": "BERT-base", "roberta_large": "RoBERTa-large", "distilbert": "DistilBERT", "minilm": "MiniLM"}
 LOSSES = {

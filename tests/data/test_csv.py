@@ -2,13 +2,15 @@
 
 import csv
 import io
+import json
 
 import numpy as np
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gloss.config import DatasetConfig
+from gloss.config import CONFIG_DIR, DatasetConfig
 from gloss.data.datasets import load_dataset
 from gloss.data.files import MAX_TEXT, is_blank, read_examples
 from gloss.errors import DataError
@@ -289,3 +291,24 @@ def test_a_hub_set_that_is_not_there_is_refused(tmp_path):
     cfg = DatasetConfig(name="hub", source="hub", path=str(tmp_path / "nothing"))
     with pytest.raises(DataError, match="dataset.path=.*nothing .* cannot be read"):
         load_dataset(cfg, "unused", 1)
+
+
+def test_pubmed_rct_is_read_from_files_of_its_form(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    roles = ("background", "objective", "methods", "results", "conclusions")
+    (tmp_path / "set").mkdir()
+    for part, num_abstracts in (("train", 3), ("dev", 1), ("test", 2)):
+        rows = [
+            {"abstract_id": f"{part}{a}", "label": role, "text": f"{role} of {part} {a}", "sentence_id": i}
+            for a in range(num_abstracts)
+            for i, role in enumerate(roles)
+        ]
+        (tmp_path / "set" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    preset = yaml.safe_load((CONFIG_DIR / "dataset" / "pubmed_rct.yaml").read_text())
+    assert len(preset.pop("revision")) == 40  # of the hub: pinned
+    dataset = load_dataset(DatasetConfig(**preset | {"path": str(tmp_path / "set")}), tmp_path, seed=1)
+    assert dataset.labels == sorted(roles)
+    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 15, "val": 5, "test": 10}
+    split = dataset.splits["test"]
+    assert all(text[0].startswith(dataset.labels[label]) for text, label in zip(split.texts, split.labels, strict=True))
