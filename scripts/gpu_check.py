@@ -10,6 +10,8 @@ an issue; ends with status 1 where a check failed.
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
+
 from gloss.cli.arguments import main
 
 KEYS = ("device", "paths.data", "paths.outputs")

@@ -14,9 +14,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
 import pytest
 from hydra import compose, initialize_config_dir
 
-from gloss.config import CONFIG_DIR, Config, resolve
+from gloss.config import CONFIG_DIR, Config, known_options, resolve
 from gloss.experiments.grid import own_fingerprint
 from gloss.records.run_folder import run_folder
+from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
 
 TINY = [
@@ -44,8 +45,9 @@ def folder_of(cfg: Config) -> Path:
 
 def composed(*overrides: str) -> Config:
     """The configuration that `python scripts/train.py <overrides>` would run."""
+    words = prepared(overrides, known_options())
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-        return resolve(apply_tuned(compose("train", list(overrides)), overrides))
+        return resolve(apply_tuned(compose("train", words), words))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from gloss.config import CONFIG_DIR, DatasetConfig
 from gloss.data import datasets as data
 from gloss.data.datasets import Split, add_label_noise, describe, load_dataset
 from gloss.data.files import read_table
-from gloss.data.tokens import check_tokens, tokenize
+from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import DataError
 
 REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
@@ -383,7 +383,7 @@ def test_truncated_texts_are_counted(bert, max_length):
     for some in (texts[:7], texts[7:]):
         tokens = tokenize(some, bert, max_length)
         expected = sum(len(bert(*text)["input_ids"]) > max_length for text in some)
-        assert data.count_truncated(some, tokens, bert, max_length) == expected
+        assert count_truncated(some, tokens, bert, max_length) == expected
 
 
 # -- label noise -------------------------------------------------------------------------------------------------------

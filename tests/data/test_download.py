@@ -309,7 +309,8 @@ def test_a_disk_without_room_ends_in_an_error_and_the_next_run_goes_on(server, t
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
-from gloss import data, download
+from gloss.data import datasets as data
+from gloss.data import download
 data.MANIFEST = Path(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
 print(*download.prepare(["toy"], Path(sys.argv[2]), lambda line: None))

@@ -156,7 +156,8 @@ def test_an_experiment_leaves_out_what_its_only_says(job, runs):
     assert is_run(job, {"a=1": {"b": 2, "c": 5}, "d=true": {"e": "null"}}) is runs
 
 
-def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path):
+def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("YES", "1")  # it would take days
     seen = []
 
     def task(cfg, is_sweep):

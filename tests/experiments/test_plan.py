@@ -63,7 +63,7 @@ def test_states_of_runs(tmp_path):
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"message": "the disk is full\nand more"}))
     holder = (
-        "import sys, time\nfrom pathlib import Path\nfrom gloss.records.reading import locked\n"
+        "import sys, time\nfrom pathlib import Path\nfrom gloss.records.run_folder import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", holder, cell.folder(2)], stdout=subprocess.PIPE, text=True)

@@ -243,6 +243,20 @@ def test_bfloat16_is_widened_before_the_graph():
     assert gloss_loss(narrow, labels, **settings).dtype == torch.float32
 
 
+def test_the_loss_has_the_type_of_the_embeddings_whatever_that_of_the_weights():
+    x, labels, is_visible = batch()
+    settings = {"sigma": 0.3, "is_visible": is_visible, "num_classes": 3}
+    expected = gloss_loss(x, labels, **settings).item()
+    for other, own in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        value = gloss_loss(x.to(own), labels, class_weights=torch.ones(3, dtype=other), **settings)
+        assert value.dtype == own and value.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_class_alone_is_certain():
+    x, labels, is_visible = batch(num_classes=1)
+    assert gloss_loss(x, labels, sigma=0.3, is_visible=is_visible, num_classes=1) == 0
+
+
 def test_autocast_around_it_changes_nothing():
     x, labels, is_visible = batch()
     settings = {"sigma": 0.3, "is_visible": is_visible, "num_classes": 3}
@@ -315,6 +329,15 @@ def test_module_equals_the_function():
     settings = {"num_classes": 3, "objective": "softmax", "class_weights": weights}
     expected = gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, **settings)
     assert GLoss(0.4, **settings)(x, labels, is_visible) == expected
+
+
+def test_module_counts_the_classes_it_is_given_and_not_those_of_the_batch():
+    """As logits, the probabilities of classes that are not there count, too."""
+    x, labels, is_visible = batch(num_classes=3)
+    settings = {"num_classes": 5, "objective": "softmax"}
+    expected = gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, **settings)
+    assert GLoss(0.4, **settings)(x, labels, is_visible) == expected
+    assert expected > gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, num_classes=3, objective="softmax") + 0.1
 
 
 def test_module_without_num_classes_takes_any_integers():

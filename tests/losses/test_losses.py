@@ -269,6 +269,8 @@ def test_autocast_around_a_loss_changes_nothing(name):
         value = LOSSES[name](x, labels)
     inside = value.detach(), torch.autograd.grad(value, x)[0]  # outside, where torch wants backward passes to be
     torch.testing.assert_close(inside, value_and_gradient(LOSSES[name], x, labels), rtol=0, atol=0)
+    exact = LOSSES[name](x.detach().double(), labels).item()
+    assert value.item() == pytest.approx(exact, rel=1e-5)  # bfloat16 would be 1e-3 off
 
 
 def test_losses_need_nothing_but_torch():

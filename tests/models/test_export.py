@@ -174,7 +174,7 @@ def test_intervals():
 
 def test_half_an_export_is_none(tmp_path, monkeypatch):
     transformer, tokenizer = bert()
-    monkeypatch.setattr("gloss.models.model_card.model_card", lambda *_: 1 / 0)
+    monkeypatch.setattr("gloss.models.saved_model.model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_model(tmp_path / "model", Classifier(Encoder(transformer), 3), tokenizer, record_of(), PREDICTIONS)
     assert list(tmp_path.iterdir()) == []

@@ -361,7 +361,7 @@ def test_the_command_stops_with_the_signals_status_while_it_starts_and_while_it_
 def test_who_comes_second_waits_or_goes_on_and_a_dead_ones_lock_is_free(tiny_config, tmp_path, capsys):
     cfg = tiny_config("loss=ce")
     folder = folder_of(cfg)
-    code = "import sys, time\nfrom pathlib import Path\nfrom gloss.records.reading import locked\n"
+    code = "import sys, time\nfrom pathlib import Path\nfrom gloss.records.run_folder import locked\n"
     code += "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))\n"
 
     def holder(seconds: float) -> subprocess.Popen:

@@ -41,7 +41,7 @@ def test_spaces_and_trials(mode, loss):
 
 
 def test_scl_with_ce_has_lam_09_in_every_trial_and_its_tau_never_reaches_the_runs(settings, monkeypatch):
-    train = stand_in(lambda cfg: 10 * cfg.loss.temperature + 1e5 * cfg.trainer.lr)  # the largest τ is the best
+    train = stand_in(lambda cfg: 60 + 10 * cfg.loss.temperature + 1e5 * cfg.trainer.lr)  # the largest τ is the best
     monkeypatch.setattr(tuning, "train", train)
     words = [word for word in settings if not word.startswith("search.")]
     for change, lam in (("seed=1", 0.9), ("loss.lam=0.6", 0.6), ("variant=released", 0.9)):
@@ -58,7 +58,7 @@ def test_scl_with_ce_has_lam_09_in_every_trial_and_its_tau_never_reaches_the_run
 
 
 def test_tau_is_handed_on_by_search_fair_and_in_standalone_mode(settings, monkeypatch):
-    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 10 * cfg.loss.temperature))
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 + 10 * cfg.loss.temperature))
     words = [word for word in settings if not word.startswith("search.")]
     for search, given in (("fair", ["loss=scl_ce"]), ("authors", ["loss=scl", "mode=standalone"])):
         best = tune(composed(f"search={search}", *given, *words)).best["params"]

@@ -83,6 +83,20 @@ def test_logistic_probe_is_the_best_of_sklearns_regressions_on_standardised_feat
         np.testing.assert_allclose(weight[0], -weight[1], rtol=1e-9)
 
 
+def test_logistic_probe_is_trained_to_convergence(monkeypatch):
+    """Strongly correlated features and hardly any regularisation take many steps: the gradient is 0 behind them."""
+    monkeypatch.setattr("gloss.evaluate.PROBE_STRENGTHS", (1000.0,))
+    train, labels = blobs([60, 50, 40], dim=30)
+    train = train @ np.random.default_rng(3).normal(size=(30, 30))
+    weight, bias, settings = logistic_probe(train, labels, train, labels, 3)
+    mean, scale = train.mean(0), train.std(0)
+    logits = train @ weight.T + bias
+    p = np.exp(logits - logits.max(1, keepdims=True))
+    p /= p.sum(1, keepdims=True)
+    slope = ((p - np.eye(3)[labels]).T @ ((train - mean) / scale) + weight * scale / 1000) / len(labels)
+    assert np.abs(slope).max() < 1.1e-5 and settings["probe_converged"] is True
+
+
 def test_logistic_probe_never_predicts_a_class_without_training_texts():
     train, labels = blobs([10, 10, 10])
     keep = labels != 1

@@ -187,6 +187,7 @@ def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypa
         (["loss=cosine", "variant.forward_passes=2"], [(10, 7), (10, 8)]),
         (["loss=cosine", "mode=standalone", "variant=released"], [(10, 7)]),
         (["loss=cosine", "trainer.micro_batch=4"], [(3, 7), (4, 8), (3, 9)] * 2),
+        (["loss=gloss_o", "loss.sigma=0.5"], [(10, 7)]),
         (["loss=gloss_o", "loss.sigma=0.5", "trainer.micro_batch=5"], [(5, 7), (5, 8)] * 2),
         (["loss=cosine", "trainer.micro_batch=10"], [(10, 7)] * 2),
     ],
@@ -209,6 +210,16 @@ def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
     assert fit.watch == ["forward", *["graph", "propagation"] * (is_visible is not None), "loss"]
     assert (parts.ce is None) == (fit.cfg.mode == "standalone") and parts.embedding_loss is not None
     assert all(p.grad is not None for p in fit.model.encoder.transformer.encoder.parameters())
+
+
+def test_only_the_integrated_mode_makes_logits(fit_of):
+    z, other, labels = torch.randn(10, 64), torch.randn(10, 64), torch.arange(10)
+    for mode in ("integrated", "standalone"):
+        fit = fit_of("loss=cosine", f"mode={mode}")
+        fit.objective = lambda *arguments: arguments
+        embeddings, logits, of, is_visible, lap = fit._loss(z, other, labels, IS_VISIBLE)
+        assert embeddings is z and of is labels and is_visible is IS_VISIBLE and lap == fit.watch.lap
+        assert logits is None if mode == "standalone" else torch.equal(logits, fit.model.head(other))
 
 
 def test_the_second_pass_feeds_cross_entropy_and_the_first_the_embedding_loss(fit_of):
