@@ -14,10 +14,12 @@ from typing import Any
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
-from gloss.records.reading import number
+from gloss.records.frame import frame_of
 from gloss.report.figure import Drawing
 from gloss.report.table import Table
 
+_ABOUT = ["device", "device_name", "precision", "commit", "commit_clean", "finished_at", "peak_memory_bytes"]
+_ABOUT += ["seconds_total", "shared_device"]
 VERDICTS = tuple(f"{word}{mark}" for mark in ("", " (released)") for word in ("ok", "near", "off", "unresolved"))
 
 
@@ -98,34 +100,31 @@ def _view(section: Section, folder: Path) -> SimpleNamespace:
 
 def summarise(records: Sequence[Any], studies: Sequence[Any] = ()) -> list[tuple[str, str]]:
     """What the runs were made with and what they and the searches' trials cost, as lines of the page."""
+    runs = frame_of(records).reindex(columns=_ABOUT).astype(object)
     trials = [t["seconds"] / 3600 for s in studies for t in s.trials if t["seconds"]]
-    hours = [(number(r.result, "seconds", "total") or 0.0) / 3600 for r in records]
+    hours = [seconds / 3600 for seconds in runs["seconds_total"].dropna()]
     cost = f"{math.fsum(hours + trials):.2f} hours in total"
     if trials:
         cost += f": {math.fsum(hours):.2f} of runs, {math.fsum(trials):.2f} of {len(trials)} trials of searches"
-    if not records:
+    if runs.empty:
         return [("Runs", "none"), *([("Compute", cost)] if trials else [])]
 
-    def seen(key: str) -> str:
-        counts = Counter(str(r.result.get(key) or "not recorded") for r in records)
-        return ", ".join(f"{name} ({num})" for name, num in sorted(counts.items()))
+    def seen(values: pd.Series) -> str:
+        counts = values.replace("", None).fillna("not recorded").value_counts().sort_index()
+        return ", ".join(f"{name} ({num})" for name, num in counts.items())
 
-    peak = max((number(r.result, "peak_memory_bytes") or 0.0 for r in records), default=0.0)
-    dirty = sum(r.result.get("commit_clean") is False for r in records)
-    commits = Counter(str(r.result.get("commit") or "not recorded")[:12] for r in records)
-    finished = sorted(str(r.result.get("finished_at") or "") for r in records)
+    finished = runs["finished_at"].fillna("")
     lines = [
-        ("Runs", f"{len(records)} finished"),
+        ("Runs", f"{len(runs)} finished"),
         ("Compute", cost),
-        ("Device", seen("device_name") if any(r.result.get("device_name") for r in records) else seen("device")),
-        ("Precision", seen("precision")),
-        ("Largest peak memory", f"{peak / 2**30:.2f} GiB"),
-        ("Commits", ", ".join(f"{c} ({num})" for c, num in sorted(commits.items()))),
-        ("Finished", f"{finished[0]} to {finished[-1]}"),
+        ("Device", seen(runs["device_name" if runs["device_name"].any() else "device"])),
+        ("Precision", seen(runs["precision"])),
+        ("Largest peak memory", f"{max([0, *runs['peak_memory_bytes'].dropna()]) / 2**30:.2f} GiB"),
+        ("Commits", seen(runs["commit"].str[:12])),
+        ("Finished", f"{finished.min()} to {finished.max()}"),
     ]
-    if dirty:
+    if dirty := runs["commit_clean"].eq(False).sum():
         lines.append(("Uncommitted changes", f"in the working tree of {dirty} runs"))
-    shared = sum(bool(r.result.get("shared_device")) for r in records)
-    if shared:
+    if shared := runs["shared_device"].eq(True).sum():
         lines.append(("Shared device", f"{shared} runs; their timings are left out of timing tables and figures"))
     return lines

@@ -156,12 +156,9 @@ def _frame(rows: Any) -> pd.DataFrame:
 
 def csv_text(rows: Any) -> str:
     """Rows (a data frame, or dicts) as CSV; what a row lacks is an empty field. Floats are written in full."""
-    return _frame(rows).map(_cell).to_csv(index=False, lineterminator="\n")
-
-
-def _cell(value: object) -> object:
     # A spreadsheet would run a text that starts like a formula, and names come from records.
-    return "'" + value if isinstance(value, str) and re.match(r"[=+@\t\r]|-\D", value) else value
+    harmless = _frame(rows).replace(r"^(?=[=+@\t\r]|-\D)", "'", regex=True)
+    return harmless.to_csv(index=False, lineterminator="\n")
 
 
 def rank(values: Sequence[float | None], *, higher_is_better: bool = True, digits: int = 2) -> list[int]:

@@ -16,7 +16,7 @@ from gloss.records.reading import read_records
 from gloss.records.run_folder import config_in_digits
 from gloss.report.html_page import Section, render
 from gloss.report.seed_groups import departures, gather, loose_groups, refuse_doubles
-from gloss.report.table import Entry, Part, Table, entry, rank
+from gloss.report.table import Entry, Part, Table, csv_text, entry, number_text, rank
 from gloss.report.tables import all_runs as overview
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import datasets_and_search as starting
@@ -579,6 +579,20 @@ def test_hostile_text_cannot_break_out_of_a_table():
     assert "\\<img" in table.markdown()
     assert r"\input" not in table.latex() and r"\$" in table.latex()
     assert table.csv() == "name,n\n'=1+1,-1.5\n"
+
+
+def test_hostile_text_cannot_break_out_of_the_page():
+    """As a heading, a number, a remark, a verdict and the table's own name."""
+    name = "<img src=x onerror=y>"
+    html = Table(f'x"{name}', name, [name], [[Entry((Part(name, 1, name),), name)]], []).html()
+    assert "<img" not in html and html.count("&lt;img src=x onerror=y&gt;") == 4
+    assert f"<b>{'&lt;img src=x onerror=y&gt;'}</b>" in html
+
+
+def test_csv_keeps_whole_numbers_and_leaves_missing_ones_empty():
+    rows = [{"n": 3, "x": 0.1 + 0.2, "ok": True}, {"n": None, "y": "-1"}, {"n": 2**62, "x": float("nan")}]
+    assert csv_text(rows) == f"n,x,ok,y\n3,0.30000000000000004,True,\n,,,-1\n{2**62},,,\n"
+    assert number_text(None) == number_text(float("nan"), 1.0) == "—" and number_text(0.0, 0.0, 1) == "0.0 ± 0.0"
 
 
 def test_an_entry_joins_equal_verdicts():
