@@ -12,8 +12,10 @@ from gloss.config import CONFIG_DIR, known_options
 from gloss.runtime.compose import composed
 from gloss.runtime.overrides import override
 
-_ELSEWHERE = ("dataset.source", "loss.name", "mode", "variant.name", "experiment.name", "experiment.sweep",
-              "experiment.only", "experiment.search", "tuned", "rerun", "paths.tuned", "trainer.save_model")  # fmt: skip
+_ELSEWHERE = (
+    *("dataset.source", "loss.name", "mode", "variant.name", "tuned", "rerun", "paths.tuned", "trainer.save_model"),
+    *("experiment.name", "experiment.sweep", "experiment.only", "experiment.search"),
+)
 _ABSENT = object()
 
 

@@ -12,7 +12,6 @@ from dataclasses import replace
 import pytest
 from synthetic import cell, result, write_run, write_study
 
-import gloss.experiments.requested
 import gloss.report.figure
 from gloss.config import ROOT
 from gloss.errors import ConfigError
@@ -95,7 +94,7 @@ def experiments(outputs, monkeypatch):
         ]
         return cells if name == "table2" else [cell(mode="standalone", loss=x) for x in ("scl", "gloss_o")]
 
-    monkeypatch.setattr(gloss.experiments.requested, "compose_cells", compose_cells)
+    monkeypatch.setattr("gloss.experiments.requested.compose_cells", compose_cells)
     selection = "[model=minilm, dataset=docstrings, paths.outputs=elsewhere]"
     (outputs / "selections.yaml").write_text(f"table2: [{selection}]\n")
     return outputs, asked
@@ -127,7 +126,7 @@ def test_only_makes_what_was_asked_for(experiments):
     report = build(outputs, only=["table3", "table9", "fig1"], dpi=DPI)
     assert [t.name for t in report.tables] == ["table3", "table9"] and [name for name, _ in asked] == ["table3"]
     assert (outputs / "report" / "fig1.pdf").is_file()
-    with pytest.raises(ValueError, match="only=table10 is not allowed: expected some of table1, table2"):
+    with pytest.raises(ValueError, match="only=table10 is not allowed: expected some of demo, table1, table2"):
         build(outputs, only=["table10"])
 
 
@@ -241,7 +240,7 @@ def test_broken_predictions_cost_one_figure_only(outputs, monkeypatch):
     for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     cells = [cell(loss="gloss_sqrt", dataset="docstrings", model="minilm")]
-    monkeypatch.setattr(gloss.experiments.requested, "compose_cells", lambda name, overrides: cells)
+    monkeypatch.setattr("gloss.experiments.requested.compose_cells", lambda name, overrides: cells)
     (outputs / "selections.yaml").write_text("fig4: []\ntable2: []\n")
     report = build(outputs, dpi=DPI)
     assert any(p.startswith("fig4: ") and "predictions.npz cannot be read" in p for p in report.problems)
