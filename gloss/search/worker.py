@@ -303,7 +303,7 @@ class Worker:
                 twin = trials[trial.user_attrs[DUPLICATE_OF]]
                 if twin.state.is_finished():
                     self._tell(trial.number, twin.state, twin.value, twin.user_attrs.get(REASON))
-                    self._say(trial.number, trial.params, f"repeats trial {twin.number}, not trained again")
+                    self._say(trial.number, trial.params, f"repeats trial {twin.number + 1}, not trained again")
 
     def _values(self, params: dict[str, float]) -> dict[str, float]:
         return {name: rounded(params[name]) for name in self.space}
@@ -441,7 +441,8 @@ class Worker:
         if nothing := found_nothing(study, self.majority):
             print(f"{study.name}: {nothing}; runs will not apply its values", file=sys.stderr, flush=True)
         best = study.best
-        print(f"{study.name}: best {study.score} {best['value']:.6g} in trial {best['number']}\n  {path}", flush=True)
+        found = f"best {study.score} {best['value']:.6g} in trial {best['number'] + 1}"
+        print(f"{study.name}: {found}\n  {path}", flush=True)
         return study
 
     def _fixed_rows(self) -> dict[str, float]:

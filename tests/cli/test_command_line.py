@@ -99,8 +99,8 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path):
             assert found == [flag, *words[:2], override("paths.outputs", tmp_path / "a b=c")]
     words.insert(2, "-m")
     seen = []
-    assert main(lambda cfg, is_sweep: seen.append((cfg.loss.name, is_sweep)), words) == 0
-    assert seen == [("ce", True), ("cosine", True)]
+    assert main(lambda cfg, place: seen.append((cfg.loss.name, place)), words) == 0
+    assert seen == [("ce", "run 1 of 2"), ("cosine", "run 2 of 2")]
 
 
 @pytest.mark.parametrize(
@@ -167,8 +167,8 @@ def test_an_experiment_without_a_sweep_says_what_it_needs(capsys):
         check_single("table2", ["dataset=mr", "model=bert", "loss=ce"])
     seen = []
     words = ["experiment=table3", "dataset=mr", "model=bert", "loss=scl", "seed=2"]
-    assert main(lambda cfg, is_sweep: seen.append((cfg.mode, cfg.seed, is_sweep)), words) == 0
-    assert seen == [("standalone", 2, False)]  # its only mode is taken over
+    assert main(lambda cfg, place: seen.append((cfg.mode, cfg.seed, place)), words) == 0
+    assert seen == [("standalone", 2, "")]  # its only mode is taken over
 
 
 def test_help_has_a_line_for_every_key(capsys):
@@ -232,7 +232,7 @@ def test_the_scripts_of_a_checkout_run_its_own_package(tmp_path):
     done = run_script("scripts/train.py", "--help", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0 and b" mine," in done.stdout
     first = [script.read_text().split("sys.path.insert(0")[0] for script in (ROOT / "scripts").glob("*.py")]
-    assert len(first) == 11 and all("import gloss" not in text and "from gloss" not in text for text in first)
+    assert len(first) == 12 and all("import gloss" not in text and "from gloss" not in text for text in first)
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])

@@ -85,7 +85,7 @@ def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path:
     assert logs.count(": validation accuracy") == num_trials == len(trial_records(study))
     for record in trial_records(study):
         assert [row["epoch"] for row in record.epochs()] == [1, 2, 3, 4, 5, 6]
-    interrupted = study.trials[int(number)]
+    interrupted = study.trials[int(number) - 1]  # counted from 1 on the screen
     plain = [w for w in overrides if not w.startswith("search.")]
     rate = f"trainer.lr={interrupted['params']['lr']}"
     cfg = composed(*plain, rate, f"paths.outputs={tmp_path / 'undisturbed'}", config_name="train")
