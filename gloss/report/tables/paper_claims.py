@@ -216,7 +216,7 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
 
 
 def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
-    """What our runs say about a cell: as `stats.claim`; empty where losses are missing."""
+    """What our runs say about a cell: as `statistics.claim`; empty where losses are missing."""
     path = METRICS[contest.metric].path
     source = clocked if path[0] == "seconds" else groups
     mode, place = paper.MODES[contest.table], (contest.dataset, contest.model)

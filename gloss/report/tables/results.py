@@ -113,7 +113,7 @@ def theirs(row: dict[str, Any], m: Metric) -> Part:
 
 
 def in_blocks(groups: Sequence[Group], *keys: str) -> list[Group]:
-    """The groups, those of one data set and model side by side, in the order of first appearance."""
+    """Return the groups sorted into blocks with equal `keys`, blocks in the order of their first appearance."""
     blocks = [tuple(getattr(g, key) for key in keys) for g in groups]
     order = {block: i for i, block in enumerate(dict.fromkeys(blocks))}
     return [g for _, g in sorted(zip(blocks, groups, strict=True), key=lambda pair: order[pair[0]])]
@@ -330,7 +330,7 @@ def table4(groups: Sequence[Group]) -> Table:
 
 
 def _paired(block: Sequence[Group], m: Metric, is_alike: bool) -> list[dict[str, Any]]:
-    """The rows of `measure` for G-Loss-O and SCL, of the seeds that both ran; without seeds where they compare not."""
+    """Return the rows of `measure` for G-Loss-O and SCL over the seeds that both ran (none unless is_alike)."""
     by_loss = {loss: replace(block[0], loss=loss, runs={}) for loss in ("gloss_o", "scl")} | {g.loss: g for g in block}
     both = set.intersection(*(set(g.values(*m.path)) for g in by_loss.values())) if is_alike else set()
     kept = [replace(g, runs={s: run for s, run in g.runs.items() if s in both}) for g in by_loss.values()]
