@@ -38,7 +38,7 @@ always:
 demo: setup ## what training does to the embeddings of 1,000 film reviews: a table and a picture (5 minutes on 2 cores)
 	$(RUN) scripts/data.py --datasets=snippets_movie
 	$(RUN) scripts/train.py -m experiment=demo
-	$(RUN) scripts/report.py paths.outputs=outputs/demo only=demo measure=[frozen] settings=demo
+	$(RUN) scripts/report.py paths.outputs=outputs/demo only=demo show=demo measure=[frozen] settings=demo
 
 test: setup ## unit tests and one small run from end to end (8 minutes on 2 cores at most)
 	.venv/bin/pytest -n 2
