@@ -14,7 +14,7 @@ import pytest
 from gloss.config import ROOT
 
 COMPOSED = "from gloss.runtime.compose import composed; print(composed(['loss=ce', 'dataset=r8']).dataset.name)"
-DATA = "from gloss.data.datasets import read_manifest; print(len(read_manifest()['sets']))"
+DATA = "from gloss.data.datasets import read_manifest; print('mr' in read_manifest()['sets'])"
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_it_holds_every_module_and_data_file(unpacked):
     assert (unpacked / "gloss" / "py.typed").is_file()
 
 
-@pytest.mark.parametrize(("code", "printed"), [(COMPOSED, "r8"), (DATA, "7")])
+@pytest.mark.parametrize(("code", "printed"), [(COMPOSED, "r8"), (DATA, "True")])
 def test_it_works_outside_the_checkout(unpacked, tmp_path, code, printed):
     environment = {**os.environ, "PYTHONPATH": str(unpacked)}
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -179,7 +179,7 @@ import subprocess, sys, tempfile
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from gloss.losses import elimination_kernels as kernels
+from gloss.losses import state_elimination_triton as kernels
 
 for function in (kernels._forward, kernels._backward):
     tiles = {k: v for k, v in kernels.TILES.items() if k in function.arg_names}
