@@ -411,7 +411,7 @@ def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
 def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
     task = Task("all", ["dataset=mr,r8", f"paths.outputs={tmp_path}"])
     assert set(NAMES) - set(task.experiments) == {"table6", "shift"}
-    assert "table6: left out, not about dataset=mr,r8" in capsys.readouterr().err
+    assert "table6, shift: left out, not about dataset=mr,r8" in capsys.readouterr().err
     assert {c.dataset for c in task.cells("fig2")} == {"mr", "r8"}
     assert Task("all", ["dataset=qnli"]).experiments == ("table6",)
     assert {c.dataset for c in Task("table6", ["dataset=mr"]).cells("table6")} == {"mr"}  # asked for by its name

@@ -9,7 +9,7 @@ import pytest
 
 from gloss.inference.embedding_plot import embedding_map
 from gloss.report.figure import legend_beside, panels, styled
-from gloss.report.figures.runs import _classes
+from gloss.report.figures.runs import class_points
 
 
 def map_of(names: list[str]):
@@ -61,7 +61,7 @@ def test_the_legend_of_a_report_figure_has_an_end():
         _, axes = panels(1, 1)
         for count, columns in ((3, 1), (14, 1), (15, 2), (28, 2), (29, None)):
             xy, labels = np.zeros((count, 2)), np.arange(count)
-            handles = _classes(axes[0, 0], xy, labels, ["n" * 100] * count)
+            handles = class_points(axes[0, 0], xy, labels, ["n" * 100] * count)
             axes[0, 0].legend_ = None
             notes = legend_beside(axes[0, 0], handles, [handle.get_label() for handle in handles], per_column=14)
             legend = axes[0, 0].get_legend()
