@@ -40,7 +40,7 @@ demo: setup ## what training does to the embeddings of 1,000 film reviews: a tab
 	$(RUN) scripts/train.py -m experiment=demo
 	$(RUN) scripts/report.py paths.outputs=outputs/demo only=demo show=demo measure=[frozen] settings=demo
 
-test: setup ## unit tests and one small run from end to end (8 minutes on 2 cores at most)
+test: setup ## unit tests and one small run from end to end (10 minutes on 2 cores)
 	.venv/bin/pytest -n 2
 
 test-long: setup ## what takes longer: fault injection, fuzzing
