@@ -85,7 +85,7 @@ def test_logistic_probe_is_the_best_of_sklearns_regressions_on_standardised_feat
 
 def test_logistic_probe_is_trained_to_convergence(monkeypatch):
     """Strongly correlated features and hardly any regularisation take many steps: the gradient is 0 behind them."""
-    monkeypatch.setattr("gloss.evaluate.PROBE_STRENGTHS", (1000.0,))
+    monkeypatch.setattr("gloss.training.probe.PROBE_STRENGTHS", (1000.0,))
     train, labels = blobs([60, 50, 40], dim=30)
     train = train @ np.random.default_rng(3).normal(size=(30, 30))
     weight, bias, settings = logistic_probe(train, labels, train, labels, 3)
