@@ -152,8 +152,9 @@ class Run:
         except RuntimeError:
             allowed = "auto, cpu, cuda, cuda:N or mps"
             raise ConfigError(f"trainer.device={device} is not allowed: expected {allowed}") from None
-        # bf16 only where the run itself was trained with it, and where there is something to gain.
-        self.precision = record.result["precision"] if has_bf16(self.device) else "float32"
+        # float32 on a CPU, as every other program that loads the exported model has it.
+        can_bf16 = self.device.type == "cuda" and has_bf16(self.device)
+        self.precision = record.result["precision"] if can_bf16 else "float32"
         model, self.tokenizer, self.labels, self.max_length = load_model(model_folder(record))
         self.model = model.to(self.device)
         self.num_truncated = 0  # of the texts that were predicted: those with more than max_length tokens
