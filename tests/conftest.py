@@ -10,6 +10,8 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run beside each other
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
+for variable in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the `make test` above: a make within would print its folder
+    os.environ.pop(variable, None)
 
 import pytest
 from hydra import compose, initialize_config_dir
