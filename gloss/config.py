@@ -115,7 +115,9 @@ class LossConfig:
         '"sqrt" or a number above 0',
         lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x > 0),
     )  # σ, the width of the graph's Gaussian kernel
-    gamma: float | None = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)  # γ, share of visible labels
+    gamma: float | None = _number(
+        None, "above 0 and below 1", lambda x: 0 < x < 1
+    )  # γ, fraction of the batch that keeps its labels
     temperature: float | None = _number(None, "above 0", lambda x: x > 0)  # τ of the supervised contrastive loss
     margin: float | None = _number(None, "at least 0", lambda x: x >= 0)  # of the triplet loss
 
@@ -137,7 +139,7 @@ class VariantConfig:
 
     name: str = MISSING  # set by variant=
     gloss_objective: str = _choice("nll", "nll", "softmax")  # what G-Loss takes of the propagated labels
-    divide_by_hidden: bool = False  # integrated: divide G-Loss by the number of hidden texts once more
+    divide_by_unlabeled: bool = False  # integrated: divide G-Loss by the number of unlabeled nodes once more
     sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the mean distance d
     class_weights: str = _choice("none", "none", "balanced")  # of cross-entropy and G-Loss
     supcon: str = _choice("khosla", "khosla", "released")  # which form of the contrastive loss
@@ -145,7 +147,7 @@ class VariantConfig:
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step
     tested_weights: str = _choice("best", "best", "last")  # of the best or of the last epoch
     loss_dtype: str = _choice("float32", "float32", "float64")  # in which G-Loss is computed
-    plateau_tolerance: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone: nearer is not stale
+    early_stopping_min_delta: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone: nearer is not stale
     probe: str = _choice("logistic", "logistic", "adam")  # the linear classifier of standalone mode
 
 
@@ -154,8 +156,8 @@ class TrainerConfig:
     """The training protocol and how it is carried out; see gloss/training/run.py."""
 
     lr: float = _number(2e-5, "above 0", lambda x: x > 0)  # learning rate
-    lr_drop_epoch: int = _positive_int(30)  # the rate drops after this epoch
-    lr_drop_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)  # by this factor
+    lr_decay_epoch: int = _positive_int(30)  # the rate drops after this epoch
+    lr_decay_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)  # by this factor
     max_epochs: int = _positive_int(200)  # at most; patience may stop earlier
     patience: int | None = _positive_int(10)  # epochs without a better score; null: no early stopping
     batch_size: int = _positive_int(128, 2)  # texts a step
@@ -163,8 +165,8 @@ class TrainerConfig:
     max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)  # the gradient is clipped to it
     sampler: str = _choice("random", "random", "balanced")  # balanced: equally many texts a class
     classes_per_batch: int | None = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
-    num_slices: int | None = _positive_int(None)  # padded attention groups of a batch; null: chosen by device
-    micro_batch: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
+    num_length_buckets: int | None = _positive_int(None)  # padded attention groups of a batch; null: chosen by device
+    grad_cache_chunk: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
     save_embeddings: bool = False  # test embeddings go into predictions.npz
     save_model: Any = _limited("auto", "auto, true or false", lambda x: x == "auto" or isinstance(x, bool))  # weights
@@ -255,7 +257,7 @@ class SearchConfig:
     storage: str | None = None  # null: a file, for one machine; a postgresql:// URL for several
     heartbeat_seconds: int = _positive_int(60)  # with a database: a worker is dead after two without a sign
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
-    by_hand: list[str] = field(
+    overridden: list[str] = field(
         default_factory=list
     )  # keys of the command line, which are not searched (set by gloss.cli.hydra_main)
 
@@ -353,13 +355,13 @@ def _check_variant(cfg: Config) -> None:
     loss, mode = cfg.loss, cfg.mode
     unread = {  # keys of the variant -> whether nothing looks at them in this mode with this loss
         "gloss_objective": loss.name not in GRAPH_LOSSES,
-        "divide_by_hidden": loss.name not in GRAPH_LOSSES or mode == STANDALONE,
+        "divide_by_unlabeled": loss.name not in GRAPH_LOSSES or mode == STANDALONE,
         "sqrt_rule": loss.name != GLOSS_SQRT,
         "class_weights": mode == STANDALONE and loss.name not in GRAPH_LOSSES and cfg.variant.probe != "adam",
         "supcon": loss.name not in (SCL, SCL_CE),
         "scl_lam": loss.name != SCL_CE,
         "forward_passes": mode == STANDALONE or loss.name == CE,
-        "plateau_tolerance": mode == INTEGRATED,
+        "early_stopping_min_delta": mode == INTEGRATED,
         "probe": mode == INTEGRATED,
     }
     overlay = _variants().get(cfg.variant.name, {})  # sets all keys for all losses; what differs was set by hand
@@ -420,9 +422,9 @@ def _check_trainer(cfg: Config) -> None:
         )
     if not (trainer.device in ("auto", "cpu", "cuda", "mps") or trainer.device.removeprefix("cuda:").isdigit()):
         raise ConfigError(f"trainer.device={trainer.device} is not allowed: expected auto, cpu, cuda, cuda:N or mps")
-    if trainer.micro_batch and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 2:
+    if trainer.grad_cache_chunk and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 2:
         raise ConfigError(
-            "trainer.micro_batch is not allowed with variant.forward_passes=2 (variant=released): leave one out"
+            "trainer.grad_cache_chunk is not allowed with variant.forward_passes=2 (variant=released): leave one out"
         )
 
 
@@ -466,10 +468,10 @@ def _check_unlabeled(cfg: Config) -> None:
     for key, value in given.items():
         if cfg.loss.name not in GRAPH_LOSSES:
             raise ConfigError(f"dataset.{key}={value} has no effect with loss={cfg.loss.name}, which builds no graph")
-        if cfg.variant.divide_by_hidden:
+        if cfg.variant.divide_by_unlabeled:
             raise ConfigError(
-                f"dataset.{key}={value} is not allowed with variant.divide_by_hidden=true (variant=released), which "
-                "counts all texts that are not visible: use variant=paper"
+                f"dataset.{key}={value} is not allowed with variant.divide_by_unlabeled=true (variant=released), which "
+                "counts all unlabeled texts: use variant=paper"
             )
     if dataset.unlabeled and dataset.train_limit is None:
         raise ConfigError("dataset.unlabeled=rest has no effect without dataset.train_limit, which leaves texts out")
@@ -518,7 +520,7 @@ def _comments(node: type) -> dict[str, str]:
     return found
 
 
-SEARCHED = {  # hyperparameter -> its key in the configuration
+HYPERPARAMETERS = {  # hyperparameter -> its key in the configuration
     "lr": "trainer.lr",
     "lam": "loss.lam",
     "gamma": "loss.gamma",

@@ -3,19 +3,19 @@
   python scripts/bench.py dataset=mr model=minilm batch=128 rounds=12
   python scripts/bench.py lengths=128 model=bert_shape
   python scripts/bench.py peers=true threads=1 clock=cpu
-  python scripts/bench.py lengths=128 model=roberta_large_shape micro_batch=16 rivals=false losses=ce,gloss_o rounds=2
+  python scripts/bench.py lengths=128 model=roberta_large_shape grad_cache_chunk=16 baselines=false rounds=2
 
 dataset=    whose training texts (default mr), or lengths= n or n-m: so many random tokens a text (classes=, default 2)
 model=      a name in configs/model (default minilm), or random weights: bert_shape distilbert_shape roberta_large_shape
 losses=     default ce,scl_ce,triplet,cosine,gloss_o;  batch= texts (128);  rounds= (12);  seed= (1)
-steps=      of one contender's turn (default: 1 on a CPU, 20 elsewhere)
-rivals=     false leaves the Trainer and the released procedure out
-growth=     true also measures how the cost grows with batch, classes and length
+steps=      of one candidate's turn (default: 1 on a CPU, 20 elsewhere)
+baselines=     false leaves the Trainer and the released procedure out
+scaling=     true also measures how the cost grows with batch, classes and length
 peers=      true measures only the losses alone, beside those of other libraries that are installed (threads=, rounds=,
             clock=, device=)
 run=        folder of a finished run, whose time is compared with that of its training steps
 clock=      wall, or cpu: the processor's seconds, for a machine that others use (needs threads=1)
-threads=, device=, precision=, micro_batch=, num_slices=, paths.data=, paths.outputs= as in training
+threads=, device=, precision=, grad_cache_chunk=, num_length_buckets=, paths.data=, paths.outputs= as in training
 
 Prints tables, and keeps everything in <outputs>/bench/<what>.json for the report.
 """
@@ -29,9 +29,9 @@ from gloss.cli.arguments import choice, main, whole_number
 from gloss.config import LOSSES
 from gloss.errors import ConfigError
 
-NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "micro_batch", "num_slices", "seed")
+NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "grad_cache_chunk", "num_length_buckets", "seed")
 KEYS = (
-    "dataset", "lengths", "model", "losses", "rivals", "growth", "peers", "run", "clock", "device", "precision",
+    "dataset", "lengths", "model", "losses", "baselines", "scaling", "peers", "run", "clock", "device", "precision",
     *NUMBERS, "paths.data", "paths.outputs",
 )  # fmt: skip
 
@@ -47,7 +47,7 @@ def task(given: dict[str, str]) -> None:
             values[key] = whole_number(key, given[key])
             if not values[key] and key not in ("steps", "seed"):
                 raise ConfigError(f"{key}=0 is not allowed: expected a whole number of at least 1")
-    for key in ("rivals", "growth", "peers"):
+    for key in ("baselines", "scaling", "peers"):
         if key in given:
             values[key] = choice(key, given[key], ("true", "false")) == "true"
     choice("clock", given.get("clock", "wall"), ("wall", "cpu"))
@@ -81,8 +81,10 @@ def show_peers(values: dict[str, object]) -> None:
         ratio = " | "
         if r := row.get("ratio"):
             ratio = f"{r['median']:.2f} ({r['low']:.2f} – {r['high']:.2f}) | {row['memory_ratio']:.2f}"
-        print(f"| {row['batch']:,} | {row['loss']} | {1e3 * row['seconds']:.1f} | {row['bytes'] / 1e6:.1f} | {ratio} |",
-              flush=True)
+        print(
+            f"| {row['batch']:,} | {row['loss']} | {1e3 * row['seconds']:.1f} | {row['bytes'] / 1e6:.1f} | {ratio} |",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

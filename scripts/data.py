@@ -9,7 +9,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 
 from gloss.data.datasets import read_manifest
 from gloss.data.download import prepare
-from gloss.runtime.terminal import status_of
+from gloss.runtime.terminal import run_with_exit_code
 
 
 def main() -> int:
@@ -25,4 +25,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(status_of(main))
+    sys.exit(run_with_exit_code(main))

@@ -2,7 +2,7 @@
 
   python scripts/export.py run=best dataset=mr to=my-model
 
-run= a run's folder; some of dataset= model= loss= mode= variant= digits= seed=; or best, by its validation score
+run= a run's folder; some of dataset= model= loss= mode= variant= config_hash= seed=; or best, by its validation score
 to=  the folder to make;  paths.outputs= as in training
 
 The run must have kept its weights, as single runs and those on your own texts do (trainer.save_model).

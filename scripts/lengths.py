@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 import numpy as np
 
 from gloss.config import DatasetConfig, ModelConfig
-from gloss.data.datasets import CUT_SHARE, load_dataset, read_manifest
+from gloss.data.datasets import TRUNCATED_FRACTION, load_dataset, read_manifest
 from gloss.data.files import read_table
 from gloss.data.tokens import tokenize
 from gloss.errors import DataError
 from gloss.models.pretrained import load_tokenizer
-from gloss.runtime.terminal import status_of
+from gloss.runtime.terminal import run_with_exit_code
 
 MAX_LENGTH = 128
 DATA = Path(os.environ.get("GLOSS_DATA_DIR") or "data")
@@ -26,7 +26,7 @@ def splits_of(name: str) -> dict[str, tuple[int, int, list[tuple[str, ...]], str
     if name == "qnli" and not (DATA / "qnli" / "train.csv.gz").exists():  # its dev split has to stand for all three
         texts = [tuple(row) for row in read_table(DATA / "qnli" / "dev.csv.gz", ["question", "sentence"])]
         rows = read_manifest()["sets"]["qnli"]["splits"]["train"]["rows"]
-        val = round(CUT_SHARE * rows)
+        val = round(TRUNCATED_FRACTION * rows)
         return {part: (n, 2, texts, "dev") for part, n in (("train", rows - val), ("val", val), ("test", len(texts)))}
     source = "docstrings" if name == "docstrings" else "prepared"
     columns = ["question", "sentence"] if name == "qnli" else ["text"]
@@ -50,4 +50,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(status_of(main))
+    sys.exit(run_with_exit_code(main))

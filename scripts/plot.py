@@ -3,7 +3,7 @@
   python scripts/plot.py run=best dataset=mr
   python scripts/plot.py run="dataset=r8 loss=gloss_sqrt seed=1" method=pca split=val to=figures
 
-run=    a run's folder; some of dataset= model= loss= mode= variant= digits= seed=; or best, by its validation score
+run=    a run's folder; some of dataset= model= loss= mode= variant= config_hash=; or best, by its validation score
 split=  train, val or test (default test);  method= tsne or pca (default tsne)
 to=     folder for the PDF, the PNG and the CSV with the numbers (default: maps/ in the outputs)
 trainer.device= auto, cpu, cuda, cuda:N, mps;  paths.outputs=, paths.data= as in training

@@ -4,7 +4,7 @@
   python scripts/predict.py run="dataset=mr loss=gloss_sqrt mode=integrated seed=1" file=texts.csv to=predictions.csv
   python scripts/predict.py run=outputs/runs/…/seed=1 split=test format=jsonl
 
-run=        a run's folder; some of dataset= model= loss= mode= variant= digits= seed=; or best, by its validation score
+run=        a run's folder; some of dataset= model= loss= mode= variant= config_hash=; or best, by its validation score
 text=       one text (pair= for the second text of a pair), or
 file=       texts: .txt (one a line; pairs with a tab between), .csv, .tsv, .jsonl, .json, each also .gz; .parquet; a
             folder of texts; - is standard input, or

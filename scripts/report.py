@@ -17,7 +17,7 @@ from gloss.report.build import build
 from gloss.report.run_list import by_cell
 from gloss.runtime.compose import readable
 from gloss.runtime.overrides import prepared
-from gloss.runtime.terminal import status_of
+from gloss.runtime.terminal import run_with_exit_code
 
 KEYS = {key: Option("", "", "", None) for key in ("only", "show", "measure", "datasets", "tokenizer", "settings")}
 PROBLEMS = 10  # that are shown
@@ -41,9 +41,9 @@ def main(arguments: list[str]) -> int:
         where = cfg.paths.data, cfg.paths.outputs
         datasets, models, keep = list(cfg.datasets), list(cfg.models), cfg.settings is not None
         if keep:
-            from gloss.experiments.grid import compose_cells
+            from gloss.experiments.grid import expand_grid
 
-            found = [cell.config for cell in compose_cells(cfg.settings)]
+            found = [cell.config for cell in expand_grid(cfg.settings)]
             datasets = list({c.dataset.name: c.dataset for c in found}.values())
             models = list({c.model.alias: c.model for c in found}.values())
         measure(list(cfg.measure), datasets, cfg.tokenizer, *where, models=models, save_embeddings=keep)
@@ -63,4 +63,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(status_of(lambda: main(sys.argv[1:])))
+    sys.exit(run_with_exit_code(lambda: main(sys.argv[1:])))

@@ -12,7 +12,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout
 
 from gloss.cli.reproduce import ALL, Task, confirm, status, this_device
 from gloss.report.plan import failures, show
-from gloss.runtime.terminal import status_of
+from gloss.runtime.terminal import run_with_exit_code
 
 
 def main() -> int:
@@ -46,4 +46,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(status_of(main))
+    sys.exit(run_with_exit_code(main))

@@ -4,11 +4,11 @@
   python scripts/runs.py dataset=mr loss=gloss_sqrt sort=test_macro_f1
   python scripts/runs.py compare=6b1cf0de/1 with=0a93be27/1   what differs in configuration and numbers
 
-dataset= model= loss= mode= variant= digits= seed=  only runs with this value; several with commas
+dataset= model= loss= mode= variant= config_hash= seed=  only runs with this value; several with commas
 sort=     a column, its largest value first (-column: the smallest): val_macro_f1, test_accuracy, seconds_total,
           best_epoch, trainer.lr, … (all that gloss.load_runs gives)
 by=cell   a line a configuration: mean ± standard deviation over its seeds
-compare= with=  two runs: a folder, or digits/seed as the list names them
+compare= with=  two runs: a folder, or config_hash/seed as the list names them
 paths.outputs=  the folder that has runs/ (default: outputs)
 """
 
@@ -51,12 +51,12 @@ def task(given: dict[str, str]) -> None:
 
 
 def one_of(runs, name: str):
-    """The run with this folder or digits/seed. Raises ConfigError."""
-    names = runs["digits"] + "/" + runs["seed"].astype(str)
+    """The run with this folder or config_hash/seed. Raises ConfigError."""
+    names = runs["config_hash"] + "/" + runs["seed"].astype(str)
     found = runs[(names == name.replace("seed=", "")) | (runs["folder"].map(Path) == Path(name).resolve())]
     if len(found) != 1:
         told = "no finished run" if not len(found) else "several runs"
-        raise ConfigError(f"{told} named {name}: give a folder, or digits/seed as the list has them")
+        raise ConfigError(f"{told} named {name}: give a folder, or config_hash/seed as the list has them")
     return found.iloc[0]
 
 

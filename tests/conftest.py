@@ -10,8 +10,6 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run beside each other
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
-for variable in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of the `make test` above: a make within would print its folder
-    os.environ.pop(variable, None)
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -21,6 +19,9 @@ from gloss.experiments.grid import own_fingerprint
 from gloss.records.run_folder import run_folder
 from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
+
+for _of_make in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of `make test`: with them a make of a test prints its folder
+    os.environ.pop(_of_make, None)
 
 TINY = [
     "dataset=csv",

@@ -60,7 +60,7 @@ def cosine(x: Tensor, y: Sequence[int]) -> Tensor:
     return sum(terms) / len(terms)
 
 
-def propagated(z: Sequence[Tensor], y: Sequence[int], is_visible: Sequence[bool], sigma: float, classes: int) -> Tensor:
+def propagated(z: Sequence[Tensor], y: Sequence[int], is_labeled: Sequence[bool], sigma: float, classes: int) -> Tensor:
     """F_U [U, C] of unit vectors z: kernel, S, column sums, row sums, closed form (steps 2 to 6 of the method)."""
     n = range(len(y))
     zero = 0.0 * z[0].sum()
@@ -70,7 +70,7 @@ def propagated(z: Sequence[Tensor], y: Sequence[int], is_visible: Sequence[bool]
     column = [sum(s[i][j] for i in n) for j in n]
     t = [[s[i][j] / column[j] for j in n] for i in n]
     t = [[value / sum(row) for value in row] for row in t]
-    hidden, seen = [i for i in n if not is_visible[i]], [i for i in n if is_visible[i]]
+    hidden, seen = [i for i in n if not is_labeled[i]], [i for i in n if is_labeled[i]]
     rows = [torch.stack([sum((t[i][k] for k in seen if y[k] == c), zero) for c in range(classes)]) for i in hidden]
     among = torch.stack([torch.stack([t[i][j] for j in hidden]) for i in hidden])
     return torch.linalg.inv(torch.eye(len(hidden), dtype=torch.float64) - among) @ torch.stack(rows)
@@ -79,7 +79,7 @@ def propagated(z: Sequence[Tensor], y: Sequence[int], is_visible: Sequence[bool]
 def gloss(
     z: Sequence[Tensor],
     y: Sequence[int],
-    is_visible: Sequence[bool],
+    is_labeled: Sequence[bool],
     sigma: float,
     classes: int,
     objective: str = "nll",
@@ -87,9 +87,9 @@ def gloss(
 ) -> Tensor:
     """nll: Eq. 1 over the hidden nodes with a visible one of their class; softmax: F_U as logits, over all hidden."""
     terms, weights = [], []
-    hidden = [label for label, visible in zip(y, is_visible, strict=True) if not visible]
-    seen = {label for label, visible in zip(y, is_visible, strict=True) if visible}
-    for row, label in zip(propagated(z, y, is_visible, sigma, classes), hidden, strict=True):
+    hidden = [label for label, visible in zip(y, is_labeled, strict=True) if not visible]
+    seen = {label for label, visible in zip(y, is_labeled, strict=True) if visible}
+    for row, label in zip(propagated(z, y, is_labeled, sigma, classes), hidden, strict=True):
         if objective == "softmax":
             terms.append(sum(value.exp() for value in row).log() - row[label])
         elif label in seen:

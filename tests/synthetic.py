@@ -21,7 +21,7 @@ def result(
     mode: str = "integrated",
     loss: str = "ce",
     seed: int = 1,
-    digits: str = "0123abcd",
+    config_hash: str = "0123abcd",
     accuracy: float = 85.0,
     macro_f1: float | None = None,
     silhouette: float | None = None,
@@ -45,7 +45,7 @@ def result(
             "mode": mode,
             "loss": loss,
             "variant": variant,
-            "digits": digits,
+            "config_hash": config_hash,
             "seed": seed,
         },
         "config": config or {"trainer": {"max_epochs": 200}},
@@ -71,7 +71,7 @@ def result(
         "device_name": "a processor",
         "precision": "float32",
         "shared_device": False,
-        "counts": {"steps": 10, "empty_batches": 0, "hidden_left_out": 0.0},
+        "counts": {"steps": 10, "batches_without_signal": 0, "frac_unscorable": 0.0},
         "tuned": None,
         "commit": "c" * 40,
         "commit_clean": True,
@@ -86,7 +86,9 @@ def write_run(
     """Write a finished run under root/runs, return its folder. record: `result(**identity)` unless given."""
     record = record or result(**identity)
     i = record["identity"]
-    folder = root / "runs" / i["dataset"] / i["model"] / f"{i['mode']}-{i['loss']}" / i["digits"] / f"seed={i['seed']}"
+    folder = (
+        root / "runs" / i["dataset"] / i["model"] / f"{i['mode']}-{i['loss']}" / i["config_hash"] / f"seed={i['seed']}"
+    )
     folder.mkdir(parents=True)
     (folder / "result.json").write_text(json.dumps(record))
     top, step = record["metrics"]["val"]["macro_f1"], record["seconds"]["per_epoch"]
@@ -108,13 +110,13 @@ def cell(
     model: str = "bert",
     mode: str = "integrated",
     loss: str = "ce",
-    digits: str = "0123abcd",
+    config_hash: str = "0123abcd",
     seeds: tuple[int, ...] = (1,),
     point: dict[str, Any] | None = None,
     config: dict[str, Any] | None = None,
     experiment: str = "table2",
 ) -> SimpleNamespace:
-    """A cell as compose_cells gives it, with searched values; config: changes of the default."""
+    """A cell as expand_grid gives it, with searched values; config: changes of the default."""
     changes = dict(config or {})
     full = Config(tuned=changes.pop("tuned", {"trials": 15}), mode=mode)
     full.loss.name, full.variant.name = loss, "paper"
@@ -126,7 +128,7 @@ def cell(
     for section, values in changes.items():
         for key, value in values.items():
             setattr(getattr(full, section), key, value)
-    identity = {"dataset": dataset, "model": model, "mode": mode, "loss": loss, "digits": digits}
+    identity = {"dataset": dataset, "model": model, "mode": mode, "loss": loss, "config_hash": config_hash}
     identity["variant"] = full.variant.name
     return SimpleNamespace(**identity, experiment=experiment, seeds=seeds, point=point or {}, config=full)
 
@@ -142,7 +144,7 @@ def write_study(root: Path, folder: str = "mr-bert-integrated-ce-paper-fair-0123
     trials[5] |= {"seconds": None, "duplicate_of": 1}
     content = {
         **{"schema_version": 1, "name": folder, "dataset": "mr", "model": "bert", "mode": "integrated", "loss": "ce"},
-        **{"variant": "paper", "search": "fair", "seed": 1, "train_texts": 6397, "train_limit": None},
+        **{"variant": "paper", "search": "fair", "seed": 1, "train_examples": 6397, "train_limit": None},
         **{"max_epochs": 200, "num_trials": 6, "trials": trials},
         "space": {"lr": {"low": 1e-5, "high": 5e-5, "log": True, "step": None}},
     }

@@ -10,7 +10,7 @@ from conftest import composed
 
 from gloss.config import CONFIG_DIR, LOSSES, ROOT
 from gloss.errors import ConfigError
-from gloss.records.run_folder import digits, run_folder
+from gloss.records.run_folder import config_hash, run_folder
 
 GROUPS = {"dataset": 16, "model": 6, "loss": 7, "mode": 2, "variant": 2}
 NEEDS = {
@@ -28,7 +28,7 @@ def test_every_file_of_a_group_composes(group: str):
     assert len(names) == GROUPS[group]
     for name in names:
         cfg = composed(f"{group}={name}", *NEEDS.get(name, []))
-        assert len(digits(cfg, "f")) == 8
+        assert len(config_hash(cfg, "f")) == 8
 
 
 @pytest.mark.parametrize(
@@ -55,12 +55,12 @@ def test_every_file_of_a_group_composes(group: str):
         (["loss=ce", "variant.supcon=released"], "variant.supcon=released has no effect with loss=ce mode=integrated"),
         (["loss=triplet", "variant=released", "variant.gloss_objective=nll"], "variant.gloss_objective=nll has no"),
         (["loss=gloss_o", "loss.sigma=1", "variant.sqrt_rule='sqrt(d/3)'"], "variant.sqrt_rule=sqrt(d/3) has no"),
-        (["mode=standalone", "variant.divide_by_hidden=true"], "variant.divide_by_hidden=True has no effect"),
+        (["mode=standalone", "variant.divide_by_unlabeled=true"], "variant.divide_by_unlabeled=True has no effect"),
         (["mode=standalone", "loss=scl", "variant.class_weights=balanced"], "variant.class_weights=balanced has no"),
         (["mode=standalone", "loss=scl", "variant.scl_lam=0.5"], "variant.scl_lam=0.5 has no effect with loss=scl"),
         (["mode=standalone", "variant.forward_passes=2"], "variant.forward_passes=2 has no effect"),
         (["loss=ce", "variant.forward_passes=2"], "variant.forward_passes=2 has no effect"),
-        (["variant.plateau_tolerance=0.01"], "variant.plateau_tolerance=0.01 has no effect"),
+        (["variant.early_stopping_min_delta=0.01"], "variant.early_stopping_min_delta=0.01 has no effect"),
         (["variant.probe=adam"], "variant.probe=adam has no effect"),
         (["trainer.embeddings_at=[1,500]"], "expected epochs from 0 to trainer.max_epochs=200"),
         (["model=minilm", "model.revision=abc"], "model.revision=abc has no effect"),
@@ -77,11 +77,16 @@ def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(overrides: li
 def test_a_key_of_a_variant_is_accepted_where_it_is_read():
     for words in (
         ["loss=scl_ce", "variant.supcon=released"],
-        ["loss=gloss_sqrt", "variant.sqrt_rule='sqrt(d/3)'", "variant.divide_by_hidden=true"],
+        ["loss=gloss_sqrt", "variant.sqrt_rule='sqrt(d/3)'", "variant.divide_by_unlabeled=true"],
         ["loss=ce", "variant.class_weights=balanced"],
         ["loss=cosine", "variant.forward_passes=2"],
         ["loss=cosine", "mode=standalone", "variant.class_weights=balanced", "variant.probe=adam"],
-        ["loss=gloss_sqrt", "mode=standalone", "variant.class_weights=balanced", "variant.plateau_tolerance=0.01"],
+        [
+            "loss=gloss_sqrt",
+            "mode=standalone",
+            "variant.class_weights=balanced",
+            "variant.early_stopping_min_delta=0.01",
+        ],
     ):
         composed(*words)
 
@@ -120,17 +125,17 @@ def test_scl_in_integrated_mode_is_the_papers_scl_ce():
 
 
 def test_digits_know_what_changes_a_result_and_nothing_else():
-    base = digits(composed())
+    base = config_hash(composed())
     for same in (
         "trainer.device=cpu",
-        "trainer.micro_batch=16",
+        "trainer.grad_cache_chunk=16",
         "paths.outputs=x",
         "rerun=true",
         "seed=2",
         "trainer.save_model=true",
         "trainer.lr=2.0e-5",
     ):
-        assert digits(composed(same)) == base, same
+        assert config_hash(composed(same)) == base, same
     for other in (
         "trainer.precision=bf16",
         "trainer.lr=3e-5",
@@ -141,14 +146,14 @@ def test_digits_know_what_changes_a_result_and_nothing_else():
         "ablation.graph_noise=0.1",
         "ablation.graph_shuffle=true",
     ):
-        assert digits(composed(other)) != base, other
+        assert config_hash(composed(other)) != base, other
 
 
 def test_a_column_of_texts_may_stand_alone():
     csv = ("dataset=csv", "dataset.path=x.csv")
     one, listed, pair = (composed(*csv, f"dataset.text={text}") for text in ("title", "[title]", "[title,body]"))
     assert one.dataset.text == listed.dataset.text == ["title"] and pair.dataset.text == ["title", "body"]
-    assert digits(one, "f") == digits(listed, "f") != digits(pair, "f")
+    assert config_hash(one, "f") == config_hash(listed, "f") != config_hash(pair, "f")
 
 
 def test_losses_have_a_file_each():

@@ -52,8 +52,13 @@ def main(output_dir: str, max_steps: int = 10, batch_size: int = 32) -> list[flo
     trainer = GLossTrainer(
         model=AutoModelForSequenceClassification.from_pretrained(MODEL, num_labels=3),
         args=TrainingArguments(
-            output_dir=output_dir, max_steps=max_steps, per_device_train_batch_size=batch_size, learning_rate=1e-4,
-            logging_steps=1, save_strategy="no", report_to="none",
+            output_dir=output_dir,
+            max_steps=max_steps,
+            per_device_train_batch_size=batch_size,
+            learning_rate=1e-4,
+            logging_steps=1,
+            save_strategy="no",
+            report_to="none",
             dataloader_drop_last=True,  # a graph needs two texts, so no last batch of one
         ),
         train_dataset=dataset,

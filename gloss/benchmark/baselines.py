@@ -135,12 +135,12 @@ class ReleasedSteps:
         ids, mask, labels = (x[rows].to(self.device) for x in (self.ids, self.is_token, self.labels))
         logits = self.head(self._embed(ids, mask)).double()
         ce = F.cross_entropy(logits, labels, weight=self.class_weights)
-        is_visible = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        is_visible[torch.randperm(len(rows), device=self.device)[: int(gamma * len(rows))]] = True
+        is_labeled = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
+        is_labeled[torch.randperm(len(rows), device=self.device)[: int(gamma * len(rows))]] = True
         weights = gaussian_kernel(self._embed(ids, mask).double(), sigma)
         transition = transition_matrix(symmetric_normalize(weights))
-        scores = propagate_labels(transition, labels, is_visible, self.num_classes)
-        graph_loss = F.cross_entropy(scores, labels[~is_visible], weight=self.class_weights) / len(scores)
+        scores = propagate_labels(transition, labels, is_labeled, self.num_classes)
+        graph_loss = F.cross_entropy(scores, labels[~is_labeled], weight=self.class_weights) / len(scores)
         loss = lam * graph_loss + (1 - lam) * ce
         self.optimizer.zero_grad()
         loss.backward()

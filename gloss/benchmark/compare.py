@@ -1,4 +1,4 @@
-"""What the rounds of the benchmark come to: medians, ratios, and whether they meet the goals."""
+"""What the rounds of the benchmark come to: medians, ratios, and whether they meet the targets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def summary(rounds: Sequence[dict[str, Any]], peak: float) -> dict[str, dict[str, Any]]:
-    """By contender: seconds of a step and its parts, real tokens a second, share of the peak, memory; over rounds."""
+    """By candidate: seconds of a step and its parts, real tokens a second, share of the peak, memory; over rounds."""
     found = {}
     for name in rounds[0]["turns"]:
         there = [r for r in rounds if name in r["turns"]]
@@ -50,7 +50,7 @@ def summary(rounds: Sequence[dict[str, Any]], peak: float) -> dict[str, dict[str
 
 
 def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
-    """Step against step within the rounds of both, and the goal where there is one: ("at most" or "at least", x)."""
+    """Step against step within the rounds of both, and the target where there is one: ("at most" or "at least", x)."""
     pairs = [(name, CE) for name in (AGAIN, *LOSSES, TRAINER) if name != CE] + [(RELEASED, GLOSS_O)]
     found = []
     for over, under in pairs:
@@ -59,16 +59,16 @@ def ratios(rounds: Sequence[dict[str, Any]], bench_: Bench) -> list[dict[str, An
         turns = [r["turns"] for r in rounds if {over, *unders} <= r["turns"].keys()]
         if turns:
             values = spread([t[over]["seconds"] / t[unders[i % 2]]["seconds"] for i, t in enumerate(turns)])
-            goal = step_goals(bench_).get((over, under))
-            reached = is_reached(values["low"], values["high"], goal)
+            target = step_targets(bench_).get((over, under))
+            met = is_met(values["low"], values["high"], target)
             found.append({
-                "over": over, "under": under, "rounds": len(turns), **values, "goal": goal,
-                "reached": "unclear" if reached and len(turns) < ENOUGH else reached,
+                "over": over, "under": under, "rounds": len(turns), **values, "target": target,
+                "met": "unclear" if met and len(turns) < ENOUGH else met,
             })  # fmt: skip
     return found
 
 
-def step_goals(bench_: Bench) -> dict[tuple[str, str], tuple[str, float] | None]:
+def step_targets(bench_: Bench) -> dict[tuple[str, str], tuple[str, float] | None]:
     """What a step over another should come to: (over, under) -> ("at most" or "at least", ratio)."""
     is_cpu, dataset = bench_.device.type == "cpu", bench_.settings.dataset if bench_.settings.lengths is None else None
     return {
@@ -79,8 +79,8 @@ def step_goals(bench_: Bench) -> dict[tuple[str, str], tuple[str, float] | None]
     }
 
 
-def goals(contenders: dict[str, dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
-    """The goals that are no ratio of two steps, where this benchmark can judge them: the same keys, and `what`.
+def targets(candidates: dict[str, dict[str, Any]], bench_: Bench) -> list[dict[str, Any]]:
+    """The targets that are no ratio of two steps, where this benchmark can judge them: the same keys, and `what`.
 
     Two losses' steps are the same but for the loss, so (CE's step + what the loss takes more) ÷ CE's step says as much
     as their ratio, and holds still where steps of seconds do not.
@@ -89,29 +89,29 @@ def goals(contenders: dict[str, dict[str, Any]], bench_: Bench) -> list[dict[str
     size = s.batch, bench_.texts["classes"], bench_.layers[1], bench_.device, bench_.clock
     alone = {name: objective_seconds(fit.cfg, *size) for name, fit in bench_.fits.items()}
     for name, seconds in alone.items():
-        if goal := step_goals(bench_).get((name, CE)):
-            more = {key: (seconds - alone[CE]) / step for key, step in contenders[CE]["seconds"].items()}
+        if target := step_targets(bench_).get((name, CE)):
+            more = {key: (seconds - alone[CE]) / step for key, step in candidates[CE]["seconds"].items()}
             values = {"median": 1 + more["median"], "low": 1 + more["high"], "high": 1 + more["low"]}
-            found.append((name, "CE's step with this loss in it ÷ CE's step", values, goal))
+            found.append((name, "CE's step with this loss in it ÷ CE's step", values, target))
     for name in (CE, GLOSS_O):
-        if s.lengths != "128" or name not in contenders:
+        if s.lengths != "128" or name not in candidates:
             continue
         if s.model == "bert_shape" and bench_.device.type == "cuda":
-            found.append((name, "share of peak", contenders[name]["share_of_peak"], ("at least", 0.35)))
-        if s.model == "roberta_large_shape" and s.batch == 128 and s.micro_batch:
-            gigabytes = contenders[name]["peak_memory_bytes"] / 1e9
+            found.append((name, "share of peak", candidates[name]["share_of_peak"], ("at least", 0.35)))
+        if s.model == "roberta_large_shape" and s.batch == 128 and s.grad_cache_chunk:
+            gigabytes = candidates[name]["peak_memory_bytes"] / 1e9
             found.append((name, "memory (GB)", dict.fromkeys(("median", "low", "high"), gigabytes), ("at most", 16)))
     return [
-        {"step": name, "what": what, **values, "goal": goal, "reached": is_reached(values["low"], values["high"], goal)}
-        for name, what, values, goal in found
+        {"step": name, "what": what, **values, "target": target, "met": is_met(values["low"], values["high"], target)}
+        for name, what, values, target in found
     ]
 
 
-def is_reached(low: float, high: float, goal: tuple[str, float] | None) -> str:
-    """Whether a median between low and high meets a goal: yes, no, unclear (it may); "" where nothing is asked."""
-    if goal is None:
+def is_met(low: float, high: float, target: tuple[str, float] | None) -> str:
+    """Whether a median between low and high meets a target: yes, no, unclear (it may); "" where nothing is asked."""
+    if target is None:
         return ""
-    is_met = [value <= goal[1] if goal[0] == "at most" else value >= goal[1] for value in (low, high)]
+    is_met = [value <= target[1] if target[0] == "at most" else value >= target[1] for value in (low, high)]
     return "yes" if all(is_met) else "unclear" if any(is_met) else "no"
 
 
@@ -119,10 +119,10 @@ def run_ratio(folder: Path) -> dict[str, Any]:
     """A whole run over its training steps. Raises RunError where there is no finished run."""
     result = read_record(folder).result
     seconds = result["seconds"]
-    goal = ("at most", 1.15)
+    target = ("at most", 1.15)
     ratio = seconds["total"] / seconds["training"]
     return {
         "folder": str(folder), "identity": result["identity"], "epochs": result["epochs"], "seconds": seconds,
-        "ratio": ratio, "goal": goal, "reached": is_reached(ratio, ratio, goal if result["epochs"] >= 5 else None),
+        "ratio": ratio, "target": target, "met": is_met(ratio, ratio, target if result["epochs"] >= 5 else None),
         "shared_device": result["shared_device"],
     }  # fmt: skip

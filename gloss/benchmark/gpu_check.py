@@ -70,7 +70,7 @@ def gpu_check(device: str, outputs: str, data: str | None, tell: Callable[[Row],
     where = choose_device(device)
     small = {"model": "tiny", "batch": 16, "rounds": 2}
     size = {"model": "bert_shape", "batch": 128, "rounds": 6} if where.type == "cuda" else small
-    losses = {"losses": (CE, GLOSS_O), "rivals": False, "device": str(where), "outputs": outputs, "data": data}
+    losses = {"losses": (CE, GLOSS_O), "baselines": False, "device": str(where), "outputs": outputs, "data": data}
     place = Place(where, Settings(dataset=None, lengths="20-30", **size, **losses))
     rows, started = [], time.perf_counter()
     for check in CHECKS:
@@ -118,10 +118,10 @@ def elimination_kernels(place: Place) -> Iterator[Row]:
         told = "; ".join(str(w.message) for w in caught)
         yield row("kernels build", "without a warning", told or "built", kernel is not None)
     shapes = [(1, 2), (51, 2), (51, 20), (20, 300), (205, 8), (409, 2)] if place.is_gpu else [(1, 2), (5, 3)]
-    for hidden, classes in shapes:
-        generator = torch.Generator().manual_seed(hidden)
-        rates = 3 * torch.randn(hidden, classes + hidden, generator=generator)
-        weights = torch.randn(hidden, classes, generator=generator)
+    for num_nodes, classes in shapes:
+        generator = torch.Generator().manual_seed(num_nodes)
+        rates = 3 * torch.randn(num_nodes, classes + num_nodes, generator=generator)
+        weights = torch.randn(num_nodes, classes, generator=generator)
 
         def both(x: torch.Tensor, weights=weights, classes=classes) -> tuple[torch.Tensor, torch.Tensor]:
             x = x.detach().requires_grad_()
@@ -133,7 +133,7 @@ def elimination_kernels(place: Place) -> Iterator[Row]:
         exact, got = both(rates.double()), both(on_device)
         errors = [((g.cpu() - e).abs().max() / e.abs().max()).item() for g, e in zip(got, exact, strict=True)]
         ms = _milliseconds(lambda both=both, x=on_device: both(x), place)
-        what = f"elimination of {hidden} hidden nodes, {classes} classes"
+        what = f"elimination of {num_nodes} unlabeled nodes, {classes} classes"
         measured = f"value {errors[0]:.1e}, gradient {errors[1]:.1e}, {ms:.2f} ms"
         yield row(what, "errors below 1e-5", measured, max(errors) < 1e-5)
 
@@ -191,17 +191,17 @@ def gradient_caching(place: Place) -> Iterator[Row]:
     """Chunks encoded twice must see the same dropout, in bf16 too: against the same seeds in one pass with a graph."""
     bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,), precision="bf16"))
     fit, size, encode = bench_.fits[GLOSS_O], place.chunk, Fit._encode
-    rows, device_rows, visible = _batch(bench_, fit)
+    rows, device_rows, is_labeled = _batch(bench_, fit)
 
     def at_once(rows: np.ndarray, device_rows: torch.Tensor, seed: int) -> torch.Tensor:
         starts = range(0, len(rows), size)
         return torch.cat([encode(fit, rows[i : i + size], device_rows[i : i + size], seed + i // size) for i in starts])
 
     fit._encode = at_once
-    plain = _gradient(fit, rows, device_rows, visible)
+    plain = _gradient(fit, rows, device_rows, is_labeled)
     del fit._encode
-    fit.cfg.trainer.micro_batch = size
-    error = _distance(_gradient(fit, rows, device_rows, visible), plain)
+    fit.cfg.trainer.grad_cache_chunk = size
+    error = _distance(_gradient(fit, rows, device_rows, is_labeled), plain)
     yield row("gradient caching repeats its dropout in bf16", "within 0.02", f"{error:.1e}", error < 0.02)
 
 
@@ -230,18 +230,18 @@ def tests(place: Place) -> Iterator[Row]:
 
 
 def benchmark(place: Place) -> Iterator[Row]:
-    """Ratios and shares that docs/SPEED.md asks for: a missed goal fails, an unclear one does not."""
+    """Ratios and shares that docs/SPEED.md asks for: a missed target fails, an unclear one does not."""
     for lengths in ("128", "10-45") if place.is_gpu else ("4-12",):  # the second: about as long as MR's texts
         result, path = bench(replace(place.settings, lengths=lengths))
-        share = result["contenders"][CE]["share_of_peak"]["median"]
+        share = result["candidates"][CE]["share_of_peak"]["median"]
         yield row(f"CE's share of peak (MFU), {lengths} tokens", "", f"{share:.3f} ({path})", None)
-        for one in (*result["ratios"], *result["goals"]):
+        for one in (*result["ratios"], *result["targets"]):
             name = one.get("what") or f"{one['over']} ÷ {one['under']}"
             measured = f"{one['median']:.3f} ({one['low']:.3f} – {one['high']:.3f})"
-            expected = "{} {}".format(*one["goal"]) if one["goal"] else ""
-            is_judged = place.is_gpu and one["reached"] in ("yes", "no")
+            expected = "{} {}".format(*one["target"]) if one["target"] else ""
+            is_judged = place.is_gpu and one["met"] in ("yes", "no")
             step = f" of {one['step']}" if "step" in one else ""
-            right = one["reached"] == "yes" if is_judged else None
+            right = one["met"] == "yes" if is_judged else None
             yield row(f"{name}{step}, {lengths} tokens", expected, measured, right)
 
 
@@ -271,15 +271,15 @@ def _batch(bench_: Bench, fit: Fit) -> tuple[np.ndarray, torch.Tensor, torch.Ten
     """Arguments of `Fit._step` behind the step's number."""
     rows = next(bench_.batches)
     rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
-    visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(0))
-    return rows, torch.from_numpy(rows).to(bench_.device), visible
+    is_labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(0))
+    return rows, torch.from_numpy(rows).to(bench_.device), is_labeled
 
 
 def _gradient(
-    fit: Fit, rows: np.ndarray, device_rows: torch.Tensor, visible: torch.Tensor | None
+    fit: Fit, rows: np.ndarray, device_rows: torch.Tensor, is_labeled: torch.Tensor | None
 ) -> list[torch.Tensor]:
     fit.model.zero_grad(set_to_none=True)
-    fit._backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=5)
+    fit._backward(rows, device_rows, fit.labels["train"][device_rows], is_labeled, seed=5)
     return [p.grad.clone() for p in fit.parameters if p.grad is not None]
 
 

@@ -24,7 +24,7 @@ MARGIN, TEMPERATURE = 0.5, 0.1
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def contenders() -> tuple[dict[str, Loss], dict[str, tuple[str, Loss]]]:
+def candidates() -> tuple[dict[str, Loss], dict[str, tuple[str, Loss]]]:
     """Our losses, and the peers, each with the name of ours that computes the same."""
     ours: dict[str, Loss] = {
         "SCL": SupConLoss(TEMPERATURE), "triplet": BatchAllTripletLoss(MARGIN), "G-Loss": GLoss(0.5, num_classes=2),
@@ -56,7 +56,7 @@ def beside_peers(
     device: torch.device, clock: Callable[[], float], rounds: int, width: int = 384
 ) -> Iterator[dict[str, Any]]:
     """A row for each batch size and loss: median seconds, peak memory in bytes, a peer's time over ours by turns."""
-    ours, peers = contenders()
+    ours, peers = candidates()
     for num in BATCHES:
         x = torch.randn(num, width, generator=torch.Generator().manual_seed(1)).to(device)
         labels = (torch.arange(num) % 2).to(device)

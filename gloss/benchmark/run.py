@@ -1,6 +1,6 @@
 """How long a training step takes, what it is made of, and how it compares: `make bench`.
 
-Contenders take turns on the same batches, in an order that changes from round to round, so that a machine that slows
+Candidates take turns on the same batches, in an order that changes from round to round, so that a machine that slows
 down or is used by others slows all of them: a ratio is formed within a round, and judged by the median over rounds.
 Cross-entropy runs twice a round; what differs between the two is noise.
 """
@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from gloss.benchmark.compare import goals, ratios, run_ratio, summary
+from gloss.benchmark.compare import ratios, run_ratio, summary, targets
 from gloss.benchmark.scaling import measure_growth
 from gloss.benchmark.steps import Bench, Settings, difference_of_equal_steps, peak_flops
 from gloss.errors import ConfigError
@@ -58,11 +58,11 @@ def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -
         },
         "texts": bench_.texts,
         "rounds": rounds,
-        "contenders": (contenders := summary(rounds, peak)),
+        "candidates": (candidates := summary(rounds, peak)),
         "ratios": ratios(rounds, bench_),
-        "goals": goals(contenders, bench_),
+        "targets": targets(candidates, bench_),
         "same_step_twice": {},
-        "growth": [],
+        "scaling": [],
         "run": run,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }  # fmt: skip
@@ -71,8 +71,8 @@ def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -
     result["same_step_twice"] = {
         loss: difference_of_equal_steps(fit, next(bench_.batches)) for loss, fit in bench_.fits.items()
     }
-    if settings.growth:
-        result["growth"] = measure_growth(bench_, tell)
+    if settings.scaling:
+        result["scaling"] = measure_growth(bench_, tell)
     write_json(path, result)
     return result, path
 

@@ -1,4 +1,4 @@
-"""The contenders of the benchmark, and a round of them on the same batches."""
+"""The candidates of the benchmark, and a round of them on the same batches."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ from gloss.training.objective import Objective
 from gloss.training.trainer import LOG, Fit
 
 LOSSES = (CE, SCL_CE, TRIPLET, COSINE, GLOSS_O)  # the step of gloss_sqrt is that of gloss_o
-AGAIN, TRAINER, RELEASED = "ce_again", "trainer", "released"
-RIVAL_ROUNDS = 6  # rivals take part in so many: their steps are long, and far from ours
+AGAIN, TRAINER, RELEASED = "ce_repeat", "trainer", "released"
+BASELINE_ROUNDS = 6  # baselines take part in so many: their steps are long, and far from ours
 SIGMA = 0.5  # any number takes the same time
 SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders with random weights, as wide and deep as
     "bert_shape": transformers.BertConfig,
@@ -51,10 +51,10 @@ class Settings:
     """What to measure.
 
     dataset: whose training texts; or lengths (n: all texts of n tokens; n-m: evenly spread) with random tokens and
-    `classes`. steps: of a contender's turn, without a wait in between (0: 1 on a CPU, 20 elsewhere). clock: "wall", or
+    `classes`. steps: of a candidate's turn, without a wait in between (0: 1 on a CPU, 20 elsewhere). clock: "wall", or
     "cpu" for the processor's seconds spent on this process, which others at work on the machine disturb less (one
-    thread). rivals: also the Hugging Face Trainer and the released procedure, in the first rounds. growth: also how the
-    losses grow. run: a finished run's folder, whose seconds are compared with its training steps'.
+    thread). baselines: also the Hugging Face Trainer and the released procedure, in the first rounds. scaling: also how
+    the losses grow. run: a finished run's folder, whose seconds are compared with its training steps'.
     """
 
     dataset: str | None = "mr"
@@ -66,14 +66,14 @@ class Settings:
     rounds: int = 12
     steps: int = 0
     clock: str = "wall"
-    rivals: bool = True
-    growth: bool = False
+    baselines: bool = True
+    scaling: bool = False
     run: str | None = None
     threads: int | None = None
     device: str = "auto"
     precision: str = "auto"
-    micro_batch: int | None = None
-    num_slices: int | None = None
+    grad_cache_chunk: int | None = None
+    num_length_buckets: int | None = None
     seed: int = 1
     data: str | None = None
     outputs: str = "outputs"
@@ -87,7 +87,7 @@ class Bench:
     device: torch.device
     precision: str
     fits: dict[str, Fit]  # by loss; they share the encoder and the optimizer
-    rivals: dict[str, TrainerSteps | ReleasedSteps]
+    baselines: dict[str, TrainerSteps | ReleasedSteps]
     batches: Iterator[np.ndarray]  # row numbers [B], without end
     texts: dict[str, Any]
     layers: tuple[int, int, int]  # number, width, parameters of the encoder's layers
@@ -117,14 +117,16 @@ class Bench:
         }  # fmt: skip
         for fit in fits.values():
             fit.optimizer, fit.log = fits[CE].optimizer, torch.zeros(1, len(LOG), device=device)
-        rivals: dict[str, TrainerSteps | ReleasedSteps] = {}
-        if settings.rivals:
+        baselines: dict[str, TrainerSteps | ReleasedSteps] = {}
+        if settings.baselines:
             if torch.cuda.device_count() > 1:  # the Trainer would use them all
-                raise ConfigError("rivals=true needs one visible GPU: set CUDA_VISIBLE_DEVICES, or rivals=false")
+                raise ConfigError(
+                    "baselines=true needs one is_labeled GPU: set CUDA_VISIBLE_DEVICES, or baselines=false"
+                )
             everything = encoder, table, torch.from_numpy(labels), device, CLOCKS[settings.clock]
-            rivals[TRAINER] = TrainerSteps(*everything, precision)
+            baselines[TRAINER] = TrainerSteps(*everything, precision)
             if table.host_lengths.max() <= PADDED_TO:
-                rivals[RELEASED] = ReleasedSteps(*everything)
+                baselines[RELEASED] = ReleasedSteps(*everything)
         lengths = table.host_lengths
         texts = {
             "num": len(labels), "classes": num_classes,
@@ -133,7 +135,7 @@ class Bench:
         found = _layers(encoder)
         layers = len(found), encoder.embedding_dim, sum(p.numel() for p in found.parameters())
         batches = _full_batches(cfg, labels)
-        return cls(settings, device, precision, fits, rivals, batches, texts, layers)
+        return cls(settings, device, precision, fits, baselines, batches, texts, layers)
 
     @property
     def name(self) -> str:
@@ -142,7 +144,9 @@ class Bench:
         where = re.sub(r"\W+", "_", device_name(self.device)).lower()
         if self.device.type == "cpu":
             where = f"cpu{torch.get_num_threads()}" + "-cpuclock" * (s.clock == "cpu")
-        sliced = "".join(f"-{key}{n}" for key, n in (("micro", s.micro_batch), ("slices", s.num_slices)) if n)
+        sliced = "".join(
+            f"-{key}{n}" for key, n in (("micro", s.grad_cache_chunk), ("slices", s.num_length_buckets)) if n
+        )
         return f"{texts}-{s.model}-{s.batch}{sliced}-{where}-{self.precision}"
 
     @property
@@ -154,11 +158,11 @@ class Bench:
         return self.settings.steps or (1 if self.device.type == "cpu" else 20)
 
     def round(self, number: int) -> dict[str, Any]:
-        """Every contender's turn on the same batches; number: from 0, turns the order."""
+        """Every candidate's turn on the same batches; number: from 0, turns the order."""
         batches = [next(self.batches) for _ in range(self.num_steps)]
         turns = {name: self._ours(name) for name in self.fits} | {AGAIN: self._ours(CE)}
-        if number < RIVAL_ROUNDS:
-            turns |= {name: self._rival(name) for name in self.rivals}
+        if number < BASELINE_ROUNDS:
+            turns |= {name: self._baseline(name) for name in self.baselines}
         if not number:  # memory, kernels and the optimizer's state: not part of a step
             for turn in turns.values():
                 turn([batch[:16] for batch in batches[:1]] if self.device.type == "cpu" else batches)
@@ -179,26 +183,30 @@ class Bench:
         def turn(batches: Sequence[np.ndarray]) -> dict[str, Any]:
             generator = torch.Generator().manual_seed(self.settings.seed)
             reset_peak_memory(self.device)
-            of_rivals = 0
+            of_baselines = 0
             if self.device.type == "cuda":
-                of_rivals = torch.cuda.memory_allocated(self.device) - held_bytes(fit)
+                of_baselines = torch.cuda.memory_allocated(self.device) - held_bytes(fit)
             synchronize(self.device)
             before = self.clock()
             fit.watch.start()
             for rows in batches:
                 rows = rows[np.argsort(lengths[rows], kind="stable")]
                 device_rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
-                fit._step(0, rows, device_rows, fit.objective.draw_visible(len(rows), generator))
+                fit._step(0, rows, device_rows, fit.objective.draw_labeled(len(rows), generator))
             synchronize(self.device)
             seconds = (self.clock() - before) / len(batches)
             parts = {part: value / len(batches) for part, value in fit.watch.read().items()}
-            return {"seconds": seconds, "parts": parts, "peak_memory_bytes": peak_memory_bytes(self.device) - of_rivals}
+            return {
+                "seconds": seconds,
+                "parts": parts,
+                "peak_memory_bytes": peak_memory_bytes(self.device) - of_baselines,
+            }
 
         return turn
 
-    def _rival(self, name: str) -> Callable[[Sequence[np.ndarray]], dict[str, Any]]:
+    def _baseline(self, name: str) -> Callable[[Sequence[np.ndarray]], dict[str, Any]]:
         def turn(batches: Sequence[np.ndarray]) -> dict[str, Any]:
-            return {"seconds": self.rivals[name].run(batches), "parts": None, "peak_memory_bytes": None}
+            return {"seconds": self.baselines[name].run(batches), "parts": None, "peak_memory_bytes": None}
 
         return turn
 
@@ -216,11 +224,11 @@ def difference_of_equal_steps(fit: Fit, rows: np.ndarray) -> float:
     order each time. rows: [B]."""
     rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
     device_rows = torch.from_numpy(rows).to(fit.device)
-    visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(fit.cfg.seed))
+    is_labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(fit.cfg.seed))
     gradients = []
     for _ in range(2):
         fit.model.zero_grad(set_to_none=True)
-        fit._backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=fit.cfg.seed)
+        fit._backward(rows, device_rows, fit.labels["train"][device_rows], is_labeled, seed=fit.cfg.seed)
         gradients.append([p.grad.clone() for p in fit.parameters if p.grad is not None])
     fit.model.zero_grad(set_to_none=True)
     difference = torch.nn.utils.get_total_norm([a - b for a, b in zip(*gradients, strict=True)])
@@ -241,7 +249,8 @@ def _config(settings: Settings, loss: str) -> Config:
         "dataset": settings.dataset if settings.lengths is None else None, "model": model, "loss": loss,
         "mode": "integrated", "seed": settings.seed, "trainer.batch_size": settings.batch,
         "trainer.device": settings.device, "trainer.precision": settings.precision,
-        "trainer.micro_batch": settings.micro_batch, "trainer.num_slices": settings.num_slices,
+        "trainer.grad_cache_chunk": settings.grad_cache_chunk,
+        "trainer.num_length_buckets": settings.num_length_buckets,
         "paths.data": settings.data, "paths.outputs": settings.outputs,
         "loss.sigma": SIGMA if loss == GLOSS_O else None,
     }  # fmt: skip

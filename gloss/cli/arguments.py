@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 
 from gloss.errors import ConfigError
 from gloss.runtime.overrides import check_letters
-from gloss.runtime.terminal import PLACES, show_what_can_be_shown, status_of
+from gloss.runtime.terminal import PLACES, run_with_exit_code, show_what_can_be_shown
 
 
 def read_arguments(arguments: Sequence[str], keys: Sequence[str]) -> dict[str, str]:
@@ -47,10 +47,10 @@ def choice(key: str, value: str, names: Sequence[str]) -> str:
 def main(
     task: Callable[[dict[str, str]], int | None], keys: Sequence[str], usage: str | None, needs_arguments: bool = True
 ) -> int:
-    """Run `task` on the command line's arguments; its exit status, as `status_of`."""
+    """Run `task` on the command line's arguments; its exit status, as `run_with_exit_code`."""
     show_what_can_be_shown()
     arguments = sys.argv[1:]
     if (needs_arguments and not arguments) or {"-h", "--help", "help"} & set(arguments):
         print((usage or "").strip())
         return 0 if arguments else 2
-    return status_of(lambda: task(read_arguments(arguments, keys)))
+    return run_with_exit_code(lambda: task(read_arguments(arguments, keys)))

@@ -34,7 +34,7 @@ GROUPS = {
     "search": "which ranges are searched",
     "experiment": "the sweep behind a table or figure (with -m)",
 }
-BY_US = ("experiment.name", "experiment.sweep", "search.by_hand")  # not set on a command line
+BY_US = ("experiment.name", "experiment.sweep", "search.overridden")  # not set on a command line
 
 
 def usage(config_name: str, schema: type) -> str:

@@ -30,12 +30,12 @@ from gloss.config import CONFIG_DIR, ROOT, Config, TuneConfig, known_options, re
 from gloss.errors import ConfigError
 from gloss.experiments.grid import check_experiment, check_single, is_run, sweep_arguments
 from gloss.runtime.compose import readable
-from gloss.runtime.gpu_sharing import claim_gpu, meeting_folder
+from gloss.runtime.gpu_sharing import assign_gpu, shared_lock_folder
 from gloss.runtime.overrides import SECRET, override, prepared, value_of
-from gloss.runtime.signals import Interrupted, interruptible
-from gloss.runtime.slurm import queued_again
-from gloss.runtime.terminal import explain, outlasting_its_readers
-from gloss.search.best_values import apply_tuned, keys_by_hand, told_of_tuned
+from gloss.runtime.signals import Interrupted, raise_on_signal
+from gloss.runtime.slurm import requeued
+from gloss.runtime.terminal import explain, ignore_broken_pipe
+from gloss.search.best_values import apply_tuned, overridden_keys, told_of_tuned
 
 # Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is many times faster.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -49,8 +49,8 @@ LOST_JOBS = {  # errors of launchers, by name: they are imported only where they
 }
 
 
-@outlasting_its_readers()
-@interruptible()
+@ignore_broken_pipe()
+@raise_on_signal()
 def main(task: Callable[[Config, str], Any], arguments: Sequence[str] | None = None, config_name: str = "train") -> int:
     """Run `task(config, place)` for the configuration, or each of a sweep's (`-m`); the exit status.
 
@@ -127,7 +127,7 @@ def main(task: Callable[[Config, str], Any], arguments: Sequence[str] | None = N
     return 1 if failed else 0
 
 
-@outlasting_its_readers()  # perhaps in another process
+@ignore_broken_pipe()  # perhaps in another process
 def _job(cfg: DictConfig, task: Callable[[Config, str], Any], arguments: Sequence[str]) -> None:
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
@@ -137,8 +137,8 @@ def _job(cfg: DictConfig, task: Callable[[Config, str], Any], arguments: Sequenc
     if not is_run(overrides, cfg.experiment.only):  # a combination of the sweep that its experiment leaves out
         return
     try:
-        claim_gpu()
-        with queued_again():
+        assign_gpu()
+        with requeued():
             run = _prepare(cfg, overrides)
             if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
                 run.trainer.save_model = False
@@ -179,7 +179,7 @@ def _print_table(sweep: Path) -> None:
 
 def _failure_folders(sweep: Path) -> list[Path]:
     """Where a sweep's failed runs are noted, and where they are if that disk is full."""
-    elsewhere = meeting_folder("sweeps")
+    elsewhere = shared_lock_folder("sweeps")
     return [sweep / "failed", *([elsewhere / sweep.name] if elsewhere else [])]
 
 
@@ -198,7 +198,7 @@ def _note_failure(text: str, sweep: Path, name: str) -> None:
 
 def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
     if "search" in cfg:
-        cfg.search.by_hand = sorted(keys_by_hand(overrides))
+        cfg.search.overridden = sorted(overridden_keys(overrides))
         return resolve(cfg)
     cfg = apply_tuned(cfg, overrides)
     for line in told_of_tuned(cfg):

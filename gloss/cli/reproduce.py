@@ -15,8 +15,8 @@ import yaml
 
 from gloss.config import ROOT, TuneConfig, known_options
 from gloss.errors import ConfigError, DataError
-from gloss.experiments.grid import NAMES, SEARCHED_FOR, Cell, compose_cells, search_overrides, sweep_of
-from gloss.experiments.requested import same_settings, selected_cells, selections
+from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides, sweep_of
+from gloss.experiments.requested import requested_runs, same_settings, selections
 from gloss.experiments.status import DONE, RUNNING, searches_left
 from gloss.report.build import ALIASES, SECTIONS
 from gloss.report.plan import Plan, failures, make_plan, show
@@ -65,8 +65,8 @@ class Task:
         sets = self.sets.get(experiment)
         return [f"dataset={sets}" if sets and o.startswith("dataset=") else o for o in self.overrides]
 
-    def cells(self, experiment: str) -> list[Cell]:
-        return compose_cells(experiment, self.overrides_of(experiment))
+    def cells(self, experiment: str) -> list[RunSpec]:
+        return expand_grid(experiment, self.overrides_of(experiment))
 
     # ------------------------------------------------------------------------------------------------------- looking
 
@@ -127,10 +127,10 @@ class Task:
             print(f"left out: {line}" if len(refused) < len(names) else f"error: {line}", file=sys.stderr)
         return max(worst, 2 if names and len(refused) == len(names) else 0)
 
-    def tune(self, cells: Sequence[Cell]) -> int:
+    def tune(self, cells: Sequence[RunSpec]) -> int:
         """The searches that the cells still lack."""
         left = searches_left(cells, self.overrides, self.search)
-        rows = [{key: c.choices[key] for key in SEARCHED_FOR if key in c.choices} for c, _ in left.values()]
+        rows = [{key: c.choices[key] for key in SEARCH_KEYS if key in c.choices} for c, _ in left.values()]
         shared = search_overrides({key for c in cells for key in c.choices}, self.overrides)
         # Not as an argument, which other users can see and Hydra writes into the sweep's folder.
         environment = {"GLOSS_STORAGE": self.storage} if self.storage else {}
@@ -182,7 +182,7 @@ def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> 
     words = [a for a in arguments if not a.startswith("-") and not a.startswith("experiment=")]
     overrides = [o for o in words if not o.startswith(("search=", "search.", "hydra"))]
     search = [o for o in words if o.startswith(("search=", "search."))]
-    plan = make_plan(compose_cells(experiment, overrides), this_device(), os.cpu_count() or 1, overrides, search)
+    plan = make_plan(expand_grid(experiment, overrides), this_device(), os.cpu_count() or 1, overrides, search)
     runs, trials, _ = plan.hours()
     confirm(experiment, trials if searches else runs)
 
@@ -214,7 +214,7 @@ def experiments_of(name: str) -> tuple[str, ...]:
 def grouped(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
     """The same combinations in fewer rows: {"dataset": "mr"}, {"dataset": "r8"} become {"dataset": "mr,r8"}."""
     merged = [dict(row) for row in rows]
-    for key in SEARCHED_FOR:
+    for key in SEARCH_KEYS:
         joined: dict[tuple, dict[str, str]] = {}
         for row in merged:
             others = tuple((k, v) for k, v in row.items() if k != key)
@@ -253,7 +253,7 @@ def status(outputs: Path, device: str, cores: int) -> bool:
             task = Task(name, [*group[-1], override("paths.outputs", outputs)])
             print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group) + "\n")
             try:
-                plan = make_plan(selected_cells(name, group, outputs), device, cores, task.overrides, task.search)
+                plan = make_plan(requested_runs(name, group, outputs), device, cores, task.overrides, task.search)
             except DataError as error:
                 print(f"{error}\n")
                 continue

@@ -24,7 +24,7 @@ from gloss.errors import DataError
 
 MANIFEST = Path(__file__).parent / "manifest.json"
 SPLIT_SEED = 0  # of the splits that we cut: the same texts are tested whatever the seed of a run
-CUT_SHARE = 0.1  # of the training texts, for a split that a set does not have
+TRUNCATED_FRACTION = 0.1  # of the training texts, for a split that a set does not have
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     for part in ("test", "val"):
         if part not in splits:
             # Every class is tested; validation may lack a rare one, as it does in r52.
-            size, least = max(round(CUT_SHARE * num_rows), 1), int(part == "test")
+            size, least = max(round(TRUNCATED_FRACTION * num_rows), 1), int(part == "test")
             if splits["train"].groups is None:
                 chosen = stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
             else:
@@ -200,9 +200,7 @@ def right_class(labels: np.ndarray, groups: np.ndarray) -> int | None:
     return once[-1] if once else None
 
 
-def _limited(
-    train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]
-) -> tuple[Split, Split]:
+def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]) -> tuple[Split, Split]:
     """The sample of `cfg.train_limit` training texts, and the rest."""
     limit = cfg.train_limit
     if limit < num_classes:

@@ -337,9 +337,12 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str, advice: 
         elif len(header) > 1 and sorted(names) == sorted(header):
             raise DataError(f"row {number} is a second header with another order of columns: split the file there")
         elif len(row) < len(header) or any(row[len(header) :]):
-            yield number, (
-                f"{len(row)} columns, where the header has {len(header)}: put quotes around a text that holds the "
-                f"separator {separator!r} or a line end"
+            yield (
+                number,
+                (
+                    f"{len(row)} columns, where the header has {len(header)}: put quotes around a text that holds the "
+                    f"separator {separator!r} or a line end"
+                ),
             )
         else:
             yield number, tuple(row[place] for place in places)
@@ -392,9 +395,7 @@ def _parquet(file: IO[bytes], columns: Sequence[str], advice: str) -> Iterator[t
         raise DataError(f"not a parquet file, or a damaged one ({str(error).splitlines()[0]}): get it again") from None
 
 
-def _folder(
-    folder: Path, columns: Sequence[str], encoding: str, fallback: str | None
-) -> Iterator[tuple[int, Cells]]:
+def _folder(folder: Path, columns: Sequence[str], encoding: str, fallback: str | None) -> Iterator[tuple[int, Cells]]:
     """A text a file, by name; with a second column the files in folders, whose names are the labels."""
     if len(columns) > 2:
         raise DataError("pairs of texts cannot be read from a folder: put them into a CSV file")

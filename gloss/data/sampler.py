@@ -29,12 +29,12 @@ def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int)
     return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
 
 
-def unlabeled_batches(num_texts: int, num_batches: int, per_batch: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The texts without a label that join each batch of an epoch: int arrays of rows in [0, num_texts).
+def unlabeled_batches(num_examples: int, num_batches: int, per_batch: int, seed: int, epoch: int) -> list[np.ndarray]:
+    """The texts without a label that join each batch of an epoch: int arrays of rows in [0, num_examples).
 
     All come in random order before any comes again, none twice in a batch; fewer than `per_batch` join all batches.
     """
-    queue = _Queue(np.arange(num_texts), np.random.default_rng([seed, epoch, 1]))  # not the stream of epoch_batches
+    queue = _Queue(np.arange(num_examples), np.random.default_rng([seed, epoch, 1]))  # not the stream of epoch_batches
     return [queue.take(per_batch) for _ in range(num_batches)]
 
 

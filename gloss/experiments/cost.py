@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from gloss.config import STANDALONE, forward_passes
-from gloss.experiments.grid import Cell
+from gloss.experiments.grid import RunSpec
 from gloss.experiments.status import BF16, FLOAT32
 from gloss.paper import published as paper
 from gloss.records.reading import Record, number
@@ -98,7 +98,7 @@ class Speeds:
         """The key of DEVICES; None for a device that is not there."""
         return next((name for name in DEVICES if is_named(name, self.device)), None)
 
-    def epoch_seconds(self, cell: Cell) -> tuple[float | None, str]:
+    def epoch_seconds(self, cell: RunSpec) -> tuple[float | None, str]:
         """Seconds of an epoch, and where the speed is from; None where encoder, texts or device are not known."""
         cfg = cell.config
         train, val = self._texts(cell, "train"), self._texts(cell, "val")
@@ -124,26 +124,26 @@ class Speeds:
             return flops / (peak * self.cores / 2), "data sheet"
         return max(flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
 
-    def precision(self, cell: Cell) -> str:
+    def precision(self, cell: RunSpec) -> str:
         """Of the encoder in this cell's runs on the device."""
         wanted = cell.config.trainer.precision
         return self.auto if wanted == "auto" else wanted
 
-    def run_hours(self, cell: Cell) -> float | None:
+    def run_hours(self, cell: RunSpec) -> float | None:
         """Hours of one run; None where nothing is known."""
         return _hours(self.epochs(cell)[0], self.epoch_seconds(cell)[0])
 
-    def _texts(self, cell: Cell, part: str) -> Texts | None:
+    def _texts(self, cell: RunSpec, part: str) -> Texts | None:
         """From lengths.csv; of a user's own set, from a run on it."""
         own = (_texts_of(r, part) for r in self.records if r.identity.dataset == cell.dataset)
         return lengths().get((cell.dataset, part)) or next(own, None)
 
-    def epochs(self, cell: Cell) -> tuple[float, str]:
+    def epochs(self, cell: RunSpec) -> tuple[float, str]:
         """How many epochs a run will take, and where from: ours, paper, assumed, or fixed by the settings."""
         trainer = cell.config.trainer
         if trainer.patience is None:
             return trainer.max_epochs, "fixed"
-        for keys in (("model", "digits"), ("model",), ()):
+        for keys in (("model", "config_hash"), ("model",), ()):
             found = [r.result["epochs"] for r in self.records if _is_alike(r, cell, ("dataset", "mode", "loss", *keys))]
             if found:
                 return statistics.mean(found), "ours"
@@ -163,7 +163,7 @@ def _hours(epochs: float, epoch_seconds: float | None) -> float | None:
     return None if epoch_seconds is None else (epochs * epoch_seconds + START_SECONDS) / 3600
 
 
-def _is_alike(record: Record, cell: Cell, keys: Sequence[str]) -> bool:
+def _is_alike(record: Record, cell: RunSpec, keys: Sequence[str]) -> bool:
     """Whether a run says something about a cell's epochs: the same of `keys`, amount of data and stopping rule."""
     config, trainer = record.result["config"], cell.config.trainer
     same = all(getattr(record.identity, key) == getattr(cell, key) for key in keys)

@@ -20,21 +20,21 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gloss.config import CONFIG_DIR, GLOSS_O, Config, resolve
 from gloss.errors import ConfigError
-from gloss.records.run_folder import digits
+from gloss.records.run_folder import config_hash
 from gloss.runtime.compose import _composed, _hydra
 from gloss.runtime.overrides import value_of
-from gloss.search.best_values import apply_found
+from gloss.search.best_values import apply_best_values
 
 NAMES = (
     *("table2", "table3", "table6", "fig2", "fig3a", "fig3b", "fig4", "fig5", "fig6", "fig7"),
     *("few_shot", "label_noise", "graph_noise", "shift", "graph_size", "variant"),
 )
 IDENTITY = ("dataset", "model", "loss", "mode")  # what names a cell; the other swept keys are its point
-SEARCHED_FOR = (*IDENTITY, "variant")  # what a search belongs to
+SEARCH_KEYS = (*IDENTITY, "variant")  # what a search belongs to
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunSpec:
     """One cell of a table or point of a figure: a configuration, and the seeds it is run with."""
 
     experiment: str
@@ -70,21 +70,21 @@ class Cell:
         return not (self.loss == GLOSS_O and self.config.loss.sigma is None)
 
     @cached_property
-    def digits(self) -> str | None:
+    def config_hash(self) -> str | None:
         """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
         if not self.can_run:
             return None
-        return digits(self.config, self.fingerprint or own_fingerprint(self.config))
+        return config_hash(self.config, self.fingerprint or own_fingerprint(self.config))
 
     def folder(self, seed: int) -> Path | None:
         """The folder of a run, as gloss.records.run_folder.run_folder; None while the values are not known."""
-        if self.digits is None:
+        if self.config_hash is None:
             return None
         kind = Path(self.config.paths.outputs) / "runs" / self.dataset / self.model / f"{self.mode}-{self.loss}"
-        return kind / self.digits / f"seed={seed}"
+        return kind / self.config_hash / f"seed={seed}"
 
 
-def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
+def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
     """The cells of an experiment, in the paper's order.
 
     overrides: as on the command line ("dataset=mr,r8", "seed=1,2", "trainer.max_epochs=3", "paths.outputs=…"): they
@@ -114,14 +114,14 @@ def compose_cells(name: str, overrides: Sequence[str] = ()) -> list[Cell]:
         raise ConfigError(readable(error, given)) from None
 
 
-def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> Cell:
+def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> RunSpec:
     parsed = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(list(job))}
     cfg = _compose(name, parsed, swept)
     cfg.seed = seeds[0]
-    cfg = apply_found(cfg, list(job))
+    cfg = apply_best_values(cfg, list(job))
     point = {key: parsed[key].value() for key in dict.fromkeys(swept) if key not in (*IDENTITY, "seed")}
     choices = {key: o.input_line.partition("=")[2] for key, o in parsed.items() if key in swept}
-    return Cell(name, check_experiment(resolve(cfg)), seeds, point, choices)
+    return RunSpec(name, check_experiment(resolve(cfg)), seeds, point, choices)
 
 
 def check_experiment(cfg: Config) -> Config:
@@ -169,14 +169,14 @@ def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
     return chosen[key] if all(chosen[k] == without[k] for k in chosen if k != key) else None
 
 
-def search_cell(cell: Cell, overrides: Sequence[str]) -> Cell:
+def search_cell(cell: RunSpec, overrides: Sequence[str]) -> RunSpec:
     """What a search for a cell trains: without the experiment's own settings, with what `overrides` set by hand."""
-    chosen = {key: value for key, value in cell.choices.items() if key in SEARCHED_FOR}
+    chosen = {key: value for key, value in cell.choices.items() if key in SEARCH_KEYS}
     words = [*search_overrides(cell.choices, overrides), *(f"{key}={value}" for key, value in chosen.items())]
     job = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words)}
     with _hydra():
         cfg = _compose(None, job, list(chosen))
-    return Cell(cell.experiment, resolve(cfg), (cfg.seed,), {}, chosen)
+    return RunSpec(cell.experiment, resolve(cfg), (cfg.seed,), {}, chosen)
 
 
 def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:

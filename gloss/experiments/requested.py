@@ -7,9 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from gloss.errors import ConfigError, DataError
-from gloss.experiments.grid import IDENTITY, Cell, compose_cells, own_fingerprint, sweep_of
+from gloss.experiments.grid import IDENTITY, RunSpec, expand_grid, own_fingerprint, sweep_of
 from gloss.records.reading import Record, read_yaml, shortened
-from gloss.records.run_folder import digits
+from gloss.records.run_folder import config_hash
 from gloss.runtime.overrides import override
 
 
@@ -51,12 +51,12 @@ def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[s
     return list(groups.values())
 
 
-def selected_cells(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[Cell]:
+def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[RunSpec]:
     """The cells of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
-    composed = [compose_cells(name, [*overrides, override("paths.outputs", outputs)]) for overrides in asked]
+    composed = [expand_grid(name, [*overrides, override("paths.outputs", outputs)]) for overrides in asked]
     if len(composed) == 1:
         return composed[0]
-    found: dict[tuple, Cell] = {}
+    found: dict[tuple, RunSpec] = {}
     for cells in composed:
         for cell in cells:
             key = (cell.dataset, cell.model, cell.mode, cell.loss, cell.variant, repr(cell.point))
@@ -64,20 +64,20 @@ def selected_cells(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> 
             found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))))
     order = {key: values.split(",") for key, values in sweep_of(name).items() if key != "seed"}
 
-    def place(cell: Cell) -> list[int]:
+    def place(cell: RunSpec) -> list[int]:
         chosen = ((values, cell.choices.get(key)) for key, values in order.items())
         return [values.index(x) if x in values else len(values) for values, x in chosen]
 
     return sorted(found.values(), key=place)
 
 
-def with_texts(cells: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
+def with_texts(cells: Sequence[RunSpec], records: Sequence[Record]) -> list[RunSpec]:
     """The cells, those of a user's own texts (csv, hub) with the fingerprint of these.
 
     Where the texts are not there any more, it is the one under which runs of these very cells are recorded. Raises
     DataError where there is none, or several.
     """
-    sets: dict[str, list[Cell]] = {}
+    sets: dict[str, list[RunSpec]] = {}
     for cell in cells:
         if cell.config.dataset.has_own_texts:
             sets.setdefault(repr(cell.config.dataset), []).append(cell)
@@ -85,7 +85,7 @@ def with_texts(cells: Sequence[Cell], records: Sequence[Record]) -> list[Cell]:
     return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in cells]
 
 
-def _fingerprint(cells: Sequence[Cell], records: Sequence[Record]) -> str:
+def _fingerprint(cells: Sequence[RunSpec], records: Sequence[Record]) -> str:
     """The fingerprint of the texts that these cells share."""
     try:
         return own_fingerprint(cells[0].config)
@@ -95,7 +95,7 @@ def _fingerprint(cells: Sequence[Cell], records: Sequence[Record]) -> str:
             x, fingerprint = record.identity, record.result.get("fingerprint")
             kind = (x.dataset, x.model, x.mode, x.loss)
             mine = (c for c in cells if c.can_run and kind == (c.dataset, c.model, c.mode, c.loss))
-            if fingerprint and any(digits(c.config, fingerprint) == x.digits for c in mine):
+            if fingerprint and any(config_hash(c.config, fingerprint) == x.config_hash for c in mine):
                 found.add(fingerprint)
         if len(found) != 1:
             many = f"runs on {len(found)} different contents" if found else "no run of it"

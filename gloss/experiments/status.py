@@ -8,13 +8,13 @@ from pathlib import Path
 
 import yaml
 
-from gloss.config import CONFIG_DIR, SEARCHED, Config
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config
 from gloss.errors import ConfigError, RunError
-from gloss.experiments.grid import SEARCHED_FOR, Cell, search_cell, search_overrides
+from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_cell, search_overrides
 from gloss.records.reading import files_under
 from gloss.records.run_folder import is_done, is_running
 from gloss.records.study import read_study
-from gloss.search.best_values import misfit, read_tuned, tuned_file
+from gloss.search.best_values import mismatch, read_tuned, tuned_file
 
 BF16, FLOAT32 = "bf16", "float32"
 # ---------------------------------------------------------------------------------------------------------- how far
@@ -35,8 +35,8 @@ def state(folder: Path | None) -> str:
 
 
 def searches_left(
-    cells: Sequence[Cell], overrides: Sequence[str], search: Sequence[str]
-) -> dict[Path, tuple[Cell, int]]:
+    cells: Sequence[RunSpec], overrides: Sequence[str], search: Sequence[str]
+) -> dict[Path, tuple[RunSpec, int]]:
     """Searches that cells lack: overlay that each writes -> (what it trains, trials left).
 
     A cell has its search where the overlay of the same texts, encoder and amounts of data (those of `search_cell`) is
@@ -50,15 +50,15 @@ def searches_left(
         known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
         raise ConfigError(f"search={path.stem} is not allowed: expected one of {known}")
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    one_of_each: dict[tuple, Cell] = {}  # composing takes time
+    one_of_each: dict[tuple, RunSpec] = {}  # composing takes time
     for cell in (cell for cell in cells if cell.config.experiment.search):
-        chosen = tuple(cell.choices.get(key) for key in SEARCHED_FOR)
+        chosen = tuple(cell.choices.get(key) for key in SEARCH_KEYS)
         one_of_each.setdefault((chosen, search_overrides(cell.choices, overrides)), cell)
     found = {}
     for cell in one_of_each.values():
         budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
         space = settings["space"].get(cell.mode, {}).get(cell.loss, {})
-        is_open = any(SEARCHED[name] not in given for name, row in space.items() if isinstance(row, dict))
+        is_open = any(HYPERPARAMETERS[name] not in given for name, row in space.items() if isinstance(row, dict))
         if is_open and budget:
             wanted = search_cell(cell, overrides)
             if not _is_searched(wanted.config, path.stem, budget):
@@ -73,10 +73,10 @@ def _is_searched(cfg: Config, search: str, budget: int) -> bool:
         return False
     source = read_tuned(overlay)[1]
     trials = source.get("trials")
-    return source.get("search") == search and isinstance(trials, int) and trials >= budget and not misfit(cfg, source)
+    return source.get("search") == search and isinstance(trials, int) and trials >= budget and not mismatch(cfg, source)
 
 
-def _trials_done(cell: Cell, search: str) -> int:
+def _trials_done(cell: RunSpec, search: str) -> int:
     """Finished trials of the cell's study, as far as it has come."""
     c, done = cell.config, [0]
     pattern = f"{cell.dataset}-{cell.model}-{cell.mode}-{cell.loss}-{cell.variant}-{search}-*/study.json"

@@ -30,7 +30,7 @@ def map_of_run(record: Record, split: str, method: str, device: str = "auto", da
         texts = run.split(split)
         embeddings, labels = run.embed(texts.texts), texts.labels
         predicted = run.classify(embeddings).argmax(axis=1)
-    name = f"{i.dataset}-{i.model}-{i.mode}-{i.loss}-{i.digits}-seed{i.seed}-{split}-{method}"
+    name = f"{i.dataset}-{i.model}-{i.mode}-{i.loss}-{i.config_hash}-seed{i.seed}-{split}-{method}"
     title = f"{i.dataset}, {split}: {i.model}, {i.loss}, {i.mode}, seed {i.seed}"
     return embedding_map(embeddings, labels, predicted, record.result["labels"], method, name, title)
 

@@ -22,7 +22,7 @@ from gloss.data.files import BLANK, ENDINGS, KINDS, fault, is_blank, kind_of, nu
 from gloss.errors import ConfigError, DataError
 from gloss.inference.predictor import Prediction, Run
 from gloss.runtime.atomic import atomic_file
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 from gloss.training.metrics import classification_metrics
 
 FORMATS = ("table", "csv", "jsonl")
@@ -149,7 +149,7 @@ def predict_rows(run: Run, rows: Iterable[Row | BadRow], writer: Writer) -> int:
                 yield row, row.texts
             else:
                 num_bad += 1
-                tqdm.write(f"{row.unit} {row.number}: {printable(row.reason)}", file=sys.stderr)
+                tqdm.write(f"{row.unit} {row.number}: {escape_control_characters(row.reason)}", file=sys.stderr)
 
     num_good = 0
     for num_good, (row, prediction) in enumerate(run.stream(good(), writer.num_neighbours), 1):  # noqa: B007
@@ -208,7 +208,7 @@ class Writer:
         self.file, self.form, self.num_neighbours = file, form, neighbours
         self.columns = [f"input {name}" if name in _OUR_COLUMNS else name for name in columns]
         self.csv = csv.writer(file, lineterminator="\n", delimiter=separator)
-        self.width = max(len("label"), *(len(printable(label)) for label in labels))
+        self.width = max(len("label"), *(len(escape_control_characters(label)) for label in labels))
         self.has_header = False
 
     def write(self, row: Row, prediction: Prediction) -> None:
@@ -218,8 +218,8 @@ class Writer:
         elif self.form == "csv":
             cells = self._cells(row, prediction)
             if not self.has_header:
-                self.csv.writerow(map(printable, cells) if self.file.isatty() else cells)
-            self.csv.writerow(map(printable, cells.values()) if self.file.isatty() else cells.values())
+                self.csv.writerow(map(escape_control_characters, cells) if self.file.isatty() else cells)
+            self.csv.writerow(map(escape_control_characters, cells.values()) if self.file.isatty() else cells.values())
         else:
             self._table(row, prediction)
         self.has_header = True
@@ -250,21 +250,21 @@ class Writer:
         return cells
 
     def _table(self, row: Row, prediction: Prediction) -> None:
-        width, label = self.width, printable(prediction.label)
+        width, label = self.width, escape_control_characters(prediction.label)
         second = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[1]
-        truth = "" if row.truth is None else f"{printable(row.truth):{width}}  "
+        truth = "" if row.truth is None else f"{escape_control_characters(row.truth):{width}}  "
         mark = "" if row.truth is None else "  " if row.truth == prediction.label else "≠ "
         if not self.has_header:
             head = "" if row.truth is None else f"{'truth':{width}}    "
             self.file.write(f"{'number':>7}  {head}{'label':{width}}  {'p':5}  {'second':{width}}  {'p':5}  text\n")
         self.file.write(
             f"{row.number:7}  {truth}{mark}{label:{width}}  {prediction.probability:.3f}  "
-            f"{printable(second[0]):{width}}  {second[1]:.3f}  {_short(row.texts)}\n"
+            f"{escape_control_characters(second[0]):{width}}  {second[1]:.3f}  {_short(row.texts)}\n"
         )
         for n in prediction.neighbours:
-            self.file.write(f"{'':9}{n.weight:8.4f}  {printable(n.label):{width}}  {_short(n.texts)}\n")
+            self.file.write(f"{'':9}{n.weight:8.4f}  {escape_control_characters(n.label):{width}}  {_short(n.texts)}\n")
 
 
 def _short(texts: Sequence[str]) -> str:
     line = " | ".join(" ".join(text[: 4 * SHOWN].split()) for text in texts)
-    return printable(line if len(line) <= SHOWN else line[: SHOWN - 1] + "…")
+    return escape_control_characters(line if len(line) <= SHOWN else line[: SHOWN - 1] + "…")

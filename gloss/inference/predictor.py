@@ -27,7 +27,7 @@ from gloss.models.encoder import TokenTable
 from gloss.models.saved_model import load_model, model_folder
 from gloss.records.reading import SELECTION, Record, read_record, read_records
 from gloss.runtime.device import choose_device, has_bf16
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 from gloss.training.trainer import embed
 
 WINDOW = 2048  # texts read, sorted by length and encoded together: bounds memory, and leaves little padding
@@ -77,7 +77,7 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
         score = best.result["metrics"]["val"]["macro_f1"]
         without = f" ({len(found) - len(kept)} more without weights)" if len(kept) < len(found) else ""
         note = f"best of {len(kept)}{without} by macro-F1 on validation, {score:.2f}: {_words(vars(best.identity))}"
-        print(printable(note), file=sys.stderr)
+        print(escape_control_characters(note), file=sys.stderr)
         return best
     if len(kept) > 1:
         raise RunError(f"{len(kept)} runs fit {_words(wanted)}: say more, or give the folder\n{_listed(kept, 10)}")
@@ -92,7 +92,9 @@ def _fits(record: Record, wanted: dict[str, str]) -> bool:
 
 
 def _words(identity: dict[str, Any]) -> str:
-    return " ".join(f"{key}={printable(identity[key])}" for key in SELECTION if key in identity) or "this"
+    return (
+        " ".join(f"{key}={escape_control_characters(identity[key])}" for key in SELECTION if key in identity) or "this"
+    )
 
 
 def _listed(records: Sequence[Record], most: int) -> str:

@@ -10,11 +10,15 @@ from torch import Tensor
 def check_batch(embeddings: Tensor, labels: Tensor) -> None:
     """Raises ValueError unless embeddings are float [B, D] and labels int [B], B >= 2, on one device."""
     if embeddings.ndim != 2 or len(embeddings) < 2 or not embeddings.is_floating_point():
-        raise ValueError("embeddings must be float [B, D] with B >= 2 (let the sampler merge a last batch of one), "
-                         f"got {embeddings.dtype} {list(embeddings.shape)}")
+        raise ValueError(
+            "embeddings must be float [B, D] with B >= 2 (let the sampler merge a last batch of one), "
+            f"got {embeddings.dtype} {list(embeddings.shape)}"
+        )
     if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(f"labels must be int [B] with B = len(embeddings) = {len(embeddings)}, "
-                         f"got {labels.dtype} {list(labels.shape)}")
+        raise ValueError(
+            f"labels must be int [B] with B = len(embeddings) = {len(embeddings)}, "
+            f"got {labels.dtype} {list(labels.shape)}"
+        )
     if labels.device != embeddings.device:
         raise ValueError(f"labels must be where the embeddings are, on {embeddings.device}, got {labels.device}")
 

@@ -1,4 +1,4 @@
-"""G-Loss: how well the visible labels of a batch, spread over its graph, predict the hidden ones.
+"""G-Loss: how well the labeled labels of a batch, spread over its graph, predict the unlabeled ones.
 
 On a CPU, for all but narrow kernels: weights and rates in float64 (`propagate`). On a GPU with a kernel of its own,
 and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations as logsumexp
@@ -24,35 +24,35 @@ NARROW = 0.06  # σ below which weights between unit vectors, e^(−2/σ²) at l
 OBJECTIVES = ("nll", "softmax")
 
 
-def choose_visible(
+def choose_labeled(
     batch_size: int, gamma: float, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """is_visible: bool [B], a random ⌈γB⌉ of the batch True, at least 1 and at most B − 1; gamma: γ in (0, 1).
+    """is_labeled: bool [B], a random ⌈γB⌉ of the batch True, at least 1 and at most B − 1; gamma: γ in (0, 1).
 
     Drawn on the generator's device (default: CPU), so that a CPU generator gives every device the same mask.
     """
     if batch_size < 2:
-        raise ValueError(f"a batch needs 2 texts to have one visible and one hidden, got batch_size {batch_size}")
+        raise ValueError(f"a batch needs 2 texts to have one labeled and one unlabeled, got batch_size {batch_size}")
     if not 0 < gamma < 1:
         raise ValueError(f"gamma must lie in (0, 1), got {gamma}")
-    num_visible = min(math.ceil(round(gamma * batch_size, 9)), batch_size - 1)  # 0.7 · 10 is 7, not 7.000000000000001
+    num_labeled = min(math.ceil(round(gamma * batch_size, 9)), batch_size - 1)  # 0.7 · 10 is 7, not 7.000000000000001
     source = generator.device if generator is not None else "cpu"
-    chosen = torch.randperm(batch_size, generator=generator, device=source)[:num_visible]
-    is_visible = torch.zeros(batch_size, dtype=torch.bool, device=source).index_fill_(0, chosen, True)
-    return is_visible.to(device, non_blocking=True)
+    chosen = torch.randperm(batch_size, generator=generator, device=source)[:num_labeled]
+    is_labeled = torch.zeros(batch_size, dtype=torch.bool, device=source).index_fill_(0, chosen, True)
+    return is_labeled.to(device, non_blocking=True)
 
 
-def is_scored(labels: Tensor, is_visible: Tensor, num_classes: int) -> Tensor:
-    """bool [B]: True where a text is hidden and its class has a visible member, so that Eq. 1 can score it.
+def is_scored(labels: Tensor, is_labeled: Tensor, num_classes: int) -> Tensor:
+    """bool [B]: True where a text is unlabeled and its class has a labeled member, so that Eq. 1 can score it.
 
-    labels: int [B] in [0, C), or -1 where the class is not known; is_visible: bool [B] on any device, False where the
+    labels: int [B] in [0, C), or -1 where the class is not known; is_labeled: bool [B] on any device, False where the
     class is not known. No host synchronisation.
     """
-    is_visible = is_visible.to(labels.device, non_blocking=True)
+    is_labeled = is_labeled.to(labels.device, non_blocking=True)
     known = labels.long().clamp(min=0)
-    num_visible_of = torch.zeros(num_classes, dtype=torch.long, device=labels.device)
-    num_visible_of = num_visible_of.scatter_add(0, known, is_visible.long())
-    return ~is_visible & (labels >= 0) & (num_visible_of > 0)[known]
+    num_labeled_of = torch.zeros(num_classes, dtype=torch.long, device=labels.device)
+    num_labeled_of = num_labeled_of.scatter_add(0, known, is_labeled.long())
+    return ~is_labeled & (labels >= 0) & (num_labeled_of > 0)[known]
 
 
 def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
@@ -71,25 +71,25 @@ def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
     return log_kernel - (log_kernel - log_degree / 2).logsumexp(dim=1)  # W is symmetric: q_j is a row sum, too
 
 
-def log_propagate(log_rates: Tensor, labels: Tensor, num_visible: int, num_classes: int) -> Tensor:
-    """log F_U [U, C] from log rates [B, B] and labels [B] whose first `num_visible` nodes are the visible ones.
+def log_propagate(log_rates: Tensor, labels: Tensor, num_labeled: int, num_classes: int) -> Tensor:
+    """log F_U [U, C] from log rates [B, B] and labels [B] whose first `num_labeled` nodes are the labeled ones.
 
-    The closed form F_U = (I − T_UU)⁻¹ T_UL Y_L by state elimination. A class without a visible
+    The closed form F_U = (I − T_UU)⁻¹ T_UL Y_L by state elimination. A class without a labeled
     member gets about NO_EDGE: probability 0.
     """
-    hidden = log_rates[num_visible:]
-    to_visible, to_hidden = hidden.split([num_visible, len(hidden)], dim=1)
-    column = labels[:num_visible].expand_as(to_visible)
-    peak = to_visible.new_full((len(hidden), num_classes), NO_EDGE)
-    peak = peak.scatter_reduce(1, column, to_visible.detach(), "amax")
-    total = torch.zeros_like(peak).scatter_add(1, column, (to_visible - peak.gather(1, column)).exp())
+    unlabeled = log_rates[num_labeled:]
+    to_labeled, to_unlabeled = unlabeled.split([num_labeled, len(unlabeled)], dim=1)
+    column = labels[:num_labeled].expand_as(to_labeled)
+    peak = to_labeled.new_full((len(unlabeled), num_classes), NO_EDGE)
+    peak = peak.scatter_reduce(1, column, to_labeled.detach(), "amax")
+    total = torch.zeros_like(peak).scatter_add(1, column, (to_labeled - peak.gather(1, column)).exp())
     to_class = peak + total.clamp(min=1.0).log()  # logsumexp per class; a class that is there has total >= 1
-    rates = torch.cat([to_class, to_hidden], dim=1)  # [U, C + U]
+    rates = torch.cat([to_class, to_unlabeled], dim=1)  # [U, C + U]
     return eliminate(rates, num_classes).log_softmax(dim=1)
 
 
 class _LinearRates(torch.autograd.Function):
-    """Rates [U, C + U] of the hidden nodes to the classes and to each other, W_ij / q_j summed by class, in float64.
+    """Rates [U, C + U] of the unlabeled nodes to the classes and to each other, W_ij / q_j summed by class, in float64.
 
     |z_i|² + |z_j|² − 2 z_i · z_j is d² within 1e-15, so log W_ij is wrong by 5e-16 / σ² at most. The gradient by z_i is
     Σ_j h_ij z_j, h the gradient by log W, made symmetric, over σ²: what lies along z_i does not reach x_i.
@@ -108,37 +108,37 @@ class _LinearRates(torch.autograd.Function):
         q = weights @ root
         ctx.save_for_backward(x, y, size, is_class, weights, degree, root, q)
         ctx.sigma = sigma
-        num_visible, num_classes = is_class.shape
-        rates = weights[num_visible:] / q
-        return torch.cat([rates[:, :num_visible] @ is_class, rates[:, num_visible:]], dim=1)
+        num_labeled, num_classes = is_class.shape
+        rates = weights[num_labeled:] / q
+        return torch.cat([rates[:, :num_labeled] @ is_class, rates[:, num_labeled:]], dim=1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
         x, y, size, is_class, weights, degree, root, q = ctx.saved_tensors
-        num_visible, num_classes = is_class.shape
+        num_labeled, num_classes = is_class.shape
         by_rate = torch.cat([grad[:, :num_classes] @ is_class.T, grad[:, num_classes:]], dim=1)
-        direct = by_rate.mul_(weights[num_visible:]).div_(q)
+        direct = by_rate.mul_(weights[num_labeled:]).div_(q)
         by_q = direct.sum(dim=0).neg_().div_(q)
         by_degree = (weights @ by_q).mul_(root).div_(degree).mul_(-0.5)
         one = torch.ones_like(root)
         # Two vectors' product may overflow on the diagonal alone, as W_ij keeps it in bounds elsewhere.
         h = torch.stack([by_q, root, by_degree, one], dim=1) @ torch.stack([root, by_q, one, by_degree])
         h = h.mul_(weights).fill_diagonal_(0.0)
-        h[num_visible:] += direct
-        h[:, num_visible:] += direct.T
+        h[num_labeled:] += direct
+        h[:, num_labeled:] += direct.T
         by_y = h @ y
         by_y.addcmul_(y, (by_y * y).sum(dim=1, keepdim=True), value=-(ctx.sigma**2))
         return by_y.div_(size.masked_fill(size == 0, torch.inf) * ctx.sigma).to(x), None, None
 
 
-def linear_rates(embeddings: Tensor, labels: Tensor, sigma: float, num_visible: int, num_classes: int) -> Tensor:
-    """Rates [U, C + U] of the hidden nodes to classes and hidden nodes, float64, each row up to a factor.
+def linear_rates(embeddings: Tensor, labels: Tensor, sigma: float, num_labeled: int, num_classes: int) -> Tensor:
+    """Rates [U, C + U] of the unlabeled nodes to classes and unlabeled nodes, float64, each row up to a factor.
 
-    embeddings: float [B, D], labels: int64 [B], the first `num_visible` of them visible; sigma: σ >= NARROW.
+    embeddings: float [B, D], labels: int64 [B], the first `num_labeled` of them labeled; sigma: σ >= NARROW.
     """
     device = "cpu" if embeddings.is_mps else embeddings.device  # Apple's GPUs have no float64
-    is_class = F.one_hot(labels[:num_visible].to(device), num_classes).double()
+    is_class = F.one_hot(labels[:num_labeled].to(device), num_classes).double()
     return _LinearRates.apply(embeddings, is_class, sigma)
 
 
@@ -148,46 +148,51 @@ def gloss_loss(
     labels: Tensor,
     *,
     sigma: float,
-    is_visible: Tensor,
+    is_labeled: Tensor,
     num_classes: int,
     objective: str = "nll",
     class_weights: Tensor | None = None,
     lap: Callable[[str], None] = lambda part: None,
 ) -> Tensor:
-    """G-Loss, mean over hidden nodes.
+    """G-Loss, mean over unlabeled nodes.
 
-    "nll" is Eq. 1, the negative log of the propagated probability of each hidden node's class; hidden nodes whose class
-    has no visible member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
-    the released code: cross-entropy that takes the propagated probabilities for logits, over all hidden nodes. A node
-    with label -1, whose class is not known, is propagated through and never scored.
+    "nll" is Eq. 1, the negative log of the propagated probability of each unlabeled node's class; those whose class has
+    no labeled member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
+    the released code: cross-entropy that takes the propagated probabilities for logits, over all unlabeled nodes. A
+    node with label -1, whose class is not known, is propagated through and never scored.
     `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
 
     embeddings: float [B, D], B >= 2, any scale (computed in float32, or float64 if that is what comes); labels: int [B]
-    in [0, C) or -1, checked on CPU; sigma: σ > 0; is_visible: bool [B] with at least one True and one False, and False
-    where the label is -1. A mask kept on the CPU (as `choose_visible` makes it) spares a GPU the wait for its count.
-    Returns a scalar; 0, still connected to the encoder, where no hidden node can be scored. Raises ValueError for
+    in [0, C) or -1, checked on CPU; sigma: σ > 0; is_labeled: bool [B] with at least one True and one False, and False
+    where the label is -1. A mask kept on the CPU (as `choose_labeled` makes it) spares a GPU the wait for its count.
+    Returns a scalar; 0, still connected to the encoder, where no unlabeled node can be scored. Raises ValueError for
     anything else. `lap` is told "graph" and "propagation" as each is done (timing of the parts of a step).
     """
     check_batch(embeddings, labels)
     _check_settings(sigma, objective)
-    if is_visible.shape != labels.shape or is_visible.dtype != torch.bool:
-        raise ValueError(f"is_visible must be bool [B] with B = len(embeddings) = {len(labels)}, "
-                         f"got {is_visible.dtype} {list(is_visible.shape)}")
+    if is_labeled.shape != labels.shape or is_labeled.dtype != torch.bool:
+        raise ValueError(
+            f"is_labeled must be bool [B] with B = len(embeddings) = {len(labels)}, "
+            f"got {is_labeled.dtype} {list(is_labeled.shape)}"
+        )
     if labels.device.type == "cpu" and not (-1 <= labels.min() and labels.max() < num_classes):
-        raise ValueError(f"labels must lie in [0, num_classes) = [0, {num_classes}), or be -1 where they are not "
-                         f"known, got {labels.min().item()} to {labels.max().item()}")
-    if labels.device.type == is_visible.device.type == "cpu" and (is_visible & (labels < 0)).any():
-        raise ValueError("is_visible must be False where the label is -1: what is not known cannot be visible")
+        raise ValueError(
+            f"labels must lie in [0, num_classes) = [0, {num_classes}), or be -1 where they are not "
+            f"known, got {labels.min().item()} to {labels.max().item()}"
+        )
+    if labels.device.type == is_labeled.device.type == "cpu" and (is_labeled & (labels < 0)).any():
+        raise ValueError("is_labeled must be False where the label is -1: what is not known cannot be labeled")
     if class_weights is not None and class_weights.shape != (num_classes,):
-        raise ValueError(f"class_weights must be [C] with C = num_classes = {num_classes}, "
-                         f"got {list(class_weights.shape)}")
-    visible, hidden = is_visible.nonzero()[:, 0], (~is_visible).nonzero()[:, 0]
-    if not len(visible) or not len(hidden):
-        raise ValueError(f"is_visible must have a True and a False, got {len(visible)} True of {len(labels)}")
-    order = torch.cat([visible, hidden]).to(embeddings.device, non_blocking=True)
+        raise ValueError(
+            f"class_weights must be [C] with C = num_classes = {num_classes}, got {list(class_weights.shape)}"
+        )
+    labeled, unlabeled = is_labeled.nonzero()[:, 0], (~is_labeled).nonzero()[:, 0]
+    if not len(labeled) or not len(unlabeled):
+        raise ValueError(f"is_labeled must have a True and a False, got {len(labeled)} True of {len(labels)}")
+    order = torch.cat([labeled, unlabeled]).to(embeddings.device, non_blocking=True)
     ordered_labels = labels.long().clamp(min=0)[order]  # of a class that is not known no value is read
     embeddings = embeddings.index_select(0, order)
-    settings = len(visible), num_classes
+    settings = len(labeled), num_classes
     if sigma < NARROW or has_kernel(embeddings.device):
         log_rates = log_transition_rates(embeddings, sigma)
         lap("graph")
@@ -197,13 +202,13 @@ def gloss_loss(
         lap("graph")
         log_prob = log_absorption(rates, num_classes).to(to_working_precision(embeddings))
 
-    target = ordered_labels[len(visible):]
+    target = ordered_labels[len(labeled) :]
     weight = torch.ones_like(log_prob[:, 0]) if class_weights is None else class_weights.to(log_prob)[target]
     if objective == "nll":
-        can_score = is_scored(labels, is_visible, num_classes)[order[len(visible):]]
+        can_score = is_scored(labels, is_labeled, num_classes)[order[len(labeled) :]]
         per_node = F.nll_loss(log_prob, target, reduction="none")
     else:
-        can_score = (labels >= 0)[order[len(visible):]]
+        can_score = (labels >= 0)[order[len(labeled) :]]
         per_node = F.cross_entropy(log_prob.exp(), target, reduction="none")
     weight = weight * can_score
     per_node = per_node.masked_fill(~can_score, 0.0)
@@ -224,7 +229,7 @@ class GLoss(nn.Module):
 
     sigma: σ, or "sqrt": `sqrt_bandwidth` of the first batch it sees, kept from then on and in the state dict (for the
     paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts, and pass the number).
-    gamma: the fraction that stays visible. num_classes: C; None takes the classes of each batch, any integers, at the
+    gamma: the fraction that stays labeled. num_classes: C; None takes the classes of each batch, any integers, at the
     cost of a wait for the GPU. generator: of the random split, on the CPU (None: torch's default one).
     """
 
@@ -243,25 +248,30 @@ class GLoss(nn.Module):
         _check_settings(1.0 if sigma == "sqrt" else sigma, objective)
         if num_classes is None and (objective == "softmax" or class_weights is not None):
             raise ValueError("num_classes must be given for objective='softmax' and for class_weights: both need it")
-        choose_visible(2, gamma)
+        choose_labeled(2, gamma)
         self.sigma = None if sigma == "sqrt" else float(sigma)
         self.gamma, self.num_classes, self.objective, self.generator = gamma, num_classes, objective, generator
         self.register_buffer("class_weights", class_weights, persistent=False)
 
-    def forward(self, embeddings: Tensor, labels: Tensor, is_visible: Tensor | None = None) -> Tensor:
-        """is_visible: the split, bool [B]; drawn by `choose_visible` unless given, which labels of -1 need."""
+    def forward(self, embeddings: Tensor, labels: Tensor, is_labeled: Tensor | None = None) -> Tensor:
+        """is_labeled: the split, bool [B]; drawn by `choose_labeled` unless given, which labels of -1 need."""
         check_batch(embeddings, labels)
         if self.sigma is None:
             self.sigma = sqrt_bandwidth(embeddings)
-        if is_visible is None:
-            is_visible = choose_visible(len(labels), self.gamma, self.generator)
+        if is_labeled is None:
+            is_labeled = choose_labeled(len(labels), self.gamma, self.generator)
         num_classes = self.num_classes
         if num_classes is None:
             classes, labels = labels.unique(return_inverse=True)
             num_classes = len(classes)
         return gloss_loss(
-            embeddings, labels, sigma=self.sigma, is_visible=is_visible, num_classes=num_classes,
-            objective=self.objective, class_weights=self.class_weights,
+            embeddings,
+            labels,
+            sigma=self.sigma,
+            is_labeled=is_labeled,
+            num_classes=num_classes,
+            objective=self.objective,
+            class_weights=self.class_weights,
         )
 
     def get_extra_state(self) -> Tensor:

@@ -1,7 +1,7 @@
-"""Taking nodes out of a Markov chain one by one, without subtraction: where walks from the hidden nodes of a graph end.
+"""Taking nodes out of a Markov chain one by one, without subtraction: where walks from unlabeled nodes end.
 
-I − T_UU, the matrix of the closed form, becomes singular to working precision once a cluster of hidden nodes has no
-visible neighbour; this never forms it (Grassmann, Taksar, Heyman 1985).
+I − T_UU, the matrix of the closed form, becomes singular to working precision once a cluster of unlabeled nodes has no
+labeled neighbour; this never forms it (Grassmann, Taksar, Heyman 1985).
 """
 
 import warnings
@@ -15,7 +15,7 @@ BLOCK = 64  # nodes whose steps are made before the rest of the matrix hears of 
 
 
 def log_absorption(rates: Tensor, num_classes: int) -> Tensor:
-    """Rates [U, C + U] of U hidden nodes to C classes and to each other -> log F_U [U, C], where their walks end.
+    """Rates [U, C + U] of U unlabeled nodes to C classes and to each other -> log F_U [U, C], where their walks end.
 
     rates: float64, >= 0, not so far apart that they leave float64; those of a node to itself never matter, nor does a
     factor of a row. A class that nobody reaches gets about −708, probability 0, and no gradient. Costs U² (C + U)
@@ -26,7 +26,7 @@ def log_absorption(rates: Tensor, num_classes: int) -> Tensor:
 
 
 def eliminate(rates: Tensor, num_classes: int) -> Tensor:
-    """Log rates [U, C + U] of U hidden nodes to C classes and to each other -> log rates [U, C] to the classes alone.
+    """Log rates [U, C + U] of U unlabeled nodes to C classes and to each other -> log rates [U, C] to classes alone.
 
     Node k leaves the chain by sending whoever goes to k on to where k goes next. Rates of a node to itself never
     matter, nor does a constant added to a row. Costs U² (C + U) operations and, for the gradient, as many numbers:
@@ -96,8 +96,8 @@ class _Absorption(torch.autograd.Function):
                 to_block = a[:low, num_classes + low : num_classes + high]
                 to_block.copy_(_solve(_pivots(inside, sums[low:high]), to_block, upper=False, left=False))
                 a[:low, : num_classes + low].addmm_(to_block, outside)
-        to_class, hidden = a.split([num_classes, len(a)], dim=1)
-        probabilities = _solve(_pivots(hidden, sums), to_class, upper=False)
+        to_class, unlabeled = a.split([num_classes, len(a)], dim=1)
+        probabilities = _solve(_pivots(unlabeled, sums), to_class, upper=False)
         ctx.save_for_backward(a, sums, probabilities)
         return probabilities
 
@@ -145,9 +145,9 @@ class _Absorption(torch.autograd.Function):
 _solve = torch.linalg.solve_triangular
 
 
-def _pivots(hidden: Tensor, sums: Tensor) -> Tensor:
+def _pivots(unlabeled: Tensor, sums: Tensor) -> Tensor:
     """S − R."""
-    return hidden.tril(-1).neg_().diagonal_scatter(sums)
+    return unlabeled.tril(-1).neg_().diagonal_scatter(sums)
 
 
 def _blocks(num: int) -> list[tuple[int, int]]:

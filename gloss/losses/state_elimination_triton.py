@@ -29,22 +29,22 @@ def _log_sum_exp(row, width, COLUMNS: tl.constexpr):
 
 
 @triton.jit
-def _forward(history, num_hidden, num_classes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _forward(history, num_unlabeled, num_classes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """history[k] = history[k + 1] without node k, for k = U − 1 … 0; history: [U + 1, U, C + U], the last one given."""
-    stride = num_classes + num_hidden
+    stride = num_classes + num_unlabeled
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    for step in range(0, num_hidden):
-        k = num_hidden - 1 - step
+    for step in range(0, num_unlabeled):
+        k = num_unlabeled - 1 - step
         width = num_classes + k
-        after = history + (k * num_hidden).to(tl.int64) * stride
-        before = after + num_hidden * stride
+        after = history + (k * num_unlabeled).to(tl.int64) * stride
+        before = after + num_unlabeled * stride
         peak, log_total = _log_sum_exp(before + k * stride, width, COLUMNS)
-        for first_row in range(0, num_hidden, ROWS):
+        for first_row in range(0, num_unlabeled, ROWS):
             i = first_row + rows
-            to_k = tl.load(before + i * stride + width, mask=i < num_hidden, other=0.0)
+            to_k = tl.load(before + i * stride + width, mask=i < num_unlabeled, other=0.0)
             for first_column in range(0, width, COLUMNS):
                 m = first_column + columns
-                is_inside = (i < num_hidden)[:, None] & (m < width)[None, :]
+                is_inside = (i < num_unlabeled)[:, None] & (m < width)[None, :]
                 where = i[:, None] * stride + m[None, :]
                 from_k = tl.load(before + k * stride + m, mask=m < width, other=0.0) - peak - log_total
                 direct = tl.load(before + where, mask=is_inside, other=0.0)
@@ -56,30 +56,30 @@ def _forward(history, num_hidden, num_classes, ROWS: tl.constexpr, COLUMNS: tl.c
 
 
 @triton.jit
-def _backward(history, grad, column_sums, num_hidden, num_classes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+def _backward(history, grad, column_sums, num_unlabeled, num_classes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     """grad [U, C + U], of history[0] in its first C columns and 0 elsewhere, becomes that of history[U], in place."""
-    stride = num_classes + num_hidden
+    stride = num_classes + num_unlabeled
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
-    for k in range(0, num_hidden):
+    for k in range(0, num_unlabeled):
         width = num_classes + k
-        before = history + ((k + 1) * num_hidden).to(tl.int64) * stride
+        before = history + ((k + 1) * num_unlabeled).to(tl.int64) * stride
         peak, log_total = _log_sum_exp(before + k * stride, width, COLUMNS)
         for first_column in range(0, width, COLUMNS):
             m = first_column + columns
             from_k = tl.load(before + k * stride + m, mask=m < width, other=0.0) - peak - log_total
             of_column = tl.zeros([COLUMNS], grad.dtype.element_ty)
-            for first_row in range(0, num_hidden, ROWS):
+            for first_row in range(0, num_unlabeled, ROWS):
                 i = first_row + rows
-                is_inside = (i < num_hidden)[:, None] & (m < width)[None, :]
+                is_inside = (i < num_unlabeled)[:, None] & (m < width)[None, :]
                 where = i[:, None] * stride + m[None, :]
-                to_k = tl.load(before + i * stride + width, mask=i < num_hidden, other=0.0)
+                to_k = tl.load(before + i * stride + width, mask=i < num_unlabeled, other=0.0)
                 direct = tl.load(before + where, mask=is_inside, other=0.0)
                 g = tl.load(grad + where, mask=is_inside, other=0.0)
                 advantage = to_k[:, None] + from_k[None, :] - direct
                 over_k = g * tl.sigmoid(advantage)
                 tl.store(grad + where, g * tl.sigmoid(-advantage), mask=is_inside)
-                of_row = tl.load(grad + i * stride + width, mask=i < num_hidden, other=0.0) + tl.sum(over_k, axis=1)
-                tl.store(grad + i * stride + width, of_row, mask=i < num_hidden)
+                of_row = tl.load(grad + i * stride + width, mask=i < num_unlabeled, other=0.0) + tl.sum(over_k, axis=1)
+                tl.store(grad + i * stride + width, of_row, mask=i < num_unlabeled)
                 of_column += tl.sum(over_k, axis=0)
             tl.store(column_sums + m, of_column, mask=m < width)
             tl.debug_barrier()  # the next tile adds to the same sums of rows
@@ -103,11 +103,11 @@ class Eliminate(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, rates: Tensor, num_classes: int) -> Tensor:
-        num_hidden, width = rates.shape
-        history = rates.new_empty(num_hidden + 1, num_hidden, width)
-        history[num_hidden] = rates
+        num_unlabeled, width = rates.shape
+        history = rates.new_empty(num_unlabeled + 1, num_unlabeled, width)
+        history[num_unlabeled] = rates
         with torch.cuda.device_of(rates):
-            _forward[(1,)](history, num_hidden, num_classes, **TILES)
+            _forward[(1,)](history, num_unlabeled, num_classes, **TILES)
         ctx.save_for_backward(history)
         ctx.num_classes = num_classes
         return history[0, :, :num_classes].clone()
@@ -116,9 +116,9 @@ class Eliminate(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_output: Tensor) -> tuple[Tensor, None]:
         (history,) = ctx.saved_tensors
-        _, num_hidden, width = history.shape
-        grad = history.new_zeros(num_hidden, width)
+        _, num_unlabeled, width = history.shape
+        grad = history.new_zeros(num_unlabeled, width)
         grad[:, : ctx.num_classes] = grad_output
         with torch.cuda.device_of(grad):
-            _backward[(1,)](history, grad, history.new_empty(width), num_hidden, ctx.num_classes, **TILES)
+            _backward[(1,)](history, grad, history.new_empty(width), num_unlabeled, ctx.num_classes, **TILES)
         return grad, None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gloss.models.dropout import Dropout, fast_dropout
-from gloss.models.unpadded import Packed, runs, slice_bounds
+from gloss.models.unpadded import Packed, bucket_bounds, runs
 
 _BERT_LIKE = ("bert", "roberta", "xlm-roberta")
 
@@ -175,8 +175,7 @@ class TokenTable:
             if a is None and b is None:
                 return None
             tables = [
-                torch.zeros_like(x.input_ids, dtype=torch.uint8) if y is None else y
-                for x, y in ((self, a), (other, b))
+                torch.zeros_like(x.input_ids, dtype=torch.uint8) if y is None else y for x, y in ((self, a), (other, b))
             ]
             return torch.cat([F.pad(x, (0, width - x.shape[1])) for x in tables])  # no step reads beyond a text's end
 
@@ -215,7 +214,7 @@ class TokenTable:
         device = device_rows.device
         if num_groups and lengths.min() == lengths.max():
             num_groups = 1
-        bounds = slice_bounds(lengths, num_groups) if num_groups else runs(lengths)
+        bounds = bucket_bounds(lengths, num_groups) if num_groups else runs(lengths)
         is_even = [lengths[a:b].min() == lengths[a:b].max() for a, b in bounds]
         groups = []
         for (a, b), even in zip(bounds, is_even, strict=True):

@@ -16,8 +16,8 @@ from gloss.records.reading import Record, read_records
 def load_runs(folder: str | Path) -> pd.DataFrame:
     """Return the finished runs under an outputs folder, one row per run, sorted by folder.
 
-    Columns: `dataset`, `model`, `mode`, `loss`, `variant`, `digits` (of the configuration), `seed`; metrics in percent
-    by split (`test_accuracy`, `val_macro_f1`; `test_macro_silhouette` from -1 to 1); `epochs`, `best_epoch`;
+    Columns: `dataset`, `model`, `mode`, `loss`, `variant`, `config_hash`, `seed`; metrics in percent by split
+    (`test_accuracy`, `val_macro_f1`; `test_macro_silhouette` from -1 to 1); `epochs`, `best_epoch`;
     `seconds_training`, `seconds_per_epoch` and the other times in seconds; `graph_at_best_homophily` and the other
     measures of the graph; the hyperparameters that were used (`lr`, `lam`, `sigma`, `gamma`); what else result.json
     holds in a single value; the configuration under its own keys (`trainer.max_epochs`); `folder`. A value that a run
@@ -43,7 +43,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 def frame_of(records: Sequence[Record]) -> pd.DataFrame:
     """The columns of `load_runs` for these records, in their order."""
     rows = [_row(record) for record in records]
-    first = [*rows[0]] if rows else ["dataset", "model", "mode", "loss", "variant", "digits", "seed", "folder"]
+    first = [*rows[0]] if rows else ["dataset", "model", "mode", "loss", "variant", "config_hash", "seed", "folder"]
     return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(key for row in rows for key in row)])))
 
 

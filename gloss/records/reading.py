@@ -21,7 +21,7 @@ from gloss.config import Config
 from gloss.errors import RunError
 from gloss.records.run_folder import is_done
 
-SELECTION = ("dataset", "model", "loss", "mode", "variant", "digits", "seed")  # what tells runs apart
+SELECTION = ("dataset", "model", "loss", "mode", "variant", "config_hash", "seed")  # what tells runs apart
 SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20  # 8,000 epochs, or a study of 10,000 trials; in memory JSON takes up to 30 times its size
 MAX_YAML_BYTES = 2**18  # 2,000 selections of an experiment; YAML is read a hundred times slower
@@ -49,7 +49,7 @@ class Record:
 
     @cached_property
     def identity(self) -> SimpleNamespace:
-        """dataset, model, mode, loss, variant, digits, seed."""
+        """dataset, model, mode, loss, variant, config_hash, seed."""
         return SimpleNamespace(**self.result["identity"])
 
     def epochs(self) -> list[dict[str, Any]]:
@@ -64,12 +64,12 @@ class Record:
 
     def _check_sizes(self, sizes: dict[str, int]) -> None:
         """Raise ValueError where arrays (name -> bytes) are larger than the record's own texts and classes explain."""
-        num_texts = max((n for part, n in self.result["num_rows"].items() if part != "train"), default=0)
+        num_examples = max((n for part, n in self.result["num_rows"].items() if part != "train"), default=0)
         widths = {"labels": 1, "logits": len(self.result["labels"]), "embeddings": MAX_WIDTH}
         for name, size in sizes.items():
-            limit = 2**20 + 8 * num_texts * widths.get(name.rpartition("_")[2], 1)
+            limit = 2**20 + 8 * num_examples * widths.get(name.rpartition("_")[2], 1)
             if size > limit:
-                raise ValueError(f"{name} unpacks to {size} bytes, more than {num_texts} texts take: {limit:.0f}")
+                raise ValueError(f"{name} unpacks to {size} bytes, more than {num_examples} texts take: {limit:.0f}")
         if (size := sum(sizes.values())) > MAX_ARRAY_BYTES:
             raise ValueError(f"it unpacks to {size} bytes, more than predictions ever have")
 
@@ -122,7 +122,7 @@ def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
                 if record.result.get("is_trial"):
                     raise RunError(f"{folder} is a trial of a search, which saw no test texts")
                 i = record.identity
-                expected = runs / i.dataset / i.model / f"{i.mode}-{i.loss}" / i.digits / f"seed={i.seed}"
+                expected = runs / i.dataset / i.model / f"{i.mode}-{i.loss}" / i.config_hash / f"seed={i.seed}"
                 if folder != expected:
                     raise RunError(f"{folder} holds the record of another folder, {expected.relative_to(runs)}")
                 records.append(record)
@@ -218,7 +218,7 @@ def _check_depth(content: Any) -> None:
         raise ValueError("it is nested too deeply")
 
 
-_IDENTITY = {"dataset": str, "model": str, "mode": str, "loss": str, "variant": str, "digits": str, "seed": int}
+_IDENTITY = {"dataset": str, "model": str, "mode": str, "loss": str, "variant": str, "config_hash": str, "seed": int}
 _REQUIRED = {
     "schema_version": int,
     "identity": dict,

@@ -29,7 +29,7 @@ _NOT_IN_DIGITS_OF = {
     "dataset": ("name", "path", "val_path", "test_path", "unlabeled_path", "separator", "encoding", "shift_to"),
     "model": ("alias",),
     "loss": ("name",),
-    "trainer": ("device", "micro_batch", "num_slices", "checkpoint_minutes", "save_model", "tensorboard"),
+    "trainer": ("device", "grad_cache_chunk", "num_length_buckets", "checkpoint_minutes", "save_model", "tensorboard"),
 }
 # Keys that came later: left out while they change nothing, so that older runs keep their folders.
 _LATER = {
@@ -39,12 +39,12 @@ _LATER = {
 }
 
 
-def digits(cfg: Config, fingerprint: str | None = None) -> str:
+def config_hash(cfg: Config, fingerprint: str | None = None) -> str:
     """Eight hex digits of everything in the configuration that can change the result, but for the folder's own levels.
 
     fingerprint: of the texts; needed for data sets that are the user's own (csv, hub), where a path says nothing.
     """
-    rest = config_in_digits(cfg)
+    rest = hashed_config(cfg)
     if cfg.dataset.has_own_texts:
         if fingerprint is None:
             raise ValueError(f"dataset={cfg.dataset.name} holds the user's own texts: their fingerprint is needed")
@@ -52,8 +52,8 @@ def digits(cfg: Config, fingerprint: str | None = None) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
 
 
-def config_in_digits(cfg: Config) -> dict[str, Any]:
-    """The part of the configuration that the digits stand for."""
+def hashed_config(cfg: Config) -> dict[str, Any]:
+    """The part of the configuration that config_hash stands for."""
     rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_DIGITS}
     for group, keys in _NOT_IN_DIGITS_OF.items():
         rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
@@ -92,8 +92,8 @@ def _content(name: str) -> str:
 
 
 def run_folder(cfg: Config, fingerprint: str | None = None) -> Path:
-    """`<outputs>/runs/<dataset>/<model>/<mode>-<loss>/<digits>/seed=<s>`."""
-    name = Path(cfg.dataset.name) / cfg.model.alias / f"{cfg.mode}-{cfg.loss.name}" / digits(cfg, fingerprint)
+    """`<outputs>/runs/<dataset>/<model>/<mode>-<loss>/<config_hash>/seed=<s>`."""
+    name = Path(cfg.dataset.name) / cfg.model.alias / f"{cfg.mode}-{cfg.loss.name}" / config_hash(cfg, fingerprint)
     return Path(cfg.paths.outputs) / "runs" / name / f"seed={cfg.seed}"
 
 

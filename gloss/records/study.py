@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gloss.config import INTEGRATED, SEARCHED
+from gloss.config import HYPERPARAMETERS, INTEGRATED
 from gloss.errors import RunError
 from gloss.records.reading import files_under, read_json, shortened
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 
 SCHEMA_VERSION = 1
 MAX_STEPS = 1_000_000  # of a range; a damaged one may have more than there is memory for
@@ -34,7 +34,7 @@ class Study:
     variant: str
     search: str
     seed: int
-    train_texts: int
+    train_examples: int
     train_limit: int | None
     max_epochs: int
     num_trials: int
@@ -70,7 +70,7 @@ def read_studies(outputs: str | Path, problems: list[str] | None = None) -> list
         except RunError as error:
             if problems is None:
                 raise
-            problems.append(printable(f"{path.parent.name}: {error}"))
+            problems.append(escape_control_characters(f"{path.parent.name}: {error}"))
     return found
 
 
@@ -102,7 +102,7 @@ def _is_sound(study: Study) -> bool:
     tried = [trial for trial in trials if trial["state"] in ("complete", "pruned")]
     texts = [getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant", "search")]
     texts += [trial["state"] for trial in trials] + [trial["reason"] or "" for trial in trials]
-    counts = [getattr(study, key) for key in ("seed", "train_texts", "max_epochs", "num_trials")]
+    counts = [getattr(study, key) for key in ("seed", "train_examples", "max_epochs", "num_trials")]
     counts += [study.train_limit or 0, *(trial[key] or 0 for trial in trials for key in numbers)]
     ranges = [(*row, False) if isinstance(row, list) else row for row in study.space.values()]
     return (
@@ -110,7 +110,7 @@ def _is_sound(study: Study) -> bool:
         and all(isinstance(x, str) for x in texts)
         and all(type(x) is int and 0 <= x < 2**31 for x in counts)
         and all(0 <= (trial["seconds"] or 0) < 1e12 for trial in trials)
-        and 0 < len(study.space.keys() & SEARCHED.keys()) == len(study.space)
+        and 0 < len(study.space.keys() & HYPERPARAMETERS.keys()) == len(study.space)
         and all(math.isfinite(x) for row in ranges for x in row)
         and all(row[0] > 0 for row in ranges if row[-1])
         and all(math.isfinite(trial["params"][name]) for trial in tried for name in study.space)

@@ -19,7 +19,7 @@ from gloss.report.figures import speed as bench
 from gloss.report.figures import sweeps as lines
 from gloss.report.figures.graph_quality import graph_quality
 from gloss.report.html_page import Section, render
-from gloss.report.seed_groups import Group, gather, loose_groups, refuse_doubles
+from gloss.report.seed_groups import Group, gather, refuse_doubles, ungrouped_runs
 from gloss.report.table import Table
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import datasets_and_search as starting
@@ -30,7 +30,7 @@ from gloss.report.tables.comparisons import Claim
 from gloss.report.tables.paper_claims import paper_claims_table
 from gloss.report.tables.reference import with_references
 from gloss.runtime.atomic import write_atomic
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 
 SECTIONS = {  # a section of the page: title, the experiments whose runs it shows
     "demo": ("Before and after training", ("demo",)),
@@ -86,12 +86,12 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     if unknown := sorted(set(only or ()) - set(SECTIONS)):
         raise ConfigError(f"only={','.join(unknown)} is not allowed: expected some of {', '.join(SECTIONS)}")
     records, found = read_records(outputs)
-    problems = [printable(f"{_relative(p.folder, outputs)}: {p.reason}") for p in found]
+    problems = [escape_control_characters(f"{_relative(p.folder, outputs)}: {p.reason}") for p in found]
     records, doubles = refuse_doubles(records)
     problems += doubles
     cells, commands = _compose(outputs, only, records, problems)
     groups = {name: gather(c, records) for name, c in cells.items()}
-    expected = {(g.dataset, g.model, g.mode, g.loss, g.digits) for mine, _ in groups.values() for g in mine}
+    expected = {(g.dataset, g.model, g.mode, g.loss, g.config_hash) for mine, _ in groups.values() for g in mine}
     found_studies = sorted(read_studies(outputs, problems), key=starting.study_order)  # the paper's
     sections, claims = [], []
     with styled(), warnings.catch_warnings():
@@ -109,7 +109,9 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
                 continue
             parts = [part for part in parts if part is not None]
             if name in groups:  # runs of the same cells with other settings, unless another experiment asked for them
-                others = [g for g in groups[name][1] if (g.dataset, g.model, g.mode, g.loss, g.digits) not in expected]
+                others = [
+                    g for g in groups[name][1] if (g.dataset, g.model, g.mode, g.loss, g.config_hash) not in expected
+                ]
                 if others and name in _TABLES:
                     parts.append(runs_table(others, f"{name}_others", "Other runs, not in the table"))
             if parts:
@@ -122,7 +124,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         if claims:
             summary = compare.claims_table(claims)
             sections.insert(0, _section("claims", summary.title, [summary], ""))
-        loose = loose_groups(records)
+        loose = ungrouped_runs(records)
         if loose and only is None:
             asked = [g for name in ("table2", "table3", "table6") for g in groups.get(name, ((), ()))[0]]
             for name, draw in (("graph_quality", graph_quality), ("convergence", convergence)):
@@ -162,12 +164,12 @@ def _compose(
         chosen = {name: chosen.get(name, [[]]) for name in sorted(needed)}
     cells, commands = {}, {}
     if chosen:
-        from gloss.experiments.requested import same_settings, selected_cells, with_texts  # here: Hydra takes its time
+        from gloss.experiments.requested import requested_runs, same_settings, with_texts  # here: Hydra takes its time
 
         for name, asked in chosen.items():
             asked = same_settings(name, asked)[-1]  # those that go together with the last
             try:
-                cells[name] = with_texts(selected_cells(name, asked, outputs), records)
+                cells[name] = with_texts(requested_runs(name, asked, outputs), records)
             except ValueError as error:  # ConfigError; DataError: texts that neither the disk nor the records know
                 problems.append(f"{name}: {error}")
             arguments = [f' ARGS="{" ".join(overrides)}"' if overrides else "" for overrides in asked]
@@ -262,7 +264,9 @@ def _speed(outputs: Path, problems: list[str]) -> list[Section]:
             raise ValueError(f"{unfit[0]!r:.50} is no name of a benchmark")
         parts = [*bench.tables(results), *bench.drawings(results)]
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        problems.append(printable(f"bench: the results cannot be used: {type(error).__name__}: {error}"))
+        problems.append(
+            escape_control_characters(f"bench: the results cannot be used: {type(error).__name__}: {error}")
+        )
         return []
     return [_section("bench", "Speed", parts, "make bench")] if parts else []
 

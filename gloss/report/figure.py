@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from gloss.report.table import csv_text
 from gloss.runtime.atomic import write_atomic
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 
 STYLE = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
@@ -87,7 +87,7 @@ def clipped(text: str, most: int = 24) -> str:
 
 def plain(text: str) -> str:
     """Text that matplotlib draws as it stands ($ would begin a formula)."""
-    return printable(text).replace("$", r"\$")
+    return escape_control_characters(text).replace("$", r"\$")
 
 
 def legend_beside(ax: Any, handles: Sequence[Any], names: Sequence[str], per_column: int, **look: Any) -> list[str]:

@@ -76,8 +76,8 @@ def render(
 
 def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
     """The verdicts of all cells, one a cell and metric: Table 4 shows some of Table 3 again."""
-    judged = pd.concat([f for f in frames if {"digits", "verdict"} <= set(f)] or [pd.DataFrame({"verdict": []})])
-    keys = [key for key in ("dataset", "model", "mode", "loss", "digits", "metric") if key in judged]
+    judged = pd.concat([f for f in frames if {"config_hash", "verdict"} <= set(f)] or [pd.DataFrame({"verdict": []})])
+    keys = [key for key in ("dataset", "model", "mode", "loss", "config_hash", "metric") if key in judged]
     return [*judged.dropna(subset="verdict").drop_duplicates(keys or None)["verdict"]]
 
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gloss.experiments.cost import DEVICES, ENCODERS, EPOCHS_TO_BEST, LAUNCH_SECONDS, Speeds, _hours, lengths
-from gloss.experiments.grid import Cell, own_fingerprint
+from gloss.experiments.grid import RunSpec, own_fingerprint
 from gloss.experiments.requested import with_texts
 from gloss.experiments.status import DONE, FAILED, FLOAT32, INTERRUPTED, RUNNING, searches_left, state
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import failure, read_records
-from gloss.records.run_folder import digits
+from gloss.records.run_folder import config_hash
 from gloss.report.seed_groups import gather, mean_std
 from gloss.report.table import MISSING
 from gloss.report.tables.results import judge
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 
 
 # ----------------------------------------------------------------------------------------------------------- the plan
@@ -26,7 +26,7 @@ from gloss.runtime.terminal import printable
 class Line:
     """A cell in a plan."""
 
-    cell: Cell
+    cell: RunSpec
     states: Mapping[int, str]  # by seed
     epochs: float
     epochs_from: str
@@ -51,14 +51,14 @@ class Plan:
 
     lines: Sequence[Line]
     speeds: Speeds
-    searches: Mapping[Path, tuple[Cell, int]]  # overlay to be written -> what its search trains, trials left
+    searches: Mapping[Path, tuple[RunSpec, int]]  # overlay to be written -> what its search trains, trials left
 
     def runs_to_do(self) -> dict[tuple, Line]:
         """Each run once, also where several experiments share it."""
         found = {}
         for line in self.lines:
             c = line.cell
-            level = c.digits or digits(c.config, c.fingerprint or own_fingerprint(c.config))
+            level = c.config_hash or config_hash(c.config, c.fingerprint or own_fingerprint(c.config))
             for seed in (seed for seed, s in line.states.items() if s != DONE):
                 found[c.dataset, c.model, c.mode, c.loss, level, seed] = line
         return found
@@ -85,7 +85,7 @@ class Plan:
 
 
 def make_plan(
-    cells: Sequence[Cell],
+    cells: Sequence[RunSpec],
     device: str,
     cores: int,
     overrides: Sequence[str] = (),
@@ -204,4 +204,4 @@ def _basis(plan: Plan) -> list[str]:
 def failures(lines: Iterable[Line]) -> list[str]:
     """A line for each failed run: its folder, and why."""
     folders = [line.cell.folder(seed) for line in lines for seed, s in line.states.items() if s == FAILED]
-    return [printable(f"{folder}: {failure(folder).partition(chr(10))[0]}") for folder in folders]
+    return [escape_control_characters(f"{folder}: {failure(folder).partition(chr(10))[0]}") for folder in folders]

@@ -11,7 +11,7 @@ from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import shortened
 from gloss.report.seed_groups import mean_std
 
-IDENTITY = ["dataset", "model", "mode", "loss", "variant", "digits"]
+IDENTITY = ["dataset", "model", "mode", "loss", "variant", "config_hash"]
 BLOCK = ["dataset", "model", "mode"]  # among whose cells the best is marked
 METRICS = {  # column of the frame -> heading, digits
     "val_macro_f1": ("Val F1 %", 2),
@@ -26,9 +26,9 @@ NOT_SETTINGS = (
     "variant.",
     "trainer.device",
     "trainer.save_model",
-    "trainer.micro_batch",
+    "trainer.grad_cache_chunk",
 )
-NOT_COMPARED = {"folder", "digits", "finished_at", "schema_version", "fingerprint"}
+NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "fingerprint"}
 
 
 def by_cell(runs: pd.DataFrame) -> str:
@@ -54,7 +54,7 @@ def by_cell(runs: pd.DataFrame) -> str:
 
 def listed(runs: pd.DataFrame) -> str:
     """A line a run: its name for `compare=`, what it is, its scores and its seconds."""
-    columns = {"Run": [f"{run.digits}/{run.seed}" for run in runs.itertuples()]}
+    columns = {"Run": [f"{run.config_hash}/{run.seed}" for run in runs.itertuples()]}
     columns |= _names(runs, [run for _, run in runs.iterrows()])
     keys = len(columns)
     for column, (heading, digits) in METRICS.items():
@@ -82,16 +82,16 @@ def compared(a: pd.Series, b: pd.Series) -> str:
 
 
 def settings(runs: pd.DataFrame) -> dict[str, str]:
-    """By the digits of a configuration its settings that others of its data set, model, mode, loss and variant do not
+    """By config_hash, the settings of a configuration that others of its data set, model, mode, loss and variant do not
     have: those that differ among them, but for a value that more than half of them share."""
     keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
     found = {}
     for _, block in runs.groupby(IDENTITY[:-1], sort=False, dropna=False):
-        cells = block.drop_duplicates("digits")
+        cells = block.drop_duplicates("config_hash")
         shown = {key: cells[key].map(_value) for key in keys if cells[key].map(_value).nunique() > 1}
-        for i, digits in enumerate(cells["digits"]):
+        for i, config_hash in enumerate(cells["config_hash"]):
             mine = {key: texts.iloc[i] for key, texts in shown.items() if 2 * sum(texts == texts.iloc[i]) <= len(cells)}
-            found[digits] = " ".join(f"{key.partition('.')[2]}={text}" for key, text in mine.items())
+            found[config_hash] = " ".join(f"{key.partition('.')[2]}={text}" for key, text in mine.items())
     return found
 
 
@@ -112,7 +112,7 @@ def _names(runs: pd.DataFrame, rows: Sequence[pd.Series]) -> dict[str, list[str]
         "Mode": [row["mode"] for row in rows],
         "Loss": [loss_name(row["loss"], row["mode"]) for row in rows],
         "Variant": [row["variant"] for row in rows],
-        "Settings": [told[row["digits"]] for row in rows],
+        "Settings": [told[row["config_hash"]] for row in rows],
     }
     idle = {"Variant": {"paper"}, "Settings": {""}}  # columns that say nothing
     return {key: texts for key, texts in names.items() if set(texts) != idle.get(key)}

@@ -11,13 +11,13 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from gloss.config import CONFIG_DIR, SCL_CE, SEARCHED
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS, SCL_CE
 from gloss.paper.names import paper_order
 from gloss.records.reading import number
 from gloss.report.statistics import mean, std
 from gloss.report.table import number_text
 
-CELL = ["dataset", "model", "mode", "loss", "variant", "digits"]  # what tells configurations apart
+CELL = ["dataset", "model", "mode", "loss", "variant", "config_hash"]  # what tells configurations apart
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Group:
     mode: str
     loss: str
     variant: str
-    digits: str | None  # None: its values are not searched for yet
+    config_hash: str | None  # None: its values are not searched for yet
     runs: dict[int, Any]
     seeds: tuple[int, ...]
     point: dict[str, Any] = field(default_factory=dict)
@@ -82,14 +82,16 @@ def _device(run: Any) -> str:
     return str(run.result.get("device_name") or run.result.get("device"))
 
 
-def loose_groups(records: Sequence[Any]) -> list[Group]:
+def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
     """All records, grouped by configuration, in the paper's order. Two records of one seed: see `refuse_doubles`."""
     groups = []
     for key, runs in _identities(records).sort_values("seed").groupby(CELL, sort=False):
         by_seed = dict(zip(runs["seed"].tolist(), runs["record"], strict=True))
         config = runs["record"].iloc[0].result.get("config", {})
         groups.append(Group(*key, runs=by_seed, seeds=tuple(by_seed), config=config))
-    return sorted(groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.digits))
+    return sorted(
+        groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.config_hash)
+    )
 
 
 def refuse_doubles(records: Sequence[Any]) -> tuple[list[Any], list[str]]:
@@ -116,7 +118,7 @@ def _identities(records: Sequence[Any]) -> pd.DataFrame:
 def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], list[Group]]:
     """The cells of an experiment with their runs, and the other runs of the same data set, model, mode and loss.
 
-    A run belongs to a cell only if its digits, and so its whole configuration, are the cell's.
+    A run belongs to a cell only if its config_hash, and so its whole configuration, are the cell's.
     """
     cells = list(cells)
     points = [dict(c.point) for c in cells]
@@ -130,11 +132,11 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
     used = {id(run) for g in groups for run in g.runs.values()}
     kinds = {(g.dataset, g.model, g.mode, g.loss) for g in groups}
     others = [r for r in records if id(r) not in used and _key(r.identity)[:4] in kinds]
-    return groups, loose_groups(others)
+    return groups, ungrouped_runs(others)
 
 
 def _key(x: Any) -> tuple:
-    return x.dataset, x.model, x.mode, x.loss, x.digits
+    return x.dataset, x.model, x.mode, x.loss, x.config_hash
 
 
 # What the paper's protocol sets where it compares; anything else makes another experiment of a run. To these come the
@@ -152,8 +154,8 @@ _PROTOCOL = {
     "trainer.max_epochs": 200,
     "trainer.batch_size": 128,
     "trainer.patience": 10,
-    "trainer.lr_drop_epoch": 30,
-    "trainer.lr_drop_factor": 0.1,
+    "trainer.lr_decay_epoch": 30,
+    "trainer.lr_decay_factor": 0.1,
     "trainer.sampler": "random",
     "ablation.sigma_scale": 1.0,
     "ablation.gamma_offset": 0.0,
@@ -166,7 +168,7 @@ RELEASED = "variant=released"
 _BUDGET, _AUTHORS_BUDGET = 15, {"triplet": 5, "cosine": 5}  # trials of a search; where search=authors has fewer
 
 
-def departures(config: dict[str, Any]) -> list[str]:
+def protocol_deviations(config: dict[str, Any]) -> list[str]:
     """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "search.trials=2"].
 
     A key that an older record lacks counts as the protocol's.
@@ -179,7 +181,7 @@ def is_comparable(config: dict[str, Any]) -> bool:
 
     They keep the paper's protocol. The released code's variant does: the paper's numbers most likely come from it.
     """
-    return not set(departures(config)) - {RELEASED}
+    return not set(protocol_deviations(config)) - {RELEASED}
 
 
 def setting(g: Group) -> tuple[str, ...]:
@@ -232,15 +234,15 @@ def _smaller_search(config: dict[str, Any]) -> list[str]:
     names = [*space.get(str(config.get("mode")), {}).get(loss, {})]
     if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
         names = [name for name in names if name != "lam"]
-    keys = [SEARCHED[name] for name in names]
+    keys = [HYPERPARAMETERS[name] for name in names]
     applied = tuned.get("applied")
-    by_hand = [key for key in keys if isinstance(applied, list) and key not in applied]
+    overridden = [key for key in keys if isinstance(applied, list) and key not in applied]
     trials = number(tuned, "trials") or 0
-    if keys and (by_hand == keys or not trials):
+    if keys and (overridden == keys or not trials):
         return ["search.trials=0"]
     budget = _AUTHORS_BUDGET.get(loss, _BUDGET) if tuned.get("search") == "authors" else _BUDGET
     found = [f"search.trials={trials:.0f}"] if keys and trials < budget else []
-    values = {key: (config.get(key.split(".")[0]) or {}).get(key.split(".")[1]) for key in by_hand}
+    values = {key: (config.get(key.split(".")[0]) or {}).get(key.split(".")[1]) for key in overridden}
     return found + [f"{key}={value} by hand" for key, value in values.items()]
 
 

@@ -25,7 +25,7 @@ class Presence:
         name = f"{device.type}{device.index or 0}"
         if device.type == "cuda":
             name = str(torch.cuda.get_device_properties(device).uuid)
-        self.folder = meeting_folder(name)
+        self.folder = shared_lock_folder(name)
         # Without a folder to meet in nobody can say that the device was ours alone: rather a timing too few in a table.
         self.was_shared = self.folder is None
 
@@ -64,7 +64,7 @@ class Presence:
 _mine: FileLock | None = None  # held until this process ends, however it ends
 
 
-def meeting_folder(name: str) -> Path | None:
+def shared_lock_folder(name: str) -> Path | None:
     """The folder `name` in the temp directory, which only this user can write to; None where there is no such folder.
 
     Anybody can foresee its path, so a link or a folder that others may write to is not used. Named by uid: in
@@ -83,7 +83,7 @@ def meeting_folder(name: str) -> Path | None:
     return folder
 
 
-def claim_gpu() -> int | None:
+def assign_gpu() -> int | None:
     """Make a GPU that no other process of a sweep has taken the current one; its index, None with fewer than two GPUs.
 
     With more processes than GPUs the rest share them. Runs that are not part of a sweep use the first GPU, or the one
@@ -97,7 +97,7 @@ def claim_gpu() -> int | None:
         return None
     if _mine is not None:
         return torch.cuda.current_device()
-    folder = meeting_folder("workers")
+    folder = shared_lock_folder("workers")
     chosen = os.getpid() % num_gpus
     for i in range(num_gpus if folder else 0):
         lock = FileLock(folder / str(torch.cuda.get_device_properties(i).uuid))

@@ -32,7 +32,7 @@ ALIASES = {  # what other programs call it -> our key
     "trainer.batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size",
     "trainer.patience": "early_stopping early_stopping_patience",
     "trainer.max_grad_norm": "clip grad_clip clip_grad_norm max_norm gradient_clip_val",
-    "trainer.micro_batch": "gradient_accumulation_steps accumulate_grad_batches micro_batch_size",
+    "trainer.grad_cache_chunk": "gradient_accumulation_steps accumulate_grad_batches micro_batch_size",
     "trainer.precision": "fp16 bf16 amp mixed_precision dtype",
     "trainer.device": "gpu cuda accelerator",
     "trainer.save_model": "save save_checkpoint save_weights",
@@ -59,9 +59,9 @@ ABSENT = {  # what there is not, and what there is instead
     "weight_decay wd l2 decay": "there is no weight decay: the optimizer is Adam without it",
     "optimizer optim optimiser": "there is no choice of optimizer: it is Adam, with the rate trainer.lr",
     "warmup warmup_steps warmup_ratio num_warmup_steps": "there is no warm-up: the rate is trainer.lr from the first "
-    "step on, and trainer.lr_drop_factor of it after epoch trainer.lr_drop_epoch",
+    "step on, and trainer.lr_decay_factor of it after epoch trainer.lr_decay_epoch",
     "scheduler lr_scheduler lr_scheduler_type": "there is no choice of schedule: the rate drops once, by "
-    "trainer.lr_drop_factor after epoch trainer.lr_drop_epoch",
+    "trainer.lr_decay_factor after epoch trainer.lr_decay_epoch",
     "pooling pool": "there is no choice of pooling: an embedding is the last hidden state at the first token",
     "beta1 beta2 betas momentum eps epsilon": "there is no such key: Adam has PyTorch's own settings",
 }

@@ -22,7 +22,7 @@ class Interrupted(BaseException):
 
 
 @contextmanager
-def interruptible() -> Iterator[None]:
+def raise_on_signal() -> Iterator[None]:
     """A signal raises Interrupted wherever the process is."""
 
     def stop(number: int, _frame: object) -> None:

@@ -9,11 +9,11 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from gloss.runtime.signals import Interrupted, interruptible
+from gloss.runtime.signals import Interrupted, raise_on_signal
 
 
 @contextmanager
-def queued_again() -> Iterator[None]:
+def requeued() -> Iterator[None]:
     """In a job of submitit's (SLURM) that is warned of its end: write a checkpoint before the job is queued again.
 
     SIGUSR2 warns of the time limit; submitit's own handler queues it again too, but leaves in the middle of a step.
@@ -31,7 +31,7 @@ def queued_again() -> Iterator[None]:
 
     signal.signal(signal.SIGUSR2, stop)
     try:
-        with interruptible():
+        with raise_on_signal():
             yield
     except Interrupted as interrupted:
         if not warnings and not (interrupted.number == signal.SIGTERM and _is_preempted()):

@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, TextIO
 
 from gloss.errors import ConfigError, DataError, RunError
-from gloss.runtime.signals import Interrupted, interruptible
+from gloss.runtime.signals import Interrupted, raise_on_signal
 
 PLACES = ("run", "file", "to", "paths.outputs", "paths.data")  # ~ is the home folder
 
 
-def printable(text: object) -> str:
+def escape_control_characters(text: object) -> str:
     """`text` without anything that could steer a terminal: control and invisible characters become escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
 
@@ -94,7 +94,7 @@ def show_what_can_be_shown() -> None:
 
 
 @contextlib.contextmanager
-def outlasting_its_readers() -> Iterator[None]:
+def ignore_broken_pipe() -> Iterator[None]:
     """A pipe that is closed or a terminal that is gone must not end runs of days: what they would show is lost."""
     show_what_can_be_shown()
     before = sys.stdout, sys.stderr
@@ -105,11 +105,11 @@ def outlasting_its_readers() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def status_of(task: Callable[[], int | None]) -> int:
+def run_with_exit_code(task: Callable[[], int | None]) -> int:
     """Run `task`; its exit status, 2 for what the user can mend and 1 where the system refuses: both are told."""
     show_what_can_be_shown()
     try:
-        with interruptible():
+        with raise_on_signal():
             return task() or 0
     except BrokenPipeError:  # `… | head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -117,7 +117,7 @@ def status_of(task: Callable[[], int | None]) -> int:
     except (ConfigError, DataError, RunError, OSError) as error:
         if isinstance(error, OSError) and error.errno is None:  # a library's
             raise
-        print("error:", "\n".join(map(printable, explain(error).splitlines())), file=sys.stderr)
+        print("error:", "\n".join(map(escape_control_characters, explain(error).splitlines())), file=sys.stderr)
         return 1 if isinstance(error, OSError) else 2
     except Interrupted as error:
         return 128 + error.number

@@ -15,7 +15,17 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from gloss.config import CONFIG_DIR, GLOSS_O, INTEGRATED, SCL, SCL_CE, SEARCHED, Config, DatasetConfig, TrainerConfig
+from gloss.config import (
+    CONFIG_DIR,
+    GLOSS_O,
+    HYPERPARAMETERS,
+    INTEGRATED,
+    SCL,
+    SCL_CE,
+    Config,
+    DatasetConfig,
+    TrainerConfig,
+)
 from gloss.errors import ConfigError, DataError
 from gloss.records.reading import read_yaml, shortened
 from gloss.runtime.atomic import write_atomic
@@ -49,7 +59,7 @@ def tuned_files(cfg: DictConfig | Config) -> list[Path]:
     return [tuned_folder(cfg) / f"{cell}{end}.yaml" for end in dict.fromkeys((texts + epochs, epochs, texts, ""))]
 
 
-def keys_by_hand(overrides: Sequence[str]) -> set[str]:
+def overridden_keys(overrides: Sequence[str]) -> set[str]:
     """The keys that the command line sets."""
     return {override.partition("=")[0].lstrip("+~") for override in overrides}
 
@@ -58,7 +68,7 @@ def write_tuned(path: Path, values: Mapping[str, float], source: Mapping[str, An
     """Write an overlay, whole or not at all. values: by hyperparameter; source: where they come from."""
     content: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
-        group, key = SEARCHED[name].split(".")
+        group, key = HYPERPARAMETERS[name].split(".")
         content.setdefault(group, {})[key] = value
     write_atomic(path, yaml.safe_dump({**content, "tuned": dict(source)}, sort_keys=False, allow_unicode=True))
 
@@ -71,7 +81,7 @@ def read_tuned(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
         values = {f"{group}.{key}": value for group, keys in found.items() for key, value in keys.items()}
         for key, value in values.items():
             is_number = type(value) in (int, float) and abs(value) < 1e300  # NaN is not
-            if key not in SEARCHED.values() or not is_number:
+            if key not in HYPERPARAMETERS.values() or not is_number:
                 raise ValueError(f"{key}: {value} is no searched number")
     except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is no overlay of a search ({shortened(error)}): repair or remove it") from None
@@ -79,8 +89,8 @@ def read_tuned(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
 
 
 def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """`cfg` with what a search found for it, as `apply_found`. Raises ConfigError where loss=gloss_o has no σ then."""
-    cfg = apply_found(cfg, overrides)
+    """`cfg` with the best values of its search. Raises ConfigError where loss=gloss_o has no σ then."""
+    cfg = apply_best_values(cfg, overrides)
     if cfg.loss.name == GLOSS_O and cfg.loss.sigma is None:
         path = tuned_files(cfg)[-1]
         found = cfg.tuned if isinstance(cfg.tuned, DictConfig) else {}
@@ -93,7 +103,7 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
+def apply_best_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`cfg` with the values of the closest overlay of its texts and encoder, but for the keys that `overrides` set.
 
     `cfg.tuned` then tells where the values come from and which were `applied`, with a `note` where the search had other
@@ -102,17 +112,17 @@ def apply_found(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     if cfg.tuned is not True:  # false, or what `resolve` refuses
         return cfg
-    by_hand = keys_by_hand(overrides)
+    overridden = overridden_keys(overrides)
     for path in tuned_files(cfg):
         if not path.is_file():
             continue
         values, source = read_tuned(path)
-        others = misfit(cfg, source)
+        others = mismatch(cfg, source)
         if reason := f"they were searched {others}" if others else source.get("found_nothing"):
             note = f"the values of {path.name} were not applied: {reason}"
             OmegaConf.update(cfg, "tuned", {"file": path.name, "applied": [], "note": note}, force_add=True)
             continue
-        applied = {key: value for key, value in values.items() if key not in by_hand}
+        applied = {key: value for key, value in values.items() if key not in overridden}
         for key, value in applied.items():
             OmegaConf.update(cfg, key, value)
         source |= {"file": path.name, "applied": sorted(applied)}
@@ -134,7 +144,7 @@ def told_of_tuned(cfg: DictConfig) -> list[str]:
     return lines + ([f"note: {note}"] if (note := cfg.tuned.get("note")) else [])
 
 
-def misfit(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
+def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
     """What a search was made on that `cfg` is not, under the same names; empty where texts and encoder are the same.
 
     Texts are compared where they are the user's own, since nobody else's change under a name.
@@ -160,7 +170,7 @@ def misfit(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
 
 def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> str:
     """Says where this run's amounts of data are not those of the search; empty where they are."""
-    texts = source.get("train_texts", "?")
+    texts = source.get("train_examples", "?")
     differences = []
     if source.get("train_limit") != cfg.dataset.train_limit:
         mine = "all" if cfg.dataset.train_limit is None else cfg.dataset.train_limit

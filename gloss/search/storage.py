@@ -104,7 +104,9 @@ class Database:
 
     def __init__(self, url: str, study: str, worker: str, heartbeat_seconds: int) -> None:
         if not url.startswith("postgresql"):
-            raise ConfigError("search.storage is not allowed: expected null (a file) or postgresql://user@host/database")
+            raise ConfigError(
+                "search.storage is not allowed: expected null (a file) or postgresql://user@host/database"
+            )
         self.seconds = heartbeat_seconds
         self.worker = worker
         self.key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:4], "big", signed=True)

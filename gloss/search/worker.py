@@ -29,14 +29,14 @@ import torch
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from gloss.config import INTEGRATED, ROOT, SCL_CE, SEARCHED, Config, SearchConfig, TuneConfig, resolve
+from gloss.config import HYPERPARAMETERS, INTEGRATED, ROOT, SCL_CE, Config, SearchConfig, TuneConfig, resolve
 from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError, RunError
 from gloss.records.reading import Record
-from gloss.records.run_folder import config_in_digits, run_folder, write_json
+from gloss.records.run_folder import hashed_config, run_folder, write_json
 from gloss.records.study import SCHEMA_VERSION, Study, read_study, rounded
 from gloss.runtime.environment import commit_of
-from gloss.search.best_values import misfit, read_tuned, tuned_file, write_tuned
+from gloss.search.best_values import mismatch, read_tuned, tuned_file, write_tuned
 from gloss.search.storage import WORKER, Database, Journal
 from gloss.training.callbacks import Callback
 from gloss.training.collapse import majority_f1
@@ -79,9 +79,9 @@ def space_rows(cfg: Config, search: SearchConfig) -> dict[str, Any]:
     except (KeyError, TypeError):
         raise ConfigError(f"search={search.name} has no space for mode={cfg.mode} loss={cfg.loss.name}") from None
     for name in rows:
-        if name not in SEARCHED:
+        if name not in HYPERPARAMETERS:
             where = f"search.space.{cfg.mode}.{cfg.loss.name}"
-            raise ConfigError(f"{where}.{name} is not allowed: expected one of {', '.join(SEARCHED)}")
+            raise ConfigError(f"{where}.{name} is not allowed: expected one of {', '.join(HYPERPARAMETERS)}")
     if cfg.loss.name == SCL_CE and cfg.variant.scl_lam is not None:
         rows.pop("lam", None)
     return rows
@@ -94,7 +94,7 @@ def search_space(cfg: Config, search: SearchConfig) -> Space:
     """
     space: Space = {}
     for name, row in space_rows(cfg, search).items():
-        if SEARCHED[name] not in search.by_hand and not isinstance(row, (int, float)):
+        if HYPERPARAMETERS[name] not in search.overridden and not isinstance(row, (int, float)):
             try:
                 space[name] = _distribution(row)
             except (TypeError, ValueError, AttributeError) as error:
@@ -180,16 +180,16 @@ class Worker:
 
     majority = 0.0  # validation macro-F1 of a constant answer
 
-    def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_texts: int, fingerprint: str) -> None:
+    def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_examples: int, fingerprint: str) -> None:
         self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
         for name, row in self._fixed_rows().items():
-            group, key = SEARCHED[name].split(".")
+            group, key = HYPERPARAMETERS[name].split(".")
             setattr(getattr(cfg, group), key, row)
         self.num_trials = search.trials or search.budget.get(cfg.loss.name, search.budget.get("any"))
         if not self.num_trials or self.num_trials < 1:
             raise ConfigError(f"search.budget has no number of trials for loss={cfg.loss.name}: give search.trials=15")
         words = (cfg.dataset.name, cfg.model.alias, cfg.mode, cfg.loss.name, cfg.variant.name, search.name)
-        self.study_name = "-".join((*words, self._digits()))
+        self.study_name = "-".join((*words, self._config_hash()))
         self.folder = Path(cfg.paths.outputs) / "studies" / self.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.about = {
@@ -201,7 +201,7 @@ class Worker:
             "variant": cfg.variant.name,
             "search": search.name,
             "seed": cfg.seed,
-            "train_texts": num_texts,
+            "train_examples": num_examples,
             "train_limit": cfg.dataset.train_limit,
             "max_epochs": cfg.trainer.max_epochs,
         }
@@ -220,11 +220,11 @@ class Worker:
             )
         self.has_told_of_waiting = False
 
-    def _digits(self) -> str:
+    def _config_hash(self) -> str:
         """Of everything that makes a trial's value what it is, so that a study never mixes two settings."""
-        rest = config_in_digits(self.cfg)
+        rest = hashed_config(self.cfg)
         for name in self.space:
-            group, key = SEARCHED[name].split(".")
+            group, key = HYPERPARAMETERS[name].split(".")
             rest[group][key] = range_of(self.space[name])
         rest |= {"seed": self.cfg.seed, "prune": self.search.prune and self.cfg.mode in self.search.pruner}
         if self.cfg.dataset.has_own_texts:
@@ -350,7 +350,7 @@ class Worker:
     def _config(self, trial: optuna.Trial) -> Config:
         cfg = copy.deepcopy(self.cfg)
         for name, value in self._values(trial.params).items():
-            group, key = SEARCHED[name].split(".")
+            group, key = HYPERPARAMETERS[name].split(".")
             setattr(getattr(cfg, group), key, value)
         cfg.paths.outputs = str(self.folder)
         cfg.trainer.save_model = False
@@ -436,7 +436,7 @@ class Worker:
             if (before.get("study"), before.get("trials")) != (study.name, len(study.trials)):
                 write_tuned(path, self._fixed() | study.best["params"] | self._final(), self._source(study))
         if before.get("study", study.name) != study.name:
-            others = f", which were searched {why}" if (why := misfit(self.cfg, before)) else ""
+            others = f", which were searched {why}" if (why := mismatch(self.cfg, before)) else ""
             print(f"{path} held the values of {before['study']}{others}: replaced", file=sys.stderr, flush=True)
         if nothing := found_nothing(study, self.majority):
             print(f"{study.name}: {nothing}; runs will not apply its values", file=sys.stderr, flush=True)
@@ -448,12 +448,16 @@ class Worker:
     def _fixed_rows(self) -> dict[str, float]:
         """Hyperparameters that the search gives one value."""
         rows = space_rows(self.cfg, self.search)
-        return {k: x for k, x in rows.items() if isinstance(x, (int, float)) and SEARCHED[k] not in self.search.by_hand}
+        return {
+            k: x
+            for k, x in rows.items()
+            if isinstance(x, (int, float)) and HYPERPARAMETERS[k] not in self.search.overridden
+        }
 
     def _fixed(self) -> dict[str, float]:
         """Hyperparameters that were not searched: the others were found beside them, and belong to them."""
         rows = space_rows(self.cfg, self.search)
-        keys = {name: SEARCHED[name].split(".") for name in rows if name not in self.space}
+        keys = {name: HYPERPARAMETERS[name].split(".") for name in rows if name not in self.space}
         return {name: getattr(getattr(self.cfg, group), key) for name, (group, key) in keys.items()}
 
     def _final(self) -> dict[str, float]:
@@ -477,7 +481,7 @@ class Worker:
             "fingerprint": self.fingerprint,
             "model_name": self.cfg.model.name,
             "model_revision": self.cfg.model.revision,
-            "train_texts": study.train_texts,
+            "train_examples": study.train_examples,
             "train_limit": study.train_limit,
             "max_epochs": study.max_epochs,
             "epochs": study.best["epochs"],

@@ -32,10 +32,10 @@ def after_epoch(cfg: Config, epochs: list[dict[str, Any]], num_classes: int, maj
     majority: `majority_f1` of the validation split; a standalone run has no such score before its end.
     """
     found, row = [], epochs[-1]
-    if 2 * row["empty_batches"] > row["steps"] and len(epochs) == 1:
+    if 2 * row["batches_without_signal"] > row["steps"] and len(epochs) == 1:
         found.append(
-            f"in {row['empty_batches']} of {row['steps']} batches loss={cfg.loss.name} had nothing to compare (no "
-            "hidden text with a visible one of its class, or no pair of a class). Use larger batches "
+            f"in {row['batches_without_signal']} of {row['steps']} batches loss={cfg.loss.name} had nothing to compare "
+            "(no unlabeled text with a labeled one of its class, or no pair of a class). Use larger batches "
             "(trainer.batch_size), or batches by class: trainer.sampler=balanced trainer.classes_per_batch=P, P a "
             "divisor of the batch size"
         )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gloss.losses.geometry import pairwise_distances, unit_length
-from gloss.losses.gloss import choose_visible, log_propagate, log_transition_rates
+from gloss.losses.gloss import choose_labeled, log_propagate, log_transition_rates
 
 KEYS = ("homophily", "homophily_chance", "propagated_accuracy", "majority_accuracy")
 DEFAULT_GAMMA = 0.6  # for losses that have none of their own
@@ -51,7 +51,7 @@ def graph_quality(
     num_pairs = num_unlabeled = 0
     for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
         nodes = torch.from_numpy(order[start:stop])
-        is_labeled = choose_visible(len(nodes), gamma, generator)
+        is_labeled = choose_labeled(len(nodes), gamma, generator)
         nodes = torch.cat([nodes[is_labeled], nodes[~is_labeled]]).to(labels.device)  # labeled nodes first
         num_labeled = int(is_labeled.sum())
         num_unlabeled += len(nodes) - num_labeled

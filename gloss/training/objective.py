@@ -12,7 +12,7 @@ from torch import Tensor
 from gloss.config import CE, COSINE, GRAPH_LOSSES, INTEGRATED, SCL, SCL_CE, STANDALONE, TRIPLET, Config
 from gloss.losses import (
     batch_all_triplet_loss,
-    choose_visible,
+    choose_labeled,
     cosine_similarity_loss,
     gloss_loss,
     is_scored,
@@ -29,13 +29,13 @@ class Parts:
     loss: Tensor
     ce: Tensor | None
     embedding_loss: Tensor | None
-    num_left_out: Tensor | None  # hidden texts that no visible text of their class can reach
+    num_unscorable: Tensor | None  # unlabeled texts that no labeled text of their class can reach
     is_empty: Tensor | None  # bool: the embedding loss had nothing to learn from
 
 
 @dataclass(frozen=True)
 class Objective:
-    """Objective(embeddings, logits, labels, is_visible) -> Parts; every setting is a plain number.
+    """Objective(embeddings, logits, labels, is_labeled) -> Parts; every setting is a plain number.
 
     sigma, gamma: of the graph losses, else None. class_weights: [C] on the device (variant.class_weights=balanced).
     """
@@ -54,22 +54,22 @@ class Objective:
 
     @property
     def gamma(self) -> float | None:
-        """γ, the fraction of a batch whose labels stay visible."""
+        """γ, the fraction of a batch whose labels stay labeled."""
         gamma, offset = self.cfg.loss.gamma, self.cfg.ablation.gamma_offset
         return min(max(gamma + offset, 0.01), 0.99) if offset else gamma
 
-    def draw_visible(
+    def draw_labeled(
         self, batch_size: int, generator: torch.Generator, is_known: Tensor | None = None
     ) -> Tensor | None:
-        """The random split of a batch into visible and hidden texts, bool [B]; None where the loss has none.
+        """The random split of a batch into labeled and unlabeled texts, bool [B]; None where the loss has none.
 
         is_known: bool [B] on the CPU, False where a text has no label, so that γ is a fraction of the others.
         """
         if self.gamma is None:
             return None
         if is_known is None:
-            return choose_visible(batch_size, self.gamma, generator)
-        drawn = choose_visible(int(is_known.sum()), self.gamma, generator)
+            return choose_labeled(batch_size, self.gamma, generator)
+        drawn = choose_labeled(int(is_known.sum()), self.gamma, generator)
         return torch.zeros(batch_size, dtype=torch.bool).masked_scatter(is_known, drawn)
 
     def __call__(
@@ -77,26 +77,26 @@ class Objective:
         embeddings: Tensor,
         logits: Tensor | None,
         labels: Tensor,
-        is_visible: Tensor | None,
+        is_labeled: Tensor | None,
         lap: Callable[[str], None] = lambda part: None,
     ) -> Parts:
         """embeddings: float [B, D]; logits: float [B, C], None in standalone mode.
 
-        labels: int64 [B], -1 where not known. is_visible: bool [B] on the host, from `draw_visible`. lap: told when
+        labels: int64 [B], -1 where not known. is_labeled: bool [B] on the host, from `draw_labeled`. lap: told when
         "graph", "propagation", "loss" are done.
         """
         dtype = getattr(torch, self.cfg.variant.loss_dtype)
-        ce = embedding_loss = num_left_out = is_empty = None
+        ce = embedding_loss = num_unscorable = is_empty = None
         if self.cfg.mode == INTEGRATED:
             weights = _as(self.class_weights, dtype)
             ce = F.cross_entropy(logits.to(dtype), labels, weight=weights, ignore_index=UNKNOWN)
         if self.cfg.loss.name != CE:
-            embedding_loss = self._embedding_loss(embeddings.to(dtype), labels, is_visible, lap)
+            embedding_loss = self._embedding_loss(embeddings.to(dtype), labels, is_labeled, lap)
             if self.cfg.loss.name in GRAPH_LOSSES:
-                num_hidden = num_scored = (labels >= 0).sum() - int(is_visible.sum())  # "softmax" scores all
-                if self.cfg.variant.gloss_objective == "nll":  # scores the hidden texts that can be reached
-                    num_scored = is_scored(labels, is_visible, self.num_classes).sum()
-                num_left_out = num_hidden - num_scored
+                num_unlabeled = num_scored = (labels >= 0).sum() - int(is_labeled.sum())  # "softmax" scores all
+                if self.cfg.variant.gloss_objective == "nll":  # scores the unlabeled texts that can be reached
+                    num_scored = is_scored(labels, is_labeled, self.num_classes).sum()
+                num_unscorable = num_unlabeled - num_scored
                 is_empty = num_scored == 0
             else:
                 is_empty = ~self._has_pairs(labels[:, None] == labels)
@@ -107,7 +107,7 @@ class Objective:
         else:
             loss = self.lam * embedding_loss + (1 - self.lam) * ce
         lap("loss")
-        return Parts(loss, ce, embedding_loss, num_left_out, is_empty)
+        return Parts(loss, ce, embedding_loss, num_unscorable, is_empty)
 
     def _has_pairs(self, same: Tensor) -> Tensor:
         """Whether a batch holds what the loss compares; same: bool [B, B], True on the diagonal."""
@@ -117,7 +117,7 @@ class Objective:
         return has_positive if self.cfg.loss.name in (SCL, SCL_CE) else torch.ones_like(has_positive)
 
     def _embedding_loss(
-        self, embeddings: Tensor, labels: Tensor, is_visible: Tensor | None, lap: Callable[[str], None]
+        self, embeddings: Tensor, labels: Tensor, is_labeled: Tensor | None, lap: Callable[[str], None]
     ) -> Tensor:
         loss, variant, ablation = self.cfg.loss, self.cfg.variant, self.cfg.ablation
         if loss.name in (SCL, SCL_CE):
@@ -136,14 +136,14 @@ class Objective:
                 embeddings,
                 labels,
                 sigma=self.sigma,
-                is_visible=is_visible,
+                is_labeled=is_labeled,
                 num_classes=self.num_classes,
                 objective=variant.gloss_objective,
                 class_weights=_as(self.class_weights, embeddings.dtype),
                 lap=lap,
             )
-            if variant.divide_by_hidden and self.cfg.mode == INTEGRATED:
-                value = value / int((~is_visible).sum())
+            if variant.divide_by_unlabeled and self.cfg.mode == INTEGRATED:
+                value = value / int((~is_labeled).sum())
             return value
         raise ValueError(f"unknown loss {loss.name!r}")
 

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from gloss.config import CE, INTEGRATED, Config
-from gloss.runtime.terminal import is_live, printable
+from gloss.runtime.terminal import escape_control_characters, is_live
 from gloss.training.checkpoint import Progress
 
 
@@ -65,7 +65,7 @@ class Display:
         print(f"{self.name} · {text} · {seconds:.1f} s", flush=True)
 
     def _note(self, values: dict) -> None:
-        print(f"{self.name} · note: {printable(values['text'])}", file=sys.stderr, flush=True)
+        print(f"{self.name} · note: {escape_control_characters(values['text'])}", file=sys.stderr, flush=True)
 
     def _start(self, values: dict) -> None:
         p = self.progress

@@ -46,7 +46,7 @@ from gloss.runtime.environment import environment
 from gloss.runtime.gpu_sharing import Presence
 from gloss.runtime.locks import holder
 from gloss.runtime.signals import Interrupted
-from gloss.runtime.terminal import outlasting_its_readers, printable
+from gloss.runtime.terminal import escape_control_characters, ignore_broken_pipe
 from gloss.runtime.timing import reset_peak_memory
 from gloss.training.callbacks import Callback, TensorBoard
 from gloss.training.checkpoint import Progress
@@ -67,7 +67,7 @@ NEIGHBOURS_SAMPLE = 16_384  # training texts among which neighbours are looked f
 KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` keeps
 
 
-@outlasting_its_readers()
+@ignore_broken_pipe()
 def train(
     cfg: Config, wait: bool = True, callbacks: Sequence[Callback] = (), is_trial: bool = False, place: str = ""
 ) -> Record | None:
@@ -208,7 +208,7 @@ def _run(
         sigma=sigma,
         graph_sigma=_graph_sigma(cfg, sigma, model, tables["train"], device, precision),
         fingerprint=dataset.fingerprint,
-        machine=machine | {key: getattr(cfg.trainer, key) for key in ("micro_batch", "num_slices")},
+        machine=machine | {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")},
     )
     weights = None
     if cfg.variant.class_weights == "balanced":
@@ -309,10 +309,10 @@ def _texts_on_device(
         num_truncated += count_truncated(split.texts, tokens, tokenizer, cfg.model.max_length, cache)
         tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         labels[name] = torch.from_numpy(split.labels).to(device)
-    num_texts = sum(map(len, tables.values()))
-    if num_truncated >= TRUNCATED_NOTED * num_texts:
+    num_examples = sum(map(len, tables.values()))
+    if num_truncated >= TRUNCATED_NOTED * num_examples:
         dataset.notes.append(
-            f"{num_truncated:,} of the {num_texts:,} texts ({num_truncated / num_texts:.0%}) are truncated at "
+            f"{num_truncated:,} of the {num_examples:,} texts ({num_truncated / num_examples:.0%}) are truncated at "
             f"model.max_length={cfg.model.max_length} tokens"
         )
     if cfg.dataset.has_own_texts:
@@ -333,7 +333,7 @@ def _summary(dataset: TextDataset) -> str:
 @cache
 def _print_once(line: str) -> None:
     """Print a line that many runs of one process have in common."""
-    print(printable(line), file=sys.stderr, flush=True)
+    print(escape_control_characters(line), file=sys.stderr, flush=True)
 
 
 def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.device, precision: str) -> float | None:
@@ -363,7 +363,7 @@ def _sqrt_rule(
 ) -> float:
     """`sqrt_bandwidth` of at most `size` training texts, drawn by the seed; raises its ValueError."""
     sample = np.sort(np.random.default_rng(cfg.seed).permutation(len(table))[:size])
-    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.micro_batch)
+    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.grad_cache_chunk)
     return sqrt_bandwidth(embeddings, released=released)
 
 
@@ -380,9 +380,7 @@ def _graph_sigma(
     return sigma
 
 
-def _test(
-    cfg: Config, fit: Fit, dataset: TextDataset
-) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
+def _test(cfg: Config, fit: Fit, dataset: TextDataset) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
     """Metrics by split (all but train), arrays of predictions.npz, and settings of probe and nearest neighbours."""
     embeddings = {name: fit.embed(name) for name in fit.tables if name not in ("train", "unlabeled")}
     rows = np.arange(len(fit.tables["train"]))
@@ -470,7 +468,7 @@ def _keep_embeddings(
 ) -> None:
     """Keep the embeddings of the first validation texts after an epoch (0: the pretrained encoder)."""
     sample = np.arange(min(len(table), KEPT_SAMPLE))
-    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.micro_batch).cpu().numpy()
+    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.grad_cache_chunk).cpu().numpy()
     kept = {f"epoch_{epoch}_embeddings": embeddings, "sample_labels": labels[: len(sample)].cpu().numpy()}
     write_arrays(folder / "embeddings" / f"{epoch}.npz", **kept)
 
@@ -506,7 +504,7 @@ def _result(
     """The content of result.json (DESIGN, the run record)."""
     epochs = progress.epochs
     training = [row["seconds"]["total"] for row in epochs]
-    left_out = [row["hidden_left_out"] for row in epochs if row["hidden_left_out"] is not None]
+    left_out = [row["frac_unscorable"] for row in epochs if row["frac_unscorable"] is not None]
     objective = Objective(cfg, len(dataset.labels), progress.sigma)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -516,14 +514,14 @@ def _result(
             "mode": cfg.mode,
             "loss": cfg.loss.name,
             "variant": cfg.variant.name,
-            "digits": folder.parent.name,
+            "config_hash": folder.parent.name,
             "seed": cfg.seed,
         },
         "config": dataclasses.asdict(cfg),
         "labels": dataset.labels,
         "num_rows": {name: len(table) for name, table in tables.items()},
         "fingerprint": dataset.fingerprint,
-        "notes": list(map(printable, [*dataset.notes, *progress.notes])),
+        "notes": list(map(escape_control_characters, [*dataset.notes, *progress.notes])),
         "hyperparameters": {
             "lr": cfg.trainer.lr,
             "batch_size": cfg.trainer.batch_size,
@@ -555,8 +553,8 @@ def _result(
         "shared_device": progress.was_shared,
         "counts": {
             "steps": sum(row["steps"] for row in epochs),
-            "empty_batches": sum(row["empty_batches"] for row in epochs),
-            "hidden_left_out": sum(left_out) / len(left_out) if left_out else None,
+            "batches_without_signal": sum(row["batches_without_signal"] for row in epochs),
+            "frac_unscorable": sum(left_out) / len(left_out) if left_out else None,
         },
         "tuned": cfg.tuned if isinstance(cfg.tuned, dict) else None,
         "code": code_hash(),

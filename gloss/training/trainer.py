@@ -23,8 +23,8 @@ from gloss.config import CE, GLOSS_O, GRAPH_LOSSES, INTEGRATED, STANDALONE, Conf
 from gloss.data.sampler import epoch_batches, unlabeled_batches
 from gloss.errors import RunError
 from gloss.models.encoder import Classifier, TokenTable
-from gloss.models.unpadded import slice_bounds
-from gloss.records.run_folder import config_in_digits
+from gloss.models.unpadded import bucket_bounds
+from gloss.records.run_folder import hashed_config
 from gloss.runtime.device import autocast
 from gloss.runtime.gpu_sharing import Presence
 from gloss.runtime.signals import Interrupted, noted
@@ -37,7 +37,7 @@ from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.objective import UNKNOWN, Objective
 
 FUSED_ON = ("cpu", "cuda")  # elsewhere (Metal) the fused Adam heeds neither `grad_scale` nor `found_inf`
-LOG = ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
+LOG = ("loss", "ce", "embedding_loss", "num_unscorable", "num_unlabeled", "is_empty", "grad_norm", "is_bad")
 
 
 class Diverged(RunError):
@@ -160,7 +160,7 @@ class Fit:
         on_device = torch.from_numpy(np.concatenate(batches)).to(self.device)  # one transfer an epoch
         generator = torch.Generator().manual_seed(_mix(self.cfg.seed, progress.epoch))
         known = [None if unlabeled is None else torch.from_numpy(batch < num_labeled) for batch in batches]
-        visible = [self.objective.draw_visible(len(b), generator, k) for b, k in zip(batches, known, strict=True)]
+        labeled = [self.objective.draw_labeled(len(b), generator, k) for b, k in zip(batches, known, strict=True)]
         if progress.step == 0:
             self.log = torch.zeros(len(batches), len(LOG), device=self.device)
         elif len(self.log) != len(batches):
@@ -169,12 +169,12 @@ class Fit:
                 f"{len(batches)}: use the texts it was made with, or rerun=true"
             )
         if self.device.type == "cuda" and not progress.epochs:
-            self._warm_up(batches, visible)
+            self._warm_up(batches, labeled)
         start = np.cumsum([0, *(len(batch) for batch in batches)])
         before = time.perf_counter()
         self.watch.start()
         for step in range(progress.step, len(batches)):
-            self._step(step, batches[step], on_device[start[step] : start[step + 1]], visible[step])
+            self._step(step, batches[step], on_device[start[step] : start[step + 1]], labeled[step])
             progress.step = step + 1
             values = {"epoch": progress.epoch, "step": step + 1, "steps": len(batches), "texts": len(batches[step])}
             # Reading a GPU's loss would make it wait; on the CPU it is there.
@@ -191,16 +191,16 @@ class Fit:
         self._add_seconds(before)
         self._check_finite(batches)
 
-    def _warm_up(self, batches: list[np.ndarray], visible: list[Tensor | None]) -> None:
+    def _warm_up(self, batches: list[np.ndarray], labeled: list[Tensor | None]) -> None:
         """Run the loss once for each size of a batch: no epoch pays for Triton's compilation, seconds at first.
 
         Changes no weight, and no random number of a step.
         """
-        for size, is_visible in {len(b): v for b, v in zip(batches, visible, strict=True)}.items():
+        for size, is_labeled in {len(b): v for b, v in zip(batches, labeled, strict=True)}.items():
             embeddings = torch.randn(size, self.model.encoder.embedding_dim, device=self.device, requires_grad=True)
             logits = torch.zeros(size, self.objective.num_classes, device=self.device, requires_grad=True)
             labels = self.labels["train"][torch.arange(size, device=self.device)]
-            parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_visible)
+            parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_labeled)
             parts.loss.backward()
 
     def _add_seconds(self, before: float) -> None:
@@ -216,7 +216,7 @@ class Fit:
         progress = self.progress
         before = time.perf_counter()
         score, val = self._validate()
-        tolerance = self.cfg.variant.plateau_tolerance if self.cfg.mode == STANDALONE else 0.0
+        tolerance = self.cfg.variant.early_stopping_min_delta if self.cfg.mode == STANDALONE else 0.0
         log, steps = dict(zip(LOG, self.log.sum(0).tolist(), strict=True)), len(self.log)
         improved = score > progress.best_score
         # Of epochs with one score the best trained; that is no reason to wait longer.
@@ -245,8 +245,8 @@ class Fit:
             "embedding_loss": log["embedding_loss"] / steps if self.cfg.loss.name != CE else None,
             "score": score,
             "val": val,
-            "hidden_left_out": log["num_left_out"] / log["num_hidden"] if log["num_hidden"] else None,
-            "empty_batches": int(log["is_empty"]),
+            "frac_unscorable": log["num_unscorable"] / log["num_unlabeled"] if log["num_unlabeled"] else None,
+            "batches_without_signal": int(log["is_empty"]),
             "steps": steps,
             "seconds": {part: round(value, 6) for part, value in sorted(progress.seconds.items())},
         }
@@ -257,7 +257,7 @@ class Fit:
     def lr(self) -> float:
         """The learning rate of the epoch under way."""
         trainer = self.cfg.trainer
-        return trainer.lr * (trainer.lr_drop_factor if self.progress.epoch > trainer.lr_drop_epoch else 1.0)
+        return trainer.lr * (trainer.lr_decay_factor if self.progress.epoch > trainer.lr_decay_epoch else 1.0)
 
     def _validate(self) -> tuple[float, dict[str, float]]:
         """What early stopping watches, and the metrics for the record."""
@@ -289,7 +289,7 @@ class Fit:
 
         Raises Diverged where one is not finite: finite weights that a last step made huge can do that.
         """
-        at_once = self.cfg.trainer.micro_batch
+        at_once = self.cfg.trainer.grad_cache_chunk
         table = self.tables[split] if rows is None else self.tables[split].take(rows)
         embeddings = embed(self.model, table, self.device, self.precision, at_once)
         return self._finite(embeddings, f"embeddings of {split}")
@@ -307,11 +307,11 @@ class Fit:
 
     # -------------------------------------------------------------------------------------------------------- the step
 
-    def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_visible: Tensor | None) -> None:
+    def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_labeled: Tensor | None) -> None:
         labels = self.step_labels[device_rows]
         seed = _mix(self.cfg.seed, self.progress.epoch, step)
         self.watch.lap("data")
-        parts = self._backward(rows, device_rows, labels, is_visible, seed)
+        parts = self._backward(rows, device_rows, labels, is_labeled, seed)
         self.watch.lap("backward")
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -327,13 +327,13 @@ class Fit:
         self.optimizer.zero_grad(set_to_none=True)
         zero = torch.zeros((), device=self.device)
         num_labeled = int((rows < len(self.train_labels)).sum())
-        num_hidden = 0 if is_visible is None else num_labeled - int(is_visible.sum())  # is_visible lives on the host
+        num_unlabeled = 0 if is_labeled is None else num_labeled - int(is_labeled.sum())  # is_labeled lives on the host
         values = (
             parts.loss,
             parts.ce,
             parts.embedding_loss,
-            parts.num_left_out,
-            zero + num_hidden,
+            parts.num_unscorable,
+            zero + num_unlabeled,
             parts.is_empty,
             norm,
         )
@@ -344,42 +344,42 @@ class Fit:
         """Embeddings [n, D] of a slice, in float32 or wider; the same seed gives the same dropout."""
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
-            embeddings = self.step_table.encode(self.model, rows, device_rows, self.cfg.trainer.num_slices)
+            embeddings = self.step_table.encode(self.model, rows, device_rows, self.cfg.trainer.num_length_buckets)
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
-    def _backward(self, rows, device_rows, labels, is_visible, seed: int):
-        """One forward pass, the loss, one backward pass; in slices with `trainer.micro_batch`."""
-        if self.cfg.trainer.micro_batch:
-            return self._backward_in_slices(rows, device_rows, labels, is_visible, seed)
+    def _backward(self, rows, device_rows, labels, is_labeled, seed: int):
+        """One forward pass, the loss, one backward pass; in slices with `trainer.grad_cache_chunk`."""
+        if self.cfg.trainer.grad_cache_chunk:
+            return self._backward_in_slices(rows, device_rows, labels, is_labeled, seed)
         embeddings = for_logits = self._encode(rows, device_rows, seed)  # [B, D]
         if self.num_passes == 2:  # released: another dropout for CE
             for_logits = self._encode(rows, device_rows, seed + 1)
         self.watch.lap("forward")
-        parts = self._loss(embeddings, for_logits, labels, is_visible)
+        parts = self._loss(embeddings, for_logits, labels, is_labeled)
         parts.loss.backward()
         return parts
 
-    def _backward_in_slices(self, rows, device_rows, labels, is_visible, seed: int):
+    def _backward_in_slices(self, rows, device_rows, labels, is_labeled, seed: int):
         """The full batch's gradient at the memory of a slice.
 
         Encode without a graph, take the loss's gradient with respect to all B embeddings, then encode each slice again
         (same seed, same dropout) and send its part of that gradient through.
         """
-        bounds = slice_bounds(rows, math.ceil(len(rows) / self.cfg.trainer.micro_batch))
+        bounds = bucket_bounds(rows, math.ceil(len(rows) / self.cfg.trainer.grad_cache_chunk))
         slices = [(rows[a:b], device_rows[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
         with torch.no_grad():
             embeddings = torch.cat([self._encode(*piece) for piece in slices])
         embeddings.requires_grad_()
         self.watch.lap("forward")
-        parts = self._loss(embeddings, embeddings, labels, is_visible)
+        parts = self._loss(embeddings, embeddings, labels, is_labeled)
         parts.loss.backward()
         for piece, (a, b) in zip(slices, bounds, strict=True):
             self._encode(*piece).backward(embeddings.grad[a:b])
         return parts
 
-    def _loss(self, embeddings: Tensor, for_logits: Tensor, labels: Tensor, is_visible: Tensor | None):
+    def _loss(self, embeddings: Tensor, for_logits: Tensor, labels: Tensor, is_labeled: Tensor | None):
         logits = self.model.head(for_logits) if self.cfg.mode == INTEGRATED else None
-        return self.objective(embeddings, logits, labels, is_visible, self.watch.lap)
+        return self.objective(embeddings, logits, labels, is_labeled, self.watch.lap)
 
     def _check_finite(self, batches: list[np.ndarray]) -> None:
         """Raise Diverged where a step of this epoch was not finite."""
@@ -476,9 +476,9 @@ def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> Run
     if not any(text in str(error) for text in texts):
         return None
     size, way = cfg.trainer.batch_size, ""
-    half = min(cfg.trainer.micro_batch or size, size) // 2
+    half = min(cfg.trainer.grad_cache_chunk or size, size) // 2
     if half and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 1:
-        way = f"set trainer.micro_batch={half} (the same gradient in less memory), or "
+        way = f"set trainer.grad_cache_chunk={half} (the same gradient in less memory), or "
     return RunError(
         f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "
         "trainer.batch_size or model.max_length smaller"
@@ -494,4 +494,4 @@ def _mix(*numbers: int) -> int:
 def _config_for_checkpoint(cfg: Config, precision: str) -> dict:
     """What must agree for a checkpoint to be taken up; a run never mixes two precisions."""
     rest = {"mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed, "precision": precision}
-    return {**config_in_digits(cfg), **rest}
+    return {**hashed_config(cfg), **rest}

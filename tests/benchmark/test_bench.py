@@ -15,11 +15,11 @@ from scipy import stats
 
 import gloss.benchmark.compare
 from gloss.benchmark.baselines import TrainerSteps
-from gloss.benchmark.compare import goals, is_reached, ratios, run_ratio, spread, summary
-from gloss.benchmark.peers import _peak_bytes, beside_peers, contenders
+from gloss.benchmark.compare import is_met, ratios, run_ratio, spread, summary, targets
+from gloss.benchmark.peers import _peak_bytes, beside_peers, candidates
 from gloss.benchmark.run import bench
 from gloss.benchmark.scaling import objective_seconds
-from gloss.benchmark.steps import LOSSES, RIVAL_ROUNDS, Bench, Settings, difference_of_equal_steps, held_bytes
+from gloss.benchmark.steps import BASELINE_ROUNDS, LOSSES, Bench, Settings, difference_of_equal_steps, held_bytes
 from gloss.errors import ConfigError
 from gloss.report.figures import speed as report
 from gloss.training.run import train
@@ -32,7 +32,7 @@ TINY = Settings(
     losses=("ce", "gloss_o"),
     batch=16,
     rounds=2,
-    rivals=False,
+    baselines=False,
     device="cpu",
     precision="float32",
 )
@@ -46,13 +46,13 @@ def rounds(**seconds: list[float]) -> list[dict]:
 
 
 def test_a_benchmark_leaves_a_whole_result_and_the_report_shows_it(tmp_path):
-    result, path = bench(dataclasses.replace(TINY, rivals=True, outputs=str(tmp_path)))
+    result, path = bench(dataclasses.replace(TINY, baselines=True, outputs=str(tmp_path)))
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
-    assert set(result["contenders"]) == {"ce", "gloss_o", "ce_again", "trainer", "released"}
+    assert set(result["candidates"]) == {"ce", "gloss_o", "ce_repeat", "trainer", "released"}
     assert result["same_step_twice"] == {"ce": 0.0, "gloss_o": 0.0}  # on a CPU; a difference would be worth knowing
-    parts = result["contenders"]["gloss_o"]["parts"]
+    parts = result["candidates"]["gloss_o"]["parts"]
     assert set(parts) == {"data", "forward", "graph", "propagation", "loss", "backward", "optimizer"}
-    assert sum(parts.values()) <= 1.5 * result["contenders"]["gloss_o"]["seconds"]["high"]
+    assert sum(parts.values()) <= 1.5 * result["candidates"]["gloss_o"]["seconds"]["high"]
     found, problems = report.read_bench(tmp_path)
     steps, compared = report.tables(found)
     assert problems == [] and len(steps.rows) == 5 and len(compared.rows) == 5
@@ -92,17 +92,17 @@ def test_operations_are_those_of_the_layers_counted_by_hand():
 
 
 def test_ratios_are_formed_within_a_round():
-    measured = rounds(ce=[0.5, 10, 2], ce_again=[1.5, 10, 2], gloss_o=[1, 10, 2])
+    measured = rounds(ce=[0.5, 10, 2], ce_repeat=[1.5, 10, 2], gloss_o=[1, 10, 2])
     found = {r["over"]: r for r in ratios(measured, Bench.build(TINY))}
-    assert (found["ce_again"]["median"], found["ce_again"]["high"]) == (1, 3)
+    assert (found["ce_repeat"]["median"], found["ce_repeat"]["high"]) == (1, 3)
     assert (found["gloss_o"]["median"], found["gloss_o"]["low"], found["gloss_o"]["high"]) == (1, 1, 2)
-    assert found["gloss_o"]["reached"] == "unclear" and found["ce_again"]["reached"] == ""
+    assert found["gloss_o"]["met"] == "unclear" and found["ce_repeat"]["met"] == ""
 
 
 def test_equal_steps_have_a_ratio_of_one_however_others_disturb_them():
     """The mean of CE's two turns would lie above the median of one, and flatter every other step."""
     rng = np.random.default_rng(0)
-    measured = rounds(**{name: 1 + rng.exponential(0.2, size=2001) for name in ("ce", "ce_again", "gloss_o")})
+    measured = rounds(**{name: 1 + rng.exponential(0.2, size=2001) for name in ("ce", "ce_repeat", "gloss_o")})
     (found,) = (r for r in ratios(measured, Bench.build(TINY)) if r["over"] == "gloss_o")
     assert found["low"] <= 1 <= found["high"] and found["high"] - found["low"] < 0.03
 
@@ -110,15 +110,15 @@ def test_equal_steps_have_a_ratio_of_one_however_others_disturb_them():
 def test_few_rounds_decide_nothing():
     for number, expected in ((5, "unclear"), (6, "yes")):
         same = [1.0] * number
-        (found,) = (r for r in ratios(rounds(ce=same, ce_again=same, gloss_o=same), Bench.build(TINY)) if r["goal"])
-        assert found["reached"] == expected
+        (found,) = (r for r in ratios(rounds(ce=same, ce_repeat=same, gloss_o=same), Bench.build(TINY)) if r["target"])
+        assert found["met"] == expected
 
 
 def test_rivals_take_part_in_the_first_rounds_only():
-    ours = Bench.build(dataclasses.replace(TINY, rivals=True, losses=("gloss_o",)))
-    names = [set(ours.round(number)["turns"]) for number in (RIVAL_ROUNDS - 1, RIVAL_ROUNDS)]
+    ours = Bench.build(dataclasses.replace(TINY, baselines=True, losses=("gloss_o",)))
+    names = [set(ours.round(number)["turns"]) for number in (BASELINE_ROUNDS - 1, BASELINE_ROUNDS)]
     assert names[0] - names[1] == {"trainer", "released"}
-    measured = rounds(ce=[1, 1, 1], ce_again=[1, 1, 1], gloss_o=[1, 1, 1], released=[5, 6, 7])
+    measured = rounds(ce=[1, 1, 1], ce_repeat=[1, 1, 1], gloss_o=[1, 1, 1], released=[5, 6, 7])
     del measured[2]["turns"]["released"]
     (found,) = (r for r in ratios(measured, ours) if r["over"] == "released")
     assert (found["median"], found["rounds"]) == (5.5, 2)
@@ -143,24 +143,24 @@ def test_the_interval_of_a_median_agrees_with_scipy(size):
 def test_what_a_loss_takes_more_than_cross_entropy_is_added_to_its_step(monkeypatch):
     alone = {"ce": 0.1, "gloss_o": 0.4}
     monkeypatch.setattr(gloss.benchmark.compare, "objective_seconds", lambda cfg, *size: alone[cfg.loss.name])
-    (found,) = goals({"ce": {"seconds": {"low": 20.0, "median": 30.0, "high": 60.0}}}, Bench.build(TINY))
+    (found,) = targets({"ce": {"seconds": {"low": 20.0, "median": 30.0, "high": 60.0}}}, Bench.build(TINY))
     assert (found["step"], found["low"], found["median"], found["high"]) == ("gloss_o", 1.005, 1.01, 1.015)
-    assert found["reached"] == "yes"
+    assert found["met"] == "yes"
 
 
 def test_memory_and_share_of_the_peak_are_judged_where_the_goals_are_set(monkeypatch):
     spread = {"low": 0.3, "median": 0.4, "high": 0.5}
-    contenders = {"ce": {"share_of_peak": spread, "peak_memory_bytes": 15e9, "seconds": spread}}
+    candidates = {"ce": {"share_of_peak": spread, "peak_memory_bytes": 15e9, "seconds": spread}}
     ours = Bench.build(dataclasses.replace(TINY, losses=("ce",)))
-    assert goals(contenders, ours) == []
+    assert targets(candidates, ours) == []
     monkeypatch.setattr(gloss.benchmark.compare, "objective_seconds", lambda *size: 0.0)
     ours.device = torch.device("cuda")
     ours.settings = dataclasses.replace(TINY, lengths="128", model="bert_shape")
-    (found,) = goals(contenders, ours)
-    assert (found["what"], found["median"], found["reached"]) == ("share of peak", 0.4, "unclear")
-    ours.settings = dataclasses.replace(TINY, lengths="128", model="roberta_large_shape", batch=128, micro_batch=8)
-    (found,) = goals(contenders, ours)
-    assert (found["what"], found["median"], found["reached"]) == ("memory (GB)", 15.0, "yes")
+    (found,) = targets(candidates, ours)
+    assert (found["what"], found["median"], found["met"]) == ("share of peak", 0.4, "unclear")
+    ours.settings = dataclasses.replace(TINY, lengths="128", model="roberta_large_shape", batch=128, grad_cache_chunk=8)
+    (found,) = targets(candidates, ours)
+    assert (found["what"], found["median"], found["met"]) == ("memory (GB)", 15.0, "yes")
 
 
 def test_what_a_device_adds_in_another_order_is_seen(monkeypatch):
@@ -188,17 +188,17 @@ def test_a_run_holds_its_weights_and_twice_as_much_for_adam():
     assert held_bytes(fit) == before + 2 * weights + num_steps
 
 
-@pytest.mark.parametrize(("low", "high", "goal", "answer"), [
+@pytest.mark.parametrize(("low", "high", "target", "answer"), [
     (1.0, 1.1, ("at most", 1.2), "yes"), (1.1, 1.3, ("at most", 1.2), "unclear"), (1.3, 1.4, ("at most", 1.2), "no"),
     (1.3, 1.4, ("at least", 1.2), "yes"), (1.0, 1.1, ("at least", 1.2), "no"), (1.0, 1.1, None, ""),
 ])  # fmt: skip
-def test_a_goal_within_the_range_of_measurements_is_unclear(low, high, goal, answer):
-    assert is_reached(low, high, goal) == answer
+def test_a_goal_within_the_range_of_measurements_is_unclear(low, high, target, answer):
+    assert is_met(low, high, target) == answer
 
 
 def test_the_trainers_clock_leaves_the_first_step_out(monkeypatch):
     """Each of its steps is made to take a known time."""
-    ours = Bench.build(dataclasses.replace(TINY, rivals=True))
+    ours = Bench.build(dataclasses.replace(TINY, baselines=True))
     step, took = transformers.Trainer.training_step, iter([0.5, 0.1, 0.1])
 
     def slow(self, *arguments, **options):
@@ -207,7 +207,7 @@ def test_the_trainers_clock_leaves_the_first_step_out(monkeypatch):
 
     monkeypatch.setattr(transformers.Trainer, "training_step", slow)
     rows = np.arange(16)
-    assert 0.1 <= ours.rivals["trainer"].run([rows, rows]) < 0.5
+    assert 0.1 <= ours.baselines["trainer"].run([rows, rows]) < 0.5
 
 
 def test_the_trainer_pads_to_the_longest_of_the_batch_and_trains_on_our_texts():
@@ -233,7 +233,7 @@ def test_a_run_is_compared_with_its_training_steps(tiny_config):
     record = train(tiny_config("loss=ce"))
     found, seconds = run_ratio(record.folder), record.result["seconds"]
     assert found["ratio"] == seconds["total"] / seconds["training"] > 1
-    assert found["reached"] == ""  # two epochs are too few to judge
+    assert found["met"] == ""  # two epochs are too few to judge
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -261,15 +261,15 @@ def test_the_growth_has_a_point_for_each_loss_and_size(monkeypatch, tmp_path):
     monkeypatch.setattr("gloss.benchmark.scaling.BATCHES", (4, 8))
     monkeypatch.setattr("gloss.benchmark.scaling.CLASSES", (2,))
     monkeypatch.setattr("gloss.benchmark.scaling.LENGTHS", (4,))
-    result, _ = bench(dataclasses.replace(TINY, rounds=1, growth=True, outputs=str(tmp_path)))
-    points = [(row["axis"], row["loss"], row["size"]) for row in result["growth"]]
+    result, _ = bench(dataclasses.replace(TINY, rounds=1, scaling=True, outputs=str(tmp_path)))
+    points = [(row["axis"], row["loss"], row["size"]) for row in result["scaling"]]
     sizes = {"batch": (4, 8), "classes": (2,), "length": (4,)}
     assert sorted(points) == sorted((axis, x, s) for axis in sizes for x in ("ce", "gloss_o") for s in sizes[axis])
     assert any(d.name.startswith("bench_growth") for d in report.drawings([result]))
 
 
 def test_peers_compute_what_our_losses_do():
-    ours, peers = contenders()
+    ours, peers = candidates()
     x, labels = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
     assert len(peers) == 3
     for name, (our, loss) in peers.items():
@@ -288,16 +288,16 @@ def test_losses_beside_peers_have_a_time_and_a_memory(monkeypatch):
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize(("lengths", "batch", "micro_batch"), [
+@pytest.mark.parametrize(("lengths", "batch", "grad_cache_chunk"), [
     ("16", 16, None), ("4-12", 16, None), ("4-12", 16, 4), ("128", 128, None),
 ])  # fmt: skip
-def test_a_training_step_never_waits_for_the_gpu(lengths, batch, micro_batch):
+def test_a_training_step_never_waits_for_the_gpu(lengths, batch, grad_cache_chunk):
     """As far as PyTorch notices."""
-    sizes = {"lengths": lengths, "batch": batch, "micro_batch": micro_batch}
+    sizes = {"lengths": lengths, "batch": batch, "grad_cache_chunk": grad_cache_chunk}
     ours = Bench.build(dataclasses.replace(TINY, device="cuda", losses=LOSSES, **sizes))
     for loss, fit in ours.fits.items():
         rows = np.sort(next(ours.batches))
-        device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_visible(len(rows), torch.Generator())
+        device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_labeled(len(rows), torch.Generator())
         fit._step(0, rows, device_rows, visible)  # makes the optimizer's state
         torch.cuda.synchronize()
         try:

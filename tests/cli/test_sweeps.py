@@ -19,7 +19,7 @@ from gloss.config import ROOT
 from gloss.experiments.status import state
 from gloss.records.reading import read_records
 from gloss.runtime.signals import Interrupted
-from gloss.runtime.slurm import queued_again
+from gloss.runtime.slurm import requeued
 
 WORDS = {"up": "good great fine superb happy".split(), "down": "bad poor sad awful dull".split()}
 
@@ -110,7 +110,7 @@ def test_a_job_that_a_cluster_preempts_is_queued_again_and_one_that_is_cancelled
     queued: list[int] = []
     before = signal.signal(signal.SIGUSR2, lambda number, _: queued.append(number))
     try:
-        with contextlib.nullcontext() if again else pytest.raises(Interrupted), queued_again():
+        with contextlib.nullcontext() if again else pytest.raises(Interrupted), requeued():
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
     finally:

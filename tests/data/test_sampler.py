@@ -9,10 +9,10 @@ from gloss.config import TrainerConfig
 from gloss.data.sampler import epoch_batches
 
 
-@pytest.mark.parametrize("num_texts", [2, 7, 32, 33, 65, 100])
-def test_random_batches_hold_every_text_once_and_none_is_a_single_text(num_texts: int):
-    batches = epoch_batches(np.zeros(num_texts, dtype=int), TrainerConfig(batch_size=32), seed=1, epoch=1)
-    assert sorted(np.concatenate(batches)) == list(range(num_texts))
+@pytest.mark.parametrize("num_examples", [2, 7, 32, 33, 65, 100])
+def test_random_batches_hold_every_text_once_and_none_is_a_single_text(num_examples: int):
+    batches = epoch_batches(np.zeros(num_examples, dtype=int), TrainerConfig(batch_size=32), seed=1, epoch=1)
+    assert sorted(np.concatenate(batches)) == list(range(num_examples))
     assert min(map(len, batches)) >= 2
     assert max(map(len, batches)) <= 33
 

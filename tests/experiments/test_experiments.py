@@ -11,8 +11,8 @@ from hydra import compose, initialize_config_dir
 from gloss.cli.hydra_main import main
 from gloss.config import CONFIG_DIR, resolve
 from gloss.errors import ConfigError
-from gloss.experiments.grid import NAMES, compose_cells, is_run, search_cell, sweep_arguments, sweep_of
-from gloss.records.run_folder import digits, run_folder
+from gloss.experiments.grid import NAMES, expand_grid, is_run, search_cell, sweep_arguments, sweep_of
+from gloss.records.run_folder import config_hash, run_folder
 from gloss.search.best_values import apply_tuned
 
 RUNS = {  # with the default seeds; the first three as the paper's tables have them
@@ -44,7 +44,7 @@ def no_overlays(tmp_path, monkeypatch):
 def test_every_experiment_is_known_and_has_its_number_of_runs():
     files = {path.stem for path in (CONFIG_DIR / "experiment").rglob("*.yaml")}
     assert len(RUNS) == 16 and files - {"demo"} == set(NAMES) == set(RUNS)  # the demo is no table or figure
-    found = {name: sum(len(cell.seeds) for cell in compose_cells(name)) for name in NAMES}
+    found = {name: sum(len(cell.seeds) for cell in expand_grid(name)) for name in NAMES}
     assert found == RUNS
 
 
@@ -62,7 +62,7 @@ def test_every_file_of_every_group_composes():
 @pytest.mark.parametrize("name", ["table3", "fig3b", "fig7", "shift", "variant"])
 def test_a_cell_is_what_the_command_line_composes(name):
     given = ["model=tiny,minilm", "seed=2,3", "trainer.max_epochs=3", "loss=gloss_sqrt"]
-    cells = {(c.dataset, c.model, c.mode, c.variant, str(c.point)): c for c in compose_cells(name, given)}
+    cells = {(c.dataset, c.model, c.mode, c.variant, str(c.point)): c for c in expand_grid(name, given)}
     arguments = sweep_arguments([f"experiment={name}", *given])
     swept = [[f"{a.partition('=')[0]}={v}" for v in a.partition("=")[2].split(",")] for a in arguments]
     num_jobs = 0
@@ -81,12 +81,12 @@ def test_a_file_that_sets_more_than_its_own_node_is_composed_in_full(tmp_path):
     text = "# @package _global_\ndataset: {name: odd, source: csv, path: a.csv}\ntrainer: {patience: 3}\n"
     (tmp_path / "dataset" / "odd.yaml").write_text(text)
     search = f"hydra.searchpath=[file://{tmp_path}]"
-    odd, mr = compose_cells("table2", [search, "dataset=odd,mr", "model=tiny", "loss=ce"])
+    odd, mr = expand_grid("table2", [search, "dataset=odd,mr", "model=tiny", "loss=ce"])
     assert (odd.dataset, odd.config.trainer.patience, mr.config.trainer.patience) == ("odd", 3, 10)
 
 
 def test_cells_come_in_the_papers_order_whatever_the_order_of_the_arguments():
-    cells = compose_cells("table2", ["loss=gloss_sqrt,ce", "seed=1", "dataset=r8,mr", "model=bert"])
+    cells = expand_grid("table2", ["loss=gloss_sqrt,ce", "seed=1", "dataset=r8,mr", "model=bert"])
     expected = [("r8", "gloss_sqrt"), ("r8", "ce"), ("mr", "gloss_sqrt"), ("mr", "ce")]
     assert [(c.dataset, c.loss) for c in cells] == expected
     seeds = [a for a in sweep_arguments(["-m", "experiment=table2", "dataset=mr", "seed=4,5"]) if "=" in a]
@@ -94,37 +94,37 @@ def test_cells_come_in_the_papers_order_whatever_the_order_of_the_arguments():
 
 
 def test_points_are_the_swept_keys_that_no_cell_is_named_by():
-    assert [c.point for c in compose_cells("fig2", ["dataset=mr", "loss.lam=0.2,0.4", "trainer.lr=1e-5"])] == [
+    assert [c.point for c in expand_grid("fig2", ["dataset=mr", "loss.lam=0.2,0.4", "trainer.lr=1e-5"])] == [
         {"loss.lam": 0.2},
         {"loss.lam": 0.4},
     ]
-    assert compose_cells("table2", ["dataset=mr", "model=bert", "loss=ce"])[0].point == {}
-    by_hand = compose_cells("table2", ["dataset=mr", "model=bert", "loss=ce", "trainer.lr=1e-5,2e-5"])
-    assert [c.point for c in by_hand] == [{"trainer.lr": 1e-5}, {"trainer.lr": 2e-5}]
+    assert expand_grid("table2", ["dataset=mr", "model=bert", "loss=ce"])[0].point == {}
+    overridden = expand_grid("table2", ["dataset=mr", "model=bert", "loss=ce", "trainer.lr=1e-5,2e-5"])
+    assert [c.point for c in overridden] == [{"trainer.lr": 1e-5}, {"trainer.lr": 2e-5}]
 
 
 def test_offsets_of_fig7_and_the_other_domain_of_shift():
-    ablations = {c.point["ablation"]: c.config.ablation for c in compose_cells("fig7", ["loss=gloss_sqrt"])}
+    ablations = {c.point["ablation"]: c.config.ablation for c in expand_grid("fig7", ["loss=gloss_sqrt"])}
     assert (ablations["sigma_half"].sigma_scale, ablations["sigma_double"].sigma_scale) == (0.5, 2.0)
     assert [ablations[k].lam_offset for k in ("lam_minus", "lam_plus", "none")] == [-0.1, 0.1, 0.0]
     assert [ablations[k].gamma_offset for k in ("gamma_minus", "gamma_plus", "none")] == [-0.1, 0.1, 0.0]
-    others = {c.dataset: c.config.ablation.test_on for c in compose_cells("shift", ["loss=ce"])}
+    others = {c.dataset: c.config.ablation.test_on for c in expand_grid("shift", ["loss=ce"])}
     assert set(others) == {f"snippets_{name}" for name in ("movie", "product", "news", "tweets")}
     assert all({name, *rest} == set(others) and len(rest) == 3 for name, rest in others.items())
-    pair = {c.dataset: c.config.ablation.test_on for c in compose_cells("shift", ["loss=ce", "dataset=mr,sst2"])}
+    pair = {c.dataset: c.config.ablation.test_on for c in expand_grid("shift", ["loss=ce", "dataset=mr,sst2"])}
     assert pair == {"mr": "sst2", "sst2": "mr"}
 
 
 def test_experiments_share_runs_where_they_ask_for_the_same():
     given = ["dataset=mr", "loss=gloss_sqrt", "seed=1"]
-    table2 = compose_cells("table2", [*given, "model=bert"])[0]
-    assert table2.digits in {c.digits for c in compose_cells("label_noise", given)}
-    assert table2.digits in {c.digits for c in compose_cells("graph_noise", given)}
-    assert table2.digits not in {c.digits for c in compose_cells("few_shot", given)}
+    table2 = expand_grid("table2", [*given, "model=bert"])[0]
+    assert table2.config_hash in {c.config_hash for c in expand_grid("label_noise", given)}
+    assert table2.config_hash in {c.config_hash for c in expand_grid("graph_noise", given)}
+    assert table2.config_hash not in {c.config_hash for c in expand_grid("few_shot", given)}
 
 
 def test_the_controls_of_graph_noise_are_what_their_names_say():
-    cells = compose_cells("graph_noise", ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1"])
+    cells = expand_grid("graph_noise", ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1"])
     found = {(c.loss, c.mode, c.config.ablation.graph_noise, c.config.ablation.graph_shuffle) for c in cells}
     noisy = {("gloss_sqrt", "integrated", noise, False) for noise in (0.0, 0.01, 0.02, 0.04, 0.08)}
     shuffled = {("gloss_sqrt", mode, 0.0, True) for mode in ("integrated", "standalone")}
@@ -133,7 +133,7 @@ def test_the_controls_of_graph_noise_are_what_their_names_say():
 
 
 def test_unlabeled_texts_join_one_line_of_few_shot():
-    cells = compose_cells("few_shot", ["dataset=mr", "seed=1", "dataset.train_limit=20"])
+    cells = expand_grid("few_shot", ["dataset=mr", "seed=1", "dataset.train_limit=20"])
     found = [(c.loss, c.config.dataset.unlabeled) for c in cells]
     assert sorted(found, key=str) == [
         *(("ce", None), ("gloss_o", None), ("gloss_sqrt", "rest"), ("gloss_sqrt", None), ("scl_ce", None))
@@ -168,7 +168,7 @@ def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path, monkeypatch):
 
     given = ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1", "ablation.graph_noise=0,0.04"]
     assert main(task, ["-m", "experiment=graph_noise", *given, f"paths.outputs={tmp_path}"]) == 0
-    cells = compose_cells("graph_noise", given)
+    cells = expand_grid("graph_noise", given)
     assert sorted(seen) == sorted(
         (c.loss, c.mode, c.config.ablation.graph_noise, c.config.ablation.graph_shuffle) for c in cells
     )
@@ -177,20 +177,20 @@ def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path, monkeypatch):
 
 def test_what_an_experiment_leaves_out_alone_is_told():
     with pytest.raises(ConfigError, match="experiment=few_shot leaves this out: .*loss=ce.* with loss=gloss_sqrt"):
-        compose_cells("few_shot", ["loss=ce", "dataset.unlabeled=rest"])
+        expand_grid("few_shot", ["loss=ce", "dataset.unlabeled=rest"])
 
 
 def test_gloss_o_waits_for_its_search(tmp_path):
     given = ["dataset=mr", "model=bert", "loss=gloss_o", f"paths.tuned={tmp_path}"]
-    (cell,) = compose_cells("table2", given)
-    assert (cell.can_run, cell.digits, cell.folder(1)) == (False, None, None)
+    (cell,) = expand_grid("table2", given)
+    assert (cell.can_run, cell.config_hash, cell.folder(1)) == (False, None, None)
     values = {"trainer": {"lr": 1e-5}, "loss": {"sigma": 0.7, "lam": 0.9, "gamma": 0.5}}
-    source = {"study": "s", "value": 80.0, "train_limit": None, "max_epochs": 200, "train_texts": 6397}
+    source = {"study": "s", "value": 80.0, "train_limit": None, "max_epochs": 200, "train_examples": 6397}
     (tmp_path / "mr-bert-integrated-gloss_o.yaml").write_text(yaml.safe_dump({**values, "tuned": source}))
-    (cell,) = compose_cells("table2", given)
+    (cell,) = expand_grid("table2", given)
     assert cell.can_run and cell.config.loss.sigma == 0.7 and cell.config.trainer.lr == 1e-5
     assert cell.folder(4) == run_folder(resolve(_with_seed(cell.config, 4)))
-    swept = compose_cells("fig2", given)  # the swept λ wins over the one that was found
+    swept = expand_grid("fig2", given)  # the swept λ wins over the one that was found
     assert [c.config.loss.lam for c in swept] == pytest.approx([0.1 * k for k in range(1, 10)])
     assert {c.config.loss.sigma for c in swept} == {0.7}
 
@@ -201,7 +201,7 @@ def _with_seed(cfg, seed):
 
 
 def test_a_search_is_made_without_the_experiments_own_settings():
-    cell = compose_cells("few_shot", ["dataset=mr", "loss=ce", "dataset.train_limit=20"])[0]
+    cell = expand_grid("few_shot", ["dataset=mr", "loss=ce", "dataset.train_limit=20"])[0]
     search = search_cell(cell, ["dataset=mr", "loss=ce", "dataset.train_limit=20", "trainer.max_epochs=7"])
     trainer = search.config.trainer
     assert search.config.dataset.train_limit is None and (trainer.batch_size, trainer.max_epochs) == (128, 7)
@@ -221,16 +221,16 @@ def test_a_search_is_made_without_the_experiments_own_settings():
 )
 def test_mistakes_are_told_in_one_message(name, overrides, message):
     with pytest.raises(ConfigError) as error:
-        compose_cells(name, overrides)
+        expand_grid(name, overrides)
     assert message in str(error.value)
 
 
 def test_launcher_and_search_change_no_cell():
     plain, launched = (
-        compose_cells("table2", ["dataset=mr", "model=bert", "loss=ce", *more])[0]
+        expand_grid("table2", ["dataset=mr", "model=bert", "loss=ce", *more])[0]
         for more in ([], ["hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "search.trials=3"])
     )
-    assert plain.digits == launched.digits == digits(plain.config)
+    assert plain.config_hash == launched.config_hash == config_hash(plain.config)
 
 
 def test_the_sweep_of_an_experiment_names_known_groups():

@@ -17,10 +17,10 @@ from gloss.cli.reproduce import Task, experiments_of, grouped, save_selection, s
 from gloss.data.datasets import read_manifest
 from gloss.errors import ConfigError
 from gloss.experiments.cost import DEVICES, ENCODERS, START_SECONDS, Texts, epoch_flops, lengths
-from gloss.experiments.grid import NAMES, compose_cells
-from gloss.experiments.requested import same_settings, selected_cells, selections
+from gloss.experiments.grid import NAMES, expand_grid
+from gloss.experiments.requested import requested_runs, same_settings, selections
 from gloss.experiments.status import searches_left, state
-from gloss.records.run_folder import digits
+from gloss.records.run_folder import config_hash
 from gloss.report.build import build
 from gloss.report.plan import failures, make_plan, show
 from gloss.runtime import gpu_sharing as workers
@@ -29,7 +29,7 @@ CE = ["dataset=mr", "model=bert", "loss=ce"]
 
 
 def cells_in(outputs, name="table2", given=CE, seeds="1,2,3,4,5"):
-    return compose_cells(name, [*given, f"seed={seeds}", f"paths.outputs={outputs}"])
+    return expand_grid(name, [*given, f"seed={seeds}", f"paths.outputs={outputs}"])
 
 
 def put_run(root, cell, seed=1, **changes):
@@ -40,7 +40,7 @@ def put_run(root, cell, seed=1, **changes):
             model=cell.model,
             mode=cell.mode,
             loss=cell.loss,
-            digits=cell.digits,
+            config_hash=cell.config_hash,
             seed=seed,
             **{
                 "config": {
@@ -185,7 +185,7 @@ def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tm
 
 def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
     def epochs(name, *given):
-        line = make_plan(compose_cells(name, [*given, f"paths.outputs={tmp_path}"])[:1], "a100", 2).lines[0]
+        line = make_plan(expand_grid(name, [*given, f"paths.outputs={tmp_path}"])[:1], "a100", 2).lines[0]
         return line.epochs, line.epochs_from
 
     assert epochs("table3", "dataset=r8", "loss=cosine") == (200, "paper")
@@ -196,7 +196,7 @@ def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
 
 
 def released_cells(tmp_path, name, *given):
-    return compose_cells(
+    return expand_grid(
         name, ["dataset=mr", "model=bert", "variant=released", "seed=1", *given, f"paths.outputs={tmp_path}"]
     )
 
@@ -250,13 +250,13 @@ def test_an_unknown_set_or_encoder_has_no_estimate_and_says_so(tmp_path):
 
 def test_runs_that_two_experiments_share_are_counted_once(tmp_path):
     given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", f"paths.outputs={tmp_path}"]
-    cells = [*compose_cells("graph_noise", given), *compose_cells("label_noise", given)]
+    cells = [*expand_grid("graph_noise", given), *expand_grid("label_noise", given)]
     assert len(cells) == 12 and len(make_plan(cells, "a100", 2).runs_to_do()) == 11  # both begin without noise
 
 
 def test_unlabeled_texts_cost_their_encoding(tmp_path):
     given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", "dataset.train_limit=1000", f"paths.outputs={tmp_path}"]
-    plain, unlabeled = make_plan(compose_cells("few_shot", given), "cpu", 2).lines
+    plain, unlabeled = make_plan(expand_grid("few_shot", given), "cpu", 2).lines
     without_start = [line.run_hours - START_SECONDS / 3600 for line in (plain, unlabeled)]
     assert 1.5 < without_start[1] / without_start[0] < 2.0  # twice the texts in each batch, the same validation
 
@@ -273,25 +273,25 @@ def left(cells, given, *search):
 
 def test_searches_are_those_that_cells_lack(tmp_path):
     given = ["dataset=mr", "model=bert", "seed=1", f"paths.outputs={tmp_path}"]
-    cells = compose_cells("table2", given)
+    cells = expand_grid("table2", given)
     everything = {f"mr-bert-integrated-{loss}": 15 for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o")}
     assert left(cells, given) == everything
     assert set(left(cells, given, "search.trials=2").values()) == {2}
     assert left(cells, given, "search.trials=0") == {}
-    by_hand = [*given, "trainer.lr=1e-5"]
-    assert "mr-bert-integrated-ce" not in left(compose_cells("table2", by_hand), by_hand)  # nothing to search
+    overridden = [*given, "trainer.lr=1e-5"]
+    assert "mr-bert-integrated-ce" not in left(expand_grid("table2", overridden), overridden)  # nothing to search
     put_run(tmp_path, cells[0])
     assert left(cells, given) == everything  # it ran with default values; the others would be searched
     source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15}
     put_overlay(tmp_path, "mr-bert-integrated-gloss_o", source, loss={"sigma": 0.5})
     open_ = set(everything) - {"mr-bert-integrated-gloss_o"}
-    assert set(left(compose_cells("table2", given), given)) == open_
+    assert set(left(expand_grid("table2", given), given)) == open_
     trial = {"params": {"lr": 2e-5}, "value": 1.0, "epochs": 1, "seconds": 1.0, "reason": None, "duplicate_of": None}
     trials = [{**trial, "number": i, "state": s} for i, s in enumerate(("complete", "pruned", "running"))]
     write_study(tmp_path, "mr-bert-integrated-scl_ce-paper-fair-01234567", loss="scl_ce", trials=trials)
     assert left(cells, given)["mr-bert-integrated-scl_ce"] == 13
     assert left(cells, given, "search=authors")["mr-bert-integrated-scl_ce"] == 15  # that study is not the authors'
-    assert left(compose_cells("fig6", given), given) == {}  # a timing needs no search
+    assert left(expand_grid("fig6", given), given) == {}  # a timing needs no search
     with pytest.raises(ConfigError, match="expected one of authors, fair"):
         left(cells, given, "search=authers")
 
@@ -300,7 +300,7 @@ def test_more_trials_or_another_search_than_the_overlay_s_are_searched_for(tmp_p
     given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
     source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 12}
     put_overlay(tmp_path, "mr-bert-integrated-ce", source)
-    cells = compose_cells("table2", given)
+    cells = expand_grid("table2", given)
     assert left(cells, given, "search.trials=12") == {} != left(cells, given, "search.trials=13")
     assert left(cells, given, "search.trials=12", "search=authors") == {"mr-bert-integrated-ce": 12}
 
@@ -308,41 +308,41 @@ def test_more_trials_or_another_search_than_the_overlay_s_are_searched_for(tmp_p
 def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(tmp_path):
     given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
     reduced = [*given, "dataset.train_limit=500", "trainer.max_epochs=3"]
-    assert set(left(compose_cells("table2", reduced), reduced)) == {"mr-bert-integrated-ce-n500-e3"}
-    source = {"train_limit": 500, "max_epochs": 3, "search": "fair", "trials": 15, "train_texts": 500}
+    assert set(left(expand_grid("table2", reduced), reduced)) == {"mr-bert-integrated-ce-n500-e3"}
+    source = {"train_limit": 500, "max_epochs": 3, "search": "fair", "trials": 15, "train_examples": 500}
     put_overlay(tmp_path, "mr-bert-integrated-ce-n500-e3", source)
-    assert left(compose_cells("table2", reduced), reduced) == {}
-    full = compose_cells("table2", given)
+    assert left(expand_grid("table2", reduced), reduced) == {}
+    full = expand_grid("table2", given)
     assert full[0].config.tuned is True and set(left(full, given)) == {"mr-bert-integrated-ce"}
 
     put_overlay(tmp_path, "mr-bert-integrated-ce", {**source, "train_limit": None, "max_epochs": 200})
-    assert compose_cells("table2", reduced)[0].config.tuned["file"] == "mr-bert-integrated-ce-n500-e3.yaml"
+    assert expand_grid("table2", reduced)[0].config.tuned["file"] == "mr-bert-integrated-ce-n500-e3.yaml"
     # a sweep over amounts takes the search on all texts, unless there is one on its own
     few = ["loss=ce", "dataset=mr", f"paths.outputs={tmp_path}"]
-    assert left(compose_cells("few_shot", few), few) == {}
+    assert left(expand_grid("few_shot", few), few) == {}
     put_overlay(tmp_path, "mr-bert-integrated-ce-n20", {**source, "train_limit": 20, "max_epochs": 200})
-    files = {c.point["dataset.train_limit"]: c.config.tuned["file"] for c in compose_cells("few_shot", few)}
+    files = {c.point["dataset.train_limit"]: c.config.tuned["file"] for c in expand_grid("few_shot", few)}
     assert files == {n: f"mr-bert-integrated-ce{'-n20' * (n == 20)}.yaml" for n in (20, 100, 1000)}
     fewer = [*few, "trainer.max_epochs=3"]  # its search is on all texts for three epochs
-    assert set(left(compose_cells("few_shot", fewer), fewer)) == {"mr-bert-integrated-ce-e3"}
+    assert set(left(expand_grid("few_shot", fewer), fewer)) == {"mr-bert-integrated-ce-e3"}
     put_overlay(tmp_path, "mr-bert-integrated-ce-e3", {**source, "train_limit": None})
-    assert compose_cells("few_shot", fewer)[1].config.tuned["file"] == "mr-bert-integrated-ce-e3.yaml"
+    assert expand_grid("few_shot", fewer)[1].config.tuned["file"] == "mr-bert-integrated-ce-e3.yaml"
 
 
 def test_experiments_of_one_cell_that_vary_other_amounts_have_their_own_searches(tmp_path):
     given = ["loss=ce", "dataset=mr", "model=bert", "dataset.train_limit=500", f"paths.outputs={tmp_path}"]
     both = [
-        *compose_cells("fig6", ["mode=integrated", *given]),
-        *compose_cells("table2", given),
-        *compose_cells("few_shot", given),
+        *expand_grid("fig6", ["mode=integrated", *given]),
+        *expand_grid("table2", given),
+        *expand_grid("few_shot", given),
     ]
     assert set(left(both, given)) == {"mr-bert-integrated-ce-n500", "mr-bert-integrated-ce"}
 
 
 def test_the_cost_of_a_search_is_that_of_its_own_runs_not_of_the_cells_it_serves(tmp_path):
     given = ["dataset=mr", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
-    plan = make_plan(compose_cells("few_shot", given), "a100", 2, given, ["search.trials=1"])
-    whole = make_plan(compose_cells("table2", [*given, "model=bert"]), "a100", 2).hours()[0]
+    plan = make_plan(expand_grid("few_shot", given), "a100", 2, given, ["search.trials=1"])
+    whole = make_plan(expand_grid("table2", [*given, "model=bert"]), "a100", 2).hours()[0]
     assert plan.hours()[1] == pytest.approx(whole)
 
 
@@ -390,7 +390,7 @@ def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
     for overrides in (["dataset=mr", "model=minilm", "loss=gloss_sqrt", "seed=4"], larger, [*smaller, "seed=2,3"]):
         save_selection(tmp_path, "table2", overrides)
     (group,) = same_settings("table2", selections(tmp_path)["table2"])
-    cells = selected_cells("table2", group, tmp_path)
+    cells = requested_runs("table2", group, tmp_path)
     assert [(c.dataset, c.model, c.loss, c.seeds) for c in cells] == [
         ("mr", "bert", "ce", (1, 2, 3)),
         ("mr", "minilm", "gloss_sqrt", (4,)),
@@ -399,13 +399,13 @@ def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
     # settings of its own make a group of its own, so that a table never compares unlike runs
     save_selection(tmp_path, "table2", [*smaller, "trainer.max_epochs=3", "search.trials=2"])
     first, last = same_settings("table2", selections(tmp_path)["table2"])
-    assert first == group and [c.config.trainer.max_epochs for c in selected_cells("table2", last, tmp_path)] == [3]
+    assert first == group and [c.config.trainer.max_epochs for c in requested_runs("table2", last, tmp_path)] == [3]
     save_selection(tmp_path, "table2", [*smaller, "seed=1"])
     assert len(same_settings("table2", selections(tmp_path)["table2"])[-1]) == 4
     save_selection(tmp_path, "fig2", ["loss.lam=0.1,0.2", "dataset=mr"])
     save_selection(tmp_path, "fig2", ["loss.lam=0.2,0.3", "dataset=mr"])
     (group,) = same_settings("fig2", selections(tmp_path)["fig2"])
-    assert [c.point["loss.lam"] for c in selected_cells("fig2", group, tmp_path)] == [0.1, 0.2, 0.3]
+    assert [c.point["loss.lam"] for c in requested_runs("fig2", group, tmp_path)] == [0.1, 0.2, 0.3]
 
 
 def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
@@ -471,8 +471,10 @@ def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):
     given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
     source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15, "fingerprint": "f" * 64}
     put_overlay(tmp_path, "mine-tiny-integrated-ce", source)  # of the same texts, which cannot be looked at
-    (cell,) = compose_cells("table2", [*given, "seed=1", f"paths.outputs={tmp_path}"])
-    write_run(tmp_path, dataset="mine", model="tiny", loss="ce", digits=digits(cell.config, "f" * 64), accuracy=77.0)
+    (cell,) = expand_grid("table2", [*given, "seed=1", f"paths.outputs={tmp_path}"])
+    write_run(
+        tmp_path, dataset="mine", model="tiny", loss="ce", config_hash=config_hash(cell.config, "f" * 64), accuracy=77.0
+    )
     save_selection(tmp_path, "table2", [*given, "seed=1"])
     save_selection(tmp_path, "table6", [*given, "seed=1", "model.max_length=16"])
     assert status(tmp_path, "cpu", 2)
@@ -512,7 +514,7 @@ def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
     folder = tmp_path / f"gloss-{workers.os.getuid()}" / "workers"
-    assert workers.claim_gpu() == 0 and workers.claim_gpu() == 0
+    assert workers.assign_gpu() == 0 and workers.assign_gpu() == 0
     code = (
         "import sys, time\nfrom filelock import FileLock\n"
         "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
@@ -522,10 +524,10 @@ def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
     other = subprocess.Popen([sys.executable, "-c", code, folder / "gpu-0"], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        assert workers.claim_gpu() == 1  # the first is taken by another process
+        assert workers.assign_gpu() == 1  # the first is taken by another process
     finally:
         other.kill()
         other.wait()
         workers._mine.release()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert workers.claim_gpu() is None
+    assert workers.assign_gpu() is None

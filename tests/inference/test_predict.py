@@ -24,7 +24,7 @@ from gloss.inference.prediction_files import BadRow, Row, Writer, input_kind, ou
 from gloss.inference.predictor import Prediction, Run, find_run, load_run
 from gloss.models.pretrained import load_tokenizer
 from gloss.records.run_folder import write_json
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 from gloss.training.run import _print_once, train
 
 
@@ -207,7 +207,7 @@ def outputs(tmp_path, record):
         folder = tmp_path / "runs" / "colours" / "tiny" / f"integrated-{loss}" / "0000abcd" / "seed=1"
         shutil.copytree(record.folder, folder, ignore=shutil.ignore_patterns("model") if not has_model else None)
         result = json.loads((folder / "result.json").read_text())
-        result["identity"] |= {"loss": loss, "digits": "0000abcd"}
+        result["identity"] |= {"loss": loss, "config_hash": "0000abcd"}
         result["metrics"]["val"]["macro_f1"], result["metrics"]["test"]["macro_f1"] = val, test
         write_json(folder / "result.json", result)
     return tmp_path
@@ -363,7 +363,7 @@ def test_formats():
 def test_nothing_steers_the_terminal():
     table = written("table")
     assert all(c.isprintable() or c == "\n" for c in table) and "\\x1b[2J" in table and len(table.splitlines()) == 2
-    assert printable("naïve 文 \u202e\x07\ud800") == "naïve 文 \\u202e\\x07\\ud800"
+    assert escape_control_characters("naïve 文 \u202e\x07\ud800") == "naïve 文 \\u202e\\x07\\ud800"
 
 
 # -- the scripts -------------------------------------------------------------------------------------------------------

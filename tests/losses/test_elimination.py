@@ -11,7 +11,7 @@ import sys
 import pytest
 import torch
 
-from gloss.losses import choose_visible, gloss_loss
+from gloss.losses import choose_labeled, gloss_loss
 from gloss.losses import gloss as gloss_module
 from gloss.losses import state_elimination as elimination
 from gloss.losses.state_elimination import eliminate, log_absorption
@@ -40,33 +40,33 @@ def loop(x: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def solve(x: torch.Tensor, num_classes: int) -> torch.Tensor:
-    to_class, to_hidden = x.softmax(dim=1).split([num_classes, len(x)], dim=1)
-    return torch.linalg.solve(torch.eye(len(x), dtype=x.dtype) - to_hidden, to_class).log()
+    to_class, to_unlabeled = x.softmax(dim=1).split([num_classes, len(x)], dim=1)
+    return torch.linalg.solve(torch.eye(len(x), dtype=x.dtype) - to_unlabeled, to_class).log()
 
 
-def log_rates(num_hidden: int, num_classes: int, spread: float, num_groups: int = 1) -> torch.Tensor:
+def log_rates(num_unlabeled: int, num_classes: int, spread: float, num_groups: int = 1) -> torch.Tensor:
     """Random log rates, no node to itself; by e^(−10 · spread) smaller between groups, where only one has classes."""
     generator = torch.Generator().manual_seed(0)
-    rates = spread * torch.randn(num_hidden, num_classes + num_hidden, generator=generator, dtype=torch.float64)
-    group = torch.arange(num_hidden) % num_groups
+    rates = spread * torch.randn(num_unlabeled, num_classes + num_unlabeled, generator=generator, dtype=torch.float64)
+    group = torch.arange(num_unlabeled) % num_groups
     rates[:, num_classes:] -= 10 * spread * (group[:, None] != group)
     rates[:, :num_classes] -= 10 * spread * (group > 0)[:, None]
     rates[:, num_classes:].diagonal().fill_(-1e30)
     return rates
 
 
-@pytest.mark.parametrize("num_hidden", [1, 2, 51, 64, 65, 150])  # a block has 64
+@pytest.mark.parametrize("num_unlabeled", [1, 2, 51, 64, 65, 150])  # a block has 64
 @pytest.mark.parametrize("num_classes", [1, 2, 20])
-def test_blocks_and_loop_equal_a_plain_solve(num_hidden, num_classes):
-    rates = log_rates(num_hidden, num_classes, 1.0)
+def test_blocks_and_loop_equal_a_plain_solve(num_unlabeled, num_classes):
+    rates = log_rates(num_unlabeled, num_classes, 1.0)
     expected = weighted(solve, rates, num_classes)
     for of in (blocks, loop):
         torch.testing.assert_close(weighted(of, rates, num_classes), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize(("num_hidden", "spread", "num_groups"), [(150, 5.0, 1), (150, 5.0, 3), (70, 25.0, 5)])
-def test_blocks_equal_the_loop_where_a_solve_is_singular(num_hidden, spread, num_groups):
-    rates = log_rates(num_hidden, 3, spread, num_groups)
+@pytest.mark.parametrize(("num_unlabeled", "spread", "num_groups"), [(150, 5.0, 1), (150, 5.0, 3), (70, 25.0, 5)])
+def test_blocks_equal_the_loop_where_a_solve_is_singular(num_unlabeled, spread, num_groups):
+    rates = log_rates(num_unlabeled, 3, spread, num_groups)
     (value, gradient), expected = weighted(blocks, rates, 3), weighted(loop, rates, 3)
     torch.testing.assert_close(value, expected[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient, expected[1], rtol=0, atol=1e-12 * expected[1].abs().max().item())
@@ -75,10 +75,10 @@ def test_blocks_equal_the_loop_where_a_solve_is_singular(num_hidden, spread, num
         assert not lost.isfinite().all() or (lost - value).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("num_hidden", [1, 3, 4, 9])
-def test_gradient_of_the_blocks(num_hidden, monkeypatch):
+@pytest.mark.parametrize("num_unlabeled", [1, 3, 4, 9])
+def test_gradient_of_the_blocks(num_unlabeled, monkeypatch):
     monkeypatch.setattr(elimination, "BLOCK", 4)
-    rates = log_rates(num_hidden, 2, 1.0).exp().requires_grad_()
+    rates = log_rates(num_unlabeled, 2, 1.0).exp().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: log_absorption(x, 2), rates)
     value = log_absorption(rates, 2)
     (slope,) = torch.autograd.grad(value[:, 0].sum(), rates, create_graph=True)
@@ -118,8 +118,13 @@ def test_the_loss_is_the_same_in_log_space(sigma, spread, objective, monkeypatch
     centers = torch.randn(7, 16, generator=generator, dtype=torch.float64)
     x = centers[labels + torch.randint(3, (200,), generator=generator)]
     x += spread * torch.randn(200, 16, generator=generator, dtype=torch.float64)
-    settings = {"labels": labels, "sigma": sigma, "num_classes": 6, "objective": objective,
-                "is_visible": choose_visible(200, 0.4, generator) & (labels > 0)}
+    settings = {
+        "labels": labels,
+        "sigma": sigma,
+        "num_classes": 6,
+        "objective": objective,
+        "is_labeled": choose_labeled(200, 0.4, generator) & (labels > 0),
+    }
     value, gradient = loss_and_gradient(x, **settings)
     narrow, narrow_gradient = loss_and_gradient(x.float(), **settings)
     monkeypatch.setattr(gloss_module, "NARROW", 1e9)
@@ -135,8 +140,8 @@ def test_what_is_kept_for_the_backward_pass_grows_with_the_square_of_the_batch()
         generator, sizes = torch.Generator().manual_seed(0), []
         x = torch.randn(num, 8, generator=generator).requires_grad_()
         with torch.autograd.graph.saved_tensors_hooks(lambda t: (sizes.append(t.nbytes), t)[1], lambda t: t):
-            is_visible = choose_visible(num, 0.5, generator)
-            gloss_loss(x, torch.arange(num) % 2, sigma=0.5, is_visible=is_visible, num_classes=2)
+            is_labeled = choose_labeled(num, 0.5, generator)
+            gloss_loss(x, torch.arange(num) % 2, sigma=0.5, is_labeled=is_labeled, num_classes=2)
         return sum(sizes)
 
     assert kept(400) < 4.5 * kept(200)
@@ -151,15 +156,15 @@ def kernel():
 
 
 @pytest.mark.parametrize(
-    ("num_hidden", "num_classes", "spread"),
+    ("num_unlabeled", "num_classes", "spread"),
     [(1, 2, 1.0), (5, 3, 1.0), (51, 2, 5.0), (9, 300, 1.0), (66, 30, 3.0), (12, 2, 3000.0)],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
-def test_the_kernel_is_the_loop(kernel, num_hidden, num_classes, spread, dtype, tolerance):
+def test_the_kernel_is_the_loop(kernel, num_unlabeled, num_classes, spread, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
-    rates = spread * torch.randn(num_hidden, num_classes + num_hidden, generator=generator, dtype=torch.float64)
+    rates = spread * torch.randn(num_unlabeled, num_classes + num_unlabeled, generator=generator, dtype=torch.float64)
     rates[:, num_classes:].diagonal().fill_(-1e30)
-    weight = torch.randn(num_hidden, num_classes, generator=generator, dtype=torch.float64).to(dtype)
+    weight = torch.randn(num_unlabeled, num_classes, generator=generator, dtype=torch.float64).to(dtype)
 
     def value_and_gradient(of, device: str):
         x = rates.to(device, dtype).requires_grad_()

@@ -1,7 +1,7 @@
 """G-Loss at any bandwidth against an exact calculation, where ordinary arithmetic fails.
 
-By the matrix-tree theorem the probability that hidden node i ends at a visible node of class c is a quotient of two
-sums over all forests that lead every hidden node to a visible one: the product of a forest's edge rates, over the
+By the matrix-tree theorem the probability that unlabeled node i ends at a labeled node of class c is a quotient of two
+sums over all forests that lead every unlabeled node to a labeled one: the product of a forest's edge rates, over the
 forests that lead i to c, by that over all. Sums of positive numbers, here of 60 digits and any exponent.
 """
 
@@ -16,22 +16,22 @@ from gloss.losses import gloss_loss
 SIGMAS = [1e-3, 1e-2, 0.1, 1.0, 30.0, 1e3]
 
 
-def forests(num_visible: int, num_hidden: int) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Every choice of a next node for each hidden one that has no cycle, with the visible node where each ends."""
+def forests(num_labeled: int, num_unlabeled: int) -> list[tuple[tuple[int, ...], list[int]]]:
+    """Every choice of a next node for each unlabeled one that has no cycle, with the labeled node where each ends."""
     found = []
-    for following in itertools.product(range(num_visible + num_hidden), repeat=num_hidden):
+    for following in itertools.product(range(num_labeled + num_unlabeled), repeat=num_unlabeled):
         ends = []
-        for node in range(num_visible, num_visible + num_hidden):
-            for _ in range(num_hidden):
-                node = following[node - num_visible] if node >= num_visible else node
+        for node in range(num_labeled, num_labeled + num_unlabeled):
+            for _ in range(num_unlabeled):
+                node = following[node - num_labeled] if node >= num_labeled else node
             ends.append(node)
-        if max(ends) < num_visible:
+        if max(ends) < num_labeled:
             found.append((following, ends))
     return found
 
 
-def exact_loss(rows: list[list[mpf]], labels: list[int], num_visible: int, sigma: float) -> mpf:
-    """Eq. 1, first `num_visible` nodes visible, straight from the definitions of W, S and T."""
+def exact_loss(rows: list[list[mpf]], labels: list[int], num_labeled: int, sigma: float) -> mpf:
+    """Eq. 1, first `num_labeled` nodes labeled, straight from the definitions of W, S and T."""
     n = range(len(rows))
     unit = []
     for row in rows:
@@ -44,20 +44,20 @@ def exact_loss(rows: list[list[mpf]], labels: list[int], num_visible: int, sigma
     s = [[w[i][j] / mp.sqrt(degree[i] * degree[j]) for j in n] for i in n]
     column = [sum(s[i][j] for i in n) for j in n]
     rate = [[s[i][j] / column[j] / sum(s[i][k] / column[k] for k in n) for j in n] for i in n]
-    hidden = range(num_visible, len(rows))
-    everything, right = mpf(0), {i: mpf(0) for i in hidden}
-    for following, ends in forests(num_visible, len(hidden)):
-        weight = mp.fprod(rate[i][j] for i, j in zip(hidden, following, strict=True))
+    unlabeled = range(num_labeled, len(rows))
+    everything, right = mpf(0), {i: mpf(0) for i in unlabeled}
+    for following, ends in forests(num_labeled, len(unlabeled)):
+        weight = mp.fprod(rate[i][j] for i, j in zip(unlabeled, following, strict=True))
         everything += weight
-        for i, end in zip(hidden, ends, strict=True):
+        for i, end in zip(unlabeled, ends, strict=True):
             if labels[end] == labels[i]:
                 right[i] += weight
-    scored = [i for i in hidden if labels[i] in labels[:num_visible]]
+    scored = [i for i in unlabeled if labels[i] in labels[:num_labeled]]
     return -sum(mp.log(right[i] / everything) for i in scored) / len(scored)
 
 
 def tight_groups() -> tuple[torch.Tensor, list[int]]:
-    """Two visible nodes, 0 and 1, far from each other; the hidden 2 and 3 form a tight group far from everything."""
+    """Two labeled nodes, 0 and 1, far from each other; the unlabeled 2 and 3 form a tight group far from everything."""
     x = torch.tensor([[1.0, 0.1, 0.0], [0.0, 1.0, 0.2], [-0.3, 0.02, 1.0], [-0.3, 0.0201, 1.0], [0.9, 0.3, 0.1]])
     return x.double(), [0, 1, 0, 1, 1]
 
@@ -77,8 +77,8 @@ def duplicates() -> tuple[torch.Tensor, list[int]]:
 def test_value_and_gradient_are_right_at_every_bandwidth(sigma, group):
     """float64 and float32, where the linear reference would divide 0 by 0 or solve a singular system."""
     x, labels = group()
-    is_visible = torch.tensor([True, True] + [False] * (len(x) - 2))
-    settings = {"sigma": sigma, "is_visible": is_visible, "num_classes": 3}
+    is_labeled = torch.tensor([True, True] + [False] * (len(x) - 2))
+    settings = {"sigma": sigma, "is_labeled": is_labeled, "num_classes": 3}
     with mp.workdps(60):
         for dtype, tolerance in [(torch.float64, 1e-7), (torch.float32, 1e-3)]:
             leaf = x.to(dtype).requires_grad_()

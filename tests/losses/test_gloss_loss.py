@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from gloss.losses import GLoss, choose_visible, gloss_loss, is_scored
+from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
 from gloss.losses.geometry import sqrt_bandwidth
 from gloss.losses.gloss import log_propagate, log_transition_rates
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
@@ -29,7 +29,7 @@ def batch(num: int = 14, num_classes: int = 3, seed: int = 0) -> tuple[torch.Ten
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(num) % num_classes
     x = torch.randn(num, 6, dtype=torch.float64, generator=generator)
-    return x, labels, choose_visible(num, 0.6, generator)
+    return x, labels, choose_labeled(num, 0.6, generator)
 
 
 def value_and_gradient(x: torch.Tensor, labels: torch.Tensor, **settings) -> tuple[torch.Tensor, torch.Tensor]:
@@ -38,14 +38,14 @@ def value_and_gradient(x: torch.Tensor, labels: torch.Tensor, **settings) -> tup
     return value.detach(), torch.autograd.grad(value, x)[0]
 
 
-def linear_reference(x, labels, *, sigma, is_visible, num_classes, objective="nll", class_weights=None):
+def linear_reference(x, labels, *, sigma, is_labeled, num_classes, objective="nll", class_weights=None):
     """The same loss from gloss.losses.geometry and gloss.losses.reference, node by node."""
     transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, sigma)))
-    probabilities = propagate_labels(transition, labels, is_visible, num_classes)
+    probabilities = propagate_labels(transition, labels, is_labeled, num_classes)
     total = norm = 0.0
-    for row, label in zip(probabilities, labels[~is_visible], strict=True):
+    for row, label in zip(probabilities, labels[~is_labeled], strict=True):
         weight = 1.0 if class_weights is None else class_weights[label]
-        if objective == "nll" and label not in labels[is_visible]:
+        if objective == "nll" and label not in labels[is_labeled]:
             continue
         score = row[label].log() if objective == "nll" else row.log_softmax(0)[label]
         total, norm = total - weight * score, norm + weight
@@ -53,7 +53,7 @@ def linear_reference(x, labels, *, sigma, is_visible, num_classes, objective="nl
 
 
 def golden_settings(case: dict) -> dict:
-    return {"sigma": case["sigma"], "is_visible": torch.tensor(case["visible"]), "num_classes": case["num_classes"]}
+    return {"sigma": case["sigma"], "is_labeled": torch.tensor(case["labeled"]), "num_classes": case["num_classes"]}
 
 
 @pytest.mark.parametrize("case", GLOSS_CASES, ids=lambda case: case["name"])
@@ -61,32 +61,34 @@ def golden_settings(case: dict) -> dict:
 def test_golden(case, objective, key):
     x, labels = torch.tensor(case["embeddings"], dtype=torch.float64), torch.tensor(case["labels"])
     weights = torch.tensor(case["class_weights"], dtype=torch.float64) if objective == "softmax" else None
-    value, gradient = value_and_gradient(
-        x, labels, objective=objective, class_weights=weights, **golden_settings(case)
-    )
+    value, gradient = value_and_gradient(x, labels, objective=objective, class_weights=weights, **golden_settings(case))
     expected = torch.tensor(case[key + "_grad"], dtype=torch.float64)
     assert value.item() == pytest.approx(case[key], rel=1e-9)
     assert (gradient - expected).norm() < 1e-9 * expected.norm()
-    if objective == "softmax":  # the integrated mode of the released code divides by the number of hidden nodes again
-        num_hidden = case["visible"].count(False)
-        assert value.item() / num_hidden == pytest.approx(case["released_integrated"], rel=1e-9)
+    if (
+        objective == "softmax"
+    ):  # the integrated mode of the released code divides by the number of unlabeled nodes again
+        num_unlabeled = case["labeled"].count(False)
+        assert value.item() / num_unlabeled == pytest.approx(case["released_integrated"], rel=1e-9)
 
 
 @pytest.mark.parametrize("case", GLOSS_CASES, ids=lambda case: case["name"])
 def test_golden_propagation_and_scored_nodes(case):
     x, labels = torch.tensor(case["embeddings"], dtype=torch.float64), torch.tensor(case["labels"])
     settings = golden_settings(case)
-    is_visible, expected = settings["is_visible"], torch.tensor(case["propagated"], dtype=torch.float64)
-    order = torch.cat([is_visible.nonzero()[:, 0], (~is_visible).nonzero()[:, 0]])
+    is_labeled, expected = settings["is_labeled"], torch.tensor(case["propagated"], dtype=torch.float64)
+    order = torch.cat([is_labeled.nonzero()[:, 0], (~is_labeled).nonzero()[:, 0]])
     log_rates = log_transition_rates(x[order], case["sigma"])
-    stable = log_propagate(log_rates, labels[order], int(is_visible.sum()), case["num_classes"]).exp()
+    stable = log_propagate(log_rates, labels[order], int(is_labeled.sum()), case["num_classes"]).exp()
     linear = propagate_labels(
-        transition_matrix(symmetric_normalize(gaussian_kernel(x, case["sigma"]))), labels, is_visible,
+        transition_matrix(symmetric_normalize(gaussian_kernel(x, case["sigma"]))),
+        labels,
+        is_labeled,
         case["num_classes"],
     )
     torch.testing.assert_close(stable, expected, rtol=1e-9, atol=1e-15)
     torch.testing.assert_close(linear, expected, rtol=1e-9, atol=1e-15)
-    assert is_scored(labels, is_visible, case["num_classes"])[~is_visible].tolist() == case["evaluable"]
+    assert is_scored(labels, is_labeled, case["num_classes"])[~is_labeled].tolist() == case["evaluable"]
 
 
 def test_rates_are_those_of_the_transition_matrix():
@@ -98,12 +100,19 @@ def test_rates_are_those_of_the_transition_matrix():
 @pytest.mark.parametrize("sigma", [0.2, 0.7, 3.0])
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("num_classes", [3, 9])  # 9 classes on 14 texts: some hidden nodes have no visible class-mate
+@pytest.mark.parametrize(
+    "num_classes", [3, 9]
+)  # 9 classes on 14 texts: some unlabeled nodes have no labeled class-mate
 def test_equals_the_linear_reference(sigma, objective, weighted, num_classes):
-    x, labels, is_visible = batch(num_classes=num_classes)
+    x, labels, is_labeled = batch(num_classes=num_classes)
     weights = torch.linspace(0.5, 2.0, num_classes, dtype=torch.float64) if weighted else None
-    settings = {"sigma": sigma, "is_visible": is_visible, "num_classes": num_classes, "objective": objective,
-                "class_weights": weights}
+    settings = {
+        "sigma": sigma,
+        "is_labeled": is_labeled,
+        "num_classes": num_classes,
+        "objective": objective,
+        "class_weights": weights,
+    }
     x_reference = x.clone().requires_grad_()
     reference = linear_reference(x_reference, labels, **settings)
     expected = reference.detach(), torch.autograd.grad(reference, x_reference)[0]
@@ -113,8 +122,8 @@ def test_equals_the_linear_reference(sigma, objective, weighted, num_classes):
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
 @pytest.mark.parametrize("num_classes", [3, 6])
 def test_gradcheck(objective, num_classes):
-    x, labels, is_visible = batch(9, num_classes)
-    settings = {"sigma": 0.5, "is_visible": is_visible, "num_classes": num_classes, "objective": objective}
+    x, labels, is_labeled = batch(9, num_classes)
+    settings = {"sigma": 0.5, "is_labeled": is_labeled, "num_classes": num_classes, "objective": objective}
     assert torch.autograd.gradcheck(lambda x: gloss_loss(x, labels, **settings), x.requires_grad_())
 
 
@@ -139,37 +148,39 @@ CORNERS = {
 def test_finite_everywhere(corner, dtype, scale):
     x, labels = CORNERS[corner](*batch()[:2])
     x, num = (x * scale).to(dtype), len(x)
-    first, most = torch.arange(num) < 1, torch.arange(num) < num - 1  # one visible; one hidden
+    first, most = torch.arange(num) < 1, torch.arange(num) < num - 1  # one labeled; one unlabeled
     for sigma in SIGMAS:
-        for is_visible in (first, most, choose_visible(num, 0.5)):
+        for is_labeled in (first, most, choose_labeled(num, 0.5)):
             for objective in ("nll", "softmax"):
                 value, gradient = value_and_gradient(
-                    x, labels, sigma=sigma, is_visible=is_visible, num_classes=15, objective=objective
+                    x, labels, sigma=sigma, is_labeled=is_labeled, num_classes=15, objective=objective
                 )
                 assert value.shape == () and value.isfinite() and value >= 0
                 assert gradient.isfinite().all() and gradient.dtype == dtype
 
 
 def test_nothing_to_score_is_zero_but_connected():
-    x, _, is_visible = batch()
-    value, gradient = value_and_gradient(x, torch.arange(14), sigma=0.5, is_visible=is_visible, num_classes=14)
+    x, _, is_labeled = batch()
+    value, gradient = value_and_gradient(x, torch.arange(14), sigma=0.5, is_labeled=is_labeled, num_classes=14)
     assert value == 0 and (gradient == 0).all()
-    assert not is_scored(torch.arange(14), is_visible, 14).any()
+    assert not is_scored(torch.arange(14), is_labeled, 14).any()
 
 
 def test_order_rotation_scale_and_names_of_classes_change_nothing():
-    x, labels, is_visible = batch()
+    x, labels, is_labeled = batch()
     generator = torch.Generator().manual_seed(1)
     order, rotation = torch.randperm(14, generator=generator), torch.linalg.qr(batch(6)[0])[0]
     settings = {"sigma": 0.5, "num_classes": 3}
-    value, gradient = value_and_gradient(x, labels, is_visible=is_visible, **settings)
+    value, gradient = value_and_gradient(x, labels, is_labeled=is_labeled, **settings)
     for other, back in [
-        (value_and_gradient(x[order], labels[order], is_visible=is_visible[order], **settings),
-         lambda g: g[order.argsort()]),
-        (value_and_gradient(x @ rotation, labels, is_visible=is_visible, **settings), lambda g: g @ rotation.T),
-        (value_and_gradient(8 * x, labels, is_visible=is_visible, **settings), lambda g: 8 * g),
-        (value_and_gradient(x, torch.tensor([2, 0, 1])[labels], is_visible=is_visible, **settings), lambda g: g),
-        (value_and_gradient(x, labels + 4, is_visible=is_visible, sigma=0.5, num_classes=9), lambda g: g),
+        (
+            value_and_gradient(x[order], labels[order], is_labeled=is_labeled[order], **settings),
+            lambda g: g[order.argsort()],
+        ),
+        (value_and_gradient(x @ rotation, labels, is_labeled=is_labeled, **settings), lambda g: g @ rotation.T),
+        (value_and_gradient(8 * x, labels, is_labeled=is_labeled, **settings), lambda g: 8 * g),
+        (value_and_gradient(x, torch.tensor([2, 0, 1])[labels], is_labeled=is_labeled, **settings), lambda g: g),
+        (value_and_gradient(x, labels + 4, is_labeled=is_labeled, sigma=0.5, num_classes=9), lambda g: g),
     ]:
         torch.testing.assert_close((other[0], back(other[1])), (value, gradient), rtol=1e-9, atol=1e-12)
 
@@ -182,7 +193,7 @@ def test_the_parts_lie_where_the_embeddings_lie():
     propagated = log_propagate(rates, labels, 4, 3)
     assert {part.device.type for part in (rates, scored, propagated)} == {"meta"}
     assert (rates.shape, scored.shape, propagated.shape) == ((6, 6), (6,), (2, 3))
-    assert choose_visible(6, 0.5, device="meta").device.type == "meta"
+    assert choose_labeled(6, 0.5, device="meta").device.type == "meta"
 
 
 def test_labels_of_hidden_nodes_do_not_reach_the_propagation():
@@ -228,24 +239,28 @@ def relative_errors(x: torch.Tensor, labels: torch.Tensor, other: torch.Tensor, 
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
 def test_float32_stays_near_float64_on_real_texts(sigma, objective):
     x, labels = minilm_batch()
-    settings = {"sigma": sqrt_bandwidth(x) if sigma == "sqrt" else sigma, "num_classes": 4, "objective": objective,
-                "is_visible": choose_visible(128, 0.6, torch.Generator().manual_seed(0))}
+    settings = {
+        "sigma": sqrt_bandwidth(x) if sigma == "sqrt" else sigma,
+        "num_classes": 4,
+        "objective": objective,
+        "is_labeled": choose_labeled(128, 0.6, torch.Generator().manual_seed(0)),
+    }
     assert max(relative_errors(x, labels, x, **settings)) < 1e-3
     if torch.cuda.is_available():
         assert max(relative_errors(x, labels, x.cuda(), **settings)) < 1e-3
 
 
 def test_bfloat16_is_widened_before_the_graph():
-    x, labels, is_visible = batch()
-    settings = {"sigma": 0.3, "is_visible": is_visible, "num_classes": 3}
+    x, labels, is_labeled = batch()
+    settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
     narrow = x.bfloat16()
     assert gloss_loss(narrow, labels, **settings) == gloss_loss(narrow.float(), labels, **settings)
     assert gloss_loss(narrow, labels, **settings).dtype == torch.float32
 
 
 def test_the_loss_has_the_type_of_the_embeddings_whatever_that_of_the_weights():
-    x, labels, is_visible = batch()
-    settings = {"sigma": 0.3, "is_visible": is_visible, "num_classes": 3}
+    x, labels, is_labeled = batch()
+    settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
     expected = gloss_loss(x, labels, **settings).item()
     for other, own in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
         value = gloss_loss(x.to(own), labels, class_weights=torch.ones(3, dtype=other), **settings)
@@ -253,13 +268,13 @@ def test_the_loss_has_the_type_of_the_embeddings_whatever_that_of_the_weights():
 
 
 def test_one_class_alone_is_certain():
-    x, labels, is_visible = batch(num_classes=1)
-    assert gloss_loss(x, labels, sigma=0.3, is_visible=is_visible, num_classes=1) == 0
+    x, labels, is_labeled = batch(num_classes=1)
+    assert gloss_loss(x, labels, sigma=0.3, is_labeled=is_labeled, num_classes=1) == 0
 
 
 def test_autocast_around_it_changes_nothing():
-    x, labels, is_visible = batch()
-    settings = {"sigma": 0.3, "is_visible": is_visible, "num_classes": 3}
+    x, labels, is_labeled = batch()
+    settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = value_and_gradient(x.float(), labels, **settings)
     torch.testing.assert_close(inside, value_and_gradient(x.float(), labels, **settings), rtol=0, atol=0)
@@ -285,75 +300,75 @@ def test_cuda_step_never_waits():
         ({"objective": "ce"}, "objective must be one of nll, softmax, got 'ce'"),
         ({"num_classes": 2}, r"= \[0, 2\), or be -1 where they are not known, got 0 to 2"),
         ({"labels": torch.arange(14) - 2, "num_classes": 14}, "got -2 to 11"),
-        ({"labels": torch.arange(14) - 1, "num_classes": 14}, "is_visible must be False where the label is -1"),
-        ({"is_visible": torch.ones(14, dtype=torch.bool)}, "True and a False, got 14 True of 14"),
-        ({"is_visible": torch.zeros(14, dtype=torch.bool)}, "got 0 True"),
-        ({"is_visible": torch.ones(13, dtype=torch.bool)}, r"must be bool \[B\] with B = len\(embeddings\) = 14"),
-        ({"is_visible": torch.ones(14)}, "is_visible must be bool.*float32"),
+        ({"labels": torch.arange(14) - 1, "num_classes": 14}, "is_labeled must be False where the label is -1"),
+        ({"is_labeled": torch.ones(14, dtype=torch.bool)}, "True and a False, got 14 True of 14"),
+        ({"is_labeled": torch.zeros(14, dtype=torch.bool)}, "got 0 True"),
+        ({"is_labeled": torch.ones(13, dtype=torch.bool)}, r"must be bool \[B\] with B = len\(embeddings\) = 14"),
+        ({"is_labeled": torch.ones(14)}, "is_labeled must be bool.*float32"),
         ({"class_weights": torch.ones(2)}, r"class_weights must be \[C\] with C = num_classes = 3, got \[2\]"),
     ],
 )
 def test_wrong_arguments_are_refused(changes, message):
-    x, labels, is_visible = batch()
-    arguments = {"labels": labels, "sigma": 0.5, "is_visible": is_visible, "num_classes": 3} | changes
+    x, labels, is_labeled = batch()
+    arguments = {"labels": labels, "sigma": 0.5, "is_labeled": is_labeled, "num_classes": 3} | changes
     with pytest.raises(ValueError, match=message):
         gloss_loss(x, **arguments)
 
 
 @pytest.mark.parametrize(
-    ("num", "gamma", "visible"),
+    ("num", "gamma", "labeled"),
     [(10, 0.6, 6), (10, 0.7, 7), (10, 0.61, 7), (2, 0.9, 1), (2, 0.1, 1), (128, 0.6, 77), (5, 0.99, 4)],
 )
-def test_choose_visible_counts(num, gamma, visible):
-    assert choose_visible(num, gamma).sum() == visible
+def test_choose_visible_counts(num, gamma, labeled):
+    assert choose_labeled(num, gamma).sum() == labeled
 
 
 def test_choose_visible_is_random_and_repeatable():
-    draws = torch.stack([choose_visible(6, 0.5, torch.Generator().manual_seed(seed)) for seed in range(2000)])
+    draws = torch.stack([choose_labeled(6, 0.5, torch.Generator().manual_seed(seed)) for seed in range(2000)])
     assert (draws.double().mean(0) - 0.5).abs().max() < 0.05  # 4.5 standard errors
-    assert torch.equal(draws[7], choose_visible(6, 0.5, torch.Generator().manual_seed(7)))
+    assert torch.equal(draws[7], choose_labeled(6, 0.5, torch.Generator().manual_seed(7)))
     with pytest.raises(ValueError, match="2 texts"):
-        choose_visible(1, 0.5)
+        choose_labeled(1, 0.5)
     for gamma in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match=r"gamma must lie in \(0, 1\)"):
-            choose_visible(4, gamma)
+            choose_labeled(4, gamma)
 
 
 def test_module_equals_the_function():
     x, labels, _ = batch()
-    is_visible = choose_visible(14, 0.6, torch.Generator().manual_seed(5))
-    expected = gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, num_classes=3)
+    is_labeled = choose_labeled(14, 0.6, torch.Generator().manual_seed(5))
+    expected = gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, num_classes=3)
     assert GLoss(0.4, 0.6, 3, generator=torch.Generator().manual_seed(5))(x, labels) == expected
-    assert GLoss(0.4, 0.6, 3)(x, labels, is_visible) == expected
+    assert GLoss(0.4, 0.6, 3)(x, labels, is_labeled) == expected
     weights = torch.tensor([1.0, 2.0, 0.5])
     settings = {"num_classes": 3, "objective": "softmax", "class_weights": weights}
-    expected = gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, **settings)
-    assert GLoss(0.4, **settings)(x, labels, is_visible) == expected
+    expected = gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, **settings)
+    assert GLoss(0.4, **settings)(x, labels, is_labeled) == expected
 
 
 def test_module_counts_the_classes_it_is_given_and_not_those_of_the_batch():
     """As logits, the probabilities of classes that are not there count, too."""
-    x, labels, is_visible = batch(num_classes=3)
+    x, labels, is_labeled = batch(num_classes=3)
     settings = {"num_classes": 5, "objective": "softmax"}
-    expected = gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, **settings)
-    assert GLoss(0.4, **settings)(x, labels, is_visible) == expected
-    assert expected > gloss_loss(x, labels, sigma=0.4, is_visible=is_visible, num_classes=3, objective="softmax") + 0.1
+    expected = gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, **settings)
+    assert GLoss(0.4, **settings)(x, labels, is_labeled) == expected
+    assert expected > gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, num_classes=3, objective="softmax") + 0.1
 
 
 def test_module_without_num_classes_takes_any_integers():
-    x, labels, is_visible = batch()
+    x, labels, is_labeled = batch()
     any_integers = torch.tensor([-5, 1000, 7])[labels]
-    assert GLoss(0.4)(x, any_integers, is_visible) == GLoss(0.4, num_classes=3)(x, labels, is_visible)
+    assert GLoss(0.4)(x, any_integers, is_labeled) == GLoss(0.4, num_classes=3)(x, labels, is_labeled)
 
 
 def test_module_keeps_the_bandwidth_of_its_first_batch():
-    x, labels, is_visible = batch()
+    x, labels, is_labeled = batch()
     module = GLoss()
-    value = module(x, labels, is_visible)
-    assert value == GLoss(sqrt_bandwidth(x))(x, labels, is_visible)
+    value = module(x, labels, is_labeled)
+    assert value == GLoss(sqrt_bandwidth(x))(x, labels, is_labeled)
     other = batch(seed=1)[0]
     assert sqrt_bandwidth(other) != module.sigma
-    assert module(other, labels, is_visible) == GLoss(sqrt_bandwidth(x))(other, labels, is_visible)
+    assert module(other, labels, is_labeled) == GLoss(sqrt_bandwidth(x))(other, labels, is_labeled)
     resumed = GLoss()
     resumed.load_state_dict(module.state_dict())
     assert resumed.sigma == sqrt_bandwidth(x)

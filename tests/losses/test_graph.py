@@ -19,7 +19,7 @@ def test_kernel_and_normalisations_equal_their_loops():
     rows = [[float(v) for v in row] for row in x]
     unit = [[v / math.sqrt(sum(w * w for w in row)) for v in row] for row in rows]
     n = range(len(unit))
-    w = [[0.0 if i == j else math.exp(-math.dist(unit[i], unit[j]) ** 2 / (2 * sigma**2)) for j in n] for i in n]
+    w = [[0.0 if i == j else math.exp(-(math.dist(unit[i], unit[j]) ** 2) / (2 * sigma**2)) for j in n] for i in n]
     degree = [sum(row) for row in w]
     s = [[w[i][j] / math.sqrt(degree[i] * degree[j]) for j in n] for i in n]
     column_sum = [sum(s[i][j] for i in n) for j in n]

@@ -152,8 +152,11 @@ def test_supcon_released_is_the_scaled_mean_over_all_anchors():
 
 def test_cosine_equals_its_loop():
     x, labels = batch()
-    terms = [(torch.cosine_similarity(x[i], x[j], dim=0) - (labels[i] == labels[j]).double()) ** 2
-             for i in range(16) for j in range(i)]
+    terms = [
+        (torch.cosine_similarity(x[i], x[j], dim=0) - (labels[i] == labels[j]).double()) ** 2
+        for i in range(16)
+        for j in range(i)
+    ]
     torch.testing.assert_close(cosine_similarity_loss(x, labels), torch.stack(terms).mean(), rtol=1e-12, atol=0)
 
 

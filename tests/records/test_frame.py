@@ -26,10 +26,16 @@ def test_a_row_holds_what_the_record_holds(tmp_path):
     folder = write_run(tmp_path, record)
     write_run(tmp_path, seed=2, loss="gloss_o")
     runs = gloss.load_runs(tmp_path)
-    assert list(runs.columns[:7]) == ["dataset", "model", "mode", "loss", "variant", "digits", "seed"]
+    assert list(runs.columns[:7]) == ["dataset", "model", "mode", "loss", "variant", "config_hash", "seed"]
     assert len(runs) == 2
     row = runs[runs["loss"] == "ce"].iloc[0]
-    expected = {"seed": 1, "digits": "0123abcd", "test_accuracy": 81.5, "test_macro_f1": 80.5, "val_accuracy": 79.0}
+    expected = {
+        "seed": 1,
+        "config_hash": "0123abcd",
+        "test_accuracy": 81.5,
+        "test_macro_f1": 80.5,
+        "val_accuracy": 79.0,
+    }
     expected |= {"test_macro_silhouette": 0.25, "test_on_accuracy": 60.0, "seconds_per_epoch": 10.0, "epochs": 5}
     expected |= {"graph_at_best_homophily": 0.9, "graph_at_start_homophily": 0.6, "lam": 0.8, "lr": 2e-5}
     expected |= {"trainer.max_epochs": 200, "precision": "float32", "folder": str(folder)}
@@ -58,10 +64,10 @@ def test_the_lines_of_the_readme_remake_table_2(tmp_path, monkeypatch, capsys):
     cells = names["cells"]
     outputs = shutil.copytree(ROOT / "outputs" / "reference", tmp_path / "reference")
     build(outputs, only=["table2"], dpi=20)
-    table = [row for row in csv.DictReader((outputs / "report" / "table2.csv").open()) if row["digits"]]
+    table = [row for row in csv.DictReader((outputs / "report" / "table2.csv").open()) if row["config_hash"]]
     assert len(table) == 16 == 2 * len(cells)
     for row in table:
-        cell = cells.loc[row["loss"], row["digits"], row["dataset"]]["test_" + row["metric"]]
+        cell = cells.loc[row["loss"], row["config_hash"], row["dataset"]]["test_" + row["metric"]]
         assert (int(row["n"]), float(row["mean"]), float(row["std"])) == pytest.approx(
             (cell["count"], cell["mean"], cell["std"])
         )

@@ -28,7 +28,7 @@ from synthetic import result
 from gloss.config import CONFIG_DIR, DatasetConfig, known_options, resolve
 from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError, DataError, RunError
-from gloss.losses import batch_all_triplet_loss, choose_visible, cosine_similarity_loss, gloss_loss, supcon_loss
+from gloss.losses import batch_all_triplet_loss, choose_labeled, cosine_similarity_loss, gloss_loss, supcon_loss
 from gloss.records.reading import read_record
 from gloss.records.run_folder import run_folder
 from gloss.runtime.compose import readable
@@ -78,7 +78,7 @@ def batches(draw: st.DrawFn, tame: bool = False) -> tuple[torch.Tensor, torch.Te
     chosen = {
         "scale": scale,
         "sigma": 10.0 ** draw(st.floats(-1, 1) if tame else st.floats(-4, 4)),
-        "is_visible": choose_visible(num, draw(st.floats(0.05, 0.95)), generator),
+        "is_labeled": choose_labeled(num, draw(st.floats(0.05, 0.95)), generator),
         "classes": classes + draw(st.integers(0, 2)),
         "temperature": 10.0 ** draw(st.floats(-1, 1) if tame else st.floats(-3, 3)),
         "margin": scale * draw(st.floats(0, 5)),
@@ -88,7 +88,7 @@ def batches(draw: st.DrawFn, tame: bool = False) -> tuple[torch.Tensor, torch.Te
 
 
 def losses(s: dict[str, Any]) -> dict[str, Callable]:
-    graph = {"sigma": s["sigma"], "is_visible": s["is_visible"], "num_classes": s["classes"]}
+    graph = {"sigma": s["sigma"], "is_labeled": s["is_labeled"], "num_classes": s["classes"]}
     return {
         "gloss nll": lambda x, y: gloss_loss(x, y, **graph),
         "gloss softmax": lambda x, y: gloss_loss(x, y, **graph, objective="softmax"),
@@ -116,7 +116,7 @@ def test_losses_are_finite_and_at_least_0_and_so_are_their_gradients(batch, dtyp
 def test_losses_do_not_depend_on_the_order_of_the_batch(batch):
     x, labels, chosen = batch
     order = torch.randperm(len(x), generator=chosen["generator"])
-    ordered = losses({**chosen, "is_visible": chosen["is_visible"][order]})
+    ordered = losses({**chosen, "is_labeled": chosen["is_labeled"][order]})
     # The graph works with logarithms as large as 2/σ², the contrastive loss with 1/τ: their rounding is the bound.
     rounding = {"gloss nll": 2 / chosen["sigma"] ** 2, "gloss softmax": 2 / chosen["sigma"] ** 2}
     rounding |= {"supcon": 1 / chosen["temperature"], "triplet": chosen["scale"], "cosine": 1.0}
@@ -249,8 +249,30 @@ def test_a_record_is_sound_or_refused(content):
 
 # ------------------------------------------------------------------------------------------------------- configuration
 
-VALUE = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(
-    ["sqrt", "standalone", "integrated", "ce", "gloss_o", "balanced", "../..", "/etc", "csv", 0.5, 1, 2, [], ["a", "b"]]
+VALUE = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=6)
+    | st.sampled_from(
+        [
+            "sqrt",
+            "standalone",
+            "integrated",
+            "ce",
+            "gloss_o",
+            "balanced",
+            "../..",
+            "/etc",
+            "csv",
+            0.5,
+            1,
+            2,
+            [],
+            ["a", "b"],
+        ]
+    )
 )
 with initialize_config_dir(str(CONFIG_DIR), version_base=None):
     DEFAULT = compose("train")

@@ -20,7 +20,7 @@ import gloss.records.reading
 import gloss.report.figures.speed
 import gloss.report.plan
 from gloss.errors import ConfigError, DataError, RunError
-from gloss.experiments.grid import compose_cells
+from gloss.experiments.grid import expand_grid
 from gloss.experiments.requested import selections
 from gloss.inference.predictor import load_run
 from gloss.records.reading import read_record, read_records
@@ -66,8 +66,8 @@ def sound(**identity: Any) -> dict[str, Any]:
     return result(config=config, tuned=tuned, **identity)
 
 
-def folder_of(root: Path, digits: str, seed: int = 1) -> Path:
-    folder = root / "runs" / "mr" / "bert" / "integrated-ce" / digits / f"seed={seed}"
+def folder_of(root: Path, config_hash: str, seed: int = 1) -> Path:
+    folder = root / "runs" / "mr" / "bert" / "integrated-ce" / config_hash / f"seed={seed}"
     folder.mkdir(parents=True)
     (folder / "DONE").touch()
     (folder / "epochs.jsonl").write_text(LINE + "\n")
@@ -88,14 +88,14 @@ def test_one_wrong_value_anywhere_in_a_record_is_refused_or_shown_as_text(tmp_pa
             continue
         for value in (*HOSTILE, GONE):
             count += 1
-            record = changed(sound(digits=f"{count:08x}"), path, value)
+            record = changed(sound(config_hash=f"{count:08x}"), path, value)
             (folder_of(tmp_path, f"{count:08x}") / "result.json").write_text(json.dumps(record))
     records, problems = read_records(tmp_path)
     assert len(records) + len(problems) == count > 1000
     assert len(records) > 100 and len(problems) > 700  # both paths are walked
-    accepted = {record.identity.digits for record in records}
+    accepted = {record.identity.config_hash for record in records}
     page = check_page(tmp_path)
-    assert all(digits in page for digits in sorted(accepted)[:20])
+    assert all(config_hash in page for config_hash in sorted(accepted)[:20])
     assert page.count("cannot be used") >= min(len(problems), 20)
 
 
@@ -103,22 +103,22 @@ def test_an_identity_is_only_believed_in_its_own_folder(tmp_path):
     for number, path in enumerate(p for p in places(sound()) if p[0] == "identity" and len(p) == 2):
         for i, value in enumerate((*HOSTILE, GONE)):
             digits = f"{number:04x}{i:04x}"
-            record = changed(sound(digits=digits), path, value)
+            record = changed(sound(config_hash=digits), path, value)
             (folder_of(tmp_path, digits) / "result.json").write_text(json.dumps(record))
     records, problems = read_records(tmp_path)
     # Of all these only the variant is no part of the folder: any text will do there.
     assert {changed(r.result["identity"], ("variant",), "")["dataset"] for r in records} == {"mr"}
-    assert all(r.folder.parts[-2] == r.identity.digits for r in records) and len(problems) > 100
+    assert all(r.folder.parts[-2] == r.identity.config_hash for r in records) and len(problems) > 100
     check_page(tmp_path)
 
 
 def test_files_that_are_none_of_ours(tmp_path):
     secret = tmp_path / "elsewhere"
     secret.mkdir()
-    other = write_run(secret, sound(digits="00000000"))
+    other = write_run(secret, sound(config_hash="00000000"))
     root = tmp_path / "outputs"
     contents = {
-        "1": "", "2": "null", "3": "[" * 100_000, "4": json.dumps(sound(digits="00000004"))[:-40],
+        "1": "", "2": "null", "3": "[" * 100_000, "4": json.dumps(sound(config_hash="00000004"))[:-40],
         "5": '{"identity": NaN}', "6": "\ufeff{}", "7": '"' + SCRIPT, "8": '{"a": 1e999}', "9": "9" * 5000,
     }  # fmt: skip
     for digit, content in contents.items():
@@ -172,7 +172,7 @@ def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
     if damage != "pipe" and damage != "folder":  # which is no error.json
         assert gloss.records.reading.failure(failed) == "its error.json cannot be read"
     given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={root}"]
-    (cell,) = compose_cells("table2", given)
+    (cell,) = expand_grid("table2", given)
     assert [left for _, left in gloss.experiments.status.searches_left([cell], given, []).values()] == [15]
 
 
@@ -198,7 +198,7 @@ def test_reasons_are_shown_in_part_and_steer_no_terminal(tmp_path):
     failed = folder_of(tmp_path, "00000001")
     (failed / "DONE").unlink()
     (failed / "error.json").write_text(json.dumps({"message": "\x1b[31m" + "x" * 10**6}))
-    long = sound(digits="00000002") | {"labels": ["a"], "metrics": {"y" * 10**6: None}}
+    long = sound(config_hash="00000002") | {"labels": ["a"], "metrics": {"y" * 10**6: None}}
     (folder_of(tmp_path, "00000002") / "result.json").write_text(json.dumps(long))
     assert all(len(problem.reason) < 1000 for problem in read_records(tmp_path)[1])
     line = SimpleNamespace(cell=SimpleNamespace(folder=lambda seed: failed), states={1: "failed"})
@@ -226,17 +226,17 @@ ARRAYS = (
 
 def test_epochs_and_predictions_that_are_not_what_the_result_promises(tmp_path):
     for number, content in enumerate(EPOCHS):
-        folder = write_run(tmp_path, sound(digits=f"0{number:07x}"))
+        folder = write_run(tmp_path, sound(config_hash=f"0{number:07x}"))
         (folder / "epochs.jsonl").write_text(content)
     for number, arrays in enumerate(ARRAYS):
-        write_run(tmp_path, sound(digits=f"1{number:07x}"), arrays=arrays)
+        write_run(tmp_path, sound(config_hash=f"1{number:07x}"), arrays=arrays)
     for number, damage in enumerate((b"", b"PK\x03\x04", b"\x93NUMPY")):
-        (write_run(tmp_path, sound(digits=f"2{number:07x}")) / "predictions.npz").write_bytes(damage)
+        (write_run(tmp_path, sound(config_hash=f"2{number:07x}")) / "predictions.npz").write_bytes(damage)
     records, problems = read_records(tmp_path)
     assert len(records) == len(EPOCHS) + len(ARRAYS) + 3 and not problems
     for record in records:
         bad, good = record.epochs, record.predictions
-        if record.identity.digits[0] != "0":
+        if record.identity.config_hash[0] != "0":
             bad, good = good, bad
         assert good()
         with pytest.raises(RunError, match="cannot be read"):
@@ -264,7 +264,7 @@ def test_studies_and_selections_of_others(tmp_path):
     write_run(tmp_path, sound())
     study = {
         "schema_version": 1, "name": "s", "dataset": "mr", "model": "bert", "mode": "integrated", "loss": "ce",
-        "variant": "paper", "search": "fair", "seed": 1, "train_texts": 10, "train_limit": None, "max_epochs": 2,
+        "variant": "paper", "search": "fair", "seed": 1, "train_examples": 10, "train_limit": None, "max_epochs": 2,
         "num_trials": 1, "space": {"lr": {"low": 1e-5, "high": 1e-4, "log": True, "step": None}},
         "trials": [{"number": 0, "state": "complete", "params": {"lr": 2e-5}, "value": 1.0, "epochs": 1, "seconds": 1.0,
                     "reason": None, "duplicate_of": None}],

@@ -10,7 +10,7 @@ import pytest
 from synthetic import cell, write_run
 
 from gloss.errors import RunError
-from gloss.experiments.grid import compose_cells
+from gloss.experiments.grid import expand_grid
 from gloss.records.reading import read_records
 from gloss.report.demo import _plane, demo
 from gloss.report.figure import styled
@@ -36,7 +36,7 @@ def outputs(tmp_path: Path) -> Path:
     labels = np.arange(60) % 2
     for c, accuracy in zip(CELLS, (80.0, 82.0), strict=True):
         arrays = {"test_labels": labels, "test_embeddings": embeddings_of(4.0, labels)}
-        write_run(tmp_path, loss=c.loss, digits=c.digits, accuracy=accuracy, silhouette=0.3, arrays=arrays)
+        write_run(tmp_path, loss=c.loss, config_hash=c.config_hash, accuracy=accuracy, silhouette=0.3, arrays=arrays)
         path = next(tmp_path.glob(f"runs/*/*/*-{c.loss}/*/*/result.json"))
         path.write_text(json.dumps(json.loads(path.read_text()) | {"graph_quality": QUALITY}))
     (tmp_path / "baselines").mkdir()
@@ -91,7 +91,7 @@ def test_an_arch_stands_on_its_ends_and_the_last_class_right():
 
 
 def test_the_demo_trains_three_losses_on_one_sample_of_film_reviews():
-    cells = compose_cells("demo")
+    cells = expand_grid("demo")
     assert [c.loss for c in cells] == ["ce", "scl_ce", "gloss_sqrt"]
     assert {(c.dataset, c.model, c.seeds, c.config.dataset.train_limit) for c in cells} == {
         ("snippets_movie", "minilm", (1,), 1000)

@@ -14,7 +14,7 @@ from gloss.report.figure import styled
 from gloss.report.figures import graph_quality as quality
 from gloss.report.figures import runs as pictures
 from gloss.report.figures import sweeps as lines
-from gloss.report.seed_groups import gather, loose_groups
+from gloss.report.seed_groups import gather, ungrouped_runs
 from gloss.report.tables import all_runs as overview
 from gloss.report.tables import own_experiments as own
 
@@ -28,12 +28,12 @@ def sweep(root, config, scores, dataset="mr", loss="gloss_o", point=None, **iden
         loss=loss,
         seeds=(1, 2, 3),
         config=config,
-        digits=f"{zlib.crc32(str((config, point)).encode()):08x}",
+        config_hash=f"{zlib.crc32(str((config, point)).encode()):08x}",
         point=point,
         **identity,
     )
     for seed, score in enumerate(scores, start=1):
-        write_run(root, dataset=dataset, loss=loss, digits=c.digits, seed=seed, accuracy=score, **identity)
+        write_run(root, dataset=dataset, loss=loss, config_hash=c.config_hash, seed=seed, accuracy=score, **identity)
     return c
 
 
@@ -136,7 +136,7 @@ def test_fig4_weights_agree_with_the_formula(tmp_path):
     arrays = {"sample_labels": labels, "epoch_1_embeddings": embeddings_of(0.2, labels)}
     arrays["epoch_20_embeddings"] = embeddings_of(3.0, labels)
     c = cell(loss="gloss_o")
-    write_run(tmp_path, loss="gloss_o", digits=c.digits, arrays=arrays)
+    write_run(tmp_path, loss="gloss_o", config_hash=c.config_hash, arrays=arrays)
     groups = groups_of(tmp_path, [c])
     data = pictures.fig4(groups).data
     z = arrays["epoch_1_embeddings"].astype(np.float64)
@@ -162,7 +162,7 @@ def test_fig5_shows_the_same_texts_for_every_loss(tmp_path):
     cells = [cell(mode="standalone", loss=loss) for loss in ("scl", "gloss_o", "cosine")]
     for c, separation in zip(cells[:2], (0.5, 3.0), strict=True):
         arrays = {"test_labels": labels, "test_embeddings": embeddings_of(separation, labels)}
-        write_run(tmp_path, mode="standalone", loss=c.loss, digits=c.digits, silhouette=0.5, arrays=arrays)
+        write_run(tmp_path, mode="standalone", loss=c.loss, config_hash=c.config_hash, silhouette=0.5, arrays=arrays)
     groups = groups_of(tmp_path, cells)
     drawing = pictures.fig5(groups, max_points=40)
     rows = {loss: [r["row"] for r in drawing.data if r["loss"] == loss] for loss in ("scl", "gloss_o")}
@@ -342,7 +342,7 @@ def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
     measured_runs(tmp_path, "ce", (1, 2), 1.0)
     measured_runs(tmp_path, "gloss_sqrt", (1, 2), 3.0)
     write_run(tmp_path, loss="scl_ce")  # an older record, without it
-    groups = loose_groups(read_records(tmp_path)[0])
+    groups = ungrouped_runs(read_records(tmp_path)[0])
     (drawing,) = quality.graph_quality(groups)
     rows = {(r["loss"], r["measure"], r.get("epoch", r.get("seed"))): r for r in drawing.data}
     assert {loss for loss, *_ in rows} == {"ce", "gloss_sqrt"}
@@ -359,7 +359,7 @@ def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
 
 def test_runs_without_graph_quality_make_no_figure(tmp_path):
     write_run(tmp_path)
-    assert quality.graph_quality(loose_groups(read_records(tmp_path)[0])) == []
+    assert quality.graph_quality(ungrouped_runs(read_records(tmp_path)[0])) == []
 
 
 def test_shift_pairs_the_drop_by_seed(tmp_path):
@@ -393,11 +393,11 @@ def test_shift_is_a_matrix_of_training_and_test_sets(tmp_path):
 
 
 def test_variant_compares_paper_and_released_by_seed(tmp_path):
-    cells = [cell(loss="gloss_o", seeds=(1, 2, 3), digits=d * 8) for d in "ab"]
+    cells = [cell(loss="gloss_o", seeds=(1, 2, 3), config_hash=d * 8) for d in "ab"]
     cells[1].variant = "released"
     for seed, d in enumerate((0.9, 1.0, 1.1), start=1):
-        write_run(tmp_path, loss="gloss_o", seed=seed, accuracy=86.0 + d, digits="a" * 8)
-        write_run(tmp_path, loss="gloss_o", seed=seed, accuracy=86.0, digits="b" * 8, variant="released")
+        write_run(tmp_path, loss="gloss_o", seed=seed, accuracy=86.0 + d, config_hash="a" * 8)
+        write_run(tmp_path, loss="gloss_o", seed=seed, accuracy=86.0, config_hash="b" * 8, variant="released")
     table, claims = own.variant(groups_of(tmp_path, cells))
     shown = [e.plain() for e in table.rows[0][4:]]
     assert shown == ["87.00 ± 0.10 (3)", "86.00 ± 0.00 (3)", "+1.00", "+0.75 to +1.25", "supported"]
@@ -408,8 +408,10 @@ def test_variant_compares_equal_settings_only(tmp_path):
     cells = []
     runs = (("paper", 1, 87.0), ("released", 1, 86.0), ("paper", 2, 77.0), ("released", 2, 79.0))
     for d, (name, lr, score) in zip("abcd", runs, strict=True):
-        cells.append(cell(digits=d * 8, config={"variant": {"name": name}}, point={"variant": name, "trainer.lr": lr}))
-        write_run(tmp_path, digits=d * 8, variant=name, accuracy=score)
+        cells.append(
+            cell(config_hash=d * 8, config={"variant": {"name": name}}, point={"variant": name, "trainer.lr": lr})
+        )
+        write_run(tmp_path, config_hash=d * 8, variant=name, accuracy=score)
     table, claims = own.variant(groups_of(tmp_path, cells))
     assert [r[3].plain() for r in table.rows] == ["CE (trainer.lr=1)", "CE (trainer.lr=2)"]
     assert [c.differences for c in claims] == [[1.0], [-2.0]]
@@ -418,8 +420,8 @@ def test_variant_compares_equal_settings_only(tmp_path):
 def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
     write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
     write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)
-    write_run(tmp_path, seed=3, accuracy=10.0, digits="ffffffff")  # fewer seeds: left out, and said
-    (drawing,) = overview.convergence(loose_groups(read_records(tmp_path)[0]))
+    write_run(tmp_path, seed=3, accuracy=10.0, config_hash="ffffffff")  # fewer seeds: left out, and said
+    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
     by_epoch = [r for r in drawing.data if r["by"] == "epoch"]
     assert [r["epoch"] for r in by_epoch] == [1, 2, 3, 4]
     # best epochs 3 and 5; scores fall by the square of the distance, over 10: 80 - 0 and 82 - 0.4 at epoch 3
@@ -433,39 +435,47 @@ def test_convergence_draws_one_protocol_and_of_equal_seed_counts_the_better_on_v
     for dataset in ("mr", "r8"):
         for model in ("bert", "minilm"):
             for seed in (1, 2):
-                for loss in ("ce", "gloss_o"):  # a reduced run has the smaller digits and more losses
-                    reduced = {"digits": "0" * 8, "config": short}
+                for loss in ("ce", "gloss_o"):  # a reduced run has the smaller config_hash and more losses
+                    reduced = {"config_hash": "0" * 8, "config": short}
                     write_run(tmp_path, dataset=dataset, model=model, loss=loss, seed=seed, **reduced)
-                for digits, val in (("1" * 8, 80.0), ("2" * 8, 90.0)):
-                    write_run(tmp_path, dataset=dataset, model=model, seed=seed, digits=digits, accuracy=70.0, val=val)
-    drawings = overview.convergence(loose_groups(read_records(tmp_path)[0]))
+                for config_hash, val in (("1" * 8, 80.0), ("2" * 8, 90.0)):
+                    write_run(
+                        tmp_path,
+                        dataset=dataset,
+                        model=model,
+                        seed=seed,
+                        config_hash=config_hash,
+                        accuracy=70.0,
+                        val=val,
+                    )
+    drawings = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
     for drawing in drawings:
         assert {r["loss"] for r in drawing.data} == {"ce"}
         assert {round(max(r["score"] for r in drawing.data if r["dataset"] == d)) for d in ("mr", "r8")} == {90}
         (note,) = [n for n in drawing.notes if n.startswith("Left out of R8")]
         assert all(x in note for x in ("CE 00000000 (n=2)", "G-Loss-O + CE 00000000 (n=2)", "CE 11111111 (n=2)"))
     assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
-    check_files(lambda: overview.convergence(loose_groups(read_records(tmp_path)[0]))[0], tmp_path)
+    check_files(lambda: overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))[0], tmp_path)
 
 
 def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
     short = {"trainer": {"max_epochs": 3}}
     for loss in ("ce", "gloss_o"):
-        write_run(tmp_path, loss=loss, digits="0" * 8, config=short)
-        write_run(tmp_path, loss=loss, digits="f" * 8, accuracy=99.0)
-    cells = groups_of(tmp_path, [cell(loss=loss, digits="0" * 8, config=short) for loss in ("ce", "gloss_o")])
-    (drawing,) = overview.convergence(loose_groups(read_records(tmp_path)[0]), cells)
+        write_run(tmp_path, loss=loss, config_hash="0" * 8, config=short)
+        write_run(tmp_path, loss=loss, config_hash="f" * 8, accuracy=99.0)
+    cells = groups_of(tmp_path, [cell(loss=loss, config_hash="0" * 8, config=short) for loss in ("ce", "gloss_o")])
+    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]), cells)
     assert {r["loss"] for r in drawing.data} == {"ce", "gloss_o"} and max(r["score"] for r in drawing.data) < 86
     assert "Not the paper's protocol (MR, BERT-base, integrated): trainer.max_epochs=3." in drawing.notes
 
 
 def test_runs_are_ranked_among_their_like_only(tmp_path):
     for loss, accuracy in (("ce", 80.0), ("gloss_o", 81.0)):
-        write_run(tmp_path, loss=loss, accuracy=accuracy, digits="1" * 8)
+        write_run(tmp_path, loss=loss, accuracy=accuracy, config_hash="1" * 8)
         limited = {"dataset": {"train_limit": 20}}
-        write_run(tmp_path, loss=loss, accuracy=accuracy - 30, digits="2" * 8, config=limited)
-        write_run(tmp_path, loss=loss, accuracy=95.0, digits="3" * 8, variant="released")
-    table = overview.runs_table(loose_groups(read_records(tmp_path)[0]))
+        write_run(tmp_path, loss=loss, accuracy=accuracy - 30, config_hash="2" * 8, config=limited)
+        write_run(tmp_path, loss=loss, accuracy=95.0, config_hash="3" * 8, variant="released")
+    table = overview.runs_table(ungrouped_runs(read_records(tmp_path)[0]))
     found = {row[3].plain(): row[5].parts[0].rank for row in table.rows}
     assert found == {
         **{"CE [11111111]": 0, "G-Loss-O + CE [11111111]": 1},
@@ -479,14 +489,14 @@ def test_runs_are_ranked_among_their_like_only(tmp_path):
 def test_convergence_survives_broken_and_empty_epochs(tmp_path):
     (write_run(tmp_path, seed=1) / "epochs.jsonl").write_text('{"epoch": 1, "sco')
     (write_run(tmp_path, seed=2) / "epochs.jsonl").write_text("")
-    assert overview.convergence(loose_groups(read_records(tmp_path)[0])) == []
+    assert overview.convergence(ungrouped_runs(read_records(tmp_path)[0])) == []
 
 
 def test_convergence_has_a_figure_for_each_model(tmp_path):
     for model in ("minilm", "bert"):
         for dataset in ("mr", "r8", "r52"):
             write_run(tmp_path, model=model, dataset=dataset)
-    drawings = overview.convergence(loose_groups(read_records(tmp_path)[0]))
+    drawings = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
     assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
     assert [len(d.figure.axes) for d in drawings] == [6, 6]
     assert {r["dataset"] for r in drawings[0].data} == {"mr", "r8", "r52"}

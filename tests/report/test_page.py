@@ -15,15 +15,15 @@ from synthetic import cell, result, write_run, write_study
 import gloss.report.figure
 from gloss.config import ROOT
 from gloss.errors import ConfigError
-from gloss.experiments.grid import compose_cells
+from gloss.experiments.grid import expand_grid
 from gloss.records.reading import read_records
-from gloss.records.run_folder import digits
+from gloss.records.run_folder import config_hash
 from gloss.report.build import build
 from gloss.report.html_page import Section, render
 from gloss.report.seed_groups import gather
 from gloss.report.table import Table, entry
 from gloss.report.tables.results import table3, table4
-from gloss.runtime.terminal import status_of
+from gloss.runtime.terminal import run_with_exit_code
 
 DPI = 40  # small pictures, so that the tests are quick
 
@@ -85,7 +85,7 @@ def experiments(outputs, monkeypatch):
     """An outputs folder in which table2 was asked for, and the cells that its overrides compose."""
     asked = []
 
-    def compose_cells(name, overrides):
+    def expand_grid(name, overrides):
         asked.append((name, overrides))
         if name == "fig2":
             raise ConfigError("loss=gloss_o needs a σ")
@@ -94,7 +94,7 @@ def experiments(outputs, monkeypatch):
         ]
         return cells if name == "table2" else [cell(mode="standalone", loss=x) for x in ("scl", "gloss_o")]
 
-    monkeypatch.setattr("gloss.experiments.requested.compose_cells", compose_cells)
+    monkeypatch.setattr("gloss.experiments.requested.expand_grid", expand_grid)
     selection = "[model=minilm, dataset=docstrings, paths.outputs=elsewhere]"
     (outputs / "selections.yaml").write_text(f"table2: [{selection}]\n")
     return outputs, asked
@@ -115,7 +115,7 @@ def test_the_experiments_that_were_run_have_a_section_each(experiments):
 
 def test_runs_with_other_settings_stand_beside_the_table(experiments):
     outputs, _ = experiments
-    write_run(outputs, dataset="docstrings", model="minilm", loss="ce", digits="ffffffff", accuracy=11.0)
+    write_run(outputs, dataset="docstrings", model="minilm", loss="ce", config_hash="ffffffff", accuracy=11.0)
     build(outputs, dpi=DPI)
     assert "11.00" not in (outputs / "report" / "table2.md").read_text()
     assert "11.00" in (outputs / "report" / "table2_others.md").read_text()
@@ -151,7 +151,9 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     write_study(outputs, "bad-seconds", trials=[{"number": 0, "state": "fail", "params": {}, "value": None}])
     report = build(outputs, dpi=DPI)
     names = [t.name for t in report.tables]
-    first, second = (f"study-mr-bert-integrated-ce-paper-fair-{digits}" for digits in ("0123abcd", "ffffffff"))
+    first, second = (
+        f"study-mr-bert-integrated-ce-paper-fair-{config_hash}" for config_hash in ("0123abcd", "ffffffff")
+    )
     assert names == ["table7", first, second, "runs"]
     table7 = (outputs / "report" / "table7.md").read_text()
     assert "2e-05 (1 of 5)" in table7 and "ffffffff: 6 of 15 trials" in table7
@@ -182,19 +184,19 @@ def test_verdicts_are_counted_once_a_cell_and_metric(tmp_path):
 
 
 def test_a_report_needs_no_texts_of_the_users_own(tmp_path):
-    """Records tell the fingerprint that the digits of csv runs hold; what no record tells is a problem in a line."""
+    """Records hold the fingerprint that config_hash of csv runs needs; what no record holds is a problem in a line."""
     given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
     selected = {"table2": [[*given, "seed=1,2", "model.max_length=16"]], "table6": [[*given, "seed=1"]]}
     (tmp_path / "selections.yaml").write_text(json.dumps(selected))
-    (c,) = compose_cells("table2", selected["table2"][0])
+    (c,) = expand_grid("table2", selected["table2"][0])
     run = {"dataset": "mine", "model": "tiny", "loss": "ce"}
-    write_run(tmp_path, digits=digits(c.config, "f" * 64), accuracy=77.0, **run)
+    write_run(tmp_path, config_hash=config_hash(c.config, "f" * 64), accuracy=77.0, **run)
     report = build(tmp_path, dpi=DPI)
     table = next(t for t in report.tables if t.name == "table2")
     assert table.rows[0][3].plain().startswith("77.00") and len(table.missing) == 1
     (problem,) = report.problems
     assert problem.startswith("table6: ") and "gone.csv" in problem and "no run of it" in problem
-    write_run(tmp_path, digits=digits(c.config, "e" * 64), fingerprint="e" * 64, **run)
+    write_run(tmp_path, config_hash=config_hash(c.config, "e" * 64), fingerprint="e" * 64, **run)
     report = build(tmp_path, only=["table2"], dpi=DPI)
     assert "runs on 2 different contents" in report.problems[0]  # neither is believed
 
@@ -240,7 +242,7 @@ def test_broken_predictions_cost_one_figure_only(outputs, monkeypatch):
     for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     cells = [cell(loss="gloss_sqrt", dataset="docstrings", model="minilm")]
-    monkeypatch.setattr("gloss.experiments.requested.compose_cells", lambda name, overrides: cells)
+    monkeypatch.setattr("gloss.experiments.requested.expand_grid", lambda name, overrides: cells)
     (outputs / "selections.yaml").write_text("fig4: []\ntable2: []\n")
     report = build(outputs, dpi=DPI)
     assert any(p.startswith("fig4: ") and "predictions.npz cannot be read" in p for p in report.problems)
@@ -274,7 +276,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_figure(outputs, monkeypatch, cap
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
     monkeypatch.setattr(gloss.report.figure, "write_atomic", full)
-    assert status_of(lambda: build(outputs, only=["fig1"], dpi=DPI) and 0) == 1
+    assert run_with_exit_code(lambda: build(outputs, only=["fig1"], dpi=DPI) and 0) == 1
     assert "fig1.pdf: No space left on device: make room there" in capsys.readouterr().err
     assert not list((outputs / "report").iterdir())
 
@@ -286,4 +288,4 @@ def test_a_report_of_real_cells_is_composed_by_the_command(outputs):
     )
     report = build(outputs, only=["table2"], dpi=DPI)
     assert report.problems == [] and [t.name for t in report.tables] == ["table2", "table2_others"]
-    assert len(report.tables[0].missing) == 2  # the synthetic runs have digits of no real configuration
+    assert len(report.tables[0].missing) == 2  # the synthetic runs have config_hash of no real configuration

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
 import pandas as pd
 import pytest
+from synthetic import write_run
 
 from gloss.config import ROOT
 from gloss.records.frame import load_runs
@@ -23,7 +26,7 @@ def run(**given) -> dict:
         "trainer.lr": 1e-5,
         "trainer.patience": None,
         "folder": "x",
-        "digits": "a" * 8,
+        "config_hash": "a" * 8,
     }
     return {**fixed, **numbers, **rest, **given}
 
@@ -34,9 +37,9 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_a_cell_has_mean_and_deviation_of_its_seeds_and_the_best_is_marked():
-    rows = [run(seed=s, test_accuracy=x, digits="a" * 8) for s, x in ((1, 61.0), (2, 63.0), (3, 68.0))]
-    rows += [run(loss="gloss_sqrt", test_accuracy=64.5, digits="b" * 8)]
-    rows += [run(dataset="r8", test_accuracy=99.0, digits="c" * 8)]
+    rows = [run(seed=s, test_accuracy=x, config_hash="a" * 8) for s, x in ((1, 61.0), (2, 63.0), (3, 68.0))]
+    rows += [run(loss="gloss_sqrt", test_accuracy=64.5, config_hash="b" * 8)]
+    rows += [run(dataset="r8", test_accuracy=99.0, config_hash="c" * 8)]
     header, ce, gloss, r8, note = (line.split("  ") for line in run_list.by_cell(pd.DataFrame(rows)).splitlines())
     values = [61.0, 63.0, 68.0]
     expected = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
@@ -48,11 +51,11 @@ def test_a_cell_has_mean_and_deviation_of_its_seeds_and_the_best_is_marked():
 
 
 def test_settings_are_those_that_tell_configurations_apart():
-    rows = [run(digits=f"{i:08}", **{"trainer.lr": lr}) for i, lr in enumerate((1e-5, 2e-5, 3e-5))]
+    rows = [run(config_hash=f"{i:08}", **{"trainer.lr": lr}) for i, lr in enumerate((1e-5, 2e-5, 3e-5))]
     assert list(run_list.settings(pd.DataFrame(rows)).values()) == ["lr=1e-05", "lr=2e-05", "lr=3e-05"]
-    rows = [run(digits=f"{i:08}", **{"trainer.patience": x}) for i, x in enumerate((10, 10, 10, None))]
+    rows = [run(config_hash=f"{i:08}", **{"trainer.patience": x}) for i, x in enumerate((10, 10, 10, None))]
     assert list(run_list.settings(pd.DataFrame(rows)).values()) == ["", "", "", "patience=null"]
-    rows = [run(), run(loss="scl", digits="b" * 8, **{"trainer.lr": 7e-5})]  # another loss is no other setting
+    rows = [run(), run(loss="scl", config_hash="b" * 8, **{"trainer.lr": 7e-5})]  # another loss is no other setting
     assert set(run_list.settings(pd.DataFrame(rows)).values()) == {""}
 
 
@@ -65,34 +68,44 @@ def test_two_runs_are_compared_by_what_differs():
     assert run_list.compared(a, a).endswith("nothing differs")
 
 
-def script(*arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / "runs.py"), "paths.outputs=outputs/reference", *arguments]
+def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "scripts" / "runs.py"), f"paths.outputs={folder}", *arguments]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
-def test_the_script_filters_sorts_and_compares_the_reference_runs():
-    runs = load_runs(ROOT / "outputs" / "reference")
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("outputs")
+    for seed, (dataset, loss) in itertools.product(
+        (1, 2), (("mr", "ce"), ("mr", "scl"), ("mr", "triplet"), ("r8", "ce"))
+    ):
+        write_run(root, dataset=dataset, loss=loss, seed=seed, accuracy=60.0 + seed + len(loss))
+    return root
+
+
+def test_the_script_filters_sorts_and_compares_runs(outputs):
+    runs = load_runs(outputs)
     mine = runs[(runs.dataset == "mr") & runs.loss.isin(["ce", "scl"])].sort_values("test_accuracy", kind="stable")
-    names = [f"{x.digits}/{x.seed}" for x in mine.itertuples()]
-    listed = script("dataset=mr", "loss=ce,scl", "sort=-test_accuracy").stdout.splitlines()[1:]
+    names = [f"{x.config_hash}/{x.seed}" for x in mine.itertuples()]
+    listed = script(outputs, "dataset=mr", "loss=ce,scl", "sort=-test_accuracy").stdout.splitlines()[1:]
     assert [line.split()[0] for line in listed] == names
-    both = script(f"compare={names[0]}", f"with={mine.iloc[-1].folder}").stdout
+    both = script(outputs, f"compare={names[0]}", f"with={mine.iloc[-1].folder}").stdout
     difference = mine.iloc[-1].test_accuracy - mine.iloc[0].test_accuracy
     assert f"{difference:+.4g}" in both and str(mine.iloc[0].folder) in both
-    assert len(script().stdout.splitlines()) == len(runs) + 1
-    assert len(script("by=cell").stdout.splitlines()) == runs.groupby([*run_list.IDENTITY]).ngroups + 2
+    assert len(script(outputs).stdout.splitlines()) == len(runs) + 1
+    assert len(script(outputs, "by=cell").stdout.splitlines()) == runs.groupby([*run_list.IDENTITY]).ngroups + 2
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["datset=mr"], "there is no key datset (did you mean dataset?)"),
-        (["dataset=nowhere"], "no finished run under outputs/reference/runs fits"),
+        (["dataset=nowhere"], "/runs fits"),
         (["sort=accuracy"], "sort=accuracy is not allowed: expected one of "),
         (["compare=x"], "expected compare=A with=B"),
         (["compare=x", "with=y"], "no finished run named x"),
     ],
 )
-def test_mistakes_are_told_in_a_line(arguments, message):
-    done = script(*arguments)
+def test_mistakes_are_told_in_a_line(outputs, arguments, message):
+    done = script(outputs, *arguments)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

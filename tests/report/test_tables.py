@@ -10,12 +10,12 @@ import yaml
 from synthetic import cell, write_run
 
 from gloss.config import CONFIG_DIR
-from gloss.experiments.grid import compose_cells
+from gloss.experiments.grid import expand_grid
 from gloss.paper import published as paper
 from gloss.records.reading import read_records
-from gloss.records.run_folder import config_in_digits
+from gloss.records.run_folder import hashed_config
 from gloss.report.html_page import Section, render
-from gloss.report.seed_groups import departures, gather, loose_groups, refuse_doubles
+from gloss.report.seed_groups import gather, protocol_deviations, refuse_doubles, ungrouped_runs
 from gloss.report.table import Entry, Part, Table, csv_text, entry, number_text, rank
 from gloss.report.tables import all_runs as overview
 from gloss.report.tables import comparisons as compare
@@ -120,7 +120,7 @@ def test_a_cell_in_another_mode_stands_beside_and_is_not_judged(tmp_path):
     third = tables.table3(groups)
     assert [r[2].plain() for r in third.rows] == ["G-Loss-O + CE (integrated)", "G-Loss-O", ""]
     assert [r[4].verdict for r in third.rows] == ["", "unresolved", ""]  # 86.22 in Table 3: 1.59 ± 0.40
-    (only,) = compose_cells("table2", ["mode=standalone", "loss=gloss_o", "dataset=mr", "model=bert", "seed=1"])
+    (only,) = expand_grid("table2", ["mode=standalone", "loss=gloss_o", "dataset=mr", "model=bert", "seed=1"])
     (group,) = gather([only], [])[0]
     assert tables.table2([group]).rows[0][1].plain() == "G-Loss-O (standalone)"
 
@@ -149,12 +149,12 @@ def test_pairs_tables_and_ranks_keep_modes_apart(tmp_path):
 
 def test_runs_with_other_hyperparameters_are_listed_beside_and_never_mixed_in(tmp_path):
     write_cell(tmp_path, 85.0)
-    write_cell(tmp_path, 50.0, digits="ffffffff")
+    write_cell(tmp_path, 50.0, config_hash="ffffffff")
     write_cell(tmp_path, 10.0, dataset="r8")
     groups, others = gather([cell(seeds=(1, 2))], read_records(tmp_path)[0])
     assert sorted(groups[0].test("accuracy").values()) == [84.8, 85.0]
-    # seed 3 of the cell itself was not asked for; the other digits were never asked for; r8 is no cell here
-    assert [(g.digits, len(g.runs)) for g in others] == [("0123abcd", 1), ("ffffffff", 3)]
+    # seed 3 of the cell itself was not asked for; the other config_hash were never asked for; r8 is no cell here
+    assert [(g.config_hash, len(g.runs)) for g in others] == [("0123abcd", 1), ("ffffffff", 3)]
 
 
 def test_two_candidates_for_one_cell_and_seed_are_both_refused(tmp_path):
@@ -185,7 +185,7 @@ def test_a_smaller_search_is_a_departure(tmp_path):
     for loss, accuracy in (("ce", 85.64), ("scl_ce", 85.97), ("gloss_o", 86.63), ("gloss_sqrt", 86.23)):
         write_cell(tmp_path, accuracy, loss=loss)
     groups = groups_of(tmp_path, cells)
-    found = {g.loss: departures(g.config) for g in groups}
+    found = {g.loss: protocol_deviations(g.config) for g in groups}
     assert found == {
         **{"ce": ["search.trials=2"], "triplet": ["search.trials=5"]},
         **{"scl_ce": [], "cosine": []},  # the authors' own budget
@@ -195,12 +195,12 @@ def test_a_smaller_search_is_a_departure(tmp_path):
     verdicts = {r[1].plain(): r[3].verdict for r in table.rows if r[2].plain() == "ours"}
     assert verdicts == dict.fromkeys(verdicts, "") | {"SCL + CE": "ok"}
     assert any(note.startswith("Not the paper's protocol (1 of 6 cells): search.trials=2") for note in table.notes)
-    by_hand = cell(loss="gloss_sqrt", config={"tuned": search | {"trials": 15}, "loss": {"lam": 0.7, "gamma": 0.6}})
-    assert departures(asdict(by_hand.config)) == ["loss.lam=0.7 by hand", "loss.gamma=0.6 by hand"]
+    overridden = cell(loss="gloss_sqrt", config={"tuned": search | {"trials": 15}, "loss": {"lam": 0.7, "gamma": 0.6}})
+    assert protocol_deviations(asdict(overridden.config)) == ["loss.lam=0.7 by hand", "loss.gamma=0.6 by hand"]
     for name, given in (("released", ["loss=scl", "variant=released"]), ("fig6", ["loss=scl"])):
-        (c,) = compose_cells("variant" if name == "released" else name, [*given, "dataset=mr", "seed=1"])[:1]
+        (c,) = expand_grid("variant" if name == "released" else name, [*given, "dataset=mr", "seed=1"])[:1]
         config = asdict(c.config) | ({"tuned": search | {"trials": 15}} if name == "released" else {})
-        said = [x for x in departures(config) if x.startswith(("search", "loss.lam"))]
+        said = [x for x in protocol_deviations(config) if x.startswith(("search", "loss.lam"))]
         assert said == []  # released code fixes λ; a timing needs no search
 
 
@@ -214,15 +214,15 @@ def test_every_key_that_changes_a_run_is_protocol_searched_or_harmless():
     }
     config = asdict(cell(loss="triplet", mode="standalone").config)
     config["variant"] |= {"name": "paper", "scl_lam": None}
-    assert departures(config) == []
-    keys = [f"{s}.{k}" for s, rest in config_in_digits(cell(loss="triplet").config).items() for k in rest]
+    assert protocol_deviations(config) == []
+    keys = [f"{s}.{k}" for s, rest in hashed_config(cell(loss="triplet").config).items() for k in rest]
     unsaid = set()
     for section, key in (k.split(".") for k in keys):
         changed = {**config, section: {**config[section], key: 0.123}}
-        if not departures(changed):
+        if not protocol_deviations(changed):
             unsaid.add(f"{section}.{key}")
     assert unsaid - harmless == set() and len(keys) > 40
-    assert departures(config | {"mode": "integrated"}) == ["trainer.max_grad_norm=5.0"]
+    assert protocol_deviations(config | {"mode": "integrated"}) == ["trainer.max_grad_norm=5.0"]
 
 
 def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
@@ -351,7 +351,7 @@ def test_times_of_other_devices_are_left_out_and_never_averaged(tmp_path):
     assert "Times are those on A100: the times of 4 runs on H100 are left out." in table.notes
     ours, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
     assert ours[6:] == ["4.00 (1)", "4.00 (1)", "+0.0 %"]  # on the one device where a seed of both was timed
-    runs = overview.runs_table(loose_groups(read_records(tmp_path)[0]))
+    runs = overview.runs_table(ungrouped_runs(read_records(tmp_path)[0]))
     assert {r[3].plain(): r[8].plain() for r in runs.rows} == {
         **{"SCL": "—", "Triplet": "—", "Cosine": "10.00 ± 0.00", "G-Loss-O": "10.00 ± 0.00"}
     }
@@ -427,9 +427,9 @@ def test_claims_say_what_the_interval_says(tmp_path):
 def test_two_settings_of_a_loss_cost_no_claim(tmp_path):
     """Settings that no sweep tells apart, as two variants asked for by hand: the last speaks."""
     write_cell(tmp_path, 85.0, loss="ce")
-    for digits, accuracy in (("0123abcd", 80.0), ("ffffffff", 86.0)):
-        write_cell(tmp_path, accuracy, loss="gloss_o", digits=digits)
-    cells = [cell(loss="ce", seeds=(1, 2, 3)), *(cell(loss="gloss_o", digits=d) for d in ("0123abcd", "ffffffff"))]
+    for config_hash, accuracy in (("0123abcd", 80.0), ("ffffffff", 86.0)):
+        write_cell(tmp_path, accuracy, loss="gloss_o", config_hash=config_hash)
+    cells = [cell(loss="ce", seeds=(1, 2, 3)), *(cell(loss="gloss_o", config_hash=d) for d in ("0123abcd", "ffffffff"))]
     (found,) = compare.claims("Table 2", groups_of(tmp_path, cells))
     assert found.differences == pytest.approx([1.0])
 
@@ -605,7 +605,7 @@ def test_records_of_an_older_schema_count_what_they_have(tmp_path):
     old = write_run(tmp_path, seed=2)
     text = (old / "result.json").read_text().replace('"schema_version": 1', '"schema_version": 0')
     (old / "result.json").write_text(text.replace('"per_epoch"', '"per_epoch_before"'))
-    group = loose_groups(read_records(tmp_path)[0])[0]
+    group = ungrouped_runs(read_records(tmp_path)[0])[0]
     assert list(group.values("seconds", "per_epoch")) == [1]
     assert list(group.test("accuracy")) == [1, 2]
 

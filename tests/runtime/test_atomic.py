@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 
 from gloss.runtime.atomic import atomic_file, atomic_folder, remove_half_written, write_atomic
-from gloss.runtime.terminal import status_of
+from gloss.runtime.terminal import run_with_exit_code
 
 
 def full(*arguments: object, **options: object) -> None:
@@ -103,4 +103,4 @@ def test_a_script_that_is_told_to_stop_leaves_nothing_half_written(tmp_path):
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(10)
 
-    assert status_of(task) == 128 + signal.SIGTERM and os.listdir(tmp_path) == []
+    assert run_with_exit_code(task) == 128 + signal.SIGTERM and os.listdir(tmp_path) == []

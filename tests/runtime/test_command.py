@@ -12,7 +12,7 @@ import pytest
 import gloss
 from gloss.cli.hydra_main import main
 from gloss.config import Config
-from gloss.records.run_folder import code_hash, digits
+from gloss.records.run_folder import code_hash, config_hash
 from gloss.runtime.command import command_of
 from gloss.training import run as training
 from gloss.training.run import train
@@ -42,7 +42,7 @@ def test_the_command_of_a_configuration_makes_it_again(words: list[str]):
     python, script, *again = shlex.split(command_of(dataclasses.asdict(cfg), "rerun=true"))
     found = composed(*again)
     assert (python, script, found.rerun) == ("python", "scripts/train.py", True)
-    assert digits(found, "f") == digits(cfg, "f") and found.tuned is False
+    assert config_hash(found, "f") == config_hash(cfg, "f") and found.tuned is False
     for key in ("dataset", "model", "loss", "mode", "variant", "ablation", "seed"):
         assert getattr(found, key) == getattr(cfg, key)
     assert (found.paths.outputs, found.paths.data) == (cfg.paths.outputs, cfg.paths.data)
@@ -83,7 +83,7 @@ def test_a_run_finished_with_other_code_says_so_with_its_score_and_how_to_rerun(
     assert f"with other code than now ({record.result['code']}, now 0123456789ab)" in told
     assert f"test accuracy {record.result['metrics']['test']['accuracy']:.2f}" in told
     command = told.partition("to train it again: ")[2].splitlines()[0]
-    assert digits(composed(*shlex.split(command)[2:]), "f") == digits(cfg, "f")
+    assert config_hash(composed(*shlex.split(command)[2:]), "f") == config_hash(cfg, "f")
 
 
 @pytest.mark.parametrize(

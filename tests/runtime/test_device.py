@@ -107,7 +107,7 @@ def test_the_warm_up_runs_the_loss_for_each_size_and_changes_nothing(tiny_config
     )
     before = {name: value.clone() for name, value in fit.model.state_dict().items()}
     batches = [np.arange(32), np.arange(32), np.arange(10)]
-    fit._warm_up(batches, [fit.objective.draw_visible(len(b), torch.Generator().manual_seed(0)) for b in batches])
+    fit._warm_up(batches, [fit.objective.draw_labeled(len(b), torch.Generator().manual_seed(0)) for b in batches])
     assert sizes == [32, 10]
     assert all(p.grad is None for p in fit.parameters) and not fit.watch.read()
     assert all(torch.equal(value, before[name]) for name, value in fit.model.state_dict().items())
@@ -115,7 +115,7 @@ def test_the_warm_up_runs_the_loss_for_each_size_and_changes_nothing(tiny_config
 
 @pytest.mark.parametrize("text", ["CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "out of memory"])
 def test_cublas_without_memory_is_out_of_memory(tiny_config, text):
-    assert "trainer.micro_batch=16" in str(out_of_memory(RuntimeError(text), tiny_config(), torch.device("cpu")))
+    assert "trainer.grad_cache_chunk=16" in str(out_of_memory(RuntimeError(text), tiny_config(), torch.device("cpu")))
 
 
 def test_texts_of_one_length_are_one_group():

@@ -34,7 +34,7 @@ from gloss.records.reading import read_record, read_records
 from gloss.records.run_folder import clear, is_done, locked
 from gloss.runtime.device import choose_device
 from gloss.runtime.gpu_sharing import Presence
-from gloss.runtime.signals import Interrupted, interruptible, noted
+from gloss.runtime.signals import Interrupted, noted, raise_on_signal
 from gloss.training.callbacks import Callback
 from gloss.training.checkpoint import Progress
 from gloss.training.checkpoint import load as load_checkpoint
@@ -173,7 +173,7 @@ def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
     with monkeypatch.context() as patch:
         patch.setattr(Fit, "_backward", starved)
-        message = r"out of memory with batches of 32 texts of up to 16 tokens: set trainer.micro_batch=16"
+        message = r"out of memory with batches of 32 texts of up to 16 tokens: set trainer.grad_cache_chunk=16"
         with pytest.raises(RunError, match=message):
             train(cfg)
     for where in ("gloss.training.trainer.embed", "gloss.training.run._sigma", "gloss.models.encoder.Classifier.to"):
@@ -199,9 +199,9 @@ def test_no_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
 @pytest.mark.parametrize(
     "options, advised",
     [
-        (["loss=ce"], "trainer.micro_batch=16"),
-        (["loss=ce", "trainer.micro_batch=2"], "trainer.micro_batch=1"),
-        (["loss=ce", "trainer.micro_batch=1"], None),
+        (["loss=ce"], "trainer.grad_cache_chunk=16"),
+        (["loss=ce", "trainer.grad_cache_chunk=2"], "trainer.grad_cache_chunk=1"),
+        (["loss=ce", "trainer.grad_cache_chunk=1"], None),
         (["loss=gloss_sqrt", "variant=released"], None),
     ],
 )
@@ -219,7 +219,7 @@ def test_micro_batch_limits_an_evaluation_too(tiny_config, monkeypatch):
         return encode(self, model, rows, *arguments)
 
     monkeypatch.setattr(TokenTable, "encode", watched)
-    options = ["loss=gloss_sqrt", "trainer.micro_batch=8", "trainer.embeddings_at=[0,1]", "trainer.max_epochs=1"]
+    options = ["loss=gloss_sqrt", "trainer.grad_cache_chunk=8", "trainer.embeddings_at=[0,1]", "trainer.max_epochs=1"]
     train(tiny_config(*options))
     assert max(sizes) == 8
 
@@ -273,7 +273,7 @@ def test_a_signal_during_the_last_evaluation_keeps_the_training(tiny_config, mon
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(5)
 
-    with monkeypatch.context() as patch, interruptible(), pytest.raises(Interrupted, match="SIGTERM"):
+    with monkeypatch.context() as patch, raise_on_signal(), pytest.raises(Interrupted, match="SIGTERM"):
         patch.setattr(gloss.training.run, "logistic_probe", stop)
         train(cfg)
     assert len(list((folder / "checkpoint").iterdir())) == 1
@@ -292,7 +292,7 @@ def heeds_ctrl_c() -> Iterator[None]:
 
 def test_signals_are_noted_then_raised_and_left_as_they_were(heeds_ctrl_c):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    with interruptible():
+    with raise_on_signal():
         with noted() as pending:
             os.kill(os.getpid(), signal.SIGTERM)
             assert pending == [signal.SIGTERM]
@@ -304,7 +304,7 @@ def test_signals_are_noted_then_raised_and_left_as_they_were(heeds_ctrl_c):
     assert pickle.loads(pickle.dumps(caught.value)).number == signal.SIGINT  # a worker's reaches its parent
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
-        with interruptible():
+        with raise_on_signal():
             os.kill(os.getpid(), signal.SIGTERM)  # ignored by who started us: stays ignored
     finally:
         signal.signal(signal.SIGTERM, before[0])

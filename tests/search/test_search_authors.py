@@ -7,7 +7,7 @@ import pytest
 from searching import composed, stand_in, states, work, worker_of
 
 from gloss.records.study import _space_of, read_study
-from gloss.report.seed_groups import departures
+from gloss.report.seed_groups import protocol_deviations
 from gloss.search import worker as tuning
 from gloss.search.worker import search_space, tune
 
@@ -51,7 +51,7 @@ def test_scl_with_ce_has_lam_09_in_every_trial_and_its_tau_never_reaches_the_run
         assert study.best["params"]["temperature"] == 0.7
         run = composed("loss=scl_ce", *words, change, config_name="train")
         assert (run.loss.lam, run.loss.temperature, run.trainer.lr) == (lam, 0.1, study.best["params"]["lr"])
-        searched = [x for x in departures(asdict(run)) if x.startswith(("search", "loss"))]
+        searched = [x for x in protocol_deviations(asdict(run)) if x.startswith(("search", "loss"))]
         assert searched == (["loss.lam=0.6 by hand"] if lam == 0.6 else [])
         reread = read_study(study.folder)
         assert reread.space["temperature"] == [0.1, 0.3, 0.5, 0.7] and reread.trials == study.trials

@@ -298,7 +298,7 @@ def test_runs_pick_up_what_was_found(settings, monkeypatch, capsys):
     cfg = composed("loss=gloss_o", *settings, config_name="train")
     assert {"lr": cfg.trainer.lr, **{k: getattr(cfg.loss, k) for k in ("lam", "gamma", "sigma")}} == best["params"]
     assert cfg.tuned["study"] == study.name and cfg.tuned["file"] == "csv-tiny-integrated-gloss_o-e2.yaml"
-    assert cfg.tuned["value"] == best["value"] and cfg.tuned["train_texts"] == 48 and "note" not in cfg.tuned
+    assert cfg.tuned["value"] == best["value"] and cfg.tuned["train_examples"] == 48 and "note" not in cfg.tuned
     # the run of the best trial and this one are the same run, but for the folder
     assert run_folder(cfg, "0" * 64).name == "seed=1"
     assert (study.folder / "runs/csv/tiny/integrated-gloss_o" / run_folder(cfg, "0" * 64).parent.name).is_dir()

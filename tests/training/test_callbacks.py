@@ -15,7 +15,7 @@ import pytest
 from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.records.reading import read_records
-from gloss.records.run_folder import digits
+from gloss.records.run_folder import config_hash
 from gloss.training.callbacks import Callback, TensorBoard, numbers_of
 from gloss.training.run import train
 
@@ -68,7 +68,7 @@ def test_what_a_callback_raises_ends_the_run_which_then_goes_on_behind_the_epoch
 
 def test_tensorboard_does_not_change_the_folder_of_a_run(tiny_config):
     plain, shown = (tiny_config("loss=ce", f"trainer.tensorboard={x}") for x in ("false", "true"))
-    assert digits(plain, "0" * 64) == digits(shown, "0" * 64)
+    assert config_hash(plain, "0" * 64) == config_hash(shown, "0" * 64)
 
 
 def test_without_tensorboard_nothing_imports_it_and_a_wish_for_it_is_told_how(tiny_config, monkeypatch):

@@ -15,7 +15,7 @@ CHANCE = np.log(3)
 
 def rows(*losses: float, score: float = 60.0, part: str = "ce") -> list[dict]:
     found = [dict.fromkeys(("ce", "embedding_loss")) | {"loss": x, part: x, "score": score} for x in losses]
-    return [row | {"epoch": i, "empty_batches": 0, "steps": 9} for i, row in enumerate(found, start=1)]
+    return [row | {"epoch": i, "batches_without_signal": 0, "steps": 9} for i, row in enumerate(found, start=1)]
 
 
 def noted(cfg, epochs: list[dict]) -> list[str]:

@@ -66,22 +66,22 @@ def gradient(fit: Fit) -> dict[str, torch.Tensor]:
     """Of the first step, before the optimizer."""
     rows = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
     device_rows = torch.from_numpy(rows).to(fit.device)
-    visible = fit.objective.draw_visible(len(rows), torch.Generator().manual_seed(0))
+    labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(0))
     fit.model.train()
-    fit._backward(rows, device_rows, fit.labels["train"][device_rows], visible, seed=5)
+    fit._backward(rows, device_rows, fit.labels["train"][device_rows], labeled, seed=5)
     return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
 
 
 @pytest.mark.parametrize("options", [["mode=integrated"], ["mode=standalone"]])
 @pytest.mark.parametrize("loss", [["loss=gloss_o", "loss.sigma=0.5"], ["loss=scl"], ["loss=triplet"], ["loss=cosine"]])
-@pytest.mark.parametrize("fast", ["trainer.num_slices=4", "trainer.micro_batch=8"])
+@pytest.mark.parametrize("fast", ["trainer.num_length_buckets=4", "trainer.grad_cache_chunk=8"])
 @pytest.mark.parametrize("device", DEVICES)
 def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
     tiny_config, tmp_path, options, loss, fast, device
 ):
     options = [NO_DROPOUT, "variant.loss_dtype=float64", *loss, *options]
     gradients = []
-    for way in ("trainer.num_slices=1", fast):
+    for way in ("trainer.num_length_buckets=1", fast):
         fit = prepared(tiny_config(way, *options), tmp_path, device)
         fit.model.double()  # so that rounding cannot hide a difference
         gradients.append(gradient(fit))
@@ -111,7 +111,7 @@ def test_the_released_code_encodes_a_second_time_only_for_a_second_loss(tiny_con
 @pytest.mark.parametrize("device", DEVICES)
 def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, device):
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
-    got = gradient(prepared(tiny_config("trainer.micro_batch=8", *options), tmp_path, device))
+    got = gradient(prepared(tiny_config("trainer.grad_cache_chunk=8", *options), tmp_path, device))
     encode = Fit._encode
 
     def at_once(self: Fit, rows, device_rows, seed: int):
@@ -127,7 +127,7 @@ def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, 
 @pytest.mark.parametrize("fused_on", [("cpu", "cuda"), ()])
 def test_a_step_clips_the_norm_and_is_adams(tiny_config, tmp_path, monkeypatch, fused_on):
     monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
-    cfg = tiny_config(NO_DROPOUT, "loss=ce", "trainer.max_grad_norm=0.01", "trainer.num_slices=1")
+    cfg = tiny_config(NO_DROPOUT, "loss=ce", "trainer.max_grad_norm=0.01", "trainer.num_length_buckets=1")
     ours, plain = prepared(cfg, tmp_path), prepared(cfg, tmp_path)
     rows = np.argsort(ours.tables["train"].host_lengths, kind="stable")[:32]
     device_rows = torch.from_numpy(rows)
@@ -225,8 +225,8 @@ def test_a_record_tells_that_its_run_went_on_elsewhere(tiny_config, monkeypatch,
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Fit, "save", killed)
         train(tiny_config("loss=ce", "trainer.checkpoint_minutes=1e-9"))
-    cfg = tiny_config("loss=ce", *["trainer.micro_batch=8"] * elsewhere)
-    told = ["epoch 1, step 1: micro_batch was None, is 8"] if elsewhere else None
+    cfg = tiny_config("loss=ce", *["trainer.grad_cache_chunk=8"] * elsewhere)
+    told = ["epoch 1, step 1: grad_cache_chunk was None, is 8"] if elsewhere else None
     assert train(cfg).result.get("resumed_on") == told
 
 
@@ -268,7 +268,7 @@ def test_the_released_plateau_rule_restarts_the_counter_near_the_best(tiny_confi
 
 
 def test_the_learning_rate_drops_after_its_epoch(tiny_config):
-    record = train(tiny_config("loss=ce", "trainer.max_epochs=3", "trainer.lr_drop_epoch=2", "trainer.lr=1e-4"))
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=3", "trainer.lr_decay_epoch=2", "trainer.lr=1e-4"))
     assert [row["lr"] for row in record.epochs()] == pytest.approx([1e-4, 1e-4, 1e-5])
 
 
@@ -317,11 +317,11 @@ def test_the_released_objective_scores_every_hidden_text(tiny_config):
     released = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5", "variant=released"), 4, 0.5)
     ours = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5"), 4, 0.5)
     z, logits, labels = torch.randn(4, 3), torch.randn(4, 4), torch.arange(4)
-    is_visible = torch.tensor([True, True, False, False])
-    parts = released(z, logits, labels, is_visible)
-    assert (int(parts.num_left_out), bool(parts.is_empty)) == (0, False)
-    parts = ours(z, logits, labels, is_visible)
-    assert (int(parts.num_left_out), bool(parts.is_empty), float(parts.embedding_loss)) == (2, True, 0.0)
+    is_labeled = torch.tensor([True, True, False, False])
+    parts = released(z, logits, labels, is_labeled)
+    assert (int(parts.num_unscorable), bool(parts.is_empty)) == (0, False)
+    parts = ours(z, logits, labels, is_labeled)
+    assert (int(parts.num_unscorable), bool(parts.is_empty), float(parts.embedding_loss)) == (2, True, 0.0)
 
 
 def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
@@ -334,12 +334,12 @@ def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
 
 
 def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
-    monkeypatch.setattr(Objective, "draw_visible", lambda self, n, g, known: torch.arange(n) < 1)  # one visible text
+    monkeypatch.setattr(Objective, "draw_labeled", lambda self, n, g, known: torch.arange(n) < 1)  # one labeled text
     record = train(
         tiny_config(
             "loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"
         )
     )
-    empty, steps = record.result["counts"]["empty_batches"], record.result["counts"]["steps"]
+    empty, steps = record.result["counts"]["batches_without_signal"], record.result["counts"]["steps"]
     assert empty > steps / 2
     assert capsys.readouterr().err.count("had nothing to compare") == 1

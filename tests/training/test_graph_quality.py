@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gloss.errors import RunError
-from gloss.losses import choose_visible
+from gloss.losses import choose_labeled
 from gloss.losses.geometry import sqrt_bandwidth
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 from gloss.records.reading import read_record
@@ -35,7 +35,7 @@ def naive(x, labels, sigma, gamma, num_classes, batch_size):
     counts = [labels.tolist().count(c) for c in range(num_classes)]
     within = total = pairs = same_pairs = right = majority = unlabeled = 0
     for batch in batches:
-        is_labeled = choose_visible(len(batch), gamma, generator)
+        is_labeled = choose_labeled(len(batch), gamma, generator)
         for i in batch:
             for j in batch:
                 if i == j:

@@ -23,13 +23,13 @@ def objective(tiny_config, *options: str) -> Objective:
 def test_ablation_graph_shuffle_permutes_the_nodes_and_leaves_cross_entropy_untouched(tiny_config, mode):
     z = torch.randn(12, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     logits = torch.randn(12, 3) if mode == "integrated" else None
-    labels, is_visible = torch.arange(12) % 3, torch.arange(12) < 7
+    labels, is_labeled = torch.arange(12) % 3, torch.arange(12) < 7
     torch.manual_seed(3)
     order = torch.randperm(12)
     torch.manual_seed(3)
-    shuffled = objective(tiny_config, f"mode={mode}", "ablation.graph_shuffle=true")(z, logits, labels, is_visible)
-    plain = objective(tiny_config, f"mode={mode}")(z, logits, labels, is_visible)
-    expected = gloss_loss(z[order], labels, sigma=0.5, is_visible=is_visible, num_classes=3)
+    shuffled = objective(tiny_config, f"mode={mode}", "ablation.graph_shuffle=true")(z, logits, labels, is_labeled)
+    plain = objective(tiny_config, f"mode={mode}")(z, logits, labels, is_labeled)
+    expected = gloss_loss(z[order], labels, sigma=0.5, is_labeled=is_labeled, num_classes=3)
     assert torch.equal(shuffled.embedding_loss, expected) and shuffled.embedding_loss != plain.embedding_loss
     assert shuffled.ce is plain.ce is None if mode == "standalone" else torch.equal(shuffled.ce, plain.ce)
     (grad,) = torch.autograd.grad(shuffled.embedding_loss, z)
@@ -37,12 +37,12 @@ def test_ablation_graph_shuffle_permutes_the_nodes_and_leaves_cross_entropy_unto
 
 
 def test_on_average_a_shuffled_graph_of_separate_classes_is_at_chance(tiny_config):
-    labels, is_visible = torch.arange(60) % 3, torch.arange(60) < 36
+    labels, is_labeled = torch.arange(60) % 3, torch.arange(60) < 36
     z = torch.eye(3)[labels] + 0.01 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     losses = {}
     for options in ([], ["ablation.graph_shuffle=true"]):
         made = replace(objective(tiny_config, "mode=standalone", *options), sigma=0.3)  # classes are 1.4 apart
-        values = [made(z, None, labels, is_visible).loss.item() for _ in range(20)]
+        values = [made(z, None, labels, is_labeled).loss.item() for _ in range(20)]
         losses[len(options)] = sum(values) / len(values)
     assert losses[0] < 0.05 and losses[1] > 1.0  # chance is log 3 = 1.10
 

@@ -15,7 +15,7 @@ from gloss.config import CONFIG_DIR, Config, LossConfig, VariantConfig
 from gloss.training.objective import Objective, balanced_class_weights
 
 SIGMA, TEMPERATURE, MARGIN, LAM = 0.6, 0.3, 0.5, 0.7
-LABELS = [0, 1, 2, 0, 1, 0, 3, 1, 0, 2]  # class 3 has one member; class 2 has no visible one
+LABELS = [0, 1, 2, 0, 1, 0, 3, 1, 0, 2]  # class 3 has one member; class 2 has no labeled one
 IS_VISIBLE = torch.tensor([True, True, False, False, False, True, False, True, False, False])  # 4 of 10
 CLASSES = 4
 OPTIONS = {
@@ -96,10 +96,10 @@ def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
         expected = LAM * expected_embedding + (1 - LAM) * expected_ce
     expected_gradients = torch.autograd.grad(expected, (x, logits), allow_unused=True, materialize_grads=True)
 
-    is_visible = IS_VISIBLE if loss in GRAPH else None
+    is_labeled = IS_VISIBLE if loss in GRAPH else None
     given = logits if mode == "integrated" else None
     laps: list[str] = []
-    parts = objective(loss, mode, weights=weights)(x, given, labels, is_visible, laps.append)
+    parts = objective(loss, mode, weights=weights)(x, given, labels, is_labeled, laps.append)
     gradients = torch.autograd.grad(parts.loss, (x, logits), allow_unused=True, materialize_grads=True)
     for got, wanted in [
         (parts.loss, expected),
@@ -111,10 +111,10 @@ def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
         if wanted is not None:
             torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
     assert laps == [*(["graph", "propagation"] if loss in GRAPH else []), "loss"]
-    if loss in GRAPH:  # hidden are 2 of class 2 and 1 of class 3, without a visible one, and 3 that can be scored
-        assert (int(parts.num_left_out), bool(parts.is_empty)) == (3, False)
+    if loss in GRAPH:  # unlabeled are 2 of class 2 and 1 of class 3, without a labeled one, and 3 that can be scored
+        assert (int(parts.num_unscorable), bool(parts.is_empty)) == (3, False)
     else:
-        assert parts.num_left_out is None
+        assert parts.num_unscorable is None
         assert parts.is_empty is None if loss == "ce" else not parts.is_empty
 
 
@@ -151,26 +151,26 @@ def test_a_given_loss_is_one_of_the_known():
         ("triplet", [0, 1, 1, 2], False),
         ("cosine", [0, 1, 2, 3], False),  # every pair has a target
         ("cosine", [0, 0, 0, 0], False),
-        ("gloss_o", [0, 1, 2, 3], True),  # hidden are the last two
+        ("gloss_o", [0, 1, 2, 3], True),  # unlabeled are the last two
         ("gloss_o", [0, 1, 2, 1], False),
     ],
 )
 def test_a_batch_with_nothing_to_compare_is_told(loss, labels, is_empty):
     x, logits, _ = batch()
-    is_visible = torch.tensor([True, True, False, False]) if loss in GRAPH else None
+    is_labeled = torch.tensor([True, True, False, False]) if loss in GRAPH else None
     mode = "standalone" if loss == "scl" else "integrated"
-    parts = objective(loss, mode)(x[:4], logits[:4], torch.tensor(labels), is_visible)
+    parts = objective(loss, mode)(x[:4], logits[:4], torch.tensor(labels), is_labeled)
     assert bool(parts.is_empty) == is_empty
     assert loss in ("cosine", "gloss_o") or (parts.embedding_loss == 0) == is_empty
 
 
 def test_the_split_of_a_batch_has_the_fraction_gamma_visible():
-    drawn = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_visible(20, torch.Generator().manual_seed(1))
+    drawn = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(1))
     assert (drawn.dtype, drawn.shape, int(drawn.sum())) == (torch.bool, (20,), 12)
-    again = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_visible(20, torch.Generator().manual_seed(1))
-    other = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_visible(20, torch.Generator().manual_seed(2))
+    again = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(1))
+    other = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(2))
     assert torch.equal(drawn, again) and not torch.equal(drawn, other)
-    assert objective("cosine").draw_visible(20, torch.Generator()) is None
+    assert objective("cosine").draw_labeled(20, torch.Generator()) is None
 
 
 def test_balanced_class_weights_by_hand():

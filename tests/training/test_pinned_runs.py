@@ -119,7 +119,7 @@ def run(texts: Path, tmp_path: Path) -> Callable[..., Record]:
     def of(mode: str, loss: str, *overrides: str) -> Record:
         fixed = ["dataset=csv", f"dataset.path={texts}", f"paths.outputs={tmp_path}", "seed=1", "trainer.device=cpu"]
         fixed += ["model=tiny", "model.dropout=0", "model.max_length=16", "trainer.precision=float32"]
-        fixed += ["trainer.batch_size=16", "trainer.max_epochs=3", "trainer.lr_drop_epoch=2", "trainer.lr=1e-3"]
+        fixed += ["trainer.batch_size=16", "trainer.max_epochs=3", "trainer.lr_decay_epoch=2", "trainer.lr=1e-3"]
         return train(composed(*fixed, f"mode={mode}", f"loss={loss}", *overrides))
 
     return of
@@ -130,7 +130,7 @@ def numbers(record: Record) -> tuple:
     rows = [tuple(row[key] for key in ("loss", "ce", "embedding_loss", "score")) for row in epochs]
     metrics = record.result["metrics"]
     final = [metrics[s][name] for s in ("val", "test") for name in ("accuracy", "macro_f1", "macro_silhouette")]
-    return rows, final, record.result["best_epoch"], epochs[-1]["hidden_left_out"]
+    return rows, final, record.result["best_epoch"], epochs[-1]["frac_unscorable"]
 
 
 def check(record: Record, mode: str, loss: str) -> None:
@@ -147,7 +147,7 @@ def check(record: Record, mode: str, loss: str) -> None:
 
 
 @pytest.mark.parametrize(("mode", "loss"), PINNED)
-@pytest.mark.parametrize("path", ["", "trainer.micro_batch=5", "trainer.num_slices=4"])
+@pytest.mark.parametrize("path", ["", "trainer.grad_cache_chunk=5", "trainer.num_length_buckets=4"])
 def test_the_run_has_its_pinned_numbers_in_slices_too(run, mode, loss, path):
     check(run(mode, loss, *filter(None, [path])), mode, loss)
 

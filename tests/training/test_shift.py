@@ -13,7 +13,7 @@ from gloss.cli.hydra_main import main
 from gloss.config import AblationConfig, Config, DatasetConfig, PathsConfig
 from gloss.data.datasets import Split, TextDataset, load_dataset, load_test, other_set
 from gloss.errors import ConfigError, DataError
-from gloss.experiments.grid import compose_cells
+from gloss.experiments.grid import expand_grid
 from gloss.training import run as train
 
 
@@ -120,7 +120,7 @@ def test_a_folder_as_hub_set_gives_its_test_split(tmp_path):
 
 def test_a_set_without_another_domain_is_refused(capsys):
     with pytest.raises(ConfigError, match="experiment=shift is not for dataset=r8"):
-        compose_cells("shift", ["dataset=r8", "loss=ce", "seed=1"])
+        expand_grid("shift", ["dataset=r8", "loss=ce", "seed=1"])
     assert main(lambda *_: None, ["experiment=shift", "dataset=r8", "loss=ce", "seed=1"]) == 2
     assert "expected snippets_movie (product, news, tweets), mr or sst2, or another test set" in capsys.readouterr().err
-    assert compose_cells("shift", ["dataset=r8", "loss=ce", "ablation.test_on=r52"])[0].config.ablation.test_on == "r52"
+    assert expand_grid("shift", ["dataset=r8", "loss=ce", "ablation.test_on=r52"])[0].config.ablation.test_on == "r52"

@@ -49,7 +49,9 @@ def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
     """fit_of("loss=ce", "trainer.lr=1e-3", …): a training of the toy texts in float32, before its first step."""
 
     def make(*overrides: str) -> Fit:
-        cfg = copy.deepcopy(config("trainer.num_slices=1", "trainer.lr=1e-3", "variant.loss_dtype=float32", *overrides))
+        cfg = copy.deepcopy(
+            config("trainer.num_length_buckets=1", "trainer.lr=1e-3", "variant.loss_dtype=float32", *overrides)
+        )
         cfg.dataset, cfg.model = texts.cfg.dataset, copy.deepcopy(texts.cfg.model)
         model = copy.deepcopy(texts.model)
         for override in overrides:
@@ -84,7 +86,7 @@ def stub_backward(fit: Fit, loss: float, gradient: float, **parts: object) -> li
         calls.append(arguments)
         for p in fit.parameters:
             p.grad = torch.full_like(p, gradient)
-        made = {"ce": None, "embedding_loss": None, "num_left_out": None, "is_empty": None} | parts
+        made = {"ce": None, "embedding_loss": None, "num_unscorable": None, "is_empty": None} | parts
         return Parts(torch.tensor(loss, requires_grad=True), **made)
 
     fit._backward = backward
@@ -116,9 +118,9 @@ def test_a_step_divides_the_gradient_by_what_its_norm_is_too_large(fit_of, monke
 def test_a_step_writes_down_its_parts(fit_of):
     fit = fit_of("loss=gloss_o", "loss.sigma=0.5")
     parts = {"ce": torch.tensor(1.5), "embedding_loss": torch.tensor(2.5, dtype=torch.float64, requires_grad=True)}
-    stub_backward(fit, 2.0, 0.0, **parts, num_left_out=torch.tensor(3), is_empty=torch.tensor(True))
+    stub_backward(fit, 2.0, 0.0, **parts, num_unscorable=torch.tensor(3), is_empty=torch.tensor(True))
     fit._step(2, ROWS, DEVICE_ROWS, IS_VISIBLE)
-    assert LOG == ("loss", "ce", "embedding_loss", "num_left_out", "num_hidden", "is_empty", "grad_norm", "is_bad")
+    assert LOG == ("loss", "ce", "embedding_loss", "num_unscorable", "num_unlabeled", "is_empty", "grad_norm", "is_bad")
     assert fit.log[2].tolist() == [2.0, 1.5, 2.5, 3, 4, 1, 0, 0] and not fit.log.requires_grad
     assert fit.watch == ["data", "backward", "optimizer"]
 
@@ -129,8 +131,8 @@ def test_a_step_gives_the_rows_their_labels_and_a_seed_of_its_own(fit_of):
     for epoch, step in ((1, 0), (1, 1), (2, 0), (1, 0)):
         fit.progress.epoch = epoch
         fit._step(step, ROWS, DEVICE_ROWS, IS_VISIBLE)
-        rows, device_rows, labels, is_visible, seed = calls[-1]
-        assert rows is ROWS and device_rows is DEVICE_ROWS and is_visible is IS_VISIBLE
+        rows, device_rows, labels, is_labeled, seed = calls[-1]
+        assert rows is ROWS and device_rows is DEVICE_ROWS and is_labeled is IS_VISIBLE
         assert torch.equal(labels, fit.labels["train"][:10])
         seeds.append(seed)
     other = fit_of("loss=ce", "seed=2")
@@ -173,7 +175,7 @@ def test_a_pass_runs_in_the_precision_of_the_run_and_gives_float32(fit_of):
 
 
 def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypatch):
-    fit = fit_of("loss=ce", "trainer.num_slices=3")
+    fit = fit_of("loss=ce", "trainer.num_length_buckets=3")
     given, pack = [], TokenTable.pack
     monkeypatch.setattr(TokenTable, "pack", lambda *args: (given.append(args[1:]), pack(*args))[1])
     fit._encode(ROWS, DEVICE_ROWS, 1)
@@ -186,10 +188,10 @@ def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypa
         (["loss=cosine"], [(10, 7)]),
         (["loss=cosine", "variant.forward_passes=2"], [(10, 7), (10, 8)]),
         (["loss=cosine", "mode=standalone", "variant=released"], [(10, 7)]),
-        (["loss=cosine", "trainer.micro_batch=4"], [(3, 7), (4, 8), (3, 9)] * 2),
+        (["loss=cosine", "trainer.grad_cache_chunk=4"], [(3, 7), (4, 8), (3, 9)] * 2),
         (["loss=gloss_o", "loss.sigma=0.5"], [(10, 7)]),
-        (["loss=gloss_o", "loss.sigma=0.5", "trainer.micro_batch=5"], [(5, 7), (5, 8)] * 2),
-        (["loss=cosine", "trainer.micro_batch=10"], [(10, 7)] * 2),
+        (["loss=gloss_o", "loss.sigma=0.5", "trainer.grad_cache_chunk=5"], [(5, 7), (5, 8)] * 2),
+        (["loss=cosine", "trainer.grad_cache_chunk=10"], [(10, 7)] * 2),
     ],
 )
 def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
@@ -202,12 +204,12 @@ def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
         return encode(rows, device_rows, seed)
 
     fit._encode = watch
-    is_visible = IS_VISIBLE if fit.cfg.loss.name == "gloss_o" else None
-    parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], is_visible, 7)
+    is_labeled = IS_VISIBLE if fit.cfg.loss.name == "gloss_o" else None
+    parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], is_labeled, 7)
     assert [entry[:2] for entry in made] == passes
     if "micro" in overrides[-1]:  # first without a graph, then with one
         assert [entry[2] for entry in made] == [False] * (len(passes) // 2) + [True] * (len(passes) // 2)
-    assert fit.watch == ["forward", *["graph", "propagation"] * (is_visible is not None), "loss"]
+    assert fit.watch == ["forward", *["graph", "propagation"] * (is_labeled is not None), "loss"]
     assert (parts.ce is None) == (fit.cfg.mode == "standalone") and parts.embedding_loss is not None
     assert all(p.grad is not None for p in fit.model.encoder.transformer.encoder.parameters())
 
@@ -217,8 +219,8 @@ def test_only_the_integrated_mode_makes_logits(fit_of):
     for mode in ("integrated", "standalone"):
         fit = fit_of("loss=cosine", f"mode={mode}")
         fit.objective = lambda *arguments: arguments
-        embeddings, logits, of, is_visible, lap = fit._loss(z, other, labels, IS_VISIBLE)
-        assert embeddings is z and of is labels and is_visible is IS_VISIBLE and lap == fit.watch.lap
+        embeddings, logits, of, is_labeled, lap = fit._loss(z, other, labels, IS_VISIBLE)
+        assert embeddings is z and of is labels and is_labeled is IS_VISIBLE and lap == fit.watch.lap
         assert logits is None if mode == "standalone" else torch.equal(logits, fit.model.head(other))
 
 
@@ -248,12 +250,12 @@ def ended(fit: Fit, score: float, total: float = 1.0, **log: list[float]) -> dic
 
 def test_a_row_of_an_epoch(fit_of):
     fit = fit_of("loss=gloss_o", "loss.sigma=0.5", "trainer.lr=1e-3")
-    log = {"loss": [1.0, 2.0], "ce": [3.0, 5.0], "embedding_loss": [0.5, 1.0], "num_left_out": [1.0, 2.0]}
-    row = ended(fit, 61.5, **log, num_hidden=[4.0, 8.0], is_empty=[1.0, 0.0], grad_norm=[9.0, 9.0])
+    log = {"loss": [1.0, 2.0], "ce": [3.0, 5.0], "embedding_loss": [0.5, 1.0], "num_unscorable": [1.0, 2.0]}
+    row = ended(fit, 61.5, **log, num_unlabeled=[4.0, 8.0], is_empty=[1.0, 0.0], grad_norm=[9.0, 9.0])
     seconds = row.pop("seconds")
     assert row == {
         **{"epoch": 1, "lr": 1e-3, "loss": 1.5, "ce": 4.0, "embedding_loss": 0.75, "score": 61.5},
-        **{"val": {"macro_f1": 61.5}, "hidden_left_out": 0.25, "empty_batches": 1, "steps": 2},
+        **{"val": {"macro_f1": 61.5}, "frac_unscorable": 0.25, "batches_without_signal": 1, "steps": 2},
     }
     assert list(seconds) == ["evaluation", "forward", "total"]
     assert (seconds["forward"], seconds["total"]) == (0.123457, 1.0) and 0 <= seconds["evaluation"] < 5
@@ -262,9 +264,9 @@ def test_a_row_of_an_epoch(fit_of):
 
 def test_a_row_has_no_part_that_the_objective_lacks(fit_of):
     row = ended(fit_of("loss=ce"), 1.0, ce=[1.0, 2.0])
-    assert (row["ce"], row["embedding_loss"], row["hidden_left_out"]) == (1.5, None, None)
+    assert (row["ce"], row["embedding_loss"], row["frac_unscorable"]) == (1.5, None, None)
     row = ended(fit_of("loss=scl", "mode=standalone"), 1.0, embedding_loss=[1.0, 2.0])
-    assert (row["ce"], row["embedding_loss"], row["hidden_left_out"]) == (None, 1.5, None)
+    assert (row["ce"], row["embedding_loss"], row["frac_unscorable"]) == (None, 1.5, None)
 
 
 def test_the_best_epoch_its_weights_and_its_time(fit_of):
@@ -314,7 +316,7 @@ def test_a_run_that_tests_its_last_weights_keeps_no_others(fit_of):
 )
 def test_epochs_without_a_better_score_are_counted(fit_of, mode, tolerance, scores, stale):
     fit = fit_of("loss=cosine", f"mode={mode}")
-    fit.cfg.variant.plateau_tolerance = tolerance
+    fit.cfg.variant.early_stopping_min_delta = tolerance
     for score in scores:
         ended(fit, score)
     assert (fit.progress.num_stale, fit.progress.best_score, fit.progress.best_epoch) == (stale, 0.5, 1)
@@ -348,7 +350,7 @@ def test_validation_watches_macro_f1_or_the_silhouette(fit_of):
 
 
 def test_the_rate_is_lowered_after_its_epoch(fit_of):
-    fit = fit_of("loss=ce", "trainer.lr=1e-3", "trainer.lr_drop_epoch=2", "trainer.lr_drop_factor=0.25")
+    fit = fit_of("loss=ce", "trainer.lr=1e-3", "trainer.lr_decay_epoch=2", "trainer.lr_decay_factor=0.25")
     rates = []
     for fit.progress.epoch in (1, 2, 3, 4):
         rates.append(fit.lr)

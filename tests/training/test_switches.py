@@ -44,27 +44,27 @@ def test_variant_gloss_objective():
     for name, value in expected.items():
         parts = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")(x, logits, labels, IS_VISIBLE)
         assert parts.embedding_loss.item() == pytest.approx(value, rel=1e-9)
-        # softmax scores all six hidden texts, the paper's formula three of them
-        assert int(parts.num_left_out) == {"nll": 3, "softmax": 0}[name]
+        # softmax scores all six unlabeled texts, the paper's formula three of them
+        assert int(parts.num_unscorable) == {"nll": 3, "softmax": 0}[name]
         assert parts.loss.item() == pytest.approx(LAM * value + (1 - LAM) * parts.ce.item(), rel=1e-12)
 
 
 def test_variant_gloss_objective_softmax_has_always_something_to_score():
     x, logits, _ = batch()
-    is_visible = torch.tensor([True, True, False, False])
+    is_labeled = torch.tensor([True, True, False, False])
     for name, is_empty in (("nll", True), ("softmax", False)):
         of = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")
-        assert bool(of(x[:4], logits[:4], torch.arange(4), is_visible).is_empty) == is_empty
+        assert bool(of(x[:4], logits[:4], torch.arange(4), is_labeled).is_empty) == is_empty
 
 
 def test_variant_divide_by_hidden():
     x, logits, labels = batch()
     value, ce = gloss_by_loop(x).item(), loops.cross_entropy(logits, LABELS).item()
-    parts = objective("gloss_o", "integrated", "variant.divide_by_hidden=true")(x, logits, labels, IS_VISIBLE)
-    assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are hidden
+    parts = objective("gloss_o", "integrated", "variant.divide_by_unlabeled=true")(x, logits, labels, IS_VISIBLE)
+    assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are unlabeled
     assert parts.loss.item() == pytest.approx(LAM * value / 6 + (1 - LAM) * ce, rel=1e-9)
     alone = objective("gloss_o", "standalone", "variant=released", "variant.gloss_objective=nll")
-    assert alone.cfg.variant.divide_by_hidden  # of the integrated mode only
+    assert alone.cfg.variant.divide_by_unlabeled  # of the integrated mode only
     assert alone(x, None, labels, IS_VISIBLE).loss.item() == pytest.approx(value, rel=1e-9)
 
 
@@ -98,9 +98,9 @@ def test_variant_loss_dtype(loss):
     """float32 embeddings and logits: every part in float64, and as exact as the loop that got the same numbers."""
     x, logits, labels = batch()
     narrow, narrow_logits = x.detach().float(), logits.detach().float()
-    is_visible = IS_VISIBLE if loss == "gloss_o" else None
+    is_labeled = IS_VISIBLE if loss == "gloss_o" else None
     wide, short = (
-        objective(loss, "integrated", f"variant.loss_dtype={dtype}")(narrow, narrow_logits, labels, is_visible)
+        objective(loss, "integrated", f"variant.loss_dtype={dtype}")(narrow, narrow_logits, labels, is_labeled)
         for dtype in ("float64", "float32")
     )
     assert (wide.loss.dtype, wide.ce.dtype, short.loss.dtype) == (torch.float64, torch.float64, torch.float32)
@@ -113,7 +113,7 @@ def test_variant_loss_dtype(loss):
         assert 0 < abs(short.embedding_loss.item() - exact) < 1e-5
     weights = torch.ones(CLASSES, dtype=torch.float64)  # take the type of the loss
     weighted = objective(loss, "integrated", "variant.loss_dtype=float32", weights=weights)
-    assert torch.equal(weighted(narrow, narrow_logits, labels, is_visible).loss, short.loss)
+    assert torch.equal(weighted(narrow, narrow_logits, labels, is_labeled).loss, short.loss)
     if loss != "ce":
         assert (wide.embedding_loss.dtype, short.embedding_loss.dtype) == (torch.float64, torch.float32)
 
@@ -128,12 +128,12 @@ def test_ablation_lam_offset(lam, offset, expected):
 
 
 @pytest.mark.parametrize(
-    "gamma, offset, visible",  # of 20 texts
+    "gamma, offset, labeled",  # of 20 texts
     [(0.6, 0, 12), (0.6, 0.1, 14), (0.6, -0.1, 10), (0.9, 0.5, 19), (0.3, -0.9, 1), (0.005, 0, 1)],
 )
-def test_ablation_gamma_offset(gamma, offset, visible):
+def test_ablation_gamma_offset(gamma, offset, labeled):
     of = objective("gloss_o", "integrated", f"loss.gamma={gamma}", f"ablation.gamma_offset={offset}")
-    assert of.draw_visible(20, torch.Generator().manual_seed(0)).sum() == visible
+    assert of.draw_labeled(20, torch.Generator().manual_seed(0)).sum() == labeled
     limited = {(0.9, 0.5): 0.99, (0.3, -0.9): 0.01}
     assert of.gamma == pytest.approx(limited.get((gamma, offset), gamma + offset), rel=1e-12)
 

@@ -58,11 +58,18 @@ def one_step(texts: Path, tmp_path: Path, monkeypatch) -> Callable[..., SimpleNa
             patch.setattr(Fit, "_encode", lambda *args: (count.append(args), encode(*args))[1])
             record = train(cfg)
         assert len(given) == 1
-        of, x, logits, labels, is_visible, _ = given[0]
+        of, x, logits, labels, is_labeled, _ = given[0]
         x, logits = x.detach(), None if logits is None else logits.detach()
         row = record.epochs()[0]
         return SimpleNamespace(
-            cfg=cfg, record=record, row=row, of=of, x=x, logits=logits, labels=labels, is_visible=is_visible,
+            cfg=cfg,
+            record=record,
+            row=row,
+            of=of,
+            x=x,
+            logits=logits,
+            labels=labels,
+            is_labeled=is_labeled,
             passes=len(count),
         )
 
@@ -107,7 +114,7 @@ def test_ablation_sigma_scale(one_step):
     """Of a σ that is given, too; and the loss has it."""
     step = one_step("loss=gloss_o", "loss.sigma=0.02", "ablation.sigma_scale=0.5", "dataset.train_limit=16")
     z = loops.unit(step.x.double())
-    values = {s: loops.gloss(z, step.labels.tolist(), step.is_visible.tolist(), s, 3).item() for s in (0.01, 0.02)}
+    values = {s: loops.gloss(z, step.labels.tolist(), step.is_labeled.tolist(), s, 3).item() for s in (0.01, 0.02)}
     assert step.record.result["hyperparameters"]["sigma"] == 0.01
     assert step.row["embedding_loss"] == pytest.approx(values[0.01], rel=1e-4)
     assert abs(values[0.02] - values[0.01]) > 1e-2 * values[0.01]
@@ -135,7 +142,7 @@ def test_variant_class_weights_in_cross_entropy_and_in_gloss(one_step, balanced)
     weights = [len(labels) / (3 * count) for count in counts] if balanced else None
     ce = loops.cross_entropy(step.logits.double(), labels, weights).item()
     value = loops.gloss(
-        loops.unit(step.x.double()), labels, step.is_visible.tolist(), 0.6, 3, class_weights=weights
+        loops.unit(step.x.double()), labels, step.is_labeled.tolist(), 0.6, 3, class_weights=weights
     ).item()
     assert step.row["ce"] == pytest.approx(ce, rel=1e-5)
     assert step.row["embedding_loss"] == pytest.approx(value, rel=1e-4)
@@ -202,7 +209,7 @@ def test_variant_plateau_tolerance(tiny_config, monkeypatch, mode, tolerance, sc
     monkeypatch.setattr(Fit, "_validate", lambda self: (next(given), {"graph_quality": self.progress.graph_at_start}))
     loss = ["loss=ce"] if mode == "integrated" else ["loss=scl", "mode=standalone"]
     cfg = tiny_config(*loss, "trainer.max_epochs=6", "trainer.patience=2", "trainer.batch_size=128")
-    cfg.variant.plateau_tolerance = tolerance  # past the check that refuses it in integrated mode
+    cfg.variant.early_stopping_min_delta = tolerance  # past the check that refuses it in integrated mode
     result = train(cfg).result
     best = {0.501: 2, 0.5: 3}.get(scores[1], 1)  # of equal scores that of the lowest training loss: here the last
     assert (result["epochs"], result["stopped"], result["best_epoch"]) == (epochs, "patience", best)

@@ -34,33 +34,33 @@ def batch(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     generator = torch.Generator().manual_seed(2)
     x = torch.randn(14, 5, dtype=dtype, generator=generator)
     labels = torch.arange(14) % 3
-    is_visible = torch.arange(14) % 7 < 4  # every class has a visible member
+    is_labeled = torch.arange(14) % 7 < 4  # every class has a labeled member
     labels[[5, 6, 13]] = -1
-    return x, labels, is_visible
+    return x, labels, is_labeled
 
 
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
 def test_loss_scores_the_known_nodes_of_the_whole_graph(objective):
-    x, labels, is_visible = batch()
+    x, labels, is_labeled = batch()
     transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.7)))
-    found = propagate_labels(transition, labels.clamp(min=0), is_visible, 3)  # all nodes; hidden labels are not read
-    hidden = (~is_visible).nonzero()[:, 0].tolist()
+    found = propagate_labels(transition, labels.clamp(min=0), is_labeled, 3)  # all nodes; hidden labels are not read
+    hidden = (~is_labeled).nonzero()[:, 0].tolist()
     losses = []
     for row, node in enumerate(hidden):
         if labels[node] >= 0:
             p = found[row] if objective == "nll" else found[row].exp() / found[row].exp().sum()
             losses.append(-p[labels[node]].log())
     assert len(losses) == len(hidden) - 3
-    settings = {"sigma": 0.7, "is_visible": is_visible, "num_classes": 3, "objective": objective}
+    settings = {"sigma": 0.7, "is_labeled": is_labeled, "num_classes": 3, "objective": objective}
     torch.testing.assert_close(gloss_loss(x, labels, **settings), sum(losses) / len(losses))
-    assert is_scored(labels, is_visible, 3).tolist() == [n in hidden and labels[n] >= 0 for n in range(14)]
+    assert is_scored(labels, is_labeled, 3).tolist() == [n in hidden and labels[n] >= 0 for n in range(14)]
 
 
 def test_the_gradient_reaches_the_unlabeled_and_is_that_of_the_formula():
-    x, labels, is_visible = batch()
+    x, labels, is_labeled = batch()
 
     def loss(x):
-        return gloss_loss(x, labels, sigma=0.7, is_visible=is_visible, num_classes=3)
+        return gloss_loss(x, labels, sigma=0.7, is_labeled=is_labeled, num_classes=3)
 
     x.requires_grad_()
     assert torch.autograd.gradcheck(loss, x)
@@ -69,32 +69,32 @@ def test_the_gradient_reaches_the_unlabeled_and_is_that_of_the_formula():
 
 
 def test_what_is_not_known_cannot_be_visible():
-    x, labels, is_visible = batch()
-    is_visible[5] = True
-    with pytest.raises(ValueError, match="is_visible must be False where the label is -1"):
-        gloss_loss(x, labels, sigma=0.7, is_visible=is_visible, num_classes=3)
+    x, labels, is_labeled = batch()
+    is_labeled[5] = True
+    with pytest.raises(ValueError, match="is_labeled must be False where the label is -1"):
+        gloss_loss(x, labels, sigma=0.7, is_labeled=is_labeled, num_classes=3)
     with pytest.raises(ValueError, match="or be -1 where they are not known, got -2"):
-        gloss_loss(x, labels.masked_fill(labels < 0, -2), sigma=0.7, is_visible=~is_visible, num_classes=3)
+        gloss_loss(x, labels.masked_fill(labels < 0, -2), sigma=0.7, is_labeled=~is_labeled, num_classes=3)
 
 
 def test_gamma_is_a_fraction_of_the_labeled(tiny_config):
     objective = Objective(tiny_config(*GRAPH), 3, 0.5)
     is_known = torch.arange(50) % 5 < 2
-    drawn = objective.draw_visible(50, torch.Generator().manual_seed(0), is_known)
+    drawn = objective.draw_labeled(50, torch.Generator().manual_seed(0), is_known)
     assert int(drawn.sum()) == 12 and not (drawn & ~is_known).any()  # 0.6 of 20
 
 
 def test_the_objective_counts_and_classifies_labeled_texts_only(tiny_config):
     objective = Objective(tiny_config(*GRAPH), 3, 0.7)
-    x, labels, is_visible = batch(torch.float32)
+    x, labels, is_labeled = batch(torch.float32)
     logits = torch.randn(14, 3, generator=torch.Generator().manual_seed(0))
-    parts = objective(x, logits, labels, is_visible)
+    parts = objective(x, logits, labels, is_labeled)
     known = labels >= 0
     torch.testing.assert_close(parts.ce, torch.nn.functional.cross_entropy(logits[known], labels[known]))
-    assert int(parts.num_left_out) == 0
-    alone = is_visible & (labels == 0)  # no visible text of the other classes
+    assert int(parts.num_unscorable) == 0
+    alone = is_labeled & (labels == 0)  # no labeled text of the other classes
     parts = objective(x, logits, labels, alone, lambda part: None)
-    assert int(parts.num_left_out) == int((known & (labels != 0)).sum())
+    assert int(parts.num_unscorable) == int((known & (labels != 0)).sum())
 
 
 def test_unlabeled_batches_go_through_all_before_any_comes_again():
@@ -144,7 +144,7 @@ def test_a_prepared_set_with_unlabeled_texts_has_a_folder_by_their_fingerprint()
         ([*GRAPH, "trainer.unlabeled_per_batch=8"], "trainer.unlabeled_per_batch=8 has no effect without"),
         ([*GRAPH, "dataset.unlabeled=rest"], "has no effect without dataset.train_limit"),
         ([*GRAPH, *REST, "dataset.unlabeled_path=a.csv"], "not allowed together"),
-        ([*GRAPH, *REST, "variant=released"], "is not allowed with variant.divide_by_hidden=true"),
+        ([*GRAPH, *REST, "variant=released"], "is not allowed with variant.divide_by_unlabeled=true"),
         ([*GRAPH, "dataset.unlabeled=all"], "expected one of rest"),
     ],
 )
@@ -178,17 +178,17 @@ def test_each_batch_gets_its_number_and_the_labels_stay_unread(tiny_config, monk
     seen = []
     step = Fit._step
 
-    def kept(self, number, rows, device_rows, is_visible):
-        seen.append((np.sort(rows), self.step_labels[device_rows], is_visible, len(self.step_labels)))
-        step(self, number, rows, device_rows, is_visible)
+    def kept(self, number, rows, device_rows, is_labeled):
+        seen.append((np.sort(rows), self.step_labels[device_rows], is_labeled, len(self.step_labels)))
+        step(self, number, rows, device_rows, is_labeled)
 
     monkeypatch.setattr(Fit, "_step", kept)
     record = train(tiny_config(*GRAPH, *REST, "trainer.unlabeled_per_batch=8", "trainer.max_epochs=1"))
     assert [len(rows) for rows, *_ in seen] == [40, 36]  # 32 and 28 labeled
     total = record.result["num_rows"]["train"] + record.result["num_rows"]["unlabeled"]
-    for rows, labels, is_visible, num_rows in seen:
+    for rows, labels, is_labeled, num_rows in seen:
         assert num_rows == total and ((rows >= 60).sum(), (labels == -1).sum()) == (8, 8)
-        assert not (is_visible & (labels < 0)).any() and int(is_visible.sum()) == -(-6 * int((labels >= 0).sum()) // 10)
+        assert not (is_labeled & (labels < 0)).any() and int(is_labeled.sum()) == -(-6 * int((labels >= 0).sum()) // 10)
     plain = train(tiny_config(*GRAPH, "dataset.train_limit=60", "trainer.max_epochs=1"))
     assert plain.folder != record.folder and plain.epochs()[0]["loss"] != record.epochs()[0]["loss"]
 
@@ -222,8 +222,8 @@ def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
     fit.model.zero_grad()
     assert all(torch.equal(value, before[name]) for name, value in gradient(fit).items())  # of labeled rows alone
     rows = np.concatenate([np.arange(32), np.arange(60, 70)])
-    device_rows, visible = torch.from_numpy(rows), torch.arange(42) < 20
+    device_rows, labeled = torch.from_numpy(rows), torch.arange(42) < 20
     fit.model.zero_grad()
-    parts = fit._backward(rows, device_rows, fit.step_labels[device_rows], visible, seed=5)
+    parts = fit._backward(rows, device_rows, fit.step_labels[device_rows], labeled, seed=5)
     assert int(fit.step_labels[device_rows].min()) == -1 and torch.isfinite(parts.loss)
     assert any(not torch.equal(p.grad, before[n]) for n, p in fit.model.named_parameters() if p.grad is not None)

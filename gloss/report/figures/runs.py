@@ -54,7 +54,7 @@ def fig1() -> Drawing:
             "graph of the batch\n$W_{ij}=e^{-\\Vert z_i-z_j\\Vert^2/2\\sigma^2}$\n$z$ at unit length",
             "#FBE5D6",
         ),
-        "lpa": (67, 3, 17, 17, "labels: γ visible,\nthe rest hidden\n$F_U=(I-T_{UU})^{-1}T_{UL}Y_L$", "#FBE5D6"),
+        "lpa": (67, 3, 17, 17, "a fraction γ labeled,\nthe rest unlabeled\n$F_U=(I-T_{UU})^{-1}T_{UL}Y_L$", "#FBE5D6"),
         "lg": (87, 6.5, 12, 10, "$L_G$ on the\nhidden", "#E6E6E6"),
         "sum": (85, 26, 15, 13, "$\\lambda L_G+$\n$(1-\\lambda)L_{CE}$", "#DDF0E6"),
     }

@@ -36,7 +36,7 @@ def trials_table(study: Study) -> Table:
         number = f"{trial['number']} (best)" if best and trial["number"] == best["number"] else str(trial["number"])
         rows.append([number, state, *params, value, trial["epochs"] or MISSING, seconds])
         data.append({key: x for key, x in trial.items() if key != "params"} | trial["params"])
-    amounts = f"{study.train_texts} training texts, at most {study.max_epochs} epochs, seed {study.seed}"
+    amounts = f"{study.train_examples} training texts, at most {study.max_epochs} epochs, seed {study.seed}"
     notes = [f"{amounts}; search={study.search}."]
     if not study.is_finished:
         notes.append(f"Not finished: {study.num_trials} trials were asked for.")

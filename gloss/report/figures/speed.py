@@ -12,10 +12,10 @@ from gloss.records.reading import files_under, number, read_json, shortened
 from gloss.report.figure import Drawing, panels
 from gloss.report.figures.runs import PART_LOOK, PARTS
 from gloss.report.table import MISSING, Table
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 
 CONTENDERS = {
-    "ce_again": "CE, once more",
+    "ce_repeat": "CE, once more",
     "trainer": "CE, Hugging Face Trainer",
     "released": "G-Loss + CE, released procedure",
 }
@@ -28,16 +28,16 @@ def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
     for path in files_under(outputs, "bench/*.json"):
         try:
             result = read_json(path)
-            if result["schema_version"] != 2 or not isinstance(result["contenders"], dict):
-                raise ValueError("expected schema_version 2 with contenders: measure again")
+            if result["schema_version"] != 2 or not isinstance(result["candidates"], dict):
+                raise ValueError("expected schema_version 2 with candidates: measure again")
             found.append(result)
         except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(printable(f"{path} cannot be used: {shortened(error)}"))
+            problems.append(escape_control_characters(f"{path} cannot be used: {shortened(error)}"))
     return found, problems
 
 
 def tables(results: Sequence[dict[str, Any]]) -> list[Table]:
-    """Seconds of a step by contender, and the ratios with their goals; a block a result."""
+    """Seconds of a step by candidate, and the ratios with their targets; a block a result."""
     return [_steps(results), _ratios(results)] if results else []
 
 
@@ -46,8 +46,8 @@ def drawings(results: Sequence[dict[str, Any]]) -> list[Drawing]:
     made = []
     for result in results:
         made.append(_parts(result))
-        if result["growth"]:
-            made.append(_growth(result))
+        if result["scaling"]:
+            made.append(_scaling(result))
     return made
 
 
@@ -60,7 +60,7 @@ def _steps(results: Sequence[dict[str, Any]]) -> Table:
     columns = ["Benchmark", "Step", "Seconds", "95 % interval", "Tokens/s", "Share of peak", "Memory (GB)", *parts]
     rows, data = [], []
     for result in results:
-        for name, found in result["contenders"].items():
+        for name, found in result["candidates"].items():
             s = found["seconds"]
             row = [result["name"], contender_name(name), f"{s['median']:.4g}", f"{s['low']:.4g} – {s['high']:.4g}"]
             row += [f"{found['tokens_per_second']['median']:.0f}", f"{100 * found['share_of_peak']['median']:.1f} %"]
@@ -81,7 +81,7 @@ def _steps(results: Sequence[dict[str, Any]]) -> Table:
     notes += [
         "Parts are shares of a step. Tokens are real ones, without padding; the share of the peak counts 6 operations "
         "for a parameter of the layers and token, and attention.",
-        "Memory is the peak of our own steps; on a CPU that of the whole process, with all contenders' weights in it.",
+        "Memory is the peak of our own steps; on a CPU that of the whole process, with all candidates' weights in it.",
     ]
     return Table("bench", "Seconds of a training step", columns, rows, data, notes, num_keys=2)
 
@@ -93,35 +93,39 @@ def _ratios(results: Sequence[dict[str, Any]]) -> Table:
             name = f"{contender_name(r['over'])} ÷ {contender_name(r['under'])}"
             row = [result["name"], name, f"{r['median']:.3f}", f"{r['low']:.3f} – {r['high']:.3f}", *_verdict(r)]
             rows.append(row)
-            data.append({"benchmark": result["name"], **{k: v for k, v in r.items() if k != "goal"}, "goal": row[4]})
-        for g in result["goals"]:
+            data.append(
+                {"benchmark": result["name"], **{k: v for k, v in r.items() if k != "target"}, "target": row[4]}
+            )
+        for g in result["targets"]:
             name = f"{contender_name(g['step'])}: {g['what']}"
             row = [result["name"], name, f"{g['median']:.3f}", f"{g['low']:.3f} – {g['high']:.3f}", *_verdict(g)]
             rows.append(row)
-            numbers = {key: g[key] for key in ("median", "low", "high", "reached")}
-            data.append({"benchmark": result["name"], "over": name, **numbers, "goal": row[4]})
+            numbers = {key: g[key] for key in ("median", "low", "high", "met")}
+            data.append({"benchmark": result["name"], "over": name, **numbers, "target": row[4]})
         if run := result["run"]:
             name = f"whole run ÷ its training steps ({run['epochs']} epochs)"
             row = [result["name"], name, f"{run['ratio']:.3f}", "", *_verdict(run)]
             rows.append(row)
-            data.append({"benchmark": result["name"], "over": "run", "median": run["ratio"], "goal": row[4]})
+            data.append({"benchmark": result["name"], "over": "run", "median": run["ratio"], "target": row[4]})
     notes = [
         "Each ratio is formed within a round, on the same batches, over CE's two turns in turn. The median over rounds "
         "and its 95 % interval as if rounds were independent (with fewer than six: the lowest and the highest, which "
-        "decide nothing); a goal that lies in the interval is called unclear.",
+        "decide nothing); a target that lies in the interval is called unclear.",
     ]
     columns = ["Benchmark", "Ratio", "Median", "95 % interval", "Goal", "Reached"]
     return Table("bench_ratios", "Step against step", columns, rows, data, notes, num_keys=2)
 
 
 def _verdict(found: dict[str, Any]) -> tuple[str, str]:
-    goal = "" if found["goal"] is None else f"{'≤' if found['goal'][0] == 'at most' else '≥'} {found['goal'][1]}"
-    return goal, found["reached"]
+    target = (
+        "" if found["target"] is None else f"{'≤' if found['target'][0] == 'at most' else '≥'} {found['target'][1]}"
+    )
+    return target, found["met"]
 
 
 def _machine(result: dict[str, Any]) -> str:
     m = result["machine"]
-    pairs = [(t["ce"]["seconds"], t["ce_again"]["seconds"]) for t in (r["turns"] for r in result["rounds"])]
+    pairs = [(t["ce"]["seconds"], t["ce_repeat"]["seconds"]) for t in (r["turns"] for r in result["rounds"])]
     noise = statistics.median(abs(again / once - 1) for once, again in pairs)
     return (
         f"{result['name']}: {m['device_name']}, {m['threads']} of {m['cores']} cores, {m['precision']}; "
@@ -134,7 +138,7 @@ def _machine(result: dict[str, Any]) -> str:
 
 
 def _parts(result: dict[str, Any]) -> Drawing:
-    bars = [(name, found) for name, found in result["contenders"].items() if name != "ce_again"]
+    bars = [(name, found) for name, found in result["candidates"].items() if name != "ce_repeat"]
     figure, axes = panels(1, 1, width=6.4, height=0.9 + 0.3 * len(bars))
     ax, data = axes[0, 0], []
     for y, (name, found) in enumerate(bars):
@@ -155,11 +159,11 @@ def _parts(result: dict[str, Any]) -> Drawing:
     return Drawing(f"bench_parts_{name}", f"What a step is made of: {name}", figure, data, notes)
 
 
-def _growth(result: dict[str, Any]) -> Drawing:
-    axes_there = [axis for axis in AXES if any(row["axis"] == axis for row in result["growth"])]
+def _scaling(result: dict[str, Any]) -> Drawing:
+    axes_there = [axis for axis in AXES if any(row["axis"] == axis for row in result["scaling"])]
     figure, axes = panels(1, len(axes_there), width=2.6)
     for ax, axis in zip(axes[0], axes_there, strict=True):
-        rows = [row for row in result["growth"] if row["axis"] == axis]
+        rows = [row for row in result["scaling"] if row["axis"] == axis]
         for loss in dict.fromkeys(row["loss"] for row in rows):
             points = [(row["size"], row["seconds"]) for row in rows if row["loss"] == loss]
             ax.plot(*zip(*points, strict=True), label=loss_name(loss, "integrated"), **LOSS_LOOK[loss])
@@ -170,4 +174,4 @@ def _growth(result: dict[str, Any]) -> Drawing:
     axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
     title = f"How the cost grows: {result['name']}"
     notes = [_machine(result), "By batch and classes the loss is measured alone, forward and backward."]
-    return Drawing(f"bench_growth_{result['name']}", title, figure, result["growth"], notes)
+    return Drawing(f"bench_growth_{result['name']}", title, figure, result["scaling"], notes)

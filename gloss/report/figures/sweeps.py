@@ -125,12 +125,12 @@ def fig2(groups: Sequence[Group]) -> Drawing | None:
 
 
 def fig3(gamma: Sequence[Group], sigma: Sequence[Group]) -> Drawing | None:
-    """The visible fraction γ and the kernel width σ."""
+    """The labeled fraction γ and the kernel width σ."""
     parts = [
-        (gamma, "loss.gamma", "γ, fraction of labels that stay visible"),
+        (gamma, "loss.gamma", "γ, labeled fraction"),
         (sigma, "ablation.sigma_scale", "σ as a multiple of its best value"),
     ]
-    return sensitivity("fig3", "Figure 3: the visible fraction γ and the kernel width σ", parts)
+    return sensitivity("fig3", "Figure 3: the labeled fraction γ and the kernel width σ", parts)
 
 
 def by_loss(

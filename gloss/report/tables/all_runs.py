@@ -13,7 +13,7 @@ from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, panels
-from gloss.report.seed_groups import CELL, Group, departures, setting, timed
+from gloss.report.seed_groups import CELL, Group, protocol_deviations, setting, timed
 from gloss.report.statistics import mean, std
 from gloss.report.table import Entry, Table
 from gloss.report.tables.results import (
@@ -48,16 +48,18 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         block = blocks[g.dataset, g.model, g.mode]
         is_one_of_many = len({setting(x) for x in block}) > 1 or sum(x.loss == g.loss for x in block) > 1
         has_digits |= is_one_of_many
-        label = loss_name(g.loss, g.mode) + (f" [{g.digits[:8]}]" if is_one_of_many else "")
+        label = loss_name(g.loss, g.mode) + (f" [{g.config_hash[:8]}]" if is_one_of_many else "")
         shown = [ours(row if m.is_quality else row | {"rank": 0}, m) for row, m in zip(cell, METRICS, strict=True)]
         numbers = [Entry((part,)) for part in shown]  # times and epochs are facts, not a contest: no rank
         rows.append([dataset_name(g.dataset), model_name(g.model), g.mode, label, len(g.runs), *numbers])
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
-        data[-1] |= {"departures": cell[0]["departures"]}
+        data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
         for row, m in zip(cell, METRICS, strict=True):
             data[-1] |= {m.path[-1]: row["mean"], f"{m.path[-1]}_std": row["std"]}
-        if cell[0]["departures"]:
-            said[cell[0]["departures"]][f"{g.dataset}/{g.model}" + f" {g.digits[:8]}" * is_one_of_many] = None
+        if cell[0]["protocol_deviations"]:
+            said[cell[0]["protocol_deviations"]][
+                f"{g.dataset}/{g.model}" + f" {g.config_hash[:8]}" * is_one_of_many
+            ] = None
     notes = [f"Not the paper's protocol ({', '.join(who)}): {text}." for text, who in said.items()]
     notes.append(
         "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its data set, "
@@ -66,7 +68,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     )
     notes += timed(groups)[1]
     if has_digits:
-        notes.append("[…]: the digits of the run's folder, where there are several settings.")
+        notes.append("[…]: config_hash, the name of the run's folder, where there are several settings.")
     columns = ["Data set", "Model", "Mode", "Loss", "n", *(m.heading for m in METRICS)]
     return Table(name, title, columns, rows, data, notes, num_keys=4)
 
@@ -97,7 +99,7 @@ def panels_by_model(groups: Sequence[Group], cells: Sequence[Group]) -> dict[str
 
 
 def _name(g: Group) -> tuple:
-    return g.dataset, g.model, g.mode, g.loss, g.digits
+    return g.dataset, g.model, g.mode, g.loss, g.config_hash
 
 
 def _chosen(candidates: Sequence[Group], block: Sequence[Group]) -> tuple[dict[str, Group], list[Group]]:
@@ -161,10 +163,12 @@ def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
 def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Sequence[Group]) -> list[str]:
     """What a reader must know about the runs that a panel shows, and about those that it does not."""
     notes = []
-    if said := [text for text in dict.fromkeys(", ".join(departures(g.config)) for g in chosen.values()) if text]:
+    if said := [
+        text for text in dict.fromkeys(", ".join(protocol_deviations(g.config)) for g in chosen.values()) if text
+    ]:
         notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
     if left_out:
-        names = [f"{loss_name(g.loss, mode)} {g.digits[:8]} (n={len(g.runs)})" for g in left_out]
+        names = [f"{loss_name(g.loss, mode)} {g.config_hash[:8]} (n={len(g.runs)})" for g in left_out]
         notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
     return notes
 

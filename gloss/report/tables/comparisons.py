@@ -12,7 +12,7 @@ from gloss.config import INTEGRATED, STANDALONE
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
-from gloss.report.seed_groups import Group, departures, is_comparable
+from gloss.report.seed_groups import Group, is_comparable, protocol_deviations
 from gloss.report.statistics import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, t_interval
 from gloss.report.table import MISSING, Entry, Part, Table, entry, number_text, rank
 from gloss.report.tables.results import common_notes, missing
@@ -142,7 +142,7 @@ def claims(experiment: str, groups: Sequence[Group]) -> list[Claim]:
                 datasets = list(dict.fromkeys(pairs.index.get_level_values("dataset")))
                 both = [g for g in mine if g.loss in (ours, rival) and g.dataset in datasets and not g.point]
                 fair = all(is_comparable(g.config) for g in both)
-                released = any(departures(g.config) for g in both)
+                released = any(protocol_deviations(g.config) for g in both)
                 mark = (" (released)" if released else "") if fair else " (not the paper's protocol)"
                 text = f"{loss_name(ours, mode)} beats {loss_name(rival, mode)}"
                 where = f"{model_name(model)} on {', '.join(map(dataset_name, datasets))}{mark}"
@@ -188,7 +188,7 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
             chosen = choose_on_validation([g for g in groups if (g.dataset, g.model) == (dataset, model)])
             scores = chosen.test("accuracy") if chosen else {}
             found.append({"system": name, "dataset": dataset, "accuracy": mean([*scores.values()]) if scores else None})
-            found[-1] |= {"n": len(scores), "is_ranked": not (chosen and scores and departures(chosen.config))}
+            found[-1] |= {"n": len(scores), "is_ranked": not (chosen and scores and protocol_deviations(chosen.config))}
             if chosen and scores:
                 seed = max(scores, key=lambda seed: (scores[seed], -seed))
                 suffix = f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})"

@@ -13,7 +13,7 @@ from gloss.paper.names import DATASETS, dataset_name, loss_name, model_name, pap
 from gloss.records.reading import files_under, number, read_json, shortened
 from gloss.records.study import Study
 from gloss.report.table import MISSING, Entry, Table, entry, number_text
-from gloss.runtime.terminal import printable
+from gloss.runtime.terminal import escape_control_characters
 
 PARTS = ("train", "val", "test")
 COLUMNS = ("docs", *PARTS, "classes")
@@ -112,7 +112,7 @@ def table7(studies: Sequence[Study]) -> Table:
         "For each data set, the smallest and largest value among the best fifth of the finished trials, by validation "
         "score; in brackets how many of how many trials. Repetitions of a trial are not counted.",
         "Paper: the ranges that it searched, as its code has them, and the intervals that it recommends after its "
-        "ablations (its tables 7 and 8). γ is the share of labels that stays visible: it recommends hiding 30 to 50 %.",
+        "ablations (its tables 7 and 8). γ is the labeled fraction: it recommends hiding 30 to 50 %.",
     ]
     if any(_is_reduced(s) for s in finished):
         notes.append("Rows with texts or epochs: searches on fewer training texts or epochs than the paper's.")
@@ -167,5 +167,5 @@ def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]],
                 raise ValueError('expected an object with "dataset"')
             records.append(record)
         except (OSError, ValueError) as error:
-            problems.append(printable(f"{path} cannot be used: {shortened(error)}"))
+            problems.append(escape_control_characters(f"{path} cannot be used: {shortened(error)}"))
     return records, problems

@@ -11,7 +11,7 @@ import pandas as pd
 from gloss.config import STANDALONE
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
-from gloss.report.seed_groups import CELL, RELEASED, Group, departures, is_comparable, mixed, setting, timed
+from gloss.report.seed_groups import CELL, RELEASED, Group, is_comparable, mixed, protocol_deviations, setting, timed
 from gloss.report.statistics import mean, std, verdict
 from gloss.report.table import MISSING, Entry, Part, Table, number_text, rank
 
@@ -80,7 +80,7 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
             row |= {"seeds": " ".join(map(str, found)), "paper": published, "paper_std": spread}
             row["difference"] = mean(values) - published if m.is_quality and values and published is not None else None
             row["verdict"] = (judge(experiment, g, m.name, values) or None) if m.is_quality else None
-            row["departures"] = ", ".join(departures(g.config)) or None
+            row["protocol_deviations"] = ", ".join(protocol_deviations(g.config)) or None
             rows.append(row | {"setting": " ".join(setting(g)), "is_asked": bool(g.seeds)})
     if not rows:
         return pd.DataFrame()
@@ -195,18 +195,22 @@ def judge(experiment: str, g: Group, metric: str, values: Sequence[float]) -> st
         return ""
     published, spread = _published(experiment, g, metric)
     judged = verdict(values, published, metric, spread)
-    return f"{judged} (released)" if judged and departures(g.config) else judged
+    return f"{judged} (released)" if judged and protocol_deviations(g.config) else judged
 
 
 def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str]:
-    """What a reader must know about these cells: departures from the protocol, mixtures, values not searched for.
+    """What a reader must know about these cells: deviations from the protocol, mixtures, values not searched for.
 
     swept: settings such as "loss.lam" that the experiment itself changes.
     """
     notes = []
     for what, kinds in (("Not the paper's protocol", False), ("The released code's variant", True)):
         own = [
-            ", ".join(x for x in departures(g.config) if (x == RELEASED) == kinds and x.partition("=")[0] not in swept)
+            ", ".join(
+                x
+                for x in protocol_deviations(g.config)
+                if (x == RELEASED) == kinds and x.partition("=")[0] not in swept
+            )
             for g in groups
         ]
         for text in dict.fromkeys(own):
@@ -218,7 +222,7 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
         notes.append(f"Not in the paper: {', '.join(unknown)}.")
     notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
     if with_runs := [g for g in groups if g.runs]:
-        unsaid = [g for g in with_runs if "search.trials=0" not in departures(g.config)]
+        unsaid = [g for g in with_runs if "search.trials=0" not in protocol_deviations(g.config)]
         default = [g for g in unsaid if any(not run.result.get("tuned") for run in g.runs.values())]
         if default:
             names = sorted({loss_name(g.loss, g.mode) for g in default})
@@ -245,7 +249,7 @@ def missing(groups: Sequence[Group]) -> list[str]:
     lines = []
     for g in groups:
         if g.missing_seeds:
-            first = " (σ has to be searched for first)" if g.digits is None else ""
+            first = " (σ has to be searched for first)" if g.config_hash is None else ""
             lines.append(f"{g.name} seed={','.join(map(str, g.missing_seeds))}{first}")
     return lines
 
