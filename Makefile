@@ -53,8 +53,8 @@ mutants: setup ## change the science's code place by place, list what no test no
 lint: setup ## style and common mistakes
 	.venv/bin/ruff check .
 
-data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some)
-	$(RUN) scripts/data.py $(addprefix --datasets=,$(call given,DATASETS,DATASET))
+data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some), or a model (MODEL=mpnet)
+	$(RUN) scripts/data.py $(addprefix --datasets=,$(call given,DATASETS,DATASET)) $(addprefix --models=,$(call given,MODELS,MODEL))
 
 reproduce: setup ## everything: search, run and report what is missing (see `make plan` first)
 	$(RUN) scripts/reproduce.py run all $(SELECTED)

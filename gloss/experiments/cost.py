@@ -21,6 +21,7 @@ ENCODERS = {  # alias -> layers, width, all parameters
     "roberta_large": (24, 1024, 355_359_744),
     "distilbert": (6, 768, 66_362_880),
     "minilm": (6, 384, 22_713_216),
+    "mpnet": (12, 768, 109_486_464),
     "tiny": (2, 64, 2_053_440),
 }
 DEVICES = {  # name -> precision -> FLOP/s of its data sheet (without sparsity and TF32), share of it that we expect

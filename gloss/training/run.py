@@ -29,7 +29,7 @@ from gloss.losses.geometry import sqrt_bandwidth
 from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.models.saved_model import save_model
-from gloss.records.reading import SCHEMA_VERSION, Record, read_record
+from gloss.records.reading import Record, read_record
 from gloss.records.run_folder import (
     clear,
     code_hash,
@@ -40,6 +40,7 @@ from gloss.records.run_folder import (
     write_json,
     write_lines,
 )
+from gloss.records.schema import SCHEMA_VERSION, checked_result
 from gloss.runtime.atomic import remove_half_written, write_atomic
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.runtime.environment import environment
@@ -272,7 +273,7 @@ def _run(
         if cfg.trainer.save_model is not False:
             save_model(folder / "model", model, tokenizer, result, arrays)
         result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
-        write_json(folder / "result.json", result)
+        write_json(folder / "result.json", checked_result(result, is_new=True))
         write_atomic(folder / "DONE", "")
     except Interrupted:
         if progress.stopped and not is_done(folder):
