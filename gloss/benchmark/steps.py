@@ -118,7 +118,7 @@ class Bench:
                 cfg=c, model=model, objective=Objective(c, num_classes, SIGMA), tables={"train": table},
                 labels={"train": device_labels}, rows=np.arange(len(labels)), device=device,
                 precision=precision, folder=Path(), progress=Progress(), report=lambda what, values: None,
-                on_epoch=None, presence=None,
+                on_epoch=None,
             )
             for loss, c in configs.items()
         }  # fmt: skip
@@ -274,9 +274,9 @@ def peak_flops(device: torch.device, precision: str, clock: Clock) -> tuple[floa
     """
     if device.type == "cuda" and precision == "bf16":
         name = torch.cuda.get_device_name(device)
-        for known, sheet in DEVICES.items():
+        for known, (peak, _) in DEVICES.items():
             if is_named(known, name):
-                return sheet[precision][0], "data sheet"
+                return peak, "data sheet"
     size = 2048 if device.type == "cpu" else 8192
     a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
     return 2 * size**3 / min(repeated(lambda: a @ a, clock, seconds=4.0)), "matrix product measured here"
