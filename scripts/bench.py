@@ -9,15 +9,13 @@ dataset=    whose training texts (default mr), or lengths= n or n-m: so many ran
 model=      a name in configs/model (default minilm), or random weights: bert_shape distilbert_shape roberta_large_shape
 losses=     default ce,scl_ce,triplet,cosine,gloss_o;  batch= texts (128);  rounds= (12);  seed= (1)
 steps=      of one candidate's turn (default: 1 on a CPU, 20 elsewhere)
-baselines=     false leaves the Trainer and the released procedure out
-scaling=     true also measures how the cost grows with batch, classes and length
-peers=      true measures only the losses alone, beside those of other libraries that are installed (threads=, rounds=,
-            clock=, device=)
-run=        folder of a finished run, whose time is compared with that of its training steps
+baselines=  false leaves the Trainer and the released procedure out
+peers=      true measures only the losses alone by the size of the batch, beside those of other libraries that are
+            installed (threads=, rounds=, clock=, device=)
 clock=      wall, or cpu: the processor's seconds, for a machine that others use (needs threads=1)
 threads=, device=, precision=, grad_cache_chunk=, num_length_buckets=, paths.data=, paths.outputs= as in training
 
-Prints tables, and keeps everything in <outputs>/bench/<what>.json for the report.
+Prints a table, and keeps everything in <outputs>/bench/<name>.json for the report.
 """
 
 import sys
@@ -31,8 +29,8 @@ from gloss.errors import ConfigError
 
 NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "grad_cache_chunk", "num_length_buckets", "seed")
 KEYS = (
-    "dataset", "lengths", "model", "losses", "baselines", "scaling", "peers", "run", "clock", "device", "precision",
-    *NUMBERS, "paths.data", "paths.outputs",
+    "dataset", "lengths", "model", "losses", "baselines", "peers", "clock", "device", "precision", *NUMBERS,
+    "paths.data", "paths.outputs",
 )  # fmt: skip
 
 
@@ -47,7 +45,7 @@ def task(given: dict[str, str]) -> None:
             values[key] = whole_number(key, given[key])
             if not values[key] and key not in ("steps", "seed"):
                 raise ConfigError(f"{key}=0 is not allowed: expected a whole number of at least 1")
-    for key in ("baselines", "scaling", "peers"):
+    for key in ("baselines", "peers"):
         if key in given:
             values[key] = choice(key, given[key], ("true", "false")) == "true"
     choice("clock", given.get("clock", "wall"), ("wall", "cpu"))
@@ -56,12 +54,11 @@ def task(given: dict[str, str]) -> None:
 
     if values.pop("peers", False):
         return show_peers(values)
-    from gloss.benchmark.run import bench
-    from gloss.benchmark.steps import Settings  # here: torch is loaded only once the command line is right
-    from gloss.report.figures.speed import tables
+    from gloss.benchmark.steps import Settings, bench  # here: torch is loaded only once the command line is right
+    from gloss.report.tables.speed import speed_table
 
     result, path = bench(Settings(**values), lambda text: print(text, file=sys.stderr, flush=True))
-    print("\n".join(table.markdown() for table in tables([result])))
+    print(speed_table([result]).markdown())
     print(f"Kept in {path}; make report shows it")
 
 
@@ -71,7 +68,7 @@ def show_peers(values: dict[str, object]) -> None:
     import torch
 
     from gloss.benchmark.peers import beside_peers
-    from gloss.benchmark.steps import CLOCKS
+    from gloss.benchmark.turns import CLOCKS
     from gloss.runtime.device import choose_device
 
     torch.set_num_threads(values.get("threads") or torch.get_num_threads())
@@ -80,7 +77,7 @@ def show_peers(values: dict[str, object]) -> None:
     for row in beside_peers(device, clock, values.get("rounds", 12)):
         ratio = " | "
         if r := row.get("ratio"):
-            ratio = f"{r['median']:.2f} ({r['low']:.2f} – {r['high']:.2f}) | {row['memory_ratio']:.2f}"
+            ratio = "{:.2f} ({:.2f} – {:.2f}) | {:.2f}".format(*r, row["memory_ratio"])
         print(
             f"| {row['batch']:,} | {row['loss']} | {1e3 * row['seconds']:.1f} | {row['bytes'] / 1e6:.1f} | {ratio} |",
             flush=True,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -33,7 +34,6 @@ from gloss.runtime.compose import readable
 from gloss.runtime.gpu_sharing import assign_gpu, shared_lock_folder
 from gloss.runtime.overrides import SECRET, override, prepared, value_of
 from gloss.runtime.signals import Interrupted, raise_on_signal
-from gloss.runtime.slurm import requeued
 from gloss.runtime.terminal import explain, ignore_broken_pipe
 from gloss.search.best_values import apply_tuned, overridden_keys, told_of_tuned
 
@@ -138,11 +138,12 @@ def _job(cfg: DictConfig, task: Callable[[Config, str], Any], arguments: Sequenc
         return
     try:
         assign_gpu()
-        with requeued():
-            run = _prepare(cfg, overrides)
-            if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
-                run.trainer.save_model = False
-            record = task(run, _place(arguments, cfg.experiment.only, hydra_cfg.job.num))
+        if "SUBMITIT_EXECUTOR" in os.environ:  # SLURM queues again a job that it has to kill, not one that leaves
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        run = _prepare(cfg, overrides)
+        if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
+            run.trainer.save_model = False
+        record = task(run, _place(arguments, cfg.experiment.only, hydra_cfg.job.num))
         if record is not None:
             with contextlib.suppress(OSError):  # a full disk: the run is finished nevertheless
                 done = Path(hydra_cfg.sweep.dir) / "done"

@@ -44,7 +44,6 @@ from gloss.records.schema import SCHEMA_VERSION, checked_result
 from gloss.runtime.atomic import remove_half_written, write_atomic
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.runtime.environment import environment
-from gloss.runtime.gpu_sharing import Presence
 from gloss.runtime.locks import holder
 from gloss.runtime.signals import Interrupted
 from gloss.runtime.terminal import escape_control_characters, ignore_broken_pipe
@@ -95,13 +94,12 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
     if (record := _finished(cfg, folder)) is not None:  # without the lock: the folder may be read-only
         return record
     dataset = dataset or load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    with locked(folder, wait=False, patience=1.0) as mine:
-        if not mine:
-            then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
-            print(f"{folder} is being worked on by another process: {then}", file=sys.stderr, flush=True)
-    if not mine and not wait:
-        return None
-    with locked(folder, wait=wait, patience=1.0) as mine:
+
+    def tell() -> None:
+        then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
+        print(f"{folder} is being worked on by another process: {then}", file=sys.stderr, flush=True)
+
+    with locked(folder, wait, patience=1.0, on_busy=tell) as mine:
         if not mine:
             return None
         if (record := _finished(cfg, folder)) is not None:
@@ -112,8 +110,7 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
-            with Presence(device).here() as presence:
-                _run(cfg, dataset, folder, device, presence, callbacks, is_trial, display)
+            _run(cfg, dataset, folder, device, callbacks, is_trial, display)
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
             if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))
@@ -184,7 +181,6 @@ def _run(
     dataset: TextDataset,
     folder: Path,
     device: torch.device,
-    presence: Presence,
     callbacks: Sequence[Callback],
     is_trial: bool,
     display: Display,
@@ -256,7 +252,6 @@ def _run(
         progress=progress,
         report=report,
         on_epoch=on_epoch,
-        presence=presence,
     )
     result = None
     try:
