@@ -62,9 +62,7 @@ class Speeds:
         self.records, self.device, self.cores = records, device, cores
         self.data_sheet = next((name for name in DEVICES if is_named(name, device)), None)
         self.auto = FLOAT32 if device == "cpu" else BF16  # what trainer.precision=auto becomes there
-        self.found: dict[
-            tuple[str, ...], list[float]
-        ] = {}  # operations a second: of a precision, and a model, …
+        self.found: dict[tuple[str, ...], list[float]] = {}  # operations a second: of a precision, and a model, …
         for record in records:
             result, x = record.result, record.identity
             is_cpu, precision = result["device"] == "cpu", str(result.get("precision"))
