@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -16,6 +16,8 @@ import torch
 from filelock import Timeout
 
 from gloss.runtime.locks import FileLock
+
+log = logging.getLogger(__name__)
 
 
 class Presence:
@@ -34,7 +36,7 @@ class Presence:
         """Mark the device as used while the context lasts; the mark of a process that died does not count."""
         if self.folder is None:
             told = "no folder of our own in the temp directory: this run's timings count as those of a shared device"
-            print(told, file=sys.stderr, flush=True)
+            log.warning(told)
             yield self
             return
         path = self.folder / f"{os.getpid()}-{time.monotonic_ns()}"

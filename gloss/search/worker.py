@@ -11,10 +11,10 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import os
 import shutil
 import socket
-import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -42,6 +42,8 @@ from gloss.training.callbacks import Callback
 from gloss.training.collapse import majority_f1
 from gloss.training.run import train
 from gloss.training.trainer import Diverged
+
+log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # a trial whose workers died that often is given up
 POLL_SECONDS = 1.0  # between two looks at what other workers do
@@ -110,7 +112,7 @@ def _distribution(row: dict[str, Any]) -> FloatDistribution | CategoricalDistrib
     keys = {key: x for key, x in row.items() if key != "final"}
     if "choices" in keys:
         return CategoricalDistribution(**{key: [float(x) for x in choices] for key, choices in keys.items()})
-    return FloatDistribution(**{key: x if key == "log" else float(x) for key, x in keys.items()})
+    return FloatDistribution(float(keys["low"]), float(keys["high"]), log=keys.get("log", False))
 
 
 def range_of(row: FloatDistribution | CategoricalDistribution) -> dict[str, Any]:
@@ -146,11 +148,11 @@ def tune(cfg: TuneConfig) -> Study:
     search = cfg.search
     if cfg.rerun:
         raise ConfigError("rerun=true has no effect on a search: use another seed, or remove the study's folder")
-    cfg = Config(**{f.name: copy.deepcopy(getattr(cfg, f.name)) for f in fields(Config)})
-    space = search_space(cfg, search)
-    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    run = Config(**{f.name: copy.deepcopy(getattr(cfg, f.name)) for f in fields(Config)})
+    space = search_space(run, search)
+    dataset = load_dataset(run.dataset, run.paths.data, run.seed)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    worker = Worker(cfg, search, space, len(dataset.splits["train"].labels), dataset.fingerprint)
+    worker = Worker(run, search, space, len(dataset.splits["train"].labels), dataset.fingerprint)
     if cfg.mode == INTEGRATED:
         worker.majority = majority_f1(dataset.splits["val"].labels)
     try:
@@ -207,7 +209,7 @@ class Worker:
         }
         self.name = f"{socket.gethostname()}-{os.getpid()}-{time.time_ns()}"
         if not search.storage:  # an empty GLOSS_STORAGE, too
-            self.store = Journal(self.folder, self.name)
+            self.store: Journal | Database = Journal(self.folder, self.name)
         else:
             self.store = Database(search.storage, self.study_name, self.name, search.heartbeat_seconds)
         with self.store.claiming():
@@ -245,7 +247,7 @@ class Worker:
                 return trial
             if not self.has_told_of_waiting:
                 self.has_told_of_waiting = True
-                print(f"{self.study_name}: other workers are at the last trials, waiting", file=sys.stderr, flush=True)
+                log.warning("%s: other workers are at the last trials, waiting", self.study_name)
             time.sleep(POLL_SECONDS)
 
     def _next(self) -> tuple[optuna.Trial | None, bool]:
@@ -400,7 +402,7 @@ class Worker:
 
     def _say(self, number: int, params: dict[str, float], outcome: str) -> None:
         values = ", ".join(f"{name} {value:.4g}" for name, value in params.items())
-        print(f"{self.study_name} · trial {number + 1} of {self.num_trials} · {values} · {outcome}", flush=True)
+        log.info(f"{self.study_name} · trial {number + 1} of {self.num_trials} · {values} · {outcome}")
 
     # --------------------------------------------------------------------------------------------------- what was found
 
@@ -437,12 +439,12 @@ class Worker:
                 write_tuned(path, self._fixed() | study.best["params"] | self._final(), self._source(study))
         if before.get("study", study.name) != study.name:
             others = f", which were searched {why}" if (why := mismatch(self.cfg, before)) else ""
-            print(f"{path} held the values of {before['study']}{others}: replaced", file=sys.stderr, flush=True)
+            log.warning(f"{path} held the values of {before['study']}{others}: replaced")
         if nothing := found_nothing(study, self.majority):
-            print(f"{study.name}: {nothing}; runs will not apply its values", file=sys.stderr, flush=True)
+            log.warning(f"{study.name}: {nothing}; runs will not apply its values")
         best = study.best
         found = f"best {study.score} {best['value']:.6g} in trial {best['number'] + 1}"
-        print(f"{study.name}: {found}\n  {path}", flush=True)
+        log.info(f"{study.name}: {found}\n  {path}")
         return study
 
     def _fixed_rows(self) -> dict[str, float]:
