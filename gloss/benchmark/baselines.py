@@ -92,7 +92,8 @@ class _Stops(transformers.TrainerCallback):
     """When the first step and the last one were over."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
-        self.device, self.clock, self.times = device, clock, []
+        self.device, self.clock = device, clock
+        self.times: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in (1, state.max_steps):

@@ -190,7 +190,7 @@ def _speed(record: Record) -> float | None:
     if not (train and val and seconds and record.identity.model in ENCODERS):
         return None
     layers, width, _ = ENCODERS[record.identity.model]
-    layers = number(result, "config", "model", "num_layers") or layers
+    layers = int(number(result, "config", "model", "num_layers") or layers)
     x, wanted = record.identity, int(number(result, "config", "variant", "forward_passes") or 1)
     passes = forward_passes(x.mode, x.loss, wanted)
     return result["epochs"] * epoch_flops(layers, width, passes, train, val) / seconds

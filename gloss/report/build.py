@@ -93,7 +93,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     groups = {name: gather(c, records) for name, c in cells.items()}
     expected = {(g.dataset, g.model, g.mode, g.loss, g.config_hash) for mine, _ in groups.values() for g in mine}
     found_studies = sorted(read_studies(outputs, problems), key=starting.study_order)  # the paper's
-    sections, claims = [], []
+    sections: list[Section] = []
+    claims: list[compare.Claim] = []
     with styled(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # matplotlib's, about a panel too small for its labels
         for name, (title, needs) in SECTIONS.items():
@@ -207,11 +208,11 @@ def _parts(
     if name in ("table2", "table3", "table6"):
         claims += compare.claims(name.replace("table", "Table "), first)
     if name in ("table2", "table3"):
-        measured = {}
+        references = {}
         for kind in ("frozen", "tfidf"):
-            measured[kind], broken = starting.read_measured(outputs, kind)
+            references[kind], broken = starting.read_measured(outputs, kind)
             problems += [p for p in broken if p not in problems]
-        return [with_references(_TABLES[name](first), first, **measured)]
+        return [with_references(_TABLES[name](first), first, **references)]
     if name == "demo":
         measured, broken = starting.read_measured(outputs, "frozen")
         problems += broken
@@ -250,8 +251,8 @@ def _searches(found: Sequence[Study], problems: list[str]) -> list[Section]:
         except ValueError as error:  # Optuna's, about values outside their ranges
             problems.append(f"{study.name}: {error}")
             drawn = None
-        parts = [studies.trials_table(study), *([drawn] if drawn else [])]
-        sections.append(_section(parts[0].name, parts[0].title, parts, parts[0].command))
+        table = studies.trials_table(study)
+        sections.append(_section(table.name, table.title, [table, *([drawn] if drawn else [])], table.command))
     return sections
 
 
@@ -262,7 +263,7 @@ def _speed(outputs: Path, problems: list[str]) -> list[Section]:
     try:
         if unfit := [r["name"] for r in results if Path(r["name"]).name != r["name"]]:  # it names files of the report
             raise ValueError(f"{unfit[0]!r:.50} is no name of a benchmark")
-        parts = [*bench.tables(results), *bench.drawings(results)]
+        parts: list[Table | Drawing] = [*bench.tables(results), *bench.drawings(results)]
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         problems.append(
             escape_control_characters(f"bench: the results cannot be used: {type(error).__name__}: {error}")

@@ -82,7 +82,7 @@ def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
 
 
 def _view(section: Section, folder: Path) -> SimpleNamespace:
-    parts = [*section.tables, *section.drawings]
+    parts: list[Table | Drawing] = [*section.tables, *section.drawings]
     return SimpleNamespace(
         name=section.name,
         title=section.title,

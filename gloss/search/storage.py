@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import optuna
@@ -35,8 +36,9 @@ class Journal:
         self.presence = FileLock(self.workers / worker)
         self.presence.acquire()
         self.lock = FileLock(folder / "lock")
+        lock: Any = self  # has the two methods of Optuna's locks
         with self.lock:
-            self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.path), lock_obj=self))
+            self.storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.path), lock_obj=lock))
 
     def acquire(self) -> bool:
         """The journal's own lock, taken before every line. What a torn write left at its end goes."""
@@ -113,11 +115,11 @@ class Database:
         options = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
         warnings.filterwarnings("ignore", message=".*[Hh]eartbeat", module="optuna")  # experimental
         try:
-            url = sqlalchemy.make_url(_encoded(url))
-            self.engine = sqlalchemy.create_engine(url, **options)
+            parsed = sqlalchemy.make_url(_encoded(url))
+            self.engine = sqlalchemy.create_engine(parsed, **options)
             with self.claiming(key=0):  # two that make the tables at once would trip over each other
                 self.storage = optuna.storages.RDBStorage(
-                    url.render_as_string(hide_password=False),
+                    parsed.render_as_string(hide_password=False),
                     engine_kwargs=options,
                     heartbeat_interval=heartbeat_seconds,
                     grace_period=2 * heartbeat_seconds,

@@ -65,15 +65,15 @@ def fig1() -> Drawing:
         ax.add_patch(shape)
         ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=7)
 
-    def arrow(start: tuple[float, float], end: tuple[float, float], **look: Any) -> None:
-        look = {
+    def arrow(start: tuple[float, float], end: tuple[float, float], **given: Any) -> None:
+        look: dict[str, Any] = {
             "arrowstyle": "-|>",
             "mutation_scale": 9,
             "linewidth": 1.0,
             "color": "#333333",
             "shrinkA": 0,
             "shrinkB": 0,
-        } | look
+        } | given
         ax.add_patch(FancyArrowPatch(start, end, **look))
 
     arrow((11, 21), (15, 21))
@@ -113,7 +113,8 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
     off_diagonal = ~np.eye(len(labels), dtype=bool)
     figure = Figure(figsize=(max(1.45 * len(epochs), 5.6), 4.6))
     grid = figure.add_gridspec(2, 2 * len(epochs), height_ratios=(1, 1.6))
-    data, image, top_axes = [], None, []
+    data: list[dict[str, object]] = []
+    image, top_axes = None, []
     weights = {epoch: kernel(arrays[f"epoch_{epoch}_embeddings"][order], sigma) for epoch in epochs}
     shown = [w[off_diagonal] for w in weights.values()]
     greys = {"vmin": min(w.min() for w in shown), "vmax": max(w.max() for w in shown)}  # a wide σ leaves all near 1

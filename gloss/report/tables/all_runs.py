@@ -55,7 +55,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
         for row, m in zip(cell, METRICS, strict=True):
-            data[-1] |= {m.path[-1]: row["mean"], f"{m.path[-1]}_std": row["std"]}
+            data[-1] |= {f"{m.path[-1]}": row["mean"], f"{m.path[-1]}_std": row["std"]}
         if cell[0]["protocol_deviations"]:
             said[cell[0]["protocol_deviations"]][
                 f"{g.dataset}/{g.model}" + f" {g.config_hash[:8]}" * is_one_of_many
