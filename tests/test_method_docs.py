@@ -51,7 +51,7 @@ def ledger_row(point: str) -> list[str]:
 @pytest.mark.parametrize(
     ("point", "words"),
     [
-        ("number of visible texts", "⌈γB⌉ without bounds"),
+        ("number of labeled texts", "⌈γB⌉ without bounds"),
         ("precision of the loss", "float64 from the normalisation on"),
         ("precision of the encoder", "float32"),
         ("probe, standalone", "stopped after 10 without a better macro-F1"),

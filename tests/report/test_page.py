@@ -219,11 +219,11 @@ def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
     step |= {"tokens_per_second": spread, "share_of_peak": spread}
     machine = {"device_name": "a processor", "threads": 1, "cores": 2, "precision": "float32", "load": [0.1, 0.2]}
     machine |= {"peak_flops": 1e11, "peak_from": "data sheet", "commit": "c" * 40}
-    turns = {"turns": {"ce": {"seconds": 1.0}, "ce_again": {"seconds": 1.1}}}
+    turns = {"turns": {"ce": {"seconds": 1.0}, "ce_repeat": {"seconds": 1.1}}}
     record = {
         **{"schema_version": 2, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
-        **{"texts": {"mean_tokens": 20.0}, "rounds": [turns], "contenders": {"ce": step}, "ratios": [], "growth": []},
-        **{"goals": [], "same_step_twice": {"ce": 0.0}, "run": None, "finished_at": "2026-01-01"},
+        **{"texts": {"mean_tokens": 20.0}, "rounds": [turns], "candidates": {"ce": step}, "ratios": [], "scaling": []},
+        **{"targets": [], "same_step_twice": {"ce": 0.0}, "run": None, "finished_at": "2026-01-01"},
     }
     (outputs / "bench").mkdir()
     path = outputs / "bench" / "mr-minilm.json"
@@ -232,7 +232,7 @@ def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
     assert report.problems == [] and "bench" in [t.name for t in report.tables]
     assert "<code>make bench</code>" in report.page.read_text()
     assert (outputs / "report" / "bench_parts_mr-minilm.pdf").is_file()
-    for changes in ({"name": "../../outside"}, {"contenders": {"ce": {}}}, {"machine": None}):
+    for changes in ({"name": "../../outside"}, {"candidates": {"ce": {}}}, {"machine": None}):
         path.write_text(json.dumps(record | changes))
         (problem,) = build(outputs, dpi=DPI).problems
         assert problem.startswith("bench: the results cannot be used")

@@ -79,7 +79,14 @@ def outputs(tmp_path_factory) -> Path:
     for seed, (dataset, loss) in itertools.product(
         (1, 2), (("mr", "ce"), ("mr", "scl"), ("mr", "triplet"), ("r8", "ce"))
     ):
-        write_run(root, dataset=dataset, loss=loss, seed=seed, accuracy=60.0 + seed + len(loss))
+        write_run(
+            root,
+            dataset=dataset,
+            loss=loss,
+            config_hash=f"{len(loss):08d}",
+            seed=seed,
+            accuracy=60.0 + seed + len(loss),
+        )
     return root
 
 

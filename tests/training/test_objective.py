@@ -16,7 +16,7 @@ from gloss.training.objective import Objective, balanced_class_weights
 
 SIGMA, TEMPERATURE, MARGIN, LAM = 0.6, 0.3, 0.5, 0.7
 LABELS = [0, 1, 2, 0, 1, 0, 3, 1, 0, 2]  # class 3 has one member; class 2 has no labeled one
-IS_VISIBLE = torch.tensor([True, True, False, False, False, True, False, True, False, False])  # 4 of 10
+IS_LABELED = torch.tensor([True, True, False, False, False, True, False, True, False, False])  # 4 of 10
 CLASSES = 4
 OPTIONS = {
     "ce": (),
@@ -32,8 +32,8 @@ BY_LOOP = {
     "scl": lambda x: loops.supcon(x, LABELS, TEMPERATURE),
     "triplet": lambda x: loops.triplet(x, LABELS, MARGIN),
     "cosine": lambda x: loops.cosine(x, LABELS),
-    "gloss_sqrt": lambda x: loops.gloss(loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES),
-    "gloss_o": lambda x: loops.gloss(loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES),
+    "gloss_sqrt": lambda x: loops.gloss(loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES),
+    "gloss_o": lambda x: loops.gloss(loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES),
 }
 GRAPH = ("gloss_sqrt", "gloss_o")
 ALLOWED = [
@@ -83,7 +83,7 @@ def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
     by_loop = dict(BY_LOOP)
     for name in GRAPH:
         by_loop[name] = lambda x: loops.gloss(
-            loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES, class_weights=as_list
+            loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES, class_weights=as_list
         )
     x, logits, labels = batch()
     expected_ce = loops.cross_entropy(logits, LABELS, as_list) if mode == "integrated" else None
@@ -96,7 +96,7 @@ def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
         expected = LAM * expected_embedding + (1 - LAM) * expected_ce
     expected_gradients = torch.autograd.grad(expected, (x, logits), allow_unused=True, materialize_grads=True)
 
-    is_labeled = IS_VISIBLE if loss in GRAPH else None
+    is_labeled = IS_LABELED if loss in GRAPH else None
     given = logits if mode == "integrated" else None
     laps: list[str] = []
     parts = objective(loss, mode, weights=weights)(x, given, labels, is_labeled, laps.append)

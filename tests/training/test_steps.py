@@ -75,7 +75,7 @@ def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
 
 ROWS = np.arange(10)
 DEVICE_ROWS = torch.arange(10)
-IS_VISIBLE = torch.arange(10) < 6
+IS_LABELED = torch.arange(10) < 6
 
 
 def stub_backward(fit: Fit, loss: float, gradient: float, **parts: object) -> list[tuple]:
@@ -119,7 +119,7 @@ def test_a_step_writes_down_its_parts(fit_of):
     fit = fit_of("loss=gloss_o", "loss.sigma=0.5")
     parts = {"ce": torch.tensor(1.5), "embedding_loss": torch.tensor(2.5, dtype=torch.float64, requires_grad=True)}
     stub_backward(fit, 2.0, 0.0, **parts, num_unscorable=torch.tensor(3), is_empty=torch.tensor(True))
-    fit._step(2, ROWS, DEVICE_ROWS, IS_VISIBLE)
+    fit._step(2, ROWS, DEVICE_ROWS, IS_LABELED)
     assert LOG == ("loss", "ce", "embedding_loss", "num_unscorable", "num_unlabeled", "is_empty", "grad_norm", "is_bad")
     assert fit.log[2].tolist() == [2.0, 1.5, 2.5, 3, 4, 1, 0, 0] and not fit.log.requires_grad
     assert fit.watch == ["data", "backward", "optimizer"]
@@ -130,14 +130,14 @@ def test_a_step_gives_the_rows_their_labels_and_a_seed_of_its_own(fit_of):
     calls = stub_backward(fit, 1.0, 0.0)
     for epoch, step in ((1, 0), (1, 1), (2, 0), (1, 0)):
         fit.progress.epoch = epoch
-        fit._step(step, ROWS, DEVICE_ROWS, IS_VISIBLE)
+        fit._step(step, ROWS, DEVICE_ROWS, IS_LABELED)
         rows, device_rows, labels, is_labeled, seed = calls[-1]
-        assert rows is ROWS and device_rows is DEVICE_ROWS and is_labeled is IS_VISIBLE
+        assert rows is ROWS and device_rows is DEVICE_ROWS and is_labeled is IS_LABELED
         assert torch.equal(labels, fit.labels["train"][:10])
         seeds.append(seed)
     other = fit_of("loss=ce", "seed=2")
     calls = stub_backward(other, 1.0, 0.0)
-    other._step(0, ROWS, DEVICE_ROWS, IS_VISIBLE)
+    other._step(0, ROWS, DEVICE_ROWS, IS_LABELED)
     assert seeds[0] == seeds[3] and len({*seeds, calls[0][-1]}) == 4
 
 
@@ -204,7 +204,7 @@ def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
         return encode(rows, device_rows, seed)
 
     fit._encode = watch
-    is_labeled = IS_VISIBLE if fit.cfg.loss.name == "gloss_o" else None
+    is_labeled = IS_LABELED if fit.cfg.loss.name == "gloss_o" else None
     parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], is_labeled, 7)
     assert [entry[:2] for entry in made] == passes
     if "micro" in overrides[-1]:  # first without a graph, then with one
@@ -219,8 +219,8 @@ def test_only_the_integrated_mode_makes_logits(fit_of):
     for mode in ("integrated", "standalone"):
         fit = fit_of("loss=cosine", f"mode={mode}")
         fit.objective = lambda *arguments: arguments
-        embeddings, logits, of, is_labeled, lap = fit._loss(z, other, labels, IS_VISIBLE)
-        assert embeddings is z and of is labels and is_labeled is IS_VISIBLE and lap == fit.watch.lap
+        embeddings, logits, of, is_labeled, lap = fit._loss(z, other, labels, IS_LABELED)
+        assert embeddings is z and of is labels and is_labeled is IS_LABELED and lap == fit.watch.lap
         assert logits is None if mode == "standalone" else torch.equal(logits, fit.model.head(other))
 
 

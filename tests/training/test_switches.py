@@ -16,7 +16,7 @@ import test_switches_in_runs
 import torch
 import yaml
 from conftest import composed
-from test_objective import CLASSES, IS_VISIBLE, LABELS, LAM, SIGMA, TEMPERATURE, batch, objective
+from test_objective import CLASSES, IS_LABELED, LABELS, LAM, SIGMA, TEMPERATURE, batch, objective
 
 from gloss.config import CONFIG_DIR, AblationConfig, VariantConfig
 from gloss.errors import ConfigError
@@ -34,7 +34,7 @@ def test_every_switch_has_its_test():
 
 
 def gloss_by_loop(x: torch.Tensor, **settings: object) -> torch.Tensor:
-    return loops.gloss(loops.unit(x), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES, **settings)
+    return loops.gloss(loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES, **settings)
 
 
 def test_variant_gloss_objective():
@@ -42,7 +42,7 @@ def test_variant_gloss_objective():
     expected = {"nll": gloss_by_loop(x).item(), "softmax": gloss_by_loop(x, objective="softmax").item()}
     assert abs(expected["nll"] - expected["softmax"]) > 0.1
     for name, value in expected.items():
-        parts = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")(x, logits, labels, IS_VISIBLE)
+        parts = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")(x, logits, labels, IS_LABELED)
         assert parts.embedding_loss.item() == pytest.approx(value, rel=1e-9)
         # softmax scores all six unlabeled texts, the paper's formula three of them
         assert int(parts.num_unscorable) == {"nll": 3, "softmax": 0}[name]
@@ -57,15 +57,15 @@ def test_variant_gloss_objective_softmax_has_always_something_to_score():
         assert bool(of(x[:4], logits[:4], torch.arange(4), is_labeled).is_empty) == is_empty
 
 
-def test_variant_divide_by_hidden():
+def test_variant_divide_by_unlabeled():
     x, logits, labels = batch()
     value, ce = gloss_by_loop(x).item(), loops.cross_entropy(logits, LABELS).item()
-    parts = objective("gloss_o", "integrated", "variant.divide_by_unlabeled=true")(x, logits, labels, IS_VISIBLE)
+    parts = objective("gloss_o", "integrated", "variant.divide_by_unlabeled=true")(x, logits, labels, IS_LABELED)
     assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are unlabeled
     assert parts.loss.item() == pytest.approx(LAM * value / 6 + (1 - LAM) * ce, rel=1e-9)
     alone = objective("gloss_o", "standalone", "variant=released", "variant.gloss_objective=nll")
     assert alone.cfg.variant.divide_by_unlabeled  # of the integrated mode only
-    assert alone(x, None, labels, IS_VISIBLE).loss.item() == pytest.approx(value, rel=1e-9)
+    assert alone(x, None, labels, IS_LABELED).loss.item() == pytest.approx(value, rel=1e-9)
 
 
 def test_variant_supcon():
@@ -98,7 +98,7 @@ def test_variant_loss_dtype(loss):
     """float32 embeddings and logits: every part in float64, and as exact as the loop that got the same numbers."""
     x, logits, labels = batch()
     narrow, narrow_logits = x.detach().float(), logits.detach().float()
-    is_labeled = IS_VISIBLE if loss == "gloss_o" else None
+    is_labeled = IS_LABELED if loss == "gloss_o" else None
     wide, short = (
         objective(loss, "integrated", f"variant.loss_dtype={dtype}")(narrow, narrow_logits, labels, is_labeled)
         for dtype in ("float64", "float32")
@@ -144,10 +144,10 @@ def test_ablation_graph_noise(noise):
     x, logits, labels = batch()
     torch.manual_seed(3)
     moved = torch.stack(loops.unit(x)) + noise * torch.randn(x.shape, dtype=torch.float64)
-    expected = loops.gloss(loops.unit(moved), LABELS, IS_VISIBLE.tolist(), SIGMA, CLASSES)
+    expected = loops.gloss(loops.unit(moved), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES)
     gradient = torch.autograd.grad(expected, x)[0]
     torch.manual_seed(3)
-    parts = objective("gloss_o", "integrated", f"ablation.graph_noise={noise}")(x, logits, labels, IS_VISIBLE)
+    parts = objective("gloss_o", "integrated", f"ablation.graph_noise={noise}")(x, logits, labels, IS_LABELED)
     assert parts.embedding_loss.item() == pytest.approx(expected.item(), rel=1e-9)
     torch.testing.assert_close(torch.autograd.grad(parts.embedding_loss, x)[0], gradient, rtol=1e-9, atol=1e-12)
     assert parts.ce.item() == pytest.approx(loops.cross_entropy(logits, LABELS).item(), rel=1e-12)
