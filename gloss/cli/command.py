@@ -134,6 +134,11 @@ def _compose(schema: type, words: Sequence[str]) -> DictConfig:
         raise ConfigError(readable(error)) from None
 
 
+def show(cfg: Any, place: str = "") -> None:
+    """Print a configuration: --cfg job."""
+    print(yaml.safe_dump(asdict(cfg), sort_keys=False, allow_unicode=True), end="")
+
+
 def run_command(command: ModuleType) -> int:
     """Run a command on the process's arguments; its exit status."""
     from gloss.cli import hydra_main  # here: it reads this module
@@ -147,11 +152,8 @@ def run_command(command: ModuleType) -> int:
             print(usage(command.__doc__ or "", schema, _compose(schema, [])))
             return 0
         if not issubclass(schema, WithOverrides):
-            cfg = read(schema, arguments)
-            if not {"-c", "--cfg"} & set(arguments):
-                return command.task(cfg)
-            print(yaml.safe_dump(asdict(cfg), sort_keys=False, allow_unicode=True), end="")
-            return 0
+            task = show if {"-c", "--cfg"} & set(arguments) else command.task
+            return task(read(schema, arguments))
         own = known_options(schema)
         flags, words = parted(prepared(arguments, known_options(TuneConfig) | own, is_sweep=True))
         if flags:

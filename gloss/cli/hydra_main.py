@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import os
 import sys
 import traceback
@@ -14,7 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
@@ -24,7 +22,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.cli.command import show_messages
+from gloss.cli.command import show, show_messages
 from gloss.cli.help import usage
 from gloss.config import ROOT, Config, TuneConfig, known_options, resolve
 from gloss.errors import ConfigError, RunError
@@ -87,9 +85,9 @@ def _main(task: Callable[[Any, str], Any], arguments: list[str], config_name: st
             words = [a for a in swept if a in words or a.partition("=")[0] not in seeds]
         if not is_sweep:
             overrides = [word for word in words if not word.startswith(("hydra.", "hydra/"))]
-            (_show if is_shown else task)(_prepare(copy.deepcopy(composed(words, config_name)), overrides), "")
+            (show if is_shown else task)(_prepare(copy.deepcopy(composed(words, config_name)), overrides), "")
             return 0
-        results = _sweep(_show if is_shown else task, words, config_name)
+        results = _sweep(show if is_shown else task, words, config_name)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
     except Exception as error:
@@ -174,7 +172,3 @@ def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
     for line in told_of_tuned(cfg):
         print(line, file=sys.stderr, flush=True)
     return check_experiment(resolve(cfg))
-
-
-def _show(cfg: Config, place: str) -> None:
-    print(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False, allow_unicode=True), end="")

@@ -112,16 +112,16 @@ def ignore_broken_pipe() -> Iterator[None]:
 def run_with_exit_code(task: Callable[[], int | None], ends_early: str = "") -> int:
     """Run `task`; its exit status: 2 for a mistake of the user's, 1 for a failure, 128 + n for signal n; all are told.
 
-    ends_early: said where a signal ended it.
+    ends_early: said where a signal ended it, of a task that outlasts its readers.
     """
     show_what_can_be_shown()
     try:
         with raise_on_signal():
             return task() or 0
-    except BrokenPipeError:  # `… | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (ConfigError, DataError, RunError, OSError) as error:
+        if isinstance(error, BrokenPipeError) and not ends_early:  # `… | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
         if not is_expected(error):
             raise
         print("error:", "\n".join(map(escape_control_characters, explain(error).splitlines())), file=sys.stderr)
