@@ -55,8 +55,9 @@ lint: setup ## style, format, types and common mistakes
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 
-data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some)
-	$(RUN) scripts/data.py $(call quoted,datasets,$(call given,DATASETS,DATASET))
+data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some), or a model (MODEL=mpnet)
+	$(RUN) scripts/data.py \
+	  $(call quoted,datasets,$(call given,DATASETS,DATASET)) $(call quoted,models,$(call given,MODELS,MODEL))
 
 reproduce: setup ## everything: search, run and report what is missing (see `make plan` first)
 	$(RUN) scripts/reproduce.py target=all $(SELECTED)

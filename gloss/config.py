@@ -256,8 +256,8 @@ class SearchConfig:
     pruner: dict[str, Any] = field(default_factory=dict)  # mode -> settings of Optuna's MedianPruner; else no pruning
     prune: bool = True  # stop trials that lie below the median of the others
     pruned_counts: bool = False  # a stopped trial counts with its best score so far
-    storage: str | None = None  # null: a file, for one machine; a postgresql:// URL for several
-    heartbeat_seconds: int = _positive_int(60)  # with a database: a worker is dead after two without a sign
+    storage: str | None = None  # null: a SQLite file, for one machine; a postgresql:// URL for several
+    heartbeat_seconds: int = _positive_int(20)  # a worker is dead after three without a sign
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
     overridden: list[str] = field(
         default_factory=list

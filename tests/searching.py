@@ -1,14 +1,14 @@
 """What the tests of searches share: a search on toy texts, workers, and a training that learns nothing."""
 
+import time
 from types import SimpleNamespace
-
-import optuna
 
 from gloss.cli.hydra_main import main
 from gloss.records.reading import read_record
 from gloss.records.run_folder import run_folder
 from gloss.search import worker as tuning
-from gloss.search.worker import Worker, search_space, tune
+from gloss.search.space import search_space
+from gloss.search.worker import Worker, counted, tune
 
 
 def composed(*overrides: str, config_name: str = "tune"):
@@ -21,15 +21,30 @@ def composed(*overrides: str, config_name: str = "tune"):
 
 def worker_of(cfg) -> Worker:
     """A worker, without the texts: for tests whose training is a stand-in."""
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     search = cfg.search
     plain = tuning.Config(**{f.name: getattr(cfg, f.name) for f in tuning.fields(tuning.Config)})
     return Worker(plain, search, search_space(plain, search), 48, "0" * 64)
 
 
-def die(worker: Worker) -> None:
-    """What the system does when a worker's process is killed: its locks are free, nothing is tidied up."""
-    worker.store.presence.release()
+def die(worker: Worker):
+    """Start a trial and leave it as a worker does that is killed; returns it."""
+    trial = worker.study.ask(worker.space)
+    worker.storage.record_heartbeat(trial._trial_id)
+    age(worker)
+    return trial
+
+
+def age(worker: Worker) -> None:
+    """Make the heartbeats of all running trials an hour older, once there are any: they come from threads."""
+    older = "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-1 hour') WHERE trial_id IN "
+    older += "(SELECT trial_id FROM trials WHERE state = 'RUNNING')"
+    running = states(worker).count("running")
+    for _ in range(1000):
+        with worker.storage.engine.begin() as connection:
+            if connection.exec_driver_sql(older).rowcount == running:
+                return
+        time.sleep(0.01)
+    raise AssertionError("there was no heartbeat")
 
 
 def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
@@ -56,12 +71,12 @@ def trial_records(study):
 
 
 def states(worker: Worker) -> list[str]:
-    return [t.state.name.lower() for t in worker.study.get_trials(deepcopy=False)]
+    return [t.state.name.lower() for t in counted(worker.study.get_trials(deepcopy=False))]
 
 
 def work(worker: Worker) -> None:
-    while (trial := worker.claim()) is not None:
-        worker.run(trial)
+    while worker.step():
+        pass
 
 
 def finished(settings, monkeypatch, *overrides):

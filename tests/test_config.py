@@ -12,7 +12,7 @@ from gloss.config import CONFIG_DIR, LOSSES, ROOT
 from gloss.errors import ConfigError
 from gloss.records.run_folder import config_hash, run_folder
 
-GROUPS = {"dataset": 16, "model": 6, "loss": 7, "mode": 2, "variant": 2}
+GROUPS = {"dataset": 16, "model": 7, "loss": 7, "mode": 2, "variant": 2}
 NEEDS = {
     "csv": ["dataset.path=x.csv"],
     "hub": ["dataset.path=x"],

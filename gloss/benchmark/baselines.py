@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,9 @@ import torch
 import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
+from gloss.benchmark.turns import Clock
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 from gloss.models.encoder import Encoder, TokenTable
 from gloss.training.objective import balanced_class_weights
@@ -23,36 +25,24 @@ from gloss.training.objective import balanced_class_weights
 PADDED_TO = 128  # tokens, in the released procedure
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until the device has done what it was given, so that a clock can be read."""
-    if device.type != "cpu":
-        getattr(torch, device.type).synchronize()  # the current one, as `choose_device` has it
-
-
 class TrainerSteps:
     """Cross-entropy with transformers.Trainer: its defaults, dynamic padding, our clipping, a fused optimizer."""
 
     def __init__(
-        self,
-        encoder: Encoder,
-        table: TokenTable,
-        labels: Tensor,
-        device: torch.device,
-        clock: Callable[[], float],
-        precision: str,
+        self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, clock: Clock, precision: str
     ) -> None:
         config = copy.deepcopy(encoder.transformer.config)
         config.num_labels = int(labels.max()) + 1
         self.model = transformers.AutoModelForSequenceClassification.from_config(config)
-        ids = [row[:n].tolist() for row, n in zip(table.input_ids.cpu().numpy(), table.host_lengths, strict=True)]
-        self.texts = [{"input_ids": i, "labels": y} for i, y in zip(ids, labels.tolist(), strict=True)]
+        ids, lengths = table.input_ids.cpu(), table.host_lengths
+        self.texts = [(row[:n].long(), y) for row, n, y in zip(ids, lengths, labels.tolist(), strict=True)]
         self.pad_id = int(config.pad_token_id or 0)
         self.device, self.clock, self.precision = device, clock, precision
 
     def run(self, batches: Sequence[np.ndarray]) -> float:
         """All batches have the same B. One more step before them, which makes the optimizer's state, is not counted."""
         rows = np.concatenate([batches[0], *batches])
-        stops = _Stops(self.device, self.clock)
+        stops = _Stops(self.clock)
         with tempfile.TemporaryDirectory() as folder:
             options = transformers.TrainingArguments(
                 output_dir=folder,
@@ -77,27 +67,22 @@ class TrainerSteps:
             trainer.train()
         return (stops.times[-1] - stops.times[0]) / len(batches)
 
-    def _join(self, texts: list[dict[str, Any]]) -> dict[str, Tensor]:
+    def _join(self, texts: list[tuple[Tensor, int]]) -> dict[str, Tensor]:
         """Pad to the longest text of the batch."""
-        longest = max(len(text["input_ids"]) for text in texts)
-        ids = torch.full((len(texts), longest), self.pad_id)
-        mask = torch.zeros_like(ids)
-        for i, text in enumerate(texts):
-            n = len(text["input_ids"])
-            ids[i, :n], mask[i, :n] = torch.tensor(text["input_ids"]), 1
-        return {"input_ids": ids, "attention_mask": mask, "labels": torch.tensor([text["labels"] for text in texts])}
+        ids, labels = zip(*texts, strict=True)
+        mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
+        padded = pad_sequence(ids, batch_first=True, padding_value=self.pad_id)
+        return {"input_ids": padded, "attention_mask": mask, "labels": torch.tensor(labels)}
 
 
 class _Stops(transformers.TrainerCallback):
     """When the first step and the last one were over."""
 
-    def __init__(self, device: torch.device, clock: Callable[[], float]) -> None:
-        self.device, self.clock = device, clock
-        self.times: list[float] = []
+    def __init__(self, clock: Clock) -> None:
+        self.clock, self.times = clock, []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in (1, state.max_steps):
-            synchronize(self.device)
             self.times.append(self.clock())
 
 
@@ -108,9 +93,7 @@ class ReleasedSteps:
     linear algebra, on class-weighted terms; an optimizer that is not fused; the loss read back at each step.
     """
 
-    def __init__(
-        self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, encoder: Encoder, table: TokenTable, labels: Tensor, device: torch.device, clock: Clock) -> None:
         self.num_classes = int(labels.max()) + 1
         self.encoder = copy.deepcopy(encoder.transformer).to(device).train()
         self.head = nn.Linear(encoder.embedding_dim, self.num_classes).to(device)
@@ -122,11 +105,9 @@ class ReleasedSteps:
         self.labels, self.device, self.clock = labels.cpu(), device, clock
 
     def run(self, batches: Sequence[np.ndarray]) -> float:
-        synchronize(self.device)
         before = self.clock()
         for rows in batches:
             self._step(torch.from_numpy(rows))
-        synchronize(self.device)
         return (self.clock() - before) / len(batches)
 
     def _embed(self, ids: Tensor, mask: Tensor) -> Tensor:

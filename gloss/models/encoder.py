@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,8 @@ from torch import Tensor, nn
 from gloss.models.dropout import Dropout, fast_dropout
 from gloss.models.unpadded import Packed, bucket_bounds, runs
 
-_BERT_LIKE = ("bert", "roberta", "xlm-roberta")
+_UNPADDED = ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert")  # others go through the model, group by group
+_PROJECTIONS = (("query", "key", "value"), ("q", "k", "v"), ("q_lin", "k_lin", "v_lin"))
 
 
 class Encoder(nn.Module):
@@ -28,7 +30,7 @@ class Encoder(nn.Module):
         self.transformer = transformer
         self.kind = transformer.config.model_type
         self.embedding_dim: int = transformer.config.hidden_size
-        self.is_packed = self.kind in (*_BERT_LIKE, "distilbert")  # else each group goes through the model by itself
+        self.is_packed = self.kind in _UNPADDED
         for parent in list(transformer.modules()):
             for name, child in parent.named_children():
                 if type(child) is nn.Dropout:
@@ -40,7 +42,7 @@ class Encoder(nn.Module):
         if not self.is_packed:
             return torch.cat([self._padded(*group) for group in self._groups(texts)])
         positions = texts.positions
-        if "roberta" in self.kind:
+        if "roberta" in self.kind or self.kind == "mpnet":
             positions = positions + model.embeddings.padding_idx + 1
         inputs = {"input_ids": texts.input_ids[None], "position_ids": positions[None]}
         if texts.token_type_ids is not None:
@@ -49,8 +51,11 @@ class Encoder(nn.Module):
         if hidden.device.type == "cpu":  # the residual stream, too; autocast on a GPU leaves it in float32
             hidden = _lowered(hidden)
         layers = (model.transformer if self.kind == "distilbert" else model.encoder).layer
+        masks = texts.is_token
+        if self.kind == "mpnet":
+            masks = _with_bias(masks, texts, model.encoder.compute_position_bias)
         for layer in layers:
-            hidden = _layer(layer, hidden, texts, is_last=layer is layers[-1])
+            hidden = _layer(layer, hidden, texts, masks, is_last=layer is layers[-1])
         return hidden
 
     def _groups(self, texts: Packed):
@@ -63,28 +68,41 @@ class Encoder(nn.Module):
         return self.transformer(input_ids=input_ids, attention_mask=mask, **inputs).last_hidden_state[:, 0]
 
 
-def _layer(layer: Any, hidden: Tensor, texts: Packed, is_last: bool) -> Tensor:
-    """A layer of BERT, RoBERTa or DistilBERT on the tokens [N, D]; the last one for the first tokens only, [n, D]."""
-    is_bert = hasattr(layer.attention, "self")
-    attention = layer.attention.self if is_bert else layer.attention
-    names = ("query", "key", "value") if is_bert else ("q_lin", "k_lin", "v_lin")
+def _with_bias(masks: list[Tensor | None], texts: Packed, position_bias: Callable[[Tensor], Tensor]) -> list[Tensor]:
+    """MPNet's bias of each group's attention scores, [1 or texts, heads, longest, longest], -inf for padding."""
+    longest = max(length for _, length in texts.groups)
+    whole = position_bias(torch.empty(1, longest, device=texts.first.device))  # [1, heads, longest, longest]
+    biases = [whole[..., :length, :length] for _, length in texts.groups]
+    return [b if m is None else b.masked_fill(~m, -torch.inf) for b, m in zip(biases, masks, strict=True)]
+
+
+def _layer(layer: Any, hidden: Tensor, texts: Packed, masks: list[Tensor | None], is_last: bool) -> Tensor:
+    """A layer of one of `_UNPADDED` on the tokens [N, D]; the last one for the first tokens only, [n, D].
+
+    masks: of each group's attention scores, as `scaled_dot_product_attention` has them.
+    """
+    outer = layer.attention
+    attention = getattr(outer, "self", None) or getattr(outer, "attn", outer)
+    names = next(names for names in _PROJECTIONS if hasattr(attention, names[0]))
     query, key, value = (getattr(attention, name) for name in names)
-    heads = attention.num_attention_heads if is_bert else attention.n_heads
+    heads = attention.n_heads if "q_lin" in names else attention.num_attention_heads
     dropout = attention.dropout.p if attention.training else 0.0
     lowered = _lowered(hidden)  # once for all three
     keys, values = texts.split(key(lowered)), texts.split(value(lowered))
     if is_last:
         hidden, lowered = hidden.index_select(0, texts.first), lowered.index_select(0, texts.first)
         hidden = hidden.to(torch.promote_types(hidden.dtype, torch.float32))  # embeddings are not rounded to bf16
+        masks = [mask if mask is None else mask[:, :, :1] for mask in masks]
     queries = (texts.split_first if is_last else texts.split)(query(lowered))
-    groups = zip(queries, keys, values, texts.is_token, strict=True)
+    groups = zip(queries, keys, values, masks, strict=True)
     context = texts.join([_attend(*group, heads, dropout) for group in groups])
-    if is_bert:
-        first, second = layer.attention.output, layer.output
-        hidden = _norm(first.LayerNorm, first.dropout(first.dense(context)) + hidden)
-        return _norm(second.LayerNorm, second.dropout(second.dense(layer.intermediate(hidden))) + hidden)
-    hidden = _norm(layer.sa_layer_norm, attention.out_lin(context) + hidden)
-    return _norm(layer.output_layer_norm, layer.ffn.ff_chunk(hidden) + hidden)
+    if "q_lin" in names:  # DistilBERT
+        hidden = _norm(layer.sa_layer_norm, attention.out_lin(context) + hidden)
+        return _norm(layer.output_layer_norm, layer.ffn.ff_chunk(hidden) + hidden)
+    first, second = (outer, layer.output) if "q" in names else (outer.output, layer.output)
+    project = attention.o if "q" in names else first.dense
+    hidden = _norm(first.LayerNorm, first.dropout(project(context)) + hidden)
+    return _norm(second.LayerNorm, second.dropout(second.dense(layer.intermediate(hidden))) + hidden)
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -93,7 +111,10 @@ def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
 
 
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, heads: int, dropout: float) -> Tensor:
-    """Multi-head attention of query [B, Q, D] over key and value [B, T, D] -> [B, Q, D]."""
+    """Multi-head attention of query [B, Q, D] over key and value [B, T, D] -> [B, Q, D].
+
+    mask: bool, or float to be added to the scores, [1 or B, 1 or heads, 1 or Q, T].
+    """
     query, key, value = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (query, key, value))
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
         context = _attend_in_bf16(query, key, value, mask, dropout)
@@ -104,15 +125,15 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, head
 
 def _attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, dropout: float) -> Tensor:
     """Attention of [B, heads, Q, d] on a CPU, where PyTorch's with dropout multiplies in float32 (2.13)."""
-    shape = *query.shape[:3], key.shape[2]
-    bias = query.new_zeros(1, 1, 1, 1)
-    if mask is not None:
+    shape = query.shape[:2]
+    bias = query.new_zeros(1, 1, 1, 1) if mask is None or mask.dtype == torch.bool else mask.to(query.dtype)
+    if mask is not None and mask.dtype == torch.bool:
         bias = bias.masked_fill(~mask, -torch.inf)
-    bias = bias.expand(*shape[:2], 1, -1).flatten(0, 1)
+    bias = bias.expand(*shape, -1, -1).flatten(0, 1)
     query, key, value = (x.flatten(0, 1) for x in (query, key, value))
     scores = torch.baddbmm(bias, query, key.transpose(1, 2), alpha=query.shape[-1] ** -0.5)
     weights = scores.softmax(-1, dtype=torch.float32).to(value.dtype)
-    return (fast_dropout(weights, dropout) @ value).unflatten(0, shape[:2])
+    return (fast_dropout(weights, dropout) @ value).unflatten(0, shape)
 
 
 def _lowered(x: Tensor) -> Tensor:

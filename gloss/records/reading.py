@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import re
 import zipfile
-from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,18 +13,19 @@ from typing import Any
 
 import numpy as np
 import yaml
+from pydantic import ValidationError
+from pydantic_core import from_json
 
-from gloss.config import Config
 from gloss.errors import RunError
 from gloss.records.run_folder import is_done
+from gloss.records.schema import EPOCHS, checked_result
 
 SELECTION = ("dataset", "model", "loss", "mode", "variant", "config_hash", "seed")  # what tells runs apart
-SCHEMA_VERSION = 1
 MAX_BYTES = 4 * 2**20  # 8,000 epochs, or a study of 10,000 trials; in memory JSON takes up to 30 times its size
 MAX_YAML_BYTES = 2**18  # 2,000 selections of an experiment; YAML is read a hundred times slower
 MAX_ARRAY_BYTES = 2 * 2**30  # of all arrays of a run, unpacked: embeddings of a million texts
 MAX_WIDTH = 4096  # of embeddings
-MAX_DEPTH = 50  # of what is nested; ours are 5 deep
+MAX_DEPTH = 50  # of what is nested in YAML; ours is 5 deep
 MAX_REASON = 500  # characters of an error that are shown
 
 
@@ -56,8 +54,8 @@ class Record:
         """The lines of epochs.jsonl. Raises RunError where the file is broken."""
         path = self.folder / "epochs.jsonl"
         try:
-            lines = [_finite_json(line) for line in _read_text(path, MAX_BYTES).splitlines()]
-            _check_epochs(lines)
+            lines = [_parsed(line) for line in _read_text(path, MAX_BYTES).splitlines()]
+            EPOCHS.validate_python(lines)
             return lines
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {shortened(error)}") from None
@@ -95,8 +93,7 @@ def read_record(folder: Path) -> Record:
         raise RunError(f"{folder} is not finished: it has no DONE")
     path = folder / "result.json"
     try:
-        result = read_json(path)
-        _check_result(result)
+        result = checked_result(read_json(path))
     except (OSError, ValueError) as error:
         raise RunError(f"{path} cannot be used: {shortened(error)}") from None
     return Record(folder, result)
@@ -142,6 +139,10 @@ def failure(folder: Path) -> str:
 def shortened(reason: object, length: int = MAX_REASON) -> str:
     """The text of an error as far as it is shown: one of somebody else's files may fill pages."""
     text = str(reason)
+    if isinstance(reason, ValidationError):  # the first of its mistakes
+        mistake = reason.errors(include_url=False)[0]
+        place = "".join(f"{key}." for key in mistake["loc"])[:-1]
+        text = f"{place or 'the content'}: {mistake['msg']}, got {mistake['input']!r:.50}"
     return text if len(text) <= length else text[:length] + "…"
 
 
@@ -154,7 +155,7 @@ def files_under(root: str | Path, pattern: str) -> list[Path]:
 def read_json(path: Path) -> Any:
     """What a JSON file of any origin holds. Raises OSError, or ValueError with the reason, unless it is a plain file of
     at most MAX_BYTES with finite numbers and whole characters, not deeply nested."""
-    return _finite_json(_read_text(path, MAX_BYTES))
+    return _parsed(_read_text(path, MAX_BYTES))
 
 
 def read_yaml(path: Path) -> Any:
@@ -185,161 +186,17 @@ def _refuse_special(path: Path) -> None:
         raise ValueError("it is a link, or no plain file")
 
 
-def _finite_json(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise ValueError(f"it holds {constant}")
-
-    def number(digits: str) -> float:
-        if not math.isfinite(value := float(digits)):
-            raise ValueError(f"it holds {digits:.50}, which is no finite number")
-        return value
-
-    def whole(digits: str) -> int:
-        if abs(value := int(digits)) >= 2**63:
-            raise ValueError(f"it holds {digits:.50}, a larger number than any record has")
-        return value
-
-    try:
-        content = json.loads(text, parse_constant=refuse, parse_float=number, parse_int=whole)
-        json.dumps(content, ensure_ascii=False).encode("utf-8")  # half a character, as "\\ud800", cannot be shown
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
-    _check_depth(content)
-    return content
-
-
-def _check_depth(content: Any) -> None:
-    """Raise ValueError for what is nested so deeply that functions that call themselves would not come through."""
+def _parsed(text: str) -> Any:
+    """The content of a JSON text; see `read_json`."""
+    content = from_json(text, allow_inf_nan=False)  # refuses more than 200 levels, and half a character, as "\\ud800"
     level = [content]
-    for _ in range(MAX_DEPTH):
+    while level:
         inside = (x.values() if isinstance(x, dict) else x for x in level if isinstance(x, (dict, list)))
         level = [item for items in inside for item in items]
-    if level:
-        raise ValueError("it is nested too deeply")
-
-
-_IDENTITY = {"dataset": str, "model": str, "mode": str, "loss": str, "variant": str, "config_hash": str, "seed": int}
-_REQUIRED = {
-    "schema_version": int,
-    "identity": dict,
-    "config": dict,
-    "labels": list,
-    "num_rows": dict,
-    "hyperparameters": dict,
-    "metrics": dict,
-    "best_epoch": int,
-    "epochs": int,
-    "seconds": dict,
-    "device": str,
-    "precision": str,
-}
-_OPTIONAL = {  # may be missing or null
-    "fingerprint": str,
-    "notes": list,  # on the data, and on signs of a collapse
-    "stopped": str,
-    "num_parameters": int,
-    "tokens_per_epoch": int,
-    "peak_memory_bytes": int,
-    "device_name": str,
-    "shared_device": bool,
-    "is_trial": bool,
-    "code": str,
-    "resumed_on": list,
-    "counts": dict,
-    "graph_quality": dict,
-    "tuned": dict,
-    "commit": str,
-    "commit_clean": bool,
-    "finished_at": str,
-}
-_CONFIG_GROUPS = [f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name))]
-_RANGES = dict.fromkeys(("accuracy", "macro_f1", "knn_accuracy", "grouped_accuracy"), (0, 100))
-_RANGES["macro_silhouette"] = (-1, 1)
-_GRAPH_RANGES = {  # gloss.training.graph_quality
-    "homophily": (0, 1),
-    "homophily_chance": (0, 1),
-    "propagated_accuracy": (0, 100),
-    "majority_accuracy": (0, 100),
-}
-# What steers a terminal or turns the direction of a text.
-_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
-_MANY = 10**15  # more than any count or number of seconds, and no sum of such numbers overflows
-
-
-def _check_result(result: Any) -> None:
-    """Raise ValueError unless `result` has the shape and ranges of a record of ours."""
-    if not isinstance(result, dict):
-        raise ValueError(f"expected an object, got {type(result).__name__}")
-    for kinds, node, where in ((_REQUIRED, result, ""), (_IDENTITY, result.get("identity"), "identity.")):
-        for key, kind in kinds.items():
-            if type(node.get(key)) is not kind:
-                raise ValueError(f"{where}{key} is missing or no {kind.__name__}")
-    for key, kind in _OPTIONAL.items():
-        if type(result.get(key)) not in (kind, type(None)):
-            raise ValueError(f"{key} is no {kind.__name__}")
-    if result["schema_version"] > SCHEMA_VERSION:
-        raise ValueError(
-            f"schema_version is {result['schema_version']}, newer than this code's {SCHEMA_VERSION}: update the code"
-        )
-    if found := next((s for s in _strings({**result, "labels": None}) if _STEERING.search(s)), None):
-        raise ValueError(f"{found!r:.50} has control characters")
-    for group in _CONFIG_GROUPS:
-        if type(result["config"].get(group, {})) is not dict:
-            raise ValueError(f"config.{group} is no dict")
-    labels = result["labels"]
-    if not labels or not all(isinstance(label, str) for label in labels):
-        raise ValueError("labels must be names")
-    for split in sorted({"val", *(() if result.get("is_trial") else ("test",)), *result["metrics"]}):
-        metrics = result["metrics"].get(split)
-        if not isinstance(metrics, dict):
-            raise ValueError(f"metrics.{split} is missing")
-        for key, (low, high) in _RANGES.items():
-            if metrics.get(key) is not None or key in ("accuracy", "macro_f1"):
-                _check_number(f"metrics.{split}.{key}", metrics.get(key), low, high)
-    if graph := result.get("graph_quality"):
-        for key in ("at_start", "at_best"):
-            _check_graph(f"graph_quality.{key}", graph.get(key))
-        for key in ("sigma", "gamma"):
-            _check_number(f"graph_quality.{key}", graph.get(key), 0, _MANY)
-    for key in ("best_epoch", "epochs"):
-        _check_number(key, result[key], 0, _MANY)
-    for group in ("seconds", "num_rows", "counts"):
-        for key, value in (result.get(group) or {}).items():
-            if value is not None or group != "counts":
-                _check_number(f"{group}.{key}", value, 0, _MANY)
-    for key, value in result["hyperparameters"].items():
-        if value is not None and not isinstance(value, bool):
-            _check_number(f"hyperparameters.{key}", value, -_MANY, _MANY)
-
-
-def _check_graph(where: str, quality: Any) -> None:
-    """Raise ValueError unless `quality` is what gloss.training.graph_quality measures."""
-    if not isinstance(quality, dict):
-        raise ValueError(f"{where} is missing or no dict")
-    for key, (low, high) in _GRAPH_RANGES.items():
-        _check_number(f"{where}.{key}", quality.get(key), low, high)
-
-
-def _strings(tree: Any) -> Iterator[str]:
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, (dict, list)):
-        for item in [*tree, *tree.values()] if isinstance(tree, dict) else tree:
-            yield from _strings(item)
-
-
-def _check_epochs(lines: list[Any]) -> None:
-    """Raise ValueError unless `lines` are those of epochs.jsonl; null where a part was not measured."""
-    for number, line in enumerate(lines, start=1):
-        if not isinstance(line, dict) or not isinstance(line.get("seconds", {}), dict):
-            raise ValueError(f"line {number} is no epoch of ours")
-        val = line.get("val")
-        if isinstance(val, dict) and val.get("graph_quality") is not None:
-            _check_graph(f"line {number}: graph_quality", val["graph_quality"])
-        values = {**line, **{f"seconds.{key}": value for key, value in line.get("seconds", {}).items()}}
-        for key in ("epoch", "score", "loss", *(key for key in values if key.startswith("seconds."))):
-            if values.get(key) is not None:
-                _check_number(f"line {number}: {key}", values[key], 0 if key.startswith("seconds.") else -_MANY, _MANY)
+        for x in level:
+            if isinstance(x, (int, float)) and not abs(x) < (2**63 if isinstance(x, int) else math.inf):
+                raise ValueError(f"it holds {x!r:.50}, a larger number than any record has")
+    return content
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], num_classes: int) -> None:
@@ -355,11 +212,6 @@ def _check_arrays(arrays: dict[str, np.ndarray], num_classes: int) -> None:
         labels = "sample_labels" if name.startswith("epoch_") else f"{name.rpartition('_')[0]}_labels"
         if not is_label and len(array) != len(arrays.get(labels, array)):
             raise ValueError(f"{name} has {len(array)} rows, {labels} {len(arrays[labels])}")
-
-
-def _check_number(where: str, value: Any, low: float, high: float) -> None:
-    if type(value) not in (int, float) or not low <= value <= high:
-        raise ValueError(f"{where} is {value!r:.50}, expected a number from {low} to {high}")
 
 
 def number(tree: Any, *path: str | tuple[str, ...]) -> float | None:

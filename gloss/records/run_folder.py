@@ -9,7 +9,7 @@ import fcntl
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
@@ -114,19 +114,24 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 @contextmanager
-def locked(folder: Path, wait: bool = True, patience: float = 0.0) -> Iterator[bool]:
+def locked(
+    folder: Path, wait: bool = True, patience: float = 0.0, on_busy: Callable[[], None] = lambda: None
+) -> Iterator[bool]:
     """Hold `folder` for this process; yields False where another process holds it and `wait` is False.
 
-    patience: seconds to try for without `wait`; a glance of `is_running` is no reason to give up. The operating system
-    frees the lock of a process that died, so a stale lock file means nothing.
+    patience: seconds until it counts as held, since a glance of `is_running` is no reason to give up; on_busy: called
+    then. The operating system frees the lock of a process that died, so a stale lock file means nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=-1 if wait else patience)
+        lock.acquire(timeout=patience)
     except Timeout:
-        yield False
-        return
+        on_busy()
+        if not wait:
+            yield False
+            return
+        lock.acquire()
     try:
         yield True
     finally:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from typing_extensions import TypedDict
 
 from gloss.config import HYPERPARAMETERS, INTEGRATED
 from gloss.errors import RunError
@@ -16,14 +17,26 @@ SCHEMA_VERSION = 1
 MAX_STEPS = 1_000_000  # of a range; a damaged one may have more than there is memory for
 
 
-@dataclass(frozen=True)
-class Study:
-    """A study as study.json has it.
+Count = Annotated[int, Field(ge=0, lt=2**31)]
 
-    space: hyperparameter -> (low, high, is_log), or the list of its choices. trials, by number: {"number", "state"
-    ("complete", "pruned", "fail", "running" or "waiting"), "params", "value" (the best validation score, for a pruned
-    trial the last; None without one), "epochs", "seconds", "reason" (of a failure), "duplicate_of"}.
-    """
+
+class Trial(TypedDict):
+    """A trial of study.json; value: the best validation score, for a pruned trial the last; None without one."""
+
+    number: Count
+    state: Literal["complete", "pruned", "fail", "running", "waiting"]
+    params: dict[str, float]
+    value: float | None
+    epochs: Count | None
+    seconds: Annotated[float, Field(ge=0, lt=1e12)] | None
+    reason: str | None  # of a failure
+    duplicate_of: Count | None
+
+
+class Study(BaseModel):
+    """A study as study.json has it, its trials by number."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False, frozen=True)
 
     folder: Path
     name: str
@@ -33,13 +46,26 @@ class Study:
     loss: str
     variant: str
     search: str
-    seed: int
-    train_examples: int
-    train_limit: int | None
-    max_epochs: int
-    num_trials: int
-    space: dict[str, tuple[float, float, bool] | list[float]]
-    trials: list[dict[str, Any]]
+    seed: Count
+    train_examples: Count
+    train_limit: Count | None
+    max_epochs: Count
+    num_trials: Count
+    space: Annotated[dict[str, tuple[float, float, bool] | list[float]], Field(min_length=1)]  # by hyperparameter
+    trials: list[Trial]
+
+    @model_validator(mode="after")
+    def _is_sound(self) -> Study:
+        if self.name != self.folder.name or not self.space.keys() <= HYPERPARAMETERS.keys():
+            raise ValueError("it was moved, or no search of ours wrote it")
+        if any(row[0] <= 0 for row in self.space.values() if isinstance(row, tuple) and row[-1]):
+            raise ValueError("a logarithmic range begins at 0 or below")
+        for trial in self.trials:
+            if trial["state"] in ("complete", "pruned") and not self.space.keys() <= trial["params"].keys():
+                raise ValueError(f"trial {trial['number']} lacks a hyperparameter")
+            if trial["state"] == "complete" and trial["value"] is None:
+                raise ValueError(f"trial {trial['number']} is complete and has no value")
+        return self
 
     @property
     def score(self) -> str:
@@ -81,40 +107,10 @@ def read_study(folder: Path) -> Study:
         content = read_json(path)
         if content.pop("schema_version") > SCHEMA_VERSION:
             raise ValueError("it was written by newer code: update the code")
-        for trial in content["trials"]:
-            numbers = [*trial["params"].values(), 0.0 if trial["value"] is None else trial["value"]]
-            if not all(isinstance(x, (int, float)) for x in numbers):
-                raise ValueError(f"trial {trial['number']} has no finite numbers")
-            if trial["state"] == "complete" and trial["value"] is None:
-                raise ValueError(f"trial {trial['number']} is complete and has no value")
         space = {name: _space_of(row) for name, row in content.pop("space").items()}
-        study = Study(folder=folder, space=space, **content)
-        if not _is_sound(study):
-            raise ValueError("it was moved, or no search of ours wrote it")
-        return study
+        return Study(folder=folder, space=space, **content)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ArithmeticError) as error:
         raise RunError(f"{path} cannot be used: {type(error).__name__}: {shortened(error)}") from None
-
-
-def _is_sound(study: Study) -> bool:
-    """Whether the folder's name and all values are of the right kinds; may also raise where they are not."""
-    trials, numbers = study.trials, ("number", "epochs", "duplicate_of")
-    tried = [trial for trial in trials if trial["state"] in ("complete", "pruned")]
-    texts = [getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant", "search")]
-    texts += [trial["state"] for trial in trials] + [trial["reason"] or "" for trial in trials]
-    counts = [getattr(study, key) for key in ("seed", "train_examples", "max_epochs", "num_trials")]
-    counts += [study.train_limit or 0, *(trial[key] or 0 for trial in trials for key in numbers)]
-    ranges = [(*row, False) if isinstance(row, list) else row for row in study.space.values()]
-    return (
-        study.name == study.folder.name
-        and all(isinstance(x, str) for x in texts)
-        and all(type(x) is int and 0 <= x < 2**31 for x in counts)
-        and all(0 <= (trial["seconds"] or 0) < 1e12 for trial in trials)
-        and 0 < len(study.space.keys() & HYPERPARAMETERS.keys()) == len(study.space)
-        and all(math.isfinite(x) for row in ranges for x in row)
-        and all(row[0] > 0 for row in ranges if row[-1])
-        and all(math.isfinite(trial["params"][name]) for trial in tried for name in study.space)
-    )
 
 
 def _space_of(row: dict[str, Any]) -> tuple[float, float, bool] | list[float]:

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gloss.errors import ConfigError, RunError
+from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import Record, read_records
 from gloss.records.study import Study, read_studies
 from gloss.report.demo import demo
 from gloss.report.figure import DPI, Drawing, styled
 from gloss.report.figures import runs as pictures
 from gloss.report.figures import search as studies
-from gloss.report.figures import speed as bench
 from gloss.report.figures import sweeps as lines
 from gloss.report.figures.graph_quality import graph_quality
+from gloss.report.figures.method import fig1
 from gloss.report.html_page import Section, render
-from gloss.report.seed_groups import Group, gather, refuse_doubles, ungrouped_runs
+from gloss.report.seed_groups import Group, gather, off_protocol, reductions, refuse_doubles, ungrouped_runs
 from gloss.report.table import Table
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import datasets_and_search as starting
 from gloss.report.tables import own_experiments as own
 from gloss.report.tables import results as tables
-from gloss.report.tables.all_runs import convergence, runs_table
+from gloss.report.tables.all_runs import convergence, identity, runs_table
 from gloss.report.tables.comparisons import Claim
+from gloss.report.tables.own_data import own_data_tables
 from gloss.report.tables.paper_claims import paper_claims_table
 from gloss.report.tables.reference import with_references
+from gloss.report.tables.speed import read_bench, speed_table
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.terminal import escape_control_characters
 
@@ -91,10 +95,9 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     problems += doubles
     cells, commands = _compose(outputs, only, records, problems)
     groups = {name: gather(c, records) for name, c in cells.items()}
-    expected = {(g.dataset, g.model, g.mode, g.loss, g.config_hash) for mine, _ in groups.values() for g in mine}
+    expected = {identity(g) for mine, _ in groups.values() for g in mine}
     found_studies = sorted(read_studies(outputs, problems), key=starting.study_order)  # the paper's
-    sections: list[Section] = []
-    claims: list[compare.Claim] = []
+    sections, claims = [], []
     with styled(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # matplotlib's, about a panel too small for its labels
         for name, (title, needs) in SECTIONS.items():
@@ -109,29 +112,25 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
                 problems.append(f"{name}: {error}")
                 continue
             parts = [part for part in parts if part is not None]
-            if name in groups:  # runs of the same cells with other settings, unless another experiment asked for them
-                others = [
-                    g for g in groups[name][1] if (g.dataset, g.model, g.mode, g.loss, g.config_hash) not in expected
-                ]
-                if others and name in _TABLES:
-                    parts.append(runs_table(others, f"{name}_others", "Other runs, not in the table"))
+            own_groups = [g for n in needs for g in mine.get(n, ())]
             if parts:
                 command = " && ".join(commands[n] for n in needs if n in commands) or f"make reproduce-{name}"
-                sections.append(_section(name, title, parts, command))
+                sections.append(_section(name, title, parts, command, own_groups))
             if name == "table7":
                 sections += _searches(found_studies, problems)
-        if only is None:
-            sections += _speed(outputs, problems)
+            if name in groups and name in _TABLES:  # runs with other settings, unless another experiment asked for them
+                if others := [g for g in groups[name][1] if identity(g) not in expected]:
+                    title = f"{title.split(':')[0]}: runs with other settings"
+                    parts = [runs_table(others, f"{name}_others", title)]
+                    sections.append(_section(f"{name}_others", title, parts, "", others, "Runs with other settings"))
         if claims:
             summary = compare.claims_table(claims)
-            sections.insert(0, _section("claims", summary.title, [summary], ""))
+            sections.append(_section("claims", summary.title, [summary], ""))
         loose = ungrouped_runs(records)
-        if loose and only is None:
+        if only is None:
             asked = [g for name in ("table2", "table3", "table6") for g in groups.get(name, ((), ()))[0]]
-            for name, draw in (("graph_quality", graph_quality), ("convergence", convergence)):
-                if drawn := draw(loose, asked):
-                    sections.append(_section(name, drawn[0].title, drawn, "make report"))
-            sections.append(_section("runs", "All finished runs", [runs_table(loose)], "make report"))
+            sections += _every_run(loose, asked, problems) + _speed(outputs, problems)
+        sections = _arranged(sections, [n for n, (mine, _) in groups.items() if any(g.runs for g in mine)])
         folder = outputs / "report"
         folder.mkdir(parents=True, exist_ok=True)
         for section in sections:
@@ -141,8 +140,9 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
                 drawing.save(folder, dpi)
         missing = [n for n, (_, needs) in SECTIONS.items() if needs == (n,) and n not in cells and n != "demo"]
         open_ = [(n, SECTIONS[n][0]) for n in missing]
+        shown = groups.get(sections[0].name, (loose, ()))[0] if sections else loose
         page = render(
-            "G-Loss: results",
+            _title([g for g in shown if g.runs]),
             _intro(outputs, len(records)),
             sections,
             records,
@@ -150,6 +150,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             open_ if cells and only is None else (),
             folder,
             found_studies,
+            _banner(records),
         )
     write_atomic(folder / "index.html", page)
     return Report(records, [t for s in sections for t in s.tables], folder / "index.html", problems)
@@ -208,11 +209,11 @@ def _parts(
     if name in ("table2", "table3", "table6"):
         claims += compare.claims(name.replace("table", "Table "), first)
     if name in ("table2", "table3"):
-        references = {}
+        measured = {}
         for kind in ("frozen", "tfidf"):
-            references[kind], broken = starting.read_measured(outputs, kind)
+            measured[kind], broken = starting.read_measured(outputs, kind)
             problems += [p for p in broken if p not in problems]
-        return [with_references(_TABLES[name](first), first, **references)]
+        return [with_references(_TABLES[name](first), first, **measured)]
     if name == "demo":
         measured, broken = starting.read_measured(outputs, "frozen")
         problems += broken
@@ -224,7 +225,7 @@ def _parts(
     if name == "fig3":
         return [lines.fig3(groups.get("fig3a", []), groups.get("fig3b", []))]
     if name == "fig1":
-        return [pictures.fig1()]
+        return [fig1()]
     if name == "paper_claims":
         return [paper_claims_table([g for mine in groups.values() for g in mine])]
     if name == "table9":
@@ -251,30 +252,110 @@ def _searches(found: Sequence[Study], problems: list[str]) -> list[Section]:
         except ValueError as error:  # Optuna's, about values outside their ranges
             problems.append(f"{study.name}: {error}")
             drawn = None
-        table = studies.trials_table(study)
-        sections.append(_section(table.name, table.title, [table, *([drawn] if drawn else [])], table.command))
+        parts = [studies.trials_table(study), *([drawn] if drawn else [])]
+        sections.append(_section(parts[0].name, parts[0].title, parts, parts[0].command, group="Searches"))
     return sections
 
 
 def _speed(outputs: Path, problems: list[str]) -> list[Section]:
     """The benchmarks under <outputs>/bench, in one section."""
-    results, broken = bench.read_bench(outputs)
+    results, broken = read_bench(outputs)
     problems += broken
     try:
-        if unfit := [r["name"] for r in results if Path(r["name"]).name != r["name"]]:  # it names files of the report
-            raise ValueError(f"{unfit[0]!r:.50} is no name of a benchmark")
-        parts: list[Table | Drawing] = [*bench.tables(results), *bench.drawings(results)]
+        return [_section("bench", "Speed", [speed_table(results)], "make bench", group="Speed")] if results else []
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        problems.append(
-            escape_control_characters(f"bench: the results cannot be used: {type(error).__name__}: {error}")
-        )
+        reason = f"bench: the results cannot be used: {type(error).__name__}: {error}"
+        problems.append(escape_control_characters(reason))
         return []
-    return [_section("bench", "Speed", parts, "make bench")] if parts else []
 
 
-def _section(name: str, title: str, parts: Sequence[Table | Drawing], command: str) -> Section:
-    made = [part for part in parts if isinstance(part, Table)]
-    return Section(name, title, made, [part for part in parts if isinstance(part, Drawing)], command)
+def _every_run(loose: Sequence[Group], asked: Sequence[Group], problems: list[str]) -> list[Section]:
+    """What every outputs folder has: how losses converge, all runs, and a close look at those on one's own texts."""
+    sections = []
+    for name, draw in (("convergence", convergence), ("graph_quality", graph_quality)):
+        if drawn := draw(loose, asked):
+            sections.append(_section(name, drawn[0].title, drawn, "", loose))
+    try:
+        for dataset, runs in own_data_tables(loose).items():
+            for i, parts in enumerate(runs):
+                title = parts[0].title + (", best on validation" if i == 0 < len(runs) - 1 else "")
+                group = f"Other runs on {dataset}" if i else ""
+                sections.append(_section(parts[0].name, title, parts, "", group=group))
+    except RunError as error:
+        problems.append(str(error))
+    if loose:
+        sections.append(_section("runs", _ALL_RUNS, [runs_table(loose)], "", loose, _ALL_RUNS))
+    return sections
+
+
+_ALL_RUNS = "All finished runs"
+_FOLDED = ("Other runs on", "Runs with other settings", "Searches", "Speed", _ALL_RUNS)  # at the end, in this order
+
+
+def _arranged(sections: Sequence[Section], measured: Sequence[str]) -> list[Section]:
+    """The main table, of what was run, and the main figure first; then the claims; what is folded last."""
+    main = next((s for s in sections if s.tables and s.name in measured), None)
+    main = main or next((s for s in sections if s.name == "runs"), None)
+    figure = None
+    if main is not None:
+        main.group = ""
+        with_figure = [s for s in sections if s.drawings and not s.group and s.name != "fig1"]
+        figure = next((s for s in with_figure if s.name in measured), None)
+        figure = None if main.drawings else next((s for s in with_figure if s.name == "convergence"), None) or figure
+    first = [s for s in (main, figure) if s is not None]
+    rest = [s for s in sections if s not in first]
+    rest.sort(key=lambda s: (next((i for i, x in enumerate(_FOLDED) if s.group.startswith(x)), -1), s.name != "claims"))
+    return first + rest
+
+
+def _section(
+    name: str,
+    title: str,
+    parts: Sequence[Table | Drawing],
+    command: str,
+    groups: Sequence[Group] = (),
+    group: str = "",
+) -> Section:
+    """A section; groups: those that it shows, which its marks are about."""
+    shown = [g for g in groups if g.runs]
+    smoke = [bool(reductions(g.config)) for g in shown]
+    marks = [("smoke runs" if all(smoke) else "some smoke runs")] if any(smoke) else []
+    if not marks and shown and all(off_protocol(g) for g in shown):
+        marks = ["not the paper's protocol"]
+    drawings = [part for part in parts if isinstance(part, Drawing)]
+    return Section(name, title, [p for p in parts if isinstance(p, Table)], drawings, command, group, marks)
+
+
+def _title(groups: Sequence[Group]) -> str:
+    """ "CE, SCL + CE and G-Loss-O + CE on MR and R8 with BERT-base"; of more than three, their number."""
+
+    def words(names: Sequence[str], kind: str) -> str:
+        found = list(dict.fromkeys(names))
+        return (
+            f"{len(found)} {kind}"
+            if len(found) > 3
+            else " and ".join([", ".join(found[:-1])] * (len(found) > 1) + found[-1:])
+        )
+
+    if not groups:
+        return "G-Loss"
+    losses = words([loss_name(g.loss, g.mode) for g in groups], "losses")
+    datasets = words([dataset_name(g.dataset) for g in groups], "data sets")
+    return f"{losses} on {datasets} with {words([model_name(g.model) for g in groups], 'models')}"
+
+
+def _banner(records: Sequence[Record]) -> str:
+    """What to say of smoke runs; empty where there are none."""
+    found = [said for r in records if (said := reductions(r.result["config"]))]
+    if not found:
+        return ""
+    which = f"All {len(found)} runs" if len(found) == len(records) else f"{len(found)} of {len(records)} runs"
+    counts = Counter(x for said in found for x in said).most_common(4)
+    return (
+        f"Smoke runs: {which} train on few texts, for few epochs or with a small part of a model "
+        f"({', '.join(x for x, _ in counts)}{', …' if len(counts) == 4 else ''}). They show that everything works, "
+        "and are no evidence on which loss is better."
+    )
 
 
 def _intro(outputs: Path, num_runs: int) -> str:

@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: no script, no network, no file beside it."""
+"""The report as one self-contained HTML page: no network, no file beside it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,28 +21,31 @@ from gloss.report.table import Table
 
 _ABOUT = ["device", "device_name", "precision", "commit", "commit_clean", "finished_at", "peak_memory_bytes"]
 _ABOUT += ["seconds_total", "shared_device"]
+PIXELS_PER_INCH = 110  # of a figure on the page, so that its letters are as large as those of the tables
 VERDICTS = tuple(f"{word}{mark}" for mark in ("", " (released)") for word in ("ok", "near", "off", "unresolved"))
 
 
 @dataclass
 class Section:
-    """A heading of the page: tables and drawings that one command makes."""
+    """A heading of the page: tables and drawings that one command makes.
+
+    group: the fold that holds it, together with others of this group; empty: it stands open.
+    marks: words beside its heading, such as "smoke runs".
+    """
 
     name: str
     title: str
     tables: list[Table] = field(default_factory=list)
     drawings: list[Drawing] = field(default_factory=list)
     command: str = ""
-
-    @property
-    def short(self) -> str:
-        """The title up to its colon."""
-        return self.title.split(":")[0]
+    group: str = ""
+    marks: list[str] = field(default_factory=list)
 
     @property
     def files(self) -> list[str]:
-        names = [f"{t.name}.{kind}" for t in self.tables for kind in ("md", "csv", "tex")]
-        return names + [f"{d.name}.{kind}" for d in self.drawings for kind in ("pdf", "png", "csv")]
+        written = [(t.name, ("md", "csv", "tex")) for t in self.tables]
+        written += [(d.name, ("pdf", "png", "csv")) for d in self.drawings]
+        return list(dict.fromkeys(f"{name}.{kind}" for name, kinds in written for kind in kinds))
 
 
 def render(
@@ -53,8 +57,9 @@ def render(
     not_run: Sequence[tuple[str, str]] = (),
     folder: Path = Path(),
     studies: Sequence[Any] = (),
+    banner: str = "",
 ) -> str:
-    """The page as a string; folder: where the drawings were saved.
+    """The page as a string, sections in their order; folder: where the drawings were saved.
 
     Every text is escaped: names in records may come from anywhere.
     """
@@ -62,11 +67,18 @@ def render(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
     counts = Counter(_verdicts([t.data for s in sections for t in s.tables]))
+    notes: dict[str, int] = {}  # each once, by its number
+    blocks = [
+        SimpleNamespace(id=same[0].name, group=group, short=(group or same[0].title).split(":")[0], sections=same)
+        for (group, _), found in groupby(sections, key=lambda s: (s.group, "" if s.group else s.name))
+        for same in [[_view(s, folder, notes) for s in found]]
+    ]
     return environment.get_template("page.html").render(
         title=title,
         intro=intro,
-        sections=[_view(s, folder) for s in sections],
-        links=list({s.short: s.name for s in reversed(sections)}.items())[::-1],  # one to all searches: the first
+        banner=banner,
+        blocks=blocks,
+        notes=list(notes),
         counts=[(word, counts[word]) for word in VERDICTS if counts[word]],
         environment=summarise(records, studies),
         problems=problems,
@@ -81,19 +93,22 @@ def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
     return [*judged.dropna(subset="verdict").drop_duplicates(keys or None)["verdict"]]
 
 
-def _view(section: Section, folder: Path) -> SimpleNamespace:
-    parts: list[Table | Drawing] = [*section.tables, *section.drawings]
+def _view(section: Section, folder: Path, notes: dict[str, int]) -> SimpleNamespace:
+    """A section as the template reads it; what its parts note is added to `notes`."""
+    parts = [*section.tables, *section.drawings]
+    drawings = [
+        SimpleNamespace(
+            title=d.title,
+            width=round(d.figure.get_figwidth() * PIXELS_PER_INCH),
+            png=base64.b64encode((folder / f"{d.name}.png").read_bytes()).decode(),
+        )
+        for d in section.drawings
+    ]
+    own = {"name", "title", "command", "files", "tables", "marks"}
     return SimpleNamespace(
-        name=section.name,
-        title=section.title,
-        command=section.command,
-        files=section.files,
-        tables=section.tables,
-        drawings=[
-            SimpleNamespace(title=d.title, png=base64.b64encode((folder / f"{d.name}.png").read_bytes()).decode())
-            for d in section.drawings
-        ],
-        notes=list(dict.fromkeys(note for part in parts for note in part.notes)),
+        **{key: getattr(section, key) for key in own},
+        drawings=drawings,
+        notes=sorted({notes.setdefault(note, len(notes) + 1) for part in parts for note in part.notes}),
         missing=list(dict.fromkeys(x for part in parts for x in part.missing)),
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gloss.experiments.cost import DEVICES, ENCODERS, EPOCHS_TO_BEST, LAUNCH_SECONDS, Speeds, _hours, lengths
+from gloss.experiments.cost import DEVICES, ENCODERS, EPOCHS_TO_BEST, LAUNCH_SECONDS, SLOWER_IN_FLOAT32, Speeds
 from gloss.experiments.grid import RunSpec, own_fingerprint
 from gloss.experiments.requested import with_texts
 from gloss.experiments.status import DONE, FAILED, FLOAT32, INTERRUPTED, RUNNING, searches_left, state
@@ -32,6 +32,7 @@ class Line:
     epochs_from: str
     epoch_seconds: float | None
     speed_from: str
+    run_hours: float | None
     published: float | None
     ours: str
     verdict: str
@@ -39,10 +40,6 @@ class Line:
     @property
     def num_left(self) -> int:
         return sum(s != DONE for s in self.states.values())
-
-    @property
-    def run_hours(self) -> float | None:
-        return _hours(self.epochs, self.epoch_seconds)
 
 
 @dataclass(frozen=True)
@@ -66,22 +63,16 @@ class Plan:
     def hours(self) -> tuple[float, float, int]:
         """Hours of the runs, hours of the searches, and how many runs and trials have no estimate."""
         runs = [line.run_hours for line in self.runs_to_do().values()]
-        trials = [self.speeds.run_hours(cell) for cell, num_trials in self.searches.values() for _ in range(num_trials)]
-        unknown = sum(hours is None for hours in (*runs, *trials))
-        return sum(hours or 0.0 for hours in runs), sum(hours or 0.0 for hours in trials), unknown
+        trials = [(self.speeds.run_hours(cell), num_trials) for cell, num_trials in self.searches.values()]
+        unknown = runs.count(None) + sum(num for hours, num in trials if hours is None)
+        return sum(hours or 0.0 for hours in runs), sum((hours or 0.0) * num for hours, num in trials), unknown
 
     def disk(self) -> tuple[float, float]:
-        """Bytes: of the records to come, and of a run while it trains (a checkpoint: weights, Adam's two, the best)."""
-        kept, running = 0.0, 0.0
-        for line in self.runs_to_do().values():
-            cfg = line.cell.config
-            splits = [lengths().get((line.cell.dataset, part)) for part in ("val", "test")]
-            _, width, parameters = ENCODERS.get(line.cell.model, (0, 0, 0))
-            embedding = 2 * width if cfg.trainer.save_embeddings else 0
-            kept += 20e3 + 500 * line.epochs + sum(s.rows * (4 * s.classes + 8 + embedding) for s in splits if s)
-            kept += 4 * parameters if cfg.trainer.save_model is not False else 0
-            running = max(running, 16.0 * parameters)
-        return kept, running
+        """Bytes: of weights that are kept, and of a run's checkpoint (weights, Adam's two, the best)."""
+        cells = [line.cell for line in self.runs_to_do().values()]
+        sizes = [4.0 * ENCODERS.get(cell.model, (0, 0, 0))[2] for cell in cells]
+        kept = [s for s, c in zip(sizes, cells, strict=True) if c.config.trainer.save_model is True]
+        return sum(kept), 4 * max(sizes, default=0.0)
 
 
 def make_plan(
@@ -108,6 +99,7 @@ def make_plan(
             {seed: state(cell.folder(seed)) for seed in cell.seeds},
             *speeds.epochs(cell),
             *speeds.epoch_seconds(cell),
+            speeds.run_hours(cell),
             paper.published(cell.experiment, cell.dataset, cell.model, cell.loss, "accuracy", cell.mode),
             f"{mean_std(scores)} ({len(scores)})" if scores else MISSING,
             judge(cell.experiment, group, "accuracy", scores),
@@ -150,10 +142,9 @@ def _row(line: Line) -> list[str]:
 def _sums(plan: Plan) -> list[str]:
     runs, searches, unknown = plan.hours()
     states = Counter(s for line in plan.lines for s in line.states.values())
-    total = sum(states.values())
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
     left = f"{len(plan.runs_to_do())} different ones left, {runs:.1f} hours."
-    text = [f"Runs: {total} ({counted}); {left}" if plan.lines else "Runs: none of its own."]
+    text = [f"Runs: {states.total()} ({counted}); {left}" if plan.lines else "Runs: none of its own."]
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
         first = "Before them searches" if plan.lines else "Searches"
@@ -163,8 +154,9 @@ def _sums(plan: Plan) -> list[str]:
         )
     if plan.runs_to_do():
         kept, running = plan.disk()
+        weights = f", and {kept / 1e9:.1f} GB of weights in the end" if kept else ""
         text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
-        text.append(f"Disk: {kept / 1e6:.0f} MB of records, and {running / 1e9:.1f} GB a job for its checkpoint.")
+        text.append(f"Disk: {running / 1e9:.1f} GB a job for its checkpoint{weights}.")
         text += _basis(plan)
     if unknown:
         text.append(f"{unknown} runs or trials are not counted: nothing is known about their encoder, texts or device.")
@@ -172,24 +164,23 @@ def _sums(plan: Plan) -> list[str]:
 
 
 def _basis(plan: Plan) -> list[str]:
-    sources = Counter(line.speed_from for line in plan.lines if line.num_left)
-    epochs = Counter(line.epochs_from for line in plan.lines if line.num_left)
-    text = [f"Speed on {plan.speeds.device}: " + ", ".join(f"{n} cells {name}" for name, n in sources.items()) + "."]
-    if plan.speeds.data_sheet is None and "unknown" in sources:
+    left = [line for line in plan.lines if line.num_left]
+    sources, epochs = Counter(line.speed_from for line in left), dict.fromkeys(line.epochs_from for line in left)
+    speed = f"Speed on {plan.speeds.device}: " + ", ".join(f"{n} cells {name}" for name, n in sources.items()) + "."
+    name = plan.speeds.data_sheet
+    if name is None and "unknown" in sources:
         others = ", ".join(DEVICES)
-        text[0] += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these takes."
+        speed += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these takes."
     if "data sheet" in sources:
-        name = plan.speeds.data_sheet
-        left = [line.cell for line in plan.lines if line.num_left and line.speed_from == "data sheet"]
-        used = {p: DEVICES[name][p] for p in dict.fromkeys(map(plan.speeds.precision, left))}
+        peak, share = DEVICES[name]
         if name == "cpu":
-            peak = DEVICES[name][FLOAT32][0]
-            text[0] += f" No run was measured here: {peak * plan.speeds.cores / 2 / 1e9:.0f} GFLOP/s is assumed."
+            speed += f" No run was measured here: {peak * plan.speeds.cores / 2 / 1e9:.0f} GFLOP/s is assumed."
         else:
-            assumed = [f"{100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s ({p})" for p, (peak, share) in used.items()]
-            text[0] += (
-                f" Not measured: {' and '.join(assumed)} is assumed, and at least {1000 * LAUNCH_SECONDS:.0f} ms for "
-                "a layer in a step."
+            precisions = {plan.speeds.precision(line.cell) for line in left if line.speed_from == "data sheet"}
+            float32 = f", a {SLOWER_IN_FLOAT32:.0f}th of it in float32" if FLOAT32 in precisions else ""
+            speed += (
+                f" Not measured: {100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s (bf16){float32} is assumed, and at "
+                f"least {1000 * LAUNCH_SECONDS:.0f} ms for a layer in a step."
             )
     words = {
         "ours": "means of finished runs",
@@ -197,8 +188,7 @@ def _basis(plan: Plan) -> list[str]:
         "assumed": f"not known, best after {EPOCHS_TO_BEST} assumed, and patience",
         "fixed": "no early stopping",
     }
-    text.append("Epochs: " + "; ".join(f"{name} = {words[name]}" for name in epochs) + ".")
-    return text
+    return [speed, "Epochs: " + "; ".join(f"{name} = {words[name]}" for name in epochs) + "."]
 
 
 def failures(lines: Iterable[Line]) -> list[str]:

@@ -71,7 +71,7 @@ def timed(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     kept = [{seed: run for seed, run in runs.items() if _device(run) == chosen} for runs in alone]
     num_shared = sum(len(g.runs) - len(runs) for g, runs in zip(groups, alone, strict=True))
     num_elsewhere = sum(len(a) - len(b) for a, b in zip(alone, kept, strict=True))
-    notes = [f"{num_shared} runs shared their device: their times are left out."] if num_shared else []
+    notes = [f"Times are left out where runs shared their device ({num_shared})."] if num_shared else []
     if num_elsewhere:
         others = ", ".join(sorted(cells_on.keys() - {chosen}))
         notes.append(f"Times are those on {chosen}: the times of {num_elsewhere} runs on {others} are left out.")
@@ -185,6 +185,35 @@ def is_comparable(config: dict[str, Any]) -> bool:
     They keep the paper's protocol. The released code's variant does: the paper's numbers most likely come from it.
     """
     return not set(protocol_deviations(config)) - {RELEASED}
+
+
+def off_protocol(g: Group) -> list[str]:
+    """`protocol_deviations` of a cell, but for the variant and for what its experiment itself sets or sweeps."""
+    its_own = _choice("experiment", str((g.config.get("experiment") or {}).get("name")))
+    as_set = {
+        f"{section}.{key}={'null' if value is None else value}"
+        for section in ("dataset", "model", "trainer", "ablation")
+        for key, value in its_own.get(section, {}).items()
+    }
+    found = [x for x in protocol_deviations(g.config) if x not in as_set]
+    return [x for x in found if x != RELEASED and x.partition("=")[0] not in g.point]
+
+
+_SMOKE_EPOCHS = 10  # at most so many, and early stopping never had its say
+
+
+def reductions(config: dict[str, Any]) -> list[str]:
+    """What makes a smoke run of a run: few training texts, epochs or layers, unless its experiment is made so."""
+    experiment = config.get("experiment") or {}
+    its_own = _choice("experiment", str(experiment.get("name")))
+    found = ["model=tiny"] if (config.get("model") or {}).get("alias") == "tiny" else []
+    for path in ("dataset.train_limit", "model.num_layers", "trainer.max_epochs"):
+        section, key = path.split(".")
+        value = number(config, section, key)
+        is_few = value is not None and (key != "max_epochs" or value <= _SMOKE_EPOCHS)
+        if is_few and value != its_own.get(section, {}).get(key) and path not in (experiment.get("sweep") or {}):
+            found.append(f"{path}={value:g}")
+    return found
 
 
 def setting(g: Group) -> tuple[str, ...]:

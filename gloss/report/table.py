@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+WIDE = 60  # characters of a cell that the page breaks into lines
 MISSING = "—"  # nothing measured: never a zero
 _LATEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
@@ -39,11 +40,15 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Part:
-    """One number as printed. rank: 1 is the best of its column (bold), 2 the second (underlined), 0 neither."""
+    """One number as printed. rank: 1 is the best of its column (bold), 2 the second (underlined), 0 neither.
+
+    shade: 0 to 1, how dark the page makes its background.
+    """
 
     text: str
     rank: int = 0
     verdict: str = ""
+    shade: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -137,8 +142,15 @@ class Table:
     def html(self) -> str:
         """The table as HTML; all texts are escaped."""
         styler = self._styler(_html_entry, escape)
-        classes = [["paper" if any(e.plain() == "paper" for e in row) else ""] * len(row) for row in self.rows]
-        left = {i: [{"selector": "", "props": "text-align: left"}] for i in range(self.num_keys)}
+        papers = [any(e.plain() == "paper" for e in row) for row in self.rows]
+        classes = [
+            [
+                " ".join(["paper"] * paper + ["key"] * (i < self.num_keys) + ["wide"] * (len(e.plain()) > WIDE))
+                for i, e in enumerate(row)
+            ]
+            for row, paper in zip(self.rows, papers, strict=True)
+        ]
+        left = {i: [{"selector": "th", "props": "text-align: left"}] for i in range(self.num_keys)}
         return styler.set_td_classes(pd.DataFrame(classes)).set_table_styles(left).to_html()
 
     def _styler(self, cell: Callable[[Entry], str], heading: Callable[[str], str]) -> Styler:
@@ -202,6 +214,8 @@ def _written(e: Entry, escaped: Callable[[str], str], marks: tuple[str, ...]) ->
 
 def _html_entry(e: Entry) -> str:
     lines = [_HTML[p.rank].format(escape(p.text)) for p in e.parts]
+    if e.parts[0].shade:
+        lines[0] = f'<span class="shade" style="--share: {100 * e.parts[0].shade:.0f}%">{lines[0]}</span>'
     lines[0] += f" {escape(e.suffix)}" if e.suffix else ""
     for i, p in enumerate(e.parts):
         if p.verdict:

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import os
-import re
 import stat
+import subprocess
 import tempfile
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -17,53 +13,25 @@ from filelock import Timeout
 
 from gloss.runtime.locks import FileLock
 
-log = logging.getLogger(__name__)
-
-
-class Presence:
-    """Tells runs on the same device of each other, so that their timings can be flagged."""
-
-    def __init__(self, device: torch.device) -> None:
-        name = f"{device.type}{device.index or 0}"
-        if device.type == "cuda":
-            name = str(torch.cuda.get_device_properties(device).uuid)
-        self.folder = shared_lock_folder(name)
-        # Without a folder to meet in nobody can say that the device was ours alone: rather a timing too few in a table.
-        self.was_shared = self.folder is None
-
-    @contextlib.contextmanager
-    def here(self) -> Iterator[Presence]:
-        """Mark the device as used while the context lasts; the mark of a process that died does not count."""
-        if self.folder is None:
-            told = "no folder of our own in the temp directory: this run's timings count as those of a shared device"
-            log.warning(told)
-            yield self
-            return
-        path = self.folder / f"{os.getpid()}-{time.monotonic_ns()}"
-        with FileLock(path):
-            try:
-                self.look(path)
-                yield self
-                self.look(path)
-            finally:
-                path.unlink(missing_ok=True)
-
-    def look(self, mine: Path | None = None) -> bool:
-        """Whether another run is, or ever was, on the device during this one."""
-        for path in self.folder.iterdir() if self.folder else ():
-            if path == mine or path.name.startswith(f"{os.getpid()}-") or not re.fullmatch(r"\d+-\d+", path.name):
-                continue
-            try:
-                with FileLock(path, timeout=0):
-                    path.unlink(missing_ok=True)  # its owner died
-            except Timeout:
-                self.was_shared = True
-            except OSError:
-                continue
-        return self.was_shared
-
+BUSY = 1.25  # threads that want to run, for each core: more of them wait for each other
 
 _mine: FileLock | None = None  # held until this process ends, however it ends
+
+
+def is_shared(device: torch.device) -> bool:
+    """Whether others use the device now, so that timings count for little; True where nobody can say.
+
+    A GPU has more processes than this one, as NVIDIA's driver tells; on a CPU more threads want to run than it has
+    cores (the load of the last minute).
+    """
+    if device.type != "cuda":
+        return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)
+    gpu = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
+    command = ["nvidia-smi", gpu, "--query-compute-apps=pid", "--format=csv,noheader"]
+    try:
+        return len(subprocess.run(command, capture_output=True, check=True, timeout=30).stdout.split()) > 1
+    except (OSError, subprocess.SubprocessError):
+        return True
 
 
 def shared_lock_folder(name: str) -> Path | None:
@@ -92,8 +60,6 @@ def assign_gpu() -> int | None:
     that trainer.device names.
     """
     global _mine
-    import torch  # here: slow to import
-
     num_gpus = torch.cuda.device_count()
     if num_gpus < 2:
         return None

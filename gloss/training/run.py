@@ -29,7 +29,7 @@ from gloss.losses.geometry import sqrt_bandwidth
 from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.models.saved_model import save_model
-from gloss.records.reading import SCHEMA_VERSION, Record, read_record
+from gloss.records.reading import Record, read_record
 from gloss.records.run_folder import (
     clear,
     code_hash,
@@ -40,10 +40,10 @@ from gloss.records.run_folder import (
     write_json,
     write_lines,
 )
+from gloss.records.schema import SCHEMA_VERSION, checked_result
 from gloss.runtime.atomic import remove_half_written, write_atomic
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.runtime.environment import environment
-from gloss.runtime.gpu_sharing import Presence
 from gloss.runtime.locks import holder
 from gloss.runtime.signals import Interrupted
 from gloss.runtime.terminal import escape_control_characters, ignore_broken_pipe
@@ -96,13 +96,12 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
     if (record := _finished(cfg, folder)) is not None:  # without the lock: the folder may be read-only
         return record
     dataset = dataset or load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    with locked(folder, wait=False, patience=1.0) as mine:
-        if not mine:
-            then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
-            log.warning("%s is being worked on by another process: %s", folder, then)
-    if not mine and not wait:
-        return None
-    with locked(folder, wait=wait, patience=1.0) as mine:
+
+    def tell() -> None:
+        then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
+        log.warning("%s is being worked on by another process: %s", folder, then)
+
+    with locked(folder, wait, patience=1.0, on_busy=tell) as mine:
         if not mine:
             return None
         if (record := _finished(cfg, folder)) is not None:
@@ -113,8 +112,7 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
-            with Presence(device).here() as presence:
-                _run(cfg, dataset, folder, device, presence, callbacks, is_trial, display)
+            _run(cfg, dataset, folder, device, callbacks, is_trial, display)
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
             if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))
@@ -185,7 +183,6 @@ def _run(
     dataset: TextDataset,
     folder: Path,
     device: torch.device,
-    presence: Presence,
     callbacks: Sequence[Callback],
     is_trial: bool,
     display: Display,
@@ -257,7 +254,6 @@ def _run(
         progress=progress,
         report=report,
         on_epoch=on_epoch,
-        presence=presence,
     )
     result = None
     try:
@@ -274,7 +270,7 @@ def _run(
         if cfg.trainer.save_model is not False:
             save_model(folder / "model", model, tokenizer, result, arrays)
         result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
-        write_json(folder / "result.json", result)
+        write_json(folder / "result.json", checked_result(result, is_new=True))
         write_atomic(folder / "DONE", "")
     except Interrupted:
         if progress.stopped and not is_done(folder):

@@ -27,7 +27,7 @@ from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.unpadded import bucket_bounds
 from gloss.records.run_folder import hashed_config
 from gloss.runtime.device import autocast
-from gloss.runtime.gpu_sharing import Presence
+from gloss.runtime.gpu_sharing import is_shared
 from gloss.runtime.signals import Interrupted, noted
 from gloss.runtime.timing import Stopwatch, peak_memory_bytes
 from gloss.training import checkpoint
@@ -75,7 +75,6 @@ class Fit:
     progress: Progress
     report: Callable[[str, dict], None]  # as gloss.training.progress_bar.Display takes it, for the terminal
     on_epoch: Callable[[dict], None] | None
-    presence: Presence
 
     def __post_init__(self) -> None:
         self.train_labels = self.labels["train"].cpu().numpy()
@@ -237,7 +236,7 @@ class Fit:
                 sum(row["seconds"]["total"] for row in progress.epochs) + progress.seconds["total"]
             )
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
-        progress.was_shared |= self.presence.look()
+        progress.was_shared |= is_shared(self.device)
         row = {
             "epoch": progress.epoch,
             "lr": self.lr,

@@ -31,6 +31,10 @@ def test_a_rehearsal_passes_and_is_kept(monkeypatch, tmp_path, capsys):
     assert sum(row["verdict"] == "ok" for row in kept["rows"]) >= 8
 
 
+def test_the_tests_that_it_runs_are_there():
+    assert all(len(list((ROOT / "tests").glob(f"*/{name}"))) == 1 for name in module.CUDA_TESTS)
+
+
 def test_a_wrong_elimination_fails(monkeypatch, tmp_path):
     right = module.elimination.eliminate
     wrong = lambda rates, classes: right(rates, classes) * (1 if rates.dtype == torch.float64 else 1 + 1e-4)  # noqa: E731

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import json
 import os
@@ -18,8 +17,6 @@ import pytest
 from gloss.config import ROOT
 from gloss.experiments.status import state
 from gloss.records.reading import read_records
-from gloss.runtime.signals import Interrupted
-from gloss.runtime.slurm import requeued
 
 WORDS = {"up": "good great fine superb happy".split(), "down": "bad poor sad awful dull".split()}
 
@@ -89,33 +86,6 @@ def test_a_cluster_gets_partition_time_and_gpus():
     )
     done = run(sys.executable, "-c", code)
     assert done.stdout.split() == ["SlurmLauncher", "gpu", "1440", "1", "20"], done.stderr
-
-
-@pytest.mark.parametrize(("preempt_time", "again"), [
-    ("2026-11-22T00:32:33", True), ("2026-11-22T00:32:20", False), ("None", False), (None, False),
-])  # fmt: skip
-def test_a_job_that_a_cluster_preempts_is_queued_again_and_one_that_is_cancelled_is_not(
-    tmp_path, monkeypatch, preempt_time, again
-):
-    scontrol = tmp_path / "scontrol"  # None: it fails
-    line = "   StartTime=2026-11-22T00:32:30 EndTime=2026-11-23T00:32:30 Deadline=N/A\n"
-    line += f"   PreemptEligibleTime=2026-11-22T00:32:30 PreemptTime={preempt_time}"  # may be of an earlier start
-    tells = f'[ "$*" = "show job 10_0" ] && echo "{line}"'
-    scontrol.write_text(f"#!/bin/sh\n{tells if preempt_time else 'exit 1'}\n")
-    scontrol.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
-    for name, value in {"JOB_ID": "11", "ARRAY_JOB_ID": "10", "ARRAY_TASK_ID": "0"}.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    queued: list[int] = []
-    before = signal.signal(signal.SIGUSR2, lambda number, _: queued.append(number))
-    try:
-        with contextlib.nullcontext() if again else pytest.raises(Interrupted), requeued():
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-    finally:
-        signal.signal(signal.SIGUSR2, before)
-    assert queued == [signal.SIGTERM] * again
 
 
 def make(toys, **options):

@@ -103,7 +103,7 @@ def test_a_set_is_fetched_and_prepared_once(domain, way, monkeypatch):
 def test_another_content_of_the_package_is_refused_and_leaves_nothing(domain):
     (domain / "tiny_snippets-1.tar.gz").write_bytes(archive({"tiny_snippets-1/setup.py": b"raise SystemExit"}))
     (problem,) = prepare(["tiny_one"], domain / "data", lambda line: None)
-    assert "pip cannot download the source of tiny-snippets==1" in problem and "PIP_FIND_LINKS" in problem
+    assert "pip cannot download tiny-snippets==1" in problem and "PIP_FIND_LINKS" in problem
     assert not list((domain / "data").rglob("*.csv.gz"))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import warnings
 
 import numpy as np
 import pytest
+from test_predict import train_tiny
 
-from gloss.inference.embedding_plot import embedding_map
+from gloss.inference.embedding_plot import embedding_map, map_of_run
 from gloss.report.figure import legend_beside, panels, styled
 from gloss.report.figures.runs import class_points
 
@@ -67,3 +69,26 @@ def test_the_legend_of_a_report_figure_has_an_end():
             legend = axes[0, 0].get_legend()
             assert (legend and legend._ncols) == columns and bool(notes) is (columns is None)
             assert all(len(handle.get_label()) == 24 for handle in handles)
+
+
+def test_a_map_shows_the_runs_answers_and_keeps_the_distances_of_a_plane(tmp_path):
+    record = train_tiny(tmp_path)
+    drawing = map_of_run(record, "test", "pca", "cpu")
+    drawing.save(tmp_path / "map")
+    assert {path.suffix for path in (tmp_path / "map").iterdir()} == {".pdf", ".png", ".csv"}
+    rows = list(csv.DictReader((tmp_path / "map" / f"{drawing.name}.csv").open()))
+    recorded = record.predictions()
+    names = record.result["labels"]
+    assert [row["predicted"] for row in rows] == [names[i] for i in recorded["test_logits"].argmax(axis=1)]
+    assert [row["label"] for row in rows] == [names[i] for i in recorded["test_labels"]]
+
+    # Two directions hold all the variance of a plane, and PCA keeps its distances.
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 40)
+    plane = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ np.linalg.qr(rng.normal(size=(8, 8)))[0][:2] * 5
+    labels = rng.integers(0, 3, 40)
+    drawing = embedding_map(plane, labels, labels, ["$a", "b_$", "c\x1b"], "pca", "plane", "$")
+    xy = np.array([[float(row["x"]), float(row["y"])] for row in drawing.data])
+    apart = np.linalg.norm(xy[:, None] - xy, axis=2)
+    np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane, axis=2) / 5, atol=1e-3)
+    drawing.save(tmp_path)

@@ -28,6 +28,7 @@ ARCHITECTURES = {
     "bert": transformers.BertConfig(**SMALL),
     "roberta": transformers.RobertaConfig(**SMALL),
     "distilbert": transformers.DistilBertConfig(vocab_size=50, dim=16, n_layers=3, n_heads=2, hidden_dim=24),
+    "mpnet": transformers.MPNetConfig(**SMALL),
     "electra": transformers.ElectraConfig(**SMALL, embedding_size=16),  # an architecture without a short cut
 }
 

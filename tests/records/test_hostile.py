@@ -17,8 +17,8 @@ from synthetic import result, write_run
 import gloss.experiments.status
 import gloss.inference.predictor
 import gloss.records.reading
-import gloss.report.figures.speed
 import gloss.report.plan
+import gloss.report.tables.speed
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.experiments.grid import expand_grid
 from gloss.experiments.requested import selections
@@ -166,7 +166,7 @@ def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         DAMAGE[damage](path)
-    problems = build(root, only=["table1"], dpi=20).problems + gloss.report.figures.speed.read_bench(root)[1]
+    problems = build(root, only=["table1"], dpi=20).problems + gloss.report.tables.speed.read_bench(root)[1]
     told = [problem for problem in problems if "cannot be used" in problem]
     assert len(told) == 3 and all("study.json" in p or "x.json" in p or "texts-mr.json" in p for p in told)
     if damage != "pipe" and damage != "folder":  # which is no error.json

@@ -32,7 +32,7 @@ def test_studies_are_read_back_and_damage_is_told(settings, monkeypatch, tmp_pat
             read_studies(tmp_path / "out")
     good["trials"][0]["value"] = float("nan")
     path.write_text(json.dumps(good))
-    with pytest.raises(RunError, match="it holds NaN"):
+    with pytest.raises(RunError, match="study.json cannot be used: ValueError: expected value"):
         read_study(study.folder)
 
 

@@ -20,7 +20,7 @@ from gloss.records.reading import read_records
 from gloss.records.run_folder import config_hash
 from gloss.report.build import build
 from gloss.report.html_page import Section, render
-from gloss.report.seed_groups import gather
+from gloss.report.seed_groups import gather, reductions
 from gloss.report.table import Table, entry
 from gloss.report.tables.results import table3, table4
 from gloss.runtime.terminal import run_with_exit_code
@@ -60,7 +60,7 @@ def test_equal_records_give_equal_bytes(outputs):
 def test_hostile_names_are_shown_as_text(tmp_path):
     write_run(tmp_path, dataset="<script>alert(1)<", model='"onload=x', accuracy=50.0)
     page = build(tmp_path, dpi=DPI).page.read_text()
-    assert "<script>" not in page and "&lt;script&gt;" in page
+    assert page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page  # the one that sorts tables
     assert "\\<script\\>" not in page
 
 
@@ -104,11 +104,11 @@ def test_the_experiments_that_were_run_have_a_section_each(experiments):
     outputs, asked = experiments
     report = build(outputs, dpi=DPI)
     assert asked == [("table2", ["model=minilm", "dataset=docstrings", f"paths.outputs={outputs}"])]
-    assert [t.name for t in report.tables] == ["claims", "table2", "table5", "paper_claims", "runs"]
+    assert [t.name for t in report.tables] == ["table2", "claims", "table5", "paper_claims", "runs"]
     page = report.page.read_text()
     assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
     assert "<code>make reproduce-table6</code>" in page  # among what was not run yet
-    claim = next(row for row in report.tables[0].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
+    claim = next(row for row in report.tables[1].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
     assert claim[2].verdict == "supported" and claim[4].plain() == "+4.05"  # 84 - 80 and 86.1 - 82
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
 
@@ -154,7 +154,7 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     first, second = (
         f"study-mr-bert-integrated-ce-paper-fair-{config_hash}" for config_hash in ("0123abcd", "ffffffff")
     )
-    assert names == ["table7", first, second, "runs"]
+    assert names == ["runs", "table7", first, second]  # all runs are the main table where no experiment was asked for
     table7 = (outputs / "report" / "table7.md").read_text()
     assert "2e-05 (1 of 5)" in table7 and "ffffffff: 6 of 15 trials" in table7
     trials = (outputs / "report" / f"{first}.md").read_text()
@@ -164,7 +164,7 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     assert "python scripts/tune.py dataset=mr model=bert mode=integrated loss=ce search.trials=6" in page
     # 4 runs of 60 s; two searches of 5 trials of 60 s, their repetitions cost nothing
     assert "0.23 hours in total: 0.07 of runs, 0.17 of 10 trials of searches" in page
-    assert page.count(">Search</a>") == 1  # one link to all
+    assert page.count('href="#study-') == 1 and "<h2>Searches (2)</h2>" in page  # one fold and one link for all
     refused = [p.partition(":")[0] for p in report.problems]
     assert refused == ["bad-seconds", "copied", "damaged"]
 
@@ -201,38 +201,65 @@ def test_a_report_needs_no_texts_of_the_users_own(tmp_path):
     assert "runs on 2 different contents" in report.problems[0]  # neither is believed
 
 
-def test_long_tables_are_folded_on_a_screen_and_whole_on_paper(tmp_path):
+def test_long_tables_are_folded(tmp_path):
     table = Table("long", "Long", ["x"], [[entry(f"line {i}")] for i in range(81)], [])
-    page = render("t", "", [Section("s", "S", [table])])
-    folding = [rule for rule in page.splitlines() if "label + .scroll { display: none }" in rule]
-    assert len(folding) == 1 and folding[0].startswith("@media screen {")
-    body = page.partition("</head>")[2]
-    assert '<input type="checkbox" class="fold" id="all-long">' in body and "show 81 lines" in body
-    assert "<details" not in body and "line 80" in body
-    short = render("t", "", [Section("s", "S", [replace(table, rows=table.rows[:80])])])
-    assert "checkbox" not in short
+    body = render("t", "", [Section("s", "S", [table])]).partition("</head>")[2]
+    assert "<summary>81 lines</summary>" in body and "line 80" in body
+    assert "80 lines" not in render("t", "", [Section("s", "S", [replace(table, rows=table.rows[:80])])])
+
+
+def test_a_footnote_stands_once(tmp_path):
+    tables = [Table(name, name, ["x"], [["1"]], [], ["shared by both", f"of {name}"]) for name in ("one", "two")]
+    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables])
+    assert page.count("shared by both") == 1 and page.count('href="#note-1"') == 2
+    assert [page.count(f"of {name}</li>") for name in ("one", "two")] == [1, 1]
+
+
+def test_the_page_opens_with_what_was_run_and_says_that_it_is_a_smoke_run(experiments):
+    outputs, _ = experiments
+    short = {"trainer": {"max_epochs": 2}, "dataset": {"train_limit": 50}}
+    write_run(outputs, dataset="docstrings", model="minilm", loss="scl_ce", config_hash="eeeeeeee", config=short)
+    page = build(outputs, dpi=DPI).page.read_text()
+    assert "<h1>CE and G-Loss-SQRT + CE on Docstrings with MiniLM</h1>" in page
+    order = [page.index(x) for x in ('<h2 id="table2">', "<img ", '<h2 id="claims">', "<h2>All finished runs</h2>")]
+    assert order == sorted(order)
+    assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
+    assert "All finished runs <span" not in page  # a mark stands beside headings that are open
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"trainer": {"max_epochs": 3}}, ["trainer.max_epochs=3"]),
+        ({"trainer": {"max_epochs": 20}}, []),
+        ({"model": {"alias": "tiny"}, "dataset": {"train_limit": 9}}, ["model=tiny", "dataset.train_limit=9"]),
+        ({"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}}, []),  # its file sets three
+        ({"dataset": {"train_limit": 20}, "experiment": {"sweep": {"dataset.train_limit": "20,100"}}}, []),
+    ],
+)
+def test_what_makes_a_smoke_run(config, expected):
+    assert reductions(config) == expected
 
 
 def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
-    spread = {"median": 2.0, "low": 1.5, "high": 2.5}
-    step = {"seconds": spread, "parts": {"forward": 1.0, "graph": 0.5}, "peak_memory_bytes": 10**9}
-    step |= {"tokens_per_second": spread, "share_of_peak": spread}
+    spread = [2.0, 1.5, 2.5]
+    step = {"rounds": 1, "seconds": spread, "tokens_per_second": spread, "share_of_peak": spread}
     machine = {"device_name": "a processor", "threads": 1, "cores": 2, "precision": "float32", "load": [0.1, 0.2]}
     machine |= {"peak_flops": 1e11, "peak_from": "data sheet", "commit": "c" * 40}
     turns = {"turns": {"ce": {"seconds": 1.0}, "ce_repeat": {"seconds": 1.1}}}
     record = {
-        **{"schema_version": 2, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
-        **{"texts": {"mean_tokens": 20.0}, "rounds": [turns], "candidates": {"ce": step}, "ratios": [], "scaling": []},
-        **{"targets": [], "same_step_twice": {"ce": 0.0}, "run": None, "finished_at": "2026-01-01"},
+        **{"schema_version": 3, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
+        **{"texts": {"mean_tokens": 20.0}, "rounds": [turns], "finished_at": "2026-01-01"},
+        "candidates": {"ce": step | {"peak_memory_bytes": 10**9}},
     }
     (outputs / "bench").mkdir()
     path = outputs / "bench" / "mr-minilm.json"
     path.write_text(json.dumps(record))
     report = build(outputs, dpi=DPI)
     assert report.problems == [] and "bench" in [t.name for t in report.tables]
-    assert "<code>make bench</code>" in report.page.read_text()
-    assert (outputs / "report" / "bench_parts_mr-minilm.pdf").is_file()
-    for changes in ({"name": "../../outside"}, {"candidates": {"ce": {}}}, {"machine": None}):
+    page = report.page.read_text()
+    assert "<code>make bench</code>" in page and "2 (1.5 – 2.5)" in page
+    for changes in ({"candidates": {"ce": {}}}, {"machine": None}):
         path.write_text(json.dumps(record | changes))
         (problem,) = build(outputs, dpi=DPI).problems
         assert problem.startswith("bench: the results cannot be used")

@@ -95,7 +95,7 @@ def test_reference_lines_of_table2_stand_below_it_without_rank_or_verdict(tmp_pa
     assert added == [
         ["BERT-base", "Frozen encoder + logistic probe", "reference", "71.50 / 71.25", "—"],
         ["BERT-base", "CE: nearest neighbours", "reference", "81.00 ± 1.41 (2)", "—"],
-        ["", "TF-IDF + linear SVM", "reference", "76.25 / 76.00", "—"],
+        ["—", "TF-IDF + linear SVM", "reference", "76.25 / 76.00", "—"],
     ]
     assert not any(part.rank or part.verdict for row in table.rows[-3:] for e in row for part in e.parts)
     numbers = dict(table.data[["reference", "mean"]].iloc[-3:].values.tolist())
@@ -111,9 +111,28 @@ def test_reference_lines_of_table3(tmp_path):
     assert [row[:6] for row in added] == [
         ["MR", "BERT-base", "Frozen encoder + logistic probe", "reference", "71.50", "71.25"],
         ["MR", "BERT-base", "SCL: nearest neighbours", "reference", "81.00 ± 1.41 (2)", "—"],
-        ["MR", "", "TF-IDF + linear SVM", "reference", "76.25", "76.00"],
+        ["MR", "—", "TF-IDF + linear SVM", "reference", "76.25", "76.00"],
     ]
     assert all(len(row) == len(table.columns) for row in table.rows)
+
+
+@pytest.mark.parametrize(
+    ("make", "mode", "loss"), [(tables.table2, "integrated", "ce"), (tables.table3, "standalone", "scl")]
+)
+def test_the_papers_numbers_stand_there_where_another_model_ran(tmp_path, make, mode, loss):
+    write_run(tmp_path, model="minilm", mode=mode, loss=loss)
+    cells = [cell(model="minilm", mode=mode, loss=loss, dataset=d) for d in ("mr", "r8", "mine")]
+    plain = make(gather(cells, read_records(tmp_path)[0])[0])
+    table = with_references(plain, gather(cells, read_records(tmp_path)[0])[0], [], [])
+    added = [[e.plain() for e in row] for row in table.rows[len(plain.rows) :]]
+    if make is tables.table2:
+        assert added == [["BERT-base", "CE", "paper", "85.64 / 85.64", "97.57 / 93.90", "—"]]
+    else:
+        assert added[0] == ["MR", "BERT-base", "SCL", "paper", "86.18", "86.18", "0.5725", "1258.4", "33.04", "35"]
+        assert [row[0] for row in added] == ["MR", "R8"]  # of one's own set the paper has none
+    assert not any(part.rank or part.verdict for row in table.rows[-2:] for e in row for part in e.parts)
+    assert set(table.data["reference"].dropna()) == {"paper"} and "its own for BERT-base" in table.notes[-1]
+    assert 'class="data col0 paper key' in table.html() or 'paper key"' in table.html()
 
 
 def test_without_measures_the_table_stays_as_it_is(tmp_path):

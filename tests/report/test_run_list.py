@@ -77,13 +77,13 @@ def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 def outputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("outputs")
     for seed, (dataset, loss) in itertools.product(
-        (1, 2), (("mr", "ce"), ("mr", "scl"), ("mr", "triplet"), ("r8", "ce"))
+        (1, 2), (("mr", "ce"), ("mr", "scl"), ("mr", "triplet"), ("r8", "cosine"))
     ):
         write_run(
             root,
             dataset=dataset,
             loss=loss,
-            config_hash=f"{sum(map(ord, dataset + loss)):08d}",
+            config_hash=f"{len(loss) + (dataset == 'r8'):08d}",
             seed=seed,
             accuracy=60.0 + seed + len(loss),
         )

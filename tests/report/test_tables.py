@@ -1,50 +1,20 @@
-"""Every table from synthetic runs with known answers."""
+"""Tables 2 to 9 from synthetic runs with known answers."""
 
 import csv
 import io
-from dataclasses import asdict
-from types import SimpleNamespace
 
 import pytest
-import yaml
+from from_runs import SPREAD, groups_of, records, row, write_cell
 from synthetic import cell, write_run
 
-from gloss.config import CONFIG_DIR
 from gloss.experiments.grid import expand_grid
 from gloss.paper import published as paper
 from gloss.records.reading import read_records
-from gloss.records.run_folder import hashed_config
-from gloss.report.html_page import Section, render
-from gloss.report.seed_groups import gather, protocol_deviations, refuse_doubles, ungrouped_runs
-from gloss.report.table import Entry, Part, Table, csv_text, entry, number_text, rank
+from gloss.report.seed_groups import gather, refuse_doubles, ungrouped_runs
 from gloss.report.tables import all_runs as overview
 from gloss.report.tables import comparisons as compare
-from gloss.report.tables import datasets_and_search as starting
 from gloss.report.tables import own_experiments as own
 from gloss.report.tables import results as tables
-
-SPREAD = (-0.2, 0.0, 0.2)  # added to a mean for seeds 1, 2, 3: standard deviation 0.2
-
-
-def groups_of(root, cells):
-    return gather(cells, read_records(root)[0])[0]
-
-
-def write_cell(root, accuracy, macro_f1=None, seeds=(1, 2, 3), **identity):
-    for seed, offset in zip(seeds, SPREAD, strict=False):
-        f1 = None if macro_f1 is None else macro_f1 + offset
-        write_run(root, accuracy=accuracy + offset, macro_f1=f1, seed=seed, **identity)
-
-
-def records(table):
-    """The rows of a table's tidy form."""
-    return table.data.to_dict("records")
-
-
-def row(table, *keys):
-    """The plain texts of the row that starts with these keys, and of the row below."""
-    i = next(i for i, r in enumerate(table.rows) if tuple(e.plain() for e in r[: len(keys)]) == keys)
-    return [e.plain() for e in table.rows[i]], [e.plain() for e in table.rows[i + 1]] if i + 1 < len(table.rows) else []
 
 
 @pytest.fixture
@@ -84,23 +54,6 @@ def test_a_cell_is_judged_with_the_deviation_that_the_paper_prints_for_it(tmp_pa
     write_cell(tmp_path, 86.63 - 2.3, loss="gloss_o")
     table = tables.table2(groups_of(tmp_path, [cell(loss=loss, seeds=(1, 2, 3)) for loss in ("ce", "gloss_o")]))
     assert [r[3].verdicts[0] for r in table.rows if r[2].plain() == "ours"] == ["unresolved", "off"]
-
-
-def test_reduced_runs_and_models_of_our_own_bear_no_verdict(tmp_path):
-    config = {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}
-    cells = [
-        cell(seeds=(1, 2, 3), config=config),
-        cell(model="minilm", seeds=(1, 2, 3)),
-        cell(model="bert", loss="scl_ce", seeds=(1, 2, 3)),
-    ]
-    write_cell(tmp_path, 85.64)
-    write_cell(tmp_path, 85.64, model="minilm")
-    write_cell(tmp_path, 85.97, loss="scl_ce")
-    table = tables.table2(groups_of(tmp_path, cells))
-    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"] == ["", "ok", ""]
-    notes = " ".join(table.notes)
-    assert "dataset.train_limit=500, trainer.max_epochs=3" in notes and "MiniLM" in notes
-    assert "paper" not in [r[2].plain() for r in table.rows if r[0].plain() == "MiniLM"]
 
 
 def test_a_cell_in_another_mode_stands_beside_and_is_not_judged(tmp_path):
@@ -166,145 +119,6 @@ def test_two_candidates_for_one_cell_and_seed_are_both_refused(tmp_path):
     assert len(problems) == 1 and problems[0].count("seed=1") == 2
 
 
-def test_mixed_precision_and_unsearched_values_are_said(tmp_path):
-    write_run(tmp_path, seed=1, precision="float32")
-    write_run(tmp_path, seed=2, precision="bf16", tuned={"trials": 15}, resumed_on=["epoch 3: threads was 4, is 8"])
-    notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
-    assert "mixes precisions: bf16, float32" in notes
-    assert "seed 2, went on otherwise than it began: epoch 3: threads was 4, is 8" in notes
-    assert "not searched for in all measured cells (CE)" in notes
-
-
-def test_a_smaller_search_is_a_departure(tmp_path):
-    search = {"trials": 2, "search": "fair", "applied": ["trainer.lr"]}
-    budgets = {"ce": search, "scl_ce": search | {"trials": 15}, "cosine": {"trials": 5, "search": "authors"}}
-    budgets |= {"triplet": {"trials": 5, "search": "fair"}, "gloss_o": {"file": "x.yaml", "applied": []}}
-    budgets["scl_ce"]["applied"] = ["loss.lam", "loss.temperature", "trainer.lr"]
-    budgets["gloss_sqrt"] = {}
-    cells = [cell(loss=loss, seeds=(1, 2, 3), config={"tuned": tuned}) for loss, tuned in budgets.items()]
-    for loss, accuracy in (("ce", 85.64), ("scl_ce", 85.97), ("gloss_o", 86.63), ("gloss_sqrt", 86.23)):
-        write_cell(tmp_path, accuracy, loss=loss)
-    groups = groups_of(tmp_path, cells)
-    found = {g.loss: protocol_deviations(g.config) for g in groups}
-    assert found == {
-        **{"ce": ["search.trials=2"], "triplet": ["search.trials=5"]},
-        **{"scl_ce": [], "cosine": []},  # the authors' own budget
-        **{"gloss_o": ["search.trials=0"], "gloss_sqrt": ["search.trials=0"]},  # all by hand; nothing searched
-    }
-    table = tables.table2(groups)
-    verdicts = {r[1].plain(): r[3].verdict for r in table.rows if r[2].plain() == "ours"}
-    assert verdicts == dict.fromkeys(verdicts, "") | {"SCL + CE": "ok"}
-    assert any(note.startswith("Not the paper's protocol (1 of 6 cells): search.trials=2") for note in table.notes)
-    overridden = cell(loss="gloss_sqrt", config={"tuned": search | {"trials": 15}, "loss": {"lam": 0.7, "gamma": 0.6}})
-    assert protocol_deviations(asdict(overridden.config)) == ["loss.lam=0.7 by hand", "loss.gamma=0.6 by hand"]
-    for name, given in (("released", ["loss=scl", "variant=released"]), ("fig6", ["loss=scl"])):
-        (c,) = expand_grid("variant" if name == "released" else name, [*given, "dataset=mr", "seed=1"])[:1]
-        config = asdict(c.config) | ({"tuned": search | {"trials": 15}} if name == "released" else {})
-        said = [x for x in protocol_deviations(config) if x.startswith(("search", "loss.lam"))]
-        assert said == []  # released code fixes λ; a timing needs no search
-
-
-def test_every_key_that_changes_a_run_is_protocol_searched_or_harmless():
-    """A changed value of any other key of the configuration must take the verdict away."""
-    harmless = {
-        *("dataset.text", "dataset.label", "dataset.revision"),  # checked against the manifest; of hub sets only
-        *("model.sha256", "variant.name", "trainer.classes_per_batch"),  # a check; its keys count; with the sampler
-        *("trainer.embeddings_at", "trainer.save_embeddings", "ablation.test_on", "trainer.precision"),
-        *("trainer.lr", "loss.lam", "loss.gamma", "loss.sigma", "loss.temperature"),  # searched
-    }
-    config = asdict(cell(loss="triplet", mode="standalone").config)
-    config["variant"] |= {"name": "paper", "scl_lam": None}
-    assert protocol_deviations(config) == []
-    keys = [f"{s}.{k}" for s, rest in hashed_config(cell(loss="triplet").config).items() for k in rest]
-    unsaid = set()
-    for section, key in (k.split(".") for k in keys):
-        changed = {**config, section: {**config[section], key: 0.123}}
-        if not protocol_deviations(changed):
-            unsaid.add(f"{section}.{key}")
-    assert unsaid - harmless == set() and len(keys) > 40
-    assert protocol_deviations(config | {"mode": "integrated"}) == ["trainer.max_grad_norm=5.0"]
-
-
-def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
-    note = "the values of mr-bert-integrated-ce.yaml were searched on 450 training texts, this run is on all"
-    tuned = {"file": "mr-bert-integrated-ce.yaml", "trials": 15, "note": note}
-    write_run(tmp_path, seed=1, tuned=tuned)
-    write_run(tmp_path, dataset="r8", tuned=tuned | {"note": None})
-    notes = tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2)), cell(dataset="r8")])).notes
-    expected = "Values of the search (MR, BERT-base, CE): searched on 450 training texts, this run is on all."
-    assert [n for n in notes if "training texts" in n] == [expected]
-
-
-@pytest.mark.parametrize(
-    "config, expected",
-    [
-        ({"model": {"name": "prajjwal1/bert-tiny", "revision": None}}, "model.name=prajjwal1/bert-tiny"),
-        ({"model": {"name": "google-bert/bert-base-uncased", "revision": "main"}}, "model.revision=main"),
-        ({"dataset": {"source": "csv", "path": "x.csv"}}, "dataset.source=csv"),
-        ({"dataset": {"source": "hub", "path": "who/mr"}}, "dataset.source=hub"),
-        ({"variant": {"name": "released"}}, "variant.forward_passes=1"),  # by name alone, with the paper's keys
-        ({"variant": {"forward_passes": 2}}, "variant.forward_passes=2"),
-    ],
-)
-def test_other_texts_under_the_name_another_encoder_or_variant_bear_no_verdict(tmp_path, config, expected):
-    known = {"name": "google-bert/bert-base-uncased", "revision": "86b5e0934494bd15c9632b12f734a8a67f723594"}
-    write_cell(tmp_path, 85.64)
-    for changes, verdict in (({"model": known}, "ok"), (config, "")):
-        table = tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2, 3), config=changes)]))
-        assert table.rows[0][3].verdict == verdict
-        assert any(expected in note for note in table.notes) == (not verdict)
-
-
-def released(**changes):
-    """The changes of a cell's configuration that make it one of the released code's variant."""
-    overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
-    return {"variant": {**overlay["variant"], **changes}, "trainer": overlay["trainer"]}
-
-
-def test_the_released_variant_bears_verdicts_that_say_so(tmp_path):
-    write_cell(tmp_path, 85.64, loss="ce")
-    write_cell(tmp_path, 60.0, loss="scl_ce")
-    write_cell(tmp_path, 85.64, loss="gloss_o")
-    changes = {"ce": released(), "scl_ce": released()}
-    changes["gloss_o"] = released(forward_passes=1)  # a mixture of the two
-    cells = [cell(loss=loss, seeds=(1, 2, 3), config=config) for loss, config in changes.items()]
-    table = tables.table2(groups_of(tmp_path, cells))
-    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"] == ["ok (released)", "off (released)", ""]
-    assert [r["verdict"] for r in records(table)] == ["ok (released)"] * 2 + ["off (released)"] * 2 + [None] * 2
-    notes = [n for n in table.notes if "released code's variant" in n or "forward_passes" in n]
-    assert notes == [
-        "Not the paper's protocol (1 of 3 cells): variant.forward_passes=1.",
-        "The released code's variant (all cells): variant=released.",
-    ]
-    page = render("t", "", [Section("table2", "t", [table])])
-    assert '<span class="verdict ok">ok (released)</span> 2 <span class="verdict off">off (released)</span> 2 ' in page
-    (found, _) = compare.claims("Table 2", groups_of(tmp_path, cells))
-    assert (found.where, found.verdict) == ("BERT-base on MR (not the paper's protocol)", "")
-
-
-def test_runs_off_the_protocol_bear_no_verdict_among_claims_either(tmp_path):
-    for dataset in ("mr", "r8"):
-        for loss, mode, accuracy in (("scl", "standalone", 80.0), ("gloss_o", "standalone", 90.0)):
-            write_cell(tmp_path, accuracy, loss=loss, mode=mode, dataset=dataset)
-    limits = {"mr": None, "r8": 500}
-    cells = [
-        cell(loss=loss, mode="standalone", dataset=d, seeds=(1, 2, 3), config={"dataset": {"train_limit": n}})
-        for d, n in limits.items()
-        for loss in ("scl", "gloss_o")
-    ]
-    groups = groups_of(tmp_path, cells)
-    pooled, within = compare.table9(groups)
-    assert row(pooled, "G-Loss-O against SCL", "ours")[0][10:] == ["6", "—"] and records(pooled)[0]["claim"] is None
-    assert [(r[1].plain(), r[-1].plain()) for r in within.rows] == [("MR", "supported"), ("R8", "—")]
-    (both,) = compare.claims("Table 3", groups)
-    assert (both.verdict, both.where) == ("", "BERT-base on MR, R8 (not the paper's protocol)")
-    shown = compare.claims_table([both])
-    (line,) = records(shown)
-    assert shown.rows[0][2].verdict == "" and line["verdict"] is None and line["difference"] == 10.0
-    (one,) = compare.claims("Table 3", [g for g in groups if g.dataset == "mr"])
-    assert (one.verdict, one.where) == ("supported", "BERT-base on MR")
-
-
 def standalone(root, loss, accuracy, silhouette, per_epoch, **identity):
     for seed, offset in zip((1, 2, 3), SPREAD, strict=True):
         changes = {"accuracy": accuracy + offset, "silhouette": silhouette, "per_epoch": per_epoch, "epochs": 25}
@@ -330,7 +144,7 @@ def test_table3_gives_times_as_ratios_and_leaves_shared_devices_out(table3_group
     assert (total["mean"], total["ratio"]) == (376.0, None) and per_epoch["ratio"] == pytest.approx(15 / 27.77)
     cosine, _ = row(table, "MR", "BERT-base", "Cosine", "ours")
     assert cosine[7:9] == ["—", "—"]
-    assert any("3 runs shared their device" in note for note in table.notes)
+    assert any("runs shared their device (3)" in note for note in table.notes)
     assert [len(r) for r in table.rows] == [len(table.columns)] * 8
 
 
@@ -358,7 +172,7 @@ def test_times_of_other_devices_are_left_out_and_never_averaged(tmp_path):
     assert {r["loss"]: r["per_epoch"] for r in records(runs)} == {
         **{"scl": None, "triplet": None, "cosine": 10.0, "gloss_o": 10.0}
     }
-    assert any("1 runs shared their device" in n for n in runs.notes)
+    assert any("runs shared their device (1)" in n for n in runs.notes)
 
 
 def test_table4_gives_the_change_in_percent(table3_groups):
@@ -481,125 +295,6 @@ def test_table6_carries_the_papers_contradictions(tmp_path):
     assert "92.32" in notes and "90.06 against 89.62" in notes
 
 
-def test_table1_stands_beside_the_papers():
-    splits = {
-        part: {"rows": n, "classes": 2, "too_long": 0.015}
-        for part, n in {"train": 6397, "val": 711, "test": 3554}.items()
-    }
-    record = {
-        "dataset": "mr",
-        "splits": splits,
-        "duplicates": {"train-val": 0, "train-test": 3, "val-test": 1},
-        "note": None,
-        "tokenizer": "minilm",
-    }
-    rows = {"train": 5879, "val": 653, "test": 2568}
-    classes, long = {"train": 52, "val": 51, "test": 52}, {"train": 0.2, "val": 0.1004, "test": 0.0}
-    splits = {part: {"rows": n, "classes": classes[part], "too_long": long[part]} for part, n in rows.items()}
-    other = record | {"dataset": "r52", "splits": splits, "tokenizer": "roberta_large"}
-    table = starting.table1([record, other])
-    ours, printed = row(table, "MR", "ours")
-    assert ours[2:] == ["10662", "6397", "711", "3554", "2", "1.5", "0 / 3 / 1"]
-    assert printed[2:7] == ["10662", "6397", "711", "3554", "2"]
-    assert row(table, "R52", "ours")[0][6:8] == ["52 / 51 / 52", "20.0 / 10.0 / 0.0"]
-    assert any(n.endswith("Counted by the tokenizer of MiniLM (MR); RoBERTa-large (R52).") for n in table.notes)
-    assert row(table, "R8", "ours")[0][2] == "—" and "dataset=r8: not measured" in table.missing
-
-
-def study(name="a-11111111", values=(), **changes):
-    """A finished study of γ and σ; values: (γ, σ, score) a trial."""
-    trials = [
-        {"number": i, "params": {"gamma": g, "sigma": x}, "value": v, "state": "complete", "duplicate_of": None}
-        for i, (g, x, v) in enumerate(values)
-    ]
-    about = {"dataset": "mr", "model": "bert", "mode": "integrated", "loss": "gloss_o", "variant": "paper"}
-    about |= {"search": "fair", "train_limit": None, "max_epochs": 200, "is_finished": True, "num_trials": len(trials)}
-    space = {"gamma": [0.5, 0.6], "sigma": (0.1, 10.0, True)}
-    return SimpleNamespace(**{"name": name, "space": space, "trials": trials, **about, **changes})
-
-
-def test_table7_gives_the_interval_of_the_best_fifth():
-    values = [(0.1, 1.0, 50), (0.5, 2.0, 80), (0.6, 3.0, 90), (0.7, 4.0, 70), (0.8, 5.0, 60), (0.9, 6.0, 99)]
-    one = study(values=values)
-    failed = {"number": 6, "params": {"gamma": 0.2, "sigma": 9.0}, "value": None, "state": "fail", "duplicate_of": None}
-    twin = one.trials[5] | {"number": 7, "duplicate_of": 5}  # counted, the best fifth would be trial 5 twice
-    table = starting.table7([replace_trials(one, [*one.trials, failed, twin])])
-    theirs = ["0.5, 0.6, 0.7, 0.8, 0.9", "0.5 – 0.7"]
-    assert [e.plain() for e in table.rows[0][3:]] == ["γ", "0.5, 0.6", *theirs, "0.6 – 0.9 (2 of 6)"]
-    assert [e.plain() for e in table.rows[1][3:]] == ["σ", "0.1 – 10, log", "0.1 – 10", "by data set", "3 – 6 (2 of 6)"]
-    assert records(table)[0]["paper_best"] == "0.5 – 0.7" and table.columns[5:7] == ["Paper: searched", "Paper: best"]
-
-
-def test_the_papers_ranges_are_those_that_its_code_searches():
-    search = yaml.safe_load((CONFIG_DIR / "search" / "authors.yaml").read_text())
-    for printed in paper.rows("table7"):
-        row = search["space"][printed["mode"]][printed["loss"]][printed["hyperparameter"]]
-        steps = [row["low"] + i * row["step"] for i in range(5)] if "step" in row else row.get("choices")
-        expected = ", ".join(f"{x:.3g}" for x in steps) if steps else f"{row['low']:.3g} – {row['high']:.3g}"
-        assert printed["searched"] == expected, printed
-    assert len(paper.rows("table7")) == 19
-
-
-def replace_trials(one, trials):
-    return SimpleNamespace(**{**vars(one), "trials": trials})
-
-
-def test_table7_keeps_searches_apart_and_unfinished_ones_out():
-    studies = [
-        study("full-1", [(0.5, 1.0, 90)]),
-        study("full-2", [(0.6, 2.0, 91)]),  # of the same cell, with another seed
-        study("short-3", [(0.7, 3.0, 80)], train_limit=500, max_epochs=3),
-        study("authors-4", [(0.8, 4.0, 92)], search="authors"),
-        study("half-5", [(0.9, 5.0, 99)], is_finished=False, num_trials=15),
-        study("r8-6", [(0.5, 6.0, 97)], dataset="r8"),
-    ]
-    table = starting.table7(studies)
-    found = {r[2].plain(): [e.plain() for e in r[7:]] for r in table.rows if r[3].plain() == "σ"}
-    assert found == {
-        "G-Loss-O + CE [1]": ["1 (1 of 1)", "—"],
-        "G-Loss-O + CE [2]": ["2 (1 of 1)", "—"],
-        "G-Loss-O + CE (500 texts, 3 epochs)": ["3 (1 of 1)", "—"],
-        "G-Loss-O + CE (search=authors)": ["4 (1 of 1)", "—"],
-        "G-Loss-O + CE": ["—", "6 (1 of 1)"],
-    }
-    assert table.missing == ["half-5: 1 of 15 trials"]
-
-
-def test_rank_marks_equal_as_printed_alike():
-    assert rank([1.001, 1.004, 0.5, None]) == [1, 1, 2, 0]
-    assert rank([3.0, 1.0, 2.0], higher_is_better=False) == [0, 1, 2]
-    assert rank([1.0, None]) == rank([1.0, 1.0]) == [0, 0]
-    assert rank([1.0, 2.0]) == [0, 1]  # of two, the worse is not praised
-
-
-def test_hostile_text_cannot_break_out_of_a_table():
-    name = "a|b\n<img src=x> $\\input{x}$ =1+1"
-    table = Table("t", name, ["x"], [[entry(name)]], [{"name": "=1+1", "n": -1.5}])
-    assert len([line for line in table.markdown().splitlines() if line.startswith("|")]) == 3
-    assert "\\<img" in table.markdown()
-    assert r"\input" not in table.latex() and r"\$" in table.latex()
-    assert table.csv() == "name,n\n'=1+1,-1.5\n"
-
-
-def test_hostile_text_cannot_break_out_of_the_page():
-    """As a heading, a number, a remark, a verdict and the table's own name."""
-    name = "<img src=x onerror=y>"
-    html = Table(f'x"{name}', name, [name], [[Entry((Part(name, 1, name),), name)]], []).html()
-    assert "<img" not in html and html.count("&lt;img src=x onerror=y&gt;") == 4
-    assert f"<b>{'&lt;img src=x onerror=y&gt;'}</b>" in html
-
-
-def test_csv_keeps_whole_numbers_and_leaves_missing_ones_empty():
-    rows = [{"n": 3, "x": 0.1 + 0.2, "ok": True}, {"n": None, "y": "-1"}, {"n": 2**62, "x": float("nan")}]
-    assert csv_text(rows) == f"n,x,ok,y\n3,0.30000000000000004,True,\n,,,-1\n{2**62},,,\n"
-    assert number_text(None) == number_text(float("nan"), 1.0) == "—" and number_text(0.0, 0.0, 1) == "0.0 ± 0.0"
-
-
-def test_an_entry_joins_equal_verdicts():
-    assert Entry((Part("1", verdict="ok"), Part("2", verdict="ok"))).verdict == "ok"
-    assert Entry((Part("1", verdict="ok"), Part("2", verdict="off"))).verdict == "ok/off"
-
-
 def test_records_of_an_older_schema_count_what_they_have(tmp_path):
     write_run(tmp_path, seed=1)
     old = write_run(tmp_path, seed=2)
@@ -608,21 +303,3 @@ def test_records_of_an_older_schema_count_what_they_have(tmp_path):
     group = ungrouped_runs(read_records(tmp_path)[0])[0]
     assert list(group.values("seconds", "per_epoch")) == [1]
     assert list(group.test("accuracy")) == [1, 2]
-
-
-def test_published_numbers_are_complete():
-    assert {t: len(paper.rows(t)) for t in ("table1", "table2", "table3", "table5", "table6", "table9")} == {
-        **{"table1": 5, "table2": 60, "table3": 20, "table5": 8, "table6": 9, "table9": 3}
-    }
-    assert paper.published("table2", "ohsumed", "roberta_large", "gloss_o", "macro_f1") == 68.58
-    assert paper.published("table3", "r8", "bert", "gloss_o", "macro_silhouette") == 0.7870
-    assert paper.published("table3", "r8", "distilbert", "gloss_o", "accuracy") is None
-    assert paper.published("table6", "qnli", "bert", "scl_ce", "accuracy") == 90.06
-
-
-def test_the_papers_table4_repeats_its_table3():
-    for printed in paper.rows("table4"):
-        for metric, column in (("macro_silhouette", "silhouette"), ("seconds_per_epoch", "seconds_per_epoch")):
-            for loss in ("gloss_o", "scl"):
-                number = paper.published("table3", printed["dataset"], "bert", loss, metric)
-                assert number == float(printed[f"{column}_{loss}"])

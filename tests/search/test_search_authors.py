@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+import numpy as np
 import optuna
 import pytest
 from searching import composed, stand_in, states, work, worker_of
@@ -9,7 +10,8 @@ from searching import composed, stand_in, states, work, worker_of
 from gloss.records.study import _space_of, read_study
 from gloss.report.seed_groups import protocol_deviations
 from gloss.search import worker as tuning
-from gloss.search.worker import search_space, tune
+from gloss.search.space import range_of, search_space
+from gloss.search.worker import Sampler, tune
 
 RATES = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5]
 SHARES = [0.5, 0.6, 0.7, 0.8, 0.9]
@@ -35,7 +37,7 @@ def authors(*overrides):
 def test_spaces_and_trials(mode, loss):
     cfg = composed("search=authors", f"mode={mode}", f"loss={loss}")
     found = search_space(cfg, cfg.search)
-    assert {name: _space_of(tuning.range_of(row)) for name, row in found.items()} == SPACES[mode, loss]
+    assert {name: _space_of(range_of(row)) for name, row in found.items()} == SPACES[mode, loss]
     assert isinstance(found["lr"], optuna.distributions.CategoricalDistribution)
     assert worker_of(cfg).num_trials == (5 if loss in ("triplet", "cosine") else 15)
 
@@ -92,7 +94,7 @@ def test_draws_are_those_of_optunas_sampler_as_it_was_by_default_for_the_authors
     )
     trials = worker.study.trials
     for number in (0, 9, 12):
-        seed = int(tuning.np.random.SeedSequence([42, number]).generate_state(1)[0])
+        seed = int(np.random.SeedSequence([42, number]).generate_state(1)[0])
         sampler = optuna.samplers.TPESampler(n_startup_trials=10, multivariate=False, constant_liar=False, seed=seed)
         study = optuna.create_study(direction="maximize", sampler=sampler)
         study.add_trials(trials[:number])
@@ -106,10 +108,10 @@ def test_uniform_sigma_is_rarely_below_one(settings, monkeypatch, tmp_path):
     for search in ("authors", "fair"):
         worker = drawn(settings, monkeypatch, lambda cfg: 1.0, tmp_path / search, f"search={search}", "search.trials=1")
         row = worker.space["sigma"]
-        studies = [optuna.create_study(sampler=tuning.sampler(worker.search, n, 0)) for n in range(200)]
+        studies = [optuna.create_study(sampler=Sampler(worker.search.sampler, n)) for n in range(200)]
         if search == "authors":  # its seed is 42, whatever the run's
             assert len({study.ask({"sigma": row}).params["sigma"] for study in studies}) == 1
-            studies = [optuna.create_study(sampler=tuning.sampler(worker.search, 1, n)) for n in range(200)]
+            studies = [optuna.create_study(sampler=Sampler(worker.search.sampler | {"seed": n}, 1)) for n in range(200)]
         below[search] = sum(study.ask({"sigma": row}).params["sigma"] < 1 for study in studies) / 200
     assert 0.04 < below["authors"] < 0.16 and 0.4 < below["fair"] < 0.6
 

@@ -58,7 +58,6 @@ def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
         progress=Progress(sigma=0.5),
         report=lambda what, values: None,
         on_epoch=None,
-        presence=None,
     )
 
 

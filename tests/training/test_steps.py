@@ -65,7 +65,6 @@ def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
             **{"cfg": cfg, "model": model, "tables": texts.tables, "labels": dict(texts.labels), "folder": tmp_path},
             **{"objective": Objective(cfg, 3, 0.5), "progress": Progress(sigma=0.5), "precision": "float32"},
             **{"rows": np.arange(200), "device": torch.device("cpu"), "report": print, "on_epoch": None},
-            presence=SimpleNamespace(look=lambda: False),
         )
         fit.watch, fit.log = Laps(), torch.zeros(3, len(LOG))
         return fit
@@ -327,7 +326,7 @@ def test_an_epoch_keeps_the_largest_memory_and_whether_the_device_was_shared(fit
     memory, shared = iter([5, 9, 7]), iter([False, True, False])
     peak = lambda device: next(memory) * (device == fit.device)  # noqa: E731
     monkeypatch.setattr(gloss.training.trainer, "peak_memory_bytes", peak)
-    fit.presence.look = lambda: next(shared)
+    monkeypatch.setattr(gloss.training.trainer, "is_shared", lambda device: next(shared))
     for _ in range(3):
         ended(fit, 0.5)
         found.append((fit.progress.peak_memory_bytes, fit.progress.was_shared))

@@ -16,8 +16,8 @@ from gloss.report.statistics import mean, std
 from gloss.report.tables.all_runs import Panel, left_out_notes, panels_by_model
 
 MEASURES = (  # heading, key, its chance level, factor
-    ("Homophily above chance (points)", "homophily", "homophily_chance", 100),
-    ("Propagated accuracy above majority (points)", "propagated_accuracy", "majority_accuracy", 1),
+    ("Homophily\nabove chance (points)", "homophily", "homophily_chance", 100),
+    ("Propagated accuracy\nabove majority (points)", "propagated_accuracy", "majority_accuracy", 1),
 )
 
 

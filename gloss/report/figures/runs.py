@@ -1,4 +1,4 @@
-"""Figures of the method and of single runs: 1 (the pipeline), 4 (the graph), 5 (embeddings), 6 (where time goes)."""
+"""Figures of single runs: 4 (the graph), 5 (embeddings), 6 (where time goes)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from gloss.errors import RunError
 from gloss.paper.names import dataset_name, loss_name, model_name
@@ -32,64 +31,7 @@ PART_LOOK = (
 )
 MAX_POINTS = 600  # of a t-SNE panel: more take longer than all other figures together
 GRAPH_NODES, GRAPH_NEIGHBOURS = 40, 3
-
-
-def fig1() -> Drawing:
-    """The pipeline of one training step in integrated mode, drawn."""
-    figure = Figure(figsize=(7.2, 3.2))
-    ax = figure.subplots()
-    ax.set(xlim=(-0.5, 100.5), ylim=(2, 48))
-    ax.axis("off")
-    boxes = {  # name: x, y, width, height, text, colour
-        "texts": (0, 15, 11, 12, "batch of\nB texts\nwith labels", "#FFFFFF"),
-        "encoder": (15, 15, 11, 12, "encoder", "#DCEBF7"),
-        "z": (30, 15, 13, 12, "embeddings\n$z_i$, B × D", "#FFFFFF"),
-        "head": (48, 29, 16, 10, "linear head\nlogits, B × C", "#DCEBF7"),
-        "ce": (69, 29, 12, 10, "$L_{CE}$", "#E6E6E6"),
-        "graph": (
-            48,
-            3,
-            16,
-            17,
-            "graph of the batch\n$W_{ij}=e^{-\\Vert z_i-z_j\\Vert^2/2\\sigma^2}$\n$z$ at unit length",
-            "#FBE5D6",
-        ),
-        "lpa": (67, 3, 17, 17, "a fraction γ labeled,\nthe rest unlabeled\n$F_U=(I-T_{UU})^{-1}T_{UL}Y_L$", "#FBE5D6"),
-        "lg": (87, 6.5, 12, 10, "$L_G$ on the\nhidden", "#E6E6E6"),
-        "sum": (85, 26, 15, 13, "$\\lambda L_G+$\n$(1-\\lambda)L_{CE}$", "#DDF0E6"),
-    }
-    for x, y, width, height, text, color in boxes.values():
-        shape = FancyBboxPatch(
-            (x, y), width, height, boxstyle="round,pad=0,rounding_size=1.2", facecolor=color, linewidth=0.9
-        )
-        ax.add_patch(shape)
-        ax.text(x + width / 2, y + height / 2, text, ha="center", va="center", fontsize=7)
-
-    def arrow(start: tuple[float, float], end: tuple[float, float], **given: Any) -> None:
-        look: dict[str, Any] = {
-            "arrowstyle": "-|>",
-            "mutation_scale": 9,
-            "linewidth": 1.0,
-            "color": "#333333",
-            "shrinkA": 0,
-            "shrinkB": 0,
-        } | given
-        ax.add_patch(FancyArrowPatch(start, end, **look))
-
-    arrow((11, 21), (15, 21))
-    arrow((26, 21), (30, 21))
-    arrow((43, 23), (48, 33))
-    arrow((43, 19), (48, 12))
-    arrow((64, 34), (69, 34))
-    arrow((64, 11.5), (67, 11.5))
-    arrow((84, 11.5), (87, 11.5))
-    arrow((81, 34), (85, 34))
-    arrow((93, 16.5), (93, 26))
-    dashed = (0, (4, 2))
-    ax.plot([92.5, 92.5, 20.5, 20.5], [39, 44, 44, 30], color="#333333", linewidth=1.0, linestyle=dashed)
-    arrow((20.5, 30), (20.5, 27))
-    ax.text(56, 45, "gradient; the next step builds its graph anew from the new embeddings", ha="center", fontsize=7)
-    return Drawing("fig1", "Figure 1: one training step, integrated mode", figure, [], ["Our drawing of the method."])
+SCALE = (0.02, 0.98)  # quantiles of the edge weights between which the colours of Figure 4 lie
 
 
 def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
@@ -113,25 +55,24 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
     off_diagonal = ~np.eye(len(labels), dtype=bool)
     figure = Figure(figsize=(max(1.45 * len(epochs), 5.6), 4.6))
     grid = figure.add_gridspec(2, 2 * len(epochs), height_ratios=(1, 1.6))
-    data: list[dict[str, object]] = []
-    image, top_axes = None, []
+    data, image, top_axes = [], None, []
     weights = {epoch: kernel(arrays[f"epoch_{epoch}_embeddings"][order], sigma) for epoch in epochs}
-    shown = [w[off_diagonal] for w in weights.values()]
-    greys = {"vmin": min(w.min() for w in shown), "vmax": max(w.max() for w in shown)}  # a wide σ leaves all near 1
+    shown = np.concatenate([w[off_diagonal] for w in weights.values()])
+    low, high = np.quantile(shown, SCALE)  # a wide σ leaves all weights near 1, and a few nodes lie far from all others
     for i, epoch in enumerate(epochs):
         ax = figure.add_subplot(grid[0, 2 * i : 2 * i + 2])
         top_axes.append(ax)
-        image = ax.imshow(weights[epoch], cmap="Greys", **greys, interpolation="nearest")
+        image = ax.imshow(weights[epoch], cmap="viridis", vmin=low, vmax=high, interpolation="nearest")
         for edge in np.flatnonzero(np.diff(labels)) + 0.5:
-            ax.axhline(edge, color=OTHER, linewidth=0.8)
-            ax.axvline(edge, color=OTHER, linewidth=0.8)
+            ax.axhline(edge, color="#FFFFFF", linewidth=0.8)
+            ax.axvline(edge, color="#FFFFFF", linewidth=0.8)
         ax.set(title="before" if epoch == 0 else f"epoch {epoch}", xticks=[], yticks=[])
         ax.grid(visible=False)
         ax.spines[:].set_visible(True)
         within = float(weights[epoch][is_same & off_diagonal].mean())
         between = float(weights[epoch][~is_same].mean())
         data.append({"epoch": epoch, "within": within, "between": between, "texts": len(labels), "sigma": sigma})
-    figure.colorbar(image, ax=top_axes, label="weight", shrink=0.8, pad=0.01)
+    figure.colorbar(image, ax=top_axes, label="edge weight", shrink=0.8, pad=0.01, extend="both")
     chosen = np.sort(np.random.default_rng(0).permutation(len(labels))[:GRAPH_NODES])
     for i, epoch in enumerate((epochs[0], epochs[-1])):
         ax = figure.add_subplot(grid[1, i * len(epochs) : (i + 1) * len(epochs)])
@@ -141,7 +82,9 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
         ax.set_title(f"{name}: {100 * share:.0f} % of the drawn edges within a class")
     where = f"{dataset_name(g.dataset)}, {model_name(g.model)}, {loss_name(g.loss, g.mode)}, seed {run.identity.seed}"
     notes = [
-        f"{where}; {len(labels)} validation texts sorted by class, orange lines part the classes; σ = {sigma:.3f}.",
+        f"{where}; {len(labels)} validation texts sorted by class, white lines part the classes; σ = {sigma:.3f}. "
+        f"Colours span the {100 * SCALE[0]:.0f} to {100 * SCALE[1]:.0f} % quantiles of the edge weights of all epochs "
+        f"({low:.3g} to {high:.3g}), without the diagonal.",
         f"Below: {len(chosen)} of them, each with its {GRAPH_NEIGHBOURS} strongest edges; blue solid within a class, "
         "orange dashed between classes; positions are the first two principal components.",
         *([f"One of {len(found)} runs is drawn."] if len(found) > 1 else []),
@@ -189,7 +132,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
     """t-SNE of test embeddings: a row a data set and model, a column a loss; the same texts in all panels of a row."""
     with_runs = [g for g in groups if g.runs]
     places = list(dict.fromkeys((g.dataset, g.model) for g in with_runs))
-    losses = list(dict.fromkeys((g.loss, g.mode, others(g)) for g in groups))
+    losses = list(dict.fromkeys((g.loss, g.mode, others(g)) for g in with_runs))
     if not places:
         return None
     figure, axes = panels(len(places), len(losses), width=1.85, height=1.95)
@@ -206,7 +149,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
             if i == 0:
                 ax.set_title(loss_name(*key[:2]) + key[2].replace(" (", "\n("))
             if key not in row:
-                ax.text(0.5, 0.5, "not run", ha="center", va="center", transform=ax.transAxes)
+                ax.remove()
                 continue
             run = row[key].runs[min(common or row[key].runs)]
             seed = run.identity.seed

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from matplotlib.ticker import MaxNLocator
+
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import shortened
 from gloss.records.study import Study
@@ -51,8 +53,10 @@ def study_figure(study: Study) -> Drawing | None:
     if len(done) < 2:
         return None
     names = list(study.space)
-    figure, axes = panels(1, 2 + len(names), width=2.2, height=2.2)
-    history, bars, *scatter = axes[0]
+    importance = importances(study)
+    figure, axes = panels(1, 1 + bool(importance) + len(names), width=2.2, height=2.2)
+    history, *bars = axes[0][: 1 + bool(importance)]
+    scatter = axes[0][1 + len(bars) :]
     best_so_far, steps = -math.inf, []
     for trial in sorted(done, key=lambda t: t["number"]):
         if trial["state"] == "complete":
@@ -62,10 +66,11 @@ def study_figure(study: Study) -> Drawing | None:
     history.step([x for x, _ in steps], [y for _, y in steps], where="post", color="#333333", linewidth=0.8)
     history.set_xlabel("trial")
     history.set_ylabel(study.score)
-    importance = importances(study)
-    bars.barh([NAMES[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
-    bars.invert_yaxis()
-    bars.set_xlabel("importance" if importance else "importance: too few trials")
+    history.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in bars:  # none where too few trials say anything
+        ax.barh([NAMES[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
+        ax.invert_yaxis()
+        ax.set_xlabel("importance")
     for ax, name in zip(scatter, names, strict=True):
         _points(ax, [(t["params"][name], t) for t in done])
         ax.set_xlabel(NAMES[name])
@@ -79,11 +84,9 @@ def study_figure(study: Study) -> Drawing | None:
             ax.minorticks_off()
     data = [{"trial": t["number"], "state": t["state"], "value": t["value"], **t["params"]} for t in done]
     data += [{"hyperparameter": name, "importance": share} for name, share in importance.items()]
-    notes = [
-        "Line: the best so far. Crosses: pruned trials, at their last score.",
-        "Importance: share of the score's variance over the finished trials that a random forest lays at each "
-        "hyperparameter's door (fANOVA); with few trials, a hint at most.",
-    ]
+    notes = ["Line: the best so far. Crosses: pruned trials, at their last score."]
+    if importance:
+        notes.append("Importance: estimated influence of each hyperparameter (fANOVA); unreliable with few trials.")
     return Drawing(f"study-{study.name}", f"Search: {title(study)}", figure, data, notes, command=command(study))
 
 

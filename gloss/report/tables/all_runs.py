@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +11,10 @@ from matplotlib.ticker import MaxNLocator
 
 from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
+from gloss.records.frame import frame_of
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, panels
+from gloss.report.run_list import settings
 from gloss.report.seed_groups import CELL, Group, protocol_deviations, setting, timed
 from gloss.report.statistics import mean, std
 from gloss.report.table import Entry, Table
@@ -23,7 +25,6 @@ from gloss.report.tables.results import (
     SILHOUETTE,
     Metric,
     by_group,
-    in_blocks,
     measure,
     ours,
 )
@@ -38,39 +39,45 @@ METRICS = (
 def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:
     """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
     set, model and mode are marked, among runs of one protocol and variant."""
-    groups = in_blocks(groups, "dataset", "model", "mode")
-    blocks: dict[tuple[str, ...], list[Group]] = defaultdict(list)
-    for g in groups:
-        blocks[g.dataset, g.model, g.mode].append(g)
-    rows, data, has_digits = [], [], False
-    said: dict[str, dict[str, None]] = defaultdict(dict)
+    place = {(g.dataset, g.model, g.mode): i for i, g in enumerate(reversed(groups))}
+    groups = sorted(groups, key=lambda g: (-place[g.dataset, g.model, g.mode], setting(g)))  # a contest after the other
+    told = differences(groups)
+    rows, data = [], []
     for g, cell in zip(groups, by_group(measure(groups, METRICS), METRICS), strict=True):
-        block = blocks[g.dataset, g.model, g.mode]
-        is_one_of_many = len({setting(x) for x in block}) > 1 or sum(x.loss == g.loss for x in block) > 1
-        has_digits |= is_one_of_many
-        label = loss_name(g.loss, g.mode) + (f" [{g.config_hash[:8]}]" if is_one_of_many else "")
         shown = [ours(row if m.is_quality else row | {"rank": 0}, m) for row, m in zip(cell, METRICS, strict=True)]
         numbers = [Entry((part,)) for part in shown]  # times and epochs are facts, not a contest: no rank
-        rows.append([dataset_name(g.dataset), model_name(g.model), g.mode, label, len(g.runs), *numbers])
+        keys = [dataset_name(g.dataset), model_name(g.model), g.mode, loss_name(g.loss, g.mode), told[identity(g)]]
+        rows.append([*keys, len(g.runs), *numbers])
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
         for row, m in zip(cell, METRICS, strict=True):
-            data[-1] |= {f"{m.path[-1]}": row["mean"], f"{m.path[-1]}_std": row["std"]}
-        if cell[0]["protocol_deviations"]:
-            said[cell[0]["protocol_deviations"]][
-                f"{g.dataset}/{g.model}" + f" {g.config_hash[:8]}" * is_one_of_many
-            ] = None
-    notes = [f"Not the paper's protocol ({', '.join(who)}): {text}." for text, who in said.items()]
-    notes.append(
-        "Test split; mean ± standard deviation (n - 1) over n seeds; bold is best, underlined second of its data set, "
-        "model and mode, among runs of one protocol and variant. Times are of training alone, the last until the best "
-        "epoch."
-    )
-    notes += timed(groups)[1]
-    if has_digits:
-        notes.append("[…]: config_hash, the name of the run's folder, where there are several settings.")
-    columns = ["Data set", "Model", "Mode", "Loss", "n", *(m.heading for m in METRICS)]
-    return Table(name, title, columns, rows, data, notes, num_keys=4)
+            data[-1] |= {m.path[-1]: row["mean"], f"{m.path[-1]}_std": row["std"]}
+    notes, columns = [*timed(groups)[1]], ["Data set", "Model", "Mode", "Loss", "Settings", "n"]
+    if off := [set(found) for g in groups if (found := protocol_deviations(g.config))]:
+        which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
+        shared = sorted(set.intersection(*off))
+        notes.append(f"Not the paper's protocol ({which}){': ' if shared else ''}{', '.join(shared)}.")
+    if any(told.values()):
+        notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
+    else:
+        columns, rows = [c for c in columns if c != "Settings"], [[*row[:4], *row[5:]] for row in rows]
+    num_keys = len(columns) - 1
+    return Table(name, title, [*columns, *(m.heading for m in METRICS)], rows, data, notes, num_keys=num_keys)
+
+
+def differences(groups: Sequence[Group]) -> dict[tuple, str]:
+    """By `identity`, what tells a configuration from the others of its data set, model, mode and loss: the variant and
+    settings; the config_hash too where these are the same. Empty for one of its kind."""
+    told = settings(frame_of([run for g in groups for run in g.runs.values()]))
+    texts = {
+        identity(g): " ".join(x for x in ((g.variant, "")[g.variant == "paper"], told[g.config_hash]) if x)
+        for g in groups
+    }
+    counts = Counter((*key[:4], text) for key, text in texts.items())
+    return {
+        key: text if counts[*key[:4], text] == 1 else f"{text} config_hash={key[4][:8]}".strip()
+        for key, text in texts.items()
+    }
 
 
 def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
@@ -90,15 +97,15 @@ def panels_by_model(groups: Sequence[Group], cells: Sequence[Group]) -> dict[str
     blocks: dict[tuple[str, str, str], list[Group]] = defaultdict(list)
     for g in groups:
         blocks[g.model, g.dataset, g.mode].append(g)
-    composed = {_name(g): g for g in cells if g.runs and not g.point}
+    composed = {identity(g): g for g in cells if g.runs and not g.point}
     found: dict[str, list[Panel]] = {m: [] for m in sorted({m for m, *_ in blocks}, key=lambda m: paper_order(model=m))}
     for (model, dataset, mode), block in blocks.items():
-        asked = [composed[_name(g)] for g in block if _name(g) in composed]
+        asked = [composed[identity(g)] for g in block if identity(g) in composed]
         found[model].append((dataset, mode, *_chosen(asked or block, block)))
     return found
 
 
-def _name(g: Group) -> tuple:
+def identity(g: Group) -> tuple:
     return g.dataset, g.model, g.mode, g.loss, g.config_hash
 
 
@@ -125,8 +132,8 @@ def _chosen(candidates: Sequence[Group], block: Sequence[Group]) -> tuple[dict[s
         rival = chosen.get(g.loss)
         if rival is None or (len(g.runs), score(g)) > (len(rival.runs), score(rival)):
             chosen[g.loss] = g
-    drawn = {_name(g) for g in chosen.values()}
-    return chosen, [g for g in block if _name(g) not in drawn]
+    drawn = {identity(g) for g in chosen.values()}
+    return chosen, [g for g in block if identity(g) not in drawn]
 
 
 Panel = tuple[str, str, dict[str, Group], list[Group]]  # data set, mode, by loss what is drawn, what is not
@@ -137,8 +144,6 @@ def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
     pairs_in_row = min(2, len(blocks))
     figure, axes = panels(-(-len(blocks) // pairs_in_row), 2 * pairs_in_row, width=3.0, height=2.4)
     axes = axes.reshape(-1, 2)
-    for unused in axes[len(blocks) :].flat:
-        unused.remove()
     data = []
     drawn = [g for _, _, chosen, _ in blocks for g in chosen.values()]
     clocked, times = timed(drawn)
@@ -153,10 +158,10 @@ def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
         left.set(title=where, xlabel="Epoch", ylabel=score)
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
         right.set(xlabel="Training time (s)")
-        if not right.lines:
-            right.text(0.5, 0.5, "no times that compare:\nsee the notes", ha="center", transform=right.transAxes)
         left.legend()
         notes += left_out_notes(where, mode, chosen, left_out)
+    for empty in (ax for ax in axes.flat if not ax.lines):
+        empty.remove()
     return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
 
 
@@ -168,7 +173,8 @@ def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Se
     ]:
         notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
     if left_out:
-        names = [f"{loss_name(g.loss, mode)} {g.config_hash[:8]} (n={len(g.runs)})" for g in left_out]
+        told = differences([*chosen.values(), *left_out])
+        names = [f"{loss_name(g.loss, mode)} {told[identity(g)]} (n={len(g.runs)})" for g in left_out]
         notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
     return notes
 

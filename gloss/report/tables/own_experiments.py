@@ -11,7 +11,7 @@ from gloss.config import CE, GRAPH_LOSSES, INTEGRATED, AblationConfig
 from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.report.figure import Drawing
 from gloss.report.figures.sweeps import by_loss, others, setting
-from gloss.report.seed_groups import Group, is_comparable, mean_std
+from gloss.report.seed_groups import Group, is_comparable, mean_std, off_protocol
 from gloss.report.seed_groups import setting as protocol_of
 from gloss.report.statistics import mean, std, t_interval
 from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
@@ -60,11 +60,14 @@ def shuffle_notes(groups: Sequence[Group]) -> list[str]:
             gains = [own[s] - ce[s] for s in seeds]
             kept = [shuffled[s] - ce[s] for s in seeds]
             interval = t_interval(gains)
+            fair = not any(off_protocol(g) for g in block if g.runs)
             where = f"{dataset_name(dataset)}, {model_name(model)}, {loss_name(loss, mode)} ({mode}, n={len(seeds)})"
             gain = f"{mean(gains):+.2f} points" + (
                 f", 95 % {interval[0]:+.2f} to {interval[1]:+.2f}" if interval else ""
             )
-            if interval and interval[0] > 0:
+            if not fair:
+                survives = f"gain over CE {gain}; runs off the paper's protocol bear no verdict"
+            elif interval and interval[0] > 0:
                 survives = f"{100 * mean(kept) / mean(gains):.0f} % of its gain over CE ({gain}) survives the shuffle"
             else:
                 survives = f"its gain over CE ({gain}) is not above 0 beyond doubt, so no share of it can be named"

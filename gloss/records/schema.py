@@ -1,0 +1,163 @@
+"""What result.json and epochs.jsonl hold, with types and ranges: a run writes by it, and every reader checks by it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+
+from gloss.config import Config
+
+SCHEMA_VERSION = 1
+MANY = 10**15  # more than any count or number of seconds, and no sum of such numbers overflows
+_CONFIG_GROUPS = [f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name))]
+# What steers a terminal or turns the direction of a text.
+_STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def _not_newer(version: int) -> int:
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"it is {version}, newer than this code's {SCHEMA_VERSION}: update the code")
+    return version
+
+
+def _groups_are_dicts(config: dict[str, Any]) -> dict[str, Any]:
+    if wrong := [group for group in _CONFIG_GROUPS if type(config.get(group, {})) is not dict]:
+        raise ValueError(f"{wrong[0]} is no dict")
+    return config
+
+
+Version = Annotated[int, AfterValidator(_not_newer)]
+Count = Annotated[int, Field(ge=0, le=MANY)]
+Amount = Annotated[float, Field(ge=0, le=MANY)]
+Number = Annotated[int, Field(ge=-MANY, le=MANY)] | Annotated[float, Field(ge=-MANY, le=MANY)]
+Percent = Annotated[float, Field(ge=0, le=100)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Part(BaseModel):
+    """Types are exact, numbers finite, and keys that are not named here are left out."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
+
+
+class Identity(Part):
+    """What tells runs apart."""
+
+    dataset: str
+    model: str
+    mode: str
+    loss: str
+    variant: str
+    config_hash: str
+    seed: int
+
+
+class Metrics(Part):
+    """Of a split; the three last where they were measured."""
+
+    accuracy: Percent
+    macro_f1: Percent
+    macro_silhouette: Annotated[float, Field(ge=-1, le=1)] | None = None
+    knn_accuracy: Percent | None = None
+    grouped_accuracy: Percent | None = None
+
+
+class Graph(Part):
+    """What gloss.training.graph_quality measures."""
+
+    homophily: Fraction
+    homophily_chance: Fraction
+    propagated_accuracy: Percent
+    majority_accuracy: Percent
+
+
+class GraphQuality(Part):
+    """Of the validation texts, before training and with the best weights."""
+
+    sigma: Amount
+    gamma: Amount
+    at_start: Graph
+    at_best: Graph
+
+
+class RunRecord(Part):
+    """The content of result.json."""
+
+    schema_version: Version
+    identity: Identity
+    config: Annotated[dict[str, Any], AfterValidator(_groups_are_dicts)]
+    labels: Annotated[list[str], Field(min_length=1)]
+    num_rows: dict[str, Count]  # by split
+    fingerprint: str | None = None  # of the texts
+    notes: list[str] | None = None  # on the data, and on signs of a collapse
+    hyperparameters: dict[str, bool | Number | None]
+    metrics: dict[str, Metrics]  # by split
+    graph_quality: GraphQuality | None = None
+    best_epoch: Count
+    epochs: Count
+    stopped: str | None = None
+    seconds: dict[str, Amount]
+    num_parameters: Count | None = None
+    tokens_per_epoch: Count | None = None
+    peak_memory_bytes: Count | None = None
+    device: str
+    device_name: str | None = None
+    precision: str
+    shared_device: bool | None = None
+    counts: dict[str, Number | None] | None = None
+    tuned: dict[str, Any] | None = None  # where the hyperparameters are from
+    code: str | None = None
+    commit: str | None = None
+    commit_clean: bool | None = None
+    resumed_on: list[Any] | None = None
+    finished_at: str | None = None
+    is_trial: bool | None = None  # of a search: without test texts
+
+    @model_validator(mode="after")
+    def _is_whole(self) -> RunRecord:
+        if missing := {"val", *(() if self.is_trial else ("test",))} - self.metrics.keys():
+            raise ValueError(f"metrics.{min(missing)} is missing")
+        texts = _strings(self.model_dump(exclude={"labels"}))  # labels are a user's own
+        if found := next((text for text in texts if _STEERING.search(text)), None):
+            raise ValueError(f"{found!r:.50} has control characters")
+        return self
+
+
+class _Measured(Part):
+    graph_quality: Graph | None = None
+
+
+class Epoch(Part):
+    """A line of epochs.jsonl, as far as it is read; null where a part was not measured."""
+
+    epoch: Number | None = None
+    score: Number | None = None
+    loss: Number | None = None
+    seconds: dict[str, Amount | None] = {}
+    val: _Measured | None = None
+
+
+EPOCHS = TypeAdapter(list[Epoch])
+
+
+def checked_result(content: Any, is_new: bool = False) -> dict[str, Any]:
+    """The keys of `RunRecord` in `content`. Raises ValueError unless all are as they should be.
+
+    Args:
+        content: of result.json.
+        is_new: a run writes it; a key that `RunRecord` does not name is then an error.
+    """
+    record = RunRecord.model_validate(content, extra="forbid" if is_new else "ignore")
+    return record.model_dump(exclude_unset=True)
+
+
+def _strings(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, (dict, list)):
+        for item in [*tree, *tree.values()] if isinstance(tree, dict) else tree:
+            yield from _strings(item)

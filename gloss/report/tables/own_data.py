@@ -1,0 +1,129 @@
+"""Runs on one's own texts: scores by class, the confusion matrix, and the worst errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gloss.data.datasets import Split
+from gloss.data.of_run import dataset_of
+from gloss.errors import DataError, RunError
+from gloss.paper.names import dataset_name, loss_name, model_name
+from gloss.records.reading import Record, number, shortened
+from gloss.report.seed_groups import Group
+from gloss.report.table import MISSING, Entry, Part, Table
+from gloss.report.tables.all_runs import differences, identity
+
+MAX_CLASSES = 20  # of a confusion matrix on the page
+NUM_ERRORS = 10
+TEXT_LENGTH = 200  # characters of a text that are shown
+
+
+def own_data_tables(groups: Sequence[Group]) -> dict[str, list[list[Table]]]:
+    """By data set the tables of each run whose texts are the user's own, the best on validation first.
+
+    Raises RunError where predictions are broken.
+    """
+    mine = [g for g in groups if (g.config.get("dataset") or {}).get("source") in ("csv", "hub")]
+    told = differences(mine)
+    found: dict[str, list[tuple[float, list[Table]]]] = {}
+    texts: dict[str, Any] = {}
+    for g in mine:
+        for seed, run in g.runs.items():
+            words = [loss_name(g.loss, g.mode), model_name(g.model), g.mode, told[identity(g)], f"seed {seed}"]
+            title = f"{dataset_name(g.dataset)}: {', '.join(word for word in words if word)}"
+            name = "-".join(["own", g.dataset, g.model, g.mode, g.loss, g.config_hash[:8], str(seed)])
+            score = number(run.result, "metrics", "val", "macro_f1") or 0.0
+            if tables := _tables(name, title, run, texts):
+                found.setdefault(g.dataset, []).append((score, tables))
+    return {dataset: [tables for _, tables in sorted(runs, key=lambda x: -x[0])] for dataset, runs in found.items()}
+
+
+def _tables(name: str, title: str, run: Record, texts: dict[str, Any]) -> list[Table]:
+    from sklearn.metrics import confusion_matrix, precision_recall_fscore_support  # here: slow to import
+
+    arrays = run.predictions()
+    if "test_logits" not in arrays:
+        return []
+    truth, logits = arrays["test_labels"], arrays["test_logits"].astype(np.float64)
+    probabilities = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    guess, classes = probabilities.argmax(axis=1), [str(x) for x in run.result["labels"]]
+    numbers = range(len(classes))
+    counts = confusion_matrix(truth, guess, labels=numbers)
+    scores = np.stack(precision_recall_fscore_support(truth, guess, labels=numbers, zero_division=0)[:3], axis=1)
+    matrix = len(classes) <= MAX_CLASSES
+    rows, data = [], []
+    for i, label in enumerate(classes):
+        total = counts[i].sum()
+        cells = (
+            [_count(n, n / total if total else 0.0) for n in counts[i]]
+            if matrix
+            else [_taken_for(counts[i], i, classes)]
+        )
+        rows.append([label, int(total), *(f"{100 * x:.2f}" for x in scores[i]), *cells])
+        scored = dict(zip(("precision", "recall", "f1"), (100 * scores[i]).tolist(), strict=True))
+        data.append({"class": label, "texts": int(total), **scored})
+        data[-1] |= {f"predicted_{other}": int(n) for other, n in zip(classes, counts[i], strict=True)}
+    heads = [f"→ {label}" for label in classes] if matrix else ["Most often taken for"]
+    notes = [
+        "Scores by class (%), on test texts. → class: how many texts of the row's class were predicted as that one."
+    ]
+    by_class = Table(name, title, ["Class", "Texts", "Precision", "Recall", "F1", *heads], rows, data, notes)
+    split, reason = _test_texts(run, texts)
+    if split is not None and not np.array_equal(split.labels, truth):
+        split, reason = None, "the test texts stand in another order than the predictions"
+    return [by_class, _errors(f"{name}-errors", split, reason, truth, guess, probabilities.max(axis=1), classes)]
+
+
+def _count(n: int, share: float) -> Entry:
+    return Entry((Part(str(int(n)), shade=0.6 * share),))
+
+
+def _taken_for(counts: np.ndarray, own: int, classes: Sequence[str]) -> str:
+    others = [i for i in np.argsort(-counts, kind="stable") if i != own and counts[i]][:3]
+    return ", ".join(f"{classes[i]} ({counts[i]})" for i in others) or MISSING
+
+
+def _errors(
+    name: str,
+    split: Split | None,
+    reason: str,
+    truth: np.ndarray,
+    guess: np.ndarray,
+    sure: np.ndarray,
+    classes: Sequence[str],
+) -> Table:
+    """The wrong test texts of which the run was most sure; split: their texts, or None and the reason."""
+    wrong = np.flatnonzero(guess != truth)
+    worst = wrong[np.argsort(-sure[wrong], kind="stable")][:NUM_ERRORS]
+    rows: list[list[Any]] = []
+    for i in worst:
+        shown = [int(split.rows[i]), shortened(" | ".join(split.texts[i]), TEXT_LENGTH)] if split else [int(i) + 1]
+        rows.append([*shown, classes[truth[i]], classes[guess[i]], f"{100 * sure[i]:.1f}"])
+    where = ["Row", "Text"] if split else ["Prediction"]
+    data = [dict(zip((*where, "class", "predicted", "probability"), row, strict=True)) for row in rows]
+    notes = [] if split else [f"Texts cannot be shown: {reason}. Prediction: the line in predictions.npz, from 1."]
+    if split:
+        notes.append("Row: of the file, as a spreadsheet counts. Records hold no texts: these were read again from it.")
+    title = f"The worst of {len(wrong)} errors among {len(truth)} test texts: wrong, and most sure of it"
+    columns = [*where, "Its class", "Predicted", "Probability %"]
+    return Table(name, title, columns, rows, data, notes, num_keys=len(columns) - 1)
+
+
+def _test_texts(run: Record, known: dict[str, Any]) -> tuple[Split | None, str]:
+    """The test split of a run, or None and why there is none. known: those read before."""
+    cfg = run.result["config"]["dataset"]
+    if cfg["source"] == "hub" and not Path(str(cfg.get("path"))).exists():
+        return None, "sets of the hub are not fetched for a report"
+    key = json.dumps([cfg, run.result.get("fingerprint")], sort_keys=True, default=str)
+    if key not in known:
+        try:
+            known[key] = dataset_of(run).splits["test"], ""
+        except (DataError, RunError, OSError) as error:
+            known[key] = None, shortened(error, TEXT_LENGTH).rstrip(".")
+    return known[key]

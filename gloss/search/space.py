@@ -1,0 +1,62 @@
+"""What is searched: the rows of `configs/search`, as ranges of Optuna."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+from gloss.config import HYPERPARAMETERS, SCL_CE, Config, SearchConfig
+from gloss.errors import ConfigError
+
+Space = dict[str, FloatDistribution | CategoricalDistribution]
+
+
+def space_rows(cfg: Config, search: SearchConfig) -> dict[str, Any]:
+    """What the search says of each hyperparameter of this mode and loss: hyperparameter -> its row. Raises ConfigError.
+
+    A row is a number, which every trial has, or a range: low, high, and log or step; or choices. `final` in it is
+    the value that the runs after the search take instead of the one found. λ is left out where the variant fixes it.
+    """
+    try:
+        rows = dict(search.space[cfg.mode][cfg.loss.name])
+    except (KeyError, TypeError):
+        raise ConfigError(f"search={search.name} has no space for mode={cfg.mode} loss={cfg.loss.name}") from None
+    if unknown := [f"search.space.{cfg.mode}.{cfg.loss.name}.{name}" for name in rows if name not in HYPERPARAMETERS]:
+        raise ConfigError(f"{unknown[0]} is not allowed: expected one of {', '.join(HYPERPARAMETERS)}")
+    if cfg.loss.name == SCL_CE and cfg.variant.scl_lam is not None:
+        rows.pop("lam", None)
+    return rows
+
+
+def search_space(cfg: Config, search: SearchConfig) -> Space:
+    """What is searched for this mode and loss: hyperparameter -> its range. Raises ConfigError.
+
+    Keys set by hand are left out, and what has one value only.
+    """
+    space: Space = {}
+    for name, row in space_rows(cfg, search).items():
+        if HYPERPARAMETERS[name] not in search.overridden and not isinstance(row, (int, float)):
+            try:
+                space[name] = _distribution(row)
+            except (TypeError, ValueError, AttributeError) as error:
+                expected = "expected low, high, and log or step; or choices"
+                where = f"search.space.{cfg.mode}.{cfg.loss.name}.{name}"
+                raise ConfigError(f"{where}={row} is not allowed: {expected} ({error})") from None
+    if not space:
+        raise ConfigError(f"nothing is left to search for loss={cfg.loss.name}: all is set by hand")
+    return space
+
+
+def _distribution(row: dict[str, Any]) -> FloatDistribution | CategoricalDistribution:
+    keys = {key: x for key, x in row.items() if key != "final"}
+    if "choices" in keys:
+        return CategoricalDistribution(**{key: [float(x) for x in choices] for key, choices in keys.items()})
+    return FloatDistribution(**{key: x if key == "log" else float(x) for key, x in keys.items()})
+
+
+def range_of(row: FloatDistribution | CategoricalDistribution) -> dict[str, Any]:
+    """A range as study.json has it."""
+    if isinstance(row, CategoricalDistribution):
+        return {"choices": list(row.choices)}
+    return {"low": row.low, "high": row.high, "log": row.log, "step": row.step}

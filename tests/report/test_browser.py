@@ -1,0 +1,112 @@
+"""The page in a real browser: nothing broken, nothing too wide, folds open, tables sort. Needs Chromium."""
+
+import shutil
+
+import pytest
+from from_runs import DPI
+from synthetic import write_run, write_study
+
+from gloss.report.build import build
+
+WIDTHS = (390, 1400)
+BROWSER, DRIVER = (shutil.which("chromium") or shutil.which("chromium-browser")), shutil.which("chromedriver")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    webdriver = pytest.importorskip("selenium.webdriver")
+    if not BROWSER or not DRIVER:
+        pytest.skip("no Chromium with its driver here: apt-get install chromium chromium-driver")
+    outputs = tmp_path_factory.mktemp("outputs")
+    for loss, accuracy in (("ce", 80.0), ("scl_ce", 9.5), ("gloss_sqrt", 84.0)):
+        for seed in (1, 2):
+            config = {"trainer": {"max_epochs": 3}}
+            write_run(
+                outputs, dataset="r8", model="minilm", loss=loss, seed=seed, accuracy=accuracy + seed, config=config
+            )
+    write_study(outputs)
+    options = webdriver.ChromeOptions()
+    options.binary_location = BROWSER
+    for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    driver.get(build(outputs, dpi=DPI).page.as_uri())
+    yield driver
+    driver.quit()
+
+
+def emulate(browser, width, scheme="light", media=""):
+    size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+
+
+def open_folds(browser, is_open):
+    browser.execute_script("for (const x of document.querySelectorAll('details')) x.open = arguments[0]", is_open)
+
+
+def test_no_error_and_no_picture_is_missing(browser):
+    assert browser.get_log("browser") == []
+    open_folds(browser, True)
+    widths = browser.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
+    assert len(widths) >= 2 and min(widths) > 0
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_nothing_is_wider_than_the_window(browser, width):
+    emulate(browser, width)
+    for is_open in (False, True):
+        open_folds(browser, is_open)
+        assert browser.execute_script("return document.documentElement.scrollWidth") == width
+    open_folds(browser, False)
+    nav, main = browser.execute_script(
+        "return ['nav', 'main'].map(x => document.querySelector(x).getBoundingClientRect().toJSON())"
+    )
+    assert nav["right"] <= main["left"] if width >= 1100 else nav["bottom"] <= main["top"]  # beside it, or above
+    first = browser.execute_script("return document.images[0].getBoundingClientRect().top + scrollY")
+    assert first < 3 * 844  # at most three screens before the first figure
+
+
+def test_folds_are_closed_on_a_screen_and_open_by_a_click_a_link_and_on_paper(browser):
+    emulate(browser, 1400)
+    browser.execute_script("location.hash = ''")
+    open_folds(browser, False)
+    heights = "return [...document.querySelectorAll('details > div')].map(x => x.getBoundingClientRect().height)"
+    seen = "return document.querySelector(arguments[0]).checkVisibility({contentVisibilityAuto: true})"
+    assert not browser.execute_script(seen, "#notes li")
+    browser.execute_script("document.querySelector('details:has(#notes) > summary').click()")
+    assert browser.execute_script(seen, "#notes li")
+    open_folds(browser, False)
+    browser.execute_script("document.querySelector('nav a[href^=\"#study-\"]').click()")
+    assert browser.execute_script("return document.querySelector(location.hash).closest('details').open")
+    open_folds(browser, False)
+    emulate(browser, 800, media="print")
+    assert all(height > 0 for height in browser.execute_script(heights))
+    emulate(browser, 1400)
+
+
+def test_tables_sort_by_a_click(browser):
+    emulate(browser, 1400)
+    cells = (
+        "const t = document.querySelector('main table'), i = [...t.tHead.rows[0].cells].findIndex(c => "
+        "c.textContent.trim() === arguments[0]); if (arguments[1]) t.tHead.rows[0].cells[i].click(); "
+        "return [...t.tBodies[0].rows].map(r => r.cells[i].textContent.trim())"
+    )
+    assert len(browser.execute_script(cells, "Accuracy %", False)) == 3
+    falling = ["85.50 ± 0.71", "81.50 ± 0.71", "11.00 ± 0.71"]  # as numbers, where texts would put 11 before 8
+    assert browser.execute_script(cells, "Accuracy %", True) == falling
+    assert browser.execute_script(cells, "Accuracy %", True) == falling[::-1]
+    assert browser.execute_script(cells, "Loss", True) == ["CE", "G-Loss-SQRT + CE", "SCL + CE"]
+
+
+def test_light_and_dark_differ(browser):
+    colors = []
+    for scheme in ("light", "dark"):
+        emulate(browser, 1400, scheme)
+        colors.append(
+            browser.execute_script("const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]")
+        )
+    (ink, paper), (dark_ink, dark_paper) = colors
+    assert len({ink, paper, dark_ink, dark_paper}) == 4

@@ -1,0 +1,78 @@
+"""A close look at runs on one's own texts: scores by class, confusions, and errors as text where these can be read."""
+
+import numpy as np
+import pytest
+from from_runs import DPI
+from synthetic import result, write_run
+
+from gloss.config import DatasetConfig
+from gloss.data.datasets import load_dataset
+from gloss.records.reading import read_records
+from gloss.report.build import build
+from gloss.report.seed_groups import ungrouped_runs
+from gloss.report.tables.own_data import own_data_tables
+
+TEST = [("a", f"text {i} <b>") for i in range(6)] + [("b", f"other {i}") for i in range(4)]
+
+
+@pytest.fixture
+def outputs(tmp_path):
+    """A run on a CSV file: of 6 texts of a, 2 taken for b; of 4 of b, 1 taken for a."""
+    for part, rows in (("train", TEST + [("b", "one more"), ("a", "yet one")]), ("test", TEST)):
+        lines = "".join(f"{label},{text}\n" for label, text in rows)
+        (tmp_path / f"{part}.csv").write_text("label,text\n" + lines)
+    files = {part: str(tmp_path / f"{part}.csv") for part in ("train", "test")}
+    given = {
+        "name": "mine",
+        "source": "csv",
+        "path": files["train"],
+        "val_path": files["test"],
+        "test_path": files["test"],
+    }
+    dataset = load_dataset(DatasetConfig(**given), tmp_path, 1)
+    split = dataset.splits["test"]
+    wrong = {"text 1 <b>": 0.9, "text 4 <b>": 0.6, "other 2": 0.7}
+    sure = np.array([wrong.get(texts[0], 0.8) for texts in split.texts])
+    guess = np.array([1 - y if t[0] in wrong else y for t, y in zip(split.texts, split.labels, strict=True)])
+    logits = np.log(np.where(np.arange(2) == guess[:, None], sure[:, None], 1 - sure[:, None]))
+    config = {"dataset": given, "paths": {"data": "data"}, "trainer": {"max_epochs": 200}}
+    record = result(dataset="mine", config=config, labels=["a", "b"], fingerprint=dataset.fingerprint)
+    write_run(tmp_path, record, {"test_labels": split.labels, "test_logits": logits.astype(np.float32)})
+    return tmp_path
+
+
+def tables(outputs):
+    return own_data_tables(ungrouped_runs(read_records(outputs)[0]))["mine"][0]
+
+
+def test_scores_by_class_and_what_was_taken_for_what(outputs):
+    by_class, errors = tables(outputs)
+    assert [[e.plain() for e in row] for row in by_class.rows] == [
+        ["a", "6", "80.00", "66.67", "72.73", "4", "2"],  # 4 of 5 predicted, 4 of 6 there
+        ["b", "4", "60.00", "75.00", "66.67", "1", "3"],
+    ]
+    assert by_class.columns[-2:] == ["→ a", "→ b"] and "3 errors among 10" in errors.title
+    assert [[e.plain() for e in row] for row in errors.rows] == [  # the row as a spreadsheet counts, the header being 1
+        ["3", "text 1 <b>", "a", "b", "90.0"],
+        ["10", "other 2", "b", "a", "70.0"],
+        ["6", "text 4 <b>", "a", "b", "60.0"],
+    ]
+    page = build(outputs, dpi=DPI).page.read_text()
+    assert "text 1 &lt;b&gt;" in page and "text 1 <b>" not in page
+
+
+@pytest.mark.parametrize("change", ["gone", "changed"])
+def test_texts_that_cannot_be_read_again_are_rows_with_the_reason(outputs, change):
+    path = outputs / "test.csv"
+    path.unlink() if change == "gone" else path.write_text(path.read_text() + "b,a new one\n")
+    errors = tables(outputs)[1]
+    assert errors.columns[0] == "Prediction" and "Text" not in errors.columns and len(errors.rows) == 3
+    (note,) = errors.notes
+    assert note.startswith("Texts cannot be shown: ") and (
+        "have changed" in note if change == "changed" else "test.csv" in note
+    )
+
+
+def test_runs_on_prepared_sets_have_no_such_section(tmp_path):
+    write_run(tmp_path)
+    assert own_data_tables(ungrouped_runs(read_records(tmp_path)[0])) == {}

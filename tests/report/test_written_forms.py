@@ -1,0 +1,148 @@
+"""Tables 1 and 7, and how tables are written."""
+
+from types import SimpleNamespace
+
+import yaml
+from from_runs import records, row
+
+from gloss.config import CONFIG_DIR
+from gloss.paper import published as paper
+from gloss.report.table import Entry, Part, Table, csv_text, entry, number_text, rank
+from gloss.report.tables import datasets_and_search as starting
+
+
+def test_table1_stands_beside_the_papers():
+    splits = {
+        part: {"rows": n, "classes": 2, "too_long": 0.015}
+        for part, n in {"train": 6397, "val": 711, "test": 3554}.items()
+    }
+    record = {
+        "dataset": "mr",
+        "splits": splits,
+        "duplicates": {"train-val": 0, "train-test": 3, "val-test": 1},
+        "note": None,
+        "tokenizer": "minilm",
+    }
+    rows = {"train": 5879, "val": 653, "test": 2568}
+    classes, long = {"train": 52, "val": 51, "test": 52}, {"train": 0.2, "val": 0.1004, "test": 0.0}
+    splits = {part: {"rows": n, "classes": classes[part], "too_long": long[part]} for part, n in rows.items()}
+    other = record | {"dataset": "r52", "splits": splits, "tokenizer": "roberta_large"}
+    table = starting.table1([record, other])
+    ours, printed = row(table, "MR", "ours")
+    assert ours[2:] == ["10662", "6397", "711", "3554", "2", "1.5", "0 / 3 / 1"]
+    assert printed[2:7] == ["10662", "6397", "711", "3554", "2"]
+    assert row(table, "R52", "ours")[0][6:8] == ["52 / 51 / 52", "20.0 / 10.0 / 0.0"]
+    assert any(n.endswith("Counted by the tokenizer of MiniLM (MR); RoBERTa-large (R52).") for n in table.notes)
+    assert row(table, "R8", "ours")[0][2] == "—" and "dataset=r8: not measured" in table.missing
+
+
+def study(name="a-11111111", values=(), **changes):
+    """A finished study of γ and σ; values: (γ, σ, score) a trial."""
+    trials = [
+        {"number": i, "params": {"gamma": g, "sigma": x}, "value": v, "state": "complete", "duplicate_of": None}
+        for i, (g, x, v) in enumerate(values)
+    ]
+    about = {"dataset": "mr", "model": "bert", "mode": "integrated", "loss": "gloss_o", "variant": "paper"}
+    about |= {"search": "fair", "train_limit": None, "max_epochs": 200, "is_finished": True, "num_trials": len(trials)}
+    space = {"gamma": [0.5, 0.6], "sigma": (0.1, 10.0, True)}
+    return SimpleNamespace(**{"name": name, "space": space, "trials": trials, **about, **changes})
+
+
+def test_table7_gives_the_interval_of_the_best_fifth():
+    values = [(0.1, 1.0, 50), (0.5, 2.0, 80), (0.6, 3.0, 90), (0.7, 4.0, 70), (0.8, 5.0, 60), (0.9, 6.0, 99)]
+    one = study(values=values)
+    failed = {"number": 6, "params": {"gamma": 0.2, "sigma": 9.0}, "value": None, "state": "fail", "duplicate_of": None}
+    twin = one.trials[5] | {"number": 7, "duplicate_of": 5}  # counted, the best fifth would be trial 5 twice
+    table = starting.table7([replace_trials(one, [*one.trials, failed, twin])])
+    theirs = ["0.5, 0.6, 0.7, 0.8, 0.9", "0.5 – 0.7"]
+    assert [e.plain() for e in table.rows[0][3:]] == ["γ", "0.5, 0.6", *theirs, "0.6 – 0.9 (2 of 6)"]
+    assert [e.plain() for e in table.rows[1][3:]] == ["σ", "0.1 – 10, log", "0.1 – 10", "by data set", "3 – 6 (2 of 6)"]
+    assert records(table)[0]["paper_best"] == "0.5 – 0.7" and table.columns[5:7] == ["Paper: searched", "Paper: best"]
+
+
+def test_the_papers_ranges_are_those_that_its_code_searches():
+    search = yaml.safe_load((CONFIG_DIR / "search" / "authors.yaml").read_text())
+    for printed in paper.rows("table7"):
+        row = search["space"][printed["mode"]][printed["loss"]][printed["hyperparameter"]]
+        steps = [row["low"] + i * row["step"] for i in range(5)] if "step" in row else row.get("choices")
+        expected = ", ".join(f"{x:.3g}" for x in steps) if steps else f"{row['low']:.3g} – {row['high']:.3g}"
+        assert printed["searched"] == expected, printed
+    assert len(paper.rows("table7")) == 19
+
+
+def replace_trials(one, trials):
+    return SimpleNamespace(**{**vars(one), "trials": trials})
+
+
+def test_table7_keeps_searches_apart_and_unfinished_ones_out():
+    studies = [
+        study("full-1", [(0.5, 1.0, 90)]),
+        study("full-2", [(0.6, 2.0, 91)]),  # of the same cell, with another seed
+        study("short-3", [(0.7, 3.0, 80)], train_limit=500, max_epochs=3),
+        study("authors-4", [(0.8, 4.0, 92)], search="authors"),
+        study("half-5", [(0.9, 5.0, 99)], is_finished=False, num_trials=15),
+        study("r8-6", [(0.5, 6.0, 97)], dataset="r8"),
+    ]
+    table = starting.table7(studies)
+    found = {r[2].plain(): [e.plain() for e in r[7:]] for r in table.rows if r[3].plain() == "σ"}
+    assert found == {
+        "G-Loss-O + CE [1]": ["1 (1 of 1)", "—"],
+        "G-Loss-O + CE [2]": ["2 (1 of 1)", "—"],
+        "G-Loss-O + CE (500 texts, 3 epochs)": ["3 (1 of 1)", "—"],
+        "G-Loss-O + CE (search=authors)": ["4 (1 of 1)", "—"],
+        "G-Loss-O + CE": ["—", "6 (1 of 1)"],
+    }
+    assert table.missing == ["half-5: 1 of 15 trials"]
+
+
+def test_rank_marks_equal_as_printed_alike():
+    assert rank([1.001, 1.004, 0.5, None]) == [1, 1, 2, 0]
+    assert rank([3.0, 1.0, 2.0], higher_is_better=False) == [0, 1, 2]
+    assert rank([1.0, None]) == rank([1.0, 1.0]) == [0, 0]
+    assert rank([1.0, 2.0]) == [0, 1]  # of two, the worse is not praised
+
+
+def test_hostile_text_cannot_break_out_of_a_table():
+    name = "a|b\n<img src=x> $\\input{x}$ =1+1"
+    table = Table("t", name, ["x"], [[entry(name)]], [{"name": "=1+1", "n": -1.5}])
+    assert len([line for line in table.markdown().splitlines() if line.startswith("|")]) == 3
+    assert "\\<img" in table.markdown()
+    assert r"\input" not in table.latex() and r"\$" in table.latex()
+    assert table.csv() == "name,n\n'=1+1,-1.5\n"
+
+
+def test_hostile_text_cannot_break_out_of_the_page():
+    """As a heading, a number, a remark, a verdict and the table's own name."""
+    name = "<img src=x onerror=y>"
+    html = Table(f'x"{name}', name, [name], [[Entry((Part(name, 1, name),), name)]], []).html()
+    assert "<img" not in html and html.count("&lt;img src=x onerror=y&gt;") == 4
+    assert f"<b>{'&lt;img src=x onerror=y&gt;'}</b>" in html
+
+
+def test_csv_keeps_whole_numbers_and_leaves_missing_ones_empty():
+    rows = [{"n": 3, "x": 0.1 + 0.2, "ok": True}, {"n": None, "y": "-1"}, {"n": 2**62, "x": float("nan")}]
+    assert csv_text(rows) == f"n,x,ok,y\n3,0.30000000000000004,True,\n,,,-1\n{2**62},,,\n"
+    assert number_text(None) == number_text(float("nan"), 1.0) == "—" and number_text(0.0, 0.0, 1) == "0.0 ± 0.0"
+
+
+def test_an_entry_joins_equal_verdicts():
+    assert Entry((Part("1", verdict="ok"), Part("2", verdict="ok"))).verdict == "ok"
+    assert Entry((Part("1", verdict="ok"), Part("2", verdict="off"))).verdict == "ok/off"
+
+
+def test_published_numbers_are_complete():
+    assert {t: len(paper.rows(t)) for t in ("table1", "table2", "table3", "table5", "table6", "table9")} == {
+        **{"table1": 5, "table2": 60, "table3": 20, "table5": 8, "table6": 9, "table9": 3}
+    }
+    assert paper.published("table2", "ohsumed", "roberta_large", "gloss_o", "macro_f1") == 68.58
+    assert paper.published("table3", "r8", "bert", "gloss_o", "macro_silhouette") == 0.7870
+    assert paper.published("table3", "r8", "distilbert", "gloss_o", "accuracy") is None
+    assert paper.published("table6", "qnli", "bert", "scl_ce", "accuracy") == 90.06
+
+
+def test_the_papers_table4_repeats_its_table3():
+    for printed in paper.rows("table4"):
+        for metric, column in (("macro_silhouette", "silhouette"), ("seconds_per_epoch", "seconds_per_epoch")):
+            for loss in ("gloss_o", "scl"):
+                number = paper.published("table3", printed["dataset"], "bert", loss, metric)
+                assert number == float(printed[f"{column}_{loss}"])

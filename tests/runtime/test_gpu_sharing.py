@@ -1,0 +1,81 @@
+"""Processes of one user on one machine: who shares a device, who takes which GPU, a folder for the locks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gloss.runtime import gpu_sharing as workers
+from gloss.runtime.gpu_sharing import is_shared, shared_lock_folder
+
+
+@pytest.mark.parametrize(
+    ("script", "shared"),
+    [
+        ('[ "$1" = --id=GPU-12-ab ] && echo 7', False),  # this process, whatever its number in a container
+        ("echo 7; echo 8", True),
+        ("exit 9", True),  # nobody can say
+    ],
+)
+def test_a_gpu_is_shared_where_the_driver_names_another_process(tmp_path, monkeypatch, script, shared):
+    (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\n{script}\n")
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: SimpleNamespace(uuid="12-ab"))
+    assert is_shared(torch.device("cuda:0")) is shared
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert is_shared(torch.device("cuda:0")) is True
+
+
+def test_a_cpu_is_shared_where_more_threads_want_to_run_than_it_has_cores(monkeypatch):
+    for load, shared in ((1.9, False), (2.4, False), (2.6, True)):
+        monkeypatch.setattr(os, "getloadavg", lambda load=load: (load, 9.0, 9.0))
+        monkeypatch.setattr(os, "cpu_count", lambda: 2)
+        assert is_shared(torch.device("cpu")) is shared
+
+
+def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(workers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.delattr("getpass.getuser")  # fails where the uid has no name, as in a container
+    folder = tmp_path / f"gloss-{os.getuid()}" / "sweeps"
+    assert shared_lock_folder("sweeps") == folder and folder.stat().st_mode & 0o777 == 0o700
+    folder.rmdir()
+    (tmp_path / "precious").mkdir()
+    folder.symlink_to(tmp_path / "precious")
+    assert shared_lock_folder("sweeps") is None
+    folder.unlink()
+    folder.parent.chmod(0o777)  # anybody could put a link there
+    assert shared_lock_folder("sweeps") is None and not folder.exists()
+
+
+def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(workers.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr(workers, "_mine", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"uuid": f"gpu-{i}"}))
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
+    folder = tmp_path / f"gloss-{workers.os.getuid()}" / "workers"
+    assert workers.assign_gpu() == 0 and workers.assign_gpu() == 0
+    code = (
+        "import sys, time\nfrom filelock import FileLock\n"
+        "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    workers._mine.release()
+    monkeypatch.setattr(workers, "_mine", None)
+    other = subprocess.Popen([sys.executable, "-c", code, folder / "gpu-0"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        assert workers.assign_gpu() == 1  # the first is taken by another process
+    finally:
+        other.kill()
+        other.wait()
+        workers._mine.release()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert workers.assign_gpu() is None
