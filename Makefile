@@ -36,7 +36,7 @@ setup: .venv/.ready ## make .venv with the pinned requirements, again when they 
 always:
 
 demo: setup ## what training does to the embeddings of 1,000 film reviews: a table and a picture (5 minutes on 2 cores)
-	$(RUN) scripts/data.py --datasets=snippets_movie
+	$(RUN) scripts/data.py datasets=snippets_movie
 	$(RUN) scripts/train.py -m experiment=demo
 	$(RUN) scripts/report.py paths.outputs=outputs/demo only=demo show=demo measure=[frozen] settings=demo
 
@@ -50,29 +50,32 @@ mutants: setup ## change the science's code place by place, list what no test no
 	$(PIP) mutmut==3.8.1
 	$(RUN) tests/mutants.py $(ARGS)
 
-lint: setup ## style and common mistakes
+lint: setup ## style, format, types and common mistakes
 	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
 
 data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some), or a model (MODEL=mpnet)
-	$(RUN) scripts/data.py $(addprefix --datasets=,$(call given,DATASETS,DATASET)) $(addprefix --models=,$(call given,MODELS,MODEL))
+	$(RUN) scripts/data.py \
+	  $(call quoted,datasets,$(call given,DATASETS,DATASET)) $(call quoted,models,$(call given,MODELS,MODEL))
 
 reproduce: setup ## everything: search, run and report what is missing (see `make plan` first)
-	$(RUN) scripts/reproduce.py run all $(SELECTED)
+	$(RUN) scripts/reproduce.py target=all $(SELECTED)
 
 reproduce-%: setup ## one table, figure or experiment, such as reproduce-table2 MODELS=minilm DATASETS=mr SEEDS=1,2
-	$(RUN) scripts/reproduce.py run $* $(SELECTED)
+	$(RUN) scripts/reproduce.py target=$* $(SELECTED)
 
 plan: setup ## what everything would cost (DEVICE=a100, h100, h200 or cpu instead of this machine)
-	$(RUN) scripts/reproduce.py plan all $(SELECTED) $(if $(DEVICE),--device=$(DEVICE))
+	$(RUN) scripts/reproduce.py action=plan target=all $(SELECTED) $(if $(DEVICE),device=$(DEVICE))
 
 plan-%: setup ## what one table, figure or experiment would cost
-	$(RUN) scripts/reproduce.py plan $* $(SELECTED) $(if $(DEVICE),--device=$(DEVICE))
+	$(RUN) scripts/reproduce.py action=plan target=$* $(SELECTED) $(if $(DEVICE),device=$(DEVICE))
 
 tune-%: setup ## only the searches that a table, figure or experiment lacks
-	$(RUN) scripts/reproduce.py tune $* $(SELECTED)
+	$(RUN) scripts/reproduce.py action=tune target=$* $(SELECTED)
 
 status: setup ## how far everything is that was asked for
-	$(RUN) scripts/reproduce.py status $(if $(OUTPUTS),all $(call quoted,paths.outputs,$(OUTPUTS)))
+	$(RUN) scripts/reproduce.py action=status $(call quoted,paths.outputs,$(OUTPUTS))
 
 report: setup ## tables, figures and the page from the records (RUNS=outputs/reference: of another folder)
 	$(RUN) scripts/report.py $(call quoted,paths.outputs,$(or $(RUNS),$(OUTPUTS),outputs))
@@ -84,5 +87,5 @@ gpu-check: setup ## what a GPU must do right before its numbers count, in minute
 	$(RUN) scripts/gpu_check.py $(ARGS)
 
 clean: ## remove what was built: the environment and caches; runs and data stay
-	rm -rf .venv .pytest_cache .ruff_cache *.egg-info outputs/cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info outputs/cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

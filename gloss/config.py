@@ -8,10 +8,12 @@ import math
 import os
 import re
 import tokenize
+from collections.abc import Iterator
+from dataclasses import MISSING as MISSING_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -249,7 +251,7 @@ class SearchConfig:
     name: str = _name()  # set by search=
     space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (space_rows)
     budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
-    trials: int | None = _positive_int(None)  # of the study; null: as `budget` says
+    trials: int | None = _positive_int(None, 0)  # of the study; null: as `budget` says; 0: no search, for reproduce
     sampler: dict[str, Any] = field(default_factory=dict)  # settings of Optuna's TPESampler
     pruner: dict[str, Any] = field(default_factory=dict)  # mode -> settings of Optuna's MedianPruner; else no pruning
     prune: bool = True  # stop trials that lie below the median of the others
@@ -281,28 +283,36 @@ def resolve(cfg: DictConfig | Config) -> Config:
     Raises ConfigError, naming key, value and what is allowed, for a value out of range, a key that the chosen loss or
     mode would ignore, and a combination that makes no sense.
     """
-    if not isinstance(cfg, Config):
-        try:
-            cfg = OmegaConf.to_object(cfg)
-        except OmegaConfBaseException as error:
-            raise ConfigError(str(error).splitlines()[0]) from None
+    try:
+        cfg = cast(Config, cfg if isinstance(cfg, Config) else OmegaConf.to_object(cfg))
+    except OmegaConfBaseException as error:
+        raise ConfigError(str(error).splitlines()[0]) from None
     cfg.paths.data = os.path.expanduser(cfg.paths.data or "data")  # GLOSS_DATA_DIR may be set and empty
     if cfg.experiment.name and cfg.trainer.save_model == "auto":
         cfg.trainer.save_model = False  # hundreds of runs
     if isinstance(cfg.loss.sigma, int):
         cfg.loss.sigma = float(cfg.loss.sigma)  # 1 and 1.0 are one run
-    _check_ranges(cfg, "")
+    check_ranges(cfg)
+    if isinstance(cfg, TuneConfig) and cfg.search.trials == 0:
+        raise ConfigError("search.trials=0 is not allowed here: expected a whole number of at least 1")
     _check_combination(cfg)
     return cfg
 
 
-def _check_ranges(node: Any, prefix: str) -> None:
+def check_ranges(cfg: Any) -> None:
+    """Raise ConfigError with a line for every value of a schema's object that is out of its range."""
+    problems = list(_out_of_range(cfg, ""))
+    if problems:
+        raise ConfigError("\nerror: ".join(problems))
+
+
+def _out_of_range(node: Any, prefix: str) -> Iterator[str]:
     for f in fields(node):
         value, key = getattr(node, f.name), prefix + f.name
         if is_dataclass(value):
-            _check_ranges(value, key + ".")
+            yield from _out_of_range(value, key + ".")
         elif value is not None and "accepts" in f.metadata and not f.metadata["accepts"](value):
-            raise ConfigError(f"{key}={value} is not allowed: expected {f.metadata['allowed']}")
+            yield f"{key}={value} is not allowed: expected {f.metadata['allowed']}"
 
 
 def _check_combination(cfg: Config) -> None:
@@ -364,7 +374,7 @@ def _check_variant(cfg: Config) -> None:
         "early_stopping_min_delta": mode == INTEGRATED,
         "probe": mode == INTEGRATED,
     }
-    overlay = _variants().get(cfg.variant.name, {})  # sets all keys for all losses; what differs was set by hand
+    overlay: Any = _variants().get(cfg.variant.name, {})  # sets all keys for all losses; what differs was set by hand
     for key, is_unread in unread.items():
         value = getattr(cfg.variant, key)
         if is_unread and value != overlay.get(key, value):
@@ -487,21 +497,36 @@ def _variants() -> dict[str, DictConfig]:
 class Option:
     """A key of the schema, for the command line and --help."""
 
-    type: str  # as the schema has it: "str | None"
+    kind: str  # its type as the schema has it: "str | None"
     help: str  # the comment behind it in this file
     allowed: str  # which values; empty where the type says it
-    default: Any
+    owner: type  # the dataclass that has it
+
+    def problem(self, key: str, value: Any) -> str | None:
+        """Why `value` is none for `key`; None where it is one, or where other keys decide."""
+        if isinstance(value, str) and "${" in value:
+            return None
+        leaf = key.rpartition(".")[2]
+        try:
+            node = OmegaConf.structured(self.owner)
+            OmegaConf.update(node, leaf, value)
+            value = cast(dict, OmegaConf.to_container(node))[leaf]
+        except OmegaConfBaseException as error:
+            return str(error).splitlines()[0]
+        accepts = {f.name: f.metadata.get("accepts") for f in fields(self.owner)}[leaf]
+        return f"expected {self.allowed}" if value is not None and accepts and not accepts(value) else None
 
 
 def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
     """Every dotted key of the schema, in its order."""
-    found, comments = {}, _comments(node)
+    found: dict[str, Option] = {}
+    comments = _comments(node)
     for f in fields(node):
-        default = f.default_factory() if f.default_factory is not field().default_factory else f.default
+        default = f.default if f.default_factory is MISSING_DEFAULT else f.default_factory()
         if is_dataclass(default):
             found |= known_options(type(default), f"{prefix}{f.name}.")
         else:
-            found[prefix + f.name] = Option(f.type, comments.get(f.name, ""), f.metadata.get("allowed", ""), default)
+            found[prefix + f.name] = Option(str(f.type), comments.get(f.name, ""), f.metadata.get("allowed", ""), node)
     return found
 
 

@@ -14,6 +14,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
 import pytest
 from hydra import compose, initialize_config_dir
 
+from gloss.cli.command import show_messages
 from gloss.config import CONFIG_DIR, Config, known_options, resolve
 from gloss.experiments.grid import own_fingerprint
 from gloss.records.run_folder import run_folder
@@ -51,6 +52,12 @@ def composed(*overrides: str) -> Config:
     words = prepared(overrides, known_options())
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
         return resolve(apply_tuned(compose("train", words), words))
+
+
+@pytest.fixture(autouse=True)
+def _messages() -> None:
+    """Messages are shown as scripts/train.py shows them."""
+    show_messages(has_progress=True)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ LAYERS = (
     *("experiments", "report", "benchmark", "inference", "cli"),
 )
 FOLDERS = {
-    "configs": "a folder per axis (dataset, model, loss, mode, variant, …); train.yaml, tune.yaml, report.yaml",
+    "configs": "a folder per axis (dataset, model, loss, mode, variant, …); train.yaml, tune.yaml",
     "scripts": "entry points: parse, call, exit",
     "data": "the prepared benchmark texts go here (not in the repository)",
     "docs": "method, fidelity to the paper, tuning, speed, trust, guides",

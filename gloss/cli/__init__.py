@@ -1,1 +1,1 @@
-"""The command line: Hydra entry, arguments, exit statuses, reproduce."""
+"""The command line: a module a command, what they share, the entry of Hydra's sweeps, reproduce."""

@@ -1,29 +1,20 @@
-"""--help of the scripts that Hydra configures: every key in a line, from the schema and the files of configs/."""
+"""--help of every command: what it does, and each key in a line, from the schema and the files of configs/."""
 
 from __future__ import annotations
 
-from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
 
 from gloss.config import CONFIG_DIR, known_options
+from gloss.runtime.terminal import program
 
-EXAMPLES = {
-    "train": (
-        "Train one run, or with -m a sweep: every combination of values separated by commas.",
-        "python scripts/train.py dataset=mr model=bert loss=gloss_sqrt seed=1",
-        "python scripts/train.py -m dataset=mr,r8 loss=ce,gloss_sqrt seed=1,2,3",
-    ),
-    "tune": (
-        "Search hyperparameters. The same command once more is one more worker on the same study.",
-        "python scripts/tune.py dataset=mr model=bert loss=gloss_o search.trials=12",
-        "python scripts/tune.py -m dataset=mr,r8 model=minilm loss=ce,gloss_o",
-    ),
-}
-FLAGS = {
-    "-m": "a sweep (--multirun); failures are listed at the end",
-    "--cfg job": "show the configuration that would run, with the values of a search",
-    "-h": "this text (--help); --hydra-help: Hydra's own flags",
-}
+FLAGS = """\
+  -m           a sweep (--multirun); failures are listed at the end
+  --cfg job    show the configuration that would run, with the values of a search
+  -h           this text (--help)"""
 GROUPS = {
     "dataset": "which texts",
     "model": "which encoder",
@@ -37,36 +28,35 @@ GROUPS = {
 BY_US = ("experiment.name", "experiment.sweep", "search.overridden")  # not set on a command line
 
 
-def usage(config_name: str, schema: type) -> str:
-    """The text of --help."""
-    what, *examples = EXAMPLES[config_name]
-    options = known_options(schema)
-    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-        defaults = compose(config_name)
-        choices = compose(config_name, return_hydra_config=True).hydra.runtime.choices
-    lines = [f"python scripts/{config_name}.py [key=value …] [-m]", "", what, "", *(f"  {x}" for x in examples), ""]
-    lines += [f"  {flag:<12} {text}" for flag, text in FLAGS.items()]
-    lines += ["", "Files, one of each:  key = default", ""]
-    for group, text in GROUPS.items():
-        if group in choices:
-            names = sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml"))
-            chosen = f"{group}={choices[group] or 'null'}"
-            lines.append(f"  {chosen:<32}  {text}: {', '.join(names)}")
-    lines += ["", "Keys (defaults are those of the files above; null: not set):", ""]
-    for key, option in options.items():
-        if key in BY_US or key in GROUPS:
-            continue
-        value = "" if OmegaConf.is_missing(defaults, key) else OmegaConf.select(defaults, key)
-        shown = "…" if option.type.startswith("dict") else _written(value)
-        told = "; ".join(filter(None, (option.help, option.allowed and f"expected: {option.allowed}")))
-        lines.append(f"  {f'{key}={shown}':<32}  {told}")
-    return "\n".join(lines)
+def usage(about: str, schema: type, defaults: DictConfig, choices: Mapping[str, str] | None = None) -> str:
+    """The text of --help.
+
+    about: what the command does, with examples. choices: the file that each group of configs/ has by default.
+    """
+    lines = []
+    if choices is not None:
+        lines += [FLAGS, "", "Files, one of each:  key = default", ""]
+        for group in (group for group in GROUPS if group in choices):
+            names = ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
+            lines.append(_line(group, choices[group] or "null", f"{GROUPS[group]}: {names}"))
+        lines.append("")
+    lines += [f"Keys (defaults{' are of the files above' if choices else ''}; null: not set):", ""]
+    for key, option in known_options(schema).items():
+        if choices is None or key not in (*BY_US, *choices):
+            value = "" if OmegaConf.is_missing(defaults, key) else OmegaConf.select(defaults, key)
+            text = "; ".join(filter(None, (option.help, option.allowed and f"expected: {option.allowed}")))
+            lines.append(_line(key, "…" if option.kind.startswith("dict") else _written(value), text))
+    about = re.sub(r"python scripts/(\w+)\.py", lambda found: program(found[1]), about.strip())
+    return "\n".join([about, "", *lines])
 
 
-def _written(value: object) -> str:
-    plain = {None: "null", True: "true", False: "false"}
-    if isinstance(value, (bool, type(None))):
-        return plain[value]
+def _line(key: str, value: str, text: str) -> str:
+    return f"  {f'{key}={value}':<32}  {text}"
+
+
+def _written(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return "null" if value is None else str(value).lower()
     if not isinstance(value, (str, int, float)):
         return "[" + ",".join(map(str, value)) + "]"
     return str(value)

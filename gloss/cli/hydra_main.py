@@ -1,45 +1,37 @@
-"""From a command line to a checked configuration: Hydra composes, found values are applied, mistakes become a line.
-
-Exit status: 0 done; 1 a run failed; 2 the command or the data cannot be used; 128 + n stopped by signal n.
-"""
+"""From a command line to a checked configuration: Hydra composes, found values are applied, mistakes become a line."""
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
+import copy
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import hydra
-import yaml
+from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
+from gloss.cli.command import show, show_messages
 from gloss.cli.help import usage
-from gloss.config import CONFIG_DIR, ROOT, Config, TuneConfig, known_options, resolve
-from gloss.errors import ConfigError
+from gloss.config import ROOT, Config, TuneConfig, known_options, resolve
+from gloss.errors import ConfigError, RunError
 from gloss.experiments.grid import check_experiment, check_single, is_run, sweep_arguments
-from gloss.runtime.compose import readable
-from gloss.runtime.gpu_sharing import assign_gpu, shared_lock_folder
-from gloss.runtime.overrides import SECRET, override, prepared, value_of
-from gloss.runtime.signals import Interrupted, raise_on_signal
-from gloss.runtime.terminal import explain, ignore_broken_pipe
+from gloss.runtime.compose import composed, hydra_of_our_own, readable
+from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
+from gloss.runtime.terminal import explain, ignore_broken_pipe, is_expected, program, run_with_exit_code
 from gloss.search.best_values import apply_tuned, overridden_keys, told_of_tuned
-
-# Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is many times faster.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 
 LOST_JOBS = {  # errors of launchers, by name: they are imported only where they are used
     "TerminatedWorkerError": "a worker was killed by the system, most often for lack of memory, and with it the sweep: "
@@ -50,8 +42,7 @@ LOST_JOBS = {  # errors of launchers, by name: they are imported only where they
 
 
 @ignore_broken_pipe()
-@raise_on_signal()
-def main(task: Callable[[Config, str], Any], arguments: Sequence[str] | None = None, config_name: str = "train") -> int:
+def main(task: Callable[[Any, str], Any], arguments: Sequence[str] | None = None, config_name: str = "train") -> int:
     """Run `task(config, place)` for the configuration, or each of a sweep's (`-m`); the exit status.
 
     place: of a run in its sweep, as "run 2 of 6"; else empty. A record that the task returns is in the sweep's table.
@@ -59,83 +50,87 @@ def main(task: Callable[[Config, str], Any], arguments: Sequence[str] | None = N
     config_name: "train", or "tune" for a search (task gets a TuneConfig, to which no search's values are applied).
     In a sweep a run that fails does not stop the others; the failures are listed at the end.
     """
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    schema = TuneConfig if config_name == "tune" else Config
-    if {"-h", "--help"} & set(arguments):
-        print(usage(config_name, schema))
-        return 0
-    # Hydra would print mistakes its own way and leave; with this it raises them, and they are told below.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    is_sweep, failures = bool({"-m", "--multirun"} & set(arguments)), Path()
+    show_messages(has_progress=True)
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        arguments = prepared(arguments, known_options(schema))
-        if not is_sweep and _takes_job(arguments):
-            task, arguments = _show, arguments[2:]
-        if (experiment := value_of(arguments, "experiment", "null")) != "null":
-            seeds = ("seed",) if config_name == "tune" else ()  # an experiment's seeds share one search
-            if not is_sweep:
-                check_single(experiment, arguments, but=seeds)
-            elif task is not _show and not os.environ.get("YES"):
-                from gloss.cli.reproduce import confirm_sweep  # here: it loads what draws reports
-
-                confirm_sweep(experiment, arguments, searches=config_name == "tune")
-            swept = sweep_arguments(arguments)
-            arguments = [a for a in swept if a in arguments or a.partition("=")[0] not in seeds]
-        if is_sweep:
-            # Hydra writes a sweep's arguments into files, and a database's URL may hold a password.
-            if (storage := value_of(arguments, SECRET, "null")) != "null":
-                os.environ["GLOSS_STORAGE"] = storage
-                arguments = [a for a in arguments if not a.startswith(SECRET + "=")]
-            name = f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-            failures = Path(value_of(arguments, "paths.outputs", "outputs")) / "sweeps" / name
-            arguments = [*arguments, override("hydra.sweep.dir", failures)]
-            # Of this checkout, for workers that are started elsewhere.
-            os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        sys.argv = [sys.argv[0], *arguments]
-
-        @hydra.main(version_base=None, config_path=str(CONFIG_DIR), config_name=config_name)
-        def job(cfg: DictConfig) -> None:
-            try:
-                _job(cfg, task, arguments)
-            except Exception as error:  # past Hydra, which would add lines of its own
-                if is_sweep:  # perhaps in another process
-                    raise
-                raised.append(error)
-
-        raised: list[Exception] = []
-        job()
-        if raised:
-            raise raised[0]
-    except (HydraException, OmegaConfBaseException) as error:
-        return _tell(readable(error, arguments, schema))
-    except Exception as error:
-        if _is_expected(error):
-            return _tell(explain(error), status=2 if isinstance(error, ValueError) else 1)
-        if lost := LOST_JOBS.get(type(error).__name__):
-            return _tell(f"{lost}. What is done is kept: the same command does the rest", status=1)
+        return run_with_exit_code(
+            lambda: _main(task, words, config_name), "; the same command goes on where it stopped"
+        )
+    except Exception:  # a fault of the program's
         traceback.print_exc()
         return 1
-    except Interrupted as error:
-        return _tell(f"stopped by {error}; the same command goes on where it stopped", status=128 + error.number)
-    failed = [path for folder in _failure_folders(failures) for path in sorted(folder.glob("*"))] if is_sweep else []
-    for path in failed:
-        print(path.read_text(encoding="utf-8").rstrip(), file=sys.stderr)
-    if is_sweep and task is not _show and value_of(arguments, "experiment", "null") == "null":
-        _print_table(failures)
+
+
+def _main(task: Callable[[Any, str], Any], arguments: list[str], config_name: str) -> int:
+    schema = TuneConfig if config_name == "tune" else Config
+    if {"-h", "--help"} & set(arguments):
+        with hydra_of_our_own():
+            choices = compose(config_name, return_hydra_config=True).hydra.runtime.choices
+        about = import_module(f"gloss.cli.{config_name}").__doc__ or ""
+        print(usage(about, schema, composed([], config_name), choices))
+        return 0
+    flags, words = parted(prepared(arguments, known_options(schema)))
+    is_sweep, is_shown = bool({"-m", "--multirun"} & set(flags)), bool({"-c", "--cfg"} & set(flags))
+    experiment = value_of(words, "experiment", "null")
+    try:
+        if experiment != "null":
+            seeds = ("seed",) if config_name == "tune" else ()  # an experiment's seeds share one search
+            if not is_sweep:
+                check_single(experiment, words, but=seeds)
+            elif not is_shown and not os.environ.get("YES"):
+                from gloss.cli.reproduce import confirm_sweep  # here: it loads what draws reports
+
+                confirm_sweep(experiment, words, searches=config_name == "tune")
+            swept = sweep_arguments(words)
+            words = [a for a in swept if a in words or a.partition("=")[0] not in seeds]
+        if not is_sweep:
+            overrides = [word for word in words if not word.startswith(("hydra.", "hydra/"))]
+            (show if is_shown else task)(_prepare(copy.deepcopy(composed(words, config_name)), overrides), "")
+            return 0
+        results = _sweep(show if is_shown else task, words, config_name)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(readable(error)) from None
+    except Exception as error:
+        if lost := LOST_JOBS.get(type(error).__name__):
+            raise RunError(f"{lost}. What is done is kept: the same command does the rest") from None
+        raise
+    failed = [result for result in results if isinstance(result, str)]
+    print("".join(failed), file=sys.stderr, end="")
+    if experiment == "null" and (folders := [result for result in results if isinstance(result, Path)]):
+        _print_table(folders, Path(value_of(words, "paths.outputs", "outputs")))
     if failed:
         print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the others are done", file=sys.stderr)
     return 1 if failed else 0
 
 
+def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) -> list[Path | str | None]:
+    """Of every run, in order: the folder of its record, why it failed, or None."""
+    # Hydra writes a sweep's arguments into files, and a database's URL may hold a password.
+    if (storage := value_of(words, SECRET, "null")) != "null":
+        os.environ["GLOSS_STORAGE"] = storage
+        words = [word for word in words if not word.startswith(SECRET + "=")]
+    folder = (
+        Path(value_of(words, "paths.outputs", "outputs")) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
+    )
+    # Of this checkout, for workers that are started elsewhere.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    with hydra_of_our_own():
+        words = [*words, override("hydra.sweep.dir", folder)]
+        hydra: Any = GlobalHydra.instance().hydra
+        batches = hydra.multirun(config_name, partial(_job, task=task, words=words), words)
+    return [job.return_value for batch in batches for job in batch]
+
+
 @ignore_broken_pipe()  # perhaps in another process
-def _job(cfg: DictConfig, task: Callable[[Config, str], Any], arguments: Sequence[str]) -> None:
+def _job(cfg: DictConfig, task: Callable[[Any, str], Any], words: Sequence[str]) -> Path | str | None:
+    """A run of a sweep."""
+    from gloss.runtime.gpu_sharing import assign_gpu  # here: it loads torch
+
+    show_messages(has_progress=True)
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
-    if hydra_cfg.mode != RunMode.MULTIRUN:
-        task(_prepare(cfg, overrides), "")
-        return
     if not is_run(overrides, cfg.experiment.only):  # a combination of the sweep that its experiment leaves out
-        return
+        return None
     try:
         assign_gpu()
         if "SUBMITIT_EXECUTOR" in os.environ:  # SLURM queues again a job that it has to kill, not one that leaves
@@ -143,58 +138,31 @@ def _job(cfg: DictConfig, task: Callable[[Config, str], Any], arguments: Sequenc
         run = _prepare(cfg, overrides)
         if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
             run.trainer.save_model = False
-        record = task(run, _place(arguments, cfg.experiment.only, hydra_cfg.job.num))
-        if record is not None:
-            with contextlib.suppress(OSError):  # a full disk: the run is finished nevertheless
-                done = Path(hydra_cfg.sweep.dir) / "done"
-                done.mkdir(parents=True, exist_ok=True)
-                (done / f"{hydra_cfg.job.num:05d}").write_text(str(record.folder), encoding="utf-8")
+        record = task(run, _place(words, cfg.experiment.only, hydra_cfg.job.num))
+        return Path(record.folder) if record is not None else None
     except Exception as error:
-        reason = explain(error) if _is_expected(error) else traceback.format_exc().rstrip()
-        text = f"failed: {' '.join(overrides)}\n  {reason}\n"
-        _note_failure(text, Path(hydra_cfg.sweep.dir), f"{hydra_cfg.job.num:05d}")
-        print(text, end="", file=sys.stderr, flush=True)
+        reason = explain(error) if is_expected(error) else traceback.format_exc().rstrip()
+        failure = f"failed: {' '.join(overrides)}\n  {reason}\n"
+        print(failure, end="", file=sys.stderr, flush=True)
+        return failure
 
 
-def _place(arguments: Sequence[str], only: Any, number: int) -> str:
+def _place(words: Sequence[str], only: Any, number: int) -> str:
     """Where job `number` stands among the runs of a sweep, as "run 2 of 6"."""
-    swept = [a for a in arguments if not a.startswith(("-", "hydra/", "hydra."))]
+    swept = [word for word in words if not word.startswith(("hydra/", "hydra."))]
     jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)[0]
     is_mine = [is_run(job, only) for job in jobs]
     return f"run {sum(is_mine[: number + 1])} of {sum(is_mine)}"
 
 
-def _print_table(sweep: Path) -> None:
+def _print_table(folders: Sequence[Path], outputs: Path) -> None:
     """The runs of a sweep by configuration, and how to get the page."""
-    folders = [Path(path.read_text(encoding="utf-8")) for path in sorted((sweep / "done").glob("*"))]
-    if folders:
-        from gloss.records.frame import frame_of  # here: slow to import
-        from gloss.records.reading import read_record
-        from gloss.report.run_list import by_cell
+    from gloss.records.frame import frame_of  # here: slow to import
+    from gloss.records.reading import read_record
+    from gloss.report.run_list import by_cell
 
-        records = [read_record(folder) for folder in dict.fromkeys(folders)]
-        print(f"\n{by_cell(frame_of(records))}")
-        outputs = sweep.parent.parent
-        print(f"The page {outputs / 'report' / 'index.html'}: python scripts/report.py paths.outputs={outputs}")
-
-
-def _failure_folders(sweep: Path) -> list[Path]:
-    """Where a sweep's failed runs are noted, and where they are if that disk is full."""
-    elsewhere = shared_lock_folder("sweeps")
-    return [sweep / "failed", *([elsewhere / sweep.name] if elsewhere else [])]
-
-
-def _note_failure(text: str, sweep: Path, name: str) -> None:
-    for folder in (folders := _failure_folders(sweep)):
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text, encoding="utf-8")
-            return
-        except OSError:
-            if folder == folders[-1]:
-                raise
-            with contextlib.suppress(OSError):
-                (folder / name).unlink(missing_ok=True)  # it may be there, but empty
+    print(f"\n{by_cell(frame_of([read_record(folder) for folder in dict.fromkeys(folders)]))}")
+    print(f"The page {outputs / 'report' / 'index.html'}: {program('report')} paths.outputs={outputs}")
 
 
 def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
@@ -205,26 +173,3 @@ def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
     for line in told_of_tuned(cfg):
         print(line, file=sys.stderr, flush=True)
     return check_experiment(resolve(cfg))
-
-
-def _takes_job(arguments: Sequence[str]) -> bool:
-    """Whether the arguments ask for the configuration of a run, which Hydra would show without a search's values."""
-    return len(arguments) > 1 and arguments[0] in ("--cfg", "-c") and arguments[1] == "job"
-
-
-def _show(cfg: Config, place: str) -> None:
-    print(yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False, allow_unicode=True), end="")
-
-
-def _is_expected(error: Exception) -> bool:
-    """Whether the message alone says what to do, so that a traceback would only hide it."""
-    return (
-        isinstance(error, ConfigError)
-        or type(error).__name__ in ("DataError", "RunError", "Diverged")
-        or (isinstance(error, OSError) and error.errno is not None)
-    )
-
-
-def _tell(message: str, status: int = 2) -> int:
-    print(f"error: {message}", file=sys.stderr)
-    return status

@@ -1,18 +1,26 @@
-"""One command a table or figure: search what is missing, run what is missing, report."""
+"""Make tables and figures, each by one command: search what is missing, run what is missing, report.
+
+  python scripts/reproduce.py target=table2 model=minilm dataset=mr,r8 seed=1,2 search.trials=2 trainer.max_epochs=3
+  python scripts/reproduce.py action=plan target=fig5 device=h100
+
+Every key of scripts/tune.py (--help) can be set besides; values separated by commas are run each.
+"""
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
 
+from gloss.cli.command import WithOverrides, choice
 from gloss.config import ROOT, TuneConfig, known_options
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides, sweep_of
@@ -23,12 +31,21 @@ from gloss.report.plan import Plan, failures, make_plan, show
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.locks import FileLock
 from gloss.runtime.overrides import SECRET, override, prepared, value_of
+from gloss.runtime.terminal import program
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
 MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
 ALL = "all"
 STORAGE = SECRET + "="
 ASK_ABOVE = 1.0  # hours of a plan
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Reproduce(WithOverrides):
+    action: str = choice("run", "run", "plan", "tune", "status")  # what to do; tune: only the searches that lack
+    target: str = ALL  # table2, fig5, few_shot …, or all
+    device: str | None = None  # of a plan: a100, h100, h200 or cpu; null: this machine's
 
 
 class Task:
@@ -56,7 +73,7 @@ class Task:
             if not self.experiments:
                 raise ConfigError(f"no experiment is about dataset={sets}: name one, such as make reproduce-table2")
             if left_out:
-                print(f"{', '.join(left_out)}: left out, not about dataset={sets}", file=sys.stderr, flush=True)
+                log.warning("%s: left out, not about dataset=%s", ", ".join(left_out), sets)
 
     def _value(self, key: str, default: str | None = None) -> str | None:
         return value_of(self.overrides, key, default)
@@ -82,7 +99,8 @@ class Task:
                 refused.append(f"{experiment} is left out: {error}")
         if refused and not cells:
             raise ConfigError(refused[0])
-        print("".join(line + "\n" for line in refused), end="", file=sys.stderr)
+        for line in refused:
+            log.warning("%s", line)
         plan = make_plan(cells, device, cores, self.overrides, self.search) if cells else None
         return replace(plan, lines=()) if plan and self.searched else plan
 
@@ -97,7 +115,7 @@ class Task:
             try:
                 cells = self.cells(experiment)
             except ConfigError as error:
-                print(f"error: {experiment}: {error}", file=sys.stderr)
+                log.error("error: %s: %s", experiment, error)
                 worst = max(worst, 2)
                 continue
             overrides = self.overrides_of(experiment)
@@ -105,7 +123,7 @@ class Task:
             status = self.tune(cells)
             if status < 128:
                 train = [f"experiment={experiment}", *overrides, *self.launcher]
-                status = max(status, call("train.py", "-m", *train))
+                status = max(status, call("train", "-m", *train))
             if status >= 128:
                 return status
             worst = max(worst, status, self._summary(experiment))
@@ -124,7 +142,7 @@ class Task:
             if worst >= 128:
                 return worst
         for line in refused:
-            print(f"left out: {line}" if len(refused) < len(names) else f"error: {line}", file=sys.stderr)
+            log.warning("%s: %s", "left out" if len(refused) < len(names) else "error", line)
         return max(worst, 2 if names and len(refused) == len(names) else 0)
 
     def tune(self, cells: Sequence[RunSpec]) -> int:
@@ -137,7 +155,7 @@ class Task:
         worst = 0
         for row in grouped(rows):
             chosen = (f"{k}={v}" for k, v in row.items())
-            status = call("tune.py", "-m", *chosen, *shared, *self.search, *self.launcher, environment=environment)
+            status = call("tune", "-m", *chosen, *shared, *self.search, *self.launcher, environment=environment)
             worst = max(worst, status)
             if worst >= 128:
                 break
@@ -155,7 +173,7 @@ class Task:
             arguments.append(f"show=[{self.name}]")
         if self.name != ALL and not (self.outputs / "selections.yaml").is_file():
             arguments.append(f"only=[{self.name}]")
-        return call("report.py", *arguments)
+        return call("report", *arguments)
 
     def _summary(self, experiment: str) -> int:
         """Tell how far the experiment is; 1 unless all its runs are done."""
@@ -163,9 +181,9 @@ class Task:
         states = [s for line in lines for s in line.states.values()]
         print(f"{experiment}: {states.count(DONE)} of {len(states)} runs done", flush=True)
         for failure in failures(lines):
-            print(f"failed: {failure}", file=sys.stderr)
+            log.warning("failed: %s", failure)
         if states.count(RUNNING):
-            print(f"{states.count(RUNNING)} are being run by another process", file=sys.stderr)
+            log.warning("%d are being run by another process", states.count(RUNNING))
         return int(states.count(DONE) < len(states))
 
 
@@ -263,15 +281,17 @@ def status(outputs: Path, device: str, cores: int) -> bool:
 
 
 def call(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
-    """Run a script of ours, shown as a command, and wait for it; its exit status, 128 + n where signal n ended it.
+    """Run a command of ours, shown as one, and wait for it; its exit status, 128 + n where signal n ended it.
 
     environment: variables beside those of this process; their values are not shown.
     """
     environment = environment or {}
     secret = "".join(f"{name}=… " for name in environment)
-    print(f"$ {secret}{shlex.join(['python', f'scripts/{script}', *arguments])}", flush=True)
+    print(f"$ {secret}{program(script)} {shlex.join(arguments)}", flush=True)
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / script), *arguments], env={**os.environ, "YES": "1", **environment}
+        [sys.executable, "-m", "gloss.cli.entry", script, *arguments],
+        env={**os.environ, "PYTHONPATH": path, "YES": "1", **environment},
     )
 
     def pass_on(number: int, _frame: object) -> None:
@@ -285,3 +305,22 @@ def call(script: str, *arguments: str, environment: Mapping[str, str] | None = N
         for number, handler in before.items():
             signal.signal(number, handler)
     return code if code >= 0 else 128 - code
+
+
+def task(cfg: Reproduce) -> int:
+    task, cores = Task(cfg.target, cfg.overrides), os.cpu_count() or 1
+    if cfg.action in ("run", "tune"):
+        if os.environ.get("YES") != "1" and (plan := task.plan(this_device(), cores)) is not None:
+            runs, searches, _ = plan.hours()
+            confirm(cfg.target, searches + runs * (cfg.action == "run"))
+        return task.run() if cfg.action == "run" else task.tune_all()
+    device = cfg.device or this_device()
+    if cfg.action == "status":
+        if not status(task.outputs, device, cores):
+            print(f"nothing was asked for yet: there is no {task.outputs}/selections.yaml")
+        return 0
+    plan = task.plan(device, cores)
+    print(f"{cfg.target} needs no runs" if plan is None else show(plan))
+    for failure in failures(plan.lines if plan else ()):
+        print(f"failed: {failure}")
+    return 0

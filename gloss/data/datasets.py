@@ -84,8 +84,8 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
                     f"{cfg.name} has too few texts to cut {part} from its {len(splits['train'])} training texts, of "
                     f"which each class keeps one: add texts, or give a file of your own (dataset.{part}_path)"
                 )
-            rest = np.setdiff1d(np.arange(len(splits["train"])), chosen)
-            splits[part], splits["train"] = splits["train"].take(chosen), splits["train"].take(rest)
+            kept = np.setdiff1d(np.arange(len(splits["train"])), chosen)
+            splits[part], splits["train"] = splits["train"].take(chosen), splits["train"].take(kept)
             notes.append(_cut_note(part, splits, num_rows, labels))
     if cfg.train_limit is not None:
         splits["train"], rest = _limited(splits["train"], cfg, seed, len(labels), notes)
@@ -103,12 +103,12 @@ def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
 
     A file or hub set has the columns, separator and encoding of the run's own.
     """
-    columns = {"text": own.text, "label": own.label}
+    columns: dict[str, Any] = {"text": own.text, "label": own.label}
     if name.startswith("hub:"):
         path, _, revision = name.removeprefix("hub:").partition("@")
         return DatasetConfig(name=path, source="hub", path=path, revision=revision or None, **columns)
     if is_csv_file(name):
-        form = {"separator": own.separator, "encoding": own.encoding}
+        form: dict[str, Any] = {"separator": own.separator, "encoding": own.encoding}
         return DatasetConfig(name=Path(name).name, source="csv", path=name, **columns, **form)
     return DatasetConfig(name=name)
 
@@ -133,7 +133,8 @@ def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_lengt
     duplicates: {"train-val", "train-test", "val-test"}: rows of the later split whose text is in the earlier one too.
     """
     dataset = load_dataset(cfg, data_dir, seed=0)
-    splits, duplicates, earlier = {}, {}, {}
+    splits, duplicates = {}, {}
+    earlier: dict[str, set[tuple[str, ...]]] = {}
     for part, split in dataset.splits.items():
         too_long = None
         if tokenizer is not None:

@@ -64,6 +64,7 @@ def collect() -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
 def _texts(package: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
     """(text, split) of one package."""
     spec = importlib.util.find_spec(package)  # of a top-level package: found, not imported
+    assert spec is not None and spec.submodule_search_locations is not None
     root = Path(spec.submodule_search_locations[0])
     files = {path.relative_to(root.parent).as_posix(): path for path in root.rglob("*.py")}
     alternatives = "|".join(re.escape(name) for name in sorted(names, key=len, reverse=True))
@@ -96,7 +97,7 @@ def _docstrings(source: bytes) -> Iterator[str]:
     """The opening of each docstring of a file: its first paragraphs, up to a section, an example or ENOUGH_WORDS."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # escapes that a newer Python dislikes
-        nodes: list[ast.AST] = [ast.parse(source)]
+        nodes: list[ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef] = [ast.parse(source)]
     for node in nodes:  # grows: classes and functions, at any depth
         nodes += [c for c in node.body if isinstance(c, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)]
         opening = ""

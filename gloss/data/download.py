@@ -145,7 +145,7 @@ def fetch(url: str, path: Path, expected: dict[str, Any]) -> None:
 
 def _transfer(url: str, partial: Path, num_bytes: int | None) -> None:
     """Append to `partial` what it lacks; a connection that breaks is made again."""
-    busy = {"status": TRIES, "status_forcelist": (429, 500, 502, 503, 504), "backoff_factor": 1}
+    busy: dict[str, Any] = {"status": TRIES, "status_forcelist": (429, 500, 502, 503, 504), "backoff_factor": 1}
     retry = Retry(None, connect=0, read=0, redirect=5, respect_retry_after_header=False, raise_on_status=False, **busy)
     with requests.Session() as session:
         session.mount("http://", HTTPAdapter(max_retries=retry))

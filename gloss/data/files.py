@@ -19,15 +19,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from gloss.errors import DataError
 
 MAX_TEXT = 2**20  # characters; the longest of the paper's texts has 160,616, and csv's own limit is 131,072
 MAX_UNPACKED = 2**28  # bytes, which take several times that in memory; the largest of the paper's files has 20 MB
-
-
-csv.field_size_limit(MAX_TEXT)
 
 
 KINDS = {"txt": "line", "csv": "row", "jsonl": "line", "json": "item", "parquet": "row", "folder": "file"}  # row
@@ -93,18 +90,19 @@ def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
 
 def collect(rows: Iterable[tuple[int, Cells]], columns: Sequence[str], where: str, kind: str) -> Examples:
     """Keep the rows that have every text and a label (the last column). Raises DataError at one that cannot be used."""
-    examples, left_out = Examples(), {}
+    examples = Examples()
+    left_out: dict[str, list[int]] = {}
     for number, cells in rows:
         try:
-            cells = cells if isinstance(cells, str) else _checked(cells, columns)
-            if isinstance(cells, str) and not isinstance(cells, Skip):
-                raise DataError(cells)
+            row = cells if isinstance(cells, str) else _checked(cells, columns)
+            if isinstance(row, str) and not isinstance(row, Skip):
+                raise DataError(row)
         except DataError as error:
             raise DataError(f"{where}: {_name_row(number, kind)}: {error}") from None
-        if isinstance(cells, Skip):
-            left_out.setdefault(cells, []).append(number)
+        if isinstance(row, str):
+            left_out.setdefault(row, []).append(number)
         else:
-            examples.rows.append(cells)
+            examples.rows.append(row)
             examples.numbers.append(number)
     last = max(examples.numbers, default=0)
     for reason, numbers in left_out.items():
@@ -240,7 +238,7 @@ def numbered_rows(
 def _opened(name: str) -> Iterator[tuple[io.BufferedReader, IO[bytes]]]:
     """The unpacked bytes of a file, and the bytes as they are."""
     with sys.stdin.buffer if name == "-" else open(name, "rb", buffering=0) as raw:
-        file = io.BufferedReader(raw)  # of which standard input may be none
+        file: Any = io.BufferedReader(cast(Any, raw))  # of which standard input may be none
         yield io.BufferedReader(gzip.GzipFile(fileobj=file)) if file.peek(2)[:2] == b"\x1f\x8b" else file, raw
 
 
@@ -308,7 +306,7 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str, advice: 
         raise DataError(_NO_TEXT)
 
     def found(separator: str) -> tuple[int, int]:
-        names = next(csv.reader([first], delimiter=separator, skipinitialspace=True), [])
+        names = _row(csv.reader([first], delimiter=separator, skipinitialspace=True)) or []
         return sum(column in names for column in columns), len(names)
 
     separator = max(separators, key=found)
@@ -316,20 +314,20 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str, advice: 
         chain([first], lines), delimiter=separator, strict=True, skipinitialspace=f"{separator} " in first
     )
     try:
-        header = next(reader, [])
+        header = _row(reader) or []
     except csv.Error as error:
         raise DataError(f"the header is not CSV ({error})") from None
     places = _places(columns, header, "header", f"{advice} (now {separator!r})")
     while True:
         number += 1
         try:
-            row = next(reader)
-        except StopIteration:
-            return
+            row = _row(reader)
         except csv.Error as error:
             where = f"{error}, line {reader.line_num} of the file"
             yield number, f"not CSV ({where}): is a quote left open, or not doubled inside a text?"
             continue
+        if row is None:
+            return
         if not any(row):
             yield number, BLANK
         elif (names := [row[0].removeprefix("\ufeff"), *row[1:]]) == header:
@@ -346,6 +344,15 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str, advice: 
             )
         else:
             yield number, tuple(row[place] for place in places)
+
+
+def _row(reader: Iterator[list[str]]) -> list[str] | None:
+    """The next row, whose cells may be longer than csv allows by itself; None at the end."""
+    before = csv.field_size_limit(MAX_TEXT)
+    try:
+        return next(reader, None)
+    finally:
+        csv.field_size_limit(before)
 
 
 def _json_lines(lines: Iterator[str], columns: Sequence[str]) -> Iterator[tuple[int, Cells]]:

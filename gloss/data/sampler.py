@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from gloss.config import TrainerConfig
@@ -58,8 +56,8 @@ def _balanced(labels: np.ndarray, batch_size: int, num_classes: int, rng: np.ran
 class _Queue:
     """Rows in random order, without end."""
 
-    def __init__(self, rows: Sequence[int], rng: np.random.Generator) -> None:
-        self.rows, self.rng = np.asarray(rows), rng
+    def __init__(self, rows: np.ndarray, rng: np.random.Generator) -> None:
+        self.rows, self.rng = rows, rng
         self.waiting = rng.permutation(self.rows)
 
     def take(self, count: int) -> np.ndarray:

@@ -46,7 +46,8 @@ def tokenize(
         if (tokens := _read_tokens(path)) is not None:
             return tokens
     has_types = "token_type_ids" in tokenizer.model_input_names
-    ids, types = [], []
+    ids: list[list[int]] = []
+    types: list[list[int]] = []
     for start in range(0, len(texts), 1000):
         columns = [list(column) for column in zip(*texts[start : start + 1000], strict=True)]
         batch = tokenizer(*columns, truncation=True, max_length=max_length, return_token_type_ids=has_types)
@@ -57,7 +58,7 @@ def tokenize(
         arrays["token_type_ids"] = _joined(types, np.uint8)
     if path is not None:
         with atomic_file(path) as file:
-            np.savez(file, **arrays)
+            np.savez(file, allow_pickle=False, **arrays)
     return Tokens(arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"])
 
 
@@ -91,7 +92,7 @@ def count_truncated(
 ) -> int:
     """The number of texts with more than `max_length` tokens, of which `tokens` hold the first."""
     full = np.flatnonzero(np.diff(tokens.offsets) == max_length)
-    longer = tokenize([texts[i] for i in full], tokenizer, max_length + 1, cache_dir)
+    longer = tokenize([texts[i] for i in full.tolist()], tokenizer, max_length + 1, cache_dir)
     return int((np.diff(longer.offsets) > max_length).sum())
 
 

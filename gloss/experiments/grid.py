@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gloss.config import CONFIG_DIR, GLOSS_O, Config, resolve
 from gloss.errors import ConfigError
 from gloss.records.run_folder import config_hash
-from gloss.runtime.compose import _composed, _hydra
+from gloss.runtime.compose import _composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import value_of
 from gloss.search.best_values import apply_best_values
 
@@ -106,12 +106,10 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
             if not seed.isdecimal():
                 raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
             found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
-        with _hydra():
+        with hydra_of_our_own():
             return [_cell(name, job, tuple(seeds), swept) for job, seeds in found.items()]
     except (HydraException, OmegaConfBaseException) as error:
-        from gloss.runtime.compose import readable  # here: gloss.cli.hydra_main imports this module
-
-        raise ConfigError(readable(error, given)) from None
+        raise ConfigError(readable(error)) from None
 
 
 def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> RunSpec:
@@ -174,7 +172,7 @@ def search_cell(cell: RunSpec, overrides: Sequence[str]) -> RunSpec:
     chosen = {key: value for key, value in cell.choices.items() if key in SEARCH_KEYS}
     words = [*search_overrides(cell.choices, overrides), *(f"{key}={value}" for key, value in chosen.items())]
     job = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words)}
-    with _hydra():
+    with hydra_of_our_own():
         cfg = _compose(None, job, list(chosen))
     return RunSpec(cell.experiment, resolve(cfg), (cfg.seed,), {}, chosen)
 

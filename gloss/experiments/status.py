@@ -54,7 +54,7 @@ def searches_left(
     for cell in (cell for cell in cells if cell.config.experiment.search):
         chosen = tuple(cell.choices.get(key) for key in SEARCH_KEYS)
         one_of_each.setdefault((chosen, search_overrides(cell.choices, overrides)), cell)
-    found = {}
+    found: dict[Path, tuple[RunSpec, int]] = {}
     for cell in one_of_each.values():
         budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
         space = settings["space"].get(cell.mode, {}).get(cell.loss, {})

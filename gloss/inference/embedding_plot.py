@@ -55,7 +55,7 @@ def embedding_map(
         notes = ["t-SNE: fixed seed; axes have no unit, and distances between clusters mean little."]
     else:
         xy, shares = _pca(z)
-        axis_labels, notes = [f"{share:.0%} of the variance" for share in shares], []
+        axis_labels, notes = (f"{shares[0]:.0%} of the variance", f"{shares[1]:.0%} of the variance"), []
     is_wrong = predicted != labels
     with styled():
         figure, axes = panels(1, 1, width=5.2, height=4.0)
@@ -72,7 +72,8 @@ def embedding_map(
         wrong = xy[is_wrong]
         ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.5}
         ax.scatter(wrong[:, 0], wrong[:, 1], s=26, label=f"wrong ({len(wrong)})", **ring)
-        notes += legend_beside(ax, *ax.get_legend_handles_labels(), per_column=26)
+        handles, texts = ax.get_legend_handles_labels()
+        notes += legend_beside(ax, handles, texts, per_column=26)
     if len(keep) < len(embeddings):
         notes.append(f"{len(keep):,} of {len(embeddings):,} texts, drawn at random.")
     data = [

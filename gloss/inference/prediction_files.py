@@ -7,13 +7,14 @@ import csv
 import gzip
 import io
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -24,6 +25,8 @@ from gloss.inference.predictor import Prediction, Run
 from gloss.runtime.atomic import atomic_file
 from gloss.runtime.terminal import escape_control_characters
 from gloss.training.metrics import classification_metrics
+
+log = logging.getLogger(__name__)
 
 FORMATS = ("table", "csv", "jsonl")
 _FORMAT_OF = {".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "table", "": "table"}
@@ -94,10 +97,12 @@ def read_rows(
             reason = cells if isinstance(cells, str) else _reason(cells, columns)
             if reason == BLANK:
                 num_blank += 1
+            elif reason or isinstance(cells, str):
+                yield BadRow(number, str(reason), KINDS[kind])
             else:
-                yield BadRow(number, reason, KINDS[kind]) if reason else Row(number, cells)
+                yield Row(number, cells)
     if num_blank:
-        print(f"{num_blank:,} blank {KINDS[kind]}{'s' * (num_blank > 1)} skipped", file=sys.stderr)
+        log.info(f"{num_blank:,} blank {KINDS[kind]}{'s' * (num_blank > 1)} skipped")
 
 
 def one_row(texts: Sequence[str], columns: Sequence[str]) -> Iterator[Row | BadRow]:
@@ -155,14 +160,11 @@ def predict_rows(run: Run, rows: Iterable[Row | BadRow], writer: Writer) -> int:
             scores.append(list(prediction.probabilities.values()))
     if truths:
         found = classification_metrics(np.array(scores), np.array(truths))
-        print(f"accuracy {found['accuracy']:.2f} %, macro-F1 {found['macro_f1']:.2f} %", file=sys.stderr)
+        log.info(f"accuracy {found['accuracy']:.2f} %, macro-F1 {found['macro_f1']:.2f} %")
     if run.num_truncated:
-        print(
-            f"{run.num_truncated:,} of {num_good:,} texts are truncated: the run reads {run.max_length} tokens",
-            file=sys.stderr,
-        )
+        log.info(f"{run.num_truncated:,} of {num_good:,} texts are truncated: the run reads {run.max_length} tokens")
     if num_bad:
-        print(f"{num_good:,} predicted, {num_bad:,} left out", file=sys.stderr)
+        log.info(f"{num_good:,} predicted, {num_bad:,} left out")
     return int(num_bad > 0)
 
 
@@ -181,7 +183,8 @@ def output(to: str | None) -> Iterator[IO[str]]:
         return
     with atomic_file(Path(os.path.realpath(to))) as binary, contextlib.ExitStack() as stack:
         if to.lower().endswith(".gz"):
-            binary = stack.enter_context(gzip.GzipFile(fileobj=binary, mode="wb", filename="", mtime=0))
+            packed = gzip.GzipFile(fileobj=binary, mode="wb", filename="", mtime=0)
+            binary = stack.enter_context(cast(IO[bytes], packed))
         text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
         yield text
         text.detach().flush()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import codecs
+import logging
 import shlex
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +30,8 @@ from gloss.records.reading import SELECTION, Record, read_record, read_records
 from gloss.runtime.device import choose_device, has_bf16
 from gloss.runtime.terminal import escape_control_characters
 from gloss.training.trainer import embed
+
+log = logging.getLogger(__name__)
 
 WINDOW = 2048  # texts read, sorted by length and encoded together: bounds memory, and leaves little padding
 WINDOW_TEXT = 2**24  # characters with which a window is full: before texts are cut, their tokens take 50 times that
@@ -78,7 +80,7 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
         score = best.result["metrics"]["val"]["macro_f1"]
         without = f" ({len(found) - len(kept)} more without weights)" if len(kept) < len(found) else ""
         note = f"best of {len(kept)}{without} by macro-F1 on validation, {score:.2f}: {_words(vars(best.identity))}"
-        print(escape_control_characters(note), file=sys.stderr)
+        log.info(escape_control_characters(note))
         return best
     if len(kept) > 1:
         raise RunError(f"{len(kept)} runs fit {_words(wanted)}: say more, or give the folder\n{_listed(kept, 10)}")
@@ -197,7 +199,7 @@ class Run:
         """Predictions of texts (of pairs, for a run on pairs), in their order, with so many nearest training texts."""
         return [prediction for _, prediction in self.stream(((None, row) for row in self._checked(texts)), neighbours)]
 
-    def embed(self, texts: Sequence[str | tuple[str, str]]) -> np.ndarray:
+    def embed(self, texts: Sequence[str | tuple[str, ...]]) -> np.ndarray:
         """Embeddings float32 [N, D], not normalised: the encoder's last hidden state at the first token."""
         rows = self._checked(texts)
         windows = [self._embed(rows[start : start + WINDOW]) for start in range(0, len(rows), WINDOW)]
@@ -233,7 +235,7 @@ class Run:
             raise RunError(f"split={name} is not allowed: expected one of {', '.join(dataset.splits)}")
         return dataset.splits[name]
 
-    def _checked(self, texts: Sequence[str | tuple[str, str]]) -> list[tuple[str, ...]]:
+    def _checked(self, texts: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
         if isinstance(texts, str):
             raise TypeError('expected a list of texts, got one string: write ["…"]')
         rows = [(one,) if isinstance(one, str) else tuple(one) for one in texts]
@@ -263,7 +265,7 @@ class Run:
         """The training texts, and their embeddings [M, D] at unit length."""
         split = self.split("train")
         if len(split) > WINDOW:
-            print(f"encoding {len(split):,} training texts", file=sys.stderr)
+            log.info(f"encoding {len(split):,} training texts")
         windows = [self._embed(split.texts[start : start + WINDOW]) for start in range(0, len(split), WINDOW)]
         return split, unit_length(torch.cat(windows))
 

@@ -245,7 +245,7 @@ class GLoss(nn.Module):
         super().__init__()
         if isinstance(sigma, str) and sigma != "sqrt":
             raise ValueError(f'sigma must be a positive number or "sqrt", got {sigma!r}')
-        _check_settings(1.0 if sigma == "sqrt" else sigma, objective)
+        _check_settings(1.0 if isinstance(sigma, str) else sigma, objective)
         if num_classes is None and (objective == "softmax" or class_weights is not None):
             raise ValueError("num_classes must be given for objective='softmax' and for class_weights: both need it")
         choose_labeled(2, gamma)

@@ -84,7 +84,7 @@ class _Absorption(torch.autograd.Function):
             inside = inside[:, : high - low]
             block = torch.cat([outside.sum(dim=1, keepdim=True), inside], dim=1)
             rows, columns = block.unbind(), block[:, 1:].unbind(1)
-            total = [None] * len(rows)
+            total = list(rows)  # of each row its sum
             for k in reversed(range(len(rows))):
                 row = rows[k][: k + 1]
                 total[k] = row.sum()

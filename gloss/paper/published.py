@@ -55,11 +55,15 @@ SECTION53_NOTE = (
 
 def table5_note() -> str:
     """What the paper's own rows of Table 5 are, computed from them and the means of its Table 2."""
-    above, below = [], []
+    above: list[str] = []
+    below: list[str] = []
     for row in rows("table5"):
         model = {"G-Loss + BERT-base": "bert", "G-Loss + RoBERTa-large": "roberta_large"}.get(row["model"])
-        for dataset in (x for x in row if model and x != "model"):
-            means = [published("table2", dataset, model, loss, "accuracy") for loss in ("gloss_o", "gloss_sqrt")]
+        if model is None:
+            continue
+        for dataset in (x for x in row if x != "model"):
+            cells = [published("table2", dataset, model, loss, "accuracy") for loss in ("gloss_o", "gloss_sqrt")]
+            means = [value for value in cells if value is not None]
             text = f"{row['model'].removeprefix('G-Loss + ')} on {dataset_name(dataset)} {row[dataset]}"
             (above if float(row[dataset]) > max(means) else below).append(f"{text} against {max(means):.2f}")
     return (

@@ -61,7 +61,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """The single values inside nested dicts, each under its path joined by "_"."""
-    found = {}
+    found: dict[str, Any] = {}
     for key, value in tree.items():
         if isinstance(value, dict):
             found |= _flat(value, f"{prefix}{key}_")

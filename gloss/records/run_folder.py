@@ -32,7 +32,7 @@ _NOT_IN_DIGITS_OF = {
     "trainer": ("device", "grad_cache_chunk", "num_length_buckets", "checkpoint_minutes", "save_model", "tensorboard"),
 }
 # Keys that came later: left out while they change nothing, so that older runs keep their folders.
-_LATER = {
+_LATER: dict[str, dict[str, object]] = {
     "dataset": {"unlabeled": None, "group": None},
     "trainer": {"unlabeled_per_batch": None},
     "ablation": {"graph_shuffle": False},
@@ -110,7 +110,7 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """A compressed .npz."""
     with atomic_file(path) as file:
-        np.savez_compressed(file, **arrays)
+        np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
 @contextmanager

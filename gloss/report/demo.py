@@ -44,7 +44,8 @@ def demo(groups: Sequence[Group], frozen: Sequence[Mapping[str, Any]], outputs: 
 
 
 def _table(groups: Sequence[Group], before: Mapping[str, Any] | None) -> Table:
-    columns, data = [], [{"loss": FROZEN}] + [{"loss": loss_name(g.loss, g.mode)} for g in groups]
+    columns: list[list[Entry]] = []
+    data: list[dict[str, Any]] = [{"loss": name} for name in (FROZEN, *(loss_name(g.loss, g.mode) for g in groups))]
     for heading, path, at_start, digits in COLUMNS:
         if at_start[0] == QUALITY:
             start = [x for g in groups for x in g.values(*at_start).values()][:1]  # the same encoder and texts in all
@@ -62,7 +63,7 @@ def _table(groups: Sequence[Group], before: Mapping[str, Any] | None) -> Table:
         for key, words in levels
     )
     cfg = groups[0].config
-    sizes = next((run.result["num_rows"] for g in groups for run in g.runs.values()), {})
+    sizes: dict[str, int] = next((run.result["num_rows"] for g in groups for run in g.runs.values()), {})
     counted = ", ".join(f"{sizes[part]:,} {word}" for part, word in _SPLITS.items() if part in sizes)
     notes = [
         f"{dataset_name(groups[0].dataset)}, {model_name(groups[0].model)}: {counted} texts; at most "

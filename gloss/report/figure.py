@@ -20,7 +20,7 @@ from gloss.report.table import csv_text
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.terminal import escape_control_characters
 
-STYLE = {
+STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
     "font.size": 8,
     "axes.titlesize": 8,

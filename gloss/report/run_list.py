@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 
 import pandas as pd
@@ -95,7 +95,7 @@ def settings(runs: pd.DataFrame) -> dict[str, str]:
     return found
 
 
-def table(columns: dict[str, Sequence[str]], num_keys: int) -> str:
+def table(columns: Mapping[str, Sequence[str]], num_keys: int) -> str:
     """Columns of text side by side, the first `num_keys` aligned left, the others right."""
     aligned = []
     for i, (heading, cells) in enumerate(columns.items()):

@@ -88,7 +88,8 @@ def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
     for key, runs in _identities(records).sort_values("seed").groupby(CELL, sort=False):
         by_seed = dict(zip(runs["seed"].tolist(), runs["record"], strict=True))
         config = runs["record"].iloc[0].result.get("config", {})
-        groups.append(Group(*key, runs=by_seed, seeds=tuple(by_seed), config=config))
+        cell: dict[str, Any] = dict(zip(CELL, key, strict=True))
+        groups.append(Group(**cell, runs=by_seed, seeds=tuple(by_seed), config=config))
     return sorted(
         groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.config_hash)
     )
@@ -127,8 +128,10 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
     for c in cells:
         runs = {r.identity.seed: r for r in records if _key(r.identity) == _key(c) and r.identity.seed in c.seeds}
         point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells tells none apart
-        cell = [getattr(c, name) for name in CELL]
-        groups.append(Group(*cell, dict(sorted(runs.items())), tuple(c.seeds), point, asdict(c.config)))
+        cell: dict[str, Any] = {name: getattr(c, name) for name in CELL}
+        groups.append(
+            Group(**cell, runs=dict(sorted(runs.items())), seeds=tuple(c.seeds), point=point, config=asdict(c.config))
+        )
     used = {id(run) for g in groups for run in g.runs.values()}
     kinds = {(g.dataset, g.model, g.mode, g.loss) for g in groups}
     others = [r for r in records if id(r) not in used and _key(r.identity)[:4] in kinds]

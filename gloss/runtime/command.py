@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from gloss.config import CONFIG_DIR, known_options
 from gloss.runtime.compose import composed
 from gloss.runtime.overrides import override
+from gloss.runtime.terminal import program
 
 _ELSEWHERE = (
     *("dataset.source", "loss.name", "mode", "variant.name", "tuned", "rerun", "paths.tuned", "trainer.save_model"),
@@ -38,7 +39,7 @@ def command_of(config: Mapping[str, Any], *more: str) -> str:
             continue
         if OmegaConf.is_missing(default, key) or _plain(OmegaConf.select(default, key)) != node:
             words.append(_word(key, node))
-    return shlex.join(["python", "scripts/train.py", *words, "tuned=false", *more])  # a search's values are in `words`
+    return shlex.join([*program("train").split(), *words, "tuned=false", *more])  # a search's values are in `words`
 
 
 def _plain(value: Any) -> Any:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import re
 import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,8 @@ import torch
 
 from gloss.config import TrainerConfig
 from gloss.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 NVIDIA_VERSION, NVIDIA_CONTROL = Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl")
 
@@ -30,7 +32,7 @@ def choose_device(name: str) -> torch.device:
         if name == "cpu" and (told := unused_gpu()):
             if told.must_stop:
                 raise ConfigError(f"{told.reason}; or trainer.device=cpu to train without it")
-            print(f"trainer.device=auto is the CPU: {told.reason}", file=sys.stderr, flush=True)
+            log.warning("trainer.device=auto is the CPU: %s", told.reason)
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         told = unused_gpu() if not torch.cuda.is_available() else None

@@ -10,21 +10,22 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from typing import overload
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
 from hydra.errors import HydraException
 
-from gloss.config import Option
+from gloss.config import CONFIG_DIR, Option
 from gloss.errors import ConfigError
+from gloss.runtime.terminal import program
 
 PATHS = ("paths.data", "paths.outputs", "paths.tuned", "dataset.path", "dataset.val_path", "dataset.test_path")
-FOLDERS = (*PATHS, "model.name")  # ~ is expanded in these
+FOLDERS = (*PATHS, "model.name", "run", "file", "to")  # ~ is expanded in these
 WITH_COMMAS = (*FOLDERS, "dataset.label", "dataset.separator", "search.storage")  # may hold one without being a sweep
 SECRET = "search.storage"  # a database's URL may hold a password: its value is in no message
 GROUPS = ("dataset", "model", "loss", "mode", "variant", "ablation", "experiment", "search")
-FLAGS_WITH_VALUE = ("--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn", "--config-dir",
-                    "-cd", "--experimental-rerun", "--info", "-i")  # fmt: skip
+FLAGS = ("--help", "-h", "--cfg", "-c", "--multirun", "-m")
 
 ALIASES = {  # what other programs call it -> our key
     "trainer.lr": "lr learning_rate learningrate step_size",
@@ -67,23 +68,30 @@ ABSENT = {  # what there is not, and what there is instead
 }
 
 
-def prepared(arguments: Sequence[str], options: Mapping[str, Option], is_sweep: bool | None = None) -> list[str]:
-    """Arguments that Hydra reads as they were meant, its own flags (-m, --cfg …) first.
+def prepared(
+    arguments: Sequence[str], options: Mapping[str, Option], is_sweep: bool | None = None, may_sweep: bool = True
+) -> list[str]:
+    """Arguments that Hydra reads as they were meant, flags first.
 
     Args:
         arguments: words of a command line, in any order.
         options: every key there is, with its type (gloss.config.known_options).
         is_sweep: whether commas separate values; None: where -m or --multirun is among the arguments.
+        may_sweep: False for a command without sweeps, where a comma is part of a text or separates a list's items.
 
     Raises ConfigError with a line for every word that cannot be meant.
     """
-    flags, words = _parted(arguments)
+    flags, words = parted(arguments)
     if is_sweep is None:
-        is_sweep = bool({"-m", "--multirun"} & set(flags))
-    found, problems = [], []
+        is_sweep = may_sweep and bool({"-m", "--multirun"} & set(flags))
+    known = FLAGS if may_sweep else FLAGS[:4]
+    unknown = [flag for flag in flags if flag not in (*known, "job")]
+    problems = [f"there is no flag {flag}{_hint(difflib.get_close_matches(flag, known, 1))}" for flag in unknown]
+    has_other_files = any("searchpath" in word for word in words)
+    found = []
     for word in words:
         try:
-            found.append(_prepared(word, options, is_sweep))
+            found.append(_prepared(word, options, is_sweep, may_sweep, has_other_files))
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -96,6 +104,10 @@ def override(key: str, value: object) -> str:
     return f"{key}={_as_typed(key, str(value))}"
 
 
+@overload
+def value_of(words: Sequence[str], key: str, default: str) -> str: ...
+@overload
+def value_of(words: Sequence[str], key: str, default: None = None) -> str | None: ...
 def value_of(words: Sequence[str], key: str, default: str | None = None) -> str | None:
     """The last value that words give `key`, as text without quotes; `default` where none does."""
     for word in reversed(words):
@@ -105,52 +117,67 @@ def value_of(words: Sequence[str], key: str, default: str | None = None) -> str 
     return default
 
 
-def _parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Hydra's flags with their values, and the key=value words: its own parser wants them in this order."""
-    flags, words, takes_value = [], [], False
-    for word in arguments:
-        is_flag = word.startswith("-") and len(word) > 1
-        (flags if is_flag or takes_value and "=" not in word else words).append(word)
-        takes_value = is_flag and word in FLAGS_WITH_VALUE
+def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Flags, with the value of --cfg, and the key=value words."""
+    flags: list[str] = []
+    words: list[str] = []
+    for before, word in zip(["", *arguments], arguments, strict=False):
+        is_flag = word.startswith("-") and len(word) > 1 or before in ("--cfg", "-c") and word == "job"
+        (flags if is_flag else words).append(word)
     return flags, words
 
 
-def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool) -> str:
+def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool, may_sweep: bool, has_other_files: bool) -> str:
     key, equals, value = word.partition("=")
     check_letters(word)
     if not equals or key.startswith("~"):
-        raise ConfigError(f"{word} is not allowed: expected key=value")
-    if key.startswith(("hydra.", "hydra/", "+hydra.", "++hydra.")):
+        raise ConfigError(f"{word} is not allowed: expected key=value, with quotes around a value with blanks")
+    if may_sweep and key.startswith(("hydra.", "hydra/", "+hydra.", "++hydra.")):
         return word
     key = key.lstrip("+")  # known keys can only be set, never added
     name = key.partition("@")[0]
-    node = next((k for k in options if options[k].type.startswith("dict") and name.startswith(k + ".")), None)
+    node = next((k for k in options if options[k].kind.startswith("dict") and name.startswith(k + ".")), None)
     if node:
         return f"++{key}={value}"
-    is_group = name in GROUPS and any(k == name or k.startswith(name + ".") for k in options)
+    is_group = name in GROUPS and any(k.startswith(name + ".") for k in options)
     if not is_group and name not in options:
         raise ConfigError(f"{_shown(key, value)}: {_unknown(name, options)}")
-    kind = "str | None" if is_group else options[name].type
+    kind = "str | None" if is_group else options[name].kind
     if kind == "list[str]":
-        value = _list(key, value)
+        value = _list(key, value, may_sweep)
     elif kind in ("str", "str | None"):
-        value = _text(name, value, kind, is_sweep)
+        value = _text(name, value, kind, is_sweep, may_sweep)
     try:
         parsed = OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
         raise ConfigError(f"{_shown(key, value)} cannot be read: write it in quotes, {_example(key, value)}") from None
     if parsed.is_sweep_override() and not is_sweep:
-        raise ConfigError(f"{_shown(key, value)} is several values, a sweep: add -m (--multirun) for a run of each")
+        several = "a sweep: add -m (--multirun) for a run of each" if may_sweep else "where one is expected"
+        raise ConfigError(f"{_shown(key, value)} is several values, {several}")
+    files = sorted(path.stem for path in (CONFIG_DIR / name).glob("*.yaml")) if is_group and not has_other_files else []
+    for one in _values(parsed):
+        problem = None if is_group else options[name].problem(name, one)
+        if files and one is not None and str(one) not in files:
+            problem = f"expected one of {', '.join(files)}"
+        if problem:
+            raise ConfigError(f"{_shown(key, value)} is not allowed: {problem}")
     return f"{key}={value}"
 
 
-def _text(key: str, value: str, kind: str, is_sweep: bool) -> str:
+def _values(parsed: Override) -> list[object]:
+    """The values of an override, several in a sweep; none where a pattern stands for them."""
+    if not parsed.is_sweep_override():
+        return [parsed.value()]
+    return [] if isinstance(parsed.value(), Glob) else [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
+
+
+def _text(key: str, value: str, kind: str, is_sweep: bool, may_sweep: bool) -> str:
     """The value of a text key, quoted where Hydra would read it as anything else."""
     if kind == "str | None" and value == "null":
         return value
     if is_sweep and re.fullmatch(r"(choice|glob|shuffle|sort|tag|range)\(.*\)", value):
         return value
-    is_whole = _is_quoted(value) or key in FOLDERS and os.path.exists(os.path.expanduser(value))
+    is_whole = not may_sweep or _is_quoted(value) or key in FOLDERS and os.path.exists(os.path.expanduser(value))
     if "," in value and not is_whole and (is_sweep or key not in WITH_COMMAS):
         return ",".join(part if part == "null" else _as_typed(key, part) for part in _split(value))
     return _as_typed(key, value)
@@ -171,17 +198,18 @@ def _as_typed(key: str, value: str) -> str:
     return QuotedString(text=value, quote=Quote.single).with_quotes()
 
 
-def _list(key: str, value: str) -> str:
+def _list(key: str, value: str, may_sweep: bool) -> str:
     """The value of a key that is a list of texts, which may also be given as one text."""
-    if value.startswith("[") and value.endswith("]"):
-        names = [part.strip() for part in _split(value[1:-1])] if value[1:-1].strip() else []
-        return f"[{','.join(_as_typed(key, name) for name in names)}]"
-    if "," in value and not _is_quoted(value):
+    is_list, names = value.startswith("[") and value.endswith("]"), [value]
+    if not is_list and may_sweep and "," in value and not _is_quoted(value):
         raise ConfigError(
             f"{_shown(key, value)} is not allowed: expected one name, or two as in {key}=[{value}] "
             f"(a name with a comma: \"{key}=['{value}']\")"
         )
-    return f"[{_as_typed(key, value)}]"
+    if is_list or "," in value:
+        inner = value[1:-1] if is_list else value
+        names = [part.strip() for part in _split(inner)] if inner.strip() else []
+    return f"[{','.join(_as_typed(key, name) for name in names)}]"
 
 
 def _split(value: str) -> list[str]:
@@ -217,11 +245,12 @@ def _example(key: str, value: str) -> str:
 def _unknown(key: str, options: Mapping[str, Option]) -> str:
     """Why there is no such key, and which was meant."""
     leaf = key.rpartition(".")[2].lower().replace("-", "_")
-    for names, why in ABSENT.items():
-        if leaf in names.split():
-            return why
-    if key.partition(".")[0] == "search" and "search.trials" not in options:
-        return f"there is no key {key} here: it belongs to a search, python scripts/tune.py"
+    if "trainer.lr" in options:
+        for names, why in ABSENT.items():
+            if leaf in names.split():
+                return why
+    if key.partition(".")[0] == "search" and "search.trials" not in options and "trainer.lr" in options:
+        return f"there is no key {key} here: it belongs to a search, {program('tune')}"
     return f"there is no key {key}{closest_key(key, options)}"
 
 
@@ -234,4 +263,8 @@ def closest_key(key: str, options: Mapping[str, Option]) -> str:
     same_group = [k for k in options if k.rpartition(".")[2] in near and k.rpartition(".")[0] == group]
     others = [k for n in near for k in options if k.rpartition(".")[2] == n]
     close = [*meant, *same_leaf, *same_group, *others, *(() if group else difflib.get_close_matches(key, options, n=1))]
+    return _hint(close)
+
+
+def _hint(close: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""

@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -39,15 +40,15 @@ def noted() -> Iterator[list[int]]:
 
     def note(number: int, _frame: object) -> None:
         pending.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     with _handled_by(note) as before:
         yield pending
 
 
 @contextmanager
-def _handled_by(handler: Callable[[int, object], None]) -> Iterator[dict[int, object]]:
-    before: dict[int, object] = {}
+def _handled_by(handler: Callable[[int, object], None]) -> Iterator[dict[signal.Signals, Any]]:
+    before: dict[signal.Signals, Any] = {}
     if threading.current_thread() is threading.main_thread():  # only it may set handlers
         # A signal that the caller has ignored (nohup, a job in the background) stays ignored.
         before |= {n: h for n in SIGNALS if (h := signal.getsignal(n)) not in (signal.SIG_IGN, None)}

@@ -8,12 +8,16 @@ import multiprocessing
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.runtime.signals import Interrupted, raise_on_signal
 
-PLACES = ("run", "file", "to", "paths.outputs", "paths.data")  # ~ is the home folder
+
+def program(name: str) -> str:
+    """How a command is started: as a script of the checkout, or as the console script of an installed package."""
+    return f"python scripts/{name}.py" if (Path(__file__).parents[2] / "scripts").is_dir() else f"gloss-{name}"
 
 
 def escape_control_characters(text: object) -> str:
@@ -105,19 +109,30 @@ def ignore_broken_pipe() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def run_with_exit_code(task: Callable[[], int | None]) -> int:
-    """Run `task`; its exit status, 2 for what the user can mend and 1 where the system refuses: both are told."""
+def run_with_exit_code(task: Callable[[], int | None], ends_early: str = "") -> int:
+    """Run `task`; its exit status: 2 for a mistake of the user's, 1 for a failure, 128 + n for signal n; all are told.
+
+    ends_early: said where a signal ended it, of a task that outlasts its readers.
+    """
     show_what_can_be_shown()
     try:
         with raise_on_signal():
             return task() or 0
-    except BrokenPipeError:  # `… | head` has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except (ConfigError, DataError, RunError, OSError) as error:
-        if isinstance(error, OSError) and error.errno is None:  # a library's
+        if isinstance(error, BrokenPipeError) and not ends_early:  # `… | head` has seen enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if not is_expected(error):
             raise
         print("error:", "\n".join(map(escape_control_characters, explain(error).splitlines())), file=sys.stderr)
-        return 1 if isinstance(error, OSError) else 2
+        return 2 if isinstance(error, ValueError) else 1
     except Interrupted as error:
+        print(f"error: stopped by {error}{ends_early}", file=sys.stderr)
         return 128 + error.number
+
+
+def is_expected(error: BaseException) -> bool:
+    """Whether the message alone says what to do, so that a traceback would only hide it."""
+    return isinstance(error, (ConfigError, DataError, RunError)) or (
+        isinstance(error, OSError) and error.errno is not None  # not a library's
+    )

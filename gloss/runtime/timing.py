@@ -17,7 +17,7 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         self.is_cuda = device.type == "cuda"
-        self._laps: list[tuple[str, object]] = []
+        self._laps: list[tuple[str, torch.cuda.Event]] = []
         self._seconds: dict[str, float] = defaultdict(float)
         self._last = 0.0
 

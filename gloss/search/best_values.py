@@ -158,7 +158,7 @@ def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
     if "fingerprint" in source and cfg.dataset.source in ("csv", "hub") and cfg.dataset.path:
         from gloss.data.datasets import load_dataset  # here, so that other sets need no data library
 
-        own = OmegaConf.to_object(cfg.dataset) if isinstance(cfg.dataset, DictConfig) else cfg.dataset
+        own: Any = OmegaConf.to_object(cfg.dataset) if isinstance(cfg.dataset, DictConfig) else cfg.dataset
         try:
             fingerprint = load_dataset(own, cfg.paths.data or "data", cfg.seed).fingerprint
         except DataError:  # a report of records whose texts are gone; a run will be refused when it reads them

@@ -11,8 +11,8 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import logging
 import shutil
-import sys
 import time
 import warnings
 from contextlib import suppress
@@ -45,6 +45,8 @@ from gloss.training.callbacks import Callback
 from gloss.training.collapse import majority_f1
 from gloss.training.run import train
 from gloss.training.trainer import Diverged
+
+log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # between two looks at what other workers do
 NOT_FINITE = (Diverged, torch.linalg.LinAlgError)  # what a trial's values may do
@@ -195,7 +197,7 @@ class Worker:
             except ValueError as error:
                 if not str(error).startswith("Cannot tell a"):  # Optuna's, of a trial that is finished already
                     raise
-                print(f"{self.study_name}: the trial was taken over by another worker", flush=True)
+                log.info(f"{self.study_name}: the trial was taken over by another worker")
             return True
         if all(t.state != TrialState.RUNNING for t in trials):
             return False
@@ -251,7 +253,7 @@ class Worker:
         score = "val F1" if self.cfg.mode == INTEGRATED else "val silhouette"
         outcome = outcomes.get(trial.state) or f"{score} {trial.value:.6g}"
         place = f"trial {place_of(study, trial) + 1} of {self.num_trials}"
-        print(f"{self.study_name} · {place} · {values} · {outcome}, {trial.duration.total_seconds():.1f} s", flush=True)
+        log.info(f"{self.study_name} · {place} · {values} · {outcome}, {trial.duration.total_seconds():.1f} s")
 
     def _write(self) -> None:
         """study.json, as the database has it now."""
@@ -279,11 +281,11 @@ class Worker:
                 write_tuned(path, self._best_values(study), self._source(study, nothing))
         if before.get("study", study.name) != study.name:
             others = f", which were searched {why}" if (why := mismatch(self.cfg, before)) else ""
-            print(f"{path} held the values of {before['study']}{others}: replaced", file=sys.stderr, flush=True)
+            log.warning(f"{path} held the values of {before['study']}{others}: replaced")
         if nothing:
-            print(f"{study.name}: {nothing}; runs will not apply its values", file=sys.stderr, flush=True)
+            log.warning(f"{study.name}: {nothing}; runs will not apply its values")
         found = f"best {study.score} {best['value']:.6g} in trial {best['number'] + 1}"
-        print(f"{study.name}: {found}\n  {path}", flush=True)
+        log.info(f"{study.name}: {found}\n  {path}")
         return study
 
     def _best_values(self, study: Study) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,8 @@ from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.neighbours import best_k, nearest_labels, vote
 from gloss.training.probe import logistic_probe
 from gloss.training.trainer import embed
+
+log = logging.getLogger(__name__)
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C of the linear classifier: a larger one regularises less
 
@@ -55,13 +57,13 @@ def measure(
                 measure_texts(cfg, data_dir, tokens, outputs, tokenizer)
             if "tfidf" in what:
                 record = measure_tfidf(cfg, data_dir, outputs)
-                print(f"{name}: TF-IDF with a linear classifier: test accuracy {record['test']['accuracy']:.2f} %")
+                log.info(f"{name}: TF-IDF with a linear classifier: test accuracy {record['test']['accuracy']:.2f} %")
             for model in encoders:
                 record = measure_frozen(cfg, model, data_dir, outputs, save_embeddings)
                 shown = f"{record['test']['accuracy']:.2f} %, nearest neighbours {record['test']['knn_accuracy']:.2f} %"
-                print(f"{name}: frozen {model.alias} with a logistic probe: test accuracy {shown}")
+                log.info(f"{name}: frozen {model.alias} with a logistic probe: test accuracy {shown}")
         except DataError as error:
-            print(f"{name} is not measured: {error}", file=sys.stderr)
+            log.warning("%s is not measured: %s", name, error)
 
 
 def _read(group: str, name: Any, schema: type) -> Any:
@@ -90,7 +92,7 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     features = {"train": vectorizer.fit_transform(texts["train"])}
     features |= {part: vectorizer.transform(texts[part]) for part in ("val", "test")}
-    best = None
+    best: Any = None
     for strength in STRENGTHS:
         classifier = LinearSVC(C=strength, random_state=0, max_iter=20_000).fit(features["train"], labels["train"])
         score = float((classifier.predict(features["val"]) == labels["val"]).mean())
@@ -98,7 +100,7 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
             best = score, strength, classifier
     score, strength, classifier = best
     predicted = classifier.predict(features["test"])
-    record = {
+    record: dict[str, Any] = {
         "dataset": cfg.name,
         "method": "TF-IDF (words and word pairs, in at least 2 texts, sublinear) + linear SVM",
         "C": strength,
@@ -140,7 +142,7 @@ def measure_frozen(
     weight, bias, settings = logistic_probe(z["train"], y["train"], z["val"], y["val"], len(dataset.labels))
     nearest = {part: nearest_labels(z["train"], y["train"], z[part]) for part in ("val", "test")}
     k = best_k(nearest["val"], y["val"])
-    record = {
+    record: dict[str, Any] = {
         "dataset": cfg.name,
         "model": model_cfg.alias,
         "model_name": model_cfg.name,
@@ -154,8 +156,9 @@ def measure_frozen(
     }
     for part in ("val", "test"):
         knn_accuracy = 100 * float((vote(nearest[part], k) == y[part]).mean())
-        record[part] = {**classification_metrics(z[part] @ weight.T + bias, y[part]), "knn_accuracy": knn_accuracy}
-        record[part]["macro_silhouette"] = macro_silhouette(torch.from_numpy(z[part]), torch.from_numpy(y[part]))
+        silhouette = macro_silhouette(torch.from_numpy(z[part]), torch.from_numpy(y[part]))
+        metrics = classification_metrics(z[part] @ weight.T + bias, y[part])
+        record[part] = {**metrics, "knn_accuracy": knn_accuracy, "macro_silhouette": silhouette}
     path = Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json"
     write_json(path, record)
     if save_embeddings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
 from pathlib import Path
@@ -15,6 +16,8 @@ from rich.text import Text
 from gloss.config import CE, INTEGRATED, Config
 from gloss.runtime.terminal import escape_control_characters, is_live
 from gloss.training.checkpoint import Progress
+
+log = logging.getLogger(__name__)
 
 
 class Display:
@@ -62,28 +65,27 @@ class Display:
     def _epoch(self, row: dict) -> None:
         seconds = row["seconds"]["total"] + row["seconds"]["evaluation"]
         text = f"epoch {row['epoch']} · loss {self._losses(row)} · val {self.score} {row['score']:.4g}"
-        print(f"{self.name} · {text} · {seconds:.1f} s", flush=True)
+        log.info(f"{self.name} · {text} · {seconds:.1f} s")
 
     def _note(self, values: dict) -> None:
-        print(f"{self.name} · note: {escape_control_characters(values['text'])}", file=sys.stderr, flush=True)
+        log.warning(f"{self.name} · note: {escape_control_characters(values['text'])}")
 
     def _start(self, values: dict) -> None:
         p = self.progress
         if (p.epoch, p.step) != (1, 0) and p.stopped is None:
             step = f", step {p.step + 1}" if p.step else ""
-            print(f"{self.name} · going on from epoch {p.epoch}{step}", flush=True)
+            log.info(f"{self.name} · going on from epoch {p.epoch}{step}")
 
     def _stopped(self, values: dict) -> None:
         p = self.progress
         if p.stopped == "patience":
             why = f"{p.num_stale} epochs without a better val {self.score} than {p.best_score:.4g}"
-            print(f"{self.name} · stopped after epoch {len(p.epochs)}: {why}", flush=True)
+            log.info(f"{self.name} · stopped after epoch {len(p.epochs)}: {why}")
 
     def summary(self, result: dict, folder: Path) -> None:
-        print(
+        log.info(
             f"{self.name}: {scores(result)}; best epoch {result['best_epoch']} of {result['epochs']}, "
-            f"{result['seconds']['total']:.1f} s\n  {folder}",
-            flush=True,
+            f"{result['seconds']['total']:.1f} s\n  {folder}"
         )
 
     def _losses(self, row: dict) -> str:
@@ -97,7 +99,7 @@ class Display:
     def _view(self) -> Group:
         now = time.monotonic()
         head = " · ".join(filter(None, (self.place, self.name, f"{self.phase} ({clock(now - self.since)})")))
-        lines = [Text(head, overflow="ellipsis", no_wrap=True)]
+        lines: list[Text | Table] = [Text(head, overflow="ellipsis", no_wrap=True)]
         if self.values:
             step, steps = self.values["step"], self.values["steps"]
             rate = self.texts / (now - self.epoch_since) if self.texts and self.phase == "training" else 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import logging
 import shutil
-import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -59,6 +59,8 @@ from gloss.training.probe import adam_probe, logistic_probe
 from gloss.training.progress_bar import Display, scores
 from gloss.training.trainer import Fit, embed, out_of_memory
 
+log = logging.getLogger(__name__)
+
 SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
 TRUNCATED_NOTED = 0.01  # share of the texts
 CLASSES_NAMED = 20
@@ -97,7 +99,7 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
 
     def tell() -> None:
         then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
-        print(f"{folder} is being worked on by another process: {then}", file=sys.stderr, flush=True)
+        log.warning("%s is being worked on by another process: %s", folder, then)
 
     with locked(folder, wait, patience=1.0, on_busy=tell) as mine:
         if not mine:
@@ -106,7 +108,7 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
             return record
         if is_done(folder) and not cfg.rerun:
             again = _command(cfg, "trainer.save_model=true")
-            print(f"{folder} is finished, without its weights: it is trained again to keep them\n  {again}", flush=True)
+            log.info("%s is finished, without its weights: it is trained again to keep them\n  %s", folder, again)
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
@@ -154,7 +156,7 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
         lines.append(f"  to train it again: {_command(cfg, 'rerun=true')}")
     if cfg.trainer.save_model is not False and not has_weights:
         lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
-    print("\n".join(lines), flush=True)
+    log.info("\n".join(lines))
     return record
 
 
@@ -190,7 +192,7 @@ def _run(
     precision = choose_precision(cfg.trainer, device)
     if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
         told = "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
-        print(told, file=sys.stderr, flush=True)
+        log.warning(told)
     machine = environment(device, precision)
     display.show("phase", {"name": "tokenising"})
     rows, tables, labels, tokenizer = _texts_on_device(cfg, dataset, device, is_trial)
@@ -312,9 +314,9 @@ def _texts_on_device(
             f"model.max_length={cfg.model.max_length} tokens"
         )
     if cfg.dataset.has_own_texts:
-        _print_once(f"{cfg.dataset.name}: {_summary(dataset)}")
+        _log_once(f"{cfg.dataset.name}: {_summary(dataset)}")
     for note in dataset.notes:
-        _print_once(f"{cfg.dataset.name}: note: {note}")
+        _log_once(f"{cfg.dataset.name}: note: {note}")
     return splits["train"].rows, tables, labels, tokenizer
 
 
@@ -327,9 +329,9 @@ def _summary(dataset: TextDataset) -> str:
 
 
 @cache
-def _print_once(line: str) -> None:
-    """Print a line that many runs of one process have in common."""
-    print(escape_control_characters(line), file=sys.stderr, flush=True)
+def _log_once(line: str) -> None:
+    """Log a line that many runs of one process have in common."""
+    log.warning(escape_control_characters(line))
 
 
 def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.device, precision: str) -> float | None:
@@ -387,10 +389,11 @@ def _test(cfg: Config, fit: Fit, dataset: TextDataset) -> tuple[dict[str, dict],
         settings, near = _fit_probe(cfg, fit, train, embeddings["val"]), train[rows]
     else:
         settings, near = {}, fit.embed("train", rows)
-    near, near_labels = near.cpu().numpy(), fit.labels["train"].cpu().numpy()[rows]
-    nearest = {name: nearest_labels(near, near_labels, z.cpu().numpy()) for name, z in embeddings.items()}
+    vectors, near_labels = near.cpu().numpy(), fit.labels["train"].cpu().numpy()[rows]
+    nearest = {name: nearest_labels(vectors, near_labels, z.cpu().numpy()) for name, z in embeddings.items()}
     k = settings["num_neighbours"] = best_k(nearest["val"], fit.labels["val"].cpu().numpy())
-    metrics, arrays = {}, {}
+    metrics: dict[str, dict[str, Any]] = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, embedded in embeddings.items():
         logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
         silhouette = macro_silhouette(embedded, fit.labels[name])
@@ -408,14 +411,14 @@ def _test(cfg: Config, fit: Fit, dataset: TextDataset) -> tuple[dict[str, dict],
 
 def _fit_probe(cfg: Config, fit: Fit, train: Tensor, val: Tensor) -> dict[str, Any]:
     """Train the linear classifier of standalone mode on frozen embeddings and put it into the head; its settings."""
-    data = [x.cpu().numpy() for x in (train, fit.labels["train"], val, fit.labels["val"])]
+    x, y, val_x, val_y = (t.cpu().numpy() for t in (train, fit.labels["train"], val, fit.labels["val"]))
     num_classes = fit.objective.num_classes
     if cfg.variant.probe == "logistic":
-        weight, bias, settings = logistic_probe(*data, num_classes)
+        weight, bias, settings = logistic_probe(x, y, val_x, val_y, num_classes)
     else:
         weights = fit.objective.class_weights
         weights = None if weights is None else weights.cpu().float()
-        weight, bias, settings = adam_probe(*data, num_classes, cfg.seed, weights)
+        weight, bias, settings = adam_probe(x, y, val_x, val_y, num_classes, cfg.seed, weights)
     head = fit.model.head
     with torch.no_grad():
         head.weight.copy_(torch.from_numpy(weight))
@@ -443,11 +446,9 @@ def _shifted_test(cfg: Config, dataset: TextDataset, name: str) -> Split:
     if not len(kept):
         told = f"ablation.test_on={name} cannot test {dataset.name}: it trains on all these texts"
         raise ConfigError(told)
-    print(
+    log.warning(
         f"test_on {other.name}: {len(test) - len(kept)} of {len(test)} texts are left out, because {dataset.name} "
-        "trains or validates on them (compared by letters and digits, in lower case)",
-        file=sys.stderr,
-        flush=True,
+        "trains or validates on them (compared by letters and digits, in lower case)"
     )
     return test.take(kept)
 
@@ -470,7 +471,7 @@ def _keep_embeddings(
 
 
 def _kept_embeddings(folder: Path) -> dict[str, np.ndarray]:
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for path in sorted((folder / "embeddings").glob("*.npz")):
         with np.load(path, allow_pickle=False) as kept:
             arrays |= dict(kept)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -258,7 +259,7 @@ class Fit:
         trainer = self.cfg.trainer
         return trainer.lr * (trainer.lr_decay_factor if self.progress.epoch > trainer.lr_decay_epoch else 1.0)
 
-    def _validate(self) -> tuple[float, dict[str, float]]:
+    def _validate(self) -> tuple[float, dict[str, Any]]:
         """What early stopping watches, and the metrics for the record."""
         embeddings = self.embed("val")
         if self.cfg.mode == INTEGRATED:
@@ -318,7 +319,8 @@ class Fit:
         self.is_bad = torch.maximum(self.is_bad, (~(norm.isfinite() & parts.loss.isfinite())).to(self.is_bad))
         scale = (norm / self.cfg.trainer.max_grad_norm).clamp(min=1.0).float()  # clips the norm
         if self.is_fused:
-            self.optimizer.found_inf, self.optimizer.grad_scale = self.is_bad, scale
+            fused: Any = self.optimizer  # reads two attributes that its class does not declare
+            fused.found_inf, fused.grad_scale = self.is_bad, scale
             self.optimizer.step()
         elif not self.is_bad:  # waits for the device
             torch._foreach_div_(gradients, scale)

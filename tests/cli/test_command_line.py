@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import importlib
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import get_type_hints
 
 import pytest
 import yaml
@@ -20,9 +22,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from gloss import config
-from gloss.cli.arguments import read_arguments
-from gloss.cli.help import BY_US, usage
+from gloss.cli.command import read as read_command
+from gloss.cli.command import run_command
+from gloss.cli.entry import COMMANDS
+from gloss.cli.help import BY_US
 from gloss.cli.hydra_main import main
+from gloss.cli.predict import Predict
 from gloss.cli.reproduce import confirm
 from gloss.config import CONFIG_DIR, ROOT, Config, TuneConfig, known_options
 from gloss.errors import ConfigError
@@ -77,7 +82,8 @@ def test_null_is_none_only_where_a_key_may_be_none():
 def test_a_tilde_is_the_home_folder(key: str, quote: str, monkeypatch):
     monkeypatch.setenv("HOME", "/ho me")
     assert read(f"{key}={quote}~/x y{quote}", key=key) == "/ho me/x y"
-    assert read_arguments(["to=~/x", "text=~/x"], ["to", "text"]) == {"to": "/ho me/x", "text": "~/x"}
+    found = read_command(Predict, ["to=~/x", "text=~/x"])
+    assert (found.to, found.text) == ("/ho me/x", "~/x")
 
 
 def test_a_sweep_over_texts_is_one_over_each(tmp_path):
@@ -86,7 +92,7 @@ def test_a_sweep_over_texts_is_one_over_each(tmp_path):
     words = ["dataset.name=1e3,b", "-m", f"dataset.path={whole}", "dataset.label=é,y", "seed=1,2"]
     expected = ["-m", "dataset.name='1e3',b", f"dataset.path='{whole}'", "dataset.label='é',y", "seed=1,2"]
     assert prepared(words, OPTIONS) == expected
-    assert value_of(prepared(["dataset=1e3,2_0", "-m"], OPTIONS), "dataset") == "'1e3','2_0'"
+    assert value_of(prepared(["dataset.name=1e3,2_0", "-m"], OPTIONS), "dataset.name") == "'1e3','2_0'"
     kept = ["seed=range(1,3)", "model=choice(bert,tiny)", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert prepared(["--multirun", *kept], OPTIONS) == ["--multirun", *kept]
 
@@ -154,6 +160,62 @@ def test_several_mistakes_are_told_together(capsys):
     assert len(told) == 2 and all(line.startswith("error: ") for line in told)
 
 
+def test_mistakes_of_every_kind_are_told_together(capsys):
+    words = ["epochs=3", "trainer.lr=x", "loss.gamma=0.5,3", "dataset=mrr", "trainer.device=cpu", "--multi-run", "-m"]
+    assert main(lambda cfg, place: pytest.fail("it ran"), words) == 2
+    told = capsys.readouterr().err.splitlines()
+    for line, part in zip(told, ["flag --multi-run (did you mean --multirun?)", "did you mean trainer.max_epochs?",
+                                 "could not be converted to Float", "loss.gamma=0.5,3 is not allowed: expected above 0",
+                                 "dataset=mrr is not allowed: expected one of 20ng, "], strict=True):  # fmt: skip
+        assert line.startswith("error: ") and part in line
+
+
+@pytest.mark.parametrize(
+    ("command", "words", "message"),
+    [
+        (
+            "predict",
+            ["txt=a", "neighbours=-1"],
+            "error: txt=a: there is no key txt (did you mean text?)\nerror: neighbours",
+        ),
+        ("export", ["run=best"], "error: expected to=…: the folder to make"),
+        ("plot", ["method=umap"], "error: method=umap is not allowed: expected one of tsne, pca"),
+        ("report", ["only=[table99]"], "error: only=table99 is not allowed: expected some of "),
+        (
+            "reproduce",
+            ["action=pln", "lr=3"],
+            "error: action=pln is not allowed: expected one of run, plan, tune, status",
+        ),
+        ("reproduce", ["target=table99"], "error: table99 is no table, figure or experiment"),
+        ("reproduce", ["-m"], "error: there is no flag -m here"),
+        ("runs", ["compare=a"], "error: expected two runs"),
+        ("data", ["datasets=imdb"], "error: imdb is none of the sets that can be fetched"),
+        ("bench", ["losses=ce,focal"], "error: losses=focal is not allowed: expected some of ce, "),
+        ("bench", ["rounds=0", "clock=sun"], "error: rounds=0 is not allowed: expected a whole number of at least 1"),
+        ("gpu_check", ["--device=cpu"], "error: there is no flag --device=cpu"),
+    ],
+)
+def test_every_command_has_the_same_grammar_words_and_status(command, words, message, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, *words])
+    assert run_command(importlib.import_module(f"gloss.cli.{command}")) == 2
+    told = capsys.readouterr()
+    assert told.err.startswith(message) and not told.out
+    assert all(line.startswith("error: ") for line in told.err.splitlines())
+
+
+def test_cfg_job_shows_what_a_command_would_do(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["predict", "text=a, b", "--cfg", "job"])
+    assert run_command(importlib.import_module("gloss.cli.predict")) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["text"] == "a, b"
+
+
+def test_a_command_line_is_read_without_torch():
+    code = "import sys; " + "; ".join(f"import gloss.cli.{name}" for name in COMMANDS)
+    assert (
+        run_script("-c", f"{code}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)").returncode == 0
+    )
+
+
 def test_a_search_key_is_named_as_such():
     with pytest.raises(ConfigError, match="scripts/tune.py"):
         prepared(["search=fair"], known_options(Config))
@@ -172,17 +234,30 @@ def test_an_experiment_without_a_sweep_says_what_it_needs(capsys):
 
 
 def test_help_has_a_line_for_every_key(capsys):
+    shown = {}
     for name, schema in {"train": Config, "tune": TuneConfig}.items():
         options = known_options(schema)
         assert [key for key, option in options.items() if not option.help] == []
-        text = usage(name, schema)
-        assert text.splitlines()[0].startswith(f"python scripts/{name}.py ")
+        assert main(lambda cfg, is_sweep: pytest.fail("it ran"), ["--help"], name) == 0
+        shown[name] = text = capsys.readouterr().out
         assert text.count(f"  python scripts/{name}.py ") == 2  # examples
-        shown = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ") and "=" in line}
-        assert options.keys() - shown - set(BY_US) == set()
-    assert "search" not in usage("train", Config).split("Keys")[0].split("Files")[1]
-    assert main(lambda cfg, is_sweep: pytest.fail("it ran"), ["--help"]) == 0
-    assert "learning rate" in capsys.readouterr().out
+        keys = {line.split("=")[0].strip() for line in text.splitlines() if line.startswith("  ") and "=" in line}
+        assert options.keys() - keys - set(BY_US) == set()
+    assert "search" not in shown["train"].split("Keys")[0].split("Files")[1]
+    assert "learning rate" in shown["train"]
+
+
+@pytest.mark.parametrize("name", [name for name in COMMANDS if name not in ("train", "tune")])
+def test_help_of_every_command_has_an_example_and_a_line_for_every_key(name: str, monkeypatch, capsys):
+    command = importlib.import_module(f"gloss.cli.{name}")
+    options = known_options(get_type_hints(command.task)["cfg"])
+    assert options and [key for key, option in options.items() if not option.help] == []
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    assert run_command(command) == 0
+    text = capsys.readouterr().out
+    assert f"\n  python scripts/{name}.py" in text
+    for key in options:
+        assert re.search(rf"^  {re.escape(key)}=\S* +\S", text, re.MULTILINE), key
 
 
 def test_comments_become_help_of_their_own_field():
@@ -207,7 +282,7 @@ def run_script(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.
     return subprocess.run(command, capture_output=True, cwd=cwd, env=environment, timeout=300)
 
 
-@pytest.mark.parametrize("script", ["data", "predict", "report", "reproduce", "train"])
+@pytest.mark.parametrize("script", COMMANDS)
 def test_help_of_every_script_can_be_shown_in_ascii(script: str):
     done = run_script(f"scripts/{script}.py", "--help", PYTHONIOENCODING="ascii")
     assert done.returncode == 0, done.stderr
@@ -232,7 +307,9 @@ def test_the_scripts_of_a_checkout_run_its_own_package(tmp_path):
     done = run_script("scripts/train.py", "--help", cwd=tmp_path, PYTHONPATH=str(ROOT))
     assert done.returncode == 0 and b" mine," in done.stdout
     first = [script.read_text().split("sys.path.insert(0")[0] for script in (ROOT / "scripts").glob("*.py")]
-    assert len(first) == 12 and all("import gloss" not in text and "from gloss" not in text for text in first)
+    assert len(first) == len(COMMANDS) + 1 and all(
+        "import gloss" not in text and "from gloss" not in text for text in first
+    )
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
@@ -288,12 +365,16 @@ def make(*words: str) -> subprocess.CompletedProcess:
     ],
 )
 def test_selectors_of_make_are_singular_or_plural(words: list[str]):
-    for target, what in {"reproduce-table2": "run", "plan-table2": "plan", "tune-table2": "tune"}.items():
+    for target, what in {
+        "reproduce-table2": [],
+        "plan-table2": ["action=plan"],
+        "tune-table2": ["action=tune"],
+    }.items():
         done = make(target, *words, "OUTPUTS=it's here")
         chosen = "dataset=mr model=minilm loss=ce,scl seed=1 search.trials=2".split()
-        command = ["scripts/reproduce.py", what, "table2", *chosen, "paths.outputs=it's here"]
+        command = ["scripts/reproduce.py", *what, "target=table2", *chosen, "paths.outputs=it's here"]
         assert shlex.split(done.stdout)[1:] == command
-    assert make("data", words[0]).stdout.split()[-1] == "--datasets=mr"
+    assert shlex.split(make("data", words[0]).stdout)[-1] == "datasets=mr"
 
 
 @pytest.mark.parametrize(("word", "meant"), [("DATSET=mr", "DATASET"), ("MODLE=x", "MODEL"), ("seed=1", "SEED"),
@@ -304,7 +385,7 @@ def test_a_misspelt_selector_of_make_is_refused(word: str, meant: str):
     assert f"no variable {word.partition('=')[0]}; did you mean {meant}" in done.stderr
 
 
-@pytest.mark.parametrize("script", [("reproduce.py", "run", "table2"), ("train.py", "-m", "experiment=table2")])
+@pytest.mark.parametrize("script", [("reproduce.py", "target=table2"), ("train.py", "-m", "experiment=table2")])
 def test_days_of_work_do_not_start_by_a_mistake(script, tmp_path):
     done = run_script(f"scripts/{script[0]}", *script[1:], f"paths.outputs={tmp_path / 'out'}")
     told = done.stderr.decode()

@@ -94,8 +94,8 @@ def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tm
     url = "postgresql://me:secret@host/db"
     task = Task("table2", [*given, f"search.storage={url}", "search.trials=2"])
     assert task.run() == 1  # its run is not there
-    scripts = [(command[1].rpartition("/")[2], storage) for command, storage in called]
-    assert scripts == [("tune.py", url), ("train.py", None), ("report.py", None)]
+    scripts = [(command[3], storage) for command, storage in called]
+    assert scripts == [("tune", url), ("train", None), ("report", None)]
     assert "search.trials=2" in called[0][0] and not any("secret" in x for command, _ in called for x in command)
     shown = capsys.readouterr().out
     assert "$ GLOSS_STORAGE=… python scripts/tune.py -m dataset=mr" in shown and "secret" not in shown
@@ -109,24 +109,24 @@ def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, m
     called = []
 
     def popen(command, env):
-        called.append([x.rpartition("/")[2] if x.endswith(".py") else x for x in command[1:]])
+        called.append(command[3:])  # python -m gloss.cli.entry …
         return type("P", (), {"wait": lambda self: 0})()
 
     monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
     given = ["dataset=mr", "model=tiny", "search.trials=2", f"paths.outputs={tmp_path}"]
     task = Task("table7", [*given, "loss=ce,gloss_o"])
-    assert task.tune_all() == 0 and [c[0] for c in called] == ["tune.py"]  # table3 has no loss=ce: left out
+    assert task.tune_all() == 0 and [c[0] for c in called] == ["tune"]  # table3 has no loss=ce: left out
     assert "left out: table3: loss=ce mode=standalone" in capsys.readouterr().err
     called.clear()
     task = Task("table7", [*given, "loss=gloss_o"])
-    assert task.run() == 0 and [c[0] for c in called] == ["tune.py", "tune.py", "report.py"]
+    assert task.run() == 0 and [c[0] for c in called] == ["tune", "tune", "report"]
     assert [next(x for x in c if x.startswith("mode=")) for c in called[:2]] == ["mode=integrated", "mode=standalone"]
     assert "only=[table7]" in called[-1] and not (tmp_path / "selections.yaml").exists()
     shown = show(task.plan("cpu", 2))
     assert shown.startswith("Runs: none of its own.\nSearches for 2 cells, 4 trials: at most")
     with pytest.raises(ConfigError, match="nosuch"):
         Task("table7", [*given, "loss=nosuch"]).plan("cpu", 2)
-    assert Task("table7", [*given, "loss=nosuch"]).tune_all() == 2
+    assert Task("table7", [*given, "loss=ce", "loss.sigma=3"]).tune_all() == 2
 
 
 def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):

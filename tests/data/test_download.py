@@ -377,13 +377,17 @@ def test_the_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, mon
 def test_the_command(server, toy, tmp_path):
     """scripts/data.py with the repository's own manifest: nothing is fetched from the network."""
     environment = {**os.environ, "GLOSS_DATA_MIRROR": server.url}
-    command = [sys.executable, "scripts/data.py", "--out", str(tmp_path / "data"), "--datasets"]
-    done = subprocess.run([*command, "mr"], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60)
+    command = [sys.executable, "scripts/data.py", f"paths.data={tmp_path / 'data'}"]
+    done = subprocess.run(
+        [*command, "datasets=mr"], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60
+    )
     assert (
         done.returncode == 2
         and "mr: " in done.stderr
         and "answers 404" in done.stderr
         and "Traceback" not in done.stderr
     )
-    done = subprocess.run([*command, "imdb"], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60)
+    done = subprocess.run(
+        [*command, "datasets=[imdb]"], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60
+    )
     assert done.returncode == 2 and "imdb is none of the sets that can be fetched: mr, r8, r52" in done.stderr

@@ -9,10 +9,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from gloss.cli.hydra_main import main
-from gloss.config import CONFIG_DIR, resolve
+from gloss.config import CONFIG_DIR, TuneConfig, known_options, resolve
 from gloss.errors import ConfigError
 from gloss.experiments.grid import NAMES, expand_grid, is_run, search_cell, sweep_arguments, sweep_of
 from gloss.records.run_folder import config_hash, run_folder
+from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
 
 RUNS = {  # with the default seeds; the first three as the paper's tables have them
@@ -221,7 +222,7 @@ def test_a_search_is_made_without_the_experiments_own_settings():
 )
 def test_mistakes_are_told_in_one_message(name, overrides, message):
     with pytest.raises(ConfigError) as error:
-        expand_grid(name, overrides)
+        expand_grid(name, prepared(overrides, known_options(TuneConfig), is_sweep=True))
     assert message in str(error.value)
 
 

@@ -15,17 +15,18 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gloss.cli.arguments import read_arguments
+from gloss.cli.command import read, show_messages
+from gloss.cli.predict import Predict
 from gloss.config import CONFIG_DIR, ROOT, ModelConfig, resolve
 from gloss.data.files import MAX_TEXT, _bounded
-from gloss.errors import DataError, RunError
+from gloss.errors import ConfigError, DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.prediction_files import BadRow, Row, Writer, input_kind, output, read_rows
 from gloss.inference.predictor import Neighbour, Prediction, Run, find_run, load_run
 from gloss.models.pretrained import load_tokenizer
 from gloss.records.run_folder import write_json
 from gloss.runtime.terminal import escape_control_characters
-from gloss.training.run import _print_once, train
+from gloss.training.run import _log_once, train
 
 
 def train_tiny(folder, *overrides, columns=("text",)):
@@ -168,7 +169,7 @@ def test_a_run_reads_files_as_it_read_its_own(tmp_path, monkeypatch, capsys):
 
 
 def test_notes_on_the_data_are_printed_and_kept(tmp_path, capsys):
-    _print_once.cache_clear()
+    _log_once.cache_clear()
     record = train_tiny(tmp_path, "model.max_length=6", "seed=3")
     err = capsys.readouterr().err
     assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
@@ -201,6 +202,7 @@ def outputs(tmp_path, record):
 
 
 def test_best_is_by_validation_among_those_with_weights(outputs, capsys):
+    show_messages()  # as scripts/predict.py
     assert find_run("best dataset=colours", outputs).identity.loss == "gloss_sqrt"
     assert "best of 2 (1 more without weights) by macro-F1 on validation, 90.00" in capsys.readouterr().err
     assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
@@ -246,6 +248,7 @@ def test_lines(tmp_path):
 
 
 def test_csv(tmp_path, capsys):
+    show_messages()  # as scripts/predict.py
     path = tmp_path / "texts.csv.gz"
     content = 'id,text\n1,"a ""b"", c"\n2,"two\nlines"\n3\n\n4,"open" x\n5,\n6,last\n'
     path.write_bytes(gzip.compress(content.encode()))
@@ -344,10 +347,16 @@ def test_formats():
 
 
 def test_unknown_arguments_are_refused():
-    assert read_arguments(["a=1", "b=x=y"], ["a", "b"]) == {"a": "1", "b": "x=y"}
-    for words, message in ((["tex=1"], "did you mean text"), (["text"], "key=value"), (["text=1", "text=2"], "twice")):
-        with pytest.raises(ValueError, match=message):
-            read_arguments(words, ["text", "file"])
+    found = read(
+        Predict, ["text=Good, bad; it's [x]=y", "columns=a,b", "seed=1e3", "neighbours=2", "trainer.device=cpu"]
+    )
+    assert (found.text, found.columns, found.seed, found.neighbours) == ("Good, bad; it's [x]=y", ["a", "b"], "1e3", 2)
+    assert found.trainer.device == "cpu" and found.selected() == {"seed": "1e3"}
+    for word, message in {"tex=1": "did you mean text", "text": "key=value", "neighbours=x": "Integer"}.items():
+        with pytest.raises(ConfigError, match=message):
+            read(Predict, [word])
+    with pytest.raises(ConfigError, match="(?s)did you mean text.*neighbours=-1 is not allowed"):
+        read(Predict, ["tex=1", "neighbours=-1"])
 
 
 def call(monkeypatch, script, *arguments, stdin=b""):

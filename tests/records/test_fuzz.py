@@ -305,4 +305,4 @@ def test_a_command_line_is_composed_or_refused_in_one_message(words):
     except ConfigError as error:
         assert str(error)
     except (HydraException, OmegaConfBaseException) as error:
-        assert readable(error, overrides)
+        assert readable(error)

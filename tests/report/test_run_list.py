@@ -96,7 +96,7 @@ def test_the_script_filters_sorts_and_compares_runs(outputs):
     names = [f"{x.config_hash}/{x.seed}" for x in mine.itertuples()]
     listed = script(outputs, "dataset=mr", "loss=ce,scl", "sort=-test_accuracy").stdout.splitlines()[1:]
     assert [line.split()[0] for line in listed] == names
-    both = script(outputs, f"compare={names[0]}", f"with={mine.iloc[-1].folder}").stdout
+    both = script(outputs, f"compare={names[0]},'{mine.iloc[-1].folder}'").stdout
     difference = mine.iloc[-1].test_accuracy - mine.iloc[0].test_accuracy
     assert f"{difference:+.4g}" in both and str(mine.iloc[0].folder) in both
     assert len(script(outputs).stdout.splitlines()) == len(runs) + 1
@@ -109,8 +109,8 @@ def test_the_script_filters_sorts_and_compares_runs(outputs):
         (["datset=mr"], "there is no key datset (did you mean dataset?)"),
         (["dataset=nowhere"], "/runs fits"),
         (["sort=accuracy"], "sort=accuracy is not allowed: expected one of "),
-        (["compare=x"], "expected compare=A with=B"),
-        (["compare=x", "with=y"], "no finished run named x"),
+        (["compare=x"], "expected two runs, compare=A,B"),
+        (["compare=x,y"], "no finished run named x"),
     ],
 )
 def test_mistakes_are_told_in_a_line(outputs, arguments, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import shlex
 import shutil
 from pathlib import Path
@@ -101,3 +102,13 @@ def test_a_run_finished_with_other_code_says_so_with_its_score_and_how_to_rerun(
 def test_weights_are_kept_of_single_runs_and_own_texts(words: list[str], is_kept: bool, monkeypatch):
     monkeypatch.setenv("YES", "1")
     assert (composed("loss=ce", "seed=1", *words).trainer.save_model is not False) is is_kept
+
+
+def test_the_library_logs_and_prints_nothing(tiny_config, capsys, caplog):
+    logger = logging.getLogger("gloss")
+    logger.handlers, logger.propagate = [], True  # as in a program of one's own
+    caplog.set_level(logging.INFO, "gloss")
+    record = train(tiny_config("loss=ce", "trainer.max_epochs=1"))
+    assert capsys.readouterr() == ("", "")
+    told = [one.getMessage() for one in caplog.records]
+    assert any("epoch 1 · loss " in text for text in told) and any(str(record.folder) in text for text in told)

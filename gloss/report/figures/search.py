@@ -105,7 +105,7 @@ def importances(study: Study) -> dict[str, float]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
-    space = {
+    space: dict[str, optuna.distributions.BaseDistribution] = {
         name: CategoricalDistribution(row) if isinstance(row, list) else FloatDistribution(row[0], row[1], log=row[2])
         for name, row in study.space.items()
     }
@@ -126,7 +126,10 @@ def command(study: Study) -> str:
         words["variant"] = study.variant
     if study.search != "fair":
         words["search"] = study.search
-    amounts = {"dataset.train_limit": (study.train_limit, None), "trainer.max_epochs": (study.max_epochs, 200)}
+    amounts: dict[str, tuple] = {
+        "dataset.train_limit": (study.train_limit, None),
+        "trainer.max_epochs": (study.max_epochs, 200),
+    }
     amounts |= {"seed": (study.seed, 1), "search.trials": (study.num_trials, 15)}
-    words |= {key: value for key, (value, usual) in amounts.items() if value != usual}
+    words |= {key: str(value) for key, (value, usual) in amounts.items() if value != usual}
     return "python scripts/tune.py " + " ".join(f"{key}={value}" for key, value in words.items())

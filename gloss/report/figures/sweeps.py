@@ -61,8 +61,8 @@ WORDS = {  # settings that have a name in legends; the default has none
 
 def others(g: Group, *swept: str) -> str:
     """What else was swept beside `swept`: " (trainer.lr=1e-05)", or empty. Groups that differ in it share no line."""
-    rest = (WORDS.get((key, str(value)), f"{key}={value}") for key, value in g.point.items() if key not in swept)
-    rest = ", ".join(text for text in rest if text)
+    found = (WORDS.get((key, str(value)), f"{key}={value}") for key, value in g.point.items() if key not in swept)
+    rest = ", ".join(text for text in found if text)
     return f" ({rest})" if rest else ""
 
 
@@ -163,7 +163,7 @@ def by_loss(
         unused.remove()
     data, has_modes = [], len({g.mode for g in groups}) > 1
     clocked, times = timed(groups) if with_time else ([], [])
-    measures = [("accuracy", "Test accuracy (%)", groups, ("metrics", "test", "accuracy"))]
+    measures: list[Any] = [("accuracy", "Test accuracy (%)", groups, ("metrics", "test", "accuracy"))]
     measures += [("seconds_per_epoch", "Seconds per epoch", clocked, ("seconds", "per_epoch"))] if with_time else []
     rows_of_axes = axes if with_time else [[ax] for ax in axes.flat[:num_panels]]
     for row_of_axes, (dataset, model) in zip(rows_of_axes, blocks, strict=True):
@@ -171,7 +171,7 @@ def by_loss(
             mine = [g for g in source if (g.dataset, g.model) == (dataset, model)]
             for mode, loss, rest in dict.fromkeys((g.mode, g.loss, others(g, path)) for g in mine):
                 line = [g for g in mine if (g.mode, g.loss, others(g, path)) == (mode, loss, rest)]
-                rows = sweep_points(line, path, lambda g, where=where: g.values(*where))
+                rows = sweep_points(line, path, lambda g: g.values(*where))  # noqa: B023
                 if not rows:
                     continue
                 keys = _keys(line[0]) | ({"others": rest.strip(" ()")} if rest else {})
@@ -221,8 +221,8 @@ def fig7(groups: Sequence[Group]) -> Drawing | None:
     figure, axes = panels(len(found), 1, width=5.2, height=0.6 + 0.75 * num_hyperparameters)
     data = []
     for ax, (key, bars) in zip(axes[:, 0], found.items(), strict=True):
-        dataset, *block = key
-        _draw_tornado(ax, bars, f"{dataset_name(dataset)}, {_block_name(block)}")
+        dataset, model, mode, loss, rest = key
+        _draw_tornado(ax, bars, f"{dataset_name(dataset)}, {_block_name((model, mode, loss, rest))}")
         data += sorted(({**_keys(blocks[key][0]), **bar} for bar in bars), key=lambda r: (r["setting"], r["x"]))
     notes = [
         *bars_note(data),

@@ -63,7 +63,8 @@ def table9(groups: Sequence[Group]) -> list[Table]:
     groups = [g for g in groups if g.mode == STANDALONE and (g.loss == "gloss_o" or g.loss in RIVALS)]
     found = scores(groups).reindex(columns=["gloss_o", *RIVALS])
     off = {(g.dataset, g.model, g.loss) for g in groups if not g.point and not is_comparable(g.config)}
-    pooled, within = {}, {}
+    pooled: dict[Any, tuple[pd.DataFrame, bool]] = {}
+    within: dict[Any, tuple[pd.DataFrame, bool]] = {}
     for rival in RIVALS:
         pairs = found[["gloss_o", rival]].dropna()
         blocks = dict(list(pairs.groupby(["dataset", "model"], sort=False)))
@@ -106,7 +107,7 @@ _HEADS = ["G-Loss", "Rival", "Δ", "95 % interval", "p (t)", "p (sign-flip)", "H
 
 def _tests(pairs: dict[Any, tuple[pd.DataFrame, bool]]) -> dict[Any, dict[str, Any]]:
     """A row of tests for each key. pairs: our accuracies and the rival's, and whether they bear a claim."""
-    rows = {}
+    rows: dict[Any, dict[str, Any]] = {}
     for key, (found, is_fair) in pairs.items():
         ours, rival = (found[column].tolist() for column in found)
         d = [a - b for a, b in zip(ours, rival, strict=True)]
@@ -179,7 +180,9 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
     known = {s: {d: float(x) for d, x in published[s].items() if d in datasets and x} for s in paper.SYSTEMS}
     known["TF-IDF + linear classifier (measured here)"] = measured
     pairs = [(system, d) for system in known for d in datasets]
-    found = [{"system": s, "dataset": d, "accuracy": known[s].get(d), "is_ranked": True} for s, d in pairs]
+    found: list[dict[str, Any]] = [
+        {"system": s, "dataset": d, "accuracy": known[s].get(d), "is_ranked": True} for s, d in pairs
+    ]
     best: dict[str, list[Entry]] = {}
     for model in dict.fromkeys(g.model for g in groups):
         name = f"G-Loss + {model_name(model)} (ours, mean)"

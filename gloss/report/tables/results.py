@@ -85,7 +85,9 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
     if not rows:
         return pd.DataFrame()
     frame = pd.DataFrame(rows).astype({key: float for key in ("mean", "std", "paper", "paper_std", "difference")})
-    known = {m.name: {"higher_is_better": m.higher_is_better, "digits": m.digits} for m in metrics}
+    known: dict[str, dict[str, Any]] = {
+        m.name: {"higher_is_better": m.higher_is_better, "digits": m.digits} for m in metrics
+    }
     for place, column, by in (("rank", "mean", ["setting"]), ("paper_rank", "paper", [])):
         blocks = frame.groupby(["metric", "dataset", "model", *by], sort=False)[column]
         frame[place] = blocks.transform(lambda block: rank(block, **known[block.name[0]]))
@@ -162,10 +164,10 @@ def _by_model(name: str, title: str, groups: Sequence[Group], metrics: Sequence[
     ]
     rows = []
     for i, (model, *key) in enumerate(lines):
-        columns = slice(i * len(datasets), (i + 1) * len(datasets))
-        rows.append([model_name(model), _label(name, *key), "ours", *mine[columns]])
-        if any(e != Entry() for e in printed[columns]):
-            rows.append(["", "", "paper", *printed[columns]])
+        own = slice(i * len(datasets), (i + 1) * len(datasets))
+        rows.append([model_name(model), _label(name, *key), "ours", *mine[own]])
+        if any(e != Entry() for e in printed[own]):
+            rows.append(["", "", "paper", *printed[own]])
     notes = [OURS, *verdict_note(frame), RANKS, *common_notes(groups), *notes]
     columns = ["Model", "Loss", "", *map(dataset_name, datasets)]
     return Table(name, title, columns, rows, tidy(frame), notes, missing(groups), num_keys=3)
@@ -307,7 +309,8 @@ def table4(groups: Sequence[Group]) -> Table:
         if not is_alike:
             place = f"{dataset_name(dataset)}, {model_name(model)}"
             apart.append(f"{place}: the two losses differ in protocol or variant, so they are not compared.")
-        mine, printed = [], []
+        mine: list[Entry | str] = []
+        printed: list[Entry | str] = []
         for m in (SILHOUETTE, EPOCH_SECONDS):
             source = plain if m.is_quality else clocked
             new, old = _paired([g for g in source if (g.dataset, g.model) == (dataset, model)], m, is_alike)

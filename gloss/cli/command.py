@@ -1,0 +1,166 @@
+"""A command: its key=value words are composed by Hydra, checked by its schema, and handed to its task.
+
+A command is a module here: its docstring is the head of --help, the annotation of its `task(cfg)` is the schema.
+
+Exit status: 0 done; 1 something failed; 2 the command or the data cannot be used; 128 + n stopped by signal n.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from types import ModuleType
+from typing import Any, ClassVar, get_type_hints
+
+import yaml
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gloss.cli.help import usage
+from gloss.config import Config, TuneConfig, check_ranges, known_options
+from gloss.errors import ConfigError
+from gloss.records.reading import SELECTION
+from gloss.runtime.compose import composed, readable
+from gloss.runtime.overrides import parted, prepared
+from gloss.runtime.terminal import run_with_exit_code
+
+# ------------------------------------------------------------------------------------------- what schemas are made of
+
+
+def choice(default: Any, *names: str) -> Any:
+    """A field that takes one of `names`."""
+    return field(default=default, metadata={"allowed": "one of " + ", ".join(names), "accepts": lambda x: x in names})
+
+
+def at_least(least: int, default: int | None) -> Any:
+    """A field that takes a whole number from `least` on."""
+    metadata = {"allowed": f"a whole number of at least {least}", "accepts": lambda x: x >= least}
+    return field(default=default, metadata=metadata)
+
+
+def names(*default: str) -> Any:
+    """A field that takes a list of names."""
+    return field(default_factory=lambda: list(default))
+
+
+@dataclass
+class Outputs:
+    outputs: str = "outputs"  # the folder that has runs/
+
+
+@dataclass
+class Texts:
+    data: str | None = "${oc.env:GLOSS_DATA_DIR,null}"  # folder of the prepared sets; null: data, or the run's own
+
+
+@dataclass
+class Paths(Outputs, Texts):
+    pass
+
+
+@dataclass
+class Device:
+    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
+
+
+@dataclass
+class Selection:
+    """Which run."""
+
+    run: str = ""  # a folder; or best, by the validation score; or some of the next keys, as "dataset=mr loss=ce"
+    dataset: str | None = None  # of the run
+    model: str | None = None  # of the run
+    loss: str | None = None  # of the run
+    mode: str | None = None  # of the run
+    variant: str | None = None  # of the run
+    config_hash: str | None = None  # of the run
+    seed: str | None = None  # of the run
+
+    def selected(self) -> dict[str, str]:
+        """The keys that were given."""
+        return {key: value for key in SELECTION if (value := getattr(self, key)) is not None}
+
+
+@dataclass
+class WithOverrides:
+    """A command that also takes every key of a search, with several values each."""
+
+    overrides: ClassVar[list[str]] = []  # these words
+
+
+# ------------------------------------------------------------------------------------------------------------- running
+
+
+class Messages(logging.Handler):
+    """Messages of the package as plain lines, on stdout below a warning where `has_progress`, else on stderr."""
+
+    def __init__(self, has_progress: bool) -> None:
+        super().__init__()
+        self.has_progress = has_progress
+
+    def emit(self, record: logging.LogRecord) -> None:
+        is_progress = self.has_progress and record.levelno < logging.WARNING
+        print(self.format(record), file=sys.stdout if is_progress else sys.stderr, flush=True)
+
+
+def show_messages(has_progress: bool = False) -> None:
+    """Show what the package logs from INFO on, in this process."""
+    logger = logging.getLogger("gloss")
+    logger.handlers = [Messages(has_progress)]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def read(schema: type, words: Sequence[str]) -> Any:
+    """The schema's object with what `words` say. Raises ConfigError with a line for every mistake."""
+    options = known_options(schema)
+    cfg = _compose(schema, parted(prepared(words, options, may_sweep=False))[1])
+    if missing := [key for key in options if OmegaConf.is_missing(cfg, key)]:
+        raise ConfigError("\nerror: ".join(f"expected {key}=…: {options[key].help}" for key in missing))
+    found = OmegaConf.to_object(cfg)
+    check_ranges(found)
+    return found
+
+
+def _compose(schema: type, words: Sequence[str]) -> DictConfig:
+    ConfigStore.instance().store(name=schema.__name__, node=schema)
+    try:
+        return composed(words, schema.__name__, None)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(readable(error)) from None
+
+
+def show(cfg: Any, place: str = "") -> None:
+    """Print a configuration: --cfg job."""
+    print(yaml.safe_dump(asdict(cfg), sort_keys=False, allow_unicode=True), end="")
+
+
+def run_command(command: ModuleType) -> int:
+    """Run a command on the process's arguments; its exit status."""
+    from gloss.cli import hydra_main  # here: it reads this module
+
+    arguments, schema = sys.argv[1:], get_type_hints(command.task)["cfg"]
+    if issubclass(schema, Config):
+        return hydra_main.main(command.task, arguments, "tune" if schema is TuneConfig else "train")
+
+    def run() -> int | None:
+        if {"-h", "--help"} & set(arguments):
+            print(usage(command.__doc__ or "", schema, _compose(schema, [])))
+            return 0
+        if not issubclass(schema, WithOverrides):
+            task = show if {"-c", "--cfg"} & set(arguments) else command.task
+            return task(read(schema, arguments))
+        own = known_options(schema)
+        flags, words = parted(prepared(arguments, known_options(TuneConfig) | own, is_sweep=True))
+        if flags:
+            raise ConfigError(f"there is no flag {flags[0]} here: values separated by commas are run each")
+        cfg = read(schema, [word for word in words if word.partition("=")[0] in own])
+        cfg.overrides = [word for word in words if word.partition("=")[0] not in own]
+        return command.task(cfg)
+
+    show_messages()
+    return run_with_exit_code(run)

@@ -1,0 +1,38 @@
+"""The console scripts: each loads its command when it is called, and says how to get the packages that it needs."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+
+from gloss.runtime.terminal import telling
+
+
+def main(name: str) -> int:
+    """Run a command with the process's arguments; its exit status (gloss.cli.command)."""
+    # Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is much faster.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    try:
+        with telling("starting"):
+            command, runner = (import_module(f"gloss.cli.{module}") for module in (name, "command"))
+        return runner.run_command(command)
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("gloss"):
+            raise
+        told = f"this needs the package {error.name}, which is not installed: pip install 'gloss[train]' brings it"
+        print(f"error: {told}", file=sys.stderr)
+        return 2
+
+
+def _script(name: str) -> Callable[[], int]:
+    return lambda: main(name)
+
+
+COMMANDS = "train tune predict export plot report reproduce runs data bench gpu_check".split()
+train, tune, predict, export, plot, report, reproduce, runs, data, bench, gpu_check = map(_script, COMMANDS)
+
+if __name__ == "__main__":  # python -m gloss.cli.entry train …
+    sys.exit(main(sys.argv.pop(1)))

@@ -1,0 +1,66 @@
+"""Make tables, figures and the page from run records.
+
+Examples:
+
+  python scripts/report.py paths.outputs=outputs only=table2,fig5
+  python scripts/report.py measure=tfidf,frozen
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from typing import Any
+
+from gloss.cli.command import Paths, names
+
+PROBLEMS = 10  # that are shown
+
+
+@dataclass
+class Report:
+    only: list[str] = names()  # names of tables and figures, such as table2,fig5; []: all that have been run
+    show: list[str] = names()  # names of tables to print; []: one of all runs, by configuration
+    measure: list[str] = names()  # first, from the texts: texts (for Table 1), tfidf (Tables 2, 3, 5), frozen (2, 3)
+    datasets: list[str] = names("mr", "r8", "r52", "20ng", "ohsumed", "sst2", "qnli")  # which sets to measure
+    models: list[str] = names("bert", "roberta_large", "distilbert")  # whose frozen encoders to measure
+    settings: str | None = None  # an experiment whose data sets and models are measured instead, such as demo
+    tokenizer: str = "minilm"  # which model's tokenizer counts tokens (BERT's is the same)
+    paths: Paths = field(default_factory=Paths)
+
+
+def task(cfg: Report) -> int:
+    from gloss.records.frame import frame_of  # here: slow to import
+    from gloss.records.reading import shortened
+    from gloss.report.build import build
+    from gloss.report.run_list import by_cell
+
+    if cfg.measure:
+        measure(cfg)
+    report = build(cfg.paths.outputs, cfg.only or None)
+    if cfg.show:
+        for table in (table for table in report.tables if table.name in cfg.show):
+            print(table.markdown())
+    elif report.records:
+        print(by_cell(frame_of(report.records)) + "\n")
+    for problem in report.problems[:PROBLEMS]:
+        print(f"not used: {shortened(problem, 160)}", file=sys.stderr)
+    if (more := len(report.problems) - PROBLEMS) > 0:
+        print(f"and {more} more: the page lists all", file=sys.stderr)
+    print(f"The page: {report.page}")
+    return 0
+
+
+def measure(cfg: Report) -> None:
+    """Measure what a report shows beside runs."""
+    from gloss.experiments.grid import expand_grid  # here: the report itself needs no texts
+    from gloss.training.baselines import measure
+
+    datasets: list[Any] = cfg.datasets
+    models: list[Any] = cfg.models
+    if cfg.settings is not None:
+        found = [cell.config for cell in expand_grid(cfg.settings)]
+        datasets = list({c.dataset.name: c.dataset for c in found}.values())
+        models = list({c.model.alias: c.model for c in found}.values())
+    where, keep = (cfg.paths.data or "data", cfg.paths.outputs), cfg.settings is not None
+    measure(cfg.measure, datasets, cfg.tokenizer, *where, models=models, save_embeddings=keep)

@@ -1,0 +1,66 @@
+"""Importing the package changes nothing in the importer's process; what other packages change is theirs."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+
+from gloss.config import ROOT
+
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "gloss").rglob("*.py")
+)
+STATE = """
+import contextlib, csv, json, locale, logging, os, signal, sys, warnings
+
+def state():
+    import torch, transformers
+    return {
+        "environ": dict(os.environ),
+        "csv": csv.field_size_limit(),
+        "signals": [repr(signal.getsignal(n)) for n in signal.valid_signals()],
+        "logging": [repr(logging.root.handlers), logging.root.level, repr(logging.getLogger("gloss").handlers)],
+        "warnings": [repr(one) for one in warnings.filters],
+        "transformers": [transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()],
+        "torch": [torch.get_num_threads(), repr(torch.get_default_dtype()), torch.is_grad_enabled()],
+        "hooks": [repr(sys.excepthook), repr(sys.stdout), repr(sys.stderr), locale.setlocale(locale.LC_ALL)],
+    }
+"""
+
+
+def imports_of_others() -> list[str]:
+    """Every import statement of the package, also inside functions, but those of its own modules."""
+    found = set()
+    for path in (ROOT / "gloss").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import | ast.ImportFrom) and not ast.unparse(node).split()[1].startswith("gloss"):
+                found.add(ast.unparse(node))
+    return sorted(found - {"from __future__ import annotations"})
+
+
+def changed_by(before: list[str], code: list[str]) -> dict[str, list]:
+    """What is another before and after `code`, in a process that has run `before`."""
+    others = [f"with contextlib.suppress(ImportError): exec({text!r})" for text in before]
+    end = "new = state(); print(json.dumps({key: [old[key], new[key]] for key in old if old[key] != new[key]}))"
+    script = "\n".join([STATE, *others, "old = state()", *code, end])
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_importing_every_module_changes_nothing():
+    assert len(MODULES) > 80
+    needs_triton = "gloss.losses.state_elimination_triton"  # which not every machine has
+    names = [name for name in MODULES if name != needs_triton or find_spec("triton")]
+    assert changed_by(imports_of_others(), [f"import {name}" for name in names]) == {}
+
+
+def test_such_a_change_would_be_seen():
+    changes = ["csv.field_size_limit(7)", "os.environ['X_Y'] = '1'", "warnings.simplefilter('ignore')"]
+    changes += ["transformers.logging.disable_progress_bar()", "logging.basicConfig()"]
+    seen = changed_by(["import transformers"], ["import transformers", *changes])
+    assert seen.keys() == {"csv", "environ", "warnings", "transformers", "logging"}
