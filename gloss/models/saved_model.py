@@ -114,7 +114,7 @@ def _checked_config(folder: Path) -> dict[str, Any]:
             raise RunError(f"{path} is a link, and links are not followed: copy the file there")
         if not (path.is_file() or path.is_dir()):
             raise RunError(f"{path} is neither a file nor a folder, and reading it may never end: take it out")
-        if path.is_file() and path.suffix != ".safetensors" and path.stat().st_size > MAX_BYTES:
+        if path.is_file() and path.suffix not in (".safetensors", ".onnx") and path.stat().st_size > MAX_BYTES:
             raise RunError(f"{path} has more than {MAX_BYTES // 2**20} MB, which no file of ours has: take it out")
     if (folder / "adapter_config.json").exists():
         raise RunError(f"{folder} has an adapter_config.json, by which other weights would be loaded: remove it")

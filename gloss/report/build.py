@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import warnings
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gloss.errors import ConfigError, RunError
-from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import Record, read_records
 from gloss.records.study import Study, read_studies
+from gloss.report import opening
 from gloss.report.demo import demo
 from gloss.report.figure import DPI, Drawing, styled
 from gloss.report.figures import runs as pictures
@@ -122,7 +121,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
                 if others := [g for g in groups[name][1] if identity(g) not in expected]:
                     title = f"{title.split(':')[0]}: runs with other settings"
                     parts = [runs_table(others, f"{name}_others", title)]
-                    sections.append(_section(f"{name}_others", title, parts, "", others, "Runs with other settings"))
+                    sections.append(_section(f"{name}_others", title, parts, "", others, opening.OTHER_SETTINGS))
         if claims:
             summary = compare.claims_table(claims)
             sections.append(_section("claims", summary.title, [summary], ""))
@@ -130,7 +129,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         if only is None:
             asked = [g for name in ("table2", "table3", "table6") for g in groups.get(name, ((), ()))[0]]
             sections += _every_run(loose, asked, problems) + _speed(outputs, problems)
-        sections = _arranged(sections, [n for n, (mine, _) in groups.items() if any(g.runs for g in mine)])
+        sections = opening.arranged(sections, [n for n, (mine, _) in groups.items() if any(g.runs for g in mine)])
         folder = outputs / "report"
         folder.mkdir(parents=True, exist_ok=True)
         for section in sections:
@@ -142,7 +141,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         open_ = [(n, SECTIONS[n][0]) for n in missing]
         shown = groups.get(sections[0].name, (loose, ()))[0] if sections else loose
         page = render(
-            _title([g for g in shown if g.runs]),
+            opening.headline([g for g in shown if g.runs]),
             _intro(outputs, len(records)),
             sections,
             records,
@@ -150,7 +149,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             open_ if cells and only is None else (),
             folder,
             found_studies,
-            _banner(records),
+            opening.smoke_banner(records),
         )
     write_atomic(folder / "index.html", page)
     return Report(records, [t for s in sections for t in s.tables], folder / "index.html", problems)
@@ -253,7 +252,7 @@ def _searches(found: Sequence[Study], problems: list[str]) -> list[Section]:
             problems.append(f"{study.name}: {error}")
             drawn = None
         parts = [studies.trials_table(study), *([drawn] if drawn else [])]
-        sections.append(_section(parts[0].name, parts[0].title, parts, parts[0].command, group="Searches"))
+        sections.append(_section(parts[0].name, parts[0].title, parts, parts[0].command, group=opening.SEARCHES))
     return sections
 
 
@@ -262,7 +261,11 @@ def _speed(outputs: Path, problems: list[str]) -> list[Section]:
     results, broken = read_bench(outputs)
     problems += broken
     try:
-        return [_section("bench", "Speed", [speed_table(results)], "make bench", group="Speed")] if results else []
+        return (
+            [_section("bench", opening.SPEED, [speed_table(results)], "make bench", group=opening.SPEED)]
+            if results
+            else []
+        )
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         reason = f"bench: the results cannot be used: {type(error).__name__}: {error}"
         problems.append(escape_control_characters(reason))
@@ -275,37 +278,15 @@ def _every_run(loose: Sequence[Group], asked: Sequence[Group], problems: list[st
     for name, draw in (("convergence", convergence), ("graph_quality", graph_quality)):
         if drawn := draw(loose, asked):
             sections.append(_section(name, drawn[0].title, drawn, "", loose))
-    try:
-        for dataset, runs in own_data_tables(loose).items():
-            for i, parts in enumerate(runs):
-                title = parts[0].title + (", best on validation" if i == 0 < len(runs) - 1 else "")
-                group = f"Other runs on {dataset}" if i else ""
-                sections.append(_section(parts[0].name, title, parts, "", group=group))
-    except RunError as error:
-        problems.append(str(error))
+    for dataset, runs in own_data_tables(loose, problems).items():
+        for i, parts in enumerate(runs):
+            title = parts[0].title + (", best on validation" if i == 0 < len(runs) - 1 else "")
+            sections.append(
+                _section(parts[0].name, title, parts, "", group=f"{opening.OTHER_RUNS} {dataset}" if i else "")
+            )
     if loose:
-        sections.append(_section("runs", _ALL_RUNS, [runs_table(loose)], "", loose, _ALL_RUNS))
+        sections.append(_section("runs", opening.ALL_RUNS, [runs_table(loose)], "", loose, opening.ALL_RUNS))
     return sections
-
-
-_ALL_RUNS = "All finished runs"
-_FOLDED = ("Other runs on", "Runs with other settings", "Searches", "Speed", _ALL_RUNS)  # at the end, in this order
-
-
-def _arranged(sections: Sequence[Section], measured: Sequence[str]) -> list[Section]:
-    """The main table, of what was run, and the main figure first; then the claims; what is folded last."""
-    main = next((s for s in sections if s.tables and s.name in measured), None)
-    main = main or next((s for s in sections if s.name == "runs"), None)
-    figure = None
-    if main is not None:
-        main.group = ""
-        with_figure = [s for s in sections if s.drawings and not s.group and s.name != "fig1"]
-        figure = next((s for s in with_figure if s.name in measured), None)
-        figure = None if main.drawings else next((s for s in with_figure if s.name == "convergence"), None) or figure
-    first = [s for s in (main, figure) if s is not None]
-    rest = [s for s in sections if s not in first]
-    rest.sort(key=lambda s: (next((i for i, x in enumerate(_FOLDED) if s.group.startswith(x)), -1), s.name != "claims"))
-    return first + rest
 
 
 def _section(
@@ -324,38 +305,6 @@ def _section(
         marks = ["not the paper's protocol"]
     drawings = [part for part in parts if isinstance(part, Drawing)]
     return Section(name, title, [p for p in parts if isinstance(p, Table)], drawings, command, group, marks)
-
-
-def _title(groups: Sequence[Group]) -> str:
-    """ "CE, SCL + CE and G-Loss-O + CE on MR and R8 with BERT-base"; of more than three, their number."""
-
-    def words(names: Sequence[str], kind: str) -> str:
-        found = list(dict.fromkeys(names))
-        return (
-            f"{len(found)} {kind}"
-            if len(found) > 3
-            else " and ".join([", ".join(found[:-1])] * (len(found) > 1) + found[-1:])
-        )
-
-    if not groups:
-        return "G-Loss"
-    losses = words([loss_name(g.loss, g.mode) for g in groups], "losses")
-    datasets = words([dataset_name(g.dataset) for g in groups], "data sets")
-    return f"{losses} on {datasets} with {words([model_name(g.model) for g in groups], 'models')}"
-
-
-def _banner(records: Sequence[Record]) -> str:
-    """What to say of smoke runs; empty where there are none."""
-    found = [said for r in records if (said := reductions(r.result["config"]))]
-    if not found:
-        return ""
-    which = f"All {len(found)} runs" if len(found) == len(records) else f"{len(found)} of {len(records)} runs"
-    counts = Counter(x for said in found for x in said).most_common(4)
-    return (
-        f"Smoke runs: {which} train on few texts, for few epochs or with a small part of a model "
-        f"({', '.join(x for x, _ in counts)}{', …' if len(counts) == 4 else ''}). They show that everything works, "
-        "and are no evidence on which loss is better."
-    )
 
 
 def _intro(outputs: Path, num_runs: int) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from gloss.errors import RunError
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import number, shortened
-from gloss.report.figure import Drawing, panels
+from gloss.report.figure import Drawing, bare, panels
 from gloss.report.figures.runs import class_points
 from gloss.report.seed_groups import Group, mean_std
 from gloss.report.statistics import mean
@@ -114,10 +114,9 @@ def _picture(groups: Sequence[Group], start: np.ndarray | None, before: Mapping[
             raise RunError(f"{title}: embeddings of {len(embeddings)} texts, where the runs tested {len(labels)}")
         xy = _plane(embeddings, labels)
         handles = class_points(ax, xy, labels, names)
-        ax.set(title=title, xticks=[], yticks=[])
+        bare(ax)
+        ax.set_title(title)
         ax.set_xlabel("" if silhouette is None else f"silhouette {silhouette:.2f}")
-        ax.grid(visible=False)
-        ax.spines[:].set_visible(True)
         data += [
             {"panel": title, "text": i, "label": int(y), "x": f"{a:.4f}", "y": f"{b:.4f}"}
             for i, (y, (a, b)) in enumerate(zip(labels, xy, strict=True))

@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from gloss.report.statistics import mean, std
 from gloss.report.table import csv_text
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.terminal import escape_control_characters
@@ -78,6 +79,22 @@ def styled() -> Iterator[None]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks, a panel too small for its labels
         yield
+
+
+def bare(ax: Any, has_frame: bool = True) -> None:
+    """Take ticks and grid away from axes whose places mean nothing."""
+    ax.set(xticks=[], yticks=[])
+    ax.grid(visible=False)
+    ax.spines[:].set_visible(has_frame)
+
+
+def band(ax: Any, xs: Sequence[float], found: Sequence[Sequence[float]], label: str, **look: Any) -> list[float]:
+    """Draw the means of found[i] at xs[i] as a line, and one standard deviation around them; returns the means."""
+    centre, spread = [mean(x) for x in found], [std(x) if len(x) > 1 else 0.0 for x in found]
+    ax.plot(xs, centre, label=label, markevery=max(1, len(xs) // 8), **look)
+    low, high = ([c + sign * s for c, s in zip(centre, spread, strict=True)] for sign in (-1, 1))
+    ax.fill_between(xs, low, high, color=look.get("color"), alpha=0.15, linewidth=0)
+    return centre
 
 
 def clipped(text: str, most: int = 24) -> str:

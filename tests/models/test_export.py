@@ -270,7 +270,25 @@ def test_what_is_no_file_or_too_large_is_not_read(model_of_a_run, name):
         load_model(model_of_a_run)
 
 
-def test_export_copies_or_says_why_not(model_of_a_run, tmp_path):
+def test_export_writes_onnx_where_the_packages_are(exported, tmp_path):
+    """onnxruntime, which knows nothing of torch, gives our logits for another batch size and length."""
+    for package in ("onnx", "onnxscript"):
+        pytest.importorskip(package)
+    runtime = pytest.importorskip("onnxruntime")
+    folder, _, logits = exported
+    (tmp_path / "run").mkdir()
+    folder.rename(tmp_path / "run" / "model")
+    copy = export(Record(tmp_path / "run", record_of()), tmp_path / "copy")
+    session = runtime.InferenceSession(copy / "onnx" / "model.onnx")
+    tokenizer = transformers.AutoTokenizer.from_pretrained(copy)
+    inputs = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="np")
+    (theirs,) = session.run(["logits"], {x.name: inputs[x.name].astype(np.int64) for x in session.get_inputs()})
+    np.testing.assert_allclose(theirs, logits, atol=1e-5)
+    load_model(copy)
+
+
+def test_export_copies_or_says_why_not(model_of_a_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no ONNX
     record = Record(model_of_a_run.parent, record_of())
     export(record, tmp_path / "copy")
     assert sorted(p.name for p in (tmp_path / "copy").iterdir()) == sorted(p.name for p in model_of_a_run.iterdir())

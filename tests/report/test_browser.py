@@ -9,7 +9,8 @@ from synthetic import write_run, write_study
 from gloss.report.build import build
 
 WIDTHS = (390, 1400)
-BROWSER, DRIVER = (shutil.which("chromium") or shutil.which("chromium-browser")), shutil.which("chromedriver")
+BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+DRIVER = shutil.which("chromedriver")
 
 
 @pytest.fixture(scope="module")

@@ -42,7 +42,7 @@ def outputs(tmp_path):
 
 
 def tables(outputs):
-    return own_data_tables(ungrouped_runs(read_records(outputs)[0]))["mine"][0]
+    return own_data_tables(ungrouped_runs(read_records(outputs)[0]), [])["mine"][0]
 
 
 def test_scores_by_class_and_what_was_taken_for_what(outputs):
@@ -75,4 +75,13 @@ def test_texts_that_cannot_be_read_again_are_rows_with_the_reason(outputs, chang
 
 def test_runs_on_prepared_sets_have_no_such_section(tmp_path):
     write_run(tmp_path)
-    assert own_data_tables(ungrouped_runs(read_records(tmp_path)[0])) == {}
+    assert own_data_tables(ungrouped_runs(read_records(tmp_path)[0]), []) == {}
+
+
+def test_broken_predictions_cost_that_run_only(outputs):
+    record = read_records(outputs)[0][0].result
+    other = record | {"identity": record["identity"] | {"seed": 2}}
+    (write_run(outputs, other) / "predictions.npz").write_bytes(b"PK half a file")
+    problems = []
+    found = own_data_tables(ungrouped_runs(read_records(outputs)[0]), problems)
+    assert len(found["mine"]) == 1 and len(problems) == 1 and "predictions.npz cannot be read" in problems[0]

@@ -10,9 +10,9 @@ from matplotlib.ticker import MaxNLocator
 from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, dataset_name, loss_name, model_name
 from gloss.records.reading import number
-from gloss.report.figure import Drawing, panels
+from gloss.report.figure import Drawing, band, panels
 from gloss.report.seed_groups import Group
-from gloss.report.statistics import mean, std
+from gloss.report.statistics import mean
 from gloss.report.tables.all_runs import Panel, left_out_notes, panels_by_model
 
 MEASURES = (  # heading, key, its chance level, factor
@@ -82,10 +82,7 @@ def _loss(row: Sequence[Any], g: Group, label: str) -> list[dict[str, Any]]:
     data = []
     for ax, (_, key, chance, factor) in zip(row, MEASURES, strict=False):
         above = [[_above(lines[e], key, chance, factor) for lines in found.values()] for e in range(num_epochs)]
-        centre, spread = [mean(x) for x in above], [std(x) if len(x) > 1 else 0.0 for x in above]
-        ax.plot(range(num_epochs), centre, label=label, markevery=max(1, num_epochs // 8), **look)
-        low, high = ([c + sign * s for c, s in zip(centre, spread, strict=True)] for sign in (-1, 1))
-        ax.fill_between(range(num_epochs), low, high, color=look.get("color"), alpha=0.15, linewidth=0)
+        band(ax, range(num_epochs), above, label, **look)
         for epoch in range(num_epochs):
             values = [lines[epoch][key] for lines in found.values()]
             levels = {"chance": mean([lines[epoch][chance] for lines in found.values()]), "n": len(values)}

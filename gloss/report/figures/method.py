@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
-from gloss.report.figure import Drawing
+from gloss.report.figure import Drawing, bare
 
 COLORS = ("#0072B2", "#D55E00")  # of the two classes
 MARKERS = "os"
@@ -108,7 +108,6 @@ def _graph(ax: Any, weights: np.ndarray, faces: list[Any]) -> None:
     for i, face in enumerate(faces):
         look = {"marker": MARKERS[classes[i]], "edgecolor": COLORS[classes[i]], "linewidth": 1.4, "zorder": 2}
         ax.scatter(*xy[i], s=58, facecolor=[face], **look)
-    ax.set(xticks=[], yticks=[], aspect="equal")
+    ax.set_aspect("equal")
     ax.margins(0.1)
-    ax.grid(visible=False)
-    ax.spines[:].set_visible(False)
+    bare(ax, has_frame=False)

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from gloss.errors import RunError
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import number
-from gloss.report.figure import Drawing, clipped, legend_beside, panels, plain
+from gloss.report.figure import Drawing, bare, clipped, legend_beside, panels, plain
 from gloss.report.figures.sweeps import others
 from gloss.report.seed_groups import Group, timed
 from gloss.report.statistics import mean, std
@@ -66,9 +66,8 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
         for edge in np.flatnonzero(np.diff(labels)) + 0.5:
             ax.axhline(edge, color="#FFFFFF", linewidth=0.8)
             ax.axvline(edge, color="#FFFFFF", linewidth=0.8)
-        ax.set(title="before" if epoch == 0 else f"epoch {epoch}", xticks=[], yticks=[])
-        ax.grid(visible=False)
-        ax.spines[:].set_visible(True)
+        ax.set(title="before" if epoch == 0 else f"epoch {epoch}")
+        bare(ax)
         within = float(weights[epoch][is_same & off_diagonal].mean())
         between = float(weights[epoch][~is_same].mean())
         data.append({"epoch": epoch, "within": within, "between": between, "texts": len(labels), "sigma": sigma})
@@ -121,10 +120,8 @@ def _graph(ax: Any, embeddings: np.ndarray, weights: np.ndarray, labels: np.ndar
         ax.scatter(
             mine[:, 0], mine[:, 1], s=22, facecolor=face, edgecolor="#000000", linewidth=0.8, marker=marker, zorder=2
         )
-    ax.set(xticks=[], yticks=[])
-    ax.grid(visible=False)
     ax.margins(0.06)
-    ax.spines[:].set_visible(True)
+    bare(ax)
     return sum(labels[i] == labels[j] for i, j in edges) / len(edges)
 
 
@@ -143,9 +140,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
         handles: list[Any] = []
         for j, key in enumerate(losses):
             ax = axes[i, j]
-            ax.set(xticks=[], yticks=[])
-            ax.grid(visible=False)
-            ax.spines[:].set_visible(True)
+            bare(ax)
             if i == 0:
                 ax.set_title(loss_name(*key[:2]) + key[2].replace(" (", "\n("))
             if key not in row:

@@ -14,7 +14,10 @@ from gloss.report.seed_groups import Group, timed
 from gloss.report.statistics import mean, std
 from gloss.report.tables.results import common_notes, missing
 
-BARS = "Bars: ± one standard deviation over seeds."
+
+def bars_note(data: Sequence[dict]) -> list[str]:
+    """What the bars are, where there are any."""
+    return ["Bars: ± one standard deviation over seeds."] if any(row["std"] is not None for row in data) else []
 
 
 def setting(g: Group, path: str) -> float | None:
@@ -98,7 +101,8 @@ def sensitivity(name: str, title: str, parts: Sequence[tuple[Sequence[Group], st
                 ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.0)
     groups = [g for g, _ in everything]
     notes = [
-        f"{'; '.join(map(_block_name, blocks))}. {BARS}",
+        f"{'; '.join(map(_block_name, blocks))}.",
+        *bars_note(data),
         *common_notes(groups, swept=[path for _, path, _ in parts]),
     ]
     return Drawing(name, title, figure, data, notes, missing(groups))
@@ -189,7 +193,9 @@ def by_loss(
             row_of_axes[-1].legend(*row_of_axes[0].get_legend_handles_labels(), **look)
         elif row_of_axes[0].has_data():
             row_of_axes[0].legend()
-    return Drawing(name, title, figure, data, [BARS, *times, *common_notes(groups, swept=[path])], missing(groups))
+    return Drawing(
+        name, title, figure, data, [*bars_note(data), *times, *common_notes(groups, swept=[path])], missing(groups)
+    )
 
 
 CHANGES = (
@@ -219,7 +225,8 @@ def fig7(groups: Sequence[Group]) -> Drawing | None:
         _draw_tornado(ax, bars, f"{dataset_name(dataset)}, {_block_name((model, mode, loss, rest))}")
         data += sorted(({**_keys(blocks[key][0]), **bar} for bar in bars), key=lambda r: (r["setting"], r["x"]))
     notes = [
-        f"{BARS} In the paper (macro-F1 0.8714 at the best values) σ moves it most, λ and γ less.",
+        *bars_note(data),
+        "In the paper (macro-F1 0.8714 at the best values) σ moves it most, λ and γ less.",
         *common_notes(groups, swept=swept),
     ]
     title = "Figure 7: sensitivity to σ, λ and γ around the best values"

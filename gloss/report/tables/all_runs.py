@@ -13,7 +13,7 @@ from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.records.frame import frame_of
 from gloss.records.reading import number
-from gloss.report.figure import Drawing, panels
+from gloss.report.figure import Drawing, band, panels
 from gloss.report.run_list import settings
 from gloss.report.seed_groups import CELL, Group, protocol_deviations, setting, timed
 from gloss.report.statistics import mean, std
@@ -29,6 +29,7 @@ from gloss.report.tables.results import (
     ours,
 )
 
+MAX_NAMES = 6  # of runs in a note
 METRICS = (
     *(ACCURACY, MACRO_F1, SILHOUETTE, EPOCH_SECONDS),
     Metric("epochs", "Epochs", ("epochs",), 1, False),
@@ -175,7 +176,8 @@ def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Se
     if left_out:
         told = differences([*chosen.values(), *left_out])
         names = [f"{loss_name(g.loss, mode)} {told[identity(g)]} (n={len(g.runs)})" for g in left_out]
-        notes.append(f"Left out of {where}, for their other settings: {', '.join(names)}.")
+        which = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} configurations, listed among all runs"
+        notes.append(f"Left out of {where}, for their other settings: {which}.")
     return notes
 
 
@@ -206,14 +208,9 @@ def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
     num_epochs = min(len(line) for line in lines)
     scores = [[line[i][1] for line in lines] for i in range(num_epochs)]
     xs = [i + 1 if x == "epoch" else mean([line[i][0] for line in lines]) for i in range(num_epochs)]
-    centre = [mean(s) for s in scores]
-    spread = [std(s) if len(s) > 1 else 0.0 for s in scores]
-    look = LOSS_LOOK.get(g.loss, {})
-    ax.plot(xs, centre, label=label, markevery=max(1, num_epochs // 8), **look)
-    low, high = ([c + sign * s for c, s in zip(centre, spread, strict=True)] for sign in (-1, 1))
-    ax.fill_between(xs, low, high, color=look.get("color"), alpha=0.15, linewidth=0)
+    centre = band(ax, xs, scores, label, **LOSS_LOOK.get(g.loss, {}))
     keys = {"dataset": g.dataset, "model": g.model, "mode": g.mode, "loss": g.loss, "n": len(lines), "by": x}
     return [
-        keys | {"epoch": i + 1, "x": xs[i], "score": centre[i], "std": spread[i] if len(lines) > 1 else None}
+        keys | {"epoch": i + 1, "x": xs[i], "score": centre[i], "std": std(scores[i]) if len(lines) > 1 else None}
         for i in range(num_epochs)
     ]

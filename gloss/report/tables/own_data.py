@@ -23,10 +23,10 @@ NUM_ERRORS = 10
 TEXT_LENGTH = 200  # characters of a text that are shown
 
 
-def own_data_tables(groups: Sequence[Group]) -> dict[str, list[list[Table]]]:
+def own_data_tables(groups: Sequence[Group], problems: list[str]) -> dict[str, list[list[Table]]]:
     """By data set the tables of each run whose texts are the user's own, the best on validation first.
 
-    Raises RunError where predictions are broken.
+    problems: gets a message for each run whose predictions are broken.
     """
     mine = [g for g in groups if (g.config.get("dataset") or {}).get("source") in ("csv", "hub")]
     told = differences(mine)
@@ -38,8 +38,11 @@ def own_data_tables(groups: Sequence[Group]) -> dict[str, list[list[Table]]]:
             title = f"{dataset_name(g.dataset)}: {', '.join(word for word in words if word)}"
             name = "-".join(["own", g.dataset, g.model, g.mode, g.loss, g.config_hash[:8], str(seed)])
             score = number(run.result, "metrics", "val", "macro_f1") or 0.0
-            if tables := _tables(name, title, run, texts):
-                found.setdefault(g.dataset, []).append((score, tables))
+            try:
+                if tables := _tables(name, title, run, texts):
+                    found.setdefault(g.dataset, []).append((score, tables))
+            except RunError as error:
+                problems.append(str(error))
     return {dataset: [tables for _, tables in sorted(runs, key=lambda x: -x[0])] for dataset, runs in found.items()}
 
 

@@ -94,6 +94,11 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
     return frame
 
 
+def verdict_note(frame: pd.DataFrame) -> list[str]:
+    """What a verdict is, where there is one."""
+    return [VERDICTS] if frame.filter(like="verdict").notna().any(axis=None) else []
+
+
 def by_group(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[list[dict[str, Any]]]:
     """The rows of `measure`, a list a group; None where a number is missing."""
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
@@ -163,7 +168,7 @@ def _by_model(name: str, title: str, groups: Sequence[Group], metrics: Sequence[
         rows.append([model_name(model), _label(name, *key), "ours", *mine[own]])
         if any(e != Entry() for e in printed[own]):
             rows.append(["", "", "paper", *printed[own]])
-    notes = [OURS, VERDICTS, RANKS, *common_notes(groups), *notes]
+    notes = [OURS, *verdict_note(frame), RANKS, *common_notes(groups), *notes]
     columns = ["Model", "Loss", "", *map(dataset_name, datasets)]
     return Table(name, title, columns, rows, tidy(frame), notes, missing(groups), num_keys=3)
 
@@ -277,7 +282,7 @@ def table3(groups: Sequence[Group]) -> Table:
         frame["ratio"] = (frame["mean"] / frame["paper"]).where(frame["metric"].isin(["seconds_per_epoch", "epochs"]))
     notes = [
         OURS,
-        VERDICTS,
+        *verdict_note(frame),
         "Total s: training and validation of all epochs, in every cell; no start, test or probe. The paper's totals "
         "are another quantity: its code draws a picture each epoch and counts loading. s / epoch: of training; × is "
         "ours over the paper's (one A100 80 GB).",
@@ -327,7 +332,7 @@ def table4(groups: Sequence[Group]) -> Table:
     notes = [
         "Ours: mean ± standard deviation (n - 1) over the seeds that both losses ran, in brackets their number; from "
         "the runs of Table 3. Change: of the means, G-Loss-O against SCL.",
-        VERDICTS,
+        *verdict_note(pd.DataFrame(data, columns=["gloss_o_verdict", "scl_verdict"])),
         *apart,
         *times,
         *common_notes(plain),
