@@ -175,7 +175,7 @@ def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Se
         notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
     if left_out:
         told = differences([*chosen.values(), *left_out])
-        names = [f"{loss_name(g.loss, mode)} {told[identity(g)]} (n={len(g.runs)})" for g in left_out]
+        names = [f"{loss_name(g.loss, mode)} {told[identity(g)]}".rstrip() + f" (n={len(g.runs)})" for g in left_out]
         which = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} configurations, listed among all runs"
         notes.append(f"Left out of {where}, for their other settings: {which}.")
     return notes
