@@ -246,6 +246,13 @@ def test_convergence_draws_one_protocol_and_of_equal_seed_counts_the_better_on_v
     check_files(lambda: overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))[0], tmp_path)
 
 
+def test_convergence_has_no_panel_without_a_line(tmp_path):
+    for loss in ("ce", "gloss_o"):
+        write_run(tmp_path, loss=loss, shared_device=True)
+    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
+    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["Epoch"]
+
+
 def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
     short = {"trainer": {"max_epochs": 3}}
     for loss in ("ce", "gloss_o"):
