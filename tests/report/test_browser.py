@@ -60,7 +60,9 @@ def test_nothing_is_wider_than_the_window(browser, width):
     emulate(browser, width)
     for is_open in (False, True):
         open_folds(browser, is_open)
-        assert browser.execute_script("return document.documentElement.scrollWidth") == width
+        sizes = "const x = document.documentElement; return [x.scrollWidth, x.clientWidth, innerWidth]"
+        found, room, window = browser.execute_script(sizes)
+        assert found == room and window == width
     open_folds(browser, False)
     nav, main = browser.execute_script(
         "return ['nav', 'main'].map(x => document.querySelector(x).getBoundingClientRect().toJSON())"

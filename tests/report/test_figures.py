@@ -241,11 +241,16 @@ def test_convergence_draws_one_protocol_and_of_equal_seed_counts_the_better_on_v
         assert {r["loss"] for r in drawing.data} == {"ce"}
         assert {round(max(r["score"] for r in drawing.data if r["dataset"] == d)) for d in ("mr", "r8")} == {90}
         (note,) = [n for n in drawing.notes if n.startswith("Left out of R8")]
-        assert all(
-            x in note for x in ("CE max_epochs=3 (n=2)", "G-Loss-O + CE  (n=2)", "CE config_hash=11111111 (n=2)")
-        )
+        assert all(x in note for x in ("CE max_epochs=3 (n=2)", "G-Loss-O + CE (n=2)", "CE config_hash=11111111 (n=2)"))
     assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
     check_files(lambda: overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))[0], tmp_path)
+
+
+def test_convergence_has_no_panel_without_a_line(tmp_path):
+    for loss in ("ce", "gloss_o"):
+        write_run(tmp_path, loss=loss, shared_device=True)
+    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
+    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["Epoch"]
 
 
 def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
@@ -273,7 +278,7 @@ def test_runs_are_ranked_among_their_like_only(tmp_path):
         *[("CE", reduced, 0), ("G-Loss-O + CE", reduced, 1)],
         *[("CE", "released", 0), ("G-Loss-O + CE", "released", 0)],  # equal
     ]
-    assert "Not the paper's protocol (4 of 6 rows; the CSV says of which)." in table.notes
+    assert "Not the paper's protocol (2 of 6 rows; the CSV says of which): dataset.train_limit=20." in table.notes
 
 
 def test_convergence_survives_broken_and_empty_epochs(tmp_path):

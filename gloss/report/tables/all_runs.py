@@ -142,23 +142,25 @@ Panel = tuple[str, str, dict[str, Group], list[Group]]  # data set, mode, by los
 
 def _convergence(name: str, model: str, blocks: Sequence[Panel]) -> Drawing:
     notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
-    pairs_in_row = min(2, len(blocks))
-    figure, axes = panels(-(-len(blocks) // pairs_in_row), 2 * pairs_in_row, width=3.0, height=2.4)
-    axes = axes.reshape(-1, 2)
-    data = []
     drawn = [g for _, _, chosen, _ in blocks for g in chosen.values()]
     clocked, times = timed(drawn)
     on_time = {id(g): one for g, one in zip(drawn, clocked, strict=True)}
-    for (left, right), (dataset, mode, chosen, left_out) in zip(axes, blocks, strict=False):
+    columns = 2 if any(g.runs for g in clocked) else 1  # score by epoch, and by time where some compares
+    in_row = min(4 // columns, len(blocks))
+    figure, axes = panels(-(-len(blocks) // in_row), columns * in_row, width=3.0, height=2.4)
+    axes = axes.reshape(-1, columns)
+    data = []
+    for (left, *by_time), (dataset, mode, chosen, left_out) in zip(axes, blocks, strict=False):
         where = f"{dataset_name(dataset)}, {model_name(model)}, {mode}"
         score = "Validation macro-F1 (%)" if mode == "integrated" else "Validation silhouette"
         for loss, g in chosen.items():
             label = f"{loss_name(loss, mode)} (n={len(g.runs)})"
             data += _line(left, g, label, "epoch")
-            data += _line(right, on_time[id(g)], label, "seconds")
+            for right in by_time:
+                data += _line(right, on_time[id(g)], label, "seconds")
+                right.set(xlabel="Training time (s)")
         left.set(title=where, xlabel="Epoch", ylabel=score)
         left.xaxis.set_major_locator(MaxNLocator(integer=True))
-        right.set(xlabel="Training time (s)")
         left.legend()
         notes += left_out_notes(where, mode, chosen, left_out)
     for empty in (ax for ax in axes.flat if not ax.lines):
@@ -175,7 +177,7 @@ def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Se
         notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
     if left_out:
         told = differences([*chosen.values(), *left_out])
-        names = [f"{loss_name(g.loss, mode)} {told[identity(g)]} (n={len(g.runs)})" for g in left_out]
+        names = [f"{loss_name(g.loss, mode)} {told[identity(g)]}".rstrip() + f" (n={len(g.runs)})" for g in left_out]
         which = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} configurations, listed among all runs"
         notes.append(f"Left out of {where}, for their other settings: {which}.")
     return notes

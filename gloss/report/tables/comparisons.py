@@ -155,7 +155,7 @@ def claims_table(found: Sequence[Claim]) -> Table:
     """What the runs say about each claim."""
     rows, data = [], []
     for c in found:
-        judged = Entry((Part("", verdict=c.verdict),))
+        judged = Entry((Part("" if c.verdict else MISSING, verdict=c.verdict),))
         rows.append([c.source, c.text, judged, c.where, *difference_texts(c.differences), len(c.differences)])
         data.append({"source": c.source, "claim": c.text, "where": c.where, **difference_numbers(c.differences)})
         data[-1] |= {"pairs": len(c.differences), "verdict": c.verdict or None}
