@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss.config import SCL, SCL_CE, DatasetConfig
-from gloss.data.datasets import Split, load_dataset
+from gloss.data.datasets import load_dataset
 from gloss.data.files import SEPARATORS
+from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import unit_length

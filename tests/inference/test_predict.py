@@ -17,7 +17,8 @@ from hydra import compose, initialize_config_dir
 
 from gloss.cli.arguments import read_arguments
 from gloss.config import CONFIG_DIR, ROOT, ModelConfig, resolve
-from gloss.data.files import MAX_TEXT, _bounded
+from gloss.data.cells import MAX_TEXT
+from gloss.data.files import _bounded
 from gloss.errors import DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.prediction_files import BadRow, Row, Writer, input_kind, output, read_rows
