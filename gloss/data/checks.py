@@ -7,7 +7,8 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
-from gloss.data.files import SEPARATORS, Examples, listed
+from gloss.data.cells import listed
+from gloss.data.files import SEPARATORS, Examples
 from gloss.errors import DataError
 
 MANY_DECIMALS = 20  # more classes than these that are numbers with decimals are refused as ratings

@@ -17,32 +17,14 @@ import numpy as np
 
 from gloss.config import DatasetConfig, is_csv_file
 from gloss.data import docstrings
+from gloss.data.cells import label_name
 from gloss.data.checks import examine, words
-from gloss.data.files import Examples, collect, label_name, read_examples, read_table
-from gloss.data.tokens import tokenize
+from gloss.data.files import Examples, collect, read_examples, read_table
+from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError
 
 MANIFEST = Path(__file__).parent / "manifest.json"
-SPLIT_SEED = 0  # of the splits that we cut: the same texts are tested whatever the seed of a run
 TRUNCATED_FRACTION = 0.1  # of the training texts, for a split that a set does not have
-
-
-@dataclass(frozen=True)
-class Split:
-    """N texts of one split."""
-
-    texts: list[tuple[str, ...]]  # one string, or (question, sentence)
-    labels: np.ndarray  # int64 [N], index into TextDataset.labels
-    rows: np.ndarray  # int64 [N], number of its row, as `gloss.data.files` counts
-    groups: np.ndarray | None = None  # str [N], the question that each text is an option of
-
-    def __len__(self) -> int:
-        return len(self.texts)
-
-    def take(self, index: np.ndarray) -> Split:
-        """The rows at `index` (int [M]), in that order."""
-        groups = None if self.groups is None else self.groups[index]
-        return Split([self.texts[i] for i in index], self.labels[index], self.rows[index], groups)
 
 
 @dataclass(frozen=True)
@@ -78,7 +60,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
             if splits["train"].groups is None:
                 chosen = stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
             else:
-                chosen = _whole_groups(splits["train"].groups, size)
+                chosen = whole_groups(splits["train"].groups, size)
             if not len(chosen):
                 raise DataError(
                     f"{cfg.name} has too few texts to cut {part} from its {len(splits['train'])} training texts, of "
@@ -126,58 +108,7 @@ def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Spl
     return list(labels), Split(test.texts, numbers[test.labels], test.rows)
 
 
-def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_length: int = 128) -> dict[str, Any]:
-    """What Table 1 shows: {"labels", "splits": {part: {"rows", "classes", "too_long"}}, "duplicates", "note"}.
-
-    too_long: share (0 to 1) of texts with more than `max_length` tokens, special ones counted; None if tokenizer is.
-    duplicates: {"train-val", "train-test", "val-test"}: rows of the later split whose text is in the earlier one too.
-    """
-    dataset = load_dataset(cfg, data_dir, seed=0)
-    splits, duplicates = {}, {}
-    earlier: dict[str, set[tuple[str, ...]]] = {}
-    for part, split in dataset.splits.items():
-        too_long = None
-        if tokenizer is not None:
-            lengths = np.diff(tokenize(split.texts, tokenizer, max_length + 1).offsets)
-            too_long = float((lengths > max_length).mean())
-        splits[part] = {"rows": len(split), "classes": len(np.unique(split.labels)), "too_long": too_long}
-        for other, texts in earlier.items():
-            duplicates[f"{other}-{part}"] = sum(text in texts for text in split.texts)
-        earlier[part] = set(split.texts)
-    note = "; ".join(dataset.notes) or None
-    return {"labels": dataset.labels, "splits": splits, "duplicates": duplicates, "note": note}
-
-
 # -- splits ------------------------------------------------------------------------------------------------------------
-def stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave: int = 0) -> np.ndarray:
-    """Sorted indices of `size` rows, each class in proportion, but at least `least` of it, and `leave` of it not taken.
-
-    The two bounds come before `size`: with many small classes it can be more or fewer rows.
-    """
-    rng = np.random.default_rng(seed)
-    counts = np.bincount(labels)
-    low, high = np.minimum(least, counts), np.maximum(counts - leave, 0)
-    quota = counts * size / len(labels)
-    num_taken = np.clip(np.floor(quota).astype(np.int64), low, high)
-    while (missing := size - num_taken.sum()) != 0:  # largest remainders first
-        step = np.sign(missing)
-        movable = num_taken < high if step > 0 else num_taken > low
-        if not movable.any():
-            break
-        num_taken[np.argmax(np.where(movable, step * (quota - num_taken), -np.inf))] += step
-    chosen = [rng.permutation(np.flatnonzero(labels == c))[:n] for c, n in enumerate(num_taken)]
-    return np.sort(np.concatenate(chosen))
-
-
-def _whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
-    """Sorted indices of about `size` rows: all those of groups drawn at random, but never of all groups."""
-    names, which = np.unique(groups, return_inverse=True)
-    order = np.random.default_rng(SPLIT_SEED).permutation(len(names))
-    num_rows = np.bincount(which)[order].cumsum()
-    num_chosen = min(int(np.searchsorted(num_rows, size)) + 1, len(names) - 1)
-    return np.flatnonzero(np.isin(which, order[:num_chosen]))
-
-
 def _check_groups(name: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
     """Refuse questions without one right option, in the splits that are scored."""
     for part in ("val", "test"):
@@ -187,18 +118,6 @@ def _check_groups(name: str, labels: Sequence[str], splits: dict[str, Split]) ->
                 f"{name}: dataset.group needs two classes, and in {part} one of them exactly once in each group: the "
                 f"right option; the classes are {', '.join(map(repr, labels[:5]))}"
             )
-
-
-def right_class(labels: np.ndarray, groups: np.ndarray) -> int | None:
-    """The class (0 or 1) that exactly one row of each group has, the last where both are; None where none is.
-
-    With two options a question both are: then a group is scored right for one exactly where it is for the other.
-    """
-    if set(labels) - {0, 1}:
-        return None
-    which = np.unique(groups, return_inverse=True)[1]
-    once = [k for k in (0, 1) if (np.bincount(which, weights=labels == k) == 1).all()]
-    return once[-1] if once else None
 
 
 def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]) -> tuple[Split, Split]:
@@ -456,16 +375,3 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
 
 
 _SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}
-
-
-# -- label noise -------------------------------------------------------------------------------------------------------
-def add_label_noise(split: Split, fraction: float, num_classes: int, seed: int) -> Split:
-    """The split with exactly round(fraction · N) labels changed, each to one of the other classes at random.
-
-    fraction: from 0 to 1; num_classes: at least 2.
-    """
-    rng = np.random.default_rng(seed)
-    chosen = rng.permutation(len(split))[: round(fraction * len(split))]
-    labels = split.labels.copy()
-    labels[chosen] = (labels[chosen] + rng.integers(1, num_classes, len(chosen))) % num_classes
-    return Split(split.texts, labels, split.rows, split.groups)

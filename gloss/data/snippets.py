@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 
 from gloss.data.checks import letters_and_digits
-from gloss.data.datasets import SPLIT_SEED, row_digests, stratified
+from gloss.data.datasets import row_digests
+from gloss.data.splits import SPLIT_SEED, stratified
 from gloss.errors import DataError
 from gloss.runtime.package_index import pip_download
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from gloss.config import DatasetConfig
-from gloss.data.datasets import describe
+from gloss.data.datasets import load_dataset
+from gloss.data.tokens import tokenize
 from gloss.records.run_folder import write_json
 
 
@@ -21,3 +24,24 @@ def measure_texts(
     record["tokenizer"] = name
     write_json(Path(outputs) / "baselines" / f"texts-{cfg.name}.json", record)
     return record
+
+
+def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_length: int = 128) -> dict[str, Any]:
+    """What Table 1 shows: {"labels", "splits": {part: {"rows", "classes", "too_long"}}, "duplicates", "note"}.
+
+    too_long: share (0 to 1) of texts with more than `max_length` tokens, special ones counted; None if tokenizer is.
+    duplicates: {"train-val", "train-test", "val-test"}: rows of the later split whose text is in the earlier one too.
+    """
+    dataset = load_dataset(cfg, data_dir, seed=0)
+    splits, duplicates, earlier = {}, {}, {}
+    for part, split in dataset.splits.items():
+        too_long = None
+        if tokenizer is not None:
+            lengths = np.diff(tokenize(split.texts, tokenizer, max_length + 1).offsets)
+            too_long = float((lengths > max_length).mean())
+        splits[part] = {"rows": len(split), "classes": len(np.unique(split.labels)), "too_long": too_long}
+        for other, texts in earlier.items():
+            duplicates[f"{other}-{part}"] = sum(text in texts for text in split.texts)
+        earlier[part] = set(split.texts)
+    note = "; ".join(dataset.notes) or None
+    return {"labels": dataset.labels, "splits": splits, "duplicates": duplicates, "note": note}

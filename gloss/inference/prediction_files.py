@@ -19,7 +19,8 @@ from typing import IO, Any, cast
 import numpy as np
 from tqdm import tqdm
 
-from gloss.data.files import BLANK, ENDINGS, KINDS, fault, is_blank, kind_of, numbered_rows
+from gloss.data.cells import fault, is_blank
+from gloss.data.files import BLANK, ENDINGS, KINDS, kind_of, numbered_rows
 from gloss.errors import ConfigError, DataError
 from gloss.inference.predictor import Prediction, Run
 from gloss.runtime.atomic import atomic_file

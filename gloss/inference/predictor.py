@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss.config import SCL, SCL_CE
-from gloss.data.datasets import Split
 from gloss.data.files import SEPARATORS
 from gloss.data.of_run import dataset_of
+from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import unit_length

@@ -22,7 +22,8 @@ from transformers import PreTrainedTokenizerBase
 
 from gloss.config import INTEGRATED, STANDALONE, Config
 from gloss.data.checks import letters_and_digits
-from gloss.data.datasets import Split, TextDataset, add_label_noise, load_dataset, load_test, other_set, right_class
+from gloss.data.datasets import TextDataset, load_dataset, load_test, other_set
+from gloss.data.splits import Split, add_label_noise, right_class
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import sqrt_bandwidth

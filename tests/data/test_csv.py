@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gloss.config import CONFIG_DIR, DatasetConfig
+from gloss.data.cells import MAX_TEXT, is_blank
 from gloss.data.datasets import load_dataset
-from gloss.data.files import MAX_TEXT, is_blank, read_examples
+from gloss.data.files import read_examples
 from gloss.errors import DataError
 
 

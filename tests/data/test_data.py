@@ -16,8 +16,10 @@ from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer
 
 from gloss.config import CONFIG_DIR, DatasetConfig
 from gloss.data import datasets as data
-from gloss.data.datasets import Split, add_label_noise, describe, load_dataset
+from gloss.data.datasets import load_dataset
 from gloss.data.files import read_table
+from gloss.data.splits import Split, add_label_noise, stratified
+from gloss.data.statistics import describe
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import DataError
 
@@ -245,7 +247,7 @@ def test_stratified_samples_are_in_proportion_within_their_bounds(seed):
     labels = rng.choice(6, size=300, p=[0.5, 0.3, 0.1, 0.05, 0.04, 0.01])
     counts = np.bincount(labels, minlength=6)
     size = int(rng.integers(6, 300))
-    chosen = data.stratified(labels, size, seed, least=1)
+    chosen = stratified(labels, size, seed, least=1)
     taken = np.bincount(labels[chosen], minlength=6)
     assert len(set(chosen)) == len(chosen) == size
     quota = counts * size / 300
@@ -253,7 +255,7 @@ def test_stratified_samples_are_in_proportion_within_their_bounds(seed):
     # A class is off its quota by less than one text, or by what the classes lifted to one text take.
     lifted = ((counts > 0) & (quota < 1)).sum()
     assert np.abs(taken - quota).max() <= 1 + lifted
-    assert (chosen == data.stratified(labels, size, seed, least=1)).all()
+    assert (chosen == stratified(labels, size, seed, least=1)).all()
 
 
 def test_a_cut_leaves_every_class_in_train(toy):

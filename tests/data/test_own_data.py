@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 
 from gloss.config import DatasetConfig
+from gloss.data.cells import is_blank
 from gloss.data.datasets import load_dataset
-from gloss.data.files import is_blank, read_examples
+from gloss.data.files import read_examples
 from gloss.errors import ConfigError, DataError
 from gloss.inference.prediction_files import BadRow, format_of, input_kind, output, read_rows
 

@@ -18,7 +18,8 @@ from hydra import compose, initialize_config_dir
 from gloss.cli.command import read, show_messages
 from gloss.cli.predict import Predict
 from gloss.config import CONFIG_DIR, ROOT, ModelConfig, resolve
-from gloss.data.files import MAX_TEXT, _bounded
+from gloss.data.cells import MAX_TEXT
+from gloss.data.files import _bounded
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.prediction_files import BadRow, Row, Writer, input_kind, output, read_rows

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic import result, write_run
+from synthetic import result, write_run, write_study
 
 import gloss.experiments.status
 import gloss.inference.predictor
@@ -24,6 +25,7 @@ from gloss.experiments.grid import expand_grid
 from gloss.experiments.requested import selections
 from gloss.inference.predictor import load_run
 from gloss.records.reading import read_record, read_records
+from gloss.records.study import read_studies
 from gloss.report.build import build
 from gloss.search.best_values import read_tuned
 from gloss.training.run import train
@@ -55,7 +57,7 @@ def changed(tree: Any, path: tuple, value: Any) -> Any:
     return tree
 
 
-def sound(**identity: Any) -> dict[str, Any]:
+def sound(**changes: Any) -> dict[str, Any]:
     config = {
         "dataset": {"name": "mr", "source": "prepared", "text": ["text"], "train_limit": None},
         "trainer": {"max_epochs": 200, "lr": 2e-5},
@@ -63,7 +65,7 @@ def sound(**identity: Any) -> dict[str, Any]:
         "paths": {"data": "data"},
     }
     tuned = {"file": "configs/tuned/x.yaml", "study": "s", "value": 1.0, "trials": 3}
-    return result(config=config, tuned=tuned, **identity)
+    return result(config=config, tuned=tuned, **changes)
 
 
 def folder_of(root: Path, config_hash: str, seed: int = 1) -> Path:
@@ -112,37 +114,6 @@ def test_an_identity_is_only_believed_in_its_own_folder(tmp_path):
     check_page(tmp_path)
 
 
-def test_files_that_are_none_of_ours(tmp_path):
-    secret = tmp_path / "elsewhere"
-    secret.mkdir()
-    other = write_run(secret, sound(config_hash="00000000"))
-    root = tmp_path / "outputs"
-    contents = {
-        "1": "", "2": "null", "3": "[" * 100_000, "4": json.dumps(sound(config_hash="00000004"))[:-40],
-        "5": '{"identity": NaN}', "6": "\ufeff{}", "7": '"' + SCRIPT, "8": '{"a": 1e999}', "9": "9" * 5000,
-    }  # fmt: skip
-    for digit, content in contents.items():
-        (folder_of(root, f"0000000{digit}") / "result.json").write_text(content)
-    (folder_of(root, "0000000a") / "result.json").write_bytes(b"\xff\xfe\x00")
-    (folder_of(root, "0000000b") / "result.json").symlink_to(other / "result.json")
-    os.mkfifo(folder_of(root, "0000000c") / "result.json")  # reading it would never end
-    (folder_of(root, "0000000d") / "result.json").mkdir()
-    huge = folder_of(root, "0000000e") / "result.json"
-    huge.touch()
-    os.truncate(huge, gloss.records.reading.MAX_BYTES + 1)
-    failed = folder_of(root, "0000000f")
-    (failed / "DONE").unlink()
-    (failed / "error.json").write_text(json.dumps({"message": SCRIPT}))
-    (root / "runs" / "mr" / "bert" / "integrated-ce" / "00000000").symlink_to(other.parent)
-    (root / "runs" / "<img src=x onerror=x>" / "b" / "c" / "d" / "seed=1").mkdir(parents=True)
-    (root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111").mkdir()
-    itself = root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111" / "seed=1"
-    itself.symlink_to(itself)
-    records, problems = read_records(root)
-    assert not records and len(problems) == 18
-    check_page(root)
-
-
 DAMAGE = {
     "pipe": os.mkfifo,  # reading it would never end
     "folder": Path.mkdir,
@@ -153,6 +124,31 @@ DAMAGE = {
     "infinite": lambda path: path.write_text('{"x": 1e999}'),
 }
 SOUND = Path(__file__).parents[1] / "golden" / "losses.json"  # JSON that could be read
+
+
+def test_files_that_are_none_of_ours(tmp_path):
+    secret = tmp_path / "elsewhere"
+    secret.mkdir()
+    other = write_run(secret, sound(config_hash="00000000"))
+    root = tmp_path / "outputs"
+    cut = json.dumps(sound(config_hash="00000004"))[:-40]
+    contents = ["", "null", cut, '{"identity": NaN}', "\ufeff{}", '"' + SCRIPT, "9" * 5000]
+    for number, content in enumerate(contents):
+        (folder_of(root, f"1000000{number}") / "result.json").write_text(content)
+    (folder_of(root, "20000000") / "result.json").write_bytes(b"\xff\xfe\x00")
+    for number, damage in enumerate(DAMAGE.values()):
+        damage(folder_of(root, f"3000000{number}") / "result.json")
+    failed = folder_of(root, "0000000f")
+    (failed / "DONE").unlink()
+    (failed / "error.json").write_text(json.dumps({"message": SCRIPT}))
+    (root / "runs" / "mr" / "bert" / "integrated-ce" / "00000000").symlink_to(other.parent)
+    (root / "runs" / "<img src=x onerror=x>" / "b" / "c" / "d" / "seed=1").mkdir(parents=True)
+    (root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111").mkdir()
+    itself = root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111" / "seed=1"
+    itself.symlink_to(itself)
+    records, problems = read_records(root)
+    assert not records and len(problems) == 19
+    check_page(root)
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
@@ -245,38 +241,37 @@ def test_epochs_and_predictions_that_are_not_what_the_result_promises(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["test_labels", "val_logits", "test_embeddings", "epoch_1_embeddings", "x"])
-def test_arrays_larger_than_the_record_s_own_texts_take_are_not_unpacked(tmp_path, name):
+def test_arrays_larger_than_the_record_s_own_texts_take_are_not_unpacked(tmp_path, name, monkeypatch):
     folder = write_run(tmp_path, sound())  # of 50 tested texts and two classes
     np.savez_compressed(folder / "predictions.npz", **{name: np.zeros(10**6)})
     with pytest.raises(RunError, match=f"{name} unpacks to"):
         read_record(folder).predictions()
-
-
-def test_arrays_that_unpack_to_more_than_the_memory_are_not_unpacked(tmp_path, monkeypatch):
-    folder = write_run(tmp_path, sound() | {"num_rows": {"train": 1, "val": 1, "test": 10**12}})
-    np.savez_compressed(folder / "predictions.npz", test_labels=np.zeros(10**6))
-    monkeypatch.setattr(gloss.records.reading, "MAX_ARRAY_BYTES", 10**6)
+    many = write_run(tmp_path, sound(config_hash="00000001", num_rows={"train": 1, "val": 1, "test": 10**12}))
+    np.savez_compressed(many / "predictions.npz", test_labels=np.zeros(10**6))
+    monkeypatch.setattr(gloss.records.reading, "MAX_ARRAY_BYTES", 10**6)  # instead of more than there is memory for
     with pytest.raises(RunError, match="it unpacks to"):
-        read_record(folder).predictions()
+        read_record(many).predictions()
 
 
 def test_studies_and_selections_of_others(tmp_path):
     write_run(tmp_path, sound())
-    study = {
-        "schema_version": 1, "name": "s", "dataset": "mr", "model": "bert", "mode": "integrated", "loss": "ce",
-        "variant": "paper", "search": "fair", "seed": 1, "train_examples": 10, "train_limit": None, "max_epochs": 2,
-        "num_trials": 1, "space": {"lr": {"low": 1e-5, "high": 1e-4, "log": True, "step": None}},
-        "trials": [{"number": 0, "state": "complete", "params": {"lr": 2e-5}, "value": 1.0, "epochs": 1, "seconds": 1.0,
-                    "reason": None, "duplicate_of": None}],
-    }  # fmt: skip
+    study = json.loads(write_study(tmp_path).read_text())
     count = 0
     for path in places(study):
-        for value in (None, SCRIPT, [], {}, 10**400, -1, "\ud800"):
+        for value in (None, SCRIPT, [], {}, 10**400, -1, "\ud800", GONE):
             count += 1
             folder = tmp_path / "studies" / f"s{count}"
             folder.mkdir(parents=True)
-            (folder / "study.json").write_text(json.dumps(changed(study, path, value)))
-    check_page(tmp_path)
+            wrong = changed(study | {"name": folder.name}, path, value)
+            (folder / "study.json").write_text(json.dumps(wrong))
+    problems: list[str] = []
+    for other in read_studies(tmp_path, problems):  # drawing each takes seconds; one with every text replaced will do
+        shutil.rmtree(other.folder)
+    assert 250 < len(problems) < count - 50
+    texts = dict.fromkeys(("dataset", "model", "mode", "loss", "variant", "search"), SCRIPT)
+    write_study(tmp_path, "s0", **texts, trials=[trial | {"reason": SCRIPT} for trial in study["trials"]])
+    page = check_page(tmp_path)
+    assert "&lt;script&gt;" in page and "study.json cannot be used" in page
     run_code = "a: !!python/object/apply:os.system ['touch pwned']"
     for text in ("- a", "table2: 7", "table2: [7]", f"table2: ['{SCRIPT}']", run_code, "{", "\x00"):
         (tmp_path / "selections.yaml").write_text(text)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from gloss.config import DatasetConfig
-from gloss.data.datasets import load_dataset, right_class
+from gloss.data.datasets import load_dataset
+from gloss.data.splits import right_class
 from gloss.errors import DataError
 from gloss.training.metrics import grouped_accuracy
 from gloss.training.run import train

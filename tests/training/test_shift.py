@@ -11,7 +11,8 @@ from conftest import folder_of
 
 from gloss.cli.hydra_main import main
 from gloss.config import AblationConfig, Config, DatasetConfig, PathsConfig
-from gloss.data.datasets import Split, TextDataset, load_dataset, load_test, other_set
+from gloss.data.datasets import TextDataset, load_dataset, load_test, other_set
+from gloss.data.splits import Split
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import expand_grid
 from gloss.training import run as train

@@ -16,7 +16,8 @@ from sklearn.linear_model import LogisticRegression
 
 import gloss.training.run
 from gloss.config import Config
-from gloss.data.datasets import Split, TextDataset, load_dataset
+from gloss.data.datasets import TextDataset, load_dataset
+from gloss.data.splits import Split
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.reading import Record
 from gloss.training.objective import Objective
