@@ -26,8 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # this checkout's package, whatever is installed
 
 from gloss.cli.arguments import choice, main, whole_number
-from gloss.config import LOSSES
 from gloss.errors import ConfigError
+from gloss.losses.registry import LOSSES
 
 NUMBERS = ("batch", "rounds", "steps", "classes", "threads", "grad_cache_chunk", "num_length_buckets", "seed")
 KEYS = (

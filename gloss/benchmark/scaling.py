@@ -53,7 +53,7 @@ def objective_seconds(
 ) -> float:
     """The objective with its gradient on random embeddings [B, D], B texts of C classes; median of some repeats."""
     generator = torch.Generator().manual_seed(cfg.seed)
-    objective = Objective(cfg, num_classes, SIGMA)
+    objective = Objective.of(cfg, num_classes, SIGMA)
     embeddings = torch.randn(num_examples, width, generator=generator).to(device)
     logits = torch.randn(num_examples, num_classes, generator=generator).to(device)
     labels = torch.randint(num_classes, (num_examples,), generator=generator).to(device)

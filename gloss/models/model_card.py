@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix
 
+from gloss.losses.registry import LOSSES
+
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
 
 
@@ -40,15 +42,6 @@ def macro_f1_interval(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) 
     return float(low), float(high)
 
 
-_LOSSES = {
-    "ce": "cross-entropy",
-    "scl_ce": "supervised contrastive loss and cross-entropy",
-    "scl": "supervised contrastive loss",
-    "triplet": "batch-all triplet loss",
-    "cosine": "cosine similarity loss",
-    "gloss_sqrt": "G-Loss, σ computed from the pretrained embeddings (G-Loss-SQRT)",
-    "gloss_o": "G-Loss, σ given or found by a search (G-Loss-O)",
-}
 _CLASSIFIER_CODE = """\
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -111,7 +104,7 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray], is_cl
         f"| data | {identity['dataset']}: " + ", ".join(f"{v:,} {k}" for k, v in result["num_rows"].items())
         + f" texts{' (pairs)' if is_pair else ''}; fingerprint {result['fingerprint']} |",
         f"| classes | {_names(result['labels'])} |",
-        f"| loss | {_LOSSES[identity['loss']]}; {identity['mode']} mode; variant {identity['variant']} |",
+        f"| loss | {LOSSES[identity['loss']].description}; {identity['mode']} mode; variant {identity['variant']} |",
         f"| hyperparameters | {', '.join(f'{key} {_short(value)}' for key, value in used.items())} |",
         f"| epochs | {result['epochs']}; weights of {kept} |",
         f"| made by | gloss at commit {result['commit']}, seed {identity['seed']}, {result['precision']} |",

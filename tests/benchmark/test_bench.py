@@ -19,7 +19,7 @@ from gloss.benchmark.compare import is_met, ratios, run_ratio, spread, summary, 
 from gloss.benchmark.peers import _peak_bytes, beside_peers, candidates
 from gloss.benchmark.run import bench
 from gloss.benchmark.scaling import objective_seconds
-from gloss.benchmark.steps import BASELINE_ROUNDS, LOSSES, Bench, Settings, difference_of_equal_steps, held_bytes
+from gloss.benchmark.steps import BASELINE_ROUNDS, MEASURED, Bench, Settings, difference_of_equal_steps, held_bytes
 from gloss.errors import ConfigError
 from gloss.report.figures import speed as report
 from gloss.training.run import train
@@ -294,7 +294,7 @@ def test_losses_beside_peers_have_a_time_and_a_memory(monkeypatch):
 def test_a_training_step_never_waits_for_the_gpu(lengths, batch, grad_cache_chunk):
     """As far as PyTorch notices."""
     sizes = {"lengths": lengths, "batch": batch, "grad_cache_chunk": grad_cache_chunk}
-    ours = Bench.build(dataclasses.replace(TINY, device="cuda", losses=LOSSES, **sizes))
+    ours = Bench.build(dataclasses.replace(TINY, device="cuda", losses=MEASURED, **sizes))
     for loss, fit in ours.fits.items():
         rows = np.sort(next(ours.batches))
         device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_labeled(len(rows), torch.Generator())

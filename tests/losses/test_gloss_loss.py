@@ -53,7 +53,7 @@ def linear_reference(x, labels, *, sigma, is_labeled, num_classes, objective="nl
 
 
 def golden_settings(case: dict) -> dict:
-    return {"sigma": case["sigma"], "is_labeled": torch.tensor(case["labeled"]), "num_classes": case["num_classes"]}
+    return {"sigma": case["sigma"], "is_labeled": torch.tensor(case["visible"]), "num_classes": case["num_classes"]}
 
 
 @pytest.mark.parametrize("case", GLOSS_CASES, ids=lambda case: case["name"])
@@ -68,7 +68,7 @@ def test_golden(case, objective, key):
     if (
         objective == "softmax"
     ):  # the integrated mode of the released code divides by the number of unlabeled nodes again
-        num_unlabeled = case["labeled"].count(False)
+        num_unlabeled = case["visible"].count(False)
         assert value.item() / num_unlabeled == pytest.approx(case["released_integrated"], rel=1e-9)
 
 

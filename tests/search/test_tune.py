@@ -13,8 +13,9 @@ from optuna.trial import TrialState
 from searching import composed, die, finished, stand_in, states, trial_records, work, worker_of
 
 from gloss.cli.hydra_main import main
-from gloss.config import CONFIG_DIR, INTEGRATED, LOSSES, STANDALONE
+from gloss.config import CONFIG_DIR, INTEGRATED, STANDALONE
 from gloss.errors import ConfigError, RunError
+from gloss.losses.registry import LOSSES
 from gloss.records.reading import read_records
 from gloss.records.run_folder import run_folder
 from gloss.records.study import rounded
@@ -23,8 +24,7 @@ from gloss.search import worker as tuning
 from gloss.search.worker import search_space, tune
 from gloss.training.trainer import Diverged
 
-CELLS = [(mode, loss) for mode in (INTEGRATED, STANDALONE) for loss in LOSSES]
-CELLS = [c for c in CELLS if c not in ((INTEGRATED, "scl"), (STANDALONE, "ce"), (STANDALONE, "scl_ce"))]
+CELLS = [(mode, loss) for mode in (INTEGRATED, STANDALONE) for loss, row in LOSSES.items() if mode in row.modes]
 
 
 # ------------------------------------------------------------------------------------------------------------- spaces

@@ -57,14 +57,14 @@ def test_variant_gloss_objective_softmax_has_always_something_to_score():
         assert bool(of(x[:4], logits[:4], torch.arange(4), is_labeled).is_empty) == is_empty
 
 
-def test_variant_divide_by_hidden():
+def test_variant_divide_by_unlabeled():
     x, logits, labels = batch()
     value, ce = gloss_by_loop(x).item(), loops.cross_entropy(logits, LABELS).item()
     parts = objective("gloss_o", "integrated", "variant.divide_by_unlabeled=true")(x, logits, labels, IS_VISIBLE)
     assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are unlabeled
     assert parts.loss.item() == pytest.approx(LAM * value / 6 + (1 - LAM) * ce, rel=1e-9)
-    alone = objective("gloss_o", "standalone", "variant=released", "variant.gloss_objective=nll")
-    assert alone.cfg.variant.divide_by_unlabeled  # of the integrated mode only
+    # Of the integrated mode only.
+    alone = objective("gloss_o", "standalone", "variant.divide_by_unlabeled=true")
     assert alone(x, None, labels, IS_VISIBLE).loss.item() == pytest.approx(value, rel=1e-9)
 
 
@@ -88,7 +88,7 @@ def test_variant_scl_lam():
             composed("loss=scl_ce", f"variant.scl_lam={scl_lam}", f"loss.lam={lam}")
     x, logits, labels = batch()
     cfg = composed("variant=released", "loss=scl_ce", f"loss.temperature={TEMPERATURE}")
-    parts = Objective(cfg, CLASSES, None)(x, logits, labels, None)
+    parts = Objective.of(cfg, CLASSES, None)(x, logits, labels, None)
     expected = 0.9 * loops.supcon(x, LABELS, TEMPERATURE, released=True) + 0.1 * loops.cross_entropy(logits, LABELS)
     assert parts.loss.item() == pytest.approx(expected.item(), rel=1e-9)
 

@@ -204,7 +204,7 @@ def test_variant_tested_weights(tiny_config, monkeypatch, mode, tested):
         ("integrated", 0.0078125, [0.5, 0.4921875, 0.4921875, 0.9], 3),  # of standalone mode only
     ],
 )
-def test_variant_plateau_tolerance(tiny_config, monkeypatch, mode, tolerance, scores, epochs):
+def test_variant_early_stopping_min_delta(tiny_config, monkeypatch, mode, tolerance, scores, epochs):
     given = iter(scores)
     monkeypatch.setattr(Fit, "_validate", lambda self: (next(given), {"graph_quality": self.progress.graph_at_start}))
     loss = ["loss=ce"] if mode == "integrated" else ["loss=scl", "mode=standalone"]
