@@ -283,6 +283,11 @@ class GLoss(nn.Module):
             class_weights=self.class_weights,
         )
 
+    def extra_repr(self) -> str:
+        sigma = "sqrt" if self.sigma is None else self.sigma
+        shown = f"sigma={sigma!r}, gamma={self.gamma}, num_classes={self.num_classes}, objective={self.objective!r}"
+        return shown if self.class_weights is None else f"{shown}, class_weights={self.class_weights.tolist()}"
+
     def get_extra_state(self) -> Tensor:
         """σ as a float64 scalar, NaN until known; a tensor, as safetensors keep nothing else, that no cast rounds."""
         return torch.tensor(math.nan if self.sigma is None else self.sigma, dtype=torch.float64)
