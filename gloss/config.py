@@ -20,23 +20,12 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.errors import ConfigError
+from gloss.losses.registry import CE, GLOSS_O, GLOSS_SQRT, INTEGRATED, LOSSES, SCL_CE, STANDALONE, is_graph, name_in
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs/, data/, outputs/
 # A wheel carries the configurations inside the package, since it has no checkout around it.
 CONFIG_DIR = next(path for path in (ROOT / "configs", ROOT / "gloss" / "configs") if (path / "train.yaml").is_file())
-CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O = (
-    "ce",
-    "scl_ce",
-    "scl",
-    "triplet",
-    "cosine",
-    "gloss_sqrt",
-    "gloss_o",
-)
-LOSSES = (CE, SCL_CE, SCL, TRIPLET, COSINE, GLOSS_SQRT, GLOSS_O)
-GRAPH_LOSSES = (GLOSS_SQRT, GLOSS_O)
 MAX_EPOCHS = 5000  # a line each in epochs.jsonl, which a report must still read (gloss.records.reading.MAX_BYTES)
-INTEGRATED, STANDALONE = "integrated", "standalone"
 
 
 def _limited(default: Any, allowed: str, accepts: Any) -> Any:
@@ -122,17 +111,6 @@ class LossConfig:
     )  # γ, fraction of the batch that keeps its labels
     temperature: float | None = _number(None, "above 0", lambda x: x > 0)  # τ of the supervised contrastive loss
     margin: float | None = _number(None, "at least 0", lambda x: x >= 0)  # of the triplet loss
-
-
-USED_KEYS = {  # which keys of LossConfig a loss reads (lam in integrated mode only)
-    CE: (),
-    SCL: ("lam", "temperature"),
-    SCL_CE: ("lam", "temperature"),
-    TRIPLET: ("lam", "margin"),
-    COSINE: ("lam",),
-    GLOSS_SQRT: ("lam", "sigma", "gamma"),
-    GLOSS_O: ("lam", "sigma", "gamma"),
-}
 
 
 @dataclass
@@ -323,16 +301,14 @@ def _check_combination(cfg: Config) -> None:
 
 def _check_loss(cfg: Config) -> None:
     loss, mode = cfg.loss, cfg.mode
-    if mode == STANDALONE and loss.name == CE:
+    loss.name = name_in(mode, loss.name)
+    if mode not in (row := LOSSES[loss.name]).modes:
+        others = ", ".join(name for name, other in LOSSES.items() if mode in other.modes)
+        use = f"loss={row.other}" if row.other else f"mode=integrated, or one of {others}"
         raise ConfigError(
-            "loss=ce mode=standalone is not allowed: standalone mode trains without a classifier, and cross-entropy "
-            "needs one. Use mode=integrated, or one of scl, triplet, cosine, gloss_sqrt, gloss_o"
+            f"loss={loss.name} mode={mode} is not allowed: standalone mode trains without a classifier, and "
+            f"cross-entropy needs one. Use {use}"
         )
-    if mode == STANDALONE and loss.name == SCL_CE:
-        raise ConfigError("loss=scl_ce mode=standalone is not allowed: scl_ce is SCL with cross-entropy. Use loss=scl")
-    if mode == INTEGRATED and loss.name == SCL:
-        loss.name = SCL_CE  # the paper's name for the same thing
-    used = USED_KEYS[loss.name]
     for f in fields(loss):
         value = getattr(loss, f.name)
         if f.name == "name":
@@ -342,12 +318,12 @@ def _check_loss(cfg: Config) -> None:
                 raise ConfigError(
                     f"loss.lam={value} has no effect in mode=standalone, where no loss is mixed: leave it out"
                 )
-        elif f.name not in used and value is not None:
-            readers = ", ".join(name for name in LOSSES if f.name in USED_KEYS[name])
+        elif f.name not in row.keys and value is not None:
+            readers = ", ".join(name for name, other in LOSSES.items() if f.name in other.keys)
             raise ConfigError(
                 f"loss.{f.name}={value} has no effect with loss={loss.name}; it belongs to {readers}: leave it out"
             )
-        elif f.name in used and value is None and not (f.name == "sigma" and loss.name == GLOSS_O):
+        elif f.name in row.keys and value is None and not (f.name == "sigma" and loss.name == GLOSS_O):
             raise ConfigError(f"loss.{f.name}=null is not allowed: loss={loss.name} needs a value")
     if loss.name == GLOSS_SQRT and loss.sigma != "sqrt":
         raise ConfigError(
@@ -362,13 +338,13 @@ def _check_loss(cfg: Config) -> None:
 
 
 def _check_variant(cfg: Config) -> None:
-    loss, mode = cfg.loss, cfg.mode
+    loss, mode, has_graph = cfg.loss, cfg.mode, is_graph(cfg.loss.name)
     unread = {  # keys of the variant -> whether nothing looks at them in this mode with this loss
-        "gloss_objective": loss.name not in GRAPH_LOSSES,
-        "divide_by_unlabeled": loss.name not in GRAPH_LOSSES or mode == STANDALONE,
+        "gloss_objective": not has_graph,
+        "divide_by_unlabeled": not has_graph or mode == STANDALONE,
         "sqrt_rule": loss.name != GLOSS_SQRT,
-        "class_weights": mode == STANDALONE and loss.name not in GRAPH_LOSSES and cfg.variant.probe != "adam",
-        "supcon": loss.name not in (SCL, SCL_CE),
+        "class_weights": mode == STANDALONE and not has_graph and cfg.variant.probe != "adam",
+        "supcon": name_in(INTEGRATED, loss.name) != SCL_CE,
         "scl_lam": loss.name != SCL_CE,
         "forward_passes": mode == STANDALONE or loss.name == CE,
         "early_stopping_min_delta": mode == INTEGRATED,
@@ -405,7 +381,7 @@ def _check_ablation(cfg: Config) -> None:
     graph_only = {"sigma_scale": 1.0, "graph_noise": 0.0, "graph_shuffle": False}
     for key, off in graph_only.items():
         value = getattr(cfg.ablation, key)
-        if value != off and loss.name not in GRAPH_LOSSES:
+        if value != off and not is_graph(loss.name):
             raise ConfigError(f"ablation.{key}={value} has no effect with loss={loss.name}, which builds no graph")
 
 
@@ -476,7 +452,7 @@ def _check_unlabeled(cfg: Config) -> None:
     if len(given) > 1:
         raise ConfigError("dataset.unlabeled and dataset.unlabeled_path are not allowed together: leave one out")
     for key, value in given.items():
-        if cfg.loss.name not in GRAPH_LOSSES:
+        if not is_graph(cfg.loss.name):
             raise ConfigError(f"dataset.{key}={value} has no effect with loss={cfg.loss.name}, which builds no graph")
         if cfg.variant.divide_by_unlabeled:
             raise ConfigError(
@@ -545,10 +521,6 @@ def _comments(node: type) -> dict[str, str]:
     return found
 
 
-HYPERPARAMETERS = {  # hyperparameter -> its key in the configuration
-    "lr": "trainer.lr",
-    "lam": "loss.lam",
-    "gamma": "loss.gamma",
-    "sigma": "loss.sigma",
-    "temperature": "loss.temperature",
+HYPERPARAMETERS = {"lr": "trainer.lr"} | {  # that a search may vary -> key in the configuration
+    f.name: f"loss.{f.name}" for f in fields(LossConfig) if f.name != "name"
 }

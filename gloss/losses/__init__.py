@@ -1,9 +1,13 @@
 """Losses on embeddings: each takes (embeddings [B, D], labels [B]) and gives a scalar. Needs nothing but torch."""
 
-from gloss.losses.cosine import CosineSimilarityLoss, cosine_similarity_loss
-from gloss.losses.gloss import GLoss, choose_labeled, gloss_loss, is_scored
-from gloss.losses.supcon import SupConLoss, supcon_loss
-from gloss.losses.triplet import BatchAllTripletLoss, batch_all_triplet_loss
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gloss.losses.cosine import CosineSimilarityLoss, cosine_similarity_loss
+    from gloss.losses.gloss import GLoss, choose_labeled, gloss_loss, is_scored
+    from gloss.losses.supcon import SupConLoss, supcon_loss
+    from gloss.losses.triplet import BatchAllTripletLoss, batch_all_triplet_loss
 
 __all__ = [
     "BatchAllTripletLoss",
@@ -17,3 +21,11 @@ __all__ = [
     "is_scored",
     "supcon_loss",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The losses are imported when one is asked for, so that `gloss.losses.registry` loads no torch."""
+    for module in ("cosine", "gloss", "supcon", "triplet") if name in __all__ else ():
+        if hasattr(found := import_module(f"gloss.losses.{module}"), name):
+            return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

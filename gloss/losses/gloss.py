@@ -143,31 +143,12 @@ def linear_rates(embeddings: Tensor, labels: Tensor, sigma: float, num_labeled: 
 
 
 @outside_autocast
-def gloss_loss(
-    embeddings: Tensor,
-    labels: Tensor,
-    *,
-    sigma: float,
-    is_labeled: Tensor,
-    num_classes: int,
-    objective: str = "nll",
-    class_weights: Tensor | None = None,
-    lap: Callable[[str], None] = lambda part: None,
-) -> Tensor:
-    """G-Loss, mean over unlabeled nodes.
-
-    "nll" is Eq. 1, the negative log of the propagated probability of each unlabeled node's class; those whose class has
-    no labeled member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
-    the released code: cross-entropy that takes the propagated probabilities for logits, over all unlabeled nodes. A
-    node with label -1, whose class is not known, is propagated through and never scored.
-    `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
-
-    embeddings: float [B, D], B >= 2, any scale (computed in float32, or float64 if that is what comes); labels: int [B]
-    in [0, C) or -1, checked on CPU; sigma: σ > 0; is_labeled: bool [B] with at least one True and one False, and False
-    where the label is -1. A mask kept on the CPU (as `choose_labeled` makes it) spares a GPU the wait for its count.
-    Returns a scalar; 0, still connected to the encoder, where no unlabeled node can be scored. Raises ValueError for
-    anything else. `lap` is told "graph" and "propagation" as each is done (timing of the parts of a step).
-    """
+def propagation_loss(
+    embeddings: Tensor, labels: Tensor, is_labeled: Tensor, lap: Callable[[str], None], *, sigma: float,
+    num_classes: int, objective: str, class_weights: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """`gloss_loss`, and which unlabeled nodes it scored, bool [U]; lap is called with "graph" and "propagation" as each
+    is done (timing of the parts of a step)."""
     check_batch(embeddings, labels)
     _check_settings(sigma, objective)
     if is_labeled.shape != labels.shape or is_labeled.dtype != torch.bool:
@@ -214,7 +195,35 @@ def gloss_loss(
     per_node = per_node.masked_fill(~can_score, 0.0)
     loss = (weight * per_node).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
     lap("propagation")
-    return loss
+    return loss, can_score
+
+
+def gloss_loss(
+    embeddings: Tensor,
+    labels: Tensor,
+    *,
+    sigma: float,
+    is_labeled: Tensor,
+    num_classes: int,
+    objective: str = "nll",
+    class_weights: Tensor | None = None,
+) -> Tensor:
+    """G-Loss, mean over unlabeled nodes.
+
+    "nll" is Eq. 1, the negative log of the propagated probability of each unlabeled node's class; those whose class has
+    no labeled member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
+    the released code: cross-entropy that takes the propagated probabilities for logits, over all unlabeled nodes. A
+    node with label -1, whose class is not known, is propagated through and never scored.
+    `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
+
+    embeddings: float [B, D], B >= 2, any scale (computed in float32, or float64 if that is what comes); labels: int [B]
+    in [0, C) or -1, checked on CPU; sigma: σ > 0; is_labeled: bool [B] with at least one True and one False, and False
+    where the label is -1. A mask kept on the CPU (as `choose_labeled` makes it) spares a GPU the wait for its count.
+    Returns a scalar; 0, still connected to the encoder, where no unlabeled node can be scored. Raises ValueError for
+    anything else.
+    """
+    settings = {"sigma": sigma, "num_classes": num_classes, "objective": objective, "class_weights": class_weights}
+    return propagation_loss(embeddings, labels, is_labeled, lambda part: None, **settings)[0]
 
 
 def _check_settings(sigma: float, objective: str) -> None:
@@ -273,6 +282,11 @@ class GLoss(nn.Module):
             objective=self.objective,
             class_weights=self.class_weights,
         )
+
+    def extra_repr(self) -> str:
+        sigma = "sqrt" if self.sigma is None else self.sigma
+        shown = f"sigma={sigma!r}, gamma={self.gamma}, num_classes={self.num_classes}, objective={self.objective!r}"
+        return shown if self.class_weights is None else f"{shown}, class_weights={self.class_weights.tolist()}"
 
     def get_extra_state(self) -> Tensor:
         """σ as a float64 scalar, NaN until known; a tensor, as safetensors keep nothing else, that no cast rounds."""

@@ -10,16 +10,9 @@ import numpy as np
 from huggingface_hub import ModelCard, ModelCardData
 from sklearn.metrics import confusion_matrix
 
+from gloss.losses.registry import LOSSES
+
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
-LOSSES = {
-    "ce": "cross-entropy",
-    "scl_ce": "supervised contrastive loss and cross-entropy",
-    "scl": "supervised contrastive loss",
-    "triplet": "batch-all triplet loss",
-    "cosine": "cosine similarity loss",
-    "gloss_sqrt": "G-Loss, σ computed from the pretrained embeddings (G-Loss-SQRT)",
-    "gloss_o": "G-Loss, σ given or found by a search (G-Loss-O)",
-}
 
 
 def wilson_interval(share: float, n: int) -> tuple[float, float]:
@@ -71,7 +64,7 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray], is_cl
         template_path=str(Path(__file__).with_suffix(".md")),
         **{"result": result, "identity": identity, "model": model, "metrics": metrics, "name": name, "labels": labels},
         hyperparameters=[f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in used.items()],
-        loss=LOSSES[identity["loss"]],
+        loss=LOSSES[identity["loss"]].description,
         is_pair=len(config["dataset"]["text"]) == 2,
         is_best=config["variant"]["tested_weights"] == "best",
         num_test=len(truth),

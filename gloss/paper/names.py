@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from gloss.losses.registry import INTEGRATED, LOSSES
+
 DATASETS = {
     "mr": "MR",
     "r8": "R8",
@@ -26,25 +28,9 @@ MODELS = {
     "minilm": "MiniLM",
     "mpnet": "MPNet",
 }
-LOSSES = {
-    "ce": "CE",
-    "scl_ce": "SCL + CE",
-    "scl": "SCL",
-    "triplet": "Triplet",
-    "cosine": "Cosine",
-    "gloss_sqrt": "G-Loss-SQRT",
-    "gloss_o": "G-Loss-O",
-}
-
 # Okabe and Ito's palette; markers and dashes carry the same information for readers without colour.
 LOSS_LOOK: dict[str, dict[str, Any]] = {
-    "ce": {"color": "#000000", "marker": "o", "linestyle": "-"},
-    "scl_ce": {"color": "#009E73", "marker": "s", "linestyle": "--"},
-    "scl": {"color": "#009E73", "marker": "s", "linestyle": "--"},
-    "triplet": {"color": "#E69F00", "marker": "^", "linestyle": "-."},
-    "cosine": {"color": "#CC79A7", "marker": "D", "linestyle": ":"},
-    "gloss_sqrt": {"color": "#0072B2", "marker": "v", "linestyle": (0, (6, 1))},
-    "gloss_o": {"color": "#D55E00", "marker": "P", "linestyle": "-"},
+    name: dict(zip(("color", "marker", "linestyle"), row.style, strict=True)) for name, row in LOSSES.items()
 }
 DATASET_LOOK: dict[str, dict[str, Any]] = {
     "mr": {"color": "#000000", "marker": "o", "linestyle": "-"},
@@ -65,8 +51,9 @@ def model_name(model: str) -> str:
 
 def loss_name(loss: str, mode: str = "standalone") -> str:
     """The paper's name of a loss; in integrated mode an embedding loss is mixed with cross-entropy."""
-    name = LOSSES.get(loss, loss)
-    return f"{name} + CE" if mode == "integrated" and loss not in ("ce", "scl_ce") else name
+    row = LOSSES.get(loss)
+    name = row.title if row else loss
+    return f"{name} + CE" if mode == INTEGRATED and not (row and row.modes == (INTEGRATED,)) else name
 
 
 def paper_order(dataset: str = "", model: str = "", loss: str = "") -> tuple:

@@ -168,7 +168,6 @@ _PROTOCOL = {
     "ablation.label_noise": 0.0,
 }
 RELEASED = "variant=released"
-_BUDGET, _AUTHORS_BUDGET = 15, {"triplet": 5, "cosine": 5}  # trials of a search; where search=authors has fewer
 
 
 def protocol_deviations(config: dict[str, Any]) -> list[str]:
@@ -262,8 +261,8 @@ def _smaller_search(config: dict[str, Any]) -> list[str]:
     tuned, loss = config.get("tuned"), str((config.get("loss") or {}).get("name"))
     if not isinstance(tuned, dict) or not (config.get("experiment") or {}).get("search", True):
         return []  # an older record; a timing, which needs no search
-    space = _choice("search", str(tuned.get("search", "fair"))).get("space", {})
-    names = [*space.get(str(config.get("mode")), {}).get(loss, {})]
+    search = _choice("search", str(tuned.get("search", "fair")))
+    names = [*search.get("space", {}).get(str(config.get("mode")), {}).get(loss, {})]
     if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
         names = [name for name in names if name != "lam"]
     keys = [HYPERPARAMETERS[name] for name in names]
@@ -272,7 +271,8 @@ def _smaller_search(config: dict[str, Any]) -> list[str]:
     trials = number(tuned, "trials") or 0
     if keys and (overridden == keys or not trials):
         return ["search.trials=0"]
-    budget = _AUTHORS_BUDGET.get(loss, _BUDGET) if tuned.get("search") == "authors" else _BUDGET
+    budgets = search.get("budget", {})
+    budget = budgets.get(loss, budgets.get("any", 0))
     found = [f"search.trials={trials:.0f}"] if keys and trials < budget else []
     values = {key: (config.get(key.split(".")[0]) or {}).get(key.split(".")[1]) for key in overridden}
     return found + [f"{key}={value} by hand" for key, value in values.items()]

@@ -15,18 +15,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from gloss.config import (
-    CONFIG_DIR,
-    GLOSS_O,
-    HYPERPARAMETERS,
-    INTEGRATED,
-    SCL,
-    SCL_CE,
-    Config,
-    DatasetConfig,
-    TrainerConfig,
-)
+from gloss.config import CONFIG_DIR, GLOSS_O, HYPERPARAMETERS, Config, DatasetConfig, TrainerConfig
 from gloss.errors import ConfigError, DataError
+from gloss.losses.registry import name_in
 from gloss.records.reading import read_yaml, shortened
 from gloss.runtime.atomic import write_atomic
 
@@ -50,7 +41,7 @@ def tuned_file(cfg: DictConfig | Config) -> Path:
 def tuned_files(cfg: DictConfig | Config) -> list[Path]:
     """The overlays that a run may take, the closest first: searched on its own amounts of data, on more texts, with
     the protocol's epochs, and on all texts with the protocol's epochs."""
-    loss = SCL_CE if cfg.loss.name == SCL and cfg.mode == INTEGRATED else cfg.loss.name
+    loss = name_in(cfg.mode, cfg.loss.name)
     variant = "" if cfg.variant.name == "paper" else f"-{cfg.variant.name}"
     cell = f"{cfg.dataset.name}-{cfg.model.alias}-{cfg.mode}-{loss}{variant}"
     limit, epochs = cfg.dataset.train_limit, cfg.trainer.max_epochs

@@ -4,26 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss.config import CE, COSINE, GRAPH_LOSSES, INTEGRATED, SCL, SCL_CE, STANDALONE, TRIPLET, Config
-from gloss.losses import (
-    batch_all_triplet_loss,
-    choose_labeled,
-    cosine_similarity_loss,
-    gloss_loss,
-    is_scored,
-    supcon_loss,
-)
+from gloss.config import INTEGRATED, Config
+from gloss.losses import choose_labeled
+from gloss.losses.registry import LOSSES, POSITIVES, SPLIT, TRIPLETS
 
 UNKNOWN = -1  # the label of a text whose class is not known
 
 
 @dataclass(frozen=True)
-class Parts:
+class LossOutput:
     """A step's loss and what it is made of; scalars, or None where the objective has no such part."""
 
     loss: Tensor
@@ -35,28 +30,45 @@ class Parts:
 
 @dataclass(frozen=True)
 class Objective:
-    """Objective(embeddings, logits, labels, is_labeled) -> Parts; every setting is a plain number.
+    """Objective(embeddings, logits, labels, is_labeled) -> LossOutput, of the numbers it reads."""
 
-    sigma, gamma: of the graph losses, else None. class_weights: [C] on the device (variant.class_weights=balanced).
-    """
-
-    cfg: Config
+    mode: str
     num_classes: int
-    sigma: float | None
-    class_weights: Tensor | None = None
+    embedding_loss: Callable[..., Any] | None  # as `gloss.losses.registry.Loss.build` gives it
+    needs: str | None  # of the same row
+    lam: float  # λ, the weight of the embedding loss: 0 without one, 1 in standalone mode
+    gamma: float | None  # γ, the fraction of a batch that stays labeled; None where the loss does not split it
+    sigma: float | None  # σ of a graph loss
+    class_weights: Tensor | None  # [C] on the device (variant.class_weights=balanced)
+    dtype: torch.dtype
+    divide_by_unlabeled: bool
+    graph_noise: float
+    graph_shuffle: bool
 
-    @property
-    def lam(self) -> float:
-        """λ, the weight of the embedding loss."""
-        if self.cfg.loss.name == CE:
-            return 0.0
-        return 1.0 if self.cfg.mode == STANDALONE else self.cfg.loss.lam + self.cfg.ablation.lam_offset
-
-    @property
-    def gamma(self) -> float | None:
-        """γ, the fraction of a batch whose labels stay labeled."""
-        gamma, offset = self.cfg.loss.gamma, self.cfg.ablation.gamma_offset
-        return min(max(gamma + offset, 0.01), 0.99) if offset else gamma
+    @classmethod
+    def of(cls, cfg: Config, num_classes: int, sigma: float | None, class_weights: Tensor | None = None) -> Objective:
+        """The objective of a configuration. sigma: of a graph loss, as a number."""
+        loss, variant, ablation = LOSSES[cfg.loss.name], cfg.variant, cfg.ablation
+        own = {"sigma": sigma, "num_classes": num_classes, "class_weights": class_weights}
+        lam, gamma = float(loss.build is not None), cfg.loss.gamma
+        if loss.build and cfg.mode == INTEGRATED:
+            lam = cfg.loss.lam + ablation.lam_offset
+        if ablation.gamma_offset:
+            gamma = min(max(gamma + ablation.gamma_offset, 0.01), 0.99)
+        return cls(
+            cfg.mode,
+            num_classes,
+            loss.build(vars(variant) | vars(cfg.loss) | own) if loss.build else None,
+            loss.needs,
+            lam,
+            gamma,
+            sigma,
+            class_weights,
+            getattr(torch, variant.loss_dtype),
+            variant.divide_by_unlabeled and loss.needs == SPLIT and cfg.mode == INTEGRATED,
+            ablation.graph_noise,
+            ablation.graph_shuffle,
+        )
 
     def draw_labeled(
         self, batch_size: int, generator: torch.Generator, is_known: Tensor | None = None
@@ -79,27 +91,29 @@ class Objective:
         labels: Tensor,
         is_labeled: Tensor | None,
         lap: Callable[[str], None] = lambda part: None,
-    ) -> Parts:
+    ) -> LossOutput:
         """embeddings: float [B, D]; logits: float [B, C], None in standalone mode.
 
-        labels: int64 [B], -1 where not known. is_labeled: bool [B] on the host, from `draw_labeled`. lap: told when
-        "graph", "propagation", "loss" are done.
+        labels: int64 [B], -1 where not known. is_labeled: bool [B] on the host, from `draw_labeled`. lap: called with
+        "graph", "propagation", "loss" as each is done.
         """
-        dtype = getattr(torch, self.cfg.variant.loss_dtype)
         ce = embedding_loss = num_unscorable = is_empty = None
-        if self.cfg.mode == INTEGRATED:
-            weights = _as(self.class_weights, dtype)
-            ce = F.cross_entropy(logits.to(dtype), labels, weight=weights, ignore_index=UNKNOWN)
-        if self.cfg.loss.name != CE:
-            embedding_loss = self._embedding_loss(embeddings.to(dtype), labels, is_labeled, lap)
-            if self.cfg.loss.name in GRAPH_LOSSES:
-                num_unlabeled = num_scored = (labels >= 0).sum() - int(is_labeled.sum())  # "softmax" scores all
-                if self.cfg.variant.gloss_objective == "nll":  # scores the unlabeled texts that can be reached
-                    num_scored = is_scored(labels, is_labeled, self.num_classes).sum()
-                num_unscorable = num_unlabeled - num_scored
+        if self.mode == INTEGRATED:
+            weights = None if self.class_weights is None else self.class_weights.to(self.dtype)
+            ce = F.cross_entropy(logits.to(self.dtype), labels, weight=weights, ignore_index=UNKNOWN)
+        if self.embedding_loss is not None:
+            embeddings = embeddings.to(self.dtype)
+            if self.needs == SPLIT:
+                embeddings = self._disturbed(embeddings)
+                embedding_loss, is_scored = self.embedding_loss(embeddings, labels, is_labeled, lap)
+                num_scored = is_scored.sum()
+                num_unscorable = (labels >= 0).sum() - int(is_labeled.sum()) - num_scored
                 is_empty = num_scored == 0
+                if self.divide_by_unlabeled:
+                    embedding_loss = embedding_loss / int((~is_labeled).sum())
             else:
-                is_empty = ~self._has_pairs(labels[:, None] == labels)
+                embedding_loss = self.embedding_loss(embeddings, labels)
+                is_empty = self._is_empty(labels[:, None] == labels)
         if ce is None:
             loss = embedding_loss
         elif embedding_loss is None:
@@ -107,49 +121,22 @@ class Objective:
         else:
             loss = self.lam * embedding_loss + (1 - self.lam) * ce
         lap("loss")
-        return Parts(loss, ce, embedding_loss, num_unscorable, is_empty)
+        return LossOutput(loss, ce, embedding_loss, num_unscorable, is_empty)
 
-    def _has_pairs(self, same: Tensor) -> Tensor:
-        """Whether a batch holds what the loss compares; same: bool [B, B], True on the diagonal."""
-        has_positive = (same.sum(1) > 1).any()
-        if self.cfg.loss.name == TRIPLET:
-            return ((same.sum(1) > 1) & ~same.all(1)).any()
-        return has_positive if self.cfg.loss.name in (SCL, SCL_CE) else torch.ones_like(has_positive)
+    def _is_empty(self, same: Tensor) -> Tensor:
+        """Whether a batch lacks what the loss compares; same: bool [B, B], True on the diagonal."""
+        has_positive = same.sum(1) > 1
+        found = {POSITIVES: has_positive, TRIPLETS: has_positive & ~same.all(1)}
+        return ~found.get(self.needs, torch.ones_like(has_positive)).any()
 
-    def _embedding_loss(
-        self, embeddings: Tensor, labels: Tensor, is_labeled: Tensor | None, lap: Callable[[str], None]
-    ) -> Tensor:
-        loss, variant, ablation = self.cfg.loss, self.cfg.variant, self.cfg.ablation
-        if loss.name in (SCL, SCL_CE):
-            return supcon_loss(embeddings, labels, loss.temperature, released=variant.supcon == "released")
-        if loss.name == TRIPLET:
-            return batch_all_triplet_loss(embeddings, labels, loss.margin)
-        if loss.name == COSINE:
-            return cosine_similarity_loss(embeddings, labels)
-        if loss.name in GRAPH_LOSSES:
-            if ablation.graph_noise:
-                embeddings = F.normalize(embeddings, dim=1)
-                embeddings = embeddings + ablation.graph_noise * torch.randn_like(embeddings)
-            if ablation.graph_shuffle:  # the same weights, between nodes that have lost their labels to each other
-                embeddings = embeddings[torch.randperm(len(embeddings), device=embeddings.device)]
-            value = gloss_loss(
-                embeddings,
-                labels,
-                sigma=self.sigma,
-                is_labeled=is_labeled,
-                num_classes=self.num_classes,
-                objective=variant.gloss_objective,
-                class_weights=_as(self.class_weights, embeddings.dtype),
-                lap=lap,
-            )
-            if variant.divide_by_unlabeled and self.cfg.mode == INTEGRATED:
-                value = value / int((~is_labeled).sum())
-            return value
-        raise ValueError(f"unknown loss {loss.name!r}")
-
-
-def _as(weights: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if weights is None else weights.to(dtype)
+    def _disturbed(self, embeddings: Tensor) -> Tensor:
+        """The embeddings that a graph is built from: with noise, or each in another's place."""
+        if self.graph_noise:
+            embeddings = F.normalize(embeddings, dim=1)
+            embeddings = embeddings + self.graph_noise * torch.randn_like(embeddings)
+        if self.graph_shuffle:  # the same weights, between nodes that have lost their labels to each other
+            embeddings = embeddings[torch.randperm(len(embeddings), device=embeddings.device)]
+        return embeddings
 
 
 def balanced_class_weights(labels: Tensor, num_classes: int) -> Tensor:

@@ -213,7 +213,7 @@ def _run(
     weights = None
     if cfg.variant.class_weights == "balanced":
         weights = balanced_class_weights(labels["train"].cpu(), len(dataset.labels)).to(device)
-    objective = Objective(cfg, len(dataset.labels), progress.sigma, weights)
+    objective = Objective.of(cfg, len(dataset.labels), progress.sigma, weights)
     if cfg.rerun or is_done(folder):
         clear(folder)  # not before everything is there to train again
     write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
@@ -503,7 +503,7 @@ def _result(
     epochs = progress.epochs
     training = [row["seconds"]["total"] for row in epochs]
     left_out = [row["frac_unscorable"] for row in epochs if row["frac_unscorable"] is not None]
-    objective = Objective(cfg, len(dataset.labels), progress.sigma)
+    objective = Objective.of(cfg, len(dataset.labels), progress.sigma)
     return {
         "schema_version": SCHEMA_VERSION,
         "identity": {

@@ -20,9 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss.config import CE, GLOSS_O, GRAPH_LOSSES, INTEGRATED, STANDALONE, Config, forward_passes
+from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config, forward_passes
 from gloss.data.sampler import epoch_batches, unlabeled_batches
 from gloss.errors import RunError
+from gloss.losses.registry import is_graph
 from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.unpadded import bucket_bounds
 from gloss.records.run_folder import hashed_config
@@ -104,7 +105,7 @@ class Fit:
         if progress.graph_at_start is None and progress.graph_sigma is not None:
             val = self.embed("val")
             progress.graph_at_start = self._graph_quality(val)
-            if self.cfg.loss.name in GRAPH_LOSSES:
+            if is_graph(self.cfg.loss.name):
                 self.note(wide_kernel(val[: trainer.batch_size], progress.graph_sigma))
         with noted() as pending:
             while progress.stopped is None:
@@ -432,7 +433,8 @@ class Fit:
             self.progress.resumed_on.append(f"epoch {progress.epoch}, step {progress.step}: {what}")
         self.progress.machine = ours.machine
         self.seconds_before = progress.total_seconds
-        self.objective = replace(self.objective, sigma=self.progress.sigma)  # as the run began, to the last bit
+        was = self.objective  # its σ is as the run began, to the last bit
+        self.objective = Objective.of(self.cfg, was.num_classes, self.progress.sigma, was.class_weights)
         self.model.load_state_dict(model)
         self.best = None if best is None else {name: value.to(self.device) for name, value in best.items()}
         groups = self.optimizer.state_dict()["param_groups"]

@@ -16,7 +16,7 @@ from gloss.benchmark.baselines import TrainerSteps
 from gloss.benchmark.peers import _peak_bytes, beside_peers, candidates
 from gloss.benchmark.steps import (
     BASELINE_ROUNDS,
-    LOSSES,
+    MEASURED,
     Bench,
     Settings,
     bench,
@@ -198,7 +198,7 @@ def test_losses_beside_peers_compute_the_same_and_have_a_time_and_a_memory(monke
 def test_a_training_step_never_waits_for_the_gpu(lengths, batch, grad_cache_chunk):
     """As far as PyTorch notices."""
     sizes = {"lengths": lengths, "batch": batch, "grad_cache_chunk": grad_cache_chunk}
-    ours = Bench.build(replace(TINY, device="cuda", losses=LOSSES, **sizes))
+    ours = Bench.build(replace(TINY, device="cuda", losses=MEASURED, **sizes))
     for loss, fit in ours.fits.items():
         rows = np.sort(next(ours.batches))
         device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_labeled(len(rows), torch.Generator())

@@ -256,6 +256,19 @@ def test_modules_have_the_defaults_of_the_method():
     assert list(module.state_dict()) == ["_extra_state"] and module.class_weights.tolist() == [1, 1, 1]
 
 
+def test_a_module_shows_its_settings():
+    assert repr(SupConLoss(0.1)) == "SupConLoss(temperature=0.1, released=False)"
+    assert repr(BatchAllTripletLoss(2.0)) == "BatchAllTripletLoss(margin=2.0)"
+    assert repr(CosineSimilarityLoss()) == "CosineSimilarityLoss()"
+    module = GLoss(gamma=0.7)
+    assert repr(module) == "GLoss(sigma='sqrt', gamma=0.7, num_classes=None, objective='nll')"
+    x, labels = batch()
+    module(x, labels)
+    assert f"sigma={module.sigma}," in repr(module)
+    weighted = GLoss(0.5, num_classes=2, class_weights=torch.tensor([1.0, 3.0]))
+    assert repr(weighted) == "GLoss(sigma=0.5, gamma=0.6, num_classes=2, objective='nll', class_weights=[1.0, 3.0])"
+
+
 def test_modules_equal_their_functions():
     x, labels = batch()
     assert SupConLoss(0.2)(x, labels) == supcon_loss(x, labels, 0.2)
@@ -279,7 +292,7 @@ def test_autocast_around_a_loss_changes_nothing(name):
 def test_losses_need_nothing_but_torch():
     """What `import gloss.losses` adds to what `import torch` loads is gloss itself or the standard library."""
     code = (
-        "import sys, torch; before = set(sys.modules); import gloss.losses\n"
+        "import sys, torch; before = set(sys.modules); from gloss.losses import *\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names\n"
         "print(*sorted(new))"
     )

@@ -48,7 +48,7 @@ def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
     return Fit(
         cfg=cfg,
         model=model,
-        objective=Objective(cfg, len(dataset.labels), 0.5),
+        objective=Objective.of(cfg, len(dataset.labels), 0.5),
         tables=tables,
         labels=labels,
         rows=dataset.splits["train"].rows,
@@ -313,8 +313,8 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkey
 
 
 def test_the_released_objective_scores_every_hidden_text(tiny_config):
-    released = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5", "variant=released"), 4, 0.5)
-    ours = Objective(tiny_config("loss=gloss_o", "loss.sigma=0.5"), 4, 0.5)
+    released = Objective.of(tiny_config("loss=gloss_o", "loss.sigma=0.5", "variant=released"), 4, 0.5)
+    ours = Objective.of(tiny_config("loss=gloss_o", "loss.sigma=0.5"), 4, 0.5)
     z, logits, labels = torch.randn(4, 3), torch.randn(4, 4), torch.arange(4)
     is_labeled = torch.tensor([True, True, False, False])
     parts = released(z, logits, labels, is_labeled)
@@ -329,7 +329,7 @@ def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
     begun.save()
     goes_on = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
     goes_on._restore()
-    assert goes_on.objective.sigma == 0.7
+    assert goes_on.objective.sigma == goes_on.objective.embedding_loss.keywords["sigma"] == 0.7
 
 
 def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):

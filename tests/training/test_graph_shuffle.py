@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -15,8 +13,8 @@ from gloss.training.run import train
 GRAPH = ["loss=gloss_o", "loss.sigma=0.5"]
 
 
-def objective(tiny_config, *options: str) -> Objective:
-    return Objective(tiny_config(*GRAPH, *options), 3, 0.5)
+def objective(tiny_config, *options: str, sigma: float = 0.5) -> Objective:
+    return Objective.of(tiny_config(*GRAPH, *options), 3, sigma)
 
 
 @pytest.mark.parametrize("mode", ["integrated", "standalone"])
@@ -41,7 +39,7 @@ def test_on_average_a_shuffled_graph_of_separate_classes_is_at_chance(tiny_confi
     z = torch.eye(3)[labels] + 0.01 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     losses = {}
     for options in ([], ["ablation.graph_shuffle=true"]):
-        made = replace(objective(tiny_config, "mode=standalone", *options), sigma=0.3)  # classes are 1.4 apart
+        made = objective(tiny_config, "mode=standalone", *options, sigma=0.3)  # classes are 1.4 apart
         values = [made(z, None, labels, is_labeled).loss.item() for _ in range(20)]
         losses[len(options)] = sum(values) / len(values)
     assert losses[0] < 0.05 and losses[1] > 1.0  # chance is log 3 = 1.10

@@ -21,7 +21,7 @@ from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.training.checkpoint import Progress
 from gloss.training.metrics import classification_metrics, macro_silhouette
-from gloss.training.objective import Objective, Parts
+from gloss.training.objective import LossOutput, Objective
 from gloss.training.trainer import LOG, Fit
 
 
@@ -63,7 +63,7 @@ def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
             model.head.requires_grad_(False)
         fit = Fit(
             **{"cfg": cfg, "model": model, "tables": texts.tables, "labels": dict(texts.labels), "folder": tmp_path},
-            **{"objective": Objective(cfg, 3, 0.5), "progress": Progress(sigma=0.5), "precision": "float32"},
+            **{"objective": Objective.of(cfg, 3, 0.5), "progress": Progress(sigma=0.5), "precision": "float32"},
             **{"rows": np.arange(200), "device": torch.device("cpu"), "report": print, "on_epoch": None},
         )
         fit.watch, fit.log = Laps(), torch.zeros(3, len(LOG))
@@ -81,12 +81,12 @@ def stub_backward(fit: Fit, loss: float, gradient: float, **parts: object) -> li
     """Instead of a backward pass: a loss, its parts, and the same gradient for each parameter; returns its calls."""
     calls = []
 
-    def backward(*arguments: object) -> Parts:
+    def backward(*arguments: object) -> LossOutput:
         calls.append(arguments)
         for p in fit.parameters:
             p.grad = torch.full_like(p, gradient)
         made = {"ce": None, "embedding_loss": None, "num_unscorable": None, "is_empty": None} | parts
-        return Parts(torch.tensor(loss, requires_grad=True), **made)
+        return LossOutput(torch.tensor(loss, requires_grad=True), **made)
 
     fit._backward = backward
     return calls

@@ -63,8 +63,8 @@ def test_variant_divide_by_unlabeled():
     parts = objective("gloss_o", "integrated", "variant.divide_by_unlabeled=true")(x, logits, labels, IS_LABELED)
     assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are unlabeled
     assert parts.loss.item() == pytest.approx(LAM * value / 6 + (1 - LAM) * ce, rel=1e-9)
-    alone = objective("gloss_o", "standalone", "variant=released", "variant.gloss_objective=nll")
-    assert alone.cfg.variant.divide_by_unlabeled  # of the integrated mode only
+    # Of the integrated mode only.
+    alone = objective("gloss_o", "standalone", "variant.divide_by_unlabeled=true")
     assert alone(x, None, labels, IS_LABELED).loss.item() == pytest.approx(value, rel=1e-9)
 
 
@@ -88,7 +88,7 @@ def test_variant_scl_lam():
             composed("loss=scl_ce", f"variant.scl_lam={scl_lam}", f"loss.lam={lam}")
     x, logits, labels = batch()
     cfg = composed("variant=released", "loss=scl_ce", f"loss.temperature={TEMPERATURE}")
-    parts = Objective(cfg, CLASSES, None)(x, logits, labels, None)
+    parts = Objective.of(cfg, CLASSES, None)(x, logits, labels, None)
     expected = 0.9 * loops.supcon(x, LABELS, TEMPERATURE, released=True) + 0.1 * loops.cross_entropy(logits, LABELS)
     assert parts.loss.item() == pytest.approx(expected.item(), rel=1e-9)
 

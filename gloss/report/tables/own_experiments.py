@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from gloss.config import CE, GRAPH_LOSSES, INTEGRATED, AblationConfig
+from gloss.config import CE, INTEGRATED, AblationConfig
+from gloss.losses.registry import is_graph
 from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.report.figure import Drawing
 from gloss.report.figures.sweeps import by_loss, others, setting
@@ -52,7 +53,7 @@ def shuffle_notes(groups: Sequence[Group]) -> list[str]:
     for dataset, model in dict.fromkeys((g.dataset, g.model) for g in groups):
         block = [g for g in groups if (g.dataset, g.model) == (dataset, model)]
         ce = scores(CE, INTEGRATED, False)
-        for loss, mode in dict.fromkeys((g.loss, g.mode) for g in block if g.loss in GRAPH_LOSSES):
+        for loss, mode in dict.fromkeys((g.loss, g.mode) for g in block if is_graph(g.loss)):
             own, shuffled = scores(loss, mode, False), scores(loss, mode, True)
             seeds = [seed for seed in own if seed in shuffled and seed in ce]
             if not seeds:
