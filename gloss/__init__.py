@@ -3,15 +3,11 @@
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["load_run", "load_runs"]
+__all__ = ["load_runs"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from gloss import load_run`, imported only when asked for, so that the losses need nothing but torch."""
-    if name == "load_run":
-        from gloss.inference.predictor import load_run
-
-        return load_run
+    """`from gloss import load_runs`, imported only when asked for, so that the losses need nothing but torch."""
     if name == "load_runs":
         from gloss.records.frame import load_runs
 

@@ -12,7 +12,7 @@ from gloss.config import ROOT
 # Each may import itself and what stands before it. `losses` alone imports nothing else of ours: it needs only torch.
 LAYERS = (
     *("errors", "losses", "config", "paper", "runtime", "records", "models", "data", "training", "search"),
-    *("experiments", "report", "benchmark", "inference", "cli"),
+    *("experiments", "report", "benchmark", "inference", "predict", "cli"),
 )
 FOLDERS = {
     "configs": "a folder per axis (dataset, model, loss, mode, variant, …); train.yaml, tune.yaml",

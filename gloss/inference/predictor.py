@@ -136,7 +136,7 @@ def load_run(
     run, outputs, selection: see `find_run`; device: auto, cpu, cuda, cuda:N or mps; data: folder of the prepared sets,
     needed for `split` and `neighbours` only (default: where the run found them).
 
-    >>> from gloss import load_run
+    >>> from gloss.predict import load_run
     >>> run = load_run("best dataset=modules", device="cpu")
     >>> [prediction] = run.predict(["Return the square root of x."])
     >>> prediction.label in run.labels, 0 < prediction.probability <= 1
