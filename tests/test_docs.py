@@ -82,6 +82,14 @@ def test_own_loop(capsys):
     assert len(losses) == 2 and losses[1] < losses[0]
 
 
+def test_the_loss_of_the_readme():
+    (code,) = [text for language, text in blocks(ROOT / "README.md") if language == "python" and "GLoss" in text]
+    assert len(code.splitlines()) <= 10
+    values: dict = {}
+    exec(code, values)
+    assert values["loss"] > 0 and values["encoder"].weight.grad.abs().sum() > 0
+
+
 def test_losses(capsys):
     """Every block runs after those before it; the page speaks of each loss and shows the settings of each module."""
     path = ROOT / "docs" / "losses.md"
