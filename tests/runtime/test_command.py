@@ -101,3 +101,15 @@ def test_a_run_finished_with_other_code_says_so_with_its_score_and_how_to_rerun(
 def test_weights_are_kept_of_single_runs_and_own_texts(words: list[str], is_kept: bool, monkeypatch):
     monkeypatch.setenv("YES", "1")
     assert (composed("loss=ce", "seed=1", *words).trainer.save_model is not False) is is_kept
+
+
+def test_a_finished_run_without_weights_says_so_and_is_trained_again_when_asked(tiny_config, capsys):
+    record = train(tiny_config("loss=ce", "trainer.save_model=false"))
+    assert not (record.folder / "model").exists()
+    assert train(tiny_config("loss=ce", "trainer.save_model=auto")).result == record.result
+    assert "its weights were not kept; to get them: python scripts/train.py" in capsys.readouterr().out
+    again = train(tiny_config("loss=ce", "trainer.save_model=true"))
+    told = capsys.readouterr().out
+    assert "is finished, without its weights: it is trained again to keep them\n  python scripts/train.py" in told
+    assert again.folder == record.folder and (again.folder / "model").is_dir()
+    assert again.result["metrics"] == record.result["metrics"]
