@@ -81,11 +81,12 @@ def test_a_gpu_that_the_user_hides_or_that_is_not_there_is_not_mentioned(machine
     assert not capsys.readouterr().err
 
 
-def test_on_a_gpu_cudnn_does_not_attend(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+def test_the_gpu_that_is_named_becomes_the_current_one_and_cudnn_does_not_attend(monkeypatch):
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     torch.backends.cuda.enable_cudnn_sdp(True)
-    choose_device("cuda:0")
+    assert choose_device("cuda:1") == torch.device("cuda:1") and chosen == [torch.device("cuda:1")]
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_faults import command_of, outcome, start
+from test_stops import command_of, outcome, start
 
 from gloss.records.reading import read_records
 from gloss.records.run_folder import is_done
