@@ -112,3 +112,18 @@ def test_the_library_logs_and_prints_nothing(tiny_config, capsys, caplog):
     assert capsys.readouterr() == ("", "")
     told = [one.getMessage() for one in caplog.records]
     assert any("epoch 1 · loss " in text for text in told) and any(str(record.folder) in text for text in told)
+
+
+def test_a_finished_run_without_weights_says_so_and_is_trained_again_when_asked(tiny_config, caplog):
+    caplog.set_level(logging.INFO, "gloss")
+    logging.getLogger("gloss").propagate = True
+    record = train(tiny_config("loss=ce", "trainer.save_model=false"))
+    assert not (record.folder / "model").exists()
+    assert train(tiny_config("loss=ce", "trainer.save_model=auto")).result == record.result
+    assert "its weights were not kept; to get them: python scripts/train.py" in caplog.text
+    caplog.clear()
+    again = train(tiny_config("loss=ce", "trainer.save_model=true"))
+    message = "is finished, without its weights: it is trained again to keep them\n  python scripts/train.py"
+    assert message in caplog.text
+    assert again.folder == record.folder and (again.folder / "model").is_dir()
+    assert again.result["metrics"] == record.result["metrics"]
