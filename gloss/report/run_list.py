@@ -81,17 +81,17 @@ def compared(a: pd.Series, b: pd.Series) -> str:
     return f"A: {a['folder']}\nB: {b['folder']}\n\n" + (table(columns, 1) if keys else "nothing differs")
 
 
-def settings(runs: pd.DataFrame) -> dict[str, str]:
-    """By config_hash, the settings of a configuration that others of its data set, model, mode, loss and variant do not
+def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
+    """By the values of IDENTITY, the settings of a configuration that others of its data set, model, mode, loss and variant do not
     have: those that differ among them, but for a value that more than half of them share."""
     keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
     found = {}
     for _, block in runs.groupby(IDENTITY[:-1], sort=False, dropna=False):
         cells = block.drop_duplicates("config_hash")
         shown = {key: cells[key].map(_value) for key in keys if cells[key].map(_value).nunique() > 1}
-        for i, config_hash in enumerate(cells["config_hash"]):
+        for i, cell in enumerate(cells[IDENTITY].itertuples(index=False, name=None)):
             mine = {key: texts.iloc[i] for key, texts in shown.items() if 2 * sum(texts == texts.iloc[i]) <= len(cells)}
-            found[config_hash] = " ".join(f"{key.partition('.')[2]}={text}" for key, text in mine.items())
+            found[cell] = " ".join(f"{key.partition('.')[2]}={text}" for key, text in mine.items())
     return found
 
 
@@ -112,7 +112,7 @@ def _names(runs: pd.DataFrame, rows: Sequence[pd.Series]) -> dict[str, list[str]
         "Mode": [row["mode"] for row in rows],
         "Loss": [loss_name(row["loss"], row["mode"]) for row in rows],
         "Variant": [row["variant"] for row in rows],
-        "Settings": [told[row["config_hash"]] for row in rows],
+        "Settings": [told[tuple(row[IDENTITY])] for row in rows],
     }
     idle = {"Variant": {"paper"}, "Settings": {""}}  # columns that say nothing
     return {key: texts for key, texts in names.items() if set(texts) != idle.get(key)}

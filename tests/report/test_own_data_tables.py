@@ -1,5 +1,7 @@
 """A close look at runs on one's own texts: scores by class, confusions, and errors as text where these can be read."""
 
+import os
+
 import numpy as np
 import pytest
 from from_runs import DPI
@@ -61,15 +63,33 @@ def test_scores_by_class_and_what_was_taken_for_what(outputs):
     assert "text 1 &lt;b&gt;" in page and "text 1 <b>" not in page
 
 
-@pytest.mark.parametrize("change", ["gone", "changed"])
+@pytest.mark.parametrize("change", ["gone", "pipe", "changed"])
 def test_texts_that_cannot_be_read_again_are_rows_with_the_reason(outputs, change):
     path = outputs / "test.csv"
-    path.unlink() if change == "gone" else path.write_text(path.read_text() + "b,a new one\n")
+    if change == "changed":
+        path.write_text(path.read_text() + "b,a new one\n")
+    else:
+        path.unlink()
+    if change == "pipe":  # a record of somebody else's may name anything
+        os.mkfifo(path)
     errors = tables(outputs)[1]
     assert errors.columns[0] == "Prediction" and "Text" not in errors.columns and len(errors.rows) == 3
     (note,) = errors.notes
     assert note.startswith("Texts cannot be shown: ") and (
         "have changed" in note if change == "changed" else "test.csv" in note
+    )
+
+
+def test_predictions_in_another_order_than_the_texts_are_not_matched(outputs):
+    (record,) = read_records(outputs)[0]
+    arrays = dict(np.load(record.folder / "predictions.npz"))
+    order = np.argsort(-arrays["test_labels"], kind="stable")
+    np.savez(record.folder / "predictions.npz", **{name: values[order] for name, values in arrays.items()})
+    errors = tables(outputs)[1]
+    assert (
+        "another order" in errors.notes[0]
+        and [row[0].plain() for row in errors.rows] != []
+        and "Text" not in errors.columns
     )
 
 

@@ -71,7 +71,9 @@ def differences(groups: Sequence[Group]) -> dict[tuple, str]:
     settings; the config_hash too where these are the same. Empty for one of its kind."""
     told = settings(frame_of([run for g in groups for run in g.runs.values()]))
     texts = {
-        identity(g): " ".join(x for x in ((g.variant, "")[g.variant == "paper"], told[g.config_hash]) if x)
+        identity(g): " ".join(
+            x for x in ((g.variant, "")[g.variant == "paper"], told[tuple(getattr(g, key) for key in CELL)]) if x
+        )
         for g in groups
     }
     counts = Counter((*key[:4], text) for key, text in texts.items())

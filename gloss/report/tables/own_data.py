@@ -121,8 +121,9 @@ def _errors(
 def _test_texts(run: Record, known: dict[str, Any]) -> tuple[Split | None, str]:
     """The test split of a run, or None and why there is none. known: those read before."""
     cfg = run.result["config"]["dataset"]
-    if cfg["source"] == "hub" and not Path(str(cfg.get("path"))).exists():
-        return None, "sets of the hub are not fetched for a report"
+    for name in (cfg.get(x) for x in ("path", "val_path", "test_path", "unlabeled_path")):
+        if name is not None and not (Path(str(name)).expanduser().is_file() or Path(str(name)).expanduser().is_dir()):
+            return None, f"{name} is no file or folder here"  # a pipe would not end; sets of the hub are not fetched
     key = json.dumps([cfg, run.result.get("fingerprint")], sort_keys=True, default=str)
     if key not in known:
         try:
