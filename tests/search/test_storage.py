@@ -153,7 +153,7 @@ def test_a_sweep_writes_no_password(monkeypatch, tmp_path, capsys):
     assert main(task, sweep, "tune") == 1 and found == [url, url]
     assert "the server is away" in "".join(capsys.readouterr())
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert {"multirun.yaml", "00000", "00001"} <= {path.name for path in written}
+    assert "multirun.yaml" in {path.name for path in written}
     assert not any(b"secret" in path.read_bytes() for path in written)
     assert main(task, [*sweep, "search.storage=null"], "tune") == 1 and found[2:] == [None, None]
 
