@@ -260,7 +260,7 @@ def loss_seconds(
 ) -> float:
     """The objective with its gradient on random embeddings [B, D], B texts of C classes; median of some repeats."""
     generator = torch.Generator().manual_seed(cfg.seed)
-    objective = Objective(cfg, num_classes, SIGMA)
+    objective = Objective.of(cfg, num_classes, SIGMA)
     embeddings = F.normalize(torch.randn(num_examples, width, generator=generator), dim=1).to(device).requires_grad_()
     logits = torch.randn(num_examples, num_classes, generator=generator).to(device).requires_grad_()
     labels = torch.randint(num_classes, (num_examples,), generator=generator).to(device)
@@ -327,7 +327,7 @@ def _config(settings: Settings, loss: str) -> Config:
         if model not in {path.stem for path in (CONFIG_DIR / "model").iterdir()}:
             expected = f"{', '.join(SHAPES)} or one of configs/model"
             raise ConfigError(f"model={model} is not allowed: expected {expected}") from None
-        raise ConfigError(readable(error, words)) from None
+        raise ConfigError(readable(error)) from None
 
 
 def _encoder(cfg: Config, settings: Settings) -> Encoder:
