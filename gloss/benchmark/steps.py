@@ -155,6 +155,7 @@ class Bench:
         """Every candidate's turn on the same batches; number: from 0, turns the order."""
         is_cpu = self.device.type == "cpu"
         batches = [next(self.batches) for _ in range(self.settings.steps or (1 if is_cpu else 20))]
+        turns: dict[str, Callable[..., dict[str, Any]]]
         turns = {name: partial(self._ours, fit) for name, fit in (self.fits | {AGAIN: self.fits[CE]}).items()}
         if number < BASELINE_ROUNDS:
             turns |= {name: lambda rows, b=b: {"seconds": b.run(rows)} for name, b in self.baselines.items()}
