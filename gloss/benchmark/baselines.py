@@ -71,7 +71,7 @@ class TrainerSteps:
         """Pad to the longest text of the batch."""
         ids, labels = zip(*texts, strict=True)
         mask = pad_sequence([torch.ones_like(row) for row in ids], batch_first=True)
-        padded = pad_sequence(ids, batch_first=True, padding_value=self.pad_id)
+        padded = pad_sequence(list(ids), batch_first=True, padding_value=self.pad_id)
         return {"input_ids": padded, "attention_mask": mask, "labels": torch.tensor(labels)}
 
 
@@ -79,7 +79,8 @@ class _Stops(transformers.TrainerCallback):
     """When the first step and the last one were over."""
 
     def __init__(self, clock: Clock) -> None:
-        self.clock, self.times = clock, []
+        self.clock = clock
+        self.times: list[float] = []
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in (1, state.max_steps):

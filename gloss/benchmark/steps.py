@@ -155,6 +155,7 @@ class Bench:
         """Every candidate's turn on the same batches; number: from 0, turns the order."""
         is_cpu = self.device.type == "cpu"
         batches = [next(self.batches) for _ in range(self.settings.steps or (1 if is_cpu else 20))]
+        turns: dict[str, Callable[..., dict[str, Any]]]
         turns = {name: partial(self._ours, fit) for name, fit in (self.fits | {AGAIN: self.fits[CE]}).items()}
         if number < BASELINE_ROUNDS:
             turns |= {name: lambda rows, b=b: {"seconds": b.run(rows)} for name, b in self.baselines.items()}
@@ -260,7 +261,7 @@ def loss_seconds(
 ) -> float:
     """The objective with its gradient on random embeddings [B, D], B texts of C classes; median of some repeats."""
     generator = torch.Generator().manual_seed(cfg.seed)
-    objective = Objective(cfg, num_classes, SIGMA)
+    objective = Objective.of(cfg, num_classes, SIGMA)
     embeddings = F.normalize(torch.randn(num_examples, width, generator=generator), dim=1).to(device).requires_grad_()
     logits = torch.randn(num_examples, num_classes, generator=generator).to(device).requires_grad_()
     labels = torch.randint(num_classes, (num_examples,), generator=generator).to(device)
@@ -327,7 +328,7 @@ def _config(settings: Settings, loss: str) -> Config:
         if model not in {path.stem for path in (CONFIG_DIR / "model").iterdir()}:
             expected = f"{', '.join(SHAPES)} or one of configs/model"
             raise ConfigError(f"model={model} is not allowed: expected {expected}") from None
-        raise ConfigError(readable(error, words)) from None
+        raise ConfigError(readable(error)) from None
 
 
 def _encoder(cfg: Config, settings: Settings) -> Encoder:

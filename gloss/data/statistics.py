@@ -33,7 +33,8 @@ def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_lengt
     duplicates: {"train-val", "train-test", "val-test"}: rows of the later split whose text is in the earlier one too.
     """
     dataset = load_dataset(cfg, data_dir, seed=0)
-    splits, duplicates, earlier = {}, {}, {}
+    splits, duplicates = {}, {}
+    earlier: dict[str, set[tuple[str, ...]]] = {}
     for part, split in dataset.splits.items():
         too_long = None
         if tokenizer is not None:

@@ -159,7 +159,7 @@ def _speed(record: Record) -> float | None:
     if not (texts and seconds and x.model in ENCODERS):
         return None
     layers, width, _ = ENCODERS[x.model]
-    layers = number(result, "config", "model", "num_layers") or layers
+    layers = int(number(result, "config", "model", "num_layers") or layers)
     passes = forward_passes(x.mode, x.loss, int(number(result, "config", "variant", "forward_passes") or 1))
     train, val, tokens = texts
     return result["epochs"] * epoch_flops(layers, width, passes, train * tokens, val * tokens) / seconds

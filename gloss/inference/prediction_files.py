@@ -230,7 +230,7 @@ class Writer:
         elif self.form == "csv":
             found |= {f"p({label})": p for label, p in prediction.probabilities.items()}
             found |= {f"neighbour {i} {key}": x for i, n in enumerate(near, 1) for key, x in n.items()}
-            cells = [f"{x:.6g}" if isinstance(x, float) else x for x in found.values()]
+            cells: list[Any] = [f"{x:.6g}" if isinstance(x, float) else x for x in found.values()]
             for line in [cells] if self.has_header else [list(found), cells]:
                 self.csv.writerow(map(escape_control_characters, line) if self.file.isatty() else line)
         else:

@@ -2,9 +2,12 @@
 
 import functools
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from torch import Tensor
+
+Result = TypeVar("Result")
 
 
 def check_batch(embeddings: Tensor, labels: Tensor) -> None:
@@ -23,11 +26,11 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> None:
         raise ValueError(f"labels must be where the embeddings are, on {embeddings.device}, got {labels.device}")
 
 
-def outside_autocast(loss: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def outside_autocast(loss: Callable[..., Result]) -> Callable[..., Result]:
     """Kernels and exponentials keep their own precision, whatever the caller's autocast."""
 
     @functools.wraps(loss)
-    def run(embeddings: Tensor, *args, **kwargs) -> Tensor:
+    def run(embeddings: Tensor, *args, **kwargs) -> Result:
         with torch.autocast(embeddings.device.type, enabled=False):
             return loss(embeddings, *args, **kwargs)
 

@@ -242,6 +242,8 @@ class GLoss(nn.Module):
     cost of a wait for the GPU. generator: of the random split, on the CPU (None: torch's default one).
     """
 
+    class_weights: Tensor | None
+
     def __init__(
         self,
         sigma: float | str = "sqrt",

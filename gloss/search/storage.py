@@ -6,6 +6,7 @@ import re
 import sqlite3
 import time
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import optuna
@@ -36,7 +37,7 @@ def open_storage(url: str | None, path: Path, heartbeat_seconds: int) -> optuna.
         raise ConfigError(f"search.storage is not allowed: {expected}") from None
     if url and parsed.get_backend_name() == "sqlite":
         raise ConfigError(f"search.storage={url} is not allowed: {expected}")
-    options = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
+    options: dict[str, Any] = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
     if not url:  # connected here, because a folder's name may hold signs that end a URL
         options = {"creator": lambda: sqlite3.connect(path, SQLITE_SECONDS, 0, None, check_same_thread=False)}
     for is_last in (False, True):

@@ -89,15 +89,15 @@ class Sampler(optuna.samplers.TPESampler):
         super().before_trial(study, trial)
 
 
-def tune(cfg: TuneConfig) -> Study:
+def tune(given: TuneConfig) -> Study:
     """Work on the study of this configuration until it has its trials, alone or beside others; write what was found.
 
     Returns the study. Raises ConfigError, DataError, RunError for what the user can mend; no trial is lost by that.
     """
-    search = cfg.search
-    if cfg.rerun:
+    search = given.search
+    if given.rerun:
         raise ConfigError("rerun=true has no effect on a search: use another seed, or remove the study's folder")
-    cfg = Config(**{f.name: copy.deepcopy(getattr(cfg, f.name)) for f in fields(Config)})
+    cfg = Config(**{f.name: copy.deepcopy(getattr(given, f.name)) for f in fields(Config)})
     space = search_space(cfg, search)
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
     worker = Worker(cfg, search, space, len(dataset.splits["train"].labels), dataset.fingerprint)
@@ -148,6 +148,7 @@ class Worker:
         if not self.num_trials or self.num_trials < 1:
             raise ConfigError(f"search.budget has no number of trials for loss={cfg.loss.name}: give search.trials=15")
         words = (cfg.dataset.name, cfg.model.alias, cfg.mode, cfg.loss.name, cfg.variant.name, search.name)
+        self.about: dict[str, Any]
         self.about = dict(zip(("dataset", "model", "mode", "loss", "variant", "search"), words, strict=True))
         self.study_name = "-".join((*words, self._config_hash()))
         self.about |= {"name": self.study_name, "seed": cfg.seed, "train_examples": num_examples}
@@ -158,7 +159,7 @@ class Worker:
         self.seen: set[int] = set()  # running trials whose heart has been set going
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module tells of its trials
-        pruner = optuna.pruners.NopPruner()
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune and cfg.mode in search.pruner:  # below the median of the finished trials
             pruner = optuna.pruners.MedianPruner(**search.pruner[cfg.mode])
         with self.lock:
@@ -213,7 +214,7 @@ class Worker:
         cfg = copy.deepcopy(self.cfg)
         for name, row in self.space.items():
             if isinstance(row, CategoricalDistribution):
-                value = trial.suggest_categorical(name, row.choices)
+                value = float(trial.suggest_categorical(name, row.choices))
             else:
                 value = trial.suggest_float(name, row.low, row.high, step=row.step, log=row.log)
             _set(cfg, name, rounded(value))
@@ -223,8 +224,8 @@ class Worker:
         self.checkpoint = run_folder(cfg, self.fingerprint) / "checkpoint"
         reporter = _Reporter(trial)
         try:
-            place = f"trial {place + 1} of {self.num_trials}{again}"
-            record = train(cfg, callbacks=[reporter], is_trial=True, place=place)
+            words = f"trial {place + 1} of {self.num_trials}{again}"
+            record = train(cfg, callbacks=[reporter], is_trial=True, place=words)
             reporter.on_start(cfg, self.folder, record.epochs())  # where another trial has had the same values
             return max(reporter.scores.values())
         except (optuna.TrialPruned, *NOT_FINITE) as error:
@@ -236,7 +237,7 @@ class Worker:
         except BaseException as error:  # not of the values' making: the next worker goes on
             with suppress(Exception):  # of a trial that was taken over, or a database that went away
                 trial.set_user_attr(LEFT, True)
-                same = {"params": trial.params, "distributions": trial.distributions}
+                same: dict[str, Any] = {"params": trial.params, "distributions": trial.distributions}
                 self.study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, **same))
                 if isinstance(error, Interrupted):  # which Optuna doesn't catch
                     self.study.tell(trial, state=TrialState.FAIL)

@@ -102,9 +102,9 @@ def _graph(ax: Any, weights: np.ndarray, faces: list[Any]) -> None:
     """Draw edges by weight and nodes in their faces; the border and the marker are the class."""
     xy, classes = NODES[:, :2], NODES[:, 2].astype(int)
     strongest = weights.max()
-    for i, j in zip(*np.triu_indices(len(xy), 1), strict=True):
-        share = weights[i, j] / strongest
-        ax.plot(*xy[[i, j]].T, color="#555555", linewidth=2.2 * share, alpha=min(1.0, 0.15 + share), zorder=1)
+    for a, b in zip(*np.triu_indices(len(xy), 1), strict=True):
+        share = weights[a, b] / strongest
+        ax.plot(*xy[[a, b]].T, color="#555555", linewidth=2.2 * share, alpha=min(1.0, 0.15 + share), zorder=1)
     for i, face in enumerate(faces):
         look = {"marker": MARKERS[classes[i]], "edgecolor": COLORS[classes[i]], "linewidth": 1.4, "zorder": 2}
         ax.scatter(*xy[i], s=58, facecolor=[face], **look)

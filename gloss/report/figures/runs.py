@@ -55,7 +55,8 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
     off_diagonal = ~np.eye(len(labels), dtype=bool)
     figure = Figure(figsize=(max(1.45 * len(epochs), 5.6), 4.6))
     grid = figure.add_gridspec(2, 2 * len(epochs), height_ratios=(1, 1.6))
-    data, image, top_axes = [], None, []
+    data: list[dict[str, object]] = []
+    image, top_axes = None, []
     weights = {epoch: kernel(arrays[f"epoch_{epoch}_embeddings"][order], sigma) for epoch in epochs}
     shown = np.concatenate([w[off_diagonal] for w in weights.values()])
     low, high = np.quantile(shown, SCALE)  # a wide σ leaves all weights near 1, and a few nodes lie far from all others

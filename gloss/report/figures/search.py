@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import shortened
-from gloss.records.study import Study
+from gloss.records.study import Study, Trial
 from gloss.report.figure import Drawing, panels
 from gloss.report.table import MISSING, Table, number_text
 from gloss.report.tables.datasets_and_search import NAMES
@@ -82,6 +82,7 @@ def study_figure(study: Study) -> Drawing | None:
             ax.set_xscale("log")
             ax.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
             ax.minorticks_off()
+    data: list[dict[str, object]]
     data = [{"trial": t["number"], "state": t["state"], "value": t["value"], **t["params"]} for t in done]
     data += [{"hyperparameter": name, "importance": share} for name, share in importance.items()]
     notes = ["Line: the best so far. Crosses: pruned trials, at their last score."]
@@ -90,7 +91,7 @@ def study_figure(study: Study) -> Drawing | None:
     return Drawing(f"study-{study.name}", f"Search: {title(study)}", figure, data, notes, command=command(study))
 
 
-def _points(ax: Any, points: list[tuple[float, dict[str, Any]]]) -> None:
+def _points(ax: Any, points: list[tuple[float, Trial]]) -> None:
     for state, (marker, color) in LOOK.items():
         found = [(x, t["value"]) for x, t in points if t["state"] == state]
         ax.scatter([x for x, _ in found], [y for _, y in found], marker=marker, color=color, s=16, linewidths=1)

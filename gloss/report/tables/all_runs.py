@@ -52,7 +52,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
         for row, m in zip(cell, METRICS, strict=True):
-            data[-1] |= {m.path[-1]: row["mean"], f"{m.path[-1]}_std": row["std"]}
+            data[-1] |= {str(m.path[-1]): row["mean"], f"{m.path[-1]}_std": row["std"]}
     notes, columns = [*timed(groups)[1]], ["Data set", "Model", "Mode", "Loss", "Settings", "n"]
     if off := [set(found) for g in groups if (found := protocol_deviations(g.config))]:
         which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
