@@ -210,7 +210,9 @@ class Worker:
         if place >= self.num_trials or LEFT in trial.user_attrs:  # another worker was quicker
             trial.set_user_attr(LEFT, True)
             return None
-        again = ", going on where it was left" if trial.params else ""
+        shown = f"trial {place + 1} of {self.num_trials}"
+        if trial.params:
+            print(f"{self.study_name} · {shown} · going on where another worker left it", flush=True)
         cfg = copy.deepcopy(self.cfg)
         for name, row in self.space.items():
             if isinstance(row, CategoricalDistribution):
@@ -224,8 +226,7 @@ class Worker:
         self.checkpoint = run_folder(cfg, self.fingerprint) / "checkpoint"
         reporter = _Reporter(trial)
         try:
-            words = f"trial {place + 1} of {self.num_trials}{again}"
-            record = train(cfg, callbacks=[reporter], is_trial=True, place=words)
+            record = train(cfg, callbacks=[reporter], is_trial=True, place=shown)
             reporter.on_start(cfg, self.folder, record.epochs())  # where another trial has had the same values
             return max(reporter.scores.values())
         except (optuna.TrialPruned, *NOT_FINITE) as error:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -19,8 +20,6 @@ from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.records.study import read_studies
 from gloss.training.run import train
-
-AGAIN = ", going on where it was left"
 
 
 def start(*overrides: str, log: Path) -> subprocess.Popen:
@@ -60,13 +59,14 @@ def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path:
     assert logs.count(": validation accuracy") == num_trials == len(trial_records(study))
     for record in trial_records(study):
         assert [row["epoch"] for row in record.epochs()] == [1, 2, 3, 4, 5, 6]
-    again = [line for line in logs.splitlines() if AGAIN in line and "· epoch" in line]
-    assert "· epoch 1 ·" not in again[0], again  # from its checkpoint
+    again = logs.partition("going on where another worker left it")[2]
+    assert "· going on from epoch " in again.partition("· epoch ")[0], logs  # from its checkpoint
+    [number] = re.findall(r"· trial (\d+) of \d+ · going on where another worker left it", logs)
+    interrupted = study.trials[int(number) - 1]  # counted from 1 on the screen
     plain = [w for w in overrides if not w.startswith("search.")]
-    for trial in study.trials:
-        rate = f"trainer.lr={trial['params']['lr']}"
-        cfg = composed(*plain, rate, f"paths.outputs={tmp_path / 'undisturbed'}", config_name="train")
-        assert max(row["score"] for row in train(cfg).epochs()) == trial["value"]
+    rate = f"trainer.lr={interrupted['params']['lr']}"
+    cfg = composed(*plain, rate, f"paths.outputs={tmp_path / 'undisturbed'}", config_name="train")
+    assert max(row["score"] for row in train(cfg).epochs()) == interrupted["value"]
     assert start(*overrides, log=tmp_path / "again.log").wait(60) == 0  # has nothing left to do
     assert "epoch" not in (tmp_path / "again.log").read_text().partition("| Trial")[0]
 

@@ -26,7 +26,8 @@ CELLS = [(mode, loss) for mode in (INTEGRATED, STANDALONE) for loss, row in LOSS
 def test_every_loss_and_mode_has_a_space():
     seen = 0
     for mode, loss in CELLS:
-        assert worker_of(composed("search=authors", f"mode={mode}", f"loss={loss}")).space
+        cfg = composed("search=authors", f"mode={mode}", f"loss={loss}")
+        assert search_space(cfg, cfg.search)
         cfg = composed(f"mode={mode}", f"loss={loss}")
         space = search_space(cfg, cfg.search)
         expected = {"lr", *(k for k in ("lam", "gamma", "sigma", "temperature") if getattr(cfg.loss, k) is not None)}
