@@ -82,8 +82,11 @@ def compared(a: pd.Series, b: pd.Series) -> str:
 
 
 def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
-    """By the values of IDENTITY, the settings of a configuration that others of its data set, model, mode, loss and variant do not
-    have: those that differ among them, but for a value that more than half of them share."""
+    """Return by the values of IDENTITY the settings in which a configuration differs from others of its kind.
+
+    Of a kind are those of one data set, model, mode, loss and variant; a value that more than half of them share is left
+    out.
+    """
     keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
     found = {}
     for _, block in runs.groupby(IDENTITY[:-1], sort=False, dropna=False):

@@ -50,7 +50,7 @@ def test_every_experiment_is_known_and_has_its_number_of_runs():
 
 
 def test_every_file_of_every_group_composes():
-    choices = {"dataset": 15, "model": 6, "loss": 7, "mode": 2, "variant": 2, "ablation": 7}
+    choices = {"dataset": 15, "model": 7, "loss": 7, "mode": 2, "variant": 2, "ablation": 7}
     needed = {"csv": ["dataset.path=a.csv"], "hub": ["dataset.path=a/b"], "hf": ["model.name=a/b"]}
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
         for group, number in choices.items():
