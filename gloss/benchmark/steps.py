@@ -325,9 +325,11 @@ def _config(settings: Settings, loss: str) -> Config:
     try:
         return resolve(composed(words))
     except HydraException as error:
-        if model not in {path.stem for path in (CONFIG_DIR / "model").iterdir()}:
-            expected = f"{', '.join(SHAPES)} or one of configs/model"
-            raise ConfigError(f"model={model} is not allowed: expected {expected}") from None
+        for group, name, others in (("model", model, [*SHAPES]), ("dataset", given["dataset"], [])):
+            known = sorted(path.stem for path in (CONFIG_DIR / group).iterdir())
+            if name not in (*known, None):
+                expected = ", ".join([*others, *known])
+                raise ConfigError(f"{group}={name} is not allowed: expected one of {expected}") from None
         raise ConfigError(readable(error)) from None
 
 

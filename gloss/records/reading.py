@@ -142,7 +142,8 @@ def shortened(reason: object, length: int = MAX_REASON) -> str:
     if isinstance(reason, ValidationError):  # the first of its mistakes
         mistake = reason.errors(include_url=False)[0]
         place = "".join(f"{key}." for key in mistake["loc"])[:-1]
-        text = f"{place or 'the content'}: {mistake['msg']}, got {mistake['input']!r:.50}"
+        own = mistake.get("ctx", {}).get("error")  # a ValueError of ours says all
+        text = f"{place or 'the content'}: " + str(own or f"{mistake['msg']}, got {mistake['input']!r:.50}")
     return text if len(text) <= length else text[:length] + "…"
 
 

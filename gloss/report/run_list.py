@@ -84,8 +84,8 @@ def compared(a: pd.Series, b: pd.Series) -> str:
 def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
     """Return by the values of IDENTITY the settings in which a configuration differs from others of its kind.
 
-    Of a kind are those of one data set, model, mode, loss and variant; a value that more than half of them share is left
-    out.
+    Of a kind are those of one data set, model, mode, loss and variant. A value that more than half of them share is
+    left out.
     """
     keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
     found = {}
