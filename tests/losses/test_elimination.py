@@ -215,6 +215,16 @@ def test_the_kernels_compile_for_gpus_that_are_not_there(capability, dtype, regi
     assert dtype == "fp64" or max(spilt) == 0
 
 
+def test_a_kernel_gets_the_rates_as_they_lie_in_memory(monkeypatch):
+    seen = []
+    monkeypatch.setattr(elimination, "has_kernel", lambda device: True)
+    monkeypatch.setattr(elimination, "_kernel", lambda device: lambda *given: seen.append((device, *given)) or given[0])
+    rates = torch.randn(5, 3, dtype=torch.float64).T
+    assert torch.equal(elimination.eliminate(rates, 2), rates)
+    ((device, given, num_classes),) = seen
+    assert (device, num_classes) == (rates.device, 2) and given.is_contiguous() and torch.equal(given, rates)
+
+
 @pytest.mark.skipif(HAS_GPU, reason="needs a machine without a GPU")
 def test_without_the_kernel_it_says_so_and_goes_on():
     elimination._kernel.cache_clear()
