@@ -20,12 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "outputs" / "mutants"
 NOTICED = 1  # the status of mutmut; a time-out may be that of a busy machine, and counts as a survivor
-AT_ONCE = (
-    "property",
-    "staticmethod",
-    "classmethod",
-    "cache",
-)  # other decorators are applied at each call, so that a mutant is theirs
+# Other decorators are applied at each call, so that a mutant is theirs.
+AT_ONCE = ("property", "staticmethod", "classmethod", "cache")
 
 
 def undecorated(source: str) -> str:
