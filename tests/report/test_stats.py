@@ -107,6 +107,12 @@ def test_verdict(values, published, metric, expected):
     assert stats.verdict(values, published, metric) == expected
 
 
+@pytest.mark.parametrize(("score", "expected"), [(87.5, "ok"), (88.5, "near"), (88.625, "off")])
+def test_a_difference_on_a_bound_is_within_it(score, expected):
+    """Binary fractions, so that no rounding decides; equal seeds have an interval of no width."""
+    assert stats.verdict([score] * 3, 87.0, "accuracy") == expected
+
+
 def sample(mean, std, n=5):
     """n numbers with exactly this mean and standard deviation."""
     shape = [i - (n - 1) / 2 for i in range(n)]
