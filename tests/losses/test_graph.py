@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, unit_length
+from gloss.losses.geometry import _distances_of_rank, pairwise_distances, sqrt_bandwidth, unit_length
 from gloss.losses.reference import gaussian_kernel, symmetric_normalize, transition_matrix
 
 
@@ -70,6 +70,11 @@ def test_sqrt_bandwidth_by_blocks_of_pairs_is_the_same(num, dtype, block_pairs, 
     assert found[0] == pytest.approx(middle / math.sqrt(3), rel=3e-7 if dtype == torch.float32 else 1e-15)
     with pytest.raises(ValueError, match="pass sigma as a number"):
         sqrt_bandwidth(x * math.nan)
+
+
+def test_distances_that_differ_in_their_last_bits_keep_their_order():
+    x = torch.tensor([[0.0], [0.5], [1 + 2.0**-40]], dtype=torch.float64)
+    assert _distances_of_rank(x, [0, 1, 2]) == [0.5, 0.5 + 2.0**-40, 1 + 2.0**-40]
 
 
 def test_a_graph_lies_where_its_embeddings_lie():
