@@ -38,7 +38,6 @@ class Objective:
     needs: str | None  # of the same row
     lam: float  # λ, the weight of the embedding loss: 0 without one, 1 in standalone mode
     gamma: float | None  # γ, the fraction of a batch that stays labeled; None where the loss does not split it
-    sigma: float | None  # σ of a graph loss
     class_weights: Tensor | None  # [C] on the device (variant.class_weights=balanced)
     dtype: torch.dtype
     divide_by_unlabeled: bool
@@ -62,7 +61,6 @@ class Objective:
             loss.needs,
             lam,
             gamma,
-            sigma,
             class_weights,
             getattr(torch, variant.loss_dtype),
             variant.divide_by_unlabeled and loss.needs == SPLIT and cfg.mode == INTEGRATED,
