@@ -329,7 +329,7 @@ def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
     begun.save()
     goes_on = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
     goes_on._restore()
-    assert goes_on.objective.sigma == goes_on.objective.embedding_loss.keywords["sigma"] == 0.7
+    assert goes_on.objective.embedding_loss.keywords["sigma"] == 0.7
 
 
 def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
