@@ -77,7 +77,7 @@ tune-%: setup ## only the searches that a table, figure or experiment lacks
 status: setup ## how far everything is that was asked for
 	$(RUN) scripts/reproduce.py action=status $(call quoted,paths.outputs,$(OUTPUTS))
 
-report: setup ## tables, figures and the page from the records (RUNS=outputs/reference: of another folder)
+report: setup ## tables, figures and the page from the records (RUNS=outputs/demo: of another folder)
 	$(RUN) scripts/report.py $(call quoted,paths.outputs,$(or $(RUNS),$(OUTPUTS),outputs))
 
 bench: setup ## time training steps beside other programs' (ARGS="lengths=128 model=bert_shape")

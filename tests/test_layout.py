@@ -19,7 +19,7 @@ FOLDERS = {
     "scripts": "entry points: parse, call, exit",
     "data": "the prepared benchmark texts go here (not in the repository)",
     "docs": "method, fidelity to the paper, tuning, speed, trust, guides",
-    "outputs": "runs, searches, reports; reference/ holds the records of the runs shown here",
+    "outputs": "runs, searches, reports",
     "tests": "mirrors gloss/",
 }
 MODULES = sorted((ROOT / "gloss").rglob("*.py"))
@@ -68,7 +68,7 @@ def tree() -> str:
 
 
 def test_the_tree_of_the_readme_is_the_real_one():
-    assert all((ROOT / name).is_dir() for name in FOLDERS)
+    assert all((ROOT / name).is_dir() for name in FOLDERS if name != "outputs")  # which the first run makes
     assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), f"README.md should show\n{tree()}"
 
 

@@ -32,7 +32,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     Unfinished, failed or damaged runs are left out, with a warning that counts them.
     """
     if not (Path(folder) / "runs").is_dir():
-        raise RunError(f"{folder} has no runs/: expected an outputs folder such as outputs/reference")
+        raise RunError(f"{folder} has no runs/: expected the folder that runs write to, such as outputs")
     records, problems = read_records(folder)
     if problems:
         first = f"{problems[0].folder}: {problems[0].reason}"

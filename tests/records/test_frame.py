@@ -46,7 +46,7 @@ def test_what_is_left_out_is_counted_and_a_wrong_folder_is_named(tmp_path):
     (write_run(tmp_path, seed=2) / "DONE").unlink()
     with pytest.warns(UserWarning, match="1 folders under .* are left out; the first, .*seed=2: is not finished"):
         assert list(gloss.load_runs(tmp_path)["seed"]) == [1]
-    with pytest.raises(RunError, match="has no runs/: expected an outputs folder"):
+    with pytest.raises(RunError, match="has no runs/: expected the folder that runs write to"):
         gloss.load_runs(tmp_path / "runs")
     (tmp_path / "empty" / "runs").mkdir(parents=True)
     assert gloss.load_runs(tmp_path / "empty").empty and "dataset" in gloss.load_runs(tmp_path / "empty")
@@ -57,8 +57,8 @@ def test_the_lines_of_the_readme_remake_table_2(tmp_path, monkeypatch, capsys):
     (code,) = (text for text in found if "load_runs" in text)
     assert len(code.splitlines()) == 5
     for seed, accuracy in ((1, 81.0), (2, 83.5)):
-        write_run(tmp_path / "outputs" / "reference", seed=seed, accuracy=accuracy)
-    write_run(tmp_path / "outputs" / "reference", mode="standalone", loss="scl", silhouette=0.5)
+        write_run(tmp_path / "outputs" / "demo", seed=seed, accuracy=accuracy)
+    write_run(tmp_path / "outputs" / "demo", mode="standalone", loss="scl", silhouette=0.5)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
