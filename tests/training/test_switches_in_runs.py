@@ -108,7 +108,7 @@ def test_variant_sqrt_rule_and_ablation_sigma_scale(one_step, rule, scale):
     pairs = full[np.triu_indices(len(full), k=1)]
     sigma = {"d/sqrt(3)": np.median(pairs) / math.sqrt(3), "sqrt(d/3)": math.sqrt(np.median(full) / 3)}[rule]
     assert step.record.result["hyperparameters"]["sigma"] == pytest.approx(scale * sigma, rel=1e-5)
-    assert step.of.sigma == step.record.result["hyperparameters"]["sigma"]
+    assert step.of.embedding_loss.keywords["sigma"] == step.record.result["hyperparameters"]["sigma"]
 
 
 def test_ablation_sigma_scale(one_step):
