@@ -26,9 +26,8 @@ def unit_length(embeddings: Tensor) -> Tensor:
     # Squares of 1e-20 or 1e20 would leave float32. The result does not depend on this scale, so it needs no gradient.
     largest = x.detach().abs().amax(dim=1, keepdim=True)
     is_zero = largest < 1e-30
-    x = x.masked_fill(is_zero, 0.0) / largest.masked_fill(is_zero, 1.0)
-    length = x.square().sum(dim=1, keepdim=True).masked_fill(is_zero, 1.0).sqrt()
-    return x / length
+    x = x / largest.masked_fill(is_zero, torch.inf)
+    return x / x.square().sum(dim=1, keepdim=True).masked_fill(is_zero, torch.inf).sqrt()
 
 
 class _PairwiseDistances(torch.autograd.Function):
@@ -49,10 +48,8 @@ class _PairwiseDistances(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad: Tensor) -> Tensor:
         x, distances = ctx.saved_tensors
-        device = "cpu" if x.device.type == "mps" else x.device  # Apple's GPUs have no float64
-        exact = x.to(device, torch.float64)
-        is_same = distances < SAME_DISTANCE
-        weight = ((grad + grad.T) / distances.masked_fill(is_same, 1.0)).masked_fill(is_same, 0.0).to(exact)
+        exact = (x.cpu() if x.is_mps else x).double()  # Apple's GPUs have no float64
+        weight = ((grad + grad.T) / distances.masked_fill(distances < SAME_DISTANCE, torch.inf)).to(exact)
         return (weight.sum(dim=1, keepdim=True) * exact - weight @ exact).to(x)
 
 
@@ -71,12 +68,10 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings must be [N, D] with N >= 2, got shape {list(embeddings.shape)}")
-    device = "cpu" if embeddings.device.type == "mps" else embeddings.device  # Apple's GPUs have no pdist
-    z = unit_length(embeddings.to(device))
-    num_pairs = len(z) * (len(z) - 1) // 2
-    zeros, times = (len(z), 2) if released else (0, 1)  # the whole matrix holds each distance twice
-    count = zeros + times * num_pairs
-    middle = [max(k - zeros, -1) // times for k in ((count - 1) // 2, count // 2)]
+    z = unit_length(embeddings.cpu() if embeddings.is_mps else embeddings)  # Apple's GPUs have no pdist
+    zeros = len(z) if released else 0
+    count = zeros + len(z) * (len(z) - 1)  # of a matrix, which holds each distance twice
+    middle = [(k - zeros) // 2 for k in ((count - 1) // 2, count // 2)]
     ranks = [max(k, 0) for k in middle]
     if len(z) > MANY:
         found = _distances_of_rank(z, ranks)
@@ -100,16 +95,17 @@ def _distances_of_rank(x: Tensor, ranks: list[int]) -> list[float]:
     """
     bits = torch.int32 if x.dtype == torch.float32 else torch.int64
     heads, ranks = [0] * len(ranks), list(ranks)
-    num_rows = max(BLOCK_PAIRS // len(x), 1)
-    for shift in range(torch.iinfo(bits).bits - 16, -1, -16):
-        counts = torch.zeros(len(ranks), 2**16, dtype=torch.int64, device=x.device)
+    num_rows = -(-BLOCK_PAIRS // len(x))
+    for shift in reversed(range(0, torch.iinfo(bits).bits, 16)):
+        counts = [torch.tensor(0)] * len(ranks)
         for low in range(0, len(x), num_rows):
             distances = torch.cdist(x[low : low + num_rows], x[low:], compute_mode="donot_use_mm_for_euclid_dist")
             is_pair = torch.ones_like(distances, dtype=torch.bool).triu(1)
             values = (distances[is_pair].view(bits) & torch.iinfo(bits).max) >> shift  # a NaN may have a sign
             for i, head in enumerate(heads):
-                counts[i] += torch.bincount(values[values >> 16 == head] & 0xFFFF, minlength=2**16)
-        for i, ends in enumerate(counts.cumsum(dim=1).cpu()):
+                counts[i] = counts[i] + torch.bincount(values[values >> 16 == head] & 0xFFFF, minlength=2**16)
+        for i, count in enumerate(counts):
+            ends = count.cumsum(dim=0).cpu()
             value = int(torch.searchsorted(ends, ranks[i], right=True))
             ranks[i] -= int(ends[value - 1]) if value else 0
             heads[i] = heads[i] << 16 | value

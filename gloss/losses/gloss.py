@@ -36,9 +36,9 @@ def choose_labeled(
     if not 0 < gamma < 1:
         raise ValueError(f"gamma must lie in (0, 1), got {gamma}")
     num_labeled = min(math.ceil(round(gamma * batch_size, 9)), batch_size - 1)  # 0.7 · 10 is 7, not 7.000000000000001
-    source = generator.device if generator is not None else "cpu"
-    chosen = torch.randperm(batch_size, generator=generator, device=source)[:num_labeled]
-    is_labeled = torch.zeros(batch_size, dtype=torch.bool, device=source).index_fill_(0, chosen, True)
+    source = torch.default_generator if generator is None else generator
+    chosen = torch.randperm(batch_size, generator=source, device=source.device)[:num_labeled]
+    is_labeled = chosen.new_zeros(batch_size, dtype=torch.bool).index_fill_(0, chosen, True)
     return is_labeled.to(device, non_blocking=True)
 
 
@@ -98,11 +98,12 @@ class _LinearRates(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, is_class: Tensor, sigma: float) -> Tensor:
         wide = x.to(is_class)  # also its device
-        z = unit_length(wide)
-        size = (wide * z).sum(dim=1, keepdim=True)
-        y = z / sigma
-        half = y.square().sum(dim=1) / 2
-        weights = torch.addmm(-half, y, y.T).sub_(half[:, None]).exp_().fill_diagonal_(0.0)
+        size = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
+        size = size.masked_fill_(size < 1e-30, torch.inf)  # as `unit_length`: such vectors count as zero
+        y = wide / (size * sigma)
+        weights = y @ y.T
+        half = weights.diagonal() / 2
+        weights.sub_(half).sub_(half[:, None]).exp_().fill_diagonal_(0.0)
         degree = weights.sum(dim=1)
         root = degree.rsqrt()
         q = weights @ root
@@ -129,7 +130,7 @@ class _LinearRates(torch.autograd.Function):
         h[:, num_labeled:] += direct.T
         by_y = h @ y
         by_y.addcmul_(y, (by_y * y).sum(dim=1, keepdim=True), value=-(ctx.sigma**2))
-        return by_y.div_(size.masked_fill(size == 0, torch.inf) * ctx.sigma).to(x), None, None
+        return by_y.div_(size * ctx.sigma).to(x), None, None
 
 
 def linear_rates(embeddings: Tensor, labels: Tensor, sigma: float, num_labeled: int, num_classes: int) -> Tensor:
@@ -138,7 +139,7 @@ def linear_rates(embeddings: Tensor, labels: Tensor, sigma: float, num_labeled: 
     embeddings: float [B, D], labels: int64 [B], the first `num_labeled` of them labeled; sigma: σ >= NARROW.
     """
     device = "cpu" if embeddings.is_mps else embeddings.device  # Apple's GPUs have no float64
-    is_class = F.one_hot(labels[:num_labeled].to(device), num_classes).double()
+    is_class = (labels[:num_labeled, None].to(device) == torch.arange(num_classes, device=device)).double()
     return _LinearRates.apply(embeddings, is_class, sigma)
 
 
@@ -156,13 +157,15 @@ def propagation_loss(
             f"is_labeled must be bool [B] with B = len(embeddings) = {len(labels)}, "
             f"got {is_labeled.dtype} {list(is_labeled.shape)}"
         )
-    if labels.device.type == "cpu" and not (-1 <= labels.min() and labels.max() < num_classes):
-        raise ValueError(
-            f"labels must lie in [0, num_classes) = [0, {num_classes}), or be -1 where they are not "
-            f"known, got {labels.min().item()} to {labels.max().item()}"
-        )
-    if labels.device.type == is_labeled.device.type == "cpu" and (is_labeled & (labels < 0)).any():
-        raise ValueError("is_labeled must be False where the label is -1: what is not known cannot be labeled")
+    if labels.device.type == "cpu":
+        low, high = map(int, labels.aminmax())
+        if low < -1 or high >= num_classes:
+            raise ValueError(
+                f"labels must lie in [0, num_classes) = [0, {num_classes}), or be -1 where they are not known, "
+                f"got {low} to {high}"
+            )
+        if low < 0 and is_labeled.device.type == "cpu" and (is_labeled & (labels < 0)).any():
+            raise ValueError("is_labeled must be False where the label is -1: what is not known cannot be labeled")
     if class_weights is not None and class_weights.shape != (num_classes,):
         raise ValueError(
             f"class_weights must be [C] with C = num_classes = {num_classes}, got {list(class_weights.shape)}"
@@ -184,16 +187,14 @@ def propagation_loss(
         log_prob = log_absorption(rates, num_classes).to(to_working_precision(embeddings))
 
     target = ordered_labels[len(labeled) :]
-    weight = torch.ones_like(log_prob[:, 0]) if class_weights is None else class_weights.to(log_prob)[target]
-    if objective == "nll":
-        can_score = is_scored(labels, is_labeled, num_classes)[order[len(labeled) :]]
-        per_node = F.nll_loss(log_prob, target, reduction="none")
-    else:
-        can_score = (labels >= 0)[order[len(labeled) :]]
-        per_node = F.cross_entropy(log_prob.exp(), target, reduction="none")
-    weight = weight * can_score
-    per_node = per_node.masked_fill(~can_score, 0.0)
-    loss = (weight * per_node).sum() / weight.sum().clamp(min=torch.finfo(weight.dtype).tiny)
+    can_score = is_scored(labels, is_labeled, num_classes) if objective == "nll" else labels >= 0
+    can_score = can_score[order[len(labeled) :]]
+    weight = None if class_weights is None else class_weights.to(log_prob)
+    total = can_score.sum() if weight is None else (weight[target] * can_score).sum()
+    if objective == "softmax":
+        log_prob = log_prob.exp().log_softmax(dim=1)
+    loss = F.nll_loss(log_prob, target.masked_fill(~can_score, -1), weight, ignore_index=-1, reduction="sum")
+    loss = loss / total.to(loss).clamp(min=torch.finfo(loss.dtype).tiny)
     lap("propagation")
     return loss, can_score
 

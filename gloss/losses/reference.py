@@ -13,7 +13,7 @@ def gaussian_kernel(embeddings: Tensor, sigma: float) -> Tensor:
     if not sigma > 0:
         raise ValueError(f"sigma must be positive, got {sigma}")
     weights = torch.exp(-pairwise_distances(unit_length(embeddings)).square() / (2 * sigma**2))
-    return weights * (1 - torch.eye(len(weights), dtype=weights.dtype, device=weights.device))
+    return weights - weights.diagonal().diag_embed()
 
 
 def symmetric_normalize(weights: Tensor) -> Tensor:
@@ -24,7 +24,7 @@ def symmetric_normalize(weights: Tensor) -> Tensor:
 
 def transition_matrix(normalized: Tensor) -> Tensor:
     """T [B, B]: each column of S [B, B] divided by its sum, then each row of the result by its own; rows sum to 1."""
-    by_column = normalized / normalized.sum(dim=0, keepdim=True)
+    by_column = normalized / normalized.sum(dim=0)
     return by_column / by_column.sum(dim=1, keepdim=True)
 
 
@@ -43,8 +43,8 @@ def propagate_labels(transition: Tensor, labels: Tensor, is_labeled: Tensor, num
         )
     if is_labeled.dtype != torch.bool:
         raise ValueError(f"is_labeled must be bool, got {is_labeled.dtype}")
-    from_hidden = transition[~is_labeled]
+    from_unlabeled = transition[~is_labeled]
     one_hot = torch.nn.functional.one_hot(labels[is_labeled], num_classes).to(transition.dtype)  # [L, C]
-    stay = from_hidden[:, ~is_labeled]  # T_UU [U, U]
-    identity = torch.eye(len(stay), dtype=stay.dtype, device=stay.device)
-    return torch.linalg.solve(identity - stay, from_hidden[:, is_labeled] @ one_hot)
+    system = -from_unlabeled[:, ~is_labeled]  # -T_UU [U, U]
+    system.diagonal().add_(1)  # I - T_UU
+    return torch.linalg.solve(system, from_unlabeled[:, is_labeled] @ one_hot)

@@ -83,12 +83,13 @@ class _Absorption(torch.autograd.Function):
             outside, inside = a[low:high].split([num_classes + low, len(a) - low], dim=1)
             inside = inside[:, : high - low]
             block = torch.cat([outside.sum(dim=1, keepdim=True), inside], dim=1)
-            rows, columns = block.unbind(), block[:, 1:].unbind(1)
+            rows, columns = block.unbind(), block[:, 1:, None].unbind(1)
+            ones = a.new_ones(high - low)
             total = list(rows)  # of each row its sum
             for k in reversed(range(len(rows))):
                 row = rows[k][: k + 1]
-                total[k] = row.sum()
-                block[:k, : k + 1].addr_(columns[k][:k].div_(total[k]), row)
+                total[k] = row.dot(ones[: k + 1])  # takes half the time of its sum
+                block[:k, : k + 1].addcmul_(columns[k][:k].div_(total[k]), row)
             sums[low:high] = torch.stack(total)
             inside.copy_(block[:, 1:])
             outside.copy_(_solve(-inside, outside, upper=True, unitriangular=True))
@@ -124,18 +125,17 @@ class _Absorption(torch.autograd.Function):
             # Per row: inner products with the rows outside, and what is inside, by c instead of a: times s.
             h = torch.cat([g_outside @ outside.T, (g_inside * total).tril(-1)], dim=1)
             rest = inside.tril(-1)
-            to_c = torch.cat([torch.eye(num).to(a), rest / total], dim=1).unbind()
+            to_c = torch.cat([torch.eye(num, dtype=a.dtype, device=a.device), rest / total], dim=1).unbind()
             ones = torch.cat([outside.sum(dim=1).expand(num, num), total.expand(num, num).tril(-1)], dim=1).unbind()
-            rows, h_columns, columns = h.unbind(), h[:, num:].unbind(1), inside.triu(1).unbind(1)
+            rows, h_columns, columns = h.unbind(), h[:, num:].unbind(1), inside.triu(1).T.contiguous().unbind()
             totals, by_sums = total.unbind(), list(by_sum[low:high].unbind())
             transposed = h.T
             for k in range(num):
                 by_c = torch.mv(h[:k], to_c[k])
-                column = columns[k][:k]
-                by_sums[k] = torch.addcdiv(by_sums[k], by_c.dot(column), totals[k], value=-1)
+                by_sums[k] = torch.addcdiv(by_sums[k], by_c.dot(columns[k][:k]), totals[k], value=-1)
                 row = torch.addmv(rows[k], transposed, columns[k])
                 torch.addcmul(row, by_sums[k], ones[k], out=rows[k])
-                h_columns[k][:k] = by_c
+                h_columns[k][:k].copy_(by_c)
             torch.div(h[:, num:], total, out=g_inside)
             g_outside += torch.stack(by_sums)[:, None]
             g_outside.copy_(_solve(-inside.T, g_outside, upper=False, unitriangular=True))

@@ -30,9 +30,9 @@ def grouped_accuracy(logits: np.ndarray, labels: np.ndarray, groups: np.ndarray,
         groups: str or int [N], the question that a row is an option of.
         right: 0 or 1, the class of right options; a row's score is its logit above that of the other class.
     """
-    score = logits[:, right].astype(np.float64) - logits[:, 1 - right]
-    which = np.unique(groups, return_inverse=True)[1]
-    best_wrong = np.full(which.max() + 1, -np.inf)
+    score = logits[:, right] - logits[:, 1 - right]
+    questions, which = np.unique(groups, return_inverse=True)
+    best_wrong = np.full(len(questions), -np.inf)
     np.maximum.at(best_wrong, which[labels != right], score[labels != right])
     return 100 * float((score[labels == right] > best_wrong[which[labels == right]]).mean())
 

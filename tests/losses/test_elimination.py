@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import types
 
 import pytest
 import torch
@@ -223,6 +224,34 @@ def test_a_kernel_gets_the_rates_as_they_lie_in_memory(monkeypatch):
     assert torch.equal(elimination.eliminate(rates, 2), rates)
     ((device, given, num_classes),) = seen
     assert (device, num_classes) == (rates.device, 2) and given.is_contiguous() and torch.equal(given, rates)
+
+
+def test_the_kernel_is_tried_once_and_its_failure_named(monkeypatch):
+    """A stand-in for the module of Triton, which imports on no machine without it."""
+    tried, failure = [], []
+
+    class Eliminate:
+        @staticmethod
+        def apply(rates, num_classes):
+            tried.append((rates.shape, rates.device.type, num_classes))
+            if failure:
+                raise failure[0]
+
+    module = "gloss.losses.state_elimination_triton"
+    monkeypatch.setitem(sys.modules, module, types.SimpleNamespace(Eliminate=Eliminate))
+    elimination._kernel.cache_clear()
+    assert elimination._kernel(torch.device("meta")) is Eliminate.apply
+    assert elimination._kernel(torch.device("meta")) is Eliminate.apply
+    assert tried == [((1, 2), "meta", 1)]  # one node and one class: nothing to wait for
+    for error, reason in (
+        (RuntimeError("no C compiler\nin PATH"), "RuntimeError: no C compiler"),
+        (OSError(), "OSError: "),
+    ):
+        failure[:] = [error]
+        elimination._kernel.cache_clear()
+        with pytest.warns(UserWarning, match=rf"without its kernel.*\({reason}\)"):
+            assert elimination._kernel(torch.device("meta")) is None
+    elimination._kernel.cache_clear()
 
 
 @pytest.mark.skipif(HAS_GPU, reason="needs a machine without a GPU")

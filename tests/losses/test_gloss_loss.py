@@ -196,7 +196,7 @@ def test_the_parts_lie_where_the_embeddings_lie():
     assert choose_labeled(6, 0.5, device="meta").device.type == "meta"
 
 
-def test_labels_of_hidden_nodes_do_not_reach_the_propagation():
+def test_labels_of_unlabeled_nodes_do_not_reach_the_propagation():
     x, labels, _ = batch()
     log_rates = log_transition_rates(x, 0.5)
     changed = torch.cat([labels[:8], (labels[8:] + 1) % 3])
@@ -319,11 +319,11 @@ def test_wrong_arguments_are_refused(changes, message):
     ("num", "gamma", "labeled"),
     [(10, 0.6, 6), (10, 0.7, 7), (10, 0.61, 7), (2, 0.9, 1), (2, 0.1, 1), (128, 0.6, 77), (5, 0.99, 4)],
 )
-def test_choose_visible_counts(num, gamma, labeled):
+def test_choose_labeled_counts(num, gamma, labeled):
     assert choose_labeled(num, gamma).sum() == labeled
 
 
-def test_choose_visible_is_random_and_repeatable():
+def test_choose_labeled_is_random_and_repeatable():
     draws = torch.stack([choose_labeled(6, 0.5, torch.Generator().manual_seed(seed)) for seed in range(2000)])
     assert (draws.double().mean(0) - 0.5).abs().max() < 0.05  # 4.5 standard errors
     assert torch.equal(draws[7], choose_labeled(6, 0.5, torch.Generator().manual_seed(7)))

@@ -1,10 +1,12 @@
 """The report's statistics against scipy, brute force and values worked out by hand."""
 
 import itertools
+import math
 import random
 
 import pytest
 from scipy import stats as scipy_stats
+from scipy.special import stdtrit
 
 from gloss.paper import published as paper
 from gloss.report import statistics as stats
@@ -111,6 +113,13 @@ def test_verdict(values, published, metric, expected):
 def test_a_difference_on_a_bound_is_within_it(score, expected):
     """Binary fractions, so that no rounding decides; equal seeds have an interval of no width."""
     assert stats.verdict([score] * 3, 87.0, "accuracy") == expected
+
+
+def test_an_interval_as_wide_as_the_bound_still_resolves():
+    """Half the width of three seeds is 4.3027 · std / √3: here 1.5, the bound of "near", give or take 5e-10."""
+    for half, expected in ((1.5 - 5e-10, "ok"), (1.5 + 5e-10, "ok"), (1.5 + 2e-9, "unresolved")):
+        spread = half * math.sqrt(3) / stdtrit(2, 0.975)
+        assert stats.verdict([85 - spread, 85.0, 85 + spread], 85.0, "accuracy") == expected
 
 
 def sample(mean, std, n=5):

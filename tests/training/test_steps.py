@@ -20,6 +20,7 @@ from gloss.errors import RunError
 from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.training.checkpoint import Progress
+from gloss.training.graph_quality import graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.objective import LossOutput, Objective
 from gloss.training.trainer import LOG, Fit
@@ -343,6 +344,18 @@ def test_validation_watches_macro_f1_or_the_silhouette(fit_of):
     fit = fit_of("loss=scl", "mode=standalone")
     expected = macro_silhouette(z, fit.labels["val"])
     assert fit._validate() == (expected, {"macro_silhouette": expected, "graph_quality": None})
+    for options in (["loss=gloss_o"], ["loss=gloss_o", "mode=standalone"]):
+        fit = fit_of(*options)
+        fit.progress.graph_sigma = sigma = 0.5
+        of_graph = graph_quality(
+            fit.embed("val"),
+            fit.labels["val"],
+            sigma=sigma,
+            gamma=fit.objective.gamma,
+            num_classes=fit.objective.num_classes,
+            batch_size=fit.cfg.trainer.batch_size,
+        )
+        assert fit._validate()[1]["graph_quality"] == of_graph
     fit.labels["val"] = torch.arange(len(truth))
     with pytest.raises(RunError, match="no two classes with two texts"):
         fit._validate()
