@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -331,7 +331,10 @@ def _from_examples(
 
 
 def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
-    """A Hugging Face data set: `path` is its name, or name:subset, or a folder of files that `datasets` reads."""
+    """A Hugging Face data set: `path` is its name, or name:subset, or a folder of files that `datasets` reads.
+
+    Where the last column of `text` holds options by name, each row is a question of which `label` names the right one.
+    """
     import datasets  # slow to import, and needed here only
 
     name, _, subset = cfg.path.partition(":")
@@ -346,7 +349,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
         reason = str(error).splitlines()[0]
         raise DataError(f"dataset.path={cfg.path} (revision {cfg.revision}) cannot be read: {reason}") from None
     known = {"train": "train", "validation": "val", "test": "test"}
-    notes, parts, order = [], {}, []
+    notes, parts, order, group = [], {}, [], cfg.group
     for part, table in found.items():
         where = f"{cfg.path}, {part}"
         if missing := [column for column in columns if column not in table.column_names]:
@@ -354,6 +357,10 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
                 f"{where}: no column {missing[0]!r} among {', '.join(table.column_names)}: set "
                 "dataset.text and dataset.label"
             )
+        if part in known and len(table) and isinstance(table[0][cfg.text[-1]], dict):
+            parts[known[part]] = _questions(table, cfg, where)
+            group, order = cfg.text[0], ["wrong", "right"]
+            continue
         kind, values = table.features[cfg.label], table[cfg.label][:]
         try:
             values = list(map(label_name, values))
@@ -371,7 +378,25 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
         parts[known[part]] = collect(rows, columns, where, "parquet")
     if "train" not in parts:
         raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
-    return _from_examples(cfg, parts, order, notes)
+    return _from_examples(replace(cfg, group=group), parts, order, notes)
+
+
+def _questions(table: Any, cfg: DatasetConfig, where: str) -> Examples:
+    """A row for each option of each question: its texts, the question's number, and the class right or wrong.
+
+    The last column of `cfg.text` holds the options by name, `cfg.label` the name of the right one. Raises DataError.
+    """
+    rows: list[tuple[int, tuple[Any, ...]]] = []
+    columns = [table[column][:] for column in (*cfg.text, cfg.label)]
+    for number, (*question, options, answer) in enumerate(zip(*columns, strict=True), 1):
+        options = {name: option for name, option in options.items() if option is not None}
+        if answer not in options:
+            raise DataError(
+                f"{where}: row {number}: {cfg.label} must name one of the options {', '.join(options)}, got {answer!r}"
+            )
+        for name, option in options.items():
+            rows.append((number, (*question, option, str(number), "right" if name == answer else "wrong")))
+    return collect(rows, [*cfg.text, "row number", cfg.label], where, "parquet")
 
 
 _SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}

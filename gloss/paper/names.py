@@ -20,6 +20,7 @@ DATASETS = {
     "snippets_news": "News snippets",
     "snippets_tweets": "Tweets",
     "pubmed_rct": "PubMed RCT",
+    "medqa": "MedQA",
 }
 MODELS = {
     "bert": "BERT-base",

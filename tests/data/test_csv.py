@@ -14,6 +14,7 @@ from gloss.config import CONFIG_DIR, DatasetConfig
 from gloss.data.cells import MAX_TEXT, is_blank
 from gloss.data.datasets import load_dataset
 from gloss.data.files import read_examples
+from gloss.data.splits import right_class
 from gloss.errors import DataError
 
 
@@ -292,6 +293,46 @@ def test_a_hub_set_that_is_not_there_is_refused(tmp_path):
     cfg = DatasetConfig(name="hub", source="hub", path=str(tmp_path / "nothing"))
     with pytest.raises(DataError, match="dataset.path=.*nothing .* cannot be read"):
         load_dataset(cfg, "unused", 1)
+
+
+def test_medqa_is_read_as_pairs_of_question_and_option(tmp_path, monkeypatch):
+    """Small files of its form, in which some questions have an option less."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    preset = yaml.safe_load((CONFIG_DIR / "dataset" / "medqa.yaml").read_text())
+    assert len(preset.pop("revision")) == 40  # of the hub: pinned
+    (tmp_path / "set").mkdir()
+
+    def write(part, num, wrong_name=None):
+        rows = [
+            {
+                "question": f"{part} question {i}?",
+                "answer": f"option {'ABCD'[i % 3]} of {part} {i}",
+                "options": {name: f"option {name} of {part} {i}" for name in ("ABC" if i % 2 else "ABCD")},
+                "answer_idx": wrong_name or "ABCD"[i % 3],
+                "meta_info": "step1",
+            }
+            for i in range(num)
+        ]
+        (tmp_path / "set" / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    write("train", 20)
+    write("test", 4)
+    cfg = DatasetConfig(**preset | {"path": str(tmp_path / "set")})
+    dataset = load_dataset(cfg, tmp_path, seed=1)
+    assert dataset.labels == ["wrong", "right"]
+    sizes = {part: len(split) for part, split in dataset.splits.items()}
+    assert sizes["test"] == 14 and sizes["train"] + sizes["val"] == 70
+    assert not set(dataset.splits["train"].groups) & set(dataset.splits["val"].groups)
+    test = dataset.splits["test"]
+    for (question, option), label, group in zip(test.texts, test.labels, test.groups, strict=True):
+        number = int(group) - 1
+        assert question == f"test question {number}?" and option.endswith(f"of test {number}")
+        assert (option[7] == "ABCD"[number % 3]) == (dataset.labels[label] == "right")
+    assert right_class(test.labels, test.groups) == 1
+    write("test", 4, wrong_name="D")
+    with pytest.raises(DataError, match="test: row 2: answer_idx must name one of the options A, B, C, got 'D'"):
+        load_dataset(cfg, tmp_path, seed=1)
 
 
 def test_pubmed_rct_is_read_from_files_of_its_form(tmp_path, monkeypatch):
