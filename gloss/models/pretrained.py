@@ -129,7 +129,7 @@ def package_folder(name: str) -> Path:
 
 
 @contextmanager
-def _without_advice() -> Iterator[None]:
+def without_advice() -> Iterator[None]:
     """Keep transformers from progress bars, and from advice on weights that are not loaded: we drop them."""
     before, has_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
@@ -142,7 +142,7 @@ def _without_advice() -> Iterator[None]:
             transformers.logging.enable_progress_bar()
 
 
-@_without_advice()
+@without_advice()
 def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedModel:
     """The transformer of a folder or of the hub, in float32 and without pooler; options: those of `from_pretrained`.
 
@@ -175,7 +175,7 @@ def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedMod
     return model
 
 
-@_without_advice()
+@without_advice()
 def _from_source(load: Callable[..., Any], cfg: ModelConfig, **options: Any) -> Any:
     """What `load` makes of the model's folder, or of its name, where the hub has to be asked. Raises ConfigError."""
     name, revision = cfg.name, cfg.revision

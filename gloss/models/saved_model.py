@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from gloss.errors import RunError
 from gloss.models.encoder import Classifier, Encoder
 from gloss.models.model_card import model_card
-from gloss.models.pretrained import pretrained
+from gloss.models.pretrained import pretrained, without_advice
 from gloss.models.stock_head import stock_classifier
 from gloss.records.reading import Record
 from gloss.runtime.atomic import atomic_folder
@@ -54,7 +54,8 @@ def save_model(
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
     with atomic_folder(folder) as temporary:
-        stock.save_pretrained(temporary)
+        with without_advice():
+            stock.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
         save_file(head, temporary / "head.safetensors", metadata={"format": "pt"})

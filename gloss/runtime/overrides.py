@@ -158,7 +158,8 @@ def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool, may_swee
     for one in _values(parsed):
         problem = None if is_group else options[name].problem(name, one)
         if files and one is not None and str(one) not in files:
-            problem = f"expected one of {', '.join(files)}"
+            near = difflib.get_close_matches(str(one), files, 1)
+            problem = f"expected one of {', '.join(files)}{_hint(near)}"
         if problem:
             raise ConfigError(f"{_shown(key, value)} is not allowed: {problem}")
     return f"{key}={value}"

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -13,12 +14,14 @@ import time
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 from searching import composed, trial_records, worker_of
 
 from gloss.cli.hydra_main import main
 from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.records.study import read_studies
+from gloss.search.storage import open_storage
 from gloss.training.run import train
 
 
@@ -156,6 +159,17 @@ def test_a_sweep_writes_no_password(monkeypatch, tmp_path, capsys):
     assert "multirun.yaml" in {path.name for path in written}
     assert not any(b"secret" in path.read_bytes() for path in written)
     assert main(task, [*sweep, "search.storage=null"], "tune") == 1 and found[2:] == [None, None]
+
+
+def test_a_worker_that_reads_keeps_others_from_reading_the_same(tmp_path):
+    """SQLite locks the file for a writer only, so that two workers could read that a trial is free."""
+    path = tmp_path / "study.db"
+    storage = open_storage(None, path, 20)
+    with storage.engine.connect() as connection:
+        connection.execute(sqlalchemy.text("SELECT * FROM trials"))
+        with pytest.raises(sqlite3.OperationalError, match="locked"):
+            sqlite3.connect(path, timeout=0, isolation_level=None).execute("BEGIN IMMEDIATE")
+    sqlite3.connect(path, timeout=0, isolation_level=None).execute("BEGIN IMMEDIATE")
 
 
 def test_a_database_that_is_not_there_is_told_without_its_password(settings):
