@@ -82,12 +82,15 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     """Make the tables, the figures and the page <outputs>/report/index.html from the records under `outputs`.
 
     only: names of SECTIONS; None: those of the experiments in <outputs>/selections.yaml, and what was measured.
-    Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name.
+    Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name, or where
+    `outputs` is not there.
     """
     outputs = Path(outputs)
     only = None if only is None else [ALIASES.get(name, name) for name in only]
     if unknown := sorted(set(only or ()) - set(SECTIONS)):
         raise ConfigError(f"only={','.join(unknown)} is not allowed: expected some of {', '.join(SECTIONS)}")
+    if not outputs.is_dir():
+        raise ConfigError(f"paths.outputs={outputs}: no such folder of runs; `make demo` makes outputs/demo")
     records, found = read_records(outputs)
     problems = [escape_control_characters(f"{_relative(p.folder, outputs)}: {p.reason}") for p in found]
     records, doubles = refuse_doubles(records)

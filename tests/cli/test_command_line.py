@@ -180,6 +180,7 @@ def test_mistakes_of_every_kind_are_told_together(capsys):
         ),
         ("export", ["run=best"], "error: expected to=…: the folder to make"),
         ("plot", ["method=umap"], "error: method=umap is not allowed: expected one of tsne, pca"),
+        ("report", ["paths.outputs=nothing/here"], "error: paths.outputs=nothing/here: no such folder of runs"),
         ("report", ["only=[table99]"], "error: only=table99 is not allowed: expected some of "),
         (
             "reproduce",
