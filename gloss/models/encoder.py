@@ -13,6 +13,7 @@ import torch.nn.functional as F
 import transformers
 from torch import Tensor, nn
 
+from gloss.errors import ConfigError
 from gloss.models.dropout import Dropout, fast_dropout
 from gloss.models.unpadded import Packed, bucket_bounds, runs
 
@@ -31,10 +32,19 @@ class Encoder(nn.Module):
         self.kind = transformer.config.model_type
         self.embedding_dim: int = transformer.config.hidden_size
         self.is_packed = self.kind in _UNPADDED
+        self.finish: Callable[[Any, Tensor, Tensor], Tensor] = _finish
         for parent in list(transformer.modules()):
             for name, child in parent.named_children():
                 if type(child) is nn.Dropout:
                     setattr(parent, name, Dropout(child.p).train(child.training))
+
+    def compile_layers(self) -> None:
+        """Let torch.compile fuse all of a layer that comes after attention, once for any number of tokens."""
+        if not self.is_packed:
+            raise ConfigError(f"trainer.compile=true is for {', '.join(_UNPADDED)}, not for {self.kind}")
+        # By training, gradients, precision and the kind of input: some ten programs.
+        options: Any = {"recompile_limit": 32, "isolate_recompiles": True}  # newer than the types of torch.compile
+        self.finish = torch.compile(_finish, dynamic=True, fullgraph=True, **options)
 
     def forward(self, texts: Packed) -> Tensor:
         """Embeddings [n, D]."""
@@ -55,7 +65,7 @@ class Encoder(nn.Module):
         if self.kind == "mpnet":
             masks = _with_bias(masks, texts, model.encoder.compute_position_bias)
         for layer in layers:
-            hidden = _layer(layer, hidden, texts, masks, is_last=layer is layers[-1])
+            hidden = self.finish(layer, *_attention(layer, hidden, texts, masks, is_last=layer is layers[-1]))
         return hidden
 
     def _groups(self, texts: Packed):
@@ -76,14 +86,21 @@ def _with_bias(masks: list[Tensor | None], texts: Packed, position_bias: Callabl
     return [b if m is None else b.masked_fill(~m, -torch.inf) for b, m in zip(biases, masks, strict=True)]
 
 
-def _layer(layer: Any, hidden: Tensor, texts: Packed, masks: list[Tensor | None], is_last: bool) -> Tensor:
-    """A layer of one of `_UNPADDED` on the tokens [N, D]; the last one for the first tokens only, [n, D].
+def _projections(layer: Any) -> tuple[Any, tuple[str, str, str]]:
+    """The module with query, key and value of a layer, and what it calls them."""
+    attention = getattr(layer.attention, "self", None) or getattr(layer.attention, "attn", layer.attention)
+    return attention, next(names for names in _PROJECTIONS if hasattr(attention, names[0]))
+
+
+def _attention(
+    layer: Any, hidden: Tensor, texts: Packed, masks: list[Tensor | None], is_last: bool
+) -> tuple[Tensor, Tensor]:
+    """Attention in a layer of one of `_UNPADDED`, and the residual stream, both [N, D] of all tokens; in the last layer
+    [n, D] of the first tokens.
 
     masks: of each group's attention scores, as `scaled_dot_product_attention` has them.
     """
-    outer = layer.attention
-    attention = getattr(outer, "self", None) or getattr(outer, "attn", outer)
-    names = next(names for names in _PROJECTIONS if hasattr(attention, names[0]))
+    attention, names = _projections(layer)
     query, key, value = (getattr(attention, name) for name in names)
     heads = attention.n_heads if "q_lin" in names else attention.num_attention_heads
     dropout = attention.dropout.p if attention.training else 0.0
@@ -95,11 +112,16 @@ def _layer(layer: Any, hidden: Tensor, texts: Packed, masks: list[Tensor | None]
         masks = [mask if mask is None else mask[:, :, :1] for mask in masks]
     queries = (texts.split_first if is_last else texts.split)(query(lowered))
     groups = zip(queries, keys, values, masks, strict=True)
-    context = texts.join([_attend(*group, heads, dropout) for group in groups])
+    return texts.join([_attend(*group, heads, dropout) for group in groups]), hidden
+
+
+def _finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
+    """What `_attention` gives, through the rest of the layer."""
+    attention, names = _projections(layer)
     if "q_lin" in names:  # DistilBERT
         hidden = _norm(layer.sa_layer_norm, attention.out_lin(context) + hidden)
         return _norm(layer.output_layer_norm, layer.ffn.ff_chunk(hidden) + hidden)
-    first, second = (outer, layer.output) if "q" in names else (outer.output, layer.output)
+    first, second = layer.attention if "q" in names else layer.attention.output, layer.output
     project = attention.o if "q" in names else first.dense
     hidden = _norm(first.LayerNorm, first.dropout(project(context)) + hidden)
     return _norm(second.LayerNorm, second.dropout(second.dense(layer.intermediate(hidden))) + hidden)

@@ -24,8 +24,8 @@ from gloss.runtime.atomic import atomic_file, write_atomic
 from gloss.runtime.locks import FileLock
 
 # Keys that cannot change a result, or that have a folder level of their own.
-_NOT_IN_DIGITS = ("paths", "experiment", "tuned", "rerun", "seed", "mode")
-_NOT_IN_DIGITS_OF = {
+_NOT_IN_HASH = ("paths", "experiment", "tuned", "rerun", "seed", "mode")
+_NOT_IN_HASH_OF = {
     "dataset": ("name", "path", "val_path", "test_path", "unlabeled_path", "separator", "encoding", "shift_to"),
     "model": ("alias",),
     "loss": ("name",),
@@ -34,7 +34,7 @@ _NOT_IN_DIGITS_OF = {
 # Keys that came later: left out while they change nothing, so that older runs keep their folders.
 _LATER: dict[str, dict[str, object]] = {
     "dataset": {"unlabeled": None, "group": None},
-    "trainer": {"unlabeled_per_batch": None},
+    "trainer": {"unlabeled_per_batch": None, "compile": False},
     "ablation": {"graph_shuffle": False},
 }
 
@@ -54,8 +54,8 @@ def config_hash(cfg: Config, fingerprint: str | None = None) -> str:
 
 def hashed_config(cfg: Config) -> dict[str, Any]:
     """The part of the configuration that config_hash stands for."""
-    rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_DIGITS}
-    for group, keys in _NOT_IN_DIGITS_OF.items():
+    rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_HASH}
+    for group, keys in _NOT_IN_HASH_OF.items():
         rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
     contents = [_content(x) for x in cfg.ablation.tested_on.values()]
     if contents:

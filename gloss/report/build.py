@@ -82,8 +82,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     """Make the tables, the figures and the page <outputs>/report/index.html from the records under `outputs`.
 
     only: names of SECTIONS; None: those of the experiments in <outputs>/selections.yaml, and what was measured.
-    Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name and for a
-    folder that is not there.
+    Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name and
+    for a folder that is not there.
     """
     outputs = Path(outputs)
     only = None if only is None else [ALIASES.get(name, name) for name in only]

@@ -200,6 +200,8 @@ def _run(
     display.show("phase", {"name": "loading the encoder"})
     torch.manual_seed(cfg.seed)  # of the head's first weights
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
+    if cfg.trainer.compile:
+        model.encoder.compile_layers()
     if cfg.mode == STANDALONE:
         model.head.requires_grad_(False)  # the probe's weights go there after training
     display.show("phase", {"name": "computing σ"})

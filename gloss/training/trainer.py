@@ -169,7 +169,7 @@ class Fit:
                 f"{self.folder / 'checkpoint'} was made with {len(self.log)} batches an epoch, now there are "
                 f"{len(batches)}: use the texts it was made with, or rerun=true"
             )
-        if self.device.type == "cuda" and not progress.epochs:
+        if (self.device.type == "cuda" or trainer.compile) and not progress.epochs:
             self._warm_up(batches, labeled)
         start = np.cumsum([0, *(len(batch) for batch in batches)])
         before = time.perf_counter()
@@ -193,7 +193,7 @@ class Fit:
         self._check_finite(batches)
 
     def _warm_up(self, batches: list[np.ndarray], labeled: list[Tensor | None]) -> None:
-        """Run the loss once for each size of a batch: no epoch pays for Triton's compilation, seconds at first.
+        """Run the loss once for each size of a batch: no epoch pays for compilation, seconds at first.
 
         Changes no weight, and no random number of a step.
         """
@@ -203,6 +203,9 @@ class Fit:
             labels = self.labels["train"][torch.arange(size, device=self.device)]
             parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_labeled)
             parts.loss.backward()
+        if self.cfg.trainer.compile:
+            self._encode(batches[0], torch.from_numpy(batches[0]).to(self.device), 0).sum().backward()
+            self.optimizer.zero_grad()
 
     def _add_seconds(self, before: float) -> None:
         """Book the time since `before` on the epoch under way."""

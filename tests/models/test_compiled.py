@@ -1,0 +1,90 @@
+"""Compiled layers are the plain ones, and their dropout has one mask forward and backward."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from gloss.config import ModelConfig
+from gloss.errors import ConfigError
+from gloss.models.encoder import Encoder, TokenTable
+from gloss.models.pretrained import load_encoder
+from gloss.training.run import train
+
+pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+
+
+@pytest.fixture(scope="module")
+def encoders() -> tuple[Encoder, Encoder]:
+    """A tiny encoder in float64, plain and compiled, with the same weights."""
+    plain = load_encoder(ModelConfig(alias="tiny", name="random", num_layers=2)).double()
+    compiled = load_encoder(ModelConfig(alias="tiny", name="random", num_layers=2)).double()
+    compiled.load_state_dict(plain.state_dict())
+    compiled.compile_layers()
+    return plain, compiled
+
+
+def texts(num: int, seed: int) -> TokenTable:
+    rng = np.random.default_rng(seed)
+    lengths = np.sort(rng.integers(3, 12, num))
+    ids = torch.from_numpy(rng.integers(10, 90, (num, lengths.max())).astype(np.int32))
+    return TokenTable(ids, torch.from_numpy(lengths), lengths, None)
+
+
+def encode(encoder: Encoder, table: TokenTable, seed: int = 0) -> torch.Tensor:
+    torch.manual_seed(seed)
+    rows = np.arange(len(table))
+    return table.encode(encoder, rows, torch.from_numpy(rows))
+
+
+def test_without_dropout_embeddings_and_gradients_are_the_same(encoders):
+    for num in (5, 9, 1):  # compiled once for any number of tokens
+        found = []
+        for encoder in encoders:
+            encoder.eval()
+            z = encode(encoder, texts(num, num))
+            found.append([z, *torch.autograd.grad(z.square().sum(), encoder.transformer.encoder.layer.parameters())])
+        for a, b in zip(*found, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+
+
+def test_dropout_has_one_mask_forward_and_backward_and_its_rate(encoders):
+    """The gradient is the difference quotient at one seed; spread over seeds as without compilation."""
+    table, spread = texts(9, 0), []
+    towards = torch.randn(9, encoders[0].embedding_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    for encoder in encoders:
+        encoder.train()
+        for module in encoder.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.25
+        weight = encoder.transformer.encoder.layer[0].intermediate.dense.weight
+        step = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+        (gradient,) = torch.autograd.grad((encode(encoder, table) * towards).sum(), weight)
+        values = []
+        for sign in (1, -1):
+            with torch.no_grad():
+                weight.add_(step, alpha=sign * 1e-5)
+                values.append((encode(encoder, table) * towards).sum())
+                weight.add_(step, alpha=-sign * 1e-5)
+        torch.testing.assert_close((gradient * step).sum(), (values[0] - values[1]) / 2e-5, rtol=1e-6, atol=1e-8)
+        with torch.no_grad():
+            spread.append(torch.stack([encode(encoder, table, seed) for seed in range(100)]).var(0).mean())
+    assert 0.9 < spread[1] / spread[0] < 1.1
+
+
+def test_a_run_may_be_compiled(tiny_config):
+    options = ["loss=gloss_sqrt", "trainer.device=cpu", "trainer.precision=float32"]
+    record, plain = train(tiny_config(*options, "trainer.compile=true")), train(tiny_config(*options))
+    assert record.result["identity"]["config_hash"] != plain.result["identity"]["config_hash"]
+    assert [row["loss"] for row in record.epochs()] != [row["loss"] for row in plain.epochs()]  # other dropout masks
+
+
+def test_a_model_of_another_kind_is_refused():
+    encoder = Encoder.__new__(Encoder)
+    torch.nn.Module.__init__(encoder)
+    encoder.kind, encoder.is_packed = "electra", False
+    with pytest.raises(ConfigError, match="trainer.compile=true is for bert, roberta, .*, not for electra"):
+        encoder.compile_layers()
