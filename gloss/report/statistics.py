@@ -61,8 +61,8 @@ def sign_flip(differences: Sequence[float]) -> float | None:
     left, right = (_signed_sums(part) for part in (differences[: n // 2], differences[n // 2 :]))
     right = np.sort(right)
     observed = abs(math.fsum(differences)) - _TIE
-    at_least = len(right) - np.searchsorted(right, observed - left, side="left")
-    at_most = np.searchsorted(right, -observed - left, side="right")
+    at_least = len(right) - np.searchsorted(right, observed - left)
+    at_most = np.searchsorted(right, -observed - left)
     count = int((at_least + at_most).sum()) if observed > 0 else 2**n  # at 0 the two tails overlap
     return count / 2**n
 

@@ -17,7 +17,7 @@ def classification_metrics(logits: np.ndarray, labels: np.ndarray) -> dict[str, 
     predicted = logits.argmax(axis=1)
     return {
         "accuracy": 100 * float((predicted == labels).mean()),
-        "macro_f1": 100 * float(f1_score(labels, predicted, average="macro", zero_division=0)),
+        "macro_f1": 100 * float(f1_score(labels, predicted, average="macro")),
     }
 
 
@@ -46,7 +46,7 @@ def macro_silhouette(embeddings: Tensor, labels: Tensor, block: int = 1024) -> f
 
     embeddings: float [N, D], labels: int64 [N], on one device. Memory grows with block · N.
     """
-    z = F.normalize(embeddings.float(), dim=1)
+    z = F.normalize(embeddings.float())
     classes, labels = labels.unique(return_inverse=True)
     counts = torch.bincount(labels)
     if len(classes) < 2 or counts.max() < 2:
@@ -60,5 +60,5 @@ def macro_silhouette(embeddings: Tensor, labels: Tensor, block: int = 1024) -> f
         a = total.gather(1, own)[:, 0] / (counts[own[:, 0]] - 1).clamp(min=1)
         b = (total / counts).scatter(1, own, torch.inf).amin(dim=1)
         scores.append((b - a) / torch.maximum(a, b).clamp(min=torch.finfo(z.dtype).tiny))
-    score_of_class = torch.zeros(len(classes), device=z.device).index_add_(0, labels, torch.cat(scores)) / counts
+    score_of_class = z.new_zeros(len(classes)).index_add_(0, labels, torch.cat(scores)) / counts
     return float(score_of_class[counts > 1].mean())

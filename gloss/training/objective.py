@@ -130,7 +130,7 @@ class Objective:
     def _disturbed(self, embeddings: Tensor) -> Tensor:
         """The embeddings that a graph is built from: with noise, or each in another's place."""
         if self.graph_noise:
-            embeddings = F.normalize(embeddings, dim=1)
+            embeddings = F.normalize(embeddings)
             embeddings = embeddings + self.graph_noise * torch.randn_like(embeddings)
         if self.graph_shuffle:  # the same weights, between nodes that have lost their labels to each other
             embeddings = embeddings[torch.randperm(len(embeddings), device=embeddings.device)]

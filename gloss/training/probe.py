@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from gloss.training.metrics import classification_metrics
 
+MAX_ITERATIONS = 5000  # of the logistic probe's solver
 PROBE_STRENGTHS = tuple(10.0**k for k in range(-3, 4))  # inverse regularisation C of the logistic probe
 
 
@@ -22,11 +23,12 @@ def logistic_probe(
     Features are standardised for the solver, and the standardisation folded into weight and bias. Classes that do not
     occur among the training labels get a bias of −1e4, so that they are never predicted.
     """
-    mean, scale = train.mean(axis=0, dtype=np.float64), train.std(axis=0, dtype=np.float64)
-    scale = np.where(scale > 0, scale, 1.0)
+    train = train.astype(np.float64)
+    mean, scale = train.mean(axis=0), train.std(axis=0)
+    scale = np.where(scale > 0, scale, np.inf)
     features = (train - mean) / scale
     best = None
-    classifier = LogisticRegression(max_iter=5000, warm_start=True, tol=1e-5)
+    classifier = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True, tol=1e-5)
     for strength in PROBE_STRENGTHS:
         classifier.set_params(C=strength).fit(features, train_labels)
         coefficients, intercepts = classifier.coef_, classifier.intercept_
@@ -38,13 +40,9 @@ def logistic_probe(
         bias[classifier.classes_] = intercepts - weight[classifier.classes_] @ mean
         score = classification_metrics(val @ weight.T + bias, val_labels)["macro_f1"]
         if best is None or score > best[0]:
-            best = (
-                score,
-                weight,
-                bias,
-                {"probe_strength": strength, "probe_converged": bool(classifier.n_iter_.max() < 5000)},
-            )
-    return best[1], best[2], best[3]
+            has_converged = bool(classifier.n_iter_.max() < MAX_ITERATIONS)
+            best = score, weight, bias, {"probe_strength": strength, "probe_converged": has_converged}
+    return best[1:]
 
 
 def adam_probe(

@@ -136,6 +136,12 @@ def test_the_interval_of_the_difference_is_scipys_welch(mine, theirs):
     assert (low + high) / 2 == pytest.approx(stats.mean(ours) - 71.28)
 
 
+def test_two_means_that_vary_alike_have_an_interval_all_the_same():
+    values = [1.0, 2.0, 3.0, 4.0]
+    low, high = scipy_stats.ttest_ind(values, values, equal_var=False).confidence_interval()
+    assert stats.welch_half(values, stats.std(values), n=4) == pytest.approx((high - low) / 2, rel=1e-9)
+
+
 def test_the_papers_deviation_widens_the_interval():
     values = [84.6, 85.0, 85.4]
     assert stats.verdict(values, 85.0, "accuracy", 0.1) == "ok"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, silhouette_samples
 
@@ -95,6 +96,13 @@ def test_logistic_probe_is_trained_to_convergence(monkeypatch):
     p /= p.sum(1, keepdims=True)
     slope = ((p - np.eye(3)[labels]).T @ ((train - mean) / scale) + weight * scale / 1000) / len(labels)
     assert np.abs(slope).max() < 1.1e-5 and settings["probe_converged"] is True
+
+
+def test_logistic_probe_says_that_it_was_stopped(monkeypatch):
+    monkeypatch.setattr("gloss.training.probe.MAX_ITERATIONS", 1)
+    train, labels = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), np.arange(40) % 2
+    with pytest.warns(ConvergenceWarning):
+        assert logistic_probe(train, labels, train, labels, 2)[2]["probe_converged"] is False
 
 
 def test_logistic_probe_never_predicts_a_class_without_training_texts():
