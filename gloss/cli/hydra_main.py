@@ -15,10 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
@@ -27,7 +25,7 @@ from gloss.cli.command import show, show_messages
 from gloss.cli.help import usage
 from gloss.config import ROOT, Config, TuneConfig, known_options, resolve
 from gloss.errors import ConfigError, RunError
-from gloss.experiments.grid import check_experiment, check_single, is_run, sweep_arguments
+from gloss.experiments.grid import check_experiment, check_single, is_run, jobs_of, sweep_arguments
 from gloss.runtime.compose import composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
 from gloss.runtime.terminal import explain, ignore_broken_pipe, is_expected, program, run_with_exit_code
@@ -150,8 +148,7 @@ def _job(cfg: DictConfig, task: Callable[[Any, str], Any], words: Sequence[str])
 def _place(words: Sequence[str], only: Any, number: int) -> str:
     """Where job `number` stands among the runs of a sweep, as "run 2 of 6"."""
     swept = [word for word in words if not word.startswith(("hydra/", "hydra."))]
-    jobs = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides(swept), None)[0]
-    is_mine = [is_run(job, only) for job in jobs]
+    is_mine = [is_run(job, only) for job in jobs_of(swept)]
     return f"run {sum(is_mine[: number + 1])} of {sum(is_mine)}"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
@@ -95,9 +95,10 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
     given = [o for o in overrides if not o.startswith(elsewhere)]
     found: dict[tuple[str, ...], list[int]] = {}
     try:
-        parsed = OverridesParser.create().parse_overrides(_in_sweep_order(name, given))
+        words = _in_sweep_order(name, given)
+        parsed = OverridesParser.create().parse_overrides(words)
         swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
-        jobs = BasicSweeper.split_arguments(parsed, None)[0]  # just as -m would
+        jobs = jobs_of(words)
         only = experiment_of(name).get("only", {})
         if not (kept := [job for job in jobs if is_run(job, only)]):
             raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {_in_words(only)}")
@@ -110,6 +111,18 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
             return [_cell(name, job, tuple(seeds), swept) for job, seeds in found.items()]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
+
+
+def jobs_of(words: Sequence[str]) -> list[list[str]]:
+    """The jobs of a sweep as Hydra makes them for `-m`: all combinations of the values, the first key's slowest."""
+    values = {
+        o.get_key_element(): list(
+            o.sweep_string_iterator() if o.is_sweep_override() else [o.get_value_element_as_str()]
+        )
+        for o in OverridesParser.create().parse_overrides(list(words))
+    }
+    pairs = [[f"{key}={value}" for value in found] for key, found in values.items()]
+    return [list(job) for job in itertools.product(*pairs)]
 
 
 def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> RunSpec:

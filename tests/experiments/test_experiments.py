@@ -7,11 +7,13 @@ import itertools
 import pytest
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gloss.cli.hydra_main import main
 from gloss.config import CONFIG_DIR, TuneConfig, known_options, resolve
 from gloss.errors import ConfigError
-from gloss.experiments.grid import NAMES, expand_grid, is_run, search_cell, sweep_arguments, sweep_of
+from gloss.experiments.grid import NAMES, expand_grid, is_run, jobs_of, search_cell, sweep_arguments, sweep_of
 from gloss.records.run_folder import config_hash, run_folder
 from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
@@ -50,7 +52,7 @@ def test_every_experiment_is_known_and_has_its_number_of_runs():
 
 
 def test_every_file_of_every_group_composes():
-    choices = {"dataset": 15, "model": 7, "loss": 7, "mode": 2, "variant": 2, "ablation": 7}
+    choices = {"dataset": 16, "model": 7, "loss": 7, "mode": 2, "variant": 2, "ablation": 7}
     needed = {"csv": ["dataset.path=a.csv"], "hub": ["dataset.path=a/b"], "hf": ["model.name=a/b"]}
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
         for group, number in choices.items():
@@ -158,6 +160,12 @@ def test_unlabeled_texts_join_one_line_of_few_shot():
 )
 def test_an_experiment_leaves_out_what_its_only_says(job, runs):
     assert is_run(job, {"a=1": {"b": 2, "c": 5}, "d=true": {"e": "null"}}) is runs
+
+
+def test_jobs_are_those_of_hydras_own_sweeper():
+    words = ["loss=ce,scl", "seed=1,2", "trainer.lr=1e-4", "loss.lam=choice(0.1,0.3)", "seed=range(3,6)", "+a=b"]
+    parsed = OverridesParser.create().parse_overrides(words)
+    assert jobs_of(words) == BasicSweeper.split_arguments(parsed, None)[0] and len(jobs_of(words)) == 12
 
 
 def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path, monkeypatch):
