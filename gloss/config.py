@@ -190,10 +190,9 @@ def is_csv_file(name: str) -> bool:
 
 @dataclass
 class ExperimentConfig:
-    """The sweep behind a table or figure: configs/experiment, gloss/experiments/grid.py."""
+    """What is behind a table or figure, beside the sweep of its file (hydra.sweeper.params)."""
 
     name: str | None = None  # set by experiment=
-    sweep: dict[str, Any] = field(default_factory=dict)  # override -> its values
     only: dict[str, Any] = field(default_factory=dict)  # "key=value" -> {key: the one value that it is run with}
     search: bool = True  # whether the best values are searched for before
 

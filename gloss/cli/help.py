@@ -25,7 +25,7 @@ GROUPS = {
     "search": "which ranges are searched",
     "experiment": "the sweep behind a table or figure (with -m)",
 }
-BY_US = ("experiment.name", "experiment.sweep", "search.overridden")  # not set on a command line
+BY_US = ("experiment.name", "search.overridden")  # not set on a command line
 
 
 def usage(about: str, schema: type, defaults: DictConfig, choices: Mapping[str, str] | None = None) -> str:

@@ -72,15 +72,15 @@ def _main(task: Callable[[Any, str], Any], arguments: list[str], config_name: st
     experiment = value_of(words, "experiment", "null")
     try:
         if experiment != "null":
-            seeds = ("seed",) if config_name == "tune" else ()  # an experiment's seeds share one search
+            if config_name == "tune" and value_of(words, "seed") is None:  # an experiment's seeds share one search
+                words.append(f"seed={Config.seed}")
             if not is_sweep:
-                check_single(experiment, words, but=seeds)
+                check_single(experiment, words)
             elif not is_shown and not os.environ.get("YES"):
                 from gloss.cli.reproduce import confirm_sweep  # here: it loads what draws reports
 
                 confirm_sweep(experiment, words, searches=config_name == "tune")
-            swept = sweep_arguments(words)
-            words = [a for a in swept if a in words or a.partition("=")[0] not in seeds]
+            words = sweep_arguments(words)
         if not is_sweep:
             overrides = [word for word in words if not word.startswith(("hydra.", "hydra/"))]
             (show if is_shown else task)(_prepare(copy.deepcopy(composed(words, config_name)), overrides), "")

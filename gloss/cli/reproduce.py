@@ -23,12 +23,13 @@ import yaml
 from gloss.cli.command import WithOverrides, choice
 from gloss.config import ROOT, TuneConfig, known_options
 from gloss.errors import ConfigError, DataError
-from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides, sweep_of
+from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides
 from gloss.experiments.requested import requested_runs, same_settings, selections
 from gloss.experiments.status import DONE, RUNNING, searches_left
 from gloss.report.build import ALIASES, SECTIONS
 from gloss.report.plan import Plan, failures, make_plan, show
 from gloss.runtime.atomic import write_atomic
+from gloss.runtime.compose import sweep_of
 from gloss.runtime.locks import FileLock
 from gloss.runtime.overrides import SECRET, override, prepared, value_of
 from gloss.runtime.terminal import program

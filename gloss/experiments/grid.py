@@ -1,4 +1,4 @@
-"""Experiments: which runs stand behind a table or figure, as the sweep in configs/experiment/<name>.yaml."""
+"""Experiments: which runs stand behind a table or figure, as Hydra's sweep in configs/experiment/<name>.yaml."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import CONFIG_DIR, GLOSS_O, Config, resolve
+from gloss.config import GLOSS_O, Config, resolve
 from gloss.errors import ConfigError
 from gloss.records.run_folder import config_hash
-from gloss.runtime.compose import _composed, hydra_of_our_own, readable
+from gloss.runtime.compose import _composed, experiment_of, hydra_of_our_own, readable, sweep_of
 from gloss.runtime.overrides import value_of
 from gloss.search.best_values import apply_best_values
 
@@ -99,7 +98,7 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
         jobs = jobs_of(words)
-        only = experiment_of(name).get("only", {})
+        only = experiment_of(name)["experiment"].get("only", {})
         if not (kept := [job for job in jobs if is_run(job, only)]):
             raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {_in_words(only)}")
         for job in kept:
@@ -195,11 +194,6 @@ def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[st
     return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed"))
 
 
-def sweep_of(name: str) -> dict[str, str]:
-    """The sweep of an experiment: override -> its values, separated by commas."""
-    return {key: str(value) for key, value in experiment_of(name).get("sweep", {}).items()}
-
-
 def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether an experiment runs a combination of its sweep.
 
@@ -225,24 +219,15 @@ def _in_words(only: Mapping[str, Mapping[str, Any]]) -> str:
     return "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in needed.items())}" for one, needed in only.items())
 
 
-def experiment_of(name: str) -> dict[str, Any]:
-    """What configs/experiment/<name>.yaml says of the experiment itself. Raises ConfigError."""
-    path = CONFIG_DIR / "experiment" / f"{name}.yaml"
-    names = sorted(p.stem for p in path.parent.glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(names)}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))["experiment"]
-
-
 def sweep_arguments(arguments: Sequence[str]) -> list[str]:
     """Command-line arguments with the sweep of `experiment=NAME`, but for the keys that they set themselves."""
     name = value_of(arguments, "experiment", "null")
     return list(arguments) if name == "null" else _in_sweep_order(name, arguments)
 
 
-def check_single(name: str, arguments: Sequence[str], but: Sequence[str] = ()) -> None:
-    """Raise ConfigError unless `arguments` leave one run of an experiment. but: keys that do not matter."""
-    values = {key: values.split(",") for key, values in sweep_of(name).items() if key not in but}
+def check_single(name: str, arguments: Sequence[str]) -> None:
+    """Raise ConfigError unless `arguments` leave one run of an experiment."""
+    values = {key: values.split(",") for key, values in sweep_of(name).items()}
     open_keys = [key for key, x in values.items() if len(x) > 1 and value_of(arguments, key) is None]
     if open_keys:
         each = " ".join(f"{key}={values[key][0]}" for key in open_keys)

@@ -7,9 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from gloss.errors import ConfigError, DataError
-from gloss.experiments.grid import IDENTITY, RunSpec, expand_grid, own_fingerprint, sweep_of
+from gloss.experiments.grid import IDENTITY, RunSpec, expand_grid, own_fingerprint
 from gloss.records.reading import Record, read_yaml, shortened
 from gloss.records.run_folder import config_hash
+from gloss.runtime.compose import sweep_of
 from gloss.runtime.overrides import override
 
 

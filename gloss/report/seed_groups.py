@@ -205,12 +205,13 @@ def reductions(config: dict[str, Any]) -> list[str]:
     """What makes a smoke run of a run: few training texts, epochs or layers, unless its experiment is made so."""
     experiment = config.get("experiment") or {}
     its_own = _choice("experiment", str(experiment.get("name")))
+    swept = its_own["hydra"]["sweeper"]["params"] if its_own else {}
     found = ["model=tiny"] if (config.get("model") or {}).get("alias") == "tiny" else []
     for path in ("dataset.train_limit", "model.num_layers", "trainer.max_epochs"):
         section, key = path.split(".")
         value = number(config, section, key)
         is_few = value is not None and (key != "max_epochs" or value <= _SMOKE_EPOCHS)
-        if is_few and value != its_own.get(section, {}).get(key) and path not in (experiment.get("sweep") or {}):
+        if is_few and value != its_own.get(section, {}).get(key) and path not in swept:
             found.append(f"{path}={value:g}")
     return found
 

@@ -15,7 +15,7 @@ from gloss.runtime.terminal import program
 
 _ELSEWHERE = (
     *("dataset.source", "loss.name", "mode", "variant.name", "tuned", "rerun", "paths.tuned", "trainer.save_model"),
-    *("experiment.name", "experiment.sweep", "experiment.only", "experiment.search"),
+    *("experiment.name", "experiment.only", "experiment.search"),
 )
 _ABSENT = object()
 

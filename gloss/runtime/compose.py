@@ -1,4 +1,4 @@
-"""Composing a configuration inside the program, and Hydra's error messages in a line."""
+"""Composing a configuration inside the program, the files of experiments, and Hydra's error messages in a line."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
+import yaml
 from hydra import compose, initialize, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
 from gloss.config import CONFIG_DIR
+from gloss.errors import ConfigError
 
 
 def readable(error: Exception) -> str:
@@ -49,3 +52,17 @@ def composed(overrides: Sequence[str], name: str = "train", folder: Path | None 
 @cache
 def _composed(overrides: tuple[str, ...], name: str = "train") -> DictConfig:
     return compose(name, overrides=list(overrides))
+
+
+def experiment_of(name: str) -> dict[str, Any]:
+    """The content of configs/experiment/<name>.yaml. Raises ConfigError."""
+    path = CONFIG_DIR / "experiment" / f"{name}.yaml"
+    names = sorted(p.stem for p in path.parent.glob("*.yaml"))
+    if name not in names:
+        raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(names)}")
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def sweep_of(name: str) -> dict[str, str]:
+    """The sweep of an experiment: override -> its values, separated by commas."""
+    return {key: str(value) for key, value in experiment_of(name)["hydra"]["sweeper"]["params"].items()}

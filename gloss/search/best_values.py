@@ -20,6 +20,7 @@ from gloss.errors import ConfigError, DataError
 from gloss.losses.registry import name_in
 from gloss.records.reading import read_yaml, shortened
 from gloss.runtime.atomic import write_atomic
+from gloss.runtime.compose import sweep_of
 
 
 def tuned_folder(cfg: DictConfig | Config) -> Path:
@@ -180,6 +181,7 @@ def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
     if not _is_default_outputs(cfg):
         names["paths.outputs"] = cfg.paths.outputs
     words = [given.get(key, f"{key}={value}") for key, value in names.items()]
-    elsewhere = {*names, "seed", "rerun", "experiment", *cfg.experiment.sweep}
+    swept = sweep_of(cfg.experiment.name) if cfg.experiment.name else {}
+    elsewhere = {*names, "seed", "rerun", "experiment", *swept}
     words += [o for key, o in given.items() if key not in elsewhere]
     return shlex.join(["python", "scripts/tune.py", *words])
