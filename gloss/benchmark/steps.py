@@ -83,6 +83,7 @@ class Settings:
     precision: str = "auto"
     grad_cache_chunk: int | None = None
     num_length_buckets: int | None = None
+    compile: bool = False
     seed: int = 1
     data: str | None = None
     outputs: str = "outputs"
@@ -109,6 +110,8 @@ class Bench:
         device = choose_device(cfg.trainer.device)
         precision = choose_precision(cfg.trainer, device)
         encoder = _encoder(cfg, settings)
+        if settings.compile:
+            encoder.compile_layers()
         tokens, labels, num_classes = _texts(cfg, settings)
         if len(labels) < settings.batch:
             raise ConfigError(f"batch={settings.batch} is not allowed: there are only {len(labels)} texts")
@@ -149,7 +152,7 @@ class Bench:
             where = f"cpu{torch.get_num_threads()}" + "-cpuclock" * (s.clock == "cpu")
         sliced = [f"{key}{n}" for key, n in (("chunk", s.grad_cache_chunk), ("slices", s.num_length_buckets)) if n]
         texts = s.dataset if s.lengths is None else f"{s.lengths}tokens"
-        return "-".join([texts, s.model, str(s.batch), *sliced, where, self.precision])
+        return "-".join([texts, s.model, str(s.batch), *sliced, *["compiled"] * s.compile, where, self.precision])
 
     def round(self, number: int) -> dict[str, Any]:
         """Every candidate's turn on the same batches; number: from 0, turns the order."""

@@ -41,6 +41,7 @@ class Benchmark:
     precision: str = choice("auto", "auto", "float32", "bf16")  # as in training
     grad_cache_chunk: int | None = at_least(1, None)  # as in training
     num_length_buckets: int | None = at_least(1, None)  # as in training
+    compile: bool = False  # as in training
     paths: Paths = field(default_factory=Paths)
 
 
