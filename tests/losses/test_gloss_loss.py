@@ -17,7 +17,7 @@ from torch import nn
 
 from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
 from gloss.losses.geometry import sqrt_bandwidth
-from gloss.losses.gloss import log_propagate, log_transition_rates
+from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/losses.json").read_text())["cases"]
@@ -159,6 +159,23 @@ def test_finite_everywhere(corner, dtype, scale):
                 assert gradient.isfinite().all() and gradient.dtype == dtype
 
 
+def test_a_node_of_an_unknown_class_is_propagated_through_and_not_scored():
+    """Its class does not matter where it is scored, and its edges do: against the reference's propagation."""
+    x, labels, is_labeled = batch()
+    unknown = (~is_labeled).nonzero()[0]
+    known = labels.index_fill(0, unknown, -1)
+    found = value_and_gradient(x, known, sigma=0.5, is_labeled=is_labeled, num_classes=3)
+    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5)))
+    propagated = propagate_labels(transition, labels, is_labeled, 3)
+    truth, scored = labels[~is_labeled], known[~is_labeled] >= 0
+    torch.testing.assert_close(found[0], -propagated[scored, truth[scored]].log().mean(), rtol=1e-9, atol=0)
+    assert found[1][unknown].abs().sum() > 0
+    with pytest.raises(ValueError, match="is_labeled must be False where the label is -1"):
+        gloss_loss(
+            x, labels.index_fill(0, is_labeled.nonzero()[0], -1), sigma=0.5, is_labeled=is_labeled, num_classes=3
+        )
+
+
 def test_nothing_to_score_is_zero_but_connected():
     x, _, is_labeled = batch()
     value, gradient = value_and_gradient(x, torch.arange(14), sigma=0.5, is_labeled=is_labeled, num_classes=14)
@@ -179,6 +196,7 @@ def test_order_rotation_scale_and_names_of_classes_change_nothing():
         ),
         (value_and_gradient(x @ rotation, labels, is_labeled=is_labeled, **settings), lambda g: g @ rotation.T),
         (value_and_gradient(8 * x, labels, is_labeled=is_labeled, **settings), lambda g: 8 * g),
+        (value_and_gradient(x / 2**40, labels, is_labeled=is_labeled, **settings), lambda g: g / 2**40),
         (value_and_gradient(x, torch.tensor([2, 0, 1])[labels], is_labeled=is_labeled, **settings), lambda g: g),
         (value_and_gradient(x, labels + 4, is_labeled=is_labeled, sigma=0.5, num_classes=9), lambda g: g),
     ]:
@@ -189,10 +207,11 @@ def test_the_parts_lie_where_the_embeddings_lie():
     """On torch's "meta" device, which has shapes and no numbers: a mix with the CPU would fail there as on a GPU."""
     x, labels = torch.randn(6, 3, device="meta"), torch.zeros(6, dtype=torch.long, device="meta")
     rates = log_transition_rates(x, 0.5)
+    linear = linear_rates(x, labels, 0.5, 4, 3)
     scored = is_scored(labels, torch.arange(6) < 4, 3)
     propagated = log_propagate(rates, labels, 4, 3)
-    assert {part.device.type for part in (rates, scored, propagated)} == {"meta"}
-    assert (rates.shape, scored.shape, propagated.shape) == ((6, 6), (6,), (2, 3))
+    assert {part.device.type for part in (rates, linear, scored, propagated)} == {"meta"}
+    assert (rates.shape, linear.shape, scored.shape, propagated.shape) == ((6, 6), (2, 5), (6,), (2, 3))
     assert choose_labeled(6, 0.5, device="meta").device.type == "meta"
 
 
