@@ -125,7 +125,7 @@ class _Absorption(torch.autograd.Function):
             # Per row: inner products with the rows outside, and what is inside, by c instead of a: times s.
             h = torch.cat([g_outside @ outside.T, (g_inside * total).tril(-1)], dim=1)
             rest = inside.tril(-1)
-            to_c = torch.cat([torch.eye(num, dtype=a.dtype, device=a.device), rest / total], dim=1).unbind()
+            to_c = torch.cat([a.new_zeros(num, num).fill_diagonal_(1.0), rest / total], dim=1).unbind()
             ones = torch.cat([outside.sum(dim=1).expand(num, num), total.expand(num, num).tril(-1)], dim=1).unbind()
             rows, h_columns, columns = h.unbind(), h[:, num:].unbind(1), inside.triu(1).T.contiguous().unbind()
             totals, by_sums = total.unbind(), list(by_sum[low:high].unbind())

@@ -226,6 +226,14 @@ def test_a_kernel_gets_the_rates_as_they_lie_in_memory(monkeypatch):
     assert (device, num_classes) == (rates.device, 2) and given.is_contiguous() and torch.equal(given, rates)
 
 
+@pytest.mark.parametrize("built", [None, object()])
+def test_only_a_gpu_has_a_kernel_and_only_if_it_builds(built, monkeypatch):
+    asked: list[torch.device] = []
+    monkeypatch.setattr(elimination, "_kernel", lambda device: asked.append(device) or built)
+    found = [elimination.has_kernel(torch.device(name)) for name in ("cpu", "mps", "cuda:1")]
+    assert found == [False, False, built is not None] and asked == [torch.device("cuda:1")]
+
+
 def test_the_kernel_is_tried_once_and_its_failure_named(monkeypatch):
     """A stand-in for the module of Triton, which imports on no machine without it."""
     tried, failure = [], []

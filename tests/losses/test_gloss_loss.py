@@ -17,7 +17,7 @@ from torch import nn
 
 from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
 from gloss.losses.geometry import sqrt_bandwidth
-from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates
+from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates, propagation_loss
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/losses.json").read_text())["cases"]
@@ -157,6 +157,15 @@ def test_finite_everywhere(corner, dtype, scale):
                 )
                 assert value.shape == () and value.isfinite() and value >= 0
                 assert gradient.isfinite().all() and gradient.dtype == dtype
+
+
+@pytest.mark.parametrize("sigma", [0.01, 0.5])  # in log space, and not
+def test_the_parts_of_a_step_are_named(sigma):
+    x, labels, is_labeled = batch()
+    parts: list[str] = []
+    settings = {"sigma": sigma, "num_classes": 3, "objective": "nll", "class_weights": None}
+    propagation_loss(x, labels, is_labeled, parts.append, **settings)
+    assert parts == ["graph", "propagation"]
 
 
 def test_a_node_of_an_unknown_class_is_propagated_through_and_not_scored():
