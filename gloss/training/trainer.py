@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config, forward_passes
+from gloss.config import Config, forward_passes
 from gloss.data.sampler import epoch_batches, unlabeled_batches
 from gloss.errors import RunError
-from gloss.losses.registry import is_graph
+from gloss.losses.registry import CE, GLOSS_O, INTEGRATED, STANDALONE, is_graph
 from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.unpadded import bucket_bounds
 from gloss.records.run_folder import hashed_config

@@ -9,10 +9,11 @@ import yaml
 from hydra import compose, initialize_config_dir
 
 from gloss.cli.hydra_main import main
-from gloss.config import CONFIG_DIR, TuneConfig, known_options, resolve
+from gloss.config import CONFIG_DIR, TuneConfig, known_options
 from gloss.errors import ConfigError
 from gloss.experiments.grid import NAMES, expand_grid, is_run, search_cell, sweep_arguments, sweep_of
 from gloss.records.run_folder import config_hash, run_folder
+from gloss.resolve import resolve
 from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
 

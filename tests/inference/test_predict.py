@@ -17,7 +17,7 @@ from hydra import compose, initialize_config_dir
 
 from gloss.cli.command import read, show_messages
 from gloss.cli.predict import Predict
-from gloss.config import CONFIG_DIR, ROOT, ModelConfig, resolve
+from gloss.config import CONFIG_DIR, ROOT, ModelConfig
 from gloss.data.cells import MAX_TEXT
 from gloss.data.files import _bounded
 from gloss.errors import ConfigError, DataError, RunError
@@ -26,6 +26,7 @@ from gloss.inference.prediction_files import BadRow, Row, Writer, input_kind, ou
 from gloss.inference.predictor import Neighbour, Prediction, Run, find_run, load_run
 from gloss.models.pretrained import load_tokenizer
 from gloss.records.run_folder import write_json
+from gloss.resolve import resolve
 from gloss.runtime.terminal import escape_control_characters
 from gloss.training.run import _log_once, train
 
