@@ -45,8 +45,8 @@ from gloss.search.space import Space, range_of, search_space, space_rows
 from gloss.search.storage import MAX_RETRIES, open_storage
 from gloss.training.callbacks import Callback
 from gloss.training.collapse import majority_f1
+from gloss.training.failures import Diverged
 from gloss.training.run import train
-from gloss.training.trainer import Diverged
 
 log = logging.getLogger(__name__)
 

@@ -28,7 +28,8 @@ from gloss.models.pretrained import load_tokenizer
 from gloss.records.run_folder import write_json
 from gloss.resolve import resolve
 from gloss.runtime.terminal import escape_control_characters
-from gloss.training.run import _log_once, train
+from gloss.training.run import train
+from gloss.training.texts import log_once
 
 
 def train_tiny(folder, *overrides, columns=("text",)):
@@ -171,7 +172,7 @@ def test_a_run_reads_files_as_it_read_its_own(tmp_path, monkeypatch, capsys):
 
 
 def test_notes_on_the_data_are_printed_and_kept(tmp_path, capsys):
-    _log_once.cache_clear()
+    log_once.cache_clear()
     record = train_tiny(tmp_path, "model.max_length=6", "seed=3")
     err = capsys.readouterr().err
     assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
