@@ -15,9 +15,10 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from gloss.cli.command import show_messages
-from gloss.config import CONFIG_DIR, Config, known_options, resolve
+from gloss.config import CONFIG_DIR, Config, known_options
 from gloss.experiments.grid import own_fingerprint
 from gloss.records.run_folder import run_folder
+from gloss.resolve import resolve
 from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
 

@@ -11,7 +11,7 @@ from gloss.config import ROOT
 
 # Each may import itself and what stands before it. `losses` alone imports nothing else of ours: it needs only torch.
 LAYERS = (
-    *("errors", "losses", "config", "paper", "runtime", "records", "models", "data", "training", "search"),
+    *("errors", "losses", "config", "resolve", "paper", "runtime", "records", "models", "data", "training", "search"),
     *("experiments", "report", "benchmark", "inference", "predict", "cli"),
 )
 FOLDERS = {

@@ -25,8 +25,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from gloss.benchmark.steps import Bench, Settings, bench, difference_of_equal_steps, distance, gradient
 from gloss.benchmark.turns import repeated, wall
-from gloss.config import CE, GLOSS_O, ROOT
+from gloss.config import ROOT
 from gloss.losses import state_elimination as elimination
+from gloss.losses.registry import CE, GLOSS_O
 from gloss.runtime.device import choose_device, has_bf16
 from gloss.runtime.environment import environment
 from gloss.training.trainer import Fit

@@ -24,16 +24,17 @@ from hydra.errors import HydraException
 
 from gloss.benchmark.baselines import PADDED_TO, ReleasedSteps, TrainerSteps
 from gloss.benchmark.turns import CLOCKS, Clock, in_turn, interval, repeated
-from gloss.config import CE, CONFIG_DIR, GLOSS_O, GLOSS_SQRT, INTEGRATED, Config, resolve
+from gloss.config import CONFIG_DIR, Config
 from gloss.data.datasets import load_dataset
 from gloss.data.sampler import epoch_batches
 from gloss.data.tokens import Tokens, tokenize
 from gloss.errors import ConfigError
 from gloss.experiments.cost import DEVICES, is_named
-from gloss.losses.registry import LOSSES
+from gloss.losses.registry import CE, GLOSS_O, GLOSS_SQRT, INTEGRATED, LOSSES
 from gloss.models.encoder import Classifier, Encoder, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.run_folder import write_json
+from gloss.resolve import resolve
 from gloss.runtime.compose import composed, readable
 from gloss.runtime.device import choose_device, choose_precision, device_name
 from gloss.runtime.environment import environment

@@ -21,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.cli.help import usage
-from gloss.config import Config, TuneConfig, check_ranges, known_options
+from gloss.config import Config, TuneConfig, known_options
 from gloss.errors import ConfigError
 from gloss.records.reading import SELECTION
+from gloss.resolve import check_ranges
 from gloss.runtime.compose import composed, readable
 from gloss.runtime.overrides import parted, prepared
 from gloss.runtime.terminal import run_with_exit_code

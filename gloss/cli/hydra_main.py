@@ -23,9 +23,10 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gloss.cli.command import show, show_messages
 from gloss.cli.help import usage
-from gloss.config import ROOT, Config, TuneConfig, known_options, resolve
+from gloss.config import ROOT, Config, TuneConfig, known_options
 from gloss.errors import ConfigError, RunError
 from gloss.experiments.grid import check_experiment, check_single, is_run, jobs_of, sweep_arguments
+from gloss.resolve import resolve
 from gloss.runtime.compose import composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
 from gloss.runtime.terminal import explain, ignore_broken_pipe, is_expected, program, run_with_exit_code

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from gloss.config import DatasetConfig, is_csv_file
+from gloss.config import DatasetConfig
 from gloss.data import docstrings
 from gloss.data.cells import label_name
 from gloss.data.checks import examine, words
@@ -46,7 +46,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     training texts. A split that the set does not have is cut from its training texts: 10 % each, stratified, with a
     seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled dev split). Raises DataError.
     """
-    source = _SOURCES[cfg.source](cfg, Path(data_dir))
+    source = SOURCES[cfg.source](cfg, Path(data_dir))
     if cfg.unlabeled_path is not None:
         source.add_unlabeled(_read_unlabeled(cfg))
     unlabeled = source.splits.pop("unlabeled", None)
@@ -78,34 +78,6 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     splits = {part: splits[part] for part in ("train", "val", "test")}
     _check_groups(cfg.path or cfg.name, labels, splits)
     return TextDataset(cfg.name, labels, splits, source.fingerprint(), notes, unlabeled)
-
-
-def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
-    """The set that `ablation.test_on` names: a prepared one; a CSV file; or hub:owner/name, hub:owner/name@revision.
-
-    A file or hub set has the columns, separator and encoding of the run's own.
-    """
-    columns: dict[str, Any] = {"text": own.text, "label": own.label}
-    if name.startswith("hub:"):
-        path, _, revision = name.removeprefix("hub:").partition("@")
-        return DatasetConfig(name=path, source="hub", path=path, revision=revision or None, **columns)
-    if is_csv_file(name):
-        form: dict[str, Any] = {"separator": own.separator, "encoding": own.encoding}
-        return DatasetConfig(name=Path(name).name, source="csv", path=name, **columns, **form)
-    return DatasetConfig(name=name)
-
-
-def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Split]:
-    """The classes and the texts to test of a set that nothing is trained on: all rows of a CSV file, the test split of
-    a hub set, or its validation split if it has no other with labels. Numbers of labels are those of `labels`, which
-    the classes are where the set has no other. Raises DataError.
-    """
-    source = _SOURCES[cfg.source](cfg, Path())
-    test = next(source.splits[part] for part in ("test", "val", "train") if part in source.splits)
-    if not set(source.labels) <= set(labels):
-        return source.labels, test
-    numbers = np.array([labels.index(label) for label in source.labels])
-    return list(labels), Split(test.texts, numbers[test.labels], test.rows)
 
 
 # -- splits ------------------------------------------------------------------------------------------------------------
@@ -399,4 +371,4 @@ def _questions(table: Any, cfg: DatasetConfig, where: str) -> Examples:
     return collect(rows, [*cfg.text, "row number", cfg.label], where, "parquet")
 
 
-_SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}
+SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}

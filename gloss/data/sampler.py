@@ -1,10 +1,34 @@
-"""Which texts make a batch: a function of the seed and the epoch, and of nothing else."""
+"""Which texts make a batch, and the seed of a step: functions of the seed and the epoch, and of nothing else."""
 
 from __future__ import annotations
+
+import hashlib
 
 import numpy as np
 
 from gloss.config import TrainerConfig
+
+
+def seed_of(*numbers: int) -> int:
+    """A seed below 2**62 that depends on all numbers (seed, epoch, step) and leaves room to count on."""
+    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 2
+
+
+def step_batches(
+    labels: np.ndarray, lengths: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """The batches of an epoch as its steps take them: `epoch_batches` and the texts without a label that join them.
+
+    The rows of a batch stand by length, so that its slices have texts of similar length.
+
+    labels: int64 [N]; lengths: tokens of the texts with a label, then of those without, [N + M].
+    """
+    batches = epoch_batches(labels, cfg, seed, epoch)
+    if num_unlabeled := len(lengths) - len(labels):
+        more = unlabeled_batches(num_unlabeled, len(batches), cfg.unlabeled_per_batch or cfg.batch_size, seed, epoch)
+        batches = [np.concatenate([a, len(labels) + b]) for a, b in zip(batches, more, strict=True)]
+    return [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]
 
 
 def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int) -> list[np.ndarray]:

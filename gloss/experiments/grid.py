@@ -17,9 +17,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import GLOSS_O, Config, resolve
+from gloss.config import Config
 from gloss.errors import ConfigError
+from gloss.losses.registry import GLOSS_O
 from gloss.records.run_folder import config_hash
+from gloss.resolve import resolve
 from gloss.runtime.compose import _composed, experiment_of, hydra_of_our_own, readable, sweep_of
 from gloss.runtime.overrides import value_of
 from gloss.search.best_values import apply_best_values

@@ -24,12 +24,11 @@ from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import unit_length
 from gloss.losses.registry import name_in
-from gloss.models.encoder import TokenTable
+from gloss.models.encoder import TokenTable, embed
 from gloss.models.saved_model import load_model, model_folder
 from gloss.records.reading import SELECTION, Record, read_record, read_records
 from gloss.runtime.device import choose_device, has_bf16
 from gloss.runtime.terminal import escape_control_characters
-from gloss.training.trainer import embed
 
 log = logging.getLogger(__name__)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from gloss.errors import ConfigError
 from gloss.models.dropout import Dropout, fast_dropout
 from gloss.models.unpadded import Packed, bucket_bounds, runs
+from gloss.runtime.device import autocast
 
 _UNPADDED = ("bert", "roberta", "xlm-roberta", "mpnet", "distilbert")  # others go through the model, group by group
 _PROJECTIONS = (("query", "key", "value"), ("q", "k", "v"), ("q_lin", "k_lin", "v_lin"))
@@ -287,3 +288,27 @@ class TokenTable:
         where = device_rows[text_of], positions
         types = None if self.token_type_ids is None else self.token_type_ids[where].long()
         return Packed(self.input_ids[where], positions, types, first, groups, masks, place)
+
+
+@torch.inference_mode()
+def embed(
+    model: Classifier, table: TokenTable, device: torch.device, precision: str, at_most: int | None = None
+) -> Tensor:
+    """Embeddings [N, D] in evaluation mode, float32, in the table's order; long texts first, in batches of one length.
+
+    at_most: texts at once, if fewer than 32 (CPU) or 256 (elsewhere); it does not change a result beyond rounding.
+    """
+    was_training = model.training
+    model.eval()
+    order = np.argsort(-table.host_lengths, kind="stable")
+    on_device = torch.from_numpy(order).to(device)
+    batch_size = 32 if device.type == "cpu" else 256
+    batch_size = min(batch_size, at_most or batch_size)
+    with autocast(device, precision):
+        pieces = [
+            table.encode(model, order[i : i + batch_size], on_device[i : i + batch_size]).float()
+            for i in range(0, len(order), batch_size)
+        ]
+    model.train(was_training)
+    embeddings = torch.cat(pieces)
+    return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)

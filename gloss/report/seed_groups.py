@@ -11,7 +11,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from gloss.config import CONFIG_DIR, HYPERPARAMETERS, SCL_CE
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS
+from gloss.losses.registry import SCL_CE
 from gloss.paper.names import paper_order
 from gloss.records.reading import number
 from gloss.report.statistics import mean, std

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from gloss.config import CONFIG_DIR, GLOSS_O, HYPERPARAMETERS, Config, DatasetConfig, TrainerConfig
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config, DatasetConfig, TrainerConfig
 from gloss.errors import ConfigError, DataError
-from gloss.losses.registry import name_in
+from gloss.losses.registry import GLOSS_O, name_in
 from gloss.records.reading import read_yaml, shortened
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.compose import sweep_of

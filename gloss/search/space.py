@@ -6,8 +6,9 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from gloss.config import HYPERPARAMETERS, SCL_CE, Config, SearchConfig
+from gloss.config import HYPERPARAMETERS, Config, SearchConfig
 from gloss.errors import ConfigError
+from gloss.losses.registry import SCL_CE
 
 Space = dict[str, FloatDistribution | CategoricalDistribution]
 

@@ -30,11 +30,13 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
 from optuna.trial import FrozenTrial, TrialState
 
-from gloss.config import HYPERPARAMETERS, INTEGRATED, ROOT, Config, SearchConfig, TuneConfig, resolve
+from gloss.config import HYPERPARAMETERS, ROOT, Config, SearchConfig, TuneConfig
 from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError, RunError
+from gloss.losses.registry import INTEGRATED
 from gloss.records.run_folder import hashed_config, run_folder, write_json
 from gloss.records.study import SCHEMA_VERSION, Study, read_study, rounded
+from gloss.resolve import resolve
 from gloss.runtime.environment import commit_of
 from gloss.runtime.locks import FileLock
 from gloss.runtime.signals import Interrupted
@@ -43,8 +45,8 @@ from gloss.search.space import Space, range_of, search_space, space_rows
 from gloss.search.storage import MAX_RETRIES, open_storage
 from gloss.training.callbacks import Callback
 from gloss.training.collapse import majority_f1
+from gloss.training.failures import Diverged
 from gloss.training.run import train
-from gloss.training.trainer import Diverged
 
 log = logging.getLogger(__name__)
 

@@ -16,14 +16,13 @@ from gloss.data.datasets import load_dataset
 from gloss.data.statistics import measure_texts
 from gloss.data.tokens import tokenize
 from gloss.errors import ConfigError, DataError
-from gloss.models.encoder import Classifier, TokenTable
+from gloss.models.encoder import Classifier, TokenTable, embed
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.run_folder import write_arrays, write_json
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.neighbours import best_k, nearest_labels, vote
 from gloss.training.probe import logistic_probe
-from gloss.training.trainer import embed
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,7 @@
 """Everything an interrupted run needs to go on as if it had never stopped.
 
 A checkpoint is a folder `checkpoint/<epoch>-<step>/`, there as a whole or not at all, so that the newest is always
-complete. Weights are safetensors; the optimizer's tensors are read with weights-only
-loading.
+complete. Weights are safetensors; the optimizer's tensors are read with weights-only loading.
 """
 
 from __future__ import annotations
@@ -17,7 +16,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from gloss.config import Config
 from gloss.errors import RunError
+from gloss.records.run_folder import hashed_config
 from gloss.runtime.atomic import atomic_folder
 
 State = dict[str, Tensor]
@@ -46,6 +47,28 @@ class Progress:
     was_shared: bool = False
     epochs: list[dict[str, Any]] = field(default_factory=list)  # lines of epochs.jsonl
     notes: list[str] = field(default_factory=list)  # signs of a collapse (gloss.training.collapse)
+
+    def go_on_from(self, other: Progress, folder: Path) -> None:
+        """Become what `other` is, which was read from `folder`, on this machine.
+
+        Raises RunError where it was made with other texts.
+        """
+        if other.fingerprint not in (None, self.fingerprint):
+            raise RunError(
+                f"{folder} was made with other texts: their fingerprint was {other.fingerprint}, is "
+                f"{self.fingerprint}. Use the texts it was made with, or rerun=true"
+            )
+        machine = self.machine
+        vars(self).update(vars(other))
+        if other.machine and (what := differences(other.machine, machine)):
+            self.resumed_on.append(f"epoch {self.epoch}, step {self.step}: {what}")
+        self.machine = machine
+
+
+def config_of(cfg: Config, precision: str) -> dict:
+    """The settings that must agree for a checkpoint to be taken up; a run never mixes two precisions."""
+    rest = {"mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed, "precision": precision}
+    return {**hashed_config(cfg), **rest}
 
 
 def save(

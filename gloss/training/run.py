@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import shutil
 import time
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from torch import Tensor
-from transformers import PreTrainedTokenizerBase
 
-from gloss.config import INTEGRATED, STANDALONE, Config
-from gloss.data.checks import letters_and_digits
-from gloss.data.datasets import TextDataset, load_dataset, load_test, other_set
-from gloss.data.splits import Split, add_label_noise, right_class
-from gloss.data.tokens import check_tokens, count_truncated, tokenize
-from gloss.errors import ConfigError, DataError, RunError
-from gloss.losses.geometry import sqrt_bandwidth
-from gloss.models.encoder import Classifier, TokenTable
-from gloss.models.pretrained import load_encoder, load_tokenizer
+from gloss.config import Config
+from gloss.data.datasets import TextDataset, load_dataset
+from gloss.errors import ConfigError, DataError
+from gloss.losses.registry import STANDALONE
+from gloss.models.encoder import Classifier
+from gloss.models.pretrained import load_encoder
 from gloss.models.saved_model import save_model
 from gloss.records.reading import Record, read_record
 from gloss.records.run_folder import (
@@ -41,33 +34,27 @@ from gloss.records.run_folder import (
     write_json,
     write_lines,
 )
-from gloss.records.schema import SCHEMA_VERSION, checked_result
+from gloss.records.schema import checked_result
 from gloss.runtime.atomic import remove_half_written, write_atomic
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.runtime.environment import environment
 from gloss.runtime.locks import holder
 from gloss.runtime.signals import Interrupted
-from gloss.runtime.terminal import escape_control_characters, ignore_broken_pipe
+from gloss.runtime.terminal import ignore_broken_pipe
 from gloss.runtime.timing import reset_peak_memory
 from gloss.training.callbacks import Callback, TensorBoard
 from gloss.training.checkpoint import Progress
 from gloss.training.collapse import no_better
-from gloss.training.graph_quality import DEFAULT_GAMMA
-from gloss.training.metrics import classification_metrics, grouped_accuracy, macro_silhouette
-from gloss.training.neighbours import best_k, nearest_labels, vote
+from gloss.training.evaluate import evaluate, keep_embeddings, kept_embeddings
+from gloss.training.failures import out_of_memory
 from gloss.training.objective import Objective, balanced_class_weights
-from gloss.training.probe import adam_probe, logistic_probe
 from gloss.training.progress_bar import Display, scores
-from gloss.training.trainer import Fit, embed, out_of_memory
+from gloss.training.result import result_of
+from gloss.training.sigma import choose_sigma
+from gloss.training.texts import texts_on_device
+from gloss.training.trainer import Fit
 
 log = logging.getLogger(__name__)
-
-SIGMA_SAMPLE = 4096  # training texts from which σ of G-Loss-SQRT is computed
-TRUNCATED_NOTED = 0.01  # share of the texts
-CLASSES_NAMED = 20
-QUALITY_SAMPLE = 1024  # the same where only the quality of the graph needs σ: a fourth of the time, within 1 % of it
-NEIGHBOURS_SAMPLE = 16_384  # training texts among which neighbours are looked for: all, but for sst2 and qnli
-KEPT_SAMPLE = 200  # validation texts whose embeddings `trainer.embeddings_at` keeps
 
 
 @ignore_broken_pipe()
@@ -113,7 +100,7 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
-            _run(cfg, dataset, folder, device, callbacks, is_trial, display)
+            _Run(cfg, dataset, folder, device, callbacks, is_trial, display).complete()
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
             if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))
@@ -164,7 +151,7 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
 def _command(cfg: Config, *more: str) -> str:
     from gloss.runtime.command import command_of  # here: it loads Hydra, which a run in Python does without
 
-    return command_of(dataclasses.asdict(cfg), *more)
+    return command_of(asdict(cfg), *more)
 
 
 def _write_error(folder: Path, error: Exception) -> None:
@@ -179,387 +166,122 @@ def _write_error(folder: Path, error: Exception) -> None:
         write_json(folder / "error.json", content)
 
 
-def _run(
-    cfg: Config,
-    dataset: TextDataset,
-    folder: Path,
-    device: torch.device,
-    callbacks: Sequence[Callback],
-    is_trial: bool,
-    display: Display,
-) -> None:
-    started = time.perf_counter()
-    reset_peak_memory(device)
-    precision = choose_precision(cfg.trainer, device)
-    if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
-        told = "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
-        log.warning(told)
-    machine = environment(device, precision)
-    display.show("phase", {"name": "tokenising"})
-    rows, tables, labels, tokenizer = _texts_on_device(cfg, dataset, device, is_trial)
-    display.show("phase", {"name": "loading the encoder"})
-    torch.manual_seed(cfg.seed)  # of the head's first weights
-    model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
-    if cfg.trainer.compile:
-        model.encoder.compile_layers()
-    if cfg.mode == STANDALONE:
-        model.head.requires_grad_(False)  # the probe's weights go there after training
-    display.show("phase", {"name": "computing σ"})
-    sigma = _sigma(cfg, model, tables["train"], device, precision)
-    progress = display.progress = Progress(
-        sigma=sigma,
-        graph_sigma=_graph_sigma(cfg, sigma, model, tables["train"], device, precision),
-        fingerprint=dataset.fingerprint,
-        machine=machine | {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")},
-    )
-    weights = None
-    if cfg.variant.class_weights == "balanced":
-        weights = balanced_class_weights(labels["train"].cpu(), len(dataset.labels)).to(device)
-    objective = Objective.of(cfg, len(dataset.labels), progress.sigma, weights)
-    if cfg.rerun or is_done(folder):
-        clear(folder)  # not before everything is there to train again
-    write_atomic(folder / "config.yaml", yaml.safe_dump(dataclasses.asdict(cfg), sort_keys=False))
-    write_json(folder / "environment.json", machine)
-    if 0 in cfg.trainer.embeddings_at:
-        _keep_embeddings(cfg, folder, 0, model, tables["val"], labels["val"], device, precision)
+@dataclass
+class _Run:
+    """A run that has its folder to itself: start, run, finish."""
 
-    followers: list[Callback] = []  # those that know of the run
+    cfg: Config
+    dataset: TextDataset
+    folder: Path
+    device: torch.device
+    callbacks: Sequence[Callback]
+    is_trial: bool
+    display: Display
+    followers: list[Callback] = field(default_factory=list)  # callbacks that know of the run
+    result: dict[str, Any] | None = None
 
-    def report(what: str, values: dict) -> None:
+    def complete(self) -> None:
+        """Train, test and write the record, whatever was done before an interruption."""
+        self.start()
+        try:
+            self.fit.run()
+            self.finish()
+        except Interrupted:
+            if self.fit.progress.stopped and not is_done(self.folder):
+                self.fit.save()  # the training is over, and need not be done again
+            raise
+        finally:
+            for callback in self.followers:
+                callback.on_end(self.result if is_done(self.folder) else None)
+        for name in ("checkpoint", "embeddings"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        self.display.summary(self.result, self.folder)
+
+    def start(self) -> None:
+        """Put together what is trained, then take the folder for it."""
+        self.began = time.perf_counter()
+        cfg, dataset, device, display = self.cfg, self.dataset, self.device, self.display
+        reset_peak_memory(device)
+        precision = choose_precision(cfg.trainer, device)
+        if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
+            told = "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
+            log.warning(told)
+        machine = environment(device, precision)
+        display.show("phase", {"name": "tokenising"})
+        texts = texts_on_device(cfg, dataset, device, self.is_trial)
+        self.tokenizer = texts.tokenizer
+        display.show("phase", {"name": "loading the encoder"})
+        torch.manual_seed(cfg.seed)  # of the head's first weights
+        model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
+        if cfg.trainer.compile:
+            model.encoder.compile_layers()
+        if cfg.mode == STANDALONE:
+            model.head.requires_grad_(False)  # the probe's weights go there after training
+        display.show("phase", {"name": "computing σ"})
+        sigma, graph_sigma = choose_sigma(cfg, model, texts.tables["train"], device, precision)
+        progress = display.progress = Progress(
+            sigma=sigma,
+            graph_sigma=graph_sigma,
+            fingerprint=dataset.fingerprint,
+            machine=machine | {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")},
+        )
+        weights = None
+        if cfg.variant.class_weights == "balanced":
+            weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels)).to(device)
+        objective = Objective.of(cfg, len(dataset.labels), sigma, weights)
+        if cfg.rerun or is_done(self.folder):
+            clear(self.folder)  # not before everything is there to train again
+        write_atomic(self.folder / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
+        write_json(self.folder / "environment.json", machine)
+        self.fit = Fit(
+            cfg=cfg,
+            model=model,
+            objective=objective,
+            tables=texts.tables,
+            labels=texts.labels,
+            rows=texts.rows,
+            device=device,
+            precision=precision,
+            folder=self.folder,
+            progress=progress,
+            report=self._report,
+            on_epoch=self._on_epoch,
+        )
+        if 0 in cfg.trainer.embeddings_at:
+            keep_embeddings(self.fit, 0)
+
+    def _report(self, what: str, values: dict) -> None:
+        epochs = self.fit.progress.epochs
         if what == "epoch":
-            write_lines(folder / "epochs.jsonl", progress.epochs)
-            if values["epoch"] in cfg.trainer.embeddings_at:
-                at_epoch = values["epoch"]
-                _keep_embeddings(cfg, folder, at_epoch, model, tables["val"], labels["val"], device, precision)
+            write_lines(self.folder / "epochs.jsonl", epochs)
+            if values["epoch"] in self.cfg.trainer.embeddings_at:
+                keep_embeddings(self.fit, values["epoch"])
         elif what == "start":
-            for callback in callbacks:
-                callback.on_start(cfg, folder, progress.epochs)
-                followers.append(callback)
+            for callback in self.callbacks:
+                callback.on_start(self.cfg, self.folder, epochs)
+                self.followers.append(callback)
         elif what == "step":
-            for callback in callbacks:
+            for callback in self.callbacks:
                 callback.on_step(values)
-        display.show(what, values)
+        self.display.show(what, values)
 
-    def on_epoch(row: dict) -> None:
-        for callback in callbacks:
+    def _on_epoch(self, row: dict) -> None:
+        for callback in self.callbacks:
             callback.on_epoch(row)
 
-    fit = Fit(
-        cfg=cfg,
-        model=model,
-        objective=objective,
-        tables=tables,
-        labels=labels,
-        rows=rows,
-        device=device,
-        precision=precision,
-        folder=folder,
-        progress=progress,
-        report=report,
-        on_epoch=on_epoch,
-    )
-    result = None
-    try:
-        fit.run()
-        display.show("phase", {"name": "testing"})
-        metrics, arrays, probe = _test(cfg, fit, dataset)
+    def finish(self) -> None:
+        """Test, and write the record; DONE comes last."""
+        fit, cfg, folder = self.fit, self.cfg, self.folder
+        self.display.show("phase", {"name": "testing"})
+        metrics, arrays, settings = evaluate(fit, self.dataset)
         if cfg.mode == STANDALONE:
             probed = "the validation macro-F1 of the linear probe"
             fit.note(no_better(probed, metrics["val"]["macro_f1"], fit.majority))
-        write_arrays(folder / "predictions.npz", **arrays, **_kept_embeddings(folder))
-        write_lines(folder / "epochs.jsonl", progress.epochs)
-        result = _result(cfg, dataset, folder, model, tables, progress, metrics, probe, machine)
-        result["is_trial"] = is_trial
+        write_arrays(folder / "predictions.npz", **arrays, **kept_embeddings(folder))
+        write_lines(folder / "epochs.jsonl", fit.progress.epochs)
+        self.result = result = result_of(fit, self.dataset, metrics, settings, self.is_trial)
         if cfg.trainer.save_model is not False:
-            save_model(folder / "model", model, tokenizer, result, arrays)
-        result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - started, 3)
+            save_model(folder / "model", fit.model, self.tokenizer, result, arrays)
+        result["seconds"]["total"] = round(fit.seconds_before + time.perf_counter() - self.began, 3)
         write_json(folder / "result.json", checked_result(result, is_new=True))
         write_atomic(folder / "DONE", "")
-    except Interrupted:
-        if progress.stopped and not is_done(folder):
-            fit.save()  # the training is over, and need not be done again
-        raise
-    finally:
-        for callback in followers:
-            callback.on_end(result if is_done(folder) else None)
-    for name in ("checkpoint", "embeddings"):
-        shutil.rmtree(folder / name, ignore_errors=True)
-    display.summary(result, folder)
-
-
-def _texts_on_device(
-    cfg: Config, dataset: TextDataset, device: torch.device, is_trial: bool
-) -> tuple[np.ndarray, dict[str, TokenTable], dict[str, Tensor], PreTrainedTokenizerBase]:
-    """Row numbers of the training texts in their file; token ids and labels by split; and the tokenizer."""
-    splits = dict(dataset.splits)
-    if cfg.ablation.label_noise:
-        splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
-    if is_trial:
-        del splits["test"]
-    else:
-        splits |= {split: _shifted_test(cfg, dataset, name) for split, name in cfg.ablation.tested_on.items()}
-    if dataset.unlabeled is not None:
-        splits["unlabeled"] = dataset.unlabeled
-    tokenizer = load_tokenizer(cfg.model)
-    cache = Path(cfg.paths.outputs) / "cache" / "tokens"
-    tables, labels, num_truncated = {}, {}, 0
-    for name, split in splits.items():
-        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
-        if name == "train":
-            check_tokens(split.texts, tokens, tokenizer, cfg.model.max_length)
-        num_truncated += count_truncated(split.texts, tokens, tokenizer, cfg.model.max_length, cache)
-        tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
-        labels[name] = torch.from_numpy(split.labels).to(device)
-    num_examples = sum(map(len, tables.values()))
-    if num_truncated >= TRUNCATED_NOTED * num_examples:
-        dataset.notes.append(
-            f"{num_truncated:,} of the {num_examples:,} texts ({num_truncated / num_examples:.0%}) are truncated at "
-            f"model.max_length={cfg.model.max_length} tokens"
-        )
-    if cfg.dataset.has_own_texts:
-        _log_once(f"{cfg.dataset.name}: {_summary(dataset)}")
-    for note in dataset.notes:
-        _log_once(f"{cfg.dataset.name}: note: {note}")
-    return splits["train"].rows, tables, labels, tokenizer
-
-
-def _summary(dataset: TextDataset) -> str:
-    """How many texts and which classes there are."""
-    sizes = ", ".join(f"{len(split):,} {part}" for part, split in dataset.splits.items())
-    names = ", ".join(map(repr, dataset.labels[:CLASSES_NAMED]))
-    more = f" and {len(dataset.labels) - CLASSES_NAMED} more" if len(dataset.labels) > CLASSES_NAMED else ""
-    return f"{sizes} texts; {len(dataset.labels)} classes: {names}{more}"
-
-
-@cache
-def _log_once(line: str) -> None:
-    """Log a line that many runs of one process have in common."""
-    log.warning(escape_control_characters(line))
-
-
-def _sigma(cfg: Config, model: Classifier, table: TokenTable, device: torch.device, precision: str) -> float | None:
-    """σ of the graph: the number given, or computed once from the pretrained encoder in evaluation mode."""
-    if cfg.loss.sigma is None:
-        return None
-    sigma = cfg.loss.sigma
-    if sigma == "sqrt":
-        released = cfg.variant.sqrt_rule == "sqrt(d/3)"  # the released code takes all training texts
-        size = len(table) if released else SIGMA_SAMPLE
-        try:
-            sigma = _sqrt_rule(cfg, model, table, device, precision, size, released=released)
-        except ValueError as error:
-            told = f"loss=gloss_sqrt cannot compute σ with model={cfg.model.alias}: {error} (loss=gloss_o loss.sigma=1)"
-            raise RunError(told) from None
-    return float(sigma) * cfg.ablation.sigma_scale
-
-
-def _sqrt_rule(
-    cfg: Config,
-    model: Classifier,
-    table: TokenTable,
-    device: torch.device,
-    precision: str,
-    size: int,
-    released: bool = False,
-) -> float:
-    """`sqrt_bandwidth` of at most `size` training texts, drawn by the seed; raises its ValueError."""
-    sample = np.sort(np.random.default_rng(cfg.seed).permutation(len(table))[:size])
-    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.grad_cache_chunk)
-    return sqrt_bandwidth(embeddings, released=released)
-
-
-def _graph_sigma(
-    cfg: Config, sigma: float | None, model: Classifier, table: TokenTable, device: torch.device, precision: str
-) -> float | None:
-    """σ at which the quality of the graph is measured: the run's, else that of G-Loss-SQRT, so that losses compare.
-
-    None where the encoder gives all texts one embedding.
-    """
-    if sigma is None:
-        with contextlib.suppress(ValueError):
-            return _sqrt_rule(cfg, model, table, device, precision, QUALITY_SAMPLE)
-    return sigma
-
-
-def _test(cfg: Config, fit: Fit, dataset: TextDataset) -> tuple[dict[str, dict], dict[str, np.ndarray], dict[str, Any]]:
-    """Metrics by split (all but train), arrays of predictions.npz, and settings of probe and nearest neighbours."""
-    embeddings = {name: fit.embed(name) for name in fit.tables if name not in ("train", "unlabeled")}
-    rows = np.arange(len(fit.tables["train"]))
-    if len(rows) > NEIGHBOURS_SAMPLE:
-        rows = np.sort(np.random.default_rng(cfg.seed).permutation(len(rows))[:NEIGHBOURS_SAMPLE])
-    if cfg.mode == STANDALONE:
-        train = fit.embed("train")
-        settings, near = _fit_probe(cfg, fit, train, embeddings["val"]), train[rows]
-    else:
-        settings, near = {}, fit.embed("train", rows)
-    vectors, near_labels = near.cpu().numpy(), fit.labels["train"].cpu().numpy()[rows]
-    nearest = {name: nearest_labels(vectors, near_labels, z.cpu().numpy()) for name, z in embeddings.items()}
-    k = settings["num_neighbours"] = best_k(nearest["val"], fit.labels["val"].cpu().numpy())
-    metrics: dict[str, dict[str, Any]] = {}
-    arrays: dict[str, np.ndarray] = {}
-    for name, embedded in embeddings.items():
-        logits, truth = fit.logits(embedded), fit.labels[name].cpu().numpy()
-        silhouette = macro_silhouette(embedded, fit.labels[name])
-        metrics[name] = {**classification_metrics(logits, truth), "macro_silhouette": silhouette}
-        groups = dataset.splits[name].groups if name in dataset.splits else None
-        if groups is not None:
-            right = right_class(truth, groups)
-            metrics[name]["grouped_accuracy"] = grouped_accuracy(logits, truth, groups, right)
-        metrics[name]["knn_accuracy"] = 100 * float((vote(nearest[name], k) == truth).mean())
-        arrays |= {f"{name}_labels": truth, f"{name}_logits": logits}
-        if cfg.trainer.save_embeddings:
-            arrays[f"{name}_embeddings"] = embedded.cpu().numpy().astype(np.float16)
-    return metrics, arrays, settings
-
-
-def _fit_probe(cfg: Config, fit: Fit, train: Tensor, val: Tensor) -> dict[str, Any]:
-    """Train the linear classifier of standalone mode on frozen embeddings and put it into the head; its settings."""
-    x, y, val_x, val_y = (t.cpu().numpy() for t in (train, fit.labels["train"], val, fit.labels["val"]))
-    num_classes = fit.objective.num_classes
-    if cfg.variant.probe == "logistic":
-        weight, bias, settings = logistic_probe(x, y, val_x, val_y, num_classes)
-    else:
-        weights = fit.objective.class_weights
-        weights = None if weights is None else weights.cpu().float()
-        weight, bias, settings = adam_probe(x, y, val_x, val_y, num_classes, cfg.seed, weights)
-    head = fit.model.head
-    with torch.no_grad():
-        head.weight.copy_(torch.from_numpy(weight))
-        head.bias.copy_(torch.from_numpy(bias))
-    return settings
-
-
-def _shifted_test(cfg: Config, dataset: TextDataset, name: str) -> Split:
-    """The test split of another set with the same classes (of `ablation.test_on`), without the texts that this set
-    trains or validates on: two sets of one source share many, though not to the letter. Raises ConfigError, DataError.
-    """
-    other = other_set(cfg.dataset, name)
-    if other.source == "prepared":
-        shifted = load_dataset(other, cfg.paths.data, cfg.seed)
-        classes, test = shifted.labels, shifted.splits["test"]
-    else:
-        classes, test = load_test(other, dataset.labels)
-    if classes != dataset.labels:
-        raise ConfigError(
-            f"ablation.test_on={name} cannot test dataset={dataset.name}: its classes {classes} are "
-            f"not {dataset.labels}"
-        )
-    known = {letters_and_digits(text) for part in ("train", "val") for text in dataset.splits[part].texts}
-    kept = np.flatnonzero([letters_and_digits(text) not in known for text in test.texts])
-    if not len(kept):
-        told = f"ablation.test_on={name} cannot test {dataset.name}: it trains on all these texts"
-        raise ConfigError(told)
-    log.warning(
-        f"test_on {other.name}: {len(test) - len(kept)} of {len(test)} texts are left out, because {dataset.name} "
-        "trains or validates on them (compared by letters and digits, in lower case)"
-    )
-    return test.take(kept)
-
-
-def _keep_embeddings(
-    cfg: Config,
-    folder: Path,
-    epoch: int,
-    model: Classifier,
-    table: TokenTable,
-    labels: Tensor,
-    device: torch.device,
-    precision: str,
-) -> None:
-    """Keep the embeddings of the first validation texts after an epoch (0: the pretrained encoder)."""
-    sample = np.arange(min(len(table), KEPT_SAMPLE))
-    embeddings = embed(model, table.take(sample), device, precision, cfg.trainer.grad_cache_chunk).cpu().numpy()
-    kept = {f"epoch_{epoch}_embeddings": embeddings, "sample_labels": labels[: len(sample)].cpu().numpy()}
-    write_arrays(folder / "embeddings" / f"{epoch}.npz", **kept)
-
-
-def _kept_embeddings(folder: Path) -> dict[str, np.ndarray]:
-    arrays: dict[str, np.ndarray] = {}
-    for path in sorted((folder / "embeddings").glob("*.npz")):
-        with np.load(path, allow_pickle=False) as kept:
-            arrays |= dict(kept)
-    return arrays
-
-
-def _graph_quality(progress: Progress, gamma: float | None) -> dict[str, Any] | None:
-    """For the record: σ and γ of the measured graphs, their quality before training and at the best epoch."""
-    if progress.graph_at_start is None:
-        return None
-    best = progress.epochs[progress.best_epoch - 1]["val"]["graph_quality"]
-    settings = {"sigma": progress.graph_sigma, "gamma": gamma or DEFAULT_GAMMA}
-    return {**settings, "at_start": progress.graph_at_start, "at_best": best}
-
-
-def _result(
-    cfg: Config,
-    dataset: TextDataset,
-    folder: Path,
-    model: Classifier,
-    tables: dict[str, TokenTable],
-    progress: Progress,
-    metrics: dict[str, dict],
-    probe: dict[str, Any],
-    machine: dict[str, Any],
-) -> dict[str, Any]:
-    """The content of result.json (DESIGN, the run record)."""
-    epochs = progress.epochs
-    training = [row["seconds"]["total"] for row in epochs]
-    left_out = [row["frac_unscorable"] for row in epochs if row["frac_unscorable"] is not None]
-    objective = Objective.of(cfg, len(dataset.labels), progress.sigma)
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "identity": {
-            "dataset": cfg.dataset.name,
-            "model": cfg.model.alias,
-            "mode": cfg.mode,
-            "loss": cfg.loss.name,
-            "variant": cfg.variant.name,
-            "config_hash": folder.parent.name,
-            "seed": cfg.seed,
-        },
-        "config": dataclasses.asdict(cfg),
-        "labels": dataset.labels,
-        "num_rows": {name: len(table) for name, table in tables.items()},
-        "fingerprint": dataset.fingerprint,
-        "notes": list(map(escape_control_characters, [*dataset.notes, *progress.notes])),
-        "hyperparameters": {
-            "lr": cfg.trainer.lr,
-            "batch_size": cfg.trainer.batch_size,
-            "max_epochs": cfg.trainer.max_epochs,
-            "lam": objective.lam if cfg.mode == INTEGRATED and cfg.loss.lam is not None else None,
-            "sigma": progress.sigma,
-            "gamma": objective.gamma,
-            "temperature": cfg.loss.temperature,
-            "margin": cfg.loss.margin,
-            **probe,
-        },
-        "metrics": metrics,
-        "graph_quality": _graph_quality(progress, objective.gamma),
-        "best_epoch": progress.best_epoch,
-        "epochs": len(epochs),
-        "stopped": progress.stopped,
-        "seconds": {
-            "training": round(sum(training), 3),
-            "evaluation": round(sum(row["seconds"]["evaluation"] for row in epochs), 3),
-            "per_epoch": round(sum(training) / len(training), 4),
-            "to_best": round(progress.seconds_to_best, 3),
-        },
-        "num_parameters": sum(p.numel() for p in model.parameters()),
-        "tokens_per_epoch": int(tables["train"].host_lengths.sum()),
-        "peak_memory_bytes": progress.peak_memory_bytes,
-        "device": machine["device"],
-        "device_name": machine["device_name"],
-        "precision": machine["precision"],
-        "shared_device": progress.was_shared,
-        "counts": {
-            "steps": sum(row["steps"] for row in epochs),
-            "batches_without_signal": sum(row["batches_without_signal"] for row in epochs),
-            "frac_unscorable": sum(left_out) / len(left_out) if left_out else None,
-        },
-        "tuned": cfg.tuned if isinstance(cfg.tuned, dict) else None,
-        "code": code_hash(),
-        "commit": machine["commit"],
-        "commit_clean": machine["commit_clean"],
-        **({"resumed_on": progress.resumed_on} if progress.resumed_on else {}),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }

@@ -8,11 +8,10 @@ run can be taken up at any step.
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +19,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gloss.config import CE, GLOSS_O, INTEGRATED, STANDALONE, Config, forward_passes
-from gloss.data.sampler import epoch_batches, unlabeled_batches
+from gloss.config import Config, forward_passes
+from gloss.data.sampler import seed_of, step_batches
 from gloss.errors import RunError
-from gloss.losses.registry import is_graph
-from gloss.models.encoder import Classifier, TokenTable
+from gloss.losses.registry import CE, GLOSS_O, INTEGRATED, STANDALONE, is_graph
+from gloss.models.encoder import Classifier, TokenTable, embed
 from gloss.models.unpadded import bucket_bounds
-from gloss.records.run_folder import hashed_config
 from gloss.runtime.device import autocast
 from gloss.runtime.gpu_sharing import is_shared
 from gloss.runtime.signals import Interrupted, noted
@@ -34,25 +32,13 @@ from gloss.runtime.timing import Stopwatch, peak_memory_bytes
 from gloss.training import checkpoint
 from gloss.training.checkpoint import Progress
 from gloss.training.collapse import after_epoch, majority_f1, ties, wide_kernel
+from gloss.training.failures import Diverged
 from gloss.training.graph_quality import DEFAULT_GAMMA, graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.objective import UNKNOWN, Objective
 
 FUSED_ON = ("cpu", "cuda")  # elsewhere (Metal) the fused Adam heeds neither `grad_scale` nor `found_inf`
 LOG = ("loss", "ce", "embedding_loss", "num_unscorable", "num_unlabeled", "is_empty", "grad_norm", "is_bad")
-
-
-class Diverged(RunError):
-    """A loss, gradient or embedding that is no finite number; `details` say where."""
-
-    def __init__(self, details: dict, what: str = "the loss or its gradient is", hint: str = "") -> None:
-        self.details = details
-        names = {"loss": "loss", "grad_norm": "gradient norm", "sigma": "sigma", "lr": "lr"}
-        values = ", ".join(f"{name} {details[key]}" for key, name in names.items() if details.get(key) is not None)
-        super().__init__(
-            f"{what} not finite at epoch {details['epoch']}, step {details['step']} ({values}): try a smaller "
-            f"trainer.lr{hint}"
-        )
 
 
 @dataclass
@@ -93,7 +79,8 @@ class Fit:
         self.best: dict[str, Tensor] | None = None
         self.log = torch.zeros(0, len(LOG), device=self.device)
         self.last_checkpoint = time.monotonic()
-        self.config_in_checkpoint = _config_for_checkpoint(self.cfg, self.precision)
+        self.checkpoints = self.folder / "checkpoint"
+        self.config_in_checkpoint = checkpoint.config_of(self.cfg, self.precision)
 
     # ------------------------------------------------------------------------------------------------------ the epochs
 
@@ -150,23 +137,17 @@ class Fit:
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
-        batches = epoch_batches(self.train_labels, trainer, self.cfg.seed, progress.epoch)
-        num_labeled = len(self.train_labels)
-        if (unlabeled := self.tables.get("unlabeled")) is not None:
-            count = trainer.unlabeled_per_batch or trainer.batch_size
-            more = unlabeled_batches(len(unlabeled), len(batches), count, self.cfg.seed, progress.epoch)
-            batches = [np.concatenate([a, num_labeled + b]) for a, b in zip(batches, more, strict=True)]
-        lengths = self.step_table.host_lengths
-        batches = [batch[np.argsort(lengths[batch], kind="stable")] for batch in batches]  # slices of similar length
+        batches = step_batches(self.train_labels, self.step_table.host_lengths, trainer, self.cfg.seed, progress.epoch)
         on_device = torch.from_numpy(np.concatenate(batches)).to(self.device)  # one transfer an epoch
-        generator = torch.Generator().manual_seed(_mix(self.cfg.seed, progress.epoch))
-        known = [None if unlabeled is None else torch.from_numpy(batch < num_labeled) for batch in batches]
+        generator = torch.Generator().manual_seed(seed_of(self.cfg.seed, progress.epoch))
+        num_labeled = len(self.train_labels) if "unlabeled" in self.tables else None
+        known = [None if num_labeled is None else torch.from_numpy(batch < num_labeled) for batch in batches]
         labeled = [self.objective.draw_labeled(len(b), generator, k) for b, k in zip(batches, known, strict=True)]
         if progress.step == 0:
             self.log = torch.zeros(len(batches), len(LOG), device=self.device)
         elif len(self.log) != len(batches):
             raise RunError(
-                f"{self.folder / 'checkpoint'} was made with {len(self.log)} batches an epoch, now there are "
+                f"{self.checkpoints} was made with {len(self.log)} batches an epoch, now there are "
                 f"{len(batches)}: use the texts it was made with, or rerun=true"
             )
         if (self.device.type == "cuda" or trainer.compile) and not progress.epochs:
@@ -227,18 +208,14 @@ class Fit:
         is_tie = score == progress.best_score and log["loss"] / steps < progress.epochs[progress.best_epoch - 1]["loss"]
         if improved or is_tie:
             progress.best_score, progress.best_epoch = score, progress.epoch
+            earlier = sum(row["seconds"]["total"] for row in progress.epochs)
+            progress.seconds_to_best = earlier + progress.seconds["total"]
             if self.cfg.variant.tested_weights == "best":
                 self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        if improved or (0 < tolerance and score >= progress.best_score - tolerance):
-            progress.num_stale = 0
-        else:
-            progress.num_stale += 1
+        is_near = 0 < tolerance and score >= progress.best_score - tolerance
+        progress.num_stale = 0 if improved or is_near else progress.num_stale + 1
         progress.seconds["evaluation"] = time.perf_counter() - before
         progress.total_seconds += progress.seconds["evaluation"]
-        if improved or is_tie:
-            progress.seconds_to_best = (
-                sum(row["seconds"]["total"] for row in progress.epochs) + progress.seconds["total"]
-            )
         progress.peak_memory_bytes = max(progress.peak_memory_bytes, peak_memory_bytes(self.device))
         progress.was_shared |= is_shared(self.device)
         row = {
@@ -306,14 +283,14 @@ class Fit:
     def _finite(self, values: Tensor, name: str) -> Tensor:
         if not values.isfinite().all():
             texts = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()  # by their places in the split
-            raise Diverged({**self._told_of(self.progress.step - 1), "texts": texts}, f"{name} are", self._hint)
+            raise self._diverged(self.progress.step - 1, {"texts": texts}, what=f"{name} are")
         return values
 
     # -------------------------------------------------------------------------------------------------------- the step
 
     def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_labeled: Tensor | None) -> None:
         labels = self.step_labels[device_rows]
-        seed = _mix(self.cfg.seed, self.progress.epoch, step)
+        seed = seed_of(self.cfg.seed, self.progress.epoch, step)
         self.watch.lap("data")
         parts = self._backward(rows, device_rows, labels, is_labeled, seed)
         self.watch.lap("backward")
@@ -333,16 +310,9 @@ class Fit:
         zero = torch.zeros((), device=self.device)
         num_labeled = int((rows < len(self.train_labels)).sum())
         num_unlabeled = 0 if is_labeled is None else num_labeled - int(is_labeled.sum())  # is_labeled lives on the host
-        values = (
-            parts.loss,
-            parts.ce,
-            parts.embedding_loss,
-            parts.num_unscorable,
-            zero + num_unlabeled,
-            parts.is_empty,
-            norm,
-        )
-        self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in (*values, self.is_bad)])
+        counts = parts.num_unscorable, zero + num_unlabeled, parts.is_empty
+        values = parts.loss, parts.ce, parts.embedding_loss, *counts, norm, self.is_bad  # in the order of LOG
+        self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in values])
         self.watch.lap("optimizer")
 
     def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
@@ -392,49 +362,30 @@ class Fit:
         if len(bad):
             step = int(bad[0])
             labeled = batches[step][batches[step] < len(self.rows)]
-            raise Diverged({**self._told_of(step), "rows": self.rows[labeled].tolist()}, hint=self._hint)
+            raise self._diverged(step, {"rows": self.rows[labeled].tolist()})
 
-    def _told_of(self, step: int) -> dict[str, object]:
-        """What error.json tells of a step (from 0) of the epoch under way; the last one's values are there for -1."""
+    def _diverged(self, step: int, where: dict, **told: str) -> Diverged:
+        """The error at a step (from 0) of the epoch under way, with what the log has of it; -1: the log's last."""
         values = self.log[step].tolist() if len(self.log) else []
-        parts = {key: str(value) for key, value in zip(LOG, values, strict=False)}
-        return parts | {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
-
-    @property
-    def _hint(self) -> str:
-        return " or a larger loss.sigma" if self.cfg.loss.name == GLOSS_O else ""  # other losses have no such key
+        parts: dict[str, object] = {key: str(value) for key, value in zip(LOG, values, strict=False)}
+        parts |= {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
+        hint = " or a larger loss.sigma" if self.cfg.loss.name == GLOSS_O else ""  # other losses have no such key
+        return Diverged(parts | where, hint=hint, **told)
 
     # -------------------------------------------------------------------------------------------------- the checkpoint
 
     def save(self) -> None:
         """Write a checkpoint of this very moment (between two steps)."""
-        state = self.optimizer.state_dict()
-        checkpoint.save(
-            self.folder / "checkpoint",
-            self.config_in_checkpoint,
-            self.progress,
-            self.model.state_dict(),
-            self.best,
-            {"state": state["state"]},
-            self.log,
-        )
+        weights, state = self.model.state_dict(), {"state": self.optimizer.state_dict()["state"]}
+        checkpoint.save(self.checkpoints, self.config_in_checkpoint, self.progress, weights, self.best, state, self.log)
         self.last_checkpoint = time.monotonic()
 
     def _restore(self) -> None:
-        found = checkpoint.load(self.folder / "checkpoint", self.config_in_checkpoint)
+        found = checkpoint.load(self.checkpoints, self.config_in_checkpoint)
         if found is None:
             return
         progress, model, best, optimizer, log = found
-        ours = replace(self.progress)
-        if progress.fingerprint not in (None, ours.fingerprint):
-            raise RunError(
-                f"{self.folder / 'checkpoint'} was made with other texts: their fingerprint was "
-                f"{progress.fingerprint}, is {ours.fingerprint}. Use the texts it was made with, or rerun=true"
-            )
-        vars(self.progress).update(vars(progress))
-        if progress.machine and (what := checkpoint.differences(progress.machine, ours.machine)):
-            self.progress.resumed_on.append(f"epoch {progress.epoch}, step {progress.step}: {what}")
-        self.progress.machine = ours.machine
+        self.progress.go_on_from(progress, self.checkpoints)
         self.seconds_before = progress.total_seconds
         was = self.objective  # its σ is as the run began, to the last bit
         self.objective = Objective.of(self.cfg, was.num_classes, self.progress.sigma, was.class_weights)
@@ -443,61 +394,3 @@ class Fit:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": optimizer["state"], "param_groups": groups})
         self.log = log.to(self.device)
-
-
-@torch.inference_mode()
-def embed(
-    model: Classifier, table: TokenTable, device: torch.device, precision: str, at_most: int | None = None
-) -> Tensor:
-    """Embeddings [N, D] in evaluation mode, float32, in the table's order; long texts first, in batches of one length.
-
-    at_most: texts at once, if fewer than 32 (CPU) or 256 (elsewhere); it does not change a result beyond rounding.
-    """
-    was_training = model.training
-    model.eval()
-    order = np.argsort(-table.host_lengths, kind="stable")
-    on_device = torch.from_numpy(order).to(device)
-    batch_size = 32 if device.type == "cpu" else 256
-    batch_size = min(batch_size, at_most or batch_size)
-    with autocast(device, precision):
-        pieces = [
-            table.encode(model, order[i : i + batch_size], on_device[i : i + batch_size]).float()
-            for i in range(0, len(order), batch_size)
-        ]
-    model.train(was_training)
-    embeddings = torch.cat(pieces)
-    return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)
-
-
-def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> RunError | None:
-    """What to tell where `error` is a lack of memory, and what the user can set that this configuration allows."""
-    # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
-    texts = (
-        "out of memory",
-        "can't allocate memory",
-        "not enough memory",
-        "ALLOC_FAILED",
-        "CUBLAS_STATUS_NOT_INITIALIZED",
-    )
-    if not any(text in str(error) for text in texts):
-        return None
-    size, way = cfg.trainer.batch_size, ""
-    half = min(cfg.trainer.grad_cache_chunk or size, size) // 2
-    if half and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 1:
-        way = f"set trainer.grad_cache_chunk={half} (the same gradient in less memory), or "
-    return RunError(
-        f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "
-        "trainer.batch_size or model.max_length smaller"
-    )
-
-
-def _mix(*numbers: int) -> int:
-    """A seed below 2**62 that depends on all numbers and leaves room to count on."""
-    digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 2
-
-
-def _config_for_checkpoint(cfg: Config, precision: str) -> dict:
-    """What must agree for a checkpoint to be taken up; a run never mixes two precisions."""
-    rest = {"mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed, "precision": precision}
-    return {**hashed_config(cfg), **rest}

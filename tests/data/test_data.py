@@ -1,6 +1,5 @@
-"""Prepared sets, splits, fingerprints, tokens. Tests on the real texts run where GLOSS_DATA_DIR names them."""
+"""Prepared sets, splits, fingerprints. Tests on the real texts run where GLOSS_DATA_DIR names them."""
 
-import contextlib
 import csv
 import gzip
 import io
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tokenizers
-from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer
+from transformers import BertTokenizer
 
 from gloss.config import CONFIG_DIR, DatasetConfig
 from gloss.data import datasets as data
@@ -20,7 +18,6 @@ from gloss.data.datasets import load_dataset
 from gloss.data.files import read_table
 from gloss.data.splits import Split, add_label_noise, stratified
 from gloss.data.statistics import describe
-from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import DataError
 
 REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
@@ -50,6 +47,11 @@ def write(path, header, rows):
 def some_rows(num, seed, labels=("0", "1")):
     rng = random.Random(seed)
     return [[f"{' '.join(rng.choices(WORDS, k=8))} {seed}.{i}", rng.choice(labels)] for i in range(num)]
+
+
+def bert_tokenizer():
+    """A tokenizer of BERT's that knows WORDS."""
+    return BertTokenizer(vocab={w: i for i, w in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])})
 
 
 @pytest.fixture
@@ -281,114 +283,18 @@ def test_train_limit_is_drawn_by_seed(toy):
         train(1, 1)
 
 
-def test_describe_counts_long_texts_and_duplicates(toy, bert):
+def test_describe_counts_long_texts_and_duplicates(toy):
     rows = some_rows(20, seed=1)
     rows[0][0], rows[1][0] = some_rows(60, seed=0)[7][0], "good " * 40
     write(toy / "toy" / "val.csv.gz", ["text", "label"], rows)
     manifest = json.loads(data.MANIFEST.read_text())
     manifest["sets"]["toy"]["splits"]["val"]["fingerprint"] = None
     data.MANIFEST.write_text(json.dumps(manifest))
+    bert = bert_tokenizer()
     found = describe(DatasetConfig(name="toy"), toy, bert, max_length=41)  # 40 words, [CLS] and [SEP]
     assert found["duplicates"] == {"train-val": 1, "train-test": 0, "val-test": 0}
     assert found["splits"]["val"] == {"rows": 20, "classes": 2, "too_long": 1 / 20}
     assert describe(DatasetConfig(name="toy"), toy, bert, max_length=42)["splits"]["val"]["too_long"] == 0
-
-
-# -- tokens ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def bert():
-    vocab = {word: i for i, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    return BertTokenizer(vocab=vocab)
-
-
-@pytest.fixture(scope="module")
-def roberta():
-    letters = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
-    return RobertaTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
-
-
-def test_tokens_are_the_tokenizers_own(bert):
-    texts = [(text,) for text, _ in some_rows(1234, seed=0)]
-    tokens = tokenize(texts, bert, 8)
-    assert len(tokens) == 1234 and tokens.input_ids.dtype == np.int32 and tokens.offsets.dtype == np.int64
-    for i in (0, 999, 1000, 1233):
-        mine = tokens.input_ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
-        assert mine == bert.encode(texts[i][0], truncation=True, max_length=8)
-        assert mine[0] == bert.cls_token_id and mine[-1] == bert.sep_token_id and len(mine) == 8
-
-
-def test_pairs_have_the_segments_of_their_model(bert, roberta):
-    pair = [("what is it", "it is a film"), ("who", "the film")]
-    tokens = tokenize(pair, bert, 16)
-    assert tokens.token_type_ids.tolist() == [0] * 5 + [1] * 5 + [0] * 3 + [1] * 3  # [CLS] q [SEP] s [SEP]
-    assert tokens.offsets.tolist() == [0, 10, 16]
-    assert tokenize(pair, roberta, 64).token_type_ids is None
-    first = tokenize(pair, roberta, 64).input_ids[: tokenize(pair, roberta, 64).offsets[1]].tolist()
-    assert first.count(roberta.sep_token_id) == 3  # <s> q </s></s> s </s>
-    distilbert = DistilBertTokenizer(vocab=bert.get_vocab())
-    assert tokenize(pair, distilbert, 16).token_type_ids is None
-    assert tokenize(pair, distilbert, 16).input_ids.tolist() == tokens.input_ids.tolist()
-
-
-def test_of_a_pair_the_longer_text_is_cut(bert):
-    tokens = tokenize([("what is it", "good " * 50)], bert, 12)
-    words = bert.convert_ids_to_tokens(tokens.input_ids.tolist())
-    assert words[:5] == ["[CLS]", "what", "is", "it", "[SEP]"] and len(words) == 12 and words[-1] == "[SEP]"
-
-
-def test_a_tokenizer_that_knows_no_word_is_refused(bert, roberta):
-    known = [(text,) for text, _ in some_rows(50, seed=0)]
-    foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25
-    pairs = [(text, text) for (text,) in known]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    nothing = BertTokenizer(vocab={word: i for i, word in enumerate(special[0])})
-    empty = RobertaTokenizer(vocab={word: i for i, word in enumerate(special[1])}, merges=[])
-    for texts, tokenizer, length, is_right in [
-        (known, bert, 16, True), (known, bert, 4, True), (pairs, bert, 16, True), (foreign, roberta, 16, True),
-        (known, roberta, 4, True), (known, bert, 2, False), (foreign, bert, 16, False), (known, nothing, 16, False),
-        (pairs, nothing, 16, False), (known, empty, 16, False),
-        (known[:2] + foreign, bert, 16, False), (known + foreign[:2], bert, 16, True),
-    ]:  # fmt: skip
-        tokens = tokenize(texts, tokenizer, length)
-        with contextlib.nullcontext() if is_right else pytest.raises(DataError, match=r"knows \(nearly\) no word"):
-            check_tokens(texts, tokens, tokenizer, length)
-
-
-def test_the_cache_is_used_kept_apart_and_made_anew_when_damaged(bert, tmp_path, monkeypatch):
-    texts = [(text,) for text, _ in some_rows(30, seed=0)]
-    fresh = tokenize(texts, bert, 16, tmp_path)
-    (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(BertTokenizer, "__call__", lambda *args, **kwargs: pytest.fail("not taken from the cache"))
-        again = tokenize(texts, bert, 16, tmp_path)
-    assert all((getattr(fresh, key) == getattr(again, key)).all() for key in ("input_ids", "token_type_ids", "offsets"))
-    for length in (0, 10, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
-        assert (tokenize(texts, bert, 16, tmp_path).input_ids == fresh.input_ids).all()
-        assert path.read_bytes() == whole
-    vocab = bert.get_vocab()
-    other = BertTokenizer(vocab=vocab | {"good": vocab["bad"], "bad": vocab["good"]})
-    for arguments in (
-        (texts[1:], bert, 16),
-        (texts, bert, 15),
-        (texts, other, 16),
-        ([(t, t) for (t,) in texts], bert, 16),
-    ):
-        before = len(list(tmp_path.iterdir()))
-        tokenize(*arguments, tmp_path)
-        assert len(list(tmp_path.iterdir())) == before + 1
-
-
-@pytest.mark.parametrize("max_length", [4, 5, 6, 40])
-def test_truncated_texts_are_counted(bert, max_length):
-    texts = [("good " * n,) for n in range(1, 8)] + [("good " * n, "bad " * 2) for n in range(1, 5)]
-    for some in (texts[:7], texts[7:]):
-        tokens = tokenize(some, bert, max_length)
-        expected = sum(len(bert(*text)["input_ids"]) > max_length for text in some)
-        assert count_truncated(some, tokens, bert, max_length) == expected
 
 
 # -- label noise -------------------------------------------------------------------------------------------------------

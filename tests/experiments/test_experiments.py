@@ -11,10 +11,11 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gloss.cli.hydra_main import main
-from gloss.config import CONFIG_DIR, TuneConfig, known_options, resolve
+from gloss.config import CONFIG_DIR, TuneConfig, known_options
 from gloss.errors import ConfigError
 from gloss.experiments.grid import NAMES, expand_grid, is_run, jobs_of, search_cell, sweep_arguments
 from gloss.records.run_folder import config_hash, run_folder
+from gloss.resolve import resolve
 from gloss.runtime.compose import sweep_of
 from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned

@@ -16,12 +16,11 @@ from gloss.config import ModelConfig
 from gloss.data.tokens import tokenize
 from gloss.errors import RunError
 from gloss.inference.export import export
-from gloss.models.encoder import Classifier, Encoder, TokenTable
+from gloss.models.encoder import Classifier, Encoder, TokenTable, embed
 from gloss.models.model_card import macro_f1_interval, model_card, wilson_interval
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.models.saved_model import MAX_BYTES, REFUSED_KEYS, load_model, save_model
 from gloss.records.reading import Record
-from gloss.training.trainer import embed
 
 TEXTS = ["a film to remember", "no", "long, far too long and then it has no end at all, they say, and so on", "é — ∑"]
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}

@@ -26,12 +26,13 @@ from omegaconf.errors import OmegaConfBaseException
 from synthetic import result
 from test_hostile import GONE, changed, places
 
-from gloss.config import CONFIG_DIR, DatasetConfig, known_options, resolve
+from gloss.config import CONFIG_DIR, DatasetConfig, known_options
 from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses import batch_all_triplet_loss, choose_labeled, cosine_similarity_loss, gloss_loss, supcon_loss
 from gloss.records.reading import read_record
 from gloss.records.run_folder import run_folder
+from gloss.resolve import resolve
 from gloss.runtime.compose import readable
 
 

@@ -65,14 +65,14 @@ def test_every_record_has_its_nearest_neighbours(tiny_config, monkeypatch, optio
     for split in ("val", "test"):
         assert 0 <= record.result["metrics"][split]["knn_accuracy"] <= 100
     assert record.result["hyperparameters"]["num_neighbours"] in NEIGHBOURS
-    monkeypatch.setattr("gloss.training.run.NEIGHBOURS_SAMPLE", 40)
+    monkeypatch.setattr("gloss.training.evaluate.NEIGHBOURS_SAMPLE", 40)
     sizes = []
 
     def kept(z, y, texts):
         sizes.append((len(z), len(y)))
         return nearest_labels(z, y, texts)
 
-    monkeypatch.setattr("gloss.training.run.nearest_labels", kept)
+    monkeypatch.setattr("gloss.training.evaluate.nearest_labels", kept)
     train(tiny_config(*options, "trainer.max_epochs=1", "rerun=true"))
     assert sizes == [(40, 40)] * 2
 

@@ -15,7 +15,7 @@ import gloss.runtime.device
 from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.runtime.device import choose_device
-from gloss.training.trainer import out_of_memory
+from gloss.training.failures import out_of_memory
 
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (dvs-builder)\nGCC version:  gcc 12"
 CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Sat Aug 26 01:15:15 UTC 2023"

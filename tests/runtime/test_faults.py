@@ -14,15 +14,15 @@ import torch
 from conftest import folder_of
 from test_stops import EVERY_EPOCH, after_step, outcome, undisturbed
 
-import gloss.training.run
 from gloss.cli.hydra_main import main
 from gloss.config import Config
 from gloss.errors import RunError
 from gloss.models.encoder import TokenTable
 from gloss.records.reading import read_records
 from gloss.records.run_folder import is_done
+from gloss.training.failures import Diverged, out_of_memory
 from gloss.training.run import train
-from gloss.training.trainer import Diverged, Fit, out_of_memory
+from gloss.training.trainer import Fit
 
 # ------------------------------------------------------------------------------------------------ what gets in the way
 
@@ -116,7 +116,11 @@ def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
         message = r"out of memory with batches of 32 texts of up to 16 tokens: set trainer.grad_cache_chunk=16"
         with pytest.raises(RunError, match=message):
             train(cfg)
-    for where in ("gloss.training.trainer.embed", "gloss.training.run._sigma", "gloss.models.encoder.Classifier.to"):
+    for where in (
+        "gloss.training.trainer.embed",
+        "gloss.training.run.choose_sigma",
+        "gloss.models.encoder.Classifier.to",
+    ):
         with monkeypatch.context() as patch, pytest.raises(RunError, match=message):
             patch.setattr(where, no_room)
             train(cfg)
@@ -191,6 +195,6 @@ def test_logits_that_are_not_finite_make_no_record(tiny_config, monkeypatch):
 
 
 def test_embeddings_that_give_no_sigma_end_the_run_with_what_to_do(tiny_config, monkeypatch):
-    monkeypatch.setattr(gloss.training.run, "embed", lambda *arguments: torch.ones(5, 3))
+    monkeypatch.setattr("gloss.training.sigma.embed", lambda *arguments: torch.ones(5, 3))
     with pytest.raises(RunError, match=r"loss=gloss_sqrt cannot compute σ with model=tiny: .*collapsed"):
         train(tiny_config("loss=gloss_sqrt"))

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.long
 FORKING = """
 import os, sys, time
 import torch
-from gloss.config import resolve
+from gloss.resolve import resolve
 from hydra import compose, initialize_config_dir
 from gloss.config import CONFIG_DIR
 import gloss.training.run

@@ -78,7 +78,7 @@ def test_a_signal_during_the_last_evaluation_keeps_the_training(tiny_config, mon
         time.sleep(5)
 
     with monkeypatch.context() as patch, raise_on_signal(), pytest.raises(Interrupted, match="SIGTERM"):
-        patch.setattr(gloss.training.run, "logistic_probe", stop)
+        patch.setattr("gloss.training.evaluate.logistic_probe", stop)
         train(cfg)
     assert len(list((folder / "checkpoint").iterdir())) == 1
     with monkeypatch.context() as patch:

@@ -18,7 +18,7 @@ from gloss.search import worker as tuning
 from gloss.search.best_values import tuned_file
 from gloss.search.space import search_space
 from gloss.search.worker import tune
-from gloss.training.trainer import Diverged
+from gloss.training.failures import Diverged
 
 CELLS = [(mode, loss) for mode in (INTEGRATED, STANDALONE) for loss, row in LOSSES.items() if mode in row.modes]
 

@@ -23,10 +23,11 @@ from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.reading import read_record
 from gloss.runtime.signals import Interrupted
 from gloss.training.checkpoint import Progress
+from gloss.training.failures import Diverged
 from gloss.training.graph_quality import KEYS
 from gloss.training.objective import Objective
 from gloss.training.run import train
-from gloss.training.trainer import Diverged, Fit
+from gloss.training.trainer import Fit
 
 NO_DROPOUT = "model.dropout=0"
 DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()

@@ -133,7 +133,7 @@ def test_an_encoder_without_a_sigma_has_no_graph_quality(tiny_config, monkeypatc
     def collapsed(embeddings, **options):
         return sqrt_bandwidth(torch.ones_like(embeddings), **options)
 
-    monkeypatch.setattr("gloss.training.run.sqrt_bandwidth", collapsed)
+    monkeypatch.setattr("gloss.training.sigma.sqrt_bandwidth", collapsed)
     record = train(tiny_config("loss=ce", "trainer.max_epochs=1"))
     assert record.result["graph_quality"] is None and record.epochs()[0]["val"]["graph_quality"] is None
 

@@ -11,11 +11,13 @@ from conftest import folder_of
 
 from gloss.cli.hydra_main import main
 from gloss.config import AblationConfig, Config, DatasetConfig, PathsConfig
-from gloss.data.datasets import TextDataset, load_dataset, load_test, other_set
+from gloss.data import other_sets
+from gloss.data.datasets import TextDataset, load_dataset
+from gloss.data.other_sets import load_test, other_set, shifted_test
 from gloss.data.splits import Split
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import expand_grid
-from gloss.training import run as train
+from gloss.training.run import train
 
 
 def texts(*words: str) -> Split:
@@ -28,15 +30,15 @@ def own() -> TextDataset:
     return TextDataset("mr", ["negative", "positive"], splits, "0", None)
 
 
-def shifted_test(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "positive")) -> Split:
+def kept_of(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "positive")) -> Split:
     other = TextDataset("sst2", list(labels), {"test": texts(*words)}, "1", None)
-    monkeypatch.setattr(train, "load_dataset", lambda cfg, data_dir, seed: other)
+    monkeypatch.setattr(other_sets, "load_dataset", lambda cfg, data_dir, seed: other)
     cfg = Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", ""))
-    return train._shifted_test(cfg, own(), "sst2")
+    return shifted_test(cfg, own(), "sst2")
 
 
 def test_texts_that_the_run_has_seen_are_left_out_whatever_their_case_and_punctuation(monkeypatch, capsys):
-    kept = shifted_test(monkeypatch, "a fine film", "new", "It's OK!", "only tested here", "dull ?", "a fine films")
+    kept = kept_of(monkeypatch, "a fine film", "new", "It's OK!", "only tested here", "dull ?", "a fine films")
     assert kept.texts == [("new",), ("only tested here",), ("a fine films",)]  # its own test texts it has not seen
     assert kept.rows.tolist() == [1, 3, 5] and kept.labels.tolist() == [1, 1, 1]
     assert "test_on sst2: 3 of 6 texts are left out, because mr trains or validates on them" in capsys.readouterr().err
@@ -44,9 +46,9 @@ def test_texts_that_the_run_has_seen_are_left_out_whatever_their_case_and_punctu
 
 def test_nothing_left_and_other_classes_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="it trains on all these texts"):
-        shifted_test(monkeypatch, "A fine film", "DULL")
+        kept_of(monkeypatch, "A fine film", "DULL")
     with pytest.raises(ConfigError, match="its classes"):
-        shifted_test(monkeypatch, "new", labels=("bad", "good"))
+        kept_of(monkeypatch, "new", labels=("bad", "good"))
 
 
 @pytest.mark.skipif("GLOSS_DATA_DIR" not in os.environ, reason="needs the benchmark texts (GLOSS_DATA_DIR)")
@@ -54,7 +56,7 @@ def test_the_reviews_of_mr_and_sst2_overlap_as_the_experiment_says():
     data = os.environ["GLOSS_DATA_DIR"]
     for name, other, num_kept in (("mr", "sst2", 872 - 486), ("sst2", "mr", 3554 - 1858)):
         cfg = Config(ablation=AblationConfig(test_on=other), paths=PathsConfig(data, ""))
-        assert len(train._shifted_test(cfg, load_dataset(DatasetConfig(name=name), data, 1), other)) == num_kept
+        assert len(shifted_test(cfg, load_dataset(DatasetConfig(name=name), data, 1), other)) == num_kept
 
 
 def shift_file(path: Path, *rows: str) -> str:
@@ -66,7 +68,7 @@ def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(
     trained_on = toy_csv.read_text().splitlines()[1:]
     name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "storm and hail,weather", *trained_on)
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={name}")
-    record = train.train(cfg)
+    record = train(cfg)
     kept = record.result["num_rows"]["test_on"]
     assert kept == 2 + record.result["num_rows"]["test"]  # its own test split was not trained on
     arrays = record.predictions()
@@ -81,9 +83,9 @@ def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(
 def test_a_list_of_sets_is_tested_one_by_one(tiny_config, tmp_path):
     rows = {"one.csv": ("a ripe plum,fruit", "storm and hail,weather"), "two.csv": ("a blunt saw,tool",)}
     names = [shift_file(tmp_path / name, *lines) for name, lines in rows.items()]
-    both = train.train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on=[{','.join(names)}]"))
+    both = train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on=[{','.join(names)}]"))
     assert both.result["num_rows"] | {f"test_on_{names[0]}": 2, f"test_on_{names[1]}": 1} == both.result["num_rows"]
-    one = train.train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={names[1]}"))
+    one = train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={names[1]}"))
     assert one.result["metrics"]["test_on"] == both.result["metrics"][f"test_on_{names[1]}"]  # by the same weights
     assert (both.predictions()[f"test_on_{names[1]}_logits"] == one.predictions()["test_on_logits"]).all()
 
@@ -98,9 +100,9 @@ def test_the_folder_of_a_run_follows_from_the_content_of_the_other_file(tiny_con
 def test_a_file_with_another_class_is_refused(tiny_config, tmp_path):
     name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "a shoe,clothes")
     with pytest.raises(ConfigError, match=r"cannot test dataset=csv: its classes \['clothes', 'fruit'\] are not"):
-        train.train(tiny_config("loss=ce", f"ablation.test_on={name}"))
+        train(tiny_config("loss=ce", f"ablation.test_on={name}"))
     with pytest.raises(DataError, match="gone.csv: cannot be read"):
-        train.train(tiny_config("loss=ce", "ablation.test_on=gone.csv"))
+        train(tiny_config("loss=ce", "ablation.test_on=gone.csv"))
 
 
 def test_a_hub_set_is_named_with_its_revision():

@@ -14,7 +14,7 @@ import torch
 from conftest import composed
 from sklearn.linear_model import LogisticRegression
 
-import gloss.training.run
+import gloss.training.sigma
 from gloss.config import Config
 from gloss.data.datasets import TextDataset, load_dataset
 from gloss.data.splits import Split
@@ -123,9 +123,11 @@ def test_ablation_sigma_scale(one_step):
 
 def test_variant_sqrt_rule_takes_all_texts_or_a_sample(one_step, monkeypatch):
     """The paper's rule looks at a sample, the released one at all texts."""
-    monkeypatch.setattr(gloss.training.run, "SIGMA_SAMPLE", 20)
-    seen, of = [], gloss.training.run.sqrt_bandwidth
-    monkeypatch.setattr(gloss.training.run, "sqrt_bandwidth", lambda x, **rule: (seen.append(len(x)), of(x, **rule))[1])
+    monkeypatch.setattr(gloss.training.sigma, "SIGMA_SAMPLE", 20)
+    seen, of = [], gloss.training.sigma.sqrt_bandwidth
+    monkeypatch.setattr(
+        gloss.training.sigma, "sqrt_bandwidth", lambda x, **rule: (seen.append(len(x)), of(x, **rule))[1]
+    )
     one_step("loss=gloss_sqrt")
     one_step("loss=gloss_sqrt", "variant.sqrt_rule='sqrt(d/3)'")
     num_train = len(pretrained_embeddings(one_step("loss=ce").cfg, "train"))
@@ -306,14 +308,14 @@ def test_ablation_test_on(one_step, monkeypatch):
     plain = one_step("loss=ce")
     words = [("apple pear",), ("saw drill",), ("rain wind",), ("pear plum",), ("rain saw",)]
     other = Split(words, np.array([0, 1, 2, 0, 1]), np.arange(5))
-    load = gloss.training.run.load_dataset
 
     def load_other(cfg, *arguments):
-        own = load(one_step_dataset, *arguments)
+        own = load_dataset(one_step_dataset, *arguments)
         return TextDataset("sst2", own.labels, {"test": other}, "1", None) if cfg.name == "sst2" else own
 
     one_step_dataset = plain.cfg.dataset
-    monkeypatch.setattr(gloss.training.run, "load_dataset", load_other)
+    for module in ("gloss.training.run", "gloss.data.other_sets"):
+        monkeypatch.setattr(f"{module}.load_dataset", load_other)
     shifted = one_step("loss=ce", "ablation.test_on=sst2").record
     metrics = shifted.result["metrics"]
     assert {name: metrics[name] for name in ("val", "test")} == plain.record.result["metrics"]

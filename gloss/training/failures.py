@@ -1,0 +1,43 @@
+"""Failures of a training that its user can mend: no finite number, no memory."""
+
+from __future__ import annotations
+
+import torch
+
+from gloss.config import Config, forward_passes
+from gloss.errors import RunError
+
+
+class Diverged(RunError):
+    """A loss, gradient or embedding that is no finite number; `details` say where."""
+
+    def __init__(self, details: dict, what: str = "the loss or its gradient is", hint: str = "") -> None:
+        self.details = details
+        names = {"loss": "loss", "grad_norm": "gradient norm", "sigma": "sigma", "lr": "lr"}
+        values = ", ".join(f"{name} {details[key]}" for key, name in names.items() if details.get(key) is not None)
+        super().__init__(
+            f"{what} not finite at epoch {details['epoch']}, step {details['step']} ({values}): try a smaller "
+            f"trainer.lr{hint}"
+        )
+
+
+def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> RunError | None:
+    """What to tell where `error` is a lack of memory, and what the user can set that this configuration allows."""
+    # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
+    texts = (
+        "out of memory",
+        "can't allocate memory",
+        "not enough memory",
+        "ALLOC_FAILED",
+        "CUBLAS_STATUS_NOT_INITIALIZED",
+    )
+    if not any(text in str(error) for text in texts):
+        return None
+    size, way = cfg.trainer.batch_size, ""
+    half = min(cfg.trainer.grad_cache_chunk or size, size) // 2
+    if half and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 1:
+        way = f"set trainer.grad_cache_chunk={half} (the same gradient in less memory), or "
+    return RunError(
+        f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "
+        "trainer.batch_size or model.max_length smaller"
+    )

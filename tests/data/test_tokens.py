@@ -1,0 +1,105 @@
+"""Texts as token ids: the tokenizers' own, cached, counted where they are truncated."""
+
+import contextlib
+
+import numpy as np
+import pytest
+import tokenizers
+from test_data import bert_tokenizer, some_rows
+from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer
+
+from gloss.data.tokens import check_tokens, count_truncated, tokenize
+from gloss.errors import DataError
+
+
+@pytest.fixture(scope="module")
+def bert():
+    return bert_tokenizer()
+
+
+@pytest.fixture(scope="module")
+def roberta():
+    letters = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
+    return RobertaTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+
+
+def test_tokens_are_the_tokenizers_own(bert):
+    texts = [(text,) for text, _ in some_rows(1234, seed=0)]
+    tokens = tokenize(texts, bert, 8)
+    assert len(tokens) == 1234 and tokens.input_ids.dtype == np.int32 and tokens.offsets.dtype == np.int64
+    for i in (0, 999, 1000, 1233):
+        mine = tokens.input_ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
+        assert mine == bert.encode(texts[i][0], truncation=True, max_length=8)
+        assert mine[0] == bert.cls_token_id and mine[-1] == bert.sep_token_id and len(mine) == 8
+
+
+def test_pairs_have_the_segments_of_their_model(bert, roberta):
+    pair = [("what is it", "it is a film"), ("who", "the film")]
+    tokens = tokenize(pair, bert, 16)
+    assert tokens.token_type_ids.tolist() == [0] * 5 + [1] * 5 + [0] * 3 + [1] * 3  # [CLS] q [SEP] s [SEP]
+    assert tokens.offsets.tolist() == [0, 10, 16]
+    assert tokenize(pair, roberta, 64).token_type_ids is None
+    first = tokenize(pair, roberta, 64).input_ids[: tokenize(pair, roberta, 64).offsets[1]].tolist()
+    assert first.count(roberta.sep_token_id) == 3  # <s> q </s></s> s </s>
+    distilbert = DistilBertTokenizer(vocab=bert.get_vocab())
+    assert tokenize(pair, distilbert, 16).token_type_ids is None
+    assert tokenize(pair, distilbert, 16).input_ids.tolist() == tokens.input_ids.tolist()
+
+
+def test_of_a_pair_the_longer_text_is_cut(bert):
+    tokens = tokenize([("what is it", "good " * 50)], bert, 12)
+    words = bert.convert_ids_to_tokens(tokens.input_ids.tolist())
+    assert words[:5] == ["[CLS]", "what", "is", "it", "[SEP]"] and len(words) == 12 and words[-1] == "[SEP]"
+
+
+def test_a_tokenizer_that_knows_no_word_is_refused(bert, roberta):
+    known = [(text,) for text, _ in some_rows(50, seed=0)]
+    foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25
+    pairs = [(text, text) for (text,) in known]
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
+    nothing = BertTokenizer(vocab={word: i for i, word in enumerate(special[0])})
+    empty = RobertaTokenizer(vocab={word: i for i, word in enumerate(special[1])}, merges=[])
+    for texts, tokenizer, length, is_right in [
+        (known, bert, 16, True), (known, bert, 4, True), (pairs, bert, 16, True), (foreign, roberta, 16, True),
+        (known, roberta, 4, True), (known, bert, 2, False), (foreign, bert, 16, False), (known, nothing, 16, False),
+        (pairs, nothing, 16, False), (known, empty, 16, False),
+        (known[:2] + foreign, bert, 16, False), (known + foreign[:2], bert, 16, True),
+    ]:  # fmt: skip
+        tokens = tokenize(texts, tokenizer, length)
+        with contextlib.nullcontext() if is_right else pytest.raises(DataError, match=r"knows \(nearly\) no word"):
+            check_tokens(texts, tokens, tokenizer, length)
+
+
+def test_the_cache_is_used_kept_apart_and_made_anew_when_damaged(bert, tmp_path, monkeypatch):
+    texts = [(text,) for text, _ in some_rows(30, seed=0)]
+    fresh = tokenize(texts, bert, 16, tmp_path)
+    (path,) = tmp_path.iterdir()
+    whole = path.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(BertTokenizer, "__call__", lambda *args, **kwargs: pytest.fail("not taken from the cache"))
+        again = tokenize(texts, bert, 16, tmp_path)
+    assert all((getattr(fresh, key) == getattr(again, key)).all() for key in ("input_ids", "token_type_ids", "offsets"))
+    for length in (0, 10, len(whole) // 2, len(whole) - 1):
+        path.write_bytes(whole[:length])
+        assert (tokenize(texts, bert, 16, tmp_path).input_ids == fresh.input_ids).all()
+        assert path.read_bytes() == whole
+    vocab = bert.get_vocab()
+    other = BertTokenizer(vocab=vocab | {"good": vocab["bad"], "bad": vocab["good"]})
+    for arguments in (
+        (texts[1:], bert, 16),
+        (texts, bert, 15),
+        (texts, other, 16),
+        ([(t, t) for (t,) in texts], bert, 16),
+    ):
+        before = len(list(tmp_path.iterdir()))
+        tokenize(*arguments, tmp_path)
+        assert len(list(tmp_path.iterdir())) == before + 1
+
+
+@pytest.mark.parametrize("max_length", [4, 5, 6, 40])
+def test_truncated_texts_are_counted(bert, max_length):
+    texts = [("good " * n,) for n in range(1, 8)] + [("good " * n, "bad " * 2) for n in range(1, 5)]
+    for some in (texts[:7], texts[7:]):
+        tokens = tokenize(some, bert, max_length)
+        expected = sum(len(bert(*text)["input_ids"]) > max_length for text in some)
+        assert count_truncated(some, tokens, bert, max_length) == expected
