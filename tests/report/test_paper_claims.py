@@ -90,4 +90,5 @@ def test_the_page_has_the_section_where_it_was_asked_for_or_runs_are(tmp_path):
     report = build(tmp_path, only=["paper_claims"])
     assert [t.name for t in report.tables] == ["paper_claims"] and not report.problems
     assert "Claims of the paper" in report.page.read_text()
+    (tmp_path / "empty").mkdir()
     assert not build(tmp_path / "empty").tables
