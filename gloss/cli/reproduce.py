@@ -52,7 +52,7 @@ class Reproduce(WithOverrides):
 class Task:
     """A table, figure or experiment, or all of them, with the overrides it was asked for.
 
-    overrides: as on the command line; `search…` and `hydra/launcher…` go to where they belong, the rest makes cells.
+    overrides: as on the command line; `search…` and `hydra/launcher…` go to where they belong, the rest makes specs.
     """
 
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
@@ -83,26 +83,26 @@ class Task:
         sets = self.sets.get(experiment)
         return [f"dataset={sets}" if sets and o.startswith("dataset=") else o for o in self.overrides]
 
-    def cells(self, experiment: str) -> list[RunSpec]:
+    def specs(self, experiment: str) -> list[RunSpec]:
         return expand_grid(experiment, self.overrides_of(experiment))
 
     # ------------------------------------------------------------------------------------------------------- looking
 
     def plan(self, device: str, cores: int) -> Plan | None:
         """What is done and to do, and what it costs; None for a table that needs no runs."""
-        cells, refused = [], []
+        specs, refused = [], []
         for experiment in self.experiments or self.searched:
             try:
-                cells += self.cells(experiment)
+                specs += self.specs(experiment)
             except ConfigError as error:
                 if self.name != ALL and not self.searched:
                     raise
                 refused.append(f"{experiment} is left out: {error}")
-        if refused and not cells:
+        if refused and not specs:
             raise ConfigError(refused[0])
         for line in refused:
             log.warning("%s", line)
-        plan = make_plan(cells, device, cores, self.overrides, self.search) if cells else None
+        plan = make_plan(specs, device, cores, self.overrides, self.search) if specs else None
         return replace(plan, lines=()) if plan and self.searched else plan
 
     # --------------------------------------------------------------------------------------------------------- doing
@@ -114,14 +114,14 @@ class Task:
             return worst
         for experiment in self.experiments:
             try:
-                cells = self.cells(experiment)
+                specs = self.specs(experiment)
             except ConfigError as error:
                 log.error("error: %s: %s", experiment, error)
                 worst = max(worst, 2)
                 continue
             overrides = self.overrides_of(experiment)
             save_selection(self.outputs, experiment, [*overrides, *self.search])
-            status = self.tune(cells)
+            status = self.tune(specs)
             if status < 128:
                 train = [f"experiment={experiment}", *overrides, *self.launcher]
                 status = max(status, call("train", "-m", *train))
@@ -135,22 +135,22 @@ class Task:
         worst, refused, names = 0, [], self.experiments or self.searched
         for experiment in names:
             try:
-                cells = self.cells(experiment)
+                specs = self.specs(experiment)
             except ConfigError as error:
                 refused.append(f"{experiment}: {error}")
                 continue
-            worst = max(worst, self.tune(cells))
+            worst = max(worst, self.tune(specs))
             if worst >= 128:
                 return worst
         for line in refused:
             log.warning("%s: %s", "left out" if len(refused) < len(names) else "error", line)
         return max(worst, 2 if names and len(refused) == len(names) else 0)
 
-    def tune(self, cells: Sequence[RunSpec]) -> int:
-        """The searches that the cells still lack."""
-        left = searches_left(cells, self.overrides, self.search)
+    def tune(self, specs: Sequence[RunSpec]) -> int:
+        """The searches that the specs still lack."""
+        left = searches_left(specs, self.overrides, self.search)
         rows = [{key: c.choices[key] for key in SEARCH_KEYS if key in c.choices} for c, _ in left.values()]
-        shared = search_overrides({key for c in cells for key in c.choices}, self.overrides)
+        shared = search_overrides({key for c in specs for key in c.choices}, self.overrides)
         # Not as an argument, which other users can see and Hydra writes into the sweep's folder.
         environment = {"GLOSS_STORAGE": self.storage} if self.storage else {}
         worst = 0
@@ -178,7 +178,7 @@ class Task:
 
     def _summary(self, experiment: str) -> int:
         """Tell how far the experiment is; 1 unless all its runs are done."""
-        lines = make_plan(self.cells(experiment), "cpu", 1).lines
+        lines = make_plan(self.specs(experiment), "cpu", 1).lines
         states = [s for line in lines for s in line.states.values()]
         print(f"{experiment}: {states.count(DONE)} of {len(states)} runs done", flush=True)
         for failure in failures(lines):
@@ -250,17 +250,17 @@ def _sets_of(experiment: str) -> list[str]:
 
 
 def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> None:
-    """Keep in <outputs>/selections.yaml what was asked for, beside what was before; a report finds its cells there."""
+    """Keep in <outputs>/selections.yaml what was asked for, beside what was before; a report finds its specs there."""
     path = outputs / "selections.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", STORAGE))]
 
-    def cells(selection: Iterable[str]) -> list[str]:
+    def specs(selection: Iterable[str]) -> list[str]:
         return sorted(o for o in selection if not o.startswith(("search=", "search.")))
 
     with FileLock(outputs / ".selections.lock"):
         asked = selections(outputs)
-        before = [selection for selection in asked.get(experiment, []) if cells(selection) != cells(mine)]
+        before = [selection for selection in asked.get(experiment, []) if specs(selection) != specs(mine)]
         write_atomic(path, yaml.safe_dump({**asked, experiment: [*before, mine]}, sort_keys=False))
 
 

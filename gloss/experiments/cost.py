@@ -74,13 +74,13 @@ class Speeds:
                 for key in ((), (x.model,), (x.model, x.dataset)):
                     self.found.setdefault((precision, *key), []).append(speed)
 
-    def epoch_seconds(self, cell: RunSpec) -> tuple[float | None, str]:
+    def epoch_seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         """Seconds of an epoch, and where the speed is from; None where encoder, texts or device are not known."""
-        cfg, precision = cell.config, self.precision(cell)
-        texts = lengths().get(cell.dataset) or next(filter(None, map(_own_texts, self._of_set(cell))), None)
-        if cell.model not in ENCODERS or texts is None:
+        cfg, precision = spec.config, self.precision(spec)
+        texts = lengths().get(spec.dataset) or next(filter(None, map(_own_texts, self._of_set(spec))), None)
+        if spec.model not in ENCODERS or texts is None:
             return None, "unknown"
-        layers, width, _ = ENCODERS[cell.model]
+        layers, width, _ = ENCODERS[spec.model]
         layers = cfg.model.num_layers or layers
         rows, val, tokens = texts
         rows = min(rows, cfg.dataset.train_limit or rows)
@@ -89,7 +89,7 @@ class Speeds:
             rows += steps * (cfg.trainer.unlabeled_per_batch or cfg.trainer.batch_size)
         passes = forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes)
         flops = epoch_flops(layers, width, passes, rows * tokens, val * tokens)
-        closest = {(cell.model, cell.dataset): "same set", (cell.model,): "same model", (): "other model"}
+        closest = {(spec.model, spec.dataset): "same set", (spec.model,): "same model", (): "other model"}
         for key, source in closest.items():
             if (precision, *key) in self.found:
                 return flops / statistics.median(self.found[precision, *key]), f"measured ({source})"
@@ -101,34 +101,34 @@ class Speeds:
         slower = SLOWER_IN_FLOAT32 if precision == FLOAT32 else 1.0
         return max(slower * flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
 
-    def precision(self, cell: RunSpec) -> str:
-        """Of the encoder in this cell's runs on the device."""
-        wanted = cell.config.trainer.precision
+    def precision(self, spec: RunSpec) -> str:
+        """Of the encoder in this spec's runs on the device."""
+        wanted = spec.config.trainer.precision
         return self.auto if wanted == "auto" else wanted
 
-    def run_hours(self, cell: RunSpec) -> float | None:
+    def run_hours(self, spec: RunSpec) -> float | None:
         """Hours of one run; None where nothing is known."""
-        seconds = self.epoch_seconds(cell)[0]
-        return None if seconds is None else (self.epochs(cell)[0] * seconds + START_SECONDS) / 3600
+        seconds = self.epoch_seconds(spec)[0]
+        return None if seconds is None else (self.epochs(spec)[0] * seconds + START_SECONDS) / 3600
 
-    def epochs(self, cell: RunSpec) -> tuple[float, str]:
+    def epochs(self, spec: RunSpec) -> tuple[float, str]:
         """How many epochs a run will take, and where from: ours, paper, assumed, or fixed by the settings."""
-        trainer = cell.config.trainer
+        trainer = spec.config.trainer
         if trainer.patience is None:
             return trainer.max_epochs, "fixed"
-        alike = [record for record in self._of_set(cell) if _is_alike(record, cell)]
+        alike = [record for record in self._of_set(spec) if _is_alike(record, spec)]
         for keys in (("model", "config_hash"), ("model",), ()):
-            same = [r for r in alike if all(getattr(r.identity, key) == getattr(cell, key) for key in keys)]
+            same = [r for r in alike if all(getattr(r.identity, key) == getattr(spec, key) for key in keys)]
             if same:
                 return statistics.mean(record.result["epochs"] for record in same), "ours"
-        if cell.mode == STANDALONE and trainer.patience == 10:
-            loss = "gloss_o" if cell.loss == "gloss_sqrt" else cell.loss
-            if (epochs := paper.published("table3", cell.dataset, "bert", loss, "epochs")) is not None:
+        if spec.mode == STANDALONE and trainer.patience == 10:
+            loss = "gloss_o" if spec.loss == "gloss_sqrt" else spec.loss
+            if (epochs := paper.published("table3", spec.dataset, "bert", loss, "epochs")) is not None:
                 return min(epochs, trainer.max_epochs), "paper"
         return min(EPOCHS_TO_BEST + trainer.patience, trainer.max_epochs), "assumed"
 
-    def _of_set(self, cell: RunSpec) -> list[Record]:
-        return [record for record in self.records if record.identity.dataset == cell.dataset]
+    def _of_set(self, spec: RunSpec) -> list[Record]:
+        return [record for record in self.records if record.identity.dataset == spec.dataset]
 
 
 def is_named(short: str, name: str) -> bool:
@@ -136,13 +136,13 @@ def is_named(short: str, name: str) -> bool:
     return re.search(rf"(?<![a-z0-9]){re.escape(short.lower())}(?![a-z0-9])", name.lower()) is not None
 
 
-def _is_alike(record: Record, cell: RunSpec) -> bool:
-    """Whether a run says something about a cell's epochs: the same loss, mode, amount of data and stopping rule."""
-    config, trainer = record.result["config"], cell.config.trainer
-    same = (record.identity.mode, record.identity.loss) == (cell.mode, cell.loss)
+def _is_alike(record: Record, spec: RunSpec) -> bool:
+    """Whether a run says something about a spec's epochs: the same loss, mode, amount of data and stopping rule."""
+    config, trainer = record.result["config"], spec.config.trainer
+    same = (record.identity.mode, record.identity.loss) == (spec.mode, spec.loss)
     rule = ("patience", "max_epochs", "batch_size")
     same = same and all((config.get("trainer") or {}).get(key) == getattr(trainer, key) for key in rule)
-    return same and (config.get("dataset") or {}).get("train_limit") == cell.config.dataset.train_limit
+    return same and (config.get("dataset") or {}).get("train_limit") == spec.config.dataset.train_limit
 
 
 def _own_texts(record: Record) -> tuple[int, int, float] | None:

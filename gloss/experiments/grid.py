@@ -30,13 +30,13 @@ NAMES = (
     *("table2", "table3", "table6", "fig2", "fig3a", "fig3b", "fig4", "fig5", "fig6", "fig7"),
     *("few_shot", "label_noise", "graph_noise", "shift", "graph_size", "variant"),
 )
-IDENTITY = ("dataset", "model", "loss", "mode")  # what names a cell; the other swept keys are its point
+IDENTITY = ("dataset", "model", "loss", "mode")  # what names a RunSpec; the other swept keys are its point
 SEARCH_KEYS = (*IDENTITY, "variant")  # what a search belongs to
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """One cell of a table or point of a figure: a configuration, and the seeds it is run with."""
+    """A configuration and its seeds: what stands behind a cell of a table or a point of a figure."""
 
     experiment: str
     config: Config  # complete, searched values applied; its seed is the first of `seeds`
@@ -86,10 +86,10 @@ class RunSpec:
 
 
 def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
-    """The cells of an experiment, in the paper's order.
+    """The RunSpecs of an experiment, in the paper's order.
 
     overrides: as on the command line ("dataset=mr,r8", "seed=1,2", "trainer.max_epochs=3", "paths.outputs=…"): they
-    replace the sweep's values of the same key. What concerns the launcher or the search changes no cell and is passed
+    replace the sweep's values of the same key. What concerns the launcher or the search changes no spec and is passed
     over. Raises ConfigError.
     """
     elsewhere = ("hydra/", "hydra.launcher", "search=", "search.")
@@ -109,7 +109,7 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
                 raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
             found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
         with hydra_of_our_own():
-            return [_cell(name, job, tuple(seeds), swept) for job, seeds in found.items()]
+            return [_spec(name, job, tuple(seeds), swept) for job, seeds in found.items()]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
 
@@ -126,7 +126,7 @@ def jobs_of(words: Sequence[str]) -> list[list[str]]:
     return [list(job) for job in itertools.product(*pairs)]
 
 
-def _cell(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> RunSpec:
+def _spec(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence[str]) -> RunSpec:
     parsed = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(list(job))}
     cfg = _compose(name, parsed, swept)
     cfg.seed = seeds[0]
@@ -148,7 +148,7 @@ def check_experiment(cfg: Config) -> Config:
 
 def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]) -> DictConfig:
     """What Hydra composes for a job of an experiment (None: of none), in a tenth of the time: it takes 0.1 s, and an
-    experiment has up to 60 cells.
+    experiment has up to 60 of them.
 
     A data set and a model fill one node each, so they are composed once each and not once for every combination, and
     the dotted keys of a sweep are set afterwards. A file that sets more than its own node is composed in full.
@@ -181,14 +181,14 @@ def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
     return chosen[key] if all(chosen[k] == without[k] for k in chosen if k != key) else None
 
 
-def search_cell(cell: RunSpec, overrides: Sequence[str]) -> RunSpec:
-    """What a search for a cell trains: without the experiment's own settings, with what `overrides` set by hand."""
-    chosen = {key: value for key, value in cell.choices.items() if key in SEARCH_KEYS}
-    words = [*search_overrides(cell.choices, overrides), *(f"{key}={value}" for key, value in chosen.items())]
+def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
+    """What a search for a spec trains: without the experiment's own settings, with what `overrides` set by hand."""
+    chosen = {key: value for key, value in spec.choices.items() if key in SEARCH_KEYS}
+    words = [*search_overrides(spec.choices, overrides), *(f"{key}={value}" for key, value in chosen.items())]
     job = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words)}
     with hydra_of_our_own():
         cfg = _compose(None, job, list(chosen))
-    return RunSpec(cell.experiment, resolve(cfg), (cfg.seed,), {}, chosen)
+    return RunSpec(spec.experiment, resolve(cfg), (cfg.seed,), {}, chosen)
 
 
 def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:

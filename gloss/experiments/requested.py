@@ -39,9 +39,9 @@ def selections(outputs: Path) -> dict[str, list[list[str]]]:
 
 
 def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[str]]]:
-    """The selections of an experiment in groups whose cells go together, the group of the last selection at the end.
+    """The selections of an experiment in groups whose specs go together, the group of the last selection at the end.
 
-    In a group only the choice of cells and the search differ; a table of several settings would compare unlike runs.
+    In a group only the choice of specs and the search differ; a table of several settings would compare unlike runs.
     """
     picks = {*sweep_of(name), *IDENTITY, "seed"}
     groups: dict[tuple[str, ...], list[list[str]]] = {}
@@ -53,49 +53,49 @@ def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[s
 
 
 def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[RunSpec]:
-    """The cells of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
+    """The specs of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
     composed = [expand_grid(name, [*overrides, override("paths.outputs", outputs)]) for overrides in asked]
     if len(composed) == 1:
         return composed[0]
     found: dict[tuple, RunSpec] = {}
-    for cells in composed:
-        for cell in cells:
-            key = (cell.dataset, cell.model, cell.mode, cell.loss, cell.variant, repr(cell.point))
-            before = found.setdefault(key, cell)
-            found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *cell.seeds))))
+    for specs in composed:
+        for spec in specs:
+            key = (spec.dataset, spec.model, spec.mode, spec.loss, spec.variant, repr(spec.point))
+            before = found.setdefault(key, spec)
+            found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *spec.seeds))))
     order = {key: values.split(",") for key, values in sweep_of(name).items() if key != "seed"}
 
-    def place(cell: RunSpec) -> list[int]:
-        chosen = ((values, cell.choices.get(key)) for key, values in order.items())
+    def place(spec: RunSpec) -> list[int]:
+        chosen = ((values, spec.choices.get(key)) for key, values in order.items())
         return [values.index(x) if x in values else len(values) for values, x in chosen]
 
     return sorted(found.values(), key=place)
 
 
-def with_texts(cells: Sequence[RunSpec], records: Sequence[Record]) -> list[RunSpec]:
-    """The cells, those of a user's own texts (csv, hub) with the fingerprint of these.
+def with_texts(specs: Sequence[RunSpec], records: Sequence[Record]) -> list[RunSpec]:
+    """The specs, those of a user's own texts (csv, hub) with the fingerprint of these.
 
-    Where the texts are not there any more, it is the one under which runs of these very cells are recorded. Raises
+    Where the texts are not there any more, it is the one under which runs of these very specs are recorded. Raises
     DataError where there is none, or several.
     """
     sets: dict[str, list[RunSpec]] = {}
-    for cell in cells:
-        if cell.config.dataset.has_own_texts:
-            sets.setdefault(repr(cell.config.dataset), []).append(cell)
+    for spec in specs:
+        if spec.config.dataset.has_own_texts:
+            sets.setdefault(repr(spec.config.dataset), []).append(spec)
     known = {key: _fingerprint(same, records) for key, same in sets.items()}
-    return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in cells]
+    return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in specs]
 
 
-def _fingerprint(cells: Sequence[RunSpec], records: Sequence[Record]) -> str:
-    """The fingerprint of the texts that these cells share."""
+def _fingerprint(specs: Sequence[RunSpec], records: Sequence[Record]) -> str:
+    """The fingerprint of the texts that these specs share."""
     try:
-        return own_fingerprint(cells[0].config)
+        return own_fingerprint(specs[0].config)
     except DataError as error:
         found = set()
         for record in records:
             x, fingerprint = record.identity, record.result.get("fingerprint")
             kind = (x.dataset, x.model, x.mode, x.loss)
-            mine = (c for c in cells if c.can_run and kind == (c.dataset, c.model, c.mode, c.loss))
+            mine = (c for c in specs if c.can_run and kind == (c.dataset, c.model, c.mode, c.loss))
             if fingerprint and any(config_hash(c.config, fingerprint) == x.config_hash for c in mine):
                 found.add(fingerprint)
         if len(found) != 1:

@@ -10,7 +10,7 @@ import yaml
 
 from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config
 from gloss.errors import ConfigError, RunError
-from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_cell, search_overrides
+from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_overrides, search_spec
 from gloss.records.reading import files_under
 from gloss.records.run_folder import is_done, is_running
 from gloss.records.study import read_study
@@ -35,12 +35,12 @@ def state(folder: Path | None) -> str:
 
 
 def searches_left(
-    cells: Sequence[RunSpec], overrides: Sequence[str], search: Sequence[str]
+    specs: Sequence[RunSpec], overrides: Sequence[str], search: Sequence[str]
 ) -> dict[Path, tuple[RunSpec, int]]:
-    """Searches that cells lack: overlay that each writes -> (what it trains, trials left).
+    """Searches that specs lack: overlay that each writes -> (what it trains, trials left).
 
-    A cell has its search where the overlay of the same texts, encoder and amounts of data (those of `search_cell`) is
-    from the wanted search with at least the wanted trials. overrides: of the cells, as on the command line; what they
+    A spec has its search where the overlay of the same texts, encoder and amounts of data (those of `search_spec`) is
+    from the wanted search with at least the wanted trials. overrides: of the specs, as on the command line; what they
     set is not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an unknown
     search.
     """
@@ -51,16 +51,16 @@ def searches_left(
         raise ConfigError(f"search={path.stem} is not allowed: expected one of {known}")
     settings = yaml.safe_load(path.read_text(encoding="utf-8"))
     one_of_each: dict[tuple, RunSpec] = {}  # composing takes time
-    for cell in (cell for cell in cells if cell.config.experiment.search):
-        chosen = tuple(cell.choices.get(key) for key in SEARCH_KEYS)
-        one_of_each.setdefault((chosen, search_overrides(cell.choices, overrides)), cell)
+    for spec in (spec for spec in specs if spec.config.experiment.search):
+        chosen = tuple(spec.choices.get(key) for key in SEARCH_KEYS)
+        one_of_each.setdefault((chosen, search_overrides(spec.choices, overrides)), spec)
     found: dict[Path, tuple[RunSpec, int]] = {}
-    for cell in one_of_each.values():
-        budget = int(given.get("search.trials", settings["budget"].get(cell.loss, settings["budget"].get("any", 0))))
-        space = settings["space"].get(cell.mode, {}).get(cell.loss, {})
+    for spec in one_of_each.values():
+        budget = int(given.get("search.trials", settings["budget"].get(spec.loss, settings["budget"].get("any", 0))))
+        space = settings["space"].get(spec.mode, {}).get(spec.loss, {})
         is_open = any(HYPERPARAMETERS[name] not in given for name, row in space.items() if isinstance(row, dict))
         if is_open and budget:
-            wanted = search_cell(cell, overrides)
+            wanted = search_spec(spec, overrides)
             if not _is_searched(wanted.config, path.stem, budget):
                 left = max(0, budget - _trials_done(wanted, path.stem))
                 found.setdefault(tuned_file(wanted.config), (wanted, left))
@@ -76,10 +76,10 @@ def _is_searched(cfg: Config, search: str, budget: int) -> bool:
     return source.get("search") == search and isinstance(trials, int) and trials >= budget and not mismatch(cfg, source)
 
 
-def _trials_done(cell: RunSpec, search: str) -> int:
-    """Finished trials of the cell's study, as far as it has come."""
-    c, done = cell.config, [0]
-    pattern = f"{cell.dataset}-{cell.model}-{cell.mode}-{cell.loss}-{cell.variant}-{search}-*/study.json"
+def _trials_done(spec: RunSpec, search: str) -> int:
+    """Finished trials of the spec's study, as far as it has come."""
+    c, done = spec.config, [0]
+    pattern = f"{spec.dataset}-{spec.model}-{spec.mode}-{spec.loss}-{spec.variant}-{search}-*/study.json"
     for path in files_under(c.paths.outputs, f"studies/{pattern}"):
         with contextlib.suppress(RunError):
             study = read_study(path.parent)

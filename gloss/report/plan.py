@@ -24,9 +24,9 @@ from gloss.runtime.terminal import escape_control_characters
 # ----------------------------------------------------------------------------------------------------------- the plan
 @dataclass(frozen=True)
 class Line:
-    """A cell in a plan."""
+    """A RunSpec in a plan."""
 
-    cell: RunSpec
+    spec: RunSpec
     states: Mapping[int, str]  # by seed
     epochs: float
     epochs_from: str
@@ -44,7 +44,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells of an experiment, the searches before them, and what both will take."""
+    """The RunSpecs of an experiment, the searches before them, and what both will take."""
 
     lines: Sequence[Line]
     speeds: Speeds
@@ -54,7 +54,7 @@ class Plan:
         """Each run once, also where several experiments share it."""
         found = {}
         for line in self.lines:
-            c = line.cell
+            c = line.spec
             level = c.config_hash or config_hash(c.config, c.fingerprint or own_fingerprint(c.config))
             for seed in (seed for seed, s in line.states.items() if s != DONE):
                 found[c.dataset, c.model, c.mode, c.loss, level, seed] = line
@@ -63,53 +63,53 @@ class Plan:
     def hours(self) -> tuple[float, float, int]:
         """Hours of the runs, hours of the searches, and how many runs and trials have no estimate."""
         runs = [line.run_hours for line in self.runs_to_do().values()]
-        trials = [(self.speeds.run_hours(cell), num_trials) for cell, num_trials in self.searches.values()]
+        trials = [(self.speeds.run_hours(spec), num_trials) for spec, num_trials in self.searches.values()]
         unknown = runs.count(None) + sum(num for hours, num in trials if hours is None)
         return sum(hours or 0.0 for hours in runs), sum((hours or 0.0) * num for hours, num in trials), unknown
 
     def disk(self) -> tuple[float, float]:
         """Bytes: of weights that are kept, and of a run's checkpoint (weights, Adam's two, the best)."""
-        cells = [line.cell for line in self.runs_to_do().values()]
-        sizes = [4.0 * ENCODERS.get(cell.model, (0, 0, 0))[2] for cell in cells]
-        kept = [s for s, c in zip(sizes, cells, strict=True) if c.config.trainer.save_model is True]
+        specs = [line.spec for line in self.runs_to_do().values()]
+        sizes = [4.0 * ENCODERS.get(spec.model, (0, 0, 0))[2] for spec in specs]
+        kept = [s for s, c in zip(sizes, specs, strict=True) if c.config.trainer.save_model is True]
         return sum(kept), 4 * max(sizes, default=0.0)
 
 
 def make_plan(
-    cells: Sequence[RunSpec],
+    specs: Sequence[RunSpec],
     device: str,
     cores: int,
     overrides: Sequence[str] = (),
     search: Sequence[str] = ("search.trials=0",),
 ) -> Plan:
-    """The plan of the cells of one or more experiments, at least one cell; they share their `paths.outputs`.
+    """The plan of the specs of one or more experiments, at least one spec; they share their `paths.outputs`.
 
     device: a key of DEVICES, or a GPU's name as the records have it; overrides, search: see `searches_left`. Raises
     DataError where neither the disk nor a record knows a user's own texts.
     """
-    records, _ = read_records(cells[0].config.paths.outputs)
-    cells = with_texts(cells, records)
+    records, _ = read_records(specs[0].config.paths.outputs)
+    specs = with_texts(specs, records)
     speeds = Speeds(records, device, cores)
-    groups, _ = gather(cells, records)
+    groups, _ = gather(specs, records)
     lines = []
-    for cell, group in zip(cells, groups, strict=True):
+    for spec, group in zip(specs, groups, strict=True):
         scores = list(group.test("accuracy").values())
         line = Line(
-            cell,
-            {seed: state(cell.folder(seed)) for seed in cell.seeds},
-            *speeds.epochs(cell),
-            *speeds.epoch_seconds(cell),
-            speeds.run_hours(cell),
-            paper.published(cell.experiment, cell.dataset, cell.model, cell.loss, "accuracy", cell.mode),
+            spec,
+            {seed: state(spec.folder(seed)) for seed in spec.seeds},
+            *speeds.epochs(spec),
+            *speeds.epoch_seconds(spec),
+            speeds.run_hours(spec),
+            paper.published(spec.experiment, spec.dataset, spec.model, spec.loss, "accuracy", spec.mode),
             f"{mean_std(scores)} ({len(scores)})" if scores else MISSING,
-            judge(cell.experiment, group, "accuracy", scores),
+            judge(spec.experiment, group, "accuracy", scores),
         )
         lines.append(line)
-    return Plan(lines, speeds, searches_left(cells, overrides, search))
+    return Plan(lines, speeds, searches_left(specs, overrides, search))
 
 
 def show(plan: Plan) -> str:
-    """The plan as text: a line a cell, then the sums and what they rest on."""
+    """The plan as text: a line a RunSpec, then the sums and what they rest on."""
     heads = ["data set", "model", "loss", "", "runs", "epochs", "s/epoch", "hours left", "paper", "ours", "verdict"]
     rows = [_row(line) for line in plan.lines]
     columns = [i for i in range(len(heads)) if any(row[i] not in ("", MISSING) for row in rows) or i < 3]
@@ -120,7 +120,7 @@ def show(plan: Plan) -> str:
 
 
 def _row(line: Line) -> list[str]:
-    c = line.cell
+    c = line.spec
     counts = Counter(line.states.values())
     states = ", ".join(f"{counts[s]} {s}" for s in (DONE, RUNNING, FAILED, INTERRUPTED) if counts[s])
     known = line.run_hours is not None
@@ -149,7 +149,7 @@ def _sums(plan: Plan) -> list[str]:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
         first = "Before them searches" if plan.lines else "Searches"
         text.append(
-            f"{first} for {len(plan.searches)} cells, {trials} trials: at most {searches:.1f} hours, with each trial "
+            f"{first} for {len(plan.searches)} configurations, {trials} trials: at most {searches:.1f} hours, with each trial "
             "counted as a whole run (pruning stops the hopeless ones early)."
         )
     if plan.runs_to_do():
@@ -166,7 +166,11 @@ def _sums(plan: Plan) -> list[str]:
 def _basis(plan: Plan) -> list[str]:
     left = [line for line in plan.lines if line.num_left]
     sources, epochs = Counter(line.speed_from for line in left), dict.fromkeys(line.epochs_from for line in left)
-    speed = f"Speed on {plan.speeds.device}: " + ", ".join(f"{n} cells {name}" for name, n in sources.items()) + "."
+    speed = (
+        f"Speed on {plan.speeds.device}: "
+        + ", ".join(f"{n} configurations {name}" for name, n in sources.items())
+        + "."
+    )
     name = plan.speeds.data_sheet
     if name is None and "unknown" in sources:
         others = ", ".join(DEVICES)
@@ -176,7 +180,7 @@ def _basis(plan: Plan) -> list[str]:
         if name == "cpu":
             speed += f" No run was measured here: {peak * plan.speeds.cores / 2 / 1e9:.0f} GFLOP/s is assumed."
         else:
-            precisions = {plan.speeds.precision(line.cell) for line in left if line.speed_from == "data sheet"}
+            precisions = {plan.speeds.precision(line.spec) for line in left if line.speed_from == "data sheet"}
             float32 = f", a {SLOWER_IN_FLOAT32:.0f}th of it in float32" if FLOAT32 in precisions else ""
             speed += (
                 f" Not measured: {100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s (bf16){float32} is assumed, and at "
@@ -193,5 +197,5 @@ def _basis(plan: Plan) -> list[str]:
 
 def failures(lines: Iterable[Line]) -> list[str]:
     """A line for each failed run: its folder, and why."""
-    folders = [line.cell.folder(seed) for line in lines for seed, s in line.states.items() if s == FAILED]
+    folders = [line.spec.folder(seed) for line in lines for seed, s in line.states.items() if s == FAILED]
     return [escape_control_characters(f"{folder}: {failure(folder).partition(chr(10))[0]}") for folder in folders]

@@ -74,9 +74,9 @@ def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
     task = Task("all", ["dataset=mr,r8", f"paths.outputs={tmp_path}"])
     assert set(NAMES) - set(task.experiments) == {"table6", "shift"}
     assert "table6, shift: left out, not about dataset=mr,r8" in capsys.readouterr().err
-    assert {c.dataset for c in task.cells("fig2")} == {"mr", "r8"}
+    assert {c.dataset for c in task.specs("fig2")} == {"mr", "r8"}
     assert Task("all", ["dataset=qnli"]).experiments == ("table6",)
-    assert {c.dataset for c in Task("table6", ["dataset=mr"]).cells("table6")} == {"mr"}  # asked for by its name
+    assert {c.dataset for c in Task("table6", ["dataset=mr"]).specs("table6")} == {"mr"}  # asked for by its name
     with pytest.raises(ConfigError, match="no experiment is about dataset=csv"):
         Task("all", ["dataset=csv"])
 
@@ -123,7 +123,7 @@ def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, m
     assert [next(x for x in c if x.startswith("mode=")) for c in called[:2]] == ["mode=integrated", "mode=standalone"]
     assert "only=[table7]" in called[-1] and not (tmp_path / "selections.yaml").exists()
     shown = show(task.plan("cpu", 2))
-    assert shown.startswith("Runs: none of its own.\nSearches for 2 cells, 4 trials: at most")
+    assert shown.startswith("Runs: none of its own.\nSearches for 2 configurations, 4 trials: at most")
     with pytest.raises(ConfigError, match="nosuch"):
         Task("table7", [*given, "loss=nosuch"]).plan("cpu", 2)
     assert Task("table7", [*given, "loss=ce", "loss.sigma=3"]).tune_all() == 2

@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from gloss.cli.hydra_main import main
 from gloss.config import CONFIG_DIR, TuneConfig, known_options
 from gloss.errors import ConfigError
-from gloss.experiments.grid import NAMES, expand_grid, is_run, jobs_of, search_cell, sweep_arguments
+from gloss.experiments.grid import NAMES, expand_grid, is_run, jobs_of, search_spec, sweep_arguments
 from gloss.records.run_folder import config_hash, run_folder
 from gloss.resolve import resolve
 from gloss.runtime.compose import sweep_of
@@ -213,7 +213,7 @@ def _with_seed(cfg, seed):
 
 def test_a_search_is_made_without_the_experiments_own_settings():
     cell = expand_grid("few_shot", ["dataset=mr", "loss=ce", "dataset.train_limit=20"])[0]
-    search = search_cell(cell, ["dataset=mr", "loss=ce", "dataset.train_limit=20", "trainer.max_epochs=7"])
+    search = search_spec(cell, ["dataset=mr", "loss=ce", "dataset.train_limit=20", "trainer.max_epochs=7"])
     trainer = search.config.trainer
     assert search.config.dataset.train_limit is None and (trainer.batch_size, trainer.max_epochs) == (128, 7)
 

@@ -124,7 +124,7 @@ def test_a_device_that_is_not_known_has_no_estimate_and_says_so(tmp_path):
     for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100
         plan = make_plan([cell], name, 2)
         assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
-        assert f"Speed on {name}: 1 cells unknown. It is none of a100, h100, h200, cpu" in show(plan)
+        assert f"Speed on {name}: 1 configurations unknown. It is none of a100, h100, h200, cpu" in show(plan)
     assert make_plan([cell], "NVIDIA A100-SXM4-80GB", 2).speeds.data_sheet == "a100"
     put_run(tmp_path, cell, 1, gpu="NVIDIA GeForce RTX 4090")
     assert make_plan([cell], "NVIDIA GeForce RTX 4090", 2).lines[0].speed_from == "measured (same set)"
