@@ -149,8 +149,8 @@ def _sums(plan: Plan) -> list[str]:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
         first = "Before them searches" if plan.lines else "Searches"
         text.append(
-            f"{first} for {len(plan.searches)} configurations, {trials} trials: at most {searches:.1f} hours, with each "
-            "trial counted as a whole run (pruning stops the hopeless ones early)."
+            f"{first} for {len(plan.searches)} configurations, {trials} trials: at most {searches:.1f} hours, with "
+            "each trial counted as a whole run (pruning stops the hopeless ones early)."
         )
     if plan.runs_to_do():
         kept, running = plan.disk()
