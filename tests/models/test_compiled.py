@@ -75,8 +75,9 @@ def test_dropout_has_one_mask_forward_and_backward_and_its_rate(encoders):
     assert 0.9 < spread[1] / spread[0] < 1.1
 
 
-def test_a_run_may_be_compiled(tiny_config):
-    options = ["loss=gloss_sqrt", "trainer.device=cpu", "trainer.precision=float32"]
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_run_may_be_compiled(tiny_config, precision):
+    options = ["loss=gloss_sqrt", "trainer.device=cpu", f"trainer.precision={precision}"]
     record, plain = train(tiny_config(*options, "trainer.compile=true")), train(tiny_config(*options))
     assert record.result["identity"]["config_hash"] != plain.result["identity"]["config_hash"]
     assert [row["loss"] for row in record.epochs()] != [row["loss"] for row in plain.epochs()]  # other dropout masks
