@@ -75,6 +75,7 @@ class Encoder(nn.Module):
 
     def _padded(self, input_ids: Tensor, is_token: Tensor | None, token_type_ids: Tensor | None) -> Tensor:
         mask = torch.ones_like(input_ids) if is_token is None else is_token[:, 0, 0].long()
+        input_ids = input_ids * mask
         inputs = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return self.transformer(input_ids=input_ids, attention_mask=mask, **inputs).last_hidden_state[:, 0]
 
@@ -276,18 +277,20 @@ class TokenTable:
         text_of = torch.arange(len(rows), device=device)
         text_of = text_of.repeat_interleave(device_lengths, output_size=int(lengths.sum()))  # [N]
         positions = torch.arange(len(text_of), device=device) - first[text_of]
-        place = None
+        place = token = None
         if not all(is_even):
             padded = np.repeat([longest for _, longest in groups], [texts for texts, _ in groups])
             starts = torch.from_numpy(padded.cumsum() - padded).to(device, non_blocking=True)
             place = starts[text_of] + positions
+            token = torch.zeros(sum(texts * longest for texts, longest in groups), dtype=torch.int64, device=device)
+            token[place] = torch.arange(len(place), device=device)
         masks = [
             None if even else (torch.arange(longest, device=device) < device_lengths[a:b, None])[:, None, None]
             for (a, b), (_, longest), even in zip(bounds, groups, is_even, strict=True)
         ]
         where = device_rows[text_of], positions
         types = None if self.token_type_ids is None else self.token_type_ids[where].long()
-        return Packed(self.input_ids[where], positions, types, first, groups, masks, place)
+        return Packed(self.input_ids[where], positions, types, first, groups, masks, place, token)
 
 
 @torch.inference_mode()

@@ -17,7 +17,7 @@ class Packed:
     input_ids: int [N]; positions: int64 [N], from 0 in each text; token_type_ids: int64 [N] or None; first: int64 [n],
     where each text begins; groups: number of texts, and of tokens with padding, for each; is_token: for each group
     bool [texts, 1, 1, longest], or None where its texts have one length; place: int64 [N], where each token goes when
-    groups are padded, or None where none needs it.
+    groups are padded, and token: int64 [P], which one each of the P places takes; or None where no group needs it.
     """
 
     input_ids: Tensor
@@ -27,12 +27,13 @@ class Packed:
     groups: list[tuple[int, int]]
     is_token: list[Tensor | None]
     place: Tensor | None
+    token: Tensor | None
 
     def split(self, x: Tensor) -> list[Tensor]:
-        """x: [N, D] of all tokens -> [texts, longest, D] of each group, 0 on padding."""
+        """x: [N, D] of all tokens -> [texts, longest, D] of each group; padding holds the first token's numbers, and
+        its gradient is left out."""
         if self.place is not None:
-            num_places = sum(texts * longest for texts, longest in self.groups)
-            x = x.new_zeros(num_places, *x.shape[1:]).index_copy(0, self.place, x)
+            x = _Spread.apply(x, self.token, self.place)
         pieces = x.split([texts * longest for texts, longest in self.groups])
         return [piece.unflatten(0, group) for piece, group in zip(pieces, self.groups, strict=True)]
 
@@ -44,6 +45,19 @@ class Packed:
         """What `split` took apart, or [n, D] from `split_first`."""
         x = torch.cat([piece.flatten(0, 1) for piece in pieces])
         return x if self.place is None or len(x) == len(self.first) else x.index_select(0, self.place)
+
+
+class _Spread(torch.autograd.Function):
+    """x[token], and back only from the place of each token: no zeros are written or added up."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, token: Tensor, place: Tensor) -> Tensor:
+        ctx.save_for_backward(place)
+        return x.index_select(0, token)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad.index_select(0, ctx.saved_tensors[0]), None, None
 
 
 def runs(lengths: np.ndarray) -> Sequence[tuple[int, int]]:
