@@ -116,7 +116,7 @@ class VariantConfig:
     name: str = MISSING  # set by variant=
     gloss_objective: str = _choice("nll", "nll", "softmax")  # what G-Loss takes of the propagated labels
     divide_by_unlabeled: bool = False  # integrated: divide G-Loss by the number of unlabeled nodes once more
-    sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the mean distance d
+    sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the median distance d
     class_weights: str = _choice("none", "none", "balanced")  # of cross-entropy and G-Loss
     supcon: str = _choice("khosla", "khosla", "released")  # which form of the contrastive loss
     scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: λ of SCL is fixed at it
@@ -150,7 +150,7 @@ class TrainerConfig:
     tensorboard: bool = False  # live curves in the run's folder, for TensorBoard
     checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)  # between two checkpoints
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the GPU has it
+    precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the device has units for it
 
 
 @dataclass
