@@ -150,7 +150,7 @@ class TrainerConfig:
     tensorboard: bool = False  # live curves in the run's folder, for TensorBoard
     checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)  # between two checkpoints
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the device has units for it
+    precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the device has it
 
 
 @dataclass
