@@ -1,10 +1,10 @@
 """G-Loss: how well the labels of some texts of a batch, spread over its graph, predict those of the others.
 
 On a CPU, for all but narrow kernels: weights and rates in float64 (`linear_rates`, `log_absorption`). On a GPU with a
-kernel of its own, and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations as logsumexp
-(`log_transition_rates`, `log_propagate`). Either way the closed form of the propagation is an elimination that never
-subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite. Where ordinary
-arithmetic can follow, the result is that of `gloss.losses.geometry` and `gloss.losses.reference`.
+kernel of its own, and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations
+as logsumexp (`log_transition_rates`, `log_propagate`). Either way the closed form of the propagation is an elimination
+that never subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite. Where
+ordinary arithmetic can follow, the result is that of `gloss.losses.geometry` and `gloss.losses.reference`.
 """
 
 import math
