@@ -72,6 +72,12 @@ def test_the_tree_of_the_readme_is_the_real_one():
     assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), f"README.md should show\n{tree()}"
 
 
+def test_no_module_is_longer_than_400_lines():
+    long = {str(p.relative_to(ROOT)) for part in ("gloss", "tests") for p in (ROOT / part).rglob("*.py")
+            if len(p.read_text(encoding="utf-8").splitlines()) > 400}  # fmt: skip
+    assert not long
+
+
 def test_the_tests_mirror_the_packages():
     folders = {path.name for path in (ROOT / "tests").iterdir() if path.is_dir() and any(path.glob("test_*.py"))}
     assert folders <= set(LAYERS)

@@ -178,10 +178,10 @@ class Fit:
 
         Changes no weight, and no random number of a step.
         """
-        for size, is_labeled in {len(b): v for b, v in zip(batches, labeled, strict=True)}.items():
+        for size, (rows, is_labeled) in {len(b): (b, v) for b, v in zip(batches, labeled, strict=True)}.items():
             embeddings = torch.randn(size, self.model.encoder.embedding_dim, device=self.device, requires_grad=True)
             logits = torch.zeros(size, self.objective.num_classes, device=self.device, requires_grad=True)
-            labels = self.labels["train"][torch.arange(size, device=self.device)]
+            labels = self.step_labels[torch.from_numpy(rows).to(self.device)]
             parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_labeled)
             parts.loss.backward()
         if self.cfg.trainer.compile:

@@ -19,7 +19,7 @@ from gloss.data.tokens import tokenize
 from gloss.errors import ConfigError, DataError
 from gloss.losses import gloss_loss, is_scored
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
-from gloss.models.encoder import TokenTable
+from gloss.models.encoder import Encoder, TokenTable
 from gloss.models.pretrained import load_tokenizer
 from gloss.runtime.signals import Interrupted
 from gloss.training.objective import Objective
@@ -209,6 +209,28 @@ def test_a_run_with_unlabeled_texts_ends_as_if_it_had_not_been_stopped(tiny_conf
         train(tiny_config(*options, "rerun=true"))
     assert not (whole.folder / "DONE").exists()
     assert files(train(tiny_config(*options)).folder) == expected
+
+
+def test_the_warm_up_of_a_gpu_takes_batches_larger_than_the_training_set(tiny_config, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    warm_up, sizes = Fit._warm_up, []
+
+    def warmed(fit, batches, labeled):
+        sizes.append((max(map(len, batches)), len(fit.labels["train"])))
+        monkeypatch.setattr(fit, "_encode", lambda rows, *rest: torch.zeros(len(rows), 3, requires_grad=True))
+        warm_up(fit, batches, labeled)
+        raise Stop
+
+    monkeypatch.setattr(Fit, "_warm_up", warmed)
+    cfg = tiny_config(*GRAPH, *REST, "trainer.unlabeled_per_batch=150")
+    cfg.trainer.compile = True  # as a GPU does, a compiled run warms up
+    monkeypatch.setattr(Encoder, "compile_layers", lambda encoder: None)
+    with pytest.raises(Stop):
+        train(cfg)
+    [(largest, num_texts)] = sizes
+    assert largest > num_texts
 
 
 def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
