@@ -199,7 +199,8 @@ def off_protocol(g: Group) -> list[str]:
     return [x for x in found if x != RELEASED and x.partition("=")[0] not in g.point]
 
 
-_SMOKE_EPOCHS = 10  # at most so many, and early stopping never had its say
+_SMOKE_EPOCHS = 10  # at most so many, and early stopping hardly had its say
+_SMOKE_TEXTS = 1000  # fewer training texts
 
 
 def reductions(config: dict[str, Any]) -> list[str]:
@@ -211,8 +212,11 @@ def reductions(config: dict[str, Any]) -> list[str]:
     for path in ("dataset.train_limit", "model.num_layers", "trainer.max_epochs"):
         section, key = path.split(".")
         value = number(config, section, key)
-        is_few = value is not None and (key != "max_epochs" or value <= _SMOKE_EPOCHS)
-        if is_few and value != its_own.get(section, {}).get(key) and path not in swept:
+        if value is None or key == "train_limit" and value >= _SMOKE_TEXTS:
+            continue
+        if key == "max_epochs" and value > min(_SMOKE_EPOCHS, 2 * (number(config, "trainer", "patience") or value)):
+            continue
+        if value != its_own.get(section, {}).get(key) and path not in swept:
             found.append(f"{path}={value:g}")
     return found
 

@@ -202,6 +202,21 @@ def test_runs_without_graph_quality_make_no_figure(tmp_path):
     assert quality.graph_quality(ungrouped_runs(read_records(tmp_path)[0])) == []
 
 
+def test_a_control_is_not_drawn_in_place_of_the_loss_itself(tmp_path):
+    """A shuffled graph has as many seeds and a better score here."""
+    for config_hash, shuffled, accuracy in (("11111111", False, 70.0), ("22222222", True, 90.0)):
+        for seed in (1, 2):
+            folder = write_run(
+                tmp_path, loss="gloss_sqrt", mode="standalone", seed=seed, accuracy=accuracy, config_hash=config_hash
+            )
+            record = json.loads((folder / "result.json").read_text())
+            record["config"].setdefault("ablation", {})["graph_shuffle"] = shuffled
+            record["config"].setdefault("dataset", {})["train_limit"] = 2000  # neither is the paper's protocol
+            (folder / "result.json").write_text(json.dumps(record))
+    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
+    assert any("Left out" in note and "graph_shuffle=True" in note for note in drawing.notes)
+
+
 def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
     write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
     write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)

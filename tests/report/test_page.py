@@ -237,6 +237,11 @@ def test_the_page_opens_with_what_was_run_and_says_that_it_is_a_smoke_run(experi
         ({"model": {"alias": "tiny"}, "dataset": {"train_limit": 9}}, ["model=tiny", "dataset.train_limit=9"]),
         ({"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}}, []),  # its file sets three
         ({"dataset": {"train_limit": 20}, "experiment": {"name": "few_shot"}}, []),
+        (
+            {"dataset": {"train_limit": 2000}, "trainer": {"max_epochs": 10, "patience": 2}},
+            [],
+        ),  # early stopping decides
+        ({"trainer": {"max_epochs": 10, "patience": 10}}, ["trainer.max_epochs=10"]),
     ],
 )
 def test_what_makes_a_smoke_run(config, expected):

@@ -140,7 +140,7 @@ def test_graph_noise_says_what_of_the_gain_survives_the_shuffle(tmp_path):
     start = "MR, BERT-base, G-Loss-O + CE (integrated, n=3): 16 % of its gain over CE (+2.10 points"
     assert drawing.notes[0].startswith(start)
     assert drawing.notes[0].endswith("survives the shuffle; shuffled it is +0.33 from CE.")  # 0.3333 / 2.1
-    labels = [text.get_text() for text in drawing.figure.axes[0].get_legend().get_texts()]
+    labels = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
     assert labels == ["CE (n=3)", "G-Loss-O + CE (n=1–3)", "G-Loss-O + CE (shuffled graph) (n=3)"]
     across = [line for line in drawing.figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
     assert [set(line.get_ydata()) for line in across] == [{81.0}, {244 / 3}]

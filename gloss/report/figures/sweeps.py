@@ -178,6 +178,7 @@ def by_loss(
                 data += [{**keys, "setting": path, "metric": metric, **row} for row in rows]
                 shown = [row | {"x": 100 * row["x"]} for row in rows] if percent else rows
                 look = LOSS_LOOK.get(loss, {}) | ({"linestyle": ":", "fillstyle": "none"} if rest else {})
+                look |= {"color": "#999999"} if has_modes and mode != INTEGRATED else {}
                 own_name = loss_name(loss, mode) + (f" ({mode})" if has_modes and mode != INTEGRATED else "")
                 _draw(ax, shown, look, f"{own_name}{rest} ({_seeds(rows)})")
                 if across and len(line) == 1:
@@ -191,8 +192,12 @@ def by_loss(
         if with_time:
             look = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}  # beside the panels: lines fill them
             row_of_axes[-1].legend(*row_of_axes[0].get_legend_handles_labels(), **look)
-        elif row_of_axes[0].has_data():
+        elif row_of_axes[0].has_data() and not across:
             row_of_axes[0].legend()
+    if across:  # lines go across the panels
+        entries = {name: line for ax in axes.flat for line, name in zip(*ax.get_legend_handles_labels(), strict=True)}
+        figure.set_figwidth(figure.get_figwidth() + 3.6)
+        figure.legend(entries.values(), entries.keys(), loc="outside right center")
     return Drawing(
         name, title, figure, data, [*bars_note(data), *times, *common_notes(groups, swept=[path])], missing(groups)
     )

@@ -43,15 +43,18 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     place = {(g.dataset, g.model, g.mode): i for i, g in enumerate(reversed(groups))}
     groups = sorted(groups, key=lambda g: (-place[g.dataset, g.model, g.mode], setting(g)))  # a contest after the other
     told = differences(groups)
+    measured = measure(groups, METRICS)
+    known = set(measured.dropna(subset="mean")["metric"])
+    metrics, measured = [m for m in METRICS if m.name in known], measured[measured["metric"].isin(known)]
     rows, data = [], []
-    for g, cell in zip(groups, by_group(measure(groups, METRICS), METRICS), strict=True):
-        shown = [ours(row if m.is_quality else row | {"rank": 0}, m) for row, m in zip(cell, METRICS, strict=True)]
+    for g, cell in zip(groups, by_group(measured, metrics), strict=True):
+        shown = [ours(row if m.is_quality else row | {"rank": 0}, m) for row, m in zip(cell, metrics, strict=True)]
         numbers = [Entry((part,)) for part in shown]  # times and epochs are facts, not a contest: no rank
         keys = [dataset_name(g.dataset), model_name(g.model), g.mode, loss_name(g.loss, g.mode), told[identity(g)]]
         rows.append([*keys, len(g.runs), *numbers])
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
-        for row, m in zip(cell, METRICS, strict=True):
+        for row, m in zip(cell, metrics, strict=True):
             data[-1] |= {str(m.path[-1]): row["mean"], f"{m.path[-1]}_std": row["std"]}
     notes, columns = [*timed(groups)[1]], ["Data set", "Model", "Mode", "Loss", "Settings", "n"]
     if off := [set(found) for g in groups if (found := protocol_deviations(g.config))]:
@@ -63,7 +66,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     else:
         columns, rows = [c for c in columns if c != "Settings"], [[*row[:4], *row[5:]] for row in rows]
     num_keys = len(columns) - 1
-    return Table(name, title, [*columns, *(m.heading for m in METRICS)], rows, data, notes, num_keys=num_keys)
+    return Table(name, title, [*columns, *(m.heading for m in metrics)], rows, data, notes, num_keys=num_keys)
 
 
 def differences(groups: Sequence[Group]) -> dict[tuple, str]:
@@ -123,7 +126,14 @@ def _chosen(candidates: Sequence[Group], block: Sequence[Group]) -> tuple[dict[s
 
     def preference(one: tuple) -> tuple:
         found = by_setting[one]
-        return one[1:] == ("paper",), len({g.loss for g in found}), sum(len(g.runs) for g in found), one
+        num_runs = sum(len(g.runs) for g in found)
+        return (
+            one[1:] == ("paper",),
+            len({g.loss for g in found}),
+            num_runs,
+            -len(one),
+            one,
+        )  # a control has more settings
 
     def score(g: Group) -> float:
         metric = "macro_f1" if g.mode == "integrated" else "macro_silhouette"
