@@ -57,8 +57,8 @@ def test_the_lines_of_the_readme_remake_table_2(tmp_path, monkeypatch, capsys):
     (code,) = (text for text in found if "load_runs" in text)
     assert len(code.splitlines()) == 5
     for seed, accuracy in ((1, 81.0), (2, 83.5)):
-        write_run(tmp_path / "outputs" / "demo", seed=seed, accuracy=accuracy)
-    write_run(tmp_path / "outputs" / "demo", mode="standalone", loss="scl", silhouette=0.5)
+        write_run(tmp_path / "outputs" / "reference", seed=seed, accuracy=accuracy)
+    write_run(tmp_path / "outputs" / "reference", mode="standalone", loss="scl", silhouette=0.5)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)

@@ -198,7 +198,7 @@ def test_reasons_are_shown_in_part_and_steer_no_terminal(tmp_path):
     long = sound(config_hash="00000002") | {"labels": ["a"], "metrics": {"y" * 10**6: None}}
     (folder_of(tmp_path, "00000002") / "result.json").write_text(json.dumps(long))
     assert all(len(problem.reason) < 1000 for problem in read_records(tmp_path)[1])
-    line = SimpleNamespace(cell=SimpleNamespace(folder=lambda seed: failed), states={1: "failed"})
+    line = SimpleNamespace(spec=SimpleNamespace(folder=lambda seed: failed), states={1: "failed"})
     (told,) = gloss.report.plan.failures([line])
     assert len(told) < 1000 and "\x1b" not in told
     check_page(tmp_path)
