@@ -91,7 +91,7 @@ def tiny_config(toy_csv: Path, tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 texts of two classes, told apart by their words."""
+    """60 texts of two classes with different words."""
     words = {"sea": "boat wave fish salt harbour", "sky": "cloud wind bird star plane"}
     rng = random.Random(0)
     rows = [f"{' '.join(rng.choices(words[label].split(), k=5))} {i},{label}" for i in range(30) for label in words]

@@ -80,8 +80,8 @@ def test_a_finished_run_is_not_run_again_unless_asked(outputs: Path):
     arguments = [*OVERRIDES, "loss=ce", "seed=1", f"paths.outputs={outputs}"]
     folder = next(outputs.glob("runs/docstrings/tiny/integrated-ce/*/seed=1"))
     before = (folder / "result.json").read_bytes()
-    told = script("train.py", *arguments).stdout
-    assert "finished" in told and str(folder) in told
+    output = script("train.py", *arguments).stdout
+    assert "finished" in output and str(folder) in output
     assert (folder / "result.json").read_bytes() == before
     metrics = json.loads(before)["metrics"]
     script("train.py", *arguments, "rerun=true")

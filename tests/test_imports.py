@@ -33,7 +33,7 @@ def state():
 
 
 def imports_of_others() -> list[str]:
-    """Every import statement of the package, also inside functions, but those of its own modules."""
+    """Every import statement of the package, also inside functions, but of its own modules."""
     found = set()
     for path in (ROOT / "gloss").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

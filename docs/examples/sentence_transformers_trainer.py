@@ -1,6 +1,6 @@
 """G-Loss with the trainer of sentence-transformers: python docs/examples/sentence_transformers_trainer.py
 
-Losses of sentence-transformers receive token features, those of gloss.losses embeddings: `EmbeddingLoss` adapts.
+Losses of sentence-transformers receive token features, losses of gloss embeddings: `EmbeddingLoss` adapts.
 """
 
 import inspect

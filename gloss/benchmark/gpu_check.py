@@ -117,8 +117,8 @@ def elimination_kernels(place: Place) -> Iterator[Row]:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             kernel = elimination._kernel(place.device)
-        told = "; ".join(str(w.message) for w in caught)
-        yield row("kernels build", "without a warning", told or "built", kernel is not None)
+        messages = "; ".join(str(w.message) for w in caught)
+        yield row("kernels build", "without a warning", messages or "built", kernel is not None)
     shapes = [(1, 2), (51, 2), (51, 20), (20, 300), (205, 8), (409, 2)] if place.is_gpu else [(1, 2), (5, 3)]
     for num_nodes, classes in shapes:
         generator = torch.Generator().manual_seed(num_nodes)

@@ -34,7 +34,7 @@ class Benchmark:
     steps: int = at_least(0, 0)  # of one candidate's turn; 0: 1 on a CPU, 20 elsewhere
     seed: int = at_least(0, 1)  # of the batches
     baselines: bool = True  # also the Trainer and the released procedure
-    peers: bool = False  # only the losses alone by the size of the batch, beside those of other libraries
+    peers: bool = False  # only the losses alone by batch size, beside other libraries' losses
     clock: str = choice("wall", "wall", "cpu")  # cpu: the processor's seconds, for a machine that others use
     threads: int | None = at_least(1, None)  # of PyTorch
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps

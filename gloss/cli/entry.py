@@ -22,8 +22,8 @@ def main(name: str) -> int:
     except ModuleNotFoundError as error:
         if str(error.name).startswith("gloss"):
             raise
-        told = f"this needs the package {error.name}, which is not installed: pip install 'gloss[train]' brings it"
-        print(f"error: {told}", file=sys.stderr)
+        message = f"this needs the package {error.name}, which is not installed: pip install 'gloss[train]' brings it"
+        print(f"error: {message}", file=sys.stderr)
         return 2
 
 

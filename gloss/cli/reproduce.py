@@ -210,10 +210,10 @@ def confirm(name: str, hours: float) -> None:
     """Ask on a terminal before a job of more than ASK_ABOVE hours. Raises ConfigError without a yes."""
     if hours <= ASK_ABOVE or os.environ.get("YES") == "1":
         return
-    told = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} says what of)"
+    message = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} says what of)"
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
-        raise ConfigError(f"{told}: YES=1 starts it, and DATASET=… MODEL=… LOSS=… SEED=… make it smaller")
-    print(f"{told}. Start? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise ConfigError(f"{message}: YES=1 starts it, and DATASET=… MODEL=… LOSS=… SEED=… make it smaller")
+    print(f"{message}. Start? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise ConfigError("not started")
 
@@ -284,7 +284,7 @@ def status(outputs: Path, device: str, cores: int) -> bool:
 def call(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
     """Run a command of ours, shown as one, and wait for it; its exit status, 128 + n where signal n ended it.
 
-    environment: variables beside those of this process; their values are not shown.
+    environment: variables added to this process's; their values are not shown.
     """
     environment = environment or {}
     secret = "".join(f"{name}=… " for name in environment)

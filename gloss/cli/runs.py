@@ -21,7 +21,7 @@ from gloss.records.reading import SELECTION
 
 @dataclass
 class Runs:
-    dataset: list[str] = names()  # only runs with one of these; []: all
+    dataset: list[str] = names()  # only runs on one of the named sets; []: all
     model: list[str] = names()  # the same
     loss: list[str] = names()  # the same
     mode: list[str] = names()  # the same
@@ -38,7 +38,7 @@ def task(cfg: Runs) -> None:
     if len(cfg.compare) not in (0, 2):
         raise ConfigError("expected two runs, compare=A,B")
 
-    import pandas as pd  # here, so that a mistake on the command line is told at once
+    import pandas as pd  # here, so that a mistake on the command line is reported at once
 
     from gloss.records.frame import load_runs
     from gloss.report import run_list

@@ -13,7 +13,7 @@ from gloss.runtime.terminal import telling
 
 
 def task(cfg: Config, place: str) -> object:
-    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is told before
+    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is reported before
         from gloss.training.run import train
 
     return train(cfg, wait=not place, place=place)

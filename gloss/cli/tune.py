@@ -13,7 +13,7 @@ from gloss.runtime.terminal import telling
 
 
 def task(cfg: TuneConfig, place: str) -> None:
-    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is told before
+    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is reported before
         from gloss.report.figures.search import trials_table
         from gloss.search.worker import tune
 

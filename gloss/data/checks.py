@@ -70,7 +70,7 @@ def _of(part: str, parts: dict[str, Examples]) -> str:
 
 
 def _text_notes(examples: Examples, of_part: str, train: set[tuple[str, ...]]) -> list[str]:
-    """What is odd about the texts of a split; train: those of the training split, where this is another."""
+    """What is odd about the texts of a split; train: the training split's texts, where this is another."""
     labels_of = defaultdict(set)
     known = [words(texts) for *texts, _ in examples.rows]
     for key, (*_, label) in zip(known, examples.rows, strict=True):

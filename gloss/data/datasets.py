@@ -157,7 +157,7 @@ class _Source:
         numbers: Sequence[int] | None = None,
         groups: Sequence[str] | None = None,
     ) -> None:
-        """Add a split; numbers: of the rows (default: those of a CSV file of ours); groups: of the rows."""
+        """Add a split; numbers: of the rows (default: as in a prepared CSV file); groups: of the rows."""
         cells = texts if groups is None else [(*text, group) for text, group in zip(texts, groups, strict=True)]
         digests = row_digests(cells, [self.labels[label] for label in labels])
         numbers = range(2, len(texts) + 2) if numbers is None else numbers
@@ -248,7 +248,7 @@ def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> _Source:
         pins = pinned["versions"].items()
         other = [f"{name} {versions[name]} for {pin}" for name, pin in pins if versions[name] != pin]
         cause = "installed: " + ", ".join(other) if other else "the installed packages differ from their release"
-        source.notes.append(f"these docstrings are not those of the pinned versions ({cause})")
+        source.notes.append(f"these docstrings differ from the pinned versions' ({cause})")
     return source
 
 

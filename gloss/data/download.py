@@ -110,7 +110,7 @@ def fetch(url: str, path: Path, expected: dict[str, Any]) -> None:
     """Download `url` to `path`, which takes its place only when its content is proved.
 
     expected: {"git_blob" or "sha256": what the content must have}. GLOSS_DATA_MIRROR replaces the scheme and host of
-    `url`; proxies are those of the environment. Raises DataError.
+    `url`; proxies come from the environment. Raises DataError.
     """
     if mirror := os.environ.get("GLOSS_DATA_MIRROR"):
         if not mirror.startswith(("http://", "https://")):
@@ -163,7 +163,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
             advice = "it would be larger than this account may write (ulimit -f): raise that limit and run this again"
         elif error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(next(folder for folder in path.parents if folder.exists())).free // 2**20
-            advice = f"the disk or your quota is full ({free} MB free): make room and run this again"
+            advice = f"the disk or your quota is full ({free} MB free): free some space and run this again"
         else:
             advice = f"{error.strerror}: choose a folder that you may write to"
         raise DataError(f"{path}: cannot be written, {advice}") from None

@@ -1,6 +1,6 @@
 """Files of texts, read row by row: CSV with any separator, JSON lines, parquet, lines, and a folder per class.
 
-Rows are numbered as a spreadsheet or an editor shows them: those of CSV from 2, the header being row 1, others from 1.
+Rows are numbered as a spreadsheet or an editor shows them: CSV from 2, the header being row 1, others from 1.
 """
 
 from __future__ import annotations
@@ -206,7 +206,7 @@ def _position(plain: io.BufferedReader, raw: IO[bytes]) -> tuple[int, int]:
 
 
 def _decoded(plain: io.BufferedReader, encoding: str) -> IO[str]:
-    """Bytes as characters. What is not in `encoding` becomes surrogates, so that the row it stands in can be told."""
+    """Bytes as characters. What is not in `encoding` becomes surrogates, so that its row can be named."""
     head = plain.peek(4)[:4]
     if head.startswith(_BINARY):
         raise DataError(_NO_TEXT)
@@ -251,7 +251,7 @@ def _lines(lines: Iterator[str], columns: Sequence[str]) -> Iterator[tuple[int, 
 
 
 def _csv(lines: Iterator[str], columns: Sequence[str], separators: str, advice: str) -> Iterator[tuple[int, Cells]]:
-    """separators: of these the one by which the header has the most of the columns, then the most names, counts."""
+    """separators: the one that gives the header most of the columns, then most names, is taken."""
     first, number = next(lines, ""), 1
     if declared := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):  # Excel's own, which it shows to nobody
         separators, first = declared[1], next(lines, "")

@@ -14,7 +14,7 @@ def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDatase
     """The data set of a run, in the order of its predictions.
 
     data_dir: folder of the prepared sets; None: the run's own. Raises DataError where the data set cannot be read,
-    RunError where its texts are not those of the run.
+    RunError where its texts differ from the run's.
     """
     config = record.result["config"]
     try:

@@ -61,7 +61,7 @@ def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
 
 def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Split]:
     """The classes and the texts to test of a set that nothing is trained on: all rows of a CSV file, the test split of
-    a hub set, or its validation split if it has no other with labels. Numbers of labels are those of `labels`, which
+    a hub set, or its validation split if it has no other with labels. Labels are numbered as in `labels`, which
     the classes are where the set has no other. Raises DataError.
     """
     source = SOURCES[cfg.source](cfg, Path())

@@ -48,7 +48,7 @@ def stratified(labels: np.ndarray, size: int, seed: int, least: int = 0, leave: 
 
 
 def whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
-    """Sorted indices of about `size` rows: all those of groups drawn at random, but never of all groups."""
+    """Sorted indices of about `size` rows: all rows of groups drawn at random, but never of all groups."""
     names, which = np.unique(groups, return_inverse=True)
     order = np.random.default_rng(SPLIT_SEED).permutation(len(names))
     num_rows = np.bincount(which)[order].cumsum()

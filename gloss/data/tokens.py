@@ -21,7 +21,7 @@ from gloss.runtime.atomic import atomic_file
 # -- token ids ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Tokens:
-    """Token ids of N texts, end to end: those of text i are input_ids[offsets[i] : offsets[i + 1]]."""
+    """Token ids of N texts, end to end: text i has input_ids[offsets[i] : offsets[i + 1]]."""
 
     input_ids: np.ndarray  # int32 [total]
     token_type_ids: np.ndarray | None  # uint8 [total]; None where the model has none

@@ -153,7 +153,7 @@ def _own_texts(record: Record) -> tuple[int, int, float] | None:
 
 
 def _speed(record: Record) -> float | None:
-    """Operations a second that a run reached, validation included; None where it cannot be told."""
+    """Operations a second that a run reached, validation included; None where it is not known."""
     result, x, texts = record.result, record.identity, _own_texts(record)
     seconds = sum(number(result, "seconds", key) or 0.0 for key in ("training", "evaluation"))
     if not (texts and seconds and x.model in ENCODERS):

@@ -241,7 +241,7 @@ def check_single(name: str, arguments: Sequence[str]) -> None:
 
 
 def _in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments, those of swept keys last and in the sweep's order, its own values where a key is not given."""
+    """The arguments, swept keys last and in the sweep's order, with the sweep's values where a key is not given."""
     sweep = sweep_of(name)
     given = {key: a for a in arguments if (key := a.partition("=")[0]) in sweep}
     rest = [a for a in arguments if a not in given.values()]

@@ -73,9 +73,9 @@ def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> 
 
 
 def with_texts(specs: Sequence[RunSpec], records: Sequence[Record]) -> list[RunSpec]:
-    """The specs, those of a user's own texts (csv, hub) with the fingerprint of these.
+    """The specs; on a user's own texts (csv, hub) with the texts' fingerprint.
 
-    Where the texts are not there any more, it is the one under which runs of these very specs are recorded. Raises
+    Where the texts are gone, the fingerprint under which runs of the same specs are recorded. Raises
     DataError where there is none, or several.
     """
     sets: dict[str, list[RunSpec]] = {}

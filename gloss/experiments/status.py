@@ -39,7 +39,7 @@ def searches_left(
 ) -> dict[Path, tuple[RunSpec, int]]:
     """Searches that specs lack: overlay that each writes -> (what it trains, trials left).
 
-    A spec has its search where the overlay of the same texts, encoder and amounts of data (those of `search_spec`) is
+    A spec has its search where the overlay of the same texts, encoder and amounts of data (as in `search_spec`) is
     from the wanted search with at least the wanted trials. overrides: of the specs, as on the command line; what they
     set is not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an unknown
     search.

@@ -65,7 +65,7 @@ def embedding_map(
         ax.grid(visible=False)
         for k in np.unique(labels):
             mine = xy[labels == k]
-            # 8 colours times 8 shapes: 64 classes can be told apart.
+            # 8 colours times 8 shapes: 64 classes can be distinguished.
             look = {"color": CLASS_COLORS[k % 8], "marker": CLASS_MARKERS[k // 8 % 8]}
             entry = f"{plain(clipped(names[k]))} ({len(mine)})"
             ax.scatter(mine[:, 0], mine[:, 1], s=9, linewidth=0, label=entry, **look)

@@ -83,7 +83,7 @@ def read_rows(
     encoding: str = "utf-8",
     fallback: str | None = None,
 ) -> Iterator[Row | BadRow]:
-    """The texts of a file, one by one, with a progress bar; the arguments are those of `files.numbered_rows`.
+    """The texts of a file, one by one, with a progress bar; arguments as in `files.numbered_rows`.
 
     A row that holds no text comes as BadRow; the next ones are read all the same, and blank ones counted. Raises
     DataError where the header does not fit.

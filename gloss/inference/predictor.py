@@ -163,7 +163,7 @@ class Run:
         self.model = model.to(self.device)
         self.num_truncated = 0  # of the texts that were predicted: those with more than max_length tokens
         if self.labels != record.result["labels"]:
-            raise RunError(f"{record.folder}: the labels of model/ are not those of result.json: train the run again")
+            raise RunError(f"{record.folder}: the labels of model/ differ from result.json: train the run again")
 
     @property
     def columns(self) -> list[str]:
@@ -227,7 +227,7 @@ class Run:
     def split(self, name: str) -> Split:
         """The train, val or test texts of the run, from its own data set.
 
-        Raises DataError where the data set cannot be read, RunError where its texts are not those of the run.
+        Raises DataError where the data set cannot be read, RunError where its texts differ from the run's.
         """
         dataset = dataset_of(self.record, self.data)
         if name not in dataset.splits:

@@ -1,4 +1,4 @@
-"""G-Loss: how well the labels of some texts of a batch, spread over its graph, predict those of the others.
+"""G-Loss: how well the labels of some texts of a batch, spread over its graph, predict the labels of the others.
 
 On a CPU, for all but narrow kernels: weights and rates in float64 (`linear_rates`, `log_absorption`). On a GPU with a
 kernel of its own, and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations

@@ -31,7 +31,7 @@ def transition_matrix(normalized: Tensor) -> Tensor:
 def propagate_labels(transition: Tensor, labels: Tensor, is_labeled: Tensor, num_classes: int) -> Tensor:
     """F_U = (I − T_UU)⁻¹ T_UL Y_L: where a walk from an unlabeled node first meets a labeled one, by class.
 
-    transition: T [B, B], rows sum to 1; labels: int [B] in [0, C) (those of unlabeled nodes are not read); is_labeled:
+    transition: T [B, B], rows sum to 1; labels: int [B] in [0, C) (not read for unlabeled nodes); is_labeled:
     bool [B], at least one True and one False. Returns [U, C] in the order of the unlabeled nodes; rows sum to 1.
     Needs a path from every unlabeled node to a labeled one that floating point can see; else the system is singular.
     """

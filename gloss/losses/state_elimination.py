@@ -17,7 +17,7 @@ BLOCK = 64  # nodes whose steps are made before the rest of the matrix hears of 
 def log_absorption(rates: Tensor, num_classes: int) -> Tensor:
     """Rates [U, C + U] of U unlabeled nodes to C classes and to each other -> log F_U [U, C], where their walks end.
 
-    rates: float64, >= 0, not so far apart that they leave float64; those of a node to itself never matter, nor does a
+    rates: float64, >= 0, not so far apart that they leave float64; a node's rate to itself never matters, nor does a
     factor of a row. A class that nobody reaches gets about −708, probability 0, and no gradient. Costs U² (C + U)
     operations and U (C + U) numbers for the gradient, which has no gradient of its own.
     """

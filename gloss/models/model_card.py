@@ -50,7 +50,7 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray], is_cl
     identity, config, metrics = result["identity"], result["config"], result["metrics"]["test"]
     predicted, truth = predictions["test_logits"].argmax(axis=1), predictions["test_labels"]
     model, labels = config["model"], [" ".join(label.replace("|", "\\|").split()) for label in result["labels"]]
-    # A name of the hub or of a package may be told, a folder of this machine may not.
+    # A name of the hub or of a package may be published, a folder of this machine may not.
     name = model["name"] if re.fullmatch(r"(package:)?[\w.-]+(/[\w.-]+)?", model["name"]) else identity["model"]
     used = {key: value for key, value in result["hyperparameters"].items() if value is not None}
     data = ModelCardData(

@@ -144,7 +144,7 @@ def without_advice() -> Iterator[None]:
 
 @without_advice()
 def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedModel:
-    """The transformer of a folder or of the hub, in float32 and without pooler; options: those of `from_pretrained`.
+    """The transformer of a folder or of the hub, in float32 and without pooler; options: as in `from_pretrained`.
 
     Raises ValueError where a weight is not in the file, or of another shape: transformers would draw it at random.
     """
@@ -167,7 +167,7 @@ def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedMod
     if wrong:
         shown = ", ".join(f"{key} {wrong[key]}" for key in sorted(wrong)[:3])
         raise ValueError(
-            f"the weights are not those of the model in config.json: {shown}{' …' if len(wrong) > 3 else ''} "
+            f"the weights do not fit the model in config.json: {shown}{' …' if len(wrong) > 3 else ''} "
             f"({len(wrong)} of {len(model.state_dict())} tensors)"
         )
     if getattr(model, "pooler", None) is not None:

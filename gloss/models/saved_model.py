@@ -155,5 +155,5 @@ def model_folder(record: Record) -> Path:
         again = command_of(record.result["config"], "trainer.save_model=true")
     except Exception:  # a record from anywhere, whose configuration may hold anything
         again = f"its own command line with trainer.save_model=true (its settings are in {record.folder}/config.yaml)"
-    told = f"{record.folder} holds the results of its run, but not the weights. To train it again and keep them:"
-    raise RunError(f"{told}\n  {again}")
+    message = f"{record.folder} holds the results of its run, but not the weights. To train it again and keep them:"
+    raise RunError(f"{message}\n  {again}")

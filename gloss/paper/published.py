@@ -81,6 +81,6 @@ def table9_notes() -> list[str]:
     gloss = float(rows("table9")[0]["gloss_mean"])
     return [
         f"Paper's Table 9: its means for cosine ({printed['cosine']:.2f}) and triplet ({printed['triplet']:.2f}) are "
-        f"those of its Table 3 swapped (cosine {means['cosine']:.2f}, triplet {means['triplet']:.2f}); its mean for "
+        f"its Table 3's swapped (cosine {means['cosine']:.2f}, triplet {means['triplet']:.2f}); its mean for "
         f"G-Loss-O is {gloss:.2f}, that of Table 3 is {means['gloss_o']:.2f}."
     ]

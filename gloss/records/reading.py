@@ -201,7 +201,7 @@ def _parsed(text: str) -> Any:
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], num_classes: int) -> None:
-    """Raise ValueError unless `arrays` are those of predictions.npz: labels [N], logits [N, C], embeddings [N, D]."""
+    """Raise ValueError unless `arrays` are predictions.npz: labels [N], logits [N, C], embeddings [N, D]."""
     for name, array in arrays.items():
         is_label = name.endswith("_labels")
         if array.ndim != (1 if is_label else 2) or array.dtype.kind not in ("iu" if is_label else "f"):

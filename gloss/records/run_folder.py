@@ -74,7 +74,7 @@ _NOT_IN_CODE = (
 
 @cache
 def code_hash(package: Path = ROOT / "gloss") -> str:
-    """Twelve hex digits of the package's sources that can change a number: all but those of `_NOT_IN_CODE`."""
+    """Twelve hex digits of the package's sources that can change a number: all but `_NOT_IN_CODE`."""
     found = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)

@@ -81,7 +81,7 @@ class Report:
 def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI) -> Report:
     """Make the tables, the figures and the page <outputs>/report/index.html from the records under `outputs`.
 
-    only: names of SECTIONS; None: those of the experiments in <outputs>/selections.yaml, and what was measured.
+    only: names of SECTIONS; None: the experiments in <outputs>/selections.yaml, and what was measured.
     Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name and
     for a folder that is not there.
     """

@@ -21,7 +21,7 @@ from gloss.report.table import Table
 
 _ABOUT = ["device", "device_name", "precision", "commit", "commit_clean", "finished_at", "peak_memory_bytes"]
 _ABOUT += ["seconds_total", "shared_device"]
-PIXELS_PER_INCH = 110  # of a figure on the page, so that its letters are as large as those of the tables
+PIXELS_PER_INCH = 110  # of a figure on the page, so that its letters are as large as the tables'
 VERDICTS = tuple(f"{word}{mark}" for mark in ("", " (released)") for word in ("ok", "near", "off", "unresolved"))
 
 

@@ -174,7 +174,7 @@ def _basis(plan: Plan) -> list[str]:
     name = plan.speeds.data_sheet
     if name is None and "unknown" in sources:
         others = ", ".join(DEVICES)
-        speed += f" It is none of {others}, and no run was measured on it: DEVICE=… tells what one of these takes."
+        speed += f" It is none of {others}, and no run was measured on it: DEVICE=… prices a known device."
     if "data sheet" in sources:
         peak, share = DEVICES[name]
         if name == "cpu":

@@ -1,4 +1,4 @@
-"""Finished runs as text: listed, summarized by cell, and two compared. Frames are those of gloss.records.frame."""
+"""Finished runs as text: listed, summarized by cell, and two compared. Frames come from gloss.records.frame."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def compared(a: pd.Series, b: pd.Series) -> str:
 def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
     """Return by the values of IDENTITY the settings in which a configuration differs from others of its kind.
 
-    Of a kind are those of one data set, model, mode, loss and variant. A value that more than half of them share is
+    Runs of a kind share data set, model, mode, loss and variant. A value that more than half of them share is
     left out.
     """
     keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
@@ -108,14 +108,14 @@ def table(columns: Mapping[str, Sequence[str]], num_keys: int) -> str:
 
 
 def _names(runs: pd.DataFrame, rows: Sequence[pd.Series]) -> dict[str, list[str]]:
-    told = settings(runs)
+    settings_of = settings(runs)
     names = {
         "Data set": [dataset_name(row["dataset"]) for row in rows],
         "Model": [model_name(row["model"]) for row in rows],
         "Mode": [row["mode"] for row in rows],
         "Loss": [loss_name(row["loss"], row["mode"]) for row in rows],
         "Variant": [row["variant"] for row in rows],
-        "Settings": [told[tuple(row[IDENTITY])] for row in rows],
+        "Settings": [settings_of[tuple(row[IDENTITY])] for row in rows],
     }
     idle = {"Variant": {"paper"}, "Settings": {""}}  # columns that say nothing
     return {key: texts for key, texts in names.items() if set(texts) != idle.get(key)}

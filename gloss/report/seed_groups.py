@@ -97,7 +97,7 @@ def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
 
 
 def refuse_doubles(records: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """The records without those of which two claim one configuration and seed, and a message for each such pair.
+    """The records, without pairs that claim one configuration and seed, and a message for each such pair.
 
     A run's folder follows from its configuration, so a second candidate was copied or renamed: neither is believed.
     """

@@ -18,7 +18,7 @@ from gloss.errors import ConfigError
 
 
 def readable(error: Exception) -> str:
-    """Hydra's message in a line; the mistakes of a command line itself are told before (gloss.runtime.overrides)."""
+    """Hydra's message in a line; gloss.runtime.overrides has checked the command line before."""
     lines = [line.strip() for line in str(error.__cause__ or error).splitlines() if line.strip()]
     return " ".join(lines[:2]) or type(error).__name__
 
@@ -41,7 +41,7 @@ def hydra_of_our_own(folder: Path | None = CONFIG_DIR) -> Iterator[None]:
 
 
 def composed(overrides: Sequence[str], name: str = "train", folder: Path | None = CONFIG_DIR) -> DictConfig:
-    """What Hydra composes of these words, which must not be changed; also inside a script that Hydra started.
+    """The configuration that Hydra composes of `overrides`, not to be changed; also inside a script that Hydra started.
 
     name: of a file in `folder`, or of a schema in Hydra's ConfigStore (folder=None).
     """

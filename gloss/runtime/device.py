@@ -29,14 +29,14 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-        if name == "cpu" and (told := unused_gpu()):
-            if told.must_stop:
-                raise ConfigError(f"{told.reason}; or trainer.device=cpu to train without it")
-            log.warning("trainer.device=auto is the CPU: %s", told.reason)
+        if name == "cpu" and (unused := unused_gpu()):
+            if unused.must_stop:
+                raise ConfigError(f"{unused.reason}; or trainer.device=cpu to train without it")
+            log.warning("trainer.device=auto is the CPU: %s", unused.reason)
     device = torch.device(name)
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        told = unused_gpu() if not torch.cuda.is_available() else None
-        why = f" ({told.reason})" if told else ""
+        unused = unused_gpu() if not torch.cuda.is_available() else None
+        why = f" ({unused.reason})" if unused else ""
         raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices{why}")
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not there on this machine")

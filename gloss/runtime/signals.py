@@ -12,7 +12,7 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Interrupted(BaseException):
-    """The process was told to stop: it leaves with 128 + the signal's number."""
+    """The process received a signal to stop: it exits with 128 + the signal's number."""
 
     def __init__(self, number: int) -> None:
         self.number = number

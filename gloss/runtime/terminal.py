@@ -26,8 +26,8 @@ def escape_control_characters(text: object) -> str:
 
 
 _REMEDIES = {
-    errno.ENOSPC: "make room there, or set paths.outputs to a folder elsewhere; the same command then goes on",
-    errno.EDQUOT: "your quota there is used up: make room, or set paths.outputs to a folder elsewhere",
+    errno.ENOSPC: "free some space there, or set paths.outputs to a folder elsewhere; the same command then goes on",
+    errno.EDQUOT: "your quota there is used up: free some space, or set paths.outputs to a folder elsewhere",
     errno.EFBIG: "files there may not grow as large as this one has to: raise `ulimit -f`, or set paths.outputs",
     errno.EROFS: "nothing can be written there: set paths.outputs to a folder that can",
     errno.EACCES: "it is not yours to use: change its permissions, or set paths.outputs to another folder",
@@ -110,7 +110,7 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 
 def run_with_exit_code(task: Callable[[], int | None], ends_early: str = "") -> int:
-    """Run `task`; its exit status: 2 for a mistake of the user's, 1 for a failure, 128 + n for signal n; all are told.
+    """Run `task`; its exit status: 2 for a mistake of the user's, 1 for a failure, 128 + n for signal n.
 
     ends_early: said where a signal ended it, of a task that outlasts its readers.
     """

@@ -161,7 +161,7 @@ def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
 
 
 def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> str:
-    """Says where this run's amounts of data are not those of the search; empty where they are."""
+    """Says where this run's amounts of data differ from the search's; empty where they agree."""
     texts = source.get("train_examples", "?")
     differences = []
     if source.get("train_limit") != cfg.dataset.train_limit:

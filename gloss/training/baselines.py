@@ -41,7 +41,7 @@ def measure(
     """Measure "texts" and "tfidf" of each data set, and "frozen" with each of `models`, and say so.
 
     datasets and models: names in configs, or configurations; tokenizer: a name; save_embeddings: of the test texts, by
-    the frozen encoders. A set whose texts are not there is told and passed over, so that one
+    the frozen encoders. A set without texts is reported and skipped, so that one
     missing set does not cost the others. Raises ConfigError for an unknown name.
     """
     if unknown := sorted(set(what) - {"texts", "tfidf", "frozen"}):
@@ -126,8 +126,8 @@ def measure_frozen(
     """The pretrained encoder as it is, with the probe of standalone mode and with nearest neighbours, for Tables 2 and
     3: <outputs>/baselines/frozen-<name>-<model>.json, and with `save_embeddings` the test embeddings in .npz beside it.
 
-    Both are chosen on validation; the test split is scored once. Of `cfg.train_limit` texts it takes those of the first
-    seed. Raises DataError, and ConfigError for the encoder.
+    Both are chosen on validation; the test split is scored once. `cfg.train_limit` texts are drawn with seed 1. Raises
+    DataError, and ConfigError for the encoder.
     """
     dataset, tokenizer = load_dataset(cfg, data_dir, seed=1), load_tokenizer(model_cfg)
     device = choose_device("auto")

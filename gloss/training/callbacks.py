@@ -12,7 +12,7 @@ from gloss.errors import ConfigError
 
 
 class Callback:
-    """What is told of a run; override what is needed. What a method raises ends the run and reaches the caller."""
+    """The events of a run; override the methods you need. Exceptions in them end the run and reach the caller."""
 
     def on_start(self, cfg: Config, folder: Path, epochs: list[dict[str, Any]]) -> None:
         """Training begins. epochs: lines of epochs.jsonl of an interrupted run that goes on; else empty."""

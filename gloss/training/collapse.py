@@ -1,4 +1,4 @@
-"""Signs that a training has collapsed, each told once in a line that the record keeps."""
+"""Signs that a training has collapsed, each reported once in a line that the record keeps."""
 
 from __future__ import annotations
 
@@ -87,13 +87,13 @@ def ties(epochs: list[dict[str, Any]], best_epoch: int, tested_weights: str) -> 
     shown = ", ".join(tied[:5]) + (f" and {len(tied) - 5} more" if len(tied) > 5 else "")
     return [
         f"the best validation score, {best:.4g}, is that of epochs {shown}: the weights of {best_epoch} are kept, "
-        "whose training loss is the lowest of these"
+        "whose training loss is the lowest among them"
     ]
 
 
 @torch.inference_mode()
 def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
-    """A line where σ makes all edge weights of the graph of these embeddings [B, D] nearly the same."""
+    """A line where σ makes all edge weights of the embeddings' [B, D] graph nearly the same."""
     distances = pairwise_distances(unit_length(embeddings.float()))
     distances = distances[~torch.eye(len(distances), dtype=torch.bool, device=distances.device)]
     if not len(distances):

@@ -57,7 +57,7 @@ def adam_probe(
     """The released code's probe on frozen embeddings [N, D]: weight [C, D], bias [C], settings.
 
     A linear layer, full-batch Adam, learning rate 1e-4, at most 50 steps, stopped after 10 without a better macro-F1 on
-    validation. The weights are those of the last step: the best are kept by reference, so training goes on in them.
+    validation. The weights of the last step are returned: the best are kept by reference, so training changes them.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -154,7 +154,7 @@ def clock(seconds: float) -> str:
 
 
 def scores(result: dict) -> str:
-    """The metrics of a record in words, those of validation first; a trial of a search has no others."""
+    """The metrics of a record in words, validation first; a trial of a search has no others."""
     parts = []
     for split, name in {"val": "validation", "test": "test"}.items():
         if metrics := result["metrics"].get(split):

@@ -106,10 +106,10 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
                 _remove(folder, Path(cfg.paths.outputs))
             raise
         except Exception as error:
-            told = out_of_memory(error, cfg, device) if isinstance(error, RuntimeError) else None
-            _write_error(folder, told or error)
-            if told:
-                raise told from error
+            failure = out_of_memory(error, cfg, device) if isinstance(error, RuntimeError) else None
+            _write_error(folder, failure or error)
+            if failure:
+                raise failure from error
             raise
         return read_record(folder)
 
@@ -136,11 +136,11 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     has_weights = (folder / "model").is_dir()
     if cfg.trainer.save_model is True and not has_weights:
         return None
-    told = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
-    lines = [f"{folder}: {told}; rerun=true trains it again", f"  {scores(record.result)}"]
+    finished = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
+    lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if (code := record.result.get("code")) != (now := code_hash()):
         before = f"{code}, now {now}" if code else f"not kept, now {now}"
-        lines[0] = f"{folder}: {told}, with other code than now ({before}), which may give other numbers"
+        lines[0] = f"{folder}: {finished}, with other code than now ({before}), which may give other numbers"
         lines.append(f"  to train it again: {_command(cfg, 'rerun=true')}")
     if cfg.trainer.save_model is not False and not has_weights:
         lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
@@ -204,8 +204,10 @@ class _Run:
         reset_peak_memory(device)
         precision = choose_precision(cfg.trainer, device)
         if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
-            told = "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
-            log.warning(told)
+            message = (
+                "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
+            )
+            log.warning(message)
         machine = environment(device, precision)
         display.show("phase", {"name": "tokenising"})
         texts = texts_on_device(cfg, dataset, device, self.is_trial)

@@ -43,7 +43,9 @@ def choose_sigma(
         try:
             sigma = bandwidth(len(table) if released else SIGMA_SAMPLE, released)
         except ValueError as error:
-            told = f"loss=gloss_sqrt cannot compute σ with model={cfg.model.alias}: {error} (loss=gloss_o loss.sigma=1)"
-            raise RunError(told) from None
+            message = (
+                f"loss=gloss_sqrt cannot compute σ with model={cfg.model.alias}: {error} (loss=gloss_o loss.sigma=1)"
+            )
+            raise RunError(message) from None
     sigma = float(sigma) * cfg.ablation.sigma_scale
     return sigma, sigma

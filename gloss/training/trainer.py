@@ -45,7 +45,7 @@ LOG = ("loss", "ce", "embedding_loss", "num_unscorable", "num_unlabeled", "is_em
 class Fit:
     """One training: its parts, and `run()`.
 
-    tables and labels: by split, on the device; train rows are those of the file's split (`rows` names them in errors).
+    tables and labels: by split, on the device; `rows` has the training texts' numbers in their file, for errors.
     An "unlabeled" table, if any, has no labels: of its texts some join each batch, behind the training texts' rows.
     on_epoch: called with the line of each epoch; what it raises ends the run (an Optuna search prunes this way).
     """
@@ -364,13 +364,13 @@ class Fit:
             labeled = batches[step][batches[step] < len(self.rows)]
             raise self._diverged(step, {"rows": self.rows[labeled].tolist()})
 
-    def _diverged(self, step: int, where: dict, **told: str) -> Diverged:
+    def _diverged(self, step: int, where: dict, **details: str) -> Diverged:
         """The error at a step (from 0) of the epoch under way, with what the log has of it; -1: the log's last."""
         values = self.log[step].tolist() if len(self.log) else []
         parts: dict[str, object] = {key: str(value) for key, value in zip(LOG, values, strict=False)}
         parts |= {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
         hint = " or a larger loss.sigma" if self.cfg.loss.name == GLOSS_O else ""  # other losses have no such key
-        return Diverged(parts | where, hint=hint, **told)
+        return Diverged(parts | where, hint=hint, **details)
 
     # -------------------------------------------------------------------------------------------------- the checkpoint
 

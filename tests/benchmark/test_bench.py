@@ -191,7 +191,7 @@ def test_losses_beside_peers_compute_the_same_and_have_a_time_and_a_memory(monke
     assert peak == pytest.approx(2 * x.nbytes, rel=0.01)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA reports a wait of the host: needs a GPU")
 @pytest.mark.parametrize(("lengths", "batch", "grad_cache_chunk"), [
     ("16", 16, None), ("4-12", 16, None), ("4-12", 16, 4), ("128", 128, None),
 ])  # fmt: skip

@@ -135,8 +135,8 @@ def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path):
 )
 def test_a_word_that_cannot_be_meant_is_refused_with_what_may_be(word: str, message: str, capsys):
     assert main(lambda cfg, is_sweep: pytest.fail("it ran"), [word]) == 2
-    told = capsys.readouterr().err
-    assert message in told and told.startswith("error: ") and len(told.splitlines()) == 1
+    output = capsys.readouterr().err
+    assert message in output and output.startswith("error: ") and len(output.splitlines()) == 1
 
 
 def test_a_plus_before_a_key_that_there_is_changes_nothing():
@@ -152,15 +152,15 @@ def test_every_group_can_be_chosen():
 
 def test_several_mistakes_are_told_together(capsys):
     assert main(lambda cfg, is_sweep: None, ["epochs=3", "loss.gama=1", "seed=2"]) == 2
-    told = capsys.readouterr().err.splitlines()
-    assert len(told) == 2 and all(line.startswith("error: ") for line in told)
+    output = capsys.readouterr().err.splitlines()
+    assert len(output) == 2 and all(line.startswith("error: ") for line in output)
 
 
 def test_mistakes_of_every_kind_are_told_together(capsys):
     words = ["epochs=3", "trainer.lr=x", "loss.gamma=0.5,3", "dataset=mrr", "trainer.device=cpu", "--multi-run", "-m"]
     assert main(lambda cfg, place: pytest.fail("it ran"), words) == 2
-    told = capsys.readouterr().err.splitlines()
-    for line, part in zip(told, ["flag --multi-run (did you mean --multirun?)", "did you mean trainer.max_epochs?",
+    output = capsys.readouterr().err.splitlines()
+    for line, part in zip(output, ["flag --multi-run (did you mean --multirun?)", "did you mean trainer.max_epochs?",
                                  "could not be converted to Float", "loss.gamma=0.5,3 is not allowed: expected above 0",
                                  "dataset=mrr is not allowed: expected one of 20ng, "], strict=True):  # fmt: skip
         assert line.startswith("error: ") and part in line
@@ -195,9 +195,9 @@ def test_mistakes_of_every_kind_are_told_together(capsys):
 def test_every_command_has_the_same_grammar_words_and_status(command, words, message, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", [command, *words])
     assert run_command(importlib.import_module(f"gloss.cli.{command}")) == 2
-    told = capsys.readouterr()
-    assert told.err.startswith(message) and not told.out
-    assert all(line.startswith("error: ") for line in told.err.splitlines())
+    output = capsys.readouterr()
+    assert output.err.startswith(message) and not output.out
+    assert all(line.startswith("error: ") for line in output.err.splitlines())
 
 
 def test_cfg_job_shows_what_a_command_would_do(monkeypatch, capsys):
@@ -220,8 +220,8 @@ def test_a_search_key_is_named_as_such():
 
 def test_an_experiment_without_a_sweep_says_what_it_needs(capsys):
     assert main(lambda cfg, is_sweep: pytest.fail("it ran"), ["experiment=table2"]) == 2
-    told = capsys.readouterr().err
-    assert "seed=1 dataset=mr model=bert loss=ce" in told and "a sweep of 300" in told and "-m" in told
+    output = capsys.readouterr().err
+    assert "seed=1 dataset=mr model=bert loss=ce" in output and "a sweep of 300" in output and "-m" in output
     with pytest.raises(ConfigError, match="one value each of seed, such as"):
         check_single("table2", ["dataset=mr", "model=bert", "loss=ce"])
     seen = []
@@ -322,8 +322,8 @@ def test_a_file_system_without_locks_is_told_with_its_folder(number: int, tmp_pa
 
 def test_a_lock_names_its_holder(tmp_path):
     with FileLock(tmp_path / "lock"):
-        told = holder(tmp_path / "lock")
-    assert f"process {os.getpid()} on " in told and f"remove {tmp_path / 'lock'}" in told
+        output = holder(tmp_path / "lock")
+    assert f"process {os.getpid()} on " in output and f"remove {tmp_path / 'lock'}" in output
     (tmp_path / "lock").write_text("process 7 on node13 since 2026-01-01 00:00:00\n" * 3)
     with FileLock(tmp_path / "lock"):  # nobody holds it: what it says means nothing
         assert f"process {os.getpid()} on " in holder(tmp_path / "lock")
@@ -342,5 +342,5 @@ def test_no_message_shows_a_password(capsys):
     for url in ("postgresql://me:se{cret@host/db", "postgresql://me:se,cret@host/db", "mysql://me:secret@host/db"):
         main(lambda cfg, is_sweep: None, [f"search.storage={url}", "nosuch=1"], "tune")
         main(lambda cfg, is_sweep: None, [f"search.storage={url}", "loss=nosuch"], "tune")
-    told = capsys.readouterr()
-    assert "cret" not in told.out + told.err and "nosuch" in told.err
+    output = capsys.readouterr()
+    assert "cret" not in output.out + output.err and "nosuch" in output.err

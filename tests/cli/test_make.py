@@ -53,9 +53,9 @@ def test_a_misspelt_selector_of_make_is_refused(word: str, meant: str):
 @pytest.mark.parametrize("script", [("reproduce.py", "target=table2"), ("train.py", "-m", "experiment=table2")])
 def test_days_of_work_do_not_start_by_a_mistake(script, tmp_path):
     done = run_script(f"scripts/{script[0]}", *script[1:], f"paths.outputs={tmp_path / 'out'}")
-    told = done.stderr.decode()
+    output = done.stderr.decode()
     assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert re.search(r"table2 takes about [\d,]+ hours", told) and "YES=1" in told and len(told.splitlines()) == 1
+    assert re.search(r"table2 takes about [\d,]+ hours", output) and "YES=1" in output and len(output.splitlines()) == 1
 
 
 def test_a_long_job_is_asked_about_on_a_terminal(monkeypatch, capsys):

@@ -128,11 +128,11 @@ def test_a_table_that_is_killed_goes_on_where_it_was(toys, tmp_path, number):
     assert [state(f) for f in folders.values()] == ["done"] * 2 and "table2: 2 of 2 runs done" in text
     for key, time_before in done_before.items():  # nothing was run twice
         assert (folders[key] / "result.json").stat().st_mtime_ns == time_before
-    told = f"{interrupted.parts[-5]} tiny integrated gloss_sqrt seed 1 · epoch "
+    output = f"{interrupted.parts[-5]} tiny integrated gloss_sqrt seed 1 · epoch "
     before, after = (
-        [line.removeprefix(told)[0] for line in part.splitlines() if line.startswith(told)]
+        [line.removeprefix(output)[0] for line in part.splitlines() if line.startswith(output)]
         for part in (log.read_text(), text)
-    )  # an epoch may be in the checkpoint and not yet told, but none is trained twice, and the last is told
+    )  # an epoch may be in the checkpoint and not yet printed, but none is trained twice, and the last is printed
     assert "1" not in after and after[-1] == "4" and not set(before) & set(after)
     assert len((interrupted / "epochs.jsonl").read_text().splitlines()) == 4
     assert (tmp_path / "out" / "report" / "table2.csv").is_file()

@@ -33,7 +33,8 @@ WORDS = "the a film was good bad dull bright slow and very , . what who is it".s
 
 def needs(name):
     return pytest.mark.skipif(
-        not os.environ.get("GLOSS_DATA_DIR") or not (REAL / name).is_dir(), reason=f"GLOSS_DATA_DIR has no {name}"
+        not os.environ.get("GLOSS_DATA_DIR") or not (REAL / name).is_dir(),
+        reason=f"the texts of {name} may not be distributed: `make data DATASETS={name}`, then set GLOSS_DATA_DIR",
     )
 
 

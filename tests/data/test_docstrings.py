@@ -73,7 +73,7 @@ def test_the_pinned_versions_give_the_pinned_texts():
     if installed == pinned["versions"]:
         assert dataset.notes == []
     else:
-        assert "not those of the pinned versions" in str(dataset.notes)
+        assert "differ from the pinned versions'" in str(dataset.notes)
     assert dataset.labels == list(docstrings.LIBRARIES)
 
 
@@ -83,7 +83,7 @@ def test_other_versions_are_named(collected, monkeypatch):
     monkeypatch.setattr(docstrings, "collect", lambda: (parts, versions | {"numpy": "1.0"}))
     pin = data.read_manifest()["docstrings"]["versions"]["numpy"]
     (note, *_) = load_dataset(CFG, "unused", seed=1).notes
-    assert f"not those of the pinned versions (installed: numpy 1.0 for {pin}" in note
+    assert f"differ from the pinned versions' (installed: numpy 1.0 for {pin}" in note
 
 
 def test_a_library_that_is_not_installed_is_named(monkeypatch):

@@ -110,7 +110,10 @@ def test_another_content_of_the_package_is_refused_and_leaves_nothing(domain):
 REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
 
 
-@pytest.mark.skipif(not (REAL / "snippets_movie").is_dir(), reason="needs make data DATASETS=snippets (GLOSS_DATA_DIR)")
+@pytest.mark.skipif(
+    not (REAL / "snippets_movie").is_dir(),
+    reason="texts are not distributed: `make data DATASETS=snippets`, then set GLOSS_DATA_DIR",
+)
 def test_the_real_movie_snippets_are_those_of_the_manifest():
     dataset = load_dataset(DatasetConfig(name="snippets_movie"), REAL, seed=1)
     assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 8670, "val": 400, "test": 1000}

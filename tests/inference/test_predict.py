@@ -173,8 +173,8 @@ def test_notes_on_the_data_are_printed_and_kept(tmp_path, capsys):
     assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
     about_texts = [note for note in record.result["notes"] if " of the 63 " in note]  # others are about the training
     *cut, truncated = about_texts
-    told = [note.partition(" (")[0] for note in cut[-2:]]
-    assert told == [f"{part} is 6 of the 63 training texts" for part in ("test", "val")]
+    output = [note.partition(" (")[0] for note in cut[-2:]]
+    assert output == [f"{part} is 6 of the 63 training texts" for part in ("test", "val")]
     tokenizer = load_tokenizer(ModelConfig(**record.result["config"]["model"]))
     with (tmp_path / "texts.csv").open() as file:
         num_long = sum(len(tokenizer.encode(row["text"])) > 6 for row in csv.DictReader(file))
@@ -255,8 +255,8 @@ def test_script_predicts_the_rest_and_names_bad_lines(record, monkeypatch, capsy
     assert call(monkeypatch, "predict.py", *chosen, "file=-", "format=jsonl", stdin=b"frog\n\n\xff\nsky\n") == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["number"] for line in out.splitlines()] == [1, 4]
-    for told in ("line 2: text is empty", "line 3: text is not in the encoding", "2 predicted, 2 left out"):
-        assert told in err
+    for output in ("line 2: text is empty", "line 3: text is not in the encoding", "2 predicted, 2 left out"):
+        assert output in err
 
     assert call(monkeypatch, "predict.py", *chosen, "split=test", f"to={tmp_path / 'out.csv'}") == 0
     assert f"accuracy {record.result['metrics']['test']['accuracy']:.2f} %" in capsys.readouterr().err

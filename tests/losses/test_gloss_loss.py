@@ -306,7 +306,7 @@ def test_autocast_around_it_changes_nothing():
     torch.testing.assert_close(inside, value_and_gradient(x.float(), labels, **settings), rtol=0, atol=0)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA reports a wait of the host: needs a GPU")
 def test_cuda_step_never_waits():
     x, labels, _ = batch(64)
     loss, x, labels = GLoss(0.5, num_classes=3), x.float().cuda().requires_grad_(), labels.cuda()

@@ -301,7 +301,7 @@ def test_losses_need_nothing_but_torch():
     assert "gloss" in result.stdout.split()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU's results with the CPU's: needs a GPU")
 @pytest.mark.parametrize("name", LOSSES)
 def test_cuda_equals_cpu(name):
     x, labels = batch(64)

@@ -149,9 +149,9 @@ def test_the_cards_code_gives_our_classes(exported, monkeypatch, capsys):
 def test_card_tells_all_but_paths():
     card = model_card(record_of(), PREDICTIONS)
     assert "someone" not in card and "secret" not in card
-    for told in ("films", "gloss_sqrt", "80 train, 10 val, 10 test", "sigma 0.25", "70.00 %", "61.50 %", "2604.25853",
+    for output in ("films", "gloss_sqrt", "80 train, 10 val, 10 test", "sigma 0.25", "70.00 %", "61.50 %", "2604.25853",
                  "so-so \\| fine", "## Limits"):  # fmt: skip
-        assert told in card, told
+        assert output in card, output
     assert "temperature" not in card and "macro-silhouette" not in card
     assert '["a question"], ["a sentence"]' in model_card(record_of(columns=("question", "sentence")), PREDICTIONS)
 

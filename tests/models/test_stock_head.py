@@ -39,7 +39,7 @@ def ours(model: Classifier) -> torch.Tensor:
     transformers.DebertaV2Config(**SMALL),
     transformers.ModernBertConfig(**SMALL),  # dense, GELU, LayerNorm
     transformers.ModernBertConfig(**SMALL, classifier_pooling="mean"),
-    transformers.EuroBertConfig(**SMALL, mask_token_id=3),  # mean of the tokens, unless told
+    transformers.EuroBertConfig(**SMALL, mask_token_id=3),  # mean of the tokens by default
     transformers.XLMConfig(vocab_size=60, emb_dim=32, n_layers=2, n_heads=2, pad_index=0),  # linear
 ], ids=lambda config: config.model_type)  # fmt: skip
 @pytest.mark.parametrize("num_classes", [2, 15])

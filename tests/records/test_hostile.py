@@ -164,8 +164,8 @@ def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
         path.parent.mkdir(parents=True, exist_ok=True)
         DAMAGE[damage](path)
     problems = build(root, only=["table1"], dpi=20).problems + gloss.report.tables.speed.read_bench(root)[1]
-    told = [problem for problem in problems if "cannot be used" in problem]
-    assert len(told) == 3 and all("study.json" in p or "x.json" in p or "texts-mr.json" in p for p in told)
+    output = [problem for problem in problems if "cannot be used" in problem]
+    assert len(output) == 3 and all("study.json" in p or "x.json" in p or "texts-mr.json" in p for p in output)
     if damage != "pipe" and damage != "folder":  # which is no error.json
         assert gloss.records.reading.failure(failed) == "its error.json cannot be read"
     given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={root}"]
@@ -199,8 +199,8 @@ def test_reasons_are_shown_in_part_and_steer_no_terminal(tmp_path):
     (folder_of(tmp_path, "00000002") / "result.json").write_text(json.dumps(long))
     assert all(len(problem.reason) < 1000 for problem in read_records(tmp_path)[1])
     line = SimpleNamespace(spec=SimpleNamespace(folder=lambda seed: failed), states={1: "failed"})
-    (told,) = gloss.report.plan.failures([line])
-    assert len(told) < 1000 and "\x1b" not in told
+    (output,) = gloss.report.plan.failures([line])
+    assert len(output) < 1000 and "\x1b" not in output
     check_page(tmp_path)
 
 

@@ -311,7 +311,7 @@ def test_a_full_disk_is_told_and_leaves_no_half_figure(outputs, monkeypatch, cap
 
     monkeypatch.setattr(gloss.report.figure, "write_atomic", full)
     assert run_with_exit_code(lambda: build(outputs, only=["fig1"], dpi=DPI) and 0) == 1
-    assert "fig1.pdf: No space left on device: make room there" in capsys.readouterr().err
+    assert "fig1.pdf: No space left on device: free some space there" in capsys.readouterr().err
     assert not list((outputs / "report").iterdir())
 
 

@@ -80,10 +80,10 @@ def test_a_run_finished_with_other_code_says_so_with_its_score_and_how_to_rerun(
     assert "other code" not in same and "test accuracy" in same and "validation accuracy" in same
     monkeypatch.setattr(training, "code_hash", lambda: "0123456789ab")
     assert train(cfg).result == record.result
-    told = capsys.readouterr().out
-    assert f"with other code than now ({record.result['code']}, now 0123456789ab)" in told
-    assert f"test accuracy {record.result['metrics']['test']['accuracy']:.2f}" in told
-    command = told.partition("to train it again: ")[2].splitlines()[0]
+    output = capsys.readouterr().out
+    assert f"with other code than now ({record.result['code']}, now 0123456789ab)" in output
+    assert f"test accuracy {record.result['metrics']['test']['accuracy']:.2f}" in output
+    command = output.partition("to train it again: ")[2].splitlines()[0]
     assert config_hash(composed(*shlex.split(command)[2:]), "f") == config_hash(cfg, "f")
 
 
@@ -110,8 +110,8 @@ def test_the_library_logs_and_prints_nothing(tiny_config, capsys, caplog):
     caplog.set_level(logging.INFO, "gloss")
     record = train(tiny_config("loss=ce", "trainer.max_epochs=1"))
     assert capsys.readouterr() == ("", "")
-    told = [one.getMessage() for one in caplog.records]
-    assert any("epoch 1 · loss " in text for text in told) and any(str(record.folder) in text for text in told)
+    output = [one.getMessage() for one in caplog.records]
+    assert any("epoch 1 · loss " in text for text in output) and any(str(record.folder) in text for text in output)
 
 
 def test_a_finished_run_without_weights_says_so_and_is_trained_again_when_asked(tiny_config, caplog):

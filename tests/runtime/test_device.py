@@ -58,11 +58,11 @@ def test_auto_says_why_a_gpu_that_is_there_is_not_used(machine, capsys, driver, 
     if stops:
         with pytest.raises(ConfigError) as caught:
             choose_device("auto")
-        told = str(caught.value)
+        output = str(caught.value)
     else:
         assert choose_device("auto").type == "cpu"
-        told = capsys.readouterr().err
-    assert all(part in told for part in parts), told
+        output = capsys.readouterr().err
+    assert all(part in output for part in parts), output
     with pytest.raises(ConfigError, match="found 0 CUDA devices") as caught:
         choose_device("cuda")
     assert parts[0] in str(caught.value)
@@ -94,8 +94,8 @@ def test_make_setup_takes_another_index_for_torch_whatever_was_installed():
     def commands(*words: str) -> str:
         return subprocess.run(["make", "-n", "setup", *words], cwd=ROOT, capture_output=True, text=True).stdout
 
-    told = commands("TORCH_INDEX=https://example.org/cu126")
-    assert "--upgrade --extra-index-url https://example.org/cu126 --requirement requirements.txt" in told
+    output = commands("TORCH_INDEX=https://example.org/cu126")
+    assert "--upgrade --extra-index-url https://example.org/cu126 --requirement requirements.txt" in output
     assert "--upgrade" not in commands("-B")
 
 

@@ -87,9 +87,10 @@ def test_one_full_disk_does_not_end_a_sweep(tmp_path, toy_csv, capsys):
     done: list[int] = []
     sweep = ["-m", "dataset=csv", f"dataset.path={toy_csv}", "loss=ce", "seed=1,2,3", f"paths.outputs={tmp_path}"]
     assert main(task, sweep) == 1
-    told = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert done == [1, 2, 3]
-    assert "/somewhere/result.json: No space left on device: make room there" in told and "1 run failed" in told
+    assert "/somewhere/result.json: No space left on device: free some space there" in output
+    assert "1 run failed" in output
 
 
 def test_a_job_that_a_launcher_lost_is_told_in_a_line(capsys):
@@ -99,8 +100,8 @@ def test_a_job_that_a_launcher_lost_is_told_in_a_line(capsys):
         raise UncompletedJobError("Job 7 (task: 0) with path … has not produced any output (state: CANCELLED by 0)")
 
     assert main(task, ["dataset=mr", "model=tiny", "loss=ce"]) == 1
-    told = capsys.readouterr().err
-    assert told.startswith("error: a job was cancelled or killed") and told.count("\n") == 1
+    output = capsys.readouterr().err
+    assert output.startswith("error: a job was cancelled or killed") and output.count("\n") == 1
 
 
 def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
@@ -150,8 +151,8 @@ def test_no_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
     ],
 )
 def test_what_is_advised_without_memory_is_allowed(tiny_config, options, advised):
-    told = str(out_of_memory(torch.OutOfMemoryError("out of memory"), tiny_config(*options), torch.device("cpu")))
-    assert re.findall(r"\S+=\S+", told) == ([advised] if advised else [])
+    output = str(out_of_memory(torch.OutOfMemoryError("out of memory"), tiny_config(*options), torch.device("cpu")))
+    assert re.findall(r"\S+=\S+", output) == ([advised] if advised else [])
     tiny_config(*options, *([advised] if advised else []))
 
 

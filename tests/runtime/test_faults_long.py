@@ -137,13 +137,13 @@ def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_
         assert all(finished[path] == text for path, text in before.items())  # no cell was trained twice
         before = {path: text for path, text in finished.items() if is_done(path.parent)}
     process = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    told = process.communicate(timeout=600)[1]
-    assert process.returncode == 0, told
+    output = process.communicate(timeout=600)[1]
+    assert process.returncode == 0, output
     deadline = time.monotonic() + 60  # a run that an orphan was at is left to it
     while done() < 16 and time.monotonic() < deadline:
         time.sleep(0.2)
     records, problems = read_records(tmp_path)
-    assert len(records) == 16 and not problems, told
+    assert len(records) == 16 and not problems, output
     assert len({(r.identity.loss, r.identity.seed) for r in records}) == 16
     assert all((path).read_text() == text for path, text in before.items())
     [reference] = [r for r in records if (r.identity.loss, r.identity.seed) == ("gloss_sqrt", 4)]
@@ -171,17 +171,17 @@ def test_a_sweep_that_is_stopped_tells_so_leaves_nobody_behind_and_goes_on(toy_c
         listed = subprocess.run(command, capture_output=True, text=True).stdout
         worker = next(line for line in listed.splitlines() if "popen_loky" in line)
         os.kill(int(worker.split()[0]), signal.SIGKILL)
-    told = process.communicate(timeout=120)[1]
+    output = process.communicate(timeout=120)[1]
     expected = {"SIGTERM": (143, "stopped by SIGTERM"), "Ctrl-C": (130, "stopped by SIGINT")}
     status, message = expected.get(fault, (1, "a worker was killed by the system"))
-    assert process.returncode == status and message in told, told
+    assert process.returncode == status and message in output, output
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and (left := _group(process.pid)):
         time.sleep(0.1)
     assert not left
     done = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    told = done.communicate(timeout=300)[1]
-    assert done.returncode == 0, told
+    output = done.communicate(timeout=300)[1]
+    assert done.returncode == 0, output
     records, problems = read_records(tmp_path)
     assert sorted(r.identity.seed for r in records) == [1, 2] and not problems
 
@@ -199,8 +199,8 @@ def test_a_job_of_submitit_that_is_warned_is_queued_again_and_goes_on_from_its_c
     [*_, worker] = subprocess.run(command, capture_output=True, text=True).stdout.split()
     os.kill(int(worker), signal.SIGTERM)  # of a preemption: left to who then kills it
     os.kill(int(worker), signal.SIGUSR2)
-    told = process.communicate(timeout=300)[1]
-    assert process.returncode == 0 and is_done(folder), told
+    output = process.communicate(timeout=300)[1]
+    assert process.returncode == 0 and is_done(folder), output
     logs = "".join(path.read_text() for path in tmp_path.rglob("*_log.*"))
     assert "this job is preempted" in logs and "Requeued job" in logs
     expected = start(*command_of(toy_csv, tmp_path / "alone", *job[-5:]))

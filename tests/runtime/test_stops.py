@@ -134,9 +134,9 @@ def test_the_command_stops_with_the_signals_status_while_it_starts_and_while_it_
         while process.poll() is None and not list(tmp_path.glob(f"runs/*/*/*/*/*/{pattern}")):
             time.sleep(0.02)
         process.send_signal(number)
-        told = process.communicate(timeout=120)[1]
-        assert process.returncode == 128 + number, told
-        assert f"stopped by {number.name}; the same command goes on" in told and "Traceback" not in told
+        output = process.communicate(timeout=120)[1]
+        assert process.returncode == 128 + number, output
+        assert f"stopped by {number.name}; the same command goes on" in output and "Traceback" not in output
     [folder] = tmp_path.glob("runs/*/*/*/*/*")
     assert len(list((folder / "checkpoint").iterdir())) == 1 and not is_done(folder)
 

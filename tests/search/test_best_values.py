@@ -61,8 +61,8 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
     study = finished([*mine, "search.trials=5"], monkeypatch, "loss=ce")
     found = composed("loss=ce", *mine, config_name="train")
     assert found.tuned["study"] == study.name and found.trainer.lr == study.best["params"]["lr"]
-    told = f"searched values: trainer.lr={found.trainer.lr:.6g}, from {tuned_file(found)} (tuned=false"
-    assert told in capsys.readouterr().err
+    output = f"searched values: trainer.lr={found.trainer.lr:.6g}, from {tuned_file(found)} (tuned=false"
+    assert output in capsys.readouterr().err
     others = {
         "on other texts that are called csv too": [*words, f"dataset.path={theirs}"],
         "with the encoder random, this run is with some/encoder at 0123": [
@@ -92,8 +92,8 @@ def test_searched_values_are_told_shown_and_can_be_left_out(settings, monkeypatc
     words = ["loss=ce", *(word for word in settings if not word.startswith("search."))]
     capsys.readouterr()
     assert main(lambda *_: pytest.fail("it ran"), ["--cfg", "job", *words]) == 0
-    told = capsys.readouterr()
-    assert yaml.safe_load(told.out)["trainer"]["lr"] == best and f"trainer.lr={best:.6g}" in told.err
+    output = capsys.readouterr()
+    assert yaml.safe_load(output.out)["trainer"]["lr"] == best and f"trainer.lr={best:.6g}" in output.err
     assert composed(*words, "tuned=false", config_name="train").trainer.lr == 2e-5
     assert composed(*words, "trainer.lr=1e-3", config_name="train").tuned["applied"] == []
     assert "searched values" not in capsys.readouterr().err  # none was taken

@@ -1,4 +1,4 @@
-"""Signs of a collapse are told once and stay in the record, and sound runs have none."""
+"""Signs of a collapse are reported once and stay in the record, and sound runs have none."""
 
 from __future__ import annotations
 

@@ -226,8 +226,8 @@ def test_a_record_tells_that_its_run_went_on_elsewhere(tiny_config, monkeypatch,
         patch.setattr(Fit, "save", killed)
         train(tiny_config("loss=ce", "trainer.checkpoint_minutes=1e-9"))
     cfg = tiny_config("loss=ce", *["trainer.grad_cache_chunk=8"] * elsewhere)
-    told = ["epoch 1, step 1: grad_cache_chunk was None, is 8"] if elsewhere else None
-    assert train(cfg).result.get("resumed_on") == told
+    output = ["epoch 1, step 1: grad_cache_chunk was None, is 8"] if elsewhere else None
+    assert train(cfg).result.get("resumed_on") == output
 
 
 def test_a_damaged_checkpoint_is_refused(tiny_config, tmp_path):

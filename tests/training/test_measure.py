@@ -15,7 +15,7 @@ from gloss.training.baselines import measure_tfidf
 
 @pytest.fixture
 def separable(tmp_path):
-    """A CSV of texts whose class is told by one word, in a set that splits by chance."""
+    """A CSV of texts whose class one word decides, in a set that splits by chance."""
     words = {"ham": "cured leg of pork", "egg": "laid by a hen"}
     rows = [f"{label} number {i} {text},{label}" for i in range(60) for label, text in words.items()]
     (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows) + "\n")

@@ -4,7 +4,7 @@ The tiny encoder without dropout on made-up texts of unequal classes: 3 epochs o
 last. Tolerance: float32 sums in another order (other processors, other paths) move these numbers by 6e-5 of themselves
 at most (measured between the paths below), and by 1e-6 where they are near 0; a swapped sign, label, weight or rate
 moves them by per cents. The numbers are what the code gave once test_objective.py held its formulas;
-where all three epochs tie in macro-F1, the metrics are those of the last, whose training loss is the lowest.
+where all three epochs tie in macro-F1, the metrics are the last epoch's, whose training loss is the lowest.
 """
 
 from __future__ import annotations

@@ -78,8 +78,8 @@ def test_an_early_stop_is_told_and_all_epochs_are_not(tiny_config, capsys):
     display.show("stopped", {})
     display.progress.stopped = "max_epochs"
     display.show("stopped", {})
-    told = "csv tiny integrated ce seed 1 · stopped after epoch 7: 5 epochs without a better val F1 than 61.23\n"
-    assert capsys.readouterr().out == told
+    output = "csv tiny integrated ce seed 1 · stopped after epoch 7: 5 epochs without a better val F1 than 61.23\n"
+    assert capsys.readouterr().out == output
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.9, "0:00"), (61, "1:01"), (3599, "59:59"), (3723.5, "1:02:03")])
@@ -131,6 +131,8 @@ def test_what_goes_to_a_pipe_has_lines_only(tiny_config, capsys):
         display.show("phase", {"name": "training"})
         step(display, 1, 1)
         display.show("epoch", row(1))
-    told = capsys.readouterr()
-    assert told.out == "csv tiny integrated ce seed 1 · epoch 1 · loss 0.5000 · val F1 60 · 10.0 s\n" and not told.err
+    output = capsys.readouterr()
+    assert (
+        output.out == "csv tiny integrated ce seed 1 · epoch 1 · loss 0.5000 · val F1 60 · 10.0 s\n" and not output.err
+    )
     assert progress_bar.is_live() is False

@@ -156,7 +156,7 @@ def test_variant_class_weights_in_cross_entropy_and_in_gloss(one_step, balanced)
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_variant_forward_passes(one_step, passes):
-    """With two, the logits come from other embeddings than the embedding loss: those of another dropout mask."""
+    """With two, the logits come from other embeddings than the embedding loss: of another dropout mask."""
     step = one_step("loss=gloss_o", "loss.sigma=0.6", f"variant.forward_passes={passes}", "model.dropout=0.1")
     head = first_head(step.cfg, 3)
     with torch.no_grad():
@@ -279,7 +279,7 @@ def test_variant_probe_logistic(one_step, embedded):
 
 
 def test_trainer_precision(one_step):
-    """float32 embeddings are transformers' own; those of bf16 are near them, and the loss gets float32 of both."""
+    """float32 embeddings are transformers' own; bf16 ones are near them, and the loss gets float32 of both."""
     float32, bf16 = (one_step("loss=ce", f"trainer.precision={name}") for name in ("float32", "bf16"))
     expected = pretrained_embeddings(float32.cfg, "train")
     order = [int(np.abs(expected - row).sum(1).argmin()) for row in float32.x.numpy()]

@@ -104,7 +104,7 @@ def kernel(embeddings: np.ndarray, sigma: float) -> np.ndarray:
 
 
 def _graph(ax: Any, embeddings: np.ndarray, weights: np.ndarray, labels: np.ndarray) -> float:
-    """Draw nodes and strongest edges; returns the share of these edges within a class."""
+    """Draw nodes and strongest edges; returns the share of the drawn edges within a class."""
     unit = embeddings.astype(np.float64) / np.linalg.norm(embeddings, axis=1, keepdims=True)
     centred = unit - unit.mean(axis=0)
     left, scale, _ = np.linalg.svd(centred, full_matrices=False)

@@ -42,7 +42,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     set, model and mode are marked, among runs of one protocol and variant."""
     place = {(g.dataset, g.model, g.mode): i for i, g in enumerate(reversed(groups))}
     groups = sorted(groups, key=lambda g: (-place[g.dataset, g.model, g.mode], setting(g)))  # a contest after the other
-    told = differences(groups)
+    settings_of = differences(groups)
     measured = measure(groups, METRICS)
     known = set(measured.dropna(subset="mean")["metric"])
     metrics, measured = [m for m in METRICS if m.name in known], measured[measured["metric"].isin(known)]
@@ -50,7 +50,13 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     for g, cell in zip(groups, by_group(measured, metrics), strict=True):
         shown = [ours(row if m.is_quality else row | {"rank": 0}, m) for row, m in zip(cell, metrics, strict=True)]
         numbers = [Entry((part,)) for part in shown]  # times and epochs are facts, not a contest: no rank
-        keys = [dataset_name(g.dataset), model_name(g.model), g.mode, loss_name(g.loss, g.mode), told[identity(g)]]
+        keys = [
+            dataset_name(g.dataset),
+            model_name(g.model),
+            g.mode,
+            loss_name(g.loss, g.mode),
+            settings_of[identity(g)],
+        ]
         rows.append([*keys, len(g.runs), *numbers])
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
@@ -61,7 +67,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
         shared = sorted(set.intersection(*off))
         notes.append(f"Not the paper's protocol ({which}){': ' if shared else ''}{', '.join(shared)}.")
-    if any(told.values()):
+    if any(settings_of.values()):
         notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
     else:
         columns, rows = [c for c in columns if c != "Settings"], [[*row[:4], *row[5:]] for row in rows]
@@ -72,10 +78,10 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
 def differences(groups: Sequence[Group]) -> dict[tuple, str]:
     """By `identity`, what tells a configuration from the others of its data set, model, mode and loss: the variant and
     settings; the config_hash too where these are the same. Empty for one of its kind."""
-    told = settings(frame_of([run for g in groups for run in g.runs.values()]))
+    settings_of = settings(frame_of([run for g in groups for run in g.runs.values()]))
     texts = {
         identity(g): " ".join(
-            x for x in ((g.variant, "")[g.variant == "paper"], told[tuple(getattr(g, key) for key in CELL)]) if x
+            x for x in ((g.variant, "")[g.variant == "paper"], settings_of[tuple(getattr(g, key) for key in CELL)]) if x
         )
         for g in groups
     }
@@ -89,7 +95,7 @@ def differences(groups: Sequence[Group]) -> dict[tuple, str]:
 def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
     """Validation score by epoch and by seconds of training, a figure a model; a line a loss, the band one deviation.
 
-    groups: all runs; cells: those of the tables, which are drawn where there are any. Elsewhere the runs of one
+    groups: all runs; cells: the tables' groups, which are drawn where there are any. Elsewhere the runs of one
     protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line goes as far
     as every seed of it ran. Seconds leave out evaluation, and what `timed` leaves out.
     """
@@ -116,7 +122,7 @@ def identity(g: Group) -> tuple:
 
 
 def _chosen(candidates: Sequence[Group], block: Sequence[Group]) -> tuple[dict[str, Group], list[Group]]:
-    """By loss the group that is drawn, all of one setting, and those of the block that are not.
+    """By loss the group that is drawn, all of one setting, and the groups of the block that are left out.
 
     Of several settings of a loss, the one with most seeds, then with the best mean validation score.
     """
@@ -188,8 +194,10 @@ def left_out_notes(where: str, mode: str, chosen: dict[str, Group], left_out: Se
     ]:
         notes.append(f"Not the paper's protocol ({where}): {'; '.join(said)}.")
     if left_out:
-        told = differences([*chosen.values(), *left_out])
-        names = [f"{loss_name(g.loss, mode)} {told[identity(g)]}".rstrip() + f" (n={len(g.runs)})" for g in left_out]
+        settings_of = differences([*chosen.values(), *left_out])
+        names = [
+            f"{loss_name(g.loss, mode)} {settings_of[identity(g)]}".rstrip() + f" (n={len(g.runs)})" for g in left_out
+        ]
         which = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} configurations, listed among all runs"
         notes.append(f"Left out of {where}, for their other settings: {which}.")
     return notes

@@ -29,12 +29,12 @@ def own_data_tables(groups: Sequence[Group], problems: list[str]) -> dict[str, l
     problems: gets a message for each run whose predictions are broken.
     """
     mine = [g for g in groups if (g.config.get("dataset") or {}).get("source") in ("csv", "hub")]
-    told = differences(mine)
+    settings_of = differences(mine)
     found: dict[str, list[tuple[float, list[Table]]]] = {}
     texts: dict[str, Any] = {}
     for g in mine:
         for seed, run in g.runs.items():
-            words = [loss_name(g.loss, g.mode), model_name(g.model), g.mode, told[identity(g)], f"seed {seed}"]
+            words = [loss_name(g.loss, g.mode), model_name(g.model), g.mode, settings_of[identity(g)], f"seed {seed}"]
             title = f"{dataset_name(g.dataset)}: {', '.join(word for word in words if word)}"
             name = "-".join(["own", g.dataset, g.model, g.mode, g.loss, g.config_hash[:8], str(seed)])
             score = number(run.result, "metrics", "val", "macro_f1") or 0.0

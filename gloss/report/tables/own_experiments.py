@@ -144,15 +144,15 @@ def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
         differences = [left[seed] - right[seed] for seed in right if seed in left]
         where = f"{loss_name(loss, mode)}{rest}, {model_name(model)} on {dataset_name(dataset)}"
         fair = all(is_comparable(g.config) for g in found.values())
-        told = Claim("Variants", "The paper's formulas beat the released code's", where, differences, fair)
-        claims += [told] if differences else []
+        claim = Claim("Variants", "The paper's formulas beat the released code's", where, differences, fair)
+        claims += [claim] if differences else []
         means = [mean([*x.values()]) if x else None for x in (left, right)]
         shown = [
             entry(mean_std([*x.values()]), suffix=seeds_text(g, len(x))) if x else Entry()
             for g, x in zip(pair, (left, right), strict=True)
         ]
         names = [dataset_name(dataset), model_name(model), mode, loss_name(loss, mode) + rest]
-        rows.append([*names, *mark(shown, rank(means)), *difference_texts(differences), told.verdict or MISSING])
+        rows.append([*names, *mark(shown, rank(means)), *difference_texts(differences), claim.verdict or MISSING])
         data.append({"dataset": dataset, "model": model, "mode": mode, "loss": loss, "pairs": len(differences)})
         data[-1] |= {"paper": means[0], "released": means[1], **difference_numbers(differences)}
         data[-1]["difference_std"] = std(differences) if len(differences) > 1 else None

@@ -126,7 +126,7 @@ def table5_against_table2() -> list[Comparison]:
 
 
 def table9_against_table3() -> list[Comparison]:
-    """The means of Table 9 against those of Table 3."""
+    """The means of Table 9 against the means of Table 3."""
     means = {
         x: mean([float(r["accuracy"]) for r in paper.rows("table3") if r["loss"] == x]) for x in (*RIVALS, "gloss_o")
     }
@@ -178,7 +178,7 @@ def paper_claims() -> list[PaperClaim]:
         ("Table 5", "The best number of a cell is above the mean of Table 2", table5_against_table2()),
         ("Appendix I", "G-Loss-O is more accurate than its rivals on all sets", table3("accuracy", o, RIVALS)),
         ("Appendix I", "p < 0.05 against every rival", below),
-        ("Table 9", "Its means are those of Table 3", table9_against_table3()),
+        ("Table 9", "Its means equal the means of Table 3", table9_against_table3()),
     )
     return [PaperClaim(*row) for row in rows]
 
@@ -195,15 +195,15 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
         held = [c.holds for c in said.comparisons]
         against = [c.shown for c in said.comparisons if not c.holds]
         runs = Counter(x for c in said.comparisons if c.contest and (x := _by_runs(c.contest, groups, clocked)))
-        told = ", ".join(f"{n} {word}" for word, n in runs.items())
+        verdicts = ", ".join(f"{n} {word}" for word, n in runs.items())
         count = f"{sum(held)} of {len(held)}"
         low, high = (pick(c.margin for c in said.comparisons) for pick in (min, max))
         judged = Entry((Part("", verdict=said.verdict),))
-        texts = [count, f"{low:+.3g} to {high:+.3g}", "; ".join(against) or MISSING, told or MISSING]
+        texts = [count, f"{low:+.3g} to {high:+.3g}", "; ".join(against) or MISSING, verdicts or MISSING]
         rows.append([said.where, said.text, judged, *texts])
         data.append({"where": said.where, "claim": said.text, "verdict": said.verdict, "held": sum(held)})
         data[-1] |= {"cells": len(held), "least_margin": low, "largest_margin": high}
-        data[-1] |= {"against": "; ".join(against) or None, "ours": told or None}
+        data[-1] |= {"against": "; ".join(against) or None, "ours": verdicts or None}
     notes = [
         "Verdict: whether the paper's own numbers bear the claim out, in every cell, or in most where it says most. "
         "Margins: by how much the number that is claimed to be better is better, over the cells. Against: the cells "
