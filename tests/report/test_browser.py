@@ -72,6 +72,25 @@ def test_nothing_is_wider_than_the_window(browser, width):
     assert first < 3 * 844  # at most three screens before the first figure
 
 
+def test_a_picture_wider_than_the_window_says_that_it_goes_on(browser):
+    look = (
+        "return [...document.querySelectorAll('figure')].filter(f => f.checkVisibility()).map(f => { "
+        "const b = f.querySelector('.scroll'); return [b.scrollWidth > b.clientWidth + 1, "
+        "getComputedStyle(f, '::after').content !== 'none'] })"
+    )
+    frame = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(done))"
+    for width in WIDTHS:
+        emulate(browser, width)
+        browser.execute_async_script(frame)
+        seen = browser.execute_script(look)
+        assert all(is_wide == is_said for is_wide, is_said in seen)
+        assert any(is_wide for is_wide, _ in seen) == (width == 390)
+    emulate(browser, 390)
+    browser.execute_script("for (const b of document.querySelectorAll('figure .scroll')) b.scrollLeft = b.scrollWidth")
+    browser.execute_async_script(frame)
+    assert not any(is_said for _, is_said in browser.execute_script(look))
+
+
 def test_folds_are_closed_on_a_screen_and_open_by_a_click_a_link_and_on_paper(browser):
     emulate(browser, 1400)
     browser.execute_script("location.hash = ''")
