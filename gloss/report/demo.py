@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 
 from gloss.errors import RunError
-from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import number, shortened
 from gloss.report.figure import Drawing, bare, panels
-from gloss.report.figures.runs import class_points
-from gloss.report.seed_groups import Group, mean_std
+from gloss.report.figures.runs import class_points, principal_plane
+from gloss.report.seed_groups import Group
 from gloss.report.statistics import mean
-from gloss.report.table import MISSING, Entry, Part, Table, entry, mark, rank
+from gloss.report.table import Table, scored
 from gloss.report.tables.results import missing
 
 FROZEN = "Frozen encoder + probe"
@@ -27,6 +26,7 @@ COLUMNS = (  # heading, of a finished run, of the frozen encoder: in its own rec
     ("Propagated %", (QUALITY, "at_best", "propagated_accuracy"), (QUALITY, "at_start", "propagated_accuracy"), 1),
     ("Nearest neighbours %", ("metrics", "test", "knn_accuracy"), ("test", "knn_accuracy"), 1),
 )
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def demo(groups: Sequence[Group], frozen: Sequence[Mapping[str, Any]], outputs: Path) -> list[Table | Drawing]:
@@ -37,39 +37,35 @@ def demo(groups: Sequence[Group], frozen: Sequence[Mapping[str, Any]], outputs: 
     done = [g for g in groups if g.runs]
     if not done:
         return []
-    where = done[0].dataset, done[0].model
-    before = next((x for x in frozen if (x["dataset"], x.get("model")) == where), None)
-    picture = _picture(done, _frozen_embeddings(outputs, *where) if before else None, before)
-    return [_table(groups, before), picture]
+    before = next((x for x in frozen if (x["dataset"], x.get("model")) == (done[0].dataset, done[0].model)), None)
+    start = [] if before is None else [("Before training", _frozen_embeddings(outputs, done[0]), before["test"])]
+    return [_table(groups, before), _picture(done, start)]
 
 
 def _table(groups: Sequence[Group], before: Mapping[str, Any] | None) -> Table:
-    columns: list[list[Entry]] = []
-    data: list[dict[str, Any]] = [{"loss": name} for name in (FROZEN, *(loss_name(g.loss, g.mode) for g in groups))]
+    data: list[dict[str, Any]] = [{"loss": name} for name in (FROZEN, *(g.loss_name for g in groups))]
+    columns = []
     for heading, path, at_start, digits in COLUMNS:
-        if at_start[0] == QUALITY:
-            start = [x for g in groups for x in g.values(*at_start).values()][:1]  # the same encoder and texts in all
-        else:
-            start = [number(before, *at_start)] if before and number(before, *at_start) is not None else []
-        values = [start, *(list(g.values(*path).values()) for g in groups)]
-        for line, v in zip(data, values, strict=True):
-            line[heading] = mean(v) if v else None
-        shown = [Entry((Part(mean_std(v, digits) if v else MISSING),)) for v in values]
-        columns.append(mark(shown, rank([mean(v) if v else None for v in values], digits=digits)))
-    rows = [[entry(line["loss"]), *(column[i] for column in columns)] for i, line in enumerate(data)]
-    levels = (("homophily_chance", " (chance {:.3f})"), ("majority_accuracy", " (majority class {:.1f} %)"))
+        first = [x for g in groups for x in g.values(*at_start).values()][:1]  # the same encoder and texts in all
+        start = first if at_start[0] == QUALITY else [number(before, *at_start)]
+        samples = [[x for x in start if x is not None], *(list(g.values(*path).values()) for g in groups)]
+        for line, found in zip(data, samples, strict=True):
+            line[heading] = mean(found)
+        columns.append(scored(samples, digits=digits))
+    rows = [[line["loss"], *(column[i] for column in columns)] for i, line in enumerate(data)]
+    levels = [("homophily_chance", " (chance {:.3f})"), ("majority_accuracy", " (majority class {:.1f} %)")]
     chance, majority = (
         next((words.format(x) for g in groups for x in g.values(QUALITY, "at_start", key).values()), "")
         for key, words in levels
     )
     cfg = groups[0].config
     sizes: dict[str, int] = next((run.result["num_rows"] for g in groups for run in g.runs.values()), {})
-    counted = ", ".join(f"{sizes[part]:,} {word}" for part, word in _SPLITS.items() if part in sizes)
+    counted = ", ".join(f"{sizes[part]:,} {word}" for part, word in SPLITS.items() if part in sizes)
     notes = [
-        f"{dataset_name(groups[0].dataset)}, {model_name(groups[0].model)}: {counted} texts; at most "
-        f"{cfg['trainer']['max_epochs']} epochs, learning rate {cfg['trainer']['lr']:g}, "
-        f"{cfg['trainer']['batch_size']} texts a batch, {cfg['model']['max_length']} tokens a text. The settings were "
-        "chosen on validation texts, for a clear picture. One seed and so few texts do not say which loss is better.",
+        f"{groups[0].place}: {counted} texts; at most {cfg['trainer']['max_epochs']} epochs, learning rate "
+        f"{cfg['trainer']['lr']:g}, {cfg['trainer']['batch_size']} texts a batch, {cfg['model']['max_length']} tokens "
+        "a text. The settings were chosen on validation texts, for a clear picture. One seed and so few texts do not "
+        "say which loss is better.",
         "Accuracy, silhouette (macro) and nearest neighbours: test texts. The probe is a logistic regression on the "
         "embeddings of the encoder before training.",
         "Graph quality, on validation texts at the best epoch. Edge homophily: share of the weight of all edges that "
@@ -80,11 +76,8 @@ def _table(groups: Sequence[Group], before: Mapping[str, Any] | None) -> Table:
     return Table("demo", "What training does to the embeddings", heads, rows, data, notes, missing(groups), num_keys=1)
 
 
-_SPLITS = {"train": "training", "val": "validation", "test": "test"}
-
-
-def _frozen_embeddings(outputs: Path, dataset: str, model: str) -> np.ndarray:
-    path = outputs / "baselines" / f"frozen-{dataset}-{model}.npz"
+def _frozen_embeddings(outputs: Path, g: Group) -> np.ndarray:
+    path = outputs / "baselines" / f"frozen-{g.dataset}-{g.model}.npz"
     try:
         with np.load(path, allow_pickle=False) as arrays:
             found = arrays["test_embeddings"]
@@ -95,28 +88,28 @@ def _frozen_embeddings(outputs: Path, dataset: str, model: str) -> np.ndarray:
         raise RunError(f"{path} cannot be used ({shortened(error)}): make demo measures it again") from None
 
 
-def _picture(groups: Sequence[Group], start: np.ndarray | None, before: Mapping[str, Any] | None) -> Drawing:
-    """The test texts in the plane of the first two principal components of their embeddings, a panel each."""
-    panes = [] if start is None else [("Before training", start, number(before, "test", "macro_silhouette"))]
-    labels, names = None, []
+def _picture(groups: Sequence[Group], panes: list[tuple[str, np.ndarray, Any]]) -> Drawing:
+    """The test texts in the plane of the first two principal components of their embeddings, a panel each.
+
+    panes: (title, embeddings, test metrics) of what stands before the losses.
+    """
     for g in groups:
         run = g.runs[min(g.runs)]
-        arrays = run.predictions()
+        arrays, names = run.predictions(), [str(x) for x in run.result["labels"]]
+        labels = arrays["test_labels"]
         if "test_embeddings" not in arrays:
             raise RunError(f"{run.folder} holds no test embeddings: run with trainer.save_embeddings=true")
-        labels, names = arrays["test_labels"], [str(x) for x in run.result["labels"]]
-        silhouette = number(run.result, "metrics", "test", "macro_silhouette")
-        panes.append((loss_name(g.loss, g.mode), arrays["test_embeddings"], silhouette))
+        panes.append((g.loss_name, arrays["test_embeddings"], run.result["metrics"]["test"]))
     figure, axes = panels(1, len(panes), width=2.1, height=2.35)
     data = []
-    for ax, (title, embeddings, silhouette) in zip(axes[0], panes, strict=True):
+    for ax, (title, embeddings, metrics) in zip(axes[0], panes, strict=True):
         if len(embeddings) != len(labels):
             raise RunError(f"{title}: embeddings of {len(embeddings)} texts, where the runs tested {len(labels)}")
-        xy = _plane(embeddings, labels)
+        xy = upright(principal_plane(embeddings), labels)
         handles = class_points(ax, xy, labels, names)
         bare(ax)
-        ax.set_title(title)
-        ax.set_xlabel("" if silhouette is None else f"silhouette {silhouette:.2f}")
+        silhouette = number(metrics, "macro_silhouette")
+        ax.set(title=title, xlabel="" if silhouette is None else f"silhouette {silhouette:.2f}")
         data += [
             {"panel": title, "text": i, "label": int(y), "x": f"{a:.4f}", "y": f"{b:.4f}"}
             for i, (y, (a, b)) in enumerate(zip(labels, xy, strict=True))
@@ -129,13 +122,8 @@ def _picture(groups: Sequence[Group], start: np.ndarray | None, before: Mapping[
     return Drawing("demo_embeddings", "The test texts before and after training", figure, data, notes)
 
 
-def _plane(embeddings: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The first two principal components [N, 2]; the last class lies right of the first, the ends of an arch below."""
-    z = embeddings.astype(np.float64)
-    z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
-    z -= z.mean(axis=0)
-    left, scale, _ = np.linalg.svd(z, full_matrices=False)
-    xy = left[:, :2] * scale[:2]
+def upright(xy: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Points [N, 2] turned: the last class lies right of the first, the ends of an arch below."""
     right = xy[labels == labels.max(), 0].mean() >= xy[labels == labels.min(), 0].mean()
     down = (xy[:, 0] ** 2 * xy[:, 1]).sum() <= 0
     return xy * np.where([right, down], 1, -1)

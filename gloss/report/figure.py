@@ -43,6 +43,7 @@ STYLE: dict[Any, Any] = {
     "svg.hashsalt": "gloss",
 }
 DPI = 160
+PIXELS_PER_INCH = 110
 
 
 @dataclass
@@ -55,15 +56,18 @@ class Drawing:
     data: list[dict[str, object]]
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    command: str = ""
+    KINDS = ("pdf", "png", "csv")  # of the files that are written
+
+    @property
+    def width(self) -> int:
+        """Pixels on the page, at which letters are as large as the tables'."""
+        return round(self.figure.get_figwidth() * PIXELS_PER_INCH)
 
     def save(self, folder: Path, dpi: int = DPI) -> None:
         """Write <name>.pdf, <name>.png and <name>.csv. No dates inside, so equal data give equal bytes."""
         with styled():
             self.figure.draw_without_rendering()
-            self.figure.set_layout_engine(
-                "none"
-            )  # the layout stands; arranging it again for each file doubles the time
+            self.figure.set_layout_engine("none")  # it stands; arranging it again for each file doubles the time
             pdf = {"metadata": dict.fromkeys(("CreationDate", "Producer", "Creator"))}
             for kind, options in (("pdf", pdf), ("png", {"dpi": dpi, "metadata": {"Software": None}})):
                 content = io.BytesIO()  # on a full disk matplotlib would leave half a file, and hide the reason

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
+
 from gloss.experiments.cost import DEVICES, ENCODERS, EPOCHS_TO_BEST, LAUNCH_SECONDS, SLOWER_IN_FLOAT32, Speeds
 from gloss.experiments.grid import RunSpec, own_fingerprint
 from gloss.experiments.requested import with_texts
@@ -15,13 +17,12 @@ from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import failure, read_records
 from gloss.records.run_folder import config_hash
-from gloss.report.seed_groups import gather, mean_std
-from gloss.report.table import MISSING
+from gloss.report.seed_groups import gather
+from gloss.report.table import MISSING, mean_std, number_text
 from gloss.report.tables.results import judge
 from gloss.runtime.terminal import escape_control_characters
 
 
-# ----------------------------------------------------------------------------------------------------------- the plan
 @dataclass(frozen=True)
 class Line:
     """A RunSpec in a plan."""
@@ -110,41 +111,38 @@ def make_plan(
 
 def show(plan: Plan) -> str:
     """The plan as text: a line a RunSpec, then the sums and what they rest on."""
-    heads = ["data set", "model", "loss", "", "runs", "epochs", "s/epoch", "hours left", "paper", "ours", "verdict"]
-    rows = [_row(line) for line in plan.lines]
-    columns = [i for i in range(len(heads)) if any(row[i] not in ("", MISSING) for row in rows) or i < 3]
-    table = [[row[i] for i in columns] for row in (heads, *rows)]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    text = ["  ".join(x.ljust(w) for x, w in zip(row, widths, strict=True)).rstrip() for row in table]
-    return "\n".join([*text, "", *_sums(plan)] if plan.lines else _sums(plan))
+    frame = pd.DataFrame([_row(line) for line in plan.lines], dtype=object)
+    empty = [c for c in frame if c not in ("data set", "model", "loss") and set(frame[c]) <= {"", MISSING}]
+    rows = [frame.drop(columns=empty).to_string(index=False), ""] if plan.lines else []
+    return "\n".join([*rows, *_sums(plan)])
 
 
-def _row(line: Line) -> list[str]:
-    c = line.spec
-    counts = Counter(line.states.values())
-    states = ", ".join(f"{counts[s]} {s}" for s in (DONE, RUNNING, FAILED, INTERRUPTED) if counts[s])
-    known = line.run_hours is not None
-    return [
-        dataset_name(c.dataset),
-        model_name(c.model),
-        loss_name(c.loss, c.mode),
-        " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in c.point.items()),
-        f"{states} of {len(c.seeds)}" if states else f"0 of {len(c.seeds)}",
-        f"{line.epochs:.0f} {line.epochs_from}" if line.num_left else "",
-        f"{line.epoch_seconds:.3g}" if known and line.num_left else "",
-        f"{line.run_hours * line.num_left:.2f}" if known and line.num_left else "",
-        MISSING if line.published is None else f"{line.published:.2f}",
-        line.ours,
-        line.verdict,
-    ]
+def _row(line: Line) -> dict[str, str]:
+    c, counts = line.spec, Counter(line.states.values())
+    states = ", ".join(f"{counts[s]} {s}" for s in (DONE, RUNNING, FAILED, INTERRUPTED) if counts[s]) or "0"
+    known = line.run_hours is not None and line.num_left
+    return {
+        "data set": dataset_name(c.dataset),
+        "model": model_name(c.model),
+        "loss": loss_name(c.loss, c.mode),
+        "setting": " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in c.point.items()),
+        "runs": f"{states} of {len(c.seeds)}",
+        "epochs": f"{line.epochs:.0f} {line.epochs_from}" if line.num_left else "",
+        "s/epoch": f"{line.epoch_seconds:.3g}" if known else "",
+        "hours left": f"{line.run_hours * line.num_left:.2f}" if known else "",
+        "paper": number_text(line.published),
+        "ours": line.ours,
+        "verdict": line.verdict,
+    }
 
 
 def _sums(plan: Plan) -> list[str]:
     runs, searches, unknown = plan.hours()
-    states = Counter(s for line in plan.lines for s in line.states.values())
+    states, left = Counter(s for line in plan.lines for s in line.states.values()), len(plan.runs_to_do())
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
-    left = f"{len(plan.runs_to_do())} different ones left, {runs:.1f} hours."
-    text = [f"Runs: {states.total()} ({counted}); {left}" if plan.lines else "Runs: none of its own."]
+    text = ["Runs: none of its own."]
+    if plan.lines:
+        text = [f"Runs: {states.total()} ({counted}); {left} different ones left, {runs:.1f} hours."]
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
         first = "Before them searches" if plan.lines else "Searches"
@@ -152,7 +150,7 @@ def _sums(plan: Plan) -> list[str]:
             f"{first} for {len(plan.searches)} configurations, {trials} trials: at most {searches:.1f} hours, with "
             "each trial counted as a whole run (pruning stops the hopeless ones early)."
         )
-    if plan.runs_to_do():
+    if left:
         kept, running = plan.disk()
         weights = f", and {kept / 1e9:.1f} GB of weights in the end" if kept else ""
         text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
@@ -164,35 +162,32 @@ def _sums(plan: Plan) -> list[str]:
 
 
 def _basis(plan: Plan) -> list[str]:
-    left = [line for line in plan.lines if line.num_left]
-    sources, epochs = Counter(line.speed_from for line in left), dict.fromkeys(line.epochs_from for line in left)
-    speed = (
-        f"Speed on {plan.speeds.device}: "
-        + ", ".join(f"{n} configurations {name}" for name, n in sources.items())
-        + "."
-    )
-    name = plan.speeds.data_sheet
+    """What speeds and numbers of epochs rest on."""
+    left, name = [line for line in plan.lines if line.num_left], plan.speeds.data_sheet
+    sources = Counter(line.speed_from for line in left)
+    counted = ", ".join(f"{n} configurations {source}" for source, n in sources.items())
+    text = [f"Speed on {plan.speeds.device}: {counted}."]
     if name is None and "unknown" in sources:
-        others = ", ".join(DEVICES)
-        speed += f" It is none of {others}, and no run was measured on it: DEVICE=… prices a known device."
-    if "data sheet" in sources:
+        text[0] += f" It is none of {', '.join(DEVICES)}, and no run was measured on it: DEVICE=… prices one of these."
+    elif name == "cpu" and "data sheet" in sources:
+        gflops = DEVICES[name][0] * plan.speeds.cores / 2 / 1e9
+        text[0] += f" No run was measured here: {gflops:.0f} GFLOP/s is assumed."
+    elif "data sheet" in sources:
         peak, share = DEVICES[name]
-        if name == "cpu":
-            speed += f" No run was measured here: {peak * plan.speeds.cores / 2 / 1e9:.0f} GFLOP/s is assumed."
-        else:
-            precisions = {plan.speeds.precision(line.spec) for line in left if line.speed_from == "data sheet"}
-            float32 = f", a {SLOWER_IN_FLOAT32:.0f}th of it in float32" if FLOAT32 in precisions else ""
-            speed += (
-                f" Not measured: {100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s (bf16){float32} is assumed, and at "
-                f"least {1000 * LAUNCH_SECONDS:.0f} ms for a layer in a step."
-            )
+        precisions = {plan.speeds.precision(line.spec) for line in left if line.speed_from == "data sheet"}
+        float32 = f", a {SLOWER_IN_FLOAT32:.0f}th of it in float32" if FLOAT32 in precisions else ""
+        text[0] += (
+            f" Not measured: {100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s (bf16){float32} is assumed, and at "
+            f"least {1000 * LAUNCH_SECONDS:.0f} ms for a layer in a step."
+        )
     words = {
         "ours": "means of finished runs",
         "paper": "the paper's Table 3",
         "assumed": f"not known, best after {EPOCHS_TO_BEST} assumed, and patience",
         "fixed": "no early stopping",
     }
-    return [speed, "Epochs: " + "; ".join(f"{name} = {words[name]}" for name in epochs) + "."]
+    known = dict.fromkeys(line.epochs_from for line in left)
+    return [*text, "Epochs: " + "; ".join(f"{source} = {words[source]}" for source in known) + "."]
 
 
 def failures(lines: Iterable[Line]) -> list[str]:

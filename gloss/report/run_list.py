@@ -1,128 +1,109 @@
-"""Finished runs as text: listed, summarized by cell, and two compared. Frames come from gloss.records.frame."""
+"""All finished runs, whatever was run: listed and compared as text, in one table, and what tells them apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from numbers import Real
+from typing import Any
 
 import pandas as pd
 
 from gloss.paper.names import dataset_name, loss_name, model_name
+from gloss.records.frame import frame_of
 from gloss.records.reading import shortened
-from gloss.report.seed_groups import mean_std
+from gloss.report.protocol import protocol_deviations
+from gloss.report.seed_groups import CELL, Group, blocks, identity, setting, timed
+from gloss.report.table import Entry, Table, number_text, scored
+from gloss.report.tables.results import ACCURACY, EPOCH_SECONDS, MACRO_F1, SILHOUETTE, Metric, measure, ours
 
-IDENTITY = ["dataset", "model", "mode", "loss", "variant", "config_hash"]
-BLOCK = ["dataset", "model", "mode"]  # among whose cells the best is marked
-METRICS = {  # column of the frame -> heading, digits
+SHOWN = {  # column of the frame -> heading, digits
     "val_macro_f1": ("Val F1 %", 2),
     "test_accuracy": ("Accuracy %", 2),
     "test_macro_f1": ("Macro-F1 %", 2),
     "test_macro_silhouette": ("Silhouette", 4),
 }
-NOT_SETTINGS = (
-    "paths.",
-    "experiment.",
-    "tuned.",
-    "variant.",
-    "trainer.device",
-    "trainer.save_model",
-    "trainer.grad_cache_chunk",
+METRICS = (  # of the page's table
+    *(ACCURACY, MACRO_F1, SILHOUETTE, EPOCH_SECONDS),
+    Metric("epochs", "Epochs", ("epochs",), 1, False),
+    Metric("seconds_to_best", "s to best", ("seconds", "to_best"), 1, False),
 )
+NOT_SETTINGS = ("paths.", "experiment.", "tuned.", "variant.")
+NOT_SETTINGS += ("trainer.device", "trainer.save_model", "trainer.grad_cache_chunk")
 NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "fingerprint"}
 
 
 def by_cell(runs: pd.DataFrame) -> str:
     """A line a configuration: mean ± standard deviation of its seeds, the best of each data set, model and mode
     marked."""
-    cells = [(group.iloc[0], group) for _, group in runs.groupby(IDENTITY, sort=False, dropna=False)]
-    columns = {**_names(runs, [first for first, _ in cells]), "n": [str(len(group)) for _, group in cells]}
-    block_of = [tuple(first[BLOCK]) for first, _ in cells]
-    for column, (heading, digits) in METRICS.items():
-        values = [group[column].dropna() if column in group else pd.Series(dtype=float) for _, group in cells]
-        means = [round(float(x.mean()), digits) if len(x) else None for x in values]
-        shown = []
-        for x, mean, block in zip(values, means, block_of, strict=True):
-            rivals = [m for m, b in zip(means, block_of, strict=True) if b == block and m is not None]
-            mark = "*" if len(set(rivals)) > 1 and mean == max(rivals) else " "
-            shown.append((mean_std(list(x), digits) if len(x) else "—") + mark)
-        columns[heading] = shown
-    return (
-        table(columns, len(columns) - len(METRICS) - 1)
-        + "\nTest split but for Val; mean ± standard deviation over n seeds; * best of its data set, model and mode."
-    )
+    cells = runs.groupby(CELL, sort=False, dropna=False)
+    first = cells.head(1)
+    columns: dict[str, list[Any]] = {**_names(runs, first), "n": list(cells.size())}
+    among = first[["dataset", "model", "mode"]].agg(" ".join, axis=1)
+    for column, (heading, digits) in SHOWN.items():
+        samples = [list(x.dropna()) for _, x in cells[column]] if column in runs else [[]] * len(first)
+        found = scored(samples, among=among, digits=digits)
+        columns[heading] = [e.plain() + ("*" if e.parts[0].rank == 1 else " ") for e in found]
+    note = "Test split but for Val; mean ± standard deviation over n seeds; * best of its data set, model and mode."
+    return f"{_text(columns)}\n{note}"
 
 
 def listed(runs: pd.DataFrame) -> str:
     """A line a run: its name for `compare=`, what it is, its scores and its seconds."""
-    columns = {"Run": [f"{run.config_hash}/{run.seed}" for run in runs.itertuples()]}
-    columns |= _names(runs, [run for _, run in runs.iterrows()])
-    keys = len(columns)
-    for column, (heading, digits) in METRICS.items():
-        columns[heading] = [_number(x, digits) for x in runs.get(column, [None] * len(runs))]
+    columns = {"Run": [f"{run.config_hash}/{run.seed}" for run in runs.itertuples()], **_names(runs, runs)}
+    for column, (heading, digits) in (SHOWN | {"seconds_total": ("Seconds", 1)}).items():
+        columns[heading] = [number_text(x, digits=digits) for x in runs.get(column, [None] * len(runs))]
     columns["Best epoch"] = [f"{run.best_epoch} of {run.epochs}" for run in runs.itertuples()]
-    columns["Seconds"] = [_number(x, 1) for x in runs.get("seconds_total", [None] * len(runs))]
-    return table(columns, keys)
+    return _text(columns)
 
 
 def compared(a: pd.Series, b: pd.Series) -> str:
     """What differs between two runs: settings first, then what they measured, with the difference."""
-    keys = [
-        key
-        for key in a.index
-        if key not in NOT_COMPARED and not key.startswith(("paths.", "experiment.")) and _differ(a, b, key)
-    ]
-    keys.sort(key=lambda key: key not in IDENTITY and "." not in key)  # stable: settings first
+    keys = [key for key in a.index if key not in NOT_COMPARED and not key.startswith(("paths.", "experiment."))]
+    keys = [key for key in keys if str(a[key]) != str(b[key])]
+    keys.sort(key=lambda key: key not in CELL and "." not in key)  # stable: settings first
     columns: dict[str, list[str]] = {"": keys}
     columns["A"], columns["B"] = ([shortened(_value(run[key]), 40) for key in keys] for run in (a, b))
     columns["B - A"] = [
         f"{b[key] - a[key]:+.4g}" if all(isinstance(x[key], Real) and not pd.isna(x[key]) for x in (a, b)) else ""
         for key in keys
     ]
-    return f"A: {a['folder']}\nB: {b['folder']}\n\n" + (table(columns, 1) if keys else "nothing differs")
+    return f"A: {a['folder']}\nB: {b['folder']}\n\n" + (_text(columns) if keys else "nothing differs")
 
 
 def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
-    """Return by the values of IDENTITY the settings in which a configuration differs from others of its kind.
+    """Return by the values of CELL the settings in which a configuration differs from others of its kind.
 
     Runs of a kind share data set, model, mode, loss and variant. A value that more than half of them share is
     left out.
     """
     keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
     found = {}
-    for _, block in runs.groupby(IDENTITY[:-1], sort=False, dropna=False):
+    for _, block in runs.groupby(CELL[:-1], sort=False, dropna=False):
         cells = block.drop_duplicates("config_hash")
         shown = {key: cells[key].map(_value) for key in keys if cells[key].map(_value).nunique() > 1}
-        for i, cell in enumerate(cells[IDENTITY].itertuples(index=False, name=None)):
+        for i, cell in enumerate(cells[CELL].itertuples(index=False, name=None)):
             mine = {key: texts.iloc[i] for key, texts in shown.items() if 2 * sum(texts == texts.iloc[i]) <= len(cells)}
             found[cell] = " ".join(f"{key.partition('.')[2]}={text}" for key, text in mine.items())
     return found
 
 
-def table(columns: Mapping[str, Sequence[str]], num_keys: int) -> str:
-    """Columns of text side by side, the first `num_keys` aligned left, the others right."""
-    aligned = []
-    for i, (heading, cells) in enumerate(columns.items()):
-        width = max(map(len, (heading, *cells)))
-        aligned.append([x.ljust(width) if i < num_keys else x.rjust(width) for x in (heading, *cells)])
-    return "\n".join("  ".join(row).rstrip() for row in zip(*aligned, strict=True))
+def _text(columns: dict[str, list[Any]]) -> str:
+    return pd.DataFrame(columns).to_string(index=False)
 
 
-def _names(runs: pd.DataFrame, rows: Sequence[pd.Series]) -> dict[str, list[str]]:
+def _names(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, list[str]]:
     settings_of = settings(runs)
     names = {
-        "Data set": [dataset_name(row["dataset"]) for row in rows],
-        "Model": [model_name(row["model"]) for row in rows],
-        "Mode": [row["mode"] for row in rows],
-        "Loss": [loss_name(row["loss"], row["mode"]) for row in rows],
-        "Variant": [row["variant"] for row in rows],
-        "Settings": [settings_of[tuple(row[IDENTITY])] for row in rows],
+        "Data set": rows["dataset"].map(dataset_name),
+        "Model": rows["model"].map(model_name),
+        "Mode": rows["mode"],
+        "Loss": [loss_name(*pair) for pair in zip(rows["loss"], rows["mode"], strict=True)],
+        "Variant": rows["variant"],
+        "Settings": [settings_of[cell] for cell in rows[CELL].itertuples(index=False, name=None)],
     }
     idle = {"Variant": {"paper"}, "Settings": {""}}  # columns that say nothing
-    return {key: texts for key, texts in names.items() if set(texts) != idle.get(key)}
-
-
-def _differ(a: pd.Series, b: pd.Series, key: str) -> bool:
-    return str(a[key]) != str(b[key])
+    return {key: list(texts) for key, texts in names.items() if set(texts) != idle.get(key)}
 
 
 def _value(value: object) -> str:
@@ -131,5 +112,49 @@ def _value(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "—" if value is None or pd.isna(value) else f"{value:.{digits}f}"
+def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:
+    """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
+    set, model and mode are marked, among runs of one protocol and variant."""
+    contests = blocks(groups, "dataset", "model", "mode").values()
+    groups = [g for block in contests for g in sorted(block, key=setting)]
+    settings_of = differences(groups)
+    cells = measure(groups, METRICS)
+    shown = [i for i in range(len(METRICS)) if any(cell[i]["n"] for cell in cells)]
+    has_settings = any(settings_of.values())
+    rows, data = [], []
+    for g, cell in zip(groups, cells, strict=True):
+        # Times and epochs are facts, not a contest: no rank.
+        parts = [ours(cell[i] if METRICS[i].is_quality else cell[i] | {"rank": 0}, METRICS[i]) for i in shown]
+        keys = [dataset_name(g.dataset), model_name(g.model), g.mode, g.loss_name]
+        keys += [settings_of[identity(g)]] if has_settings else []
+        rows.append([*keys, len(g.runs), *(Entry((part,)) for part in parts)])
+        data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
+        data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
+        for i in shown:
+            column = str(METRICS[i].path[-1])
+            data[-1] |= {column: cell[i]["mean"], f"{column}_std": cell[i]["std"]}
+    notes = [*timed(groups)[1]]
+    if off := [set(found) for g in groups if (found := protocol_deviations(g.config))]:
+        which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
+        shared = sorted(set.intersection(*off))
+        notes.append(f"Not the paper's protocol ({which}){': ' if shared else ''}{', '.join(shared)}.")
+    if has_settings:
+        notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
+    columns = ["Data set", "Model", "Mode", "Loss", *(["Settings"] if has_settings else []), "n"]
+    num_keys = len(columns) - 1
+    return Table(name, title, [*columns, *(METRICS[i].heading for i in shown)], rows, data, notes, num_keys=num_keys)
+
+
+def differences(groups: Sequence[Group]) -> dict[tuple, str]:
+    """By `identity`, what tells a configuration from the others of its data set, model, mode and loss: the variant and
+    settings; the config_hash too where these are the same. Empty for one of its kind."""
+    settings_of = settings(frame_of([run for g in groups for run in g.runs.values()]))
+    texts = {}
+    for g in groups:
+        words = ("" if g.variant == "paper" else g.variant, settings_of[tuple(getattr(g, key) for key in CELL)])
+        texts[identity(g)] = " ".join(filter(None, words))
+    counts = Counter((*key[:4], text) for key, text in texts.items())
+    return {
+        key: text if counts[*key[:4], text] == 1 else f"{text} config_hash={key[4][:8]}".strip()
+        for key, text in texts.items()
+    }

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
 from typing import Any
 
-import pandas as pd
-import yaml
-
-from gloss.config import CONFIG_DIR, HYPERPARAMETERS
-from gloss.losses.registry import SCL_CE
-from gloss.paper.names import paper_order
+from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
-from gloss.report.statistics import mean, std
-from gloss.report.table import number_text
+from gloss.report.protocol import other_settings
 
 CELL = ["dataset", "model", "mode", "loss", "variant", "config_hash"]  # what tells configurations apart
+WORDS = {  # swept settings that have a name in tables and legends; the default has none
+    ("ablation.graph_shuffle", "False"): "",
+    ("ablation.graph_shuffle", "True"): "shuffled graph",
+    ("dataset.unlabeled", "None"): "",
+    ("dataset.unlabeled", "rest"): "with unlabeled",
+}
 
 
 @dataclass(frozen=True)
@@ -42,8 +41,30 @@ class Group:
 
     @property
     def name(self) -> str:
-        swept = " ".join(f"{key}={value}" for key, value in self.point.items())
-        return f"dataset={self.dataset} model={self.model} mode={self.mode} loss={self.loss} {swept}".strip()
+        """As on the command line."""
+        return " ".join(f"{key}={value}" for key, value in (self.keys | self.point).items())
+
+    @property
+    def keys(self) -> dict[str, Any]:
+        return {key: getattr(self, key) for key in ("dataset", "model", "mode", "loss")}
+
+    @property
+    def place(self) -> str:
+        return f"{dataset_name(self.dataset)}, {model_name(self.model)}"
+
+    @property
+    def loss_name(self) -> str:
+        return loss_name(self.loss, self.mode)
+
+    def others(self, *swept: str) -> str:
+        """What else was swept beside `swept`: " (trainer.lr=1e-05)", or empty. Groups that differ in it are no line."""
+        found = (WORDS.get((k, str(value)), f"{k}={value}") for k, value in self.point.items() if k not in swept)
+        rest = ", ".join(text for text in found if text)
+        return f" ({rest})" if rest else ""
+
+    def label(self, mode: str, *swept: str) -> str:
+        """ "G-Loss-O + CE", with the mode where it is not the given one, and with `others`."""
+        return self.loss_name + (f" ({self.mode})" if self.mode != mode else "") + self.others(*swept)
 
     @property
     def missing_seeds(self) -> tuple[int, ...]:
@@ -61,6 +82,19 @@ class Group:
         return self.values("metrics", "test", metric)
 
 
+def identity(x: Any) -> tuple:
+    """What a group, a cell and a run must share to belong together, the seed aside: config_hash covers the variant."""
+    return x.dataset, x.model, x.mode, x.loss, x.config_hash
+
+
+def blocks(groups: Iterable[Group], *keys: str) -> dict[tuple, list[Group]]:
+    """The groups by these attributes, in the order of their first appearance."""
+    found: dict[tuple, list[Group]] = defaultdict(list)
+    for g in groups:
+        found[tuple(getattr(g, key) for key in keys)].append(g)
+    return dict(found)
+
+
 def timed(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     """The groups with only the runs whose seconds compare, in the same order; and notes about the runs left out.
 
@@ -70,12 +104,13 @@ def timed(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     cells_on = Counter(name for runs in alone for name in {_device(run) for run in runs.values()})
     chosen = min(cells_on, key=lambda name: (-cells_on[name], name), default="")
     kept = [{seed: run for seed, run in runs.items() if _device(run) == chosen} for runs in alone]
-    num_shared = sum(len(g.runs) - len(runs) for g, runs in zip(groups, alone, strict=True))
-    num_elsewhere = sum(len(a) - len(b) for a, b in zip(alone, kept, strict=True))
-    notes = [f"Times are left out where runs shared their device ({num_shared})."] if num_shared else []
-    if num_elsewhere:
+    totals = [sum(map(len, found)) for found in ([g.runs for g in groups], alone, kept)]
+    notes = []
+    if shared := totals[0] - totals[1]:
+        notes.append(f"Times are left out where runs shared their device ({shared}).")
+    if elsewhere := totals[1] - totals[2]:
         others = ", ".join(sorted(cells_on.keys() - {chosen}))
-        notes.append(f"Times are those on {chosen}: the times of {num_elsewhere} runs on {others} are left out.")
+        notes.append(f"Times are those on {chosen}: the times of {elsewhere} runs on {others} are left out.")
     return [replace(g, runs=runs) for g, runs in zip(groups, kept, strict=True)], notes
 
 
@@ -85,12 +120,13 @@ def _device(run: Any) -> str:
 
 def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
     """All records, grouped by configuration, in the paper's order. Two records of one seed: see `refuse_doubles`."""
+    cells: dict[tuple, dict[int, Any]] = defaultdict(dict)
+    for record in records:
+        cells[tuple(record.result["identity"][key] for key in CELL)][record.identity.seed] = record
     groups = []
-    for key, runs in _identities(records).sort_values("seed").groupby(CELL, sort=False):
-        by_seed = dict(zip(runs["seed"].tolist(), runs["record"], strict=True))
-        config = runs["record"].iloc[0].result.get("config", {})
-        cell: dict[str, Any] = dict(zip(CELL, key, strict=True))
-        groups.append(Group(**cell, runs=by_seed, seeds=tuple(by_seed), config=config))
+    for key, found in cells.items():
+        runs = dict(sorted(found.items()))
+        groups.append(Group(*key, runs, tuple(runs), config=runs[min(runs)].result.get("config", {})))
     return sorted(
         groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.config_hash)
     )
@@ -101,20 +137,15 @@ def refuse_doubles(records: Sequence[Any]) -> tuple[list[Any], list[str]]:
 
     A run's folder follows from its configuration, so a second candidate was copied or renamed: neither is believed.
     """
-    runs, key = _identities(records), [name for name in (*CELL, "seed") if name != "variant"]
-    doubled = runs[runs.duplicated(key, keep=False)]
+    claims: dict[tuple, list[Any]] = defaultdict(list)
+    for record in records:
+        claims[(*identity(record.identity), record.identity.seed)].append(record)
     problems = [
-        f"{len(same)} runs claim the same configuration and seed, none is used: "
-        + ", ".join(sorted(str(record.folder) for record in same["record"]))
-        for _, same in doubled.groupby(key, sort=False)
+        "several runs claim one configuration and seed, none is used: " + ", ".join(sorted(str(r.folder) for r in same))
+        for same in claims.values()
+        if len(same) > 1
     ]
-    return runs.drop(doubled.index)["record"].tolist(), problems
-
-
-def _identities(records: Sequence[Any]) -> pd.DataFrame:
-    """A row a record: its identity, and the record."""
-    rows = [record.result["identity"] | {"record": record} for record in records]
-    return pd.DataFrame(rows, columns=[*CELL, "seed", "record"])
+    return [same[0] for same in claims.values() if len(same) == 1], problems
 
 
 def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], list[Group]]:
@@ -127,161 +158,20 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
     varies = {key for p in points for key in p if len({str(q.get(key)) for q in points}) > 1}
     groups = []
     for c in cells:
-        runs = {r.identity.seed: r for r in records if _key(r.identity) == _key(c) and r.identity.seed in c.seeds}
+        runs = {r.identity.seed: r for r in records if identity(r.identity) == identity(c)}
+        runs = {seed: runs[seed] for seed in sorted(runs) if seed in c.seeds}
         point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells tells none apart
         cell: dict[str, Any] = {name: getattr(c, name) for name in CELL}
-        groups.append(
-            Group(**cell, runs=dict(sorted(runs.items())), seeds=tuple(c.seeds), point=point, config=asdict(c.config))
-        )
+        groups.append(Group(**cell, runs=runs, seeds=tuple(c.seeds), point=point, config=asdict(c.config)))
     used = {id(run) for g in groups for run in g.runs.values()}
-    kinds = {(g.dataset, g.model, g.mode, g.loss) for g in groups}
-    others = [r for r in records if id(r) not in used and _key(r.identity)[:4] in kinds]
+    kinds = {identity(g)[:4] for g in groups}
+    others = [r for r in records if id(r) not in used and identity(r.identity)[:4] in kinds]
     return groups, ungrouped_runs(others)
-
-
-def _key(x: Any) -> tuple:
-    return x.dataset, x.model, x.mode, x.loss, x.config_hash
-
-
-# What the paper's protocol sets where it compares; anything else makes another experiment of a run. To these come the
-# longest gradient, a mode's own, and the margin, a loss's own. trainer.precision is not among them: the paper names
-# none, and auto is bf16 or float32 by device, so either is what the protocol runs somewhere; `mixed` tells of both.
-_PROTOCOL = {
-    "dataset.source": "prepared",  # a file of the user's own may bear the name of a paper's set
-    "dataset.train_limit": None,
-    "dataset.unlabeled": None,
-    "dataset.unlabeled_path": None,
-    "trainer.unlabeled_per_batch": None,
-    "model.num_layers": None,
-    "model.dropout": None,
-    "model.max_length": 128,
-    "trainer.max_epochs": 200,
-    "trainer.batch_size": 128,
-    "trainer.patience": 10,
-    "trainer.lr_decay_epoch": 30,
-    "trainer.lr_decay_factor": 0.1,
-    "trainer.sampler": "random",
-    "ablation.sigma_scale": 1.0,
-    "ablation.gamma_offset": 0.0,
-    "ablation.lam_offset": 0.0,
-    "ablation.graph_noise": 0.0,
-    "ablation.graph_shuffle": False,
-    "ablation.label_noise": 0.0,
-}
-RELEASED = "variant=released"
-
-
-def protocol_deviations(config: dict[str, Any]) -> list[str]:
-    """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "search.trials=2"].
-
-    A key that an older record lacks counts as the protocol's.
-    """
-    return [*_other_code(config), *_other_protocol(config), *_smaller_search(config)]
-
-
-def is_comparable(config: dict[str, Any]) -> bool:
-    """Whether runs of this configuration bear a verdict, and speak for or against a claim.
-
-    They keep the paper's protocol. The released code's variant does: the paper's numbers most likely come from it.
-    """
-    return not set(protocol_deviations(config)) - {RELEASED}
-
-
-def off_protocol(g: Group) -> list[str]:
-    """`protocol_deviations` of a cell, but for the variant and for what its experiment itself sets or sweeps."""
-    its_own = _choice("experiment", str((g.config.get("experiment") or {}).get("name")))
-    as_set = {
-        f"{section}.{key}={'null' if value is None else value}"
-        for section in ("dataset", "model", "trainer", "ablation")
-        for key, value in its_own.get(section, {}).items()
-    }
-    found = [x for x in protocol_deviations(g.config) if x not in as_set]
-    return [x for x in found if x != RELEASED and x.partition("=")[0] not in g.point]
-
-
-_SMOKE_EPOCHS = 10  # at most so many, and early stopping hardly had its say
-_SMOKE_TEXTS = 1000  # fewer training texts
-
-
-def reductions(config: dict[str, Any]) -> list[str]:
-    """What makes a smoke run of a run: few training texts, epochs or layers, unless its experiment is made so."""
-    experiment = config.get("experiment") or {}
-    its_own = _choice("experiment", str(experiment.get("name")))
-    swept = its_own["hydra"]["sweeper"]["params"] if its_own else {}
-    found = ["model=tiny"] if (config.get("model") or {}).get("alias") == "tiny" else []
-    for path in ("dataset.train_limit", "model.num_layers", "trainer.max_epochs"):
-        section, key = path.split(".")
-        value = number(config, section, key)
-        if value is None or key == "train_limit" and value >= _SMOKE_TEXTS:
-            continue
-        if key == "max_epochs" and value > min(_SMOKE_EPOCHS, 2 * (number(config, "trainer", "patience") or value)):
-            continue
-        if value != its_own.get(section, {}).get(key) and path not in swept:
-            found.append(f"{path}={value:g}")
-    return found
 
 
 def setting(g: Group) -> tuple[str, ...]:
     """What two groups must have in common for their scores to be a contest; the budget of their searches may differ."""
-    return g.mode, g.variant, *_other_code(g.config), *_other_protocol(g.config)
-
-
-def _other_protocol(config: dict[str, Any]) -> list[str]:
-    own = _choice("mode", str(config.get("mode"))).get("trainer", {}).get("max_grad_norm")
-    expected = dict(_PROTOCOL) if own is None else _PROTOCOL | {"trainer.max_grad_norm": own}
-    if margin := _choice("loss", str((config.get("loss") or {}).get("name"))).get("margin"):
-        expected["loss.margin"] = margin
-    found = []
-    for path, protocol in expected.items():
-        section, key = path.split(".")
-        value = (config.get(section) or {}).get(key, protocol)
-        if value != protocol:
-            found.append(f"{path}={'null' if value is None else value}")
-    return found
-
-
-def _other_code(config: dict[str, Any]) -> list[str]:
-    """Another encoder under the alias of a known one, another variant, and single keys that its file sets otherwise."""
-    model, variant = config.get("model") or {}, config.get("variant") or {}
-    expected = _choice("model", str(model.get("alias")))
-    found = [
-        f"model.{key}={model[key]}"
-        for key in ("name", "revision")
-        if key in model and expected.get("name", "???") != "???" and model[key] != expected.get(key)
-    ]
-    name = str(variant.get("name", "paper"))
-    found += [f"variant={name}"] * (name != "paper")
-    own = _choice("variant", name).get("variant", {})
-    return found + [f"variant.{key}={value}" for key, value in variant.items() if own.get(key, value) != value]
-
-
-@cache
-def _choice(group: str, name: str) -> dict[str, Any]:
-    """The file of configs/<group> with this name; empty where there is none."""
-    known = {path.stem: path for path in (CONFIG_DIR / group).glob("*.yaml")}
-    return yaml.safe_load(known[name].read_text(encoding="utf-8")) if name in known else {}
-
-
-def _smaller_search(config: dict[str, Any]) -> list[str]:
-    """Fewer trials than the protocol has (0: no value comes from a search), or values given by hand beside searched."""
-    tuned, loss = config.get("tuned"), str((config.get("loss") or {}).get("name"))
-    if not isinstance(tuned, dict) or not (config.get("experiment") or {}).get("search", True):
-        return []  # an older record; a timing, which needs no search
-    search = _choice("search", str(tuned.get("search", "fair")))
-    names = [*search.get("space", {}).get(str(config.get("mode")), {}).get(loss, {})]
-    if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
-        names = [name for name in names if name != "lam"]
-    keys = [HYPERPARAMETERS[name] for name in names]
-    applied = tuned.get("applied")
-    overridden = [key for key in keys if isinstance(applied, list) and key not in applied]
-    trials = number(tuned, "trials") or 0
-    if keys and (overridden == keys or not trials):
-        return ["search.trials=0"]
-    budgets = search.get("budget", {})
-    budget = budgets.get(loss, budgets.get("any", 0))
-    found = [f"search.trials={trials:.0f}"] if keys and trials < budget else []
-    values = {key: (config.get(key.split(".")[0]) or {}).get(key.split(".")[1]) for key in overridden}
-    return found + [f"{key}={value} by hand" for key, value in values.items()]
+    return g.mode, g.variant, *other_settings(g.config)
 
 
 def mixed(group: Group) -> list[str]:
@@ -296,9 +186,3 @@ def mixed(group: Group) -> list[str]:
         if changes := run.result.get("resumed_on"):
             found.append(f"{group.name}, seed {seed}, went on otherwise than it began: {'; '.join(map(str, changes))}")
     return found
-
-
-def mean_std(values: Sequence[float], digits: int = 2) -> str:
-    """ "85.64 ± 0.81"; "85.64" for a single run, a dash for none."""
-    centre, spread = (mean(values) if values else None), (std(values) if len(values) > 1 else None)
-    return number_text(centre, spread, digits)

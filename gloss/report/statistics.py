@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats would take a second to import
@@ -17,15 +17,15 @@ MAX_PAIRS = 40  # the sign-flip test enumerates 2^(n/2) sums twice
 _TIE = 1e-9  # differences of percentages: far above rounding errors, far below one text
 
 
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of at least one number."""
-    return math.fsum(values) / len(values)
+def mean(values: Collection[float]) -> float:
+    """The arithmetic mean; NaN for no number, which tables and CSV files leave out."""
+    return math.fsum(values) / len(values) if values else math.nan
 
 
-def std(values: Sequence[float]) -> float:
-    """The standard deviation of a sample (n - 1), of at least two numbers."""
+def std(values: Collection[float]) -> float:
+    """The standard deviation of a sample (n - 1); NaN for fewer than two numbers."""
     centre = mean(values)
-    return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1))
+    return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else math.nan
 
 
 def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from pandas.io.formats.style import Styler
+
+from gloss.report.statistics import mean, std
+from gloss.runtime.atomic import write_atomic
 
 WIDE = 60  # characters of a cell that the page breaks into lines
 MISSING = "—"  # nothing measured: never a zero
@@ -40,15 +44,11 @@ _LATEX = {
 
 @dataclass(frozen=True)
 class Part:
-    """One number as printed. rank: 1 is the best of its column (bold), 2 the second (underlined), 0 neither.
-
-    shade: 0 to 1, how dark the page makes its background.
-    """
+    """One number as printed. rank: 1 is the best of its column (bold), 2 the second (underlined), 0 neither."""
 
     text: str
     rank: int = 0
     verdict: str = ""
-    shade: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -71,16 +71,34 @@ class Entry:
         return " ".join(x for x in (" / ".join(part.text for part in self.parts), self.suffix) if x)
 
 
-def entry(*texts: object, suffix: str = "") -> Entry:
-    """An entry of plain texts."""
-    return Entry(tuple(Part(str(text)) for text in texts), suffix)
+def entry(text: object, suffix: str = "", rank: int = 0) -> Entry:
+    """An entry of one text or number."""
+    return Entry((Part(str(text), rank),), suffix)
 
 
-def number_text(mean: float | None, std: float | None = None, digits: int = 2) -> str:
+def number_text(centre: float | None, spread: float | None = None, digits: int = 2, sign: str = "") -> str:
     """ "85.64 ± 0.81"; "85.64" without a deviation; a dash for a number that is missing (None or NaN)."""
-    if pd.isna(mean):
+    if pd.isna(centre):
         return MISSING
-    return f"{mean:.{digits}f}" + ("" if pd.isna(std) else f" ± {std:.{digits}f}")
+    return f"{centre:{sign}.{digits}f}" + ("" if pd.isna(spread) else f" ± {spread:.{digits}f}")
+
+
+def mean_std(values: Collection[float], digits: int = 2) -> str:
+    """ "85.64 ± 0.81"; "85.64" for a single number, a dash for none."""
+    return number_text(mean(values), std(values), digits)
+
+
+def scored(
+    samples: Sequence[Collection[float]], suffixes: Sequence[str] = (), among: Sequence[str] = (), digits: int = 2
+) -> list[Entry]:
+    """An entry a sample: mean ± standard deviation, ranked among those with an equal word in `among`."""
+    means = pd.Series([mean(x) for x in samples], dtype=float)
+    ranks = means.groupby(list(among) or [""] * len(means)).transform(lambda block: rank(block, digits=digits))
+    suffixes = suffixes or [""] * len(samples)
+    return [
+        entry(mean_std(x, digits), suffix, int(place)) if x else Entry()
+        for x, suffix, place in zip(samples, suffixes, ranks, strict=True)
+    ]
 
 
 @dataclass
@@ -95,7 +113,6 @@ class Table:
         data: the tidy form for the CSV file, a row a number; None where a value is missing.
         notes: footnotes.
         missing: what the dashes stand for.
-        command: what makes the table's runs.
         num_keys: leading columns that name the row, aligned left.
     """
 
@@ -106,12 +123,17 @@ class Table:
     data: Any
     notes: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
-    command: str = ""
     num_keys: int = 1
+    KINDS = ("md", "csv", "tex")  # of the files that are written
 
     def __post_init__(self) -> None:
         self.rows = [[e if isinstance(e, Entry) else entry(e) for e in row] for row in self.rows]
         self.data = _frame(self.data)
+
+    def save(self, folder: Path) -> None:
+        """Write <name>.md, <name>.csv and <name>.tex."""
+        for kind, text in zip(self.KINDS, (self.markdown(), self.csv(), self.latex()), strict=True):
+            write_atomic(folder / f"{self.name}.{kind}", text)
 
     def markdown(self) -> str:
         """The table with its title and notes, columns padded so that it also reads well in a terminal."""
@@ -141,17 +163,15 @@ class Table:
 
     def html(self) -> str:
         """The table as HTML; all texts are escaped."""
-        styler = self._styler(_html_entry, escape)
-        papers = [any(e.plain() == "paper" for e in row) for row in self.rows]
-        classes = [
-            [
-                " ".join(["paper"] * paper + ["key"] * (i < self.num_keys) + ["wide"] * (len(e.plain()) > WIDE))
-                for i, e in enumerate(row)
-            ]
-            for row, paper in zip(self.rows, papers, strict=True)
-        ]
+
+        def kinds(row: list[Entry]) -> list[str]:
+            paper = "paper " if any(e.plain() == "paper" for e in row) else ""
+            keys = ["key " if i < self.num_keys else "" for i in range(len(row))]
+            return [paper + key + "wide" * (len(e.plain()) > WIDE) for key, e in zip(keys, row, strict=True)]
+
         left = {i: [{"selector": "th", "props": "text-align: left"}] for i in range(self.num_keys)}
-        return styler.set_td_classes(pd.DataFrame(classes)).set_table_styles(left).to_html()
+        styler = self._styler(_html_entry, escape).set_td_classes(pd.DataFrame(map(kinds, self.rows)))
+        return styler.set_table_styles(left).to_html()
 
     def _styler(self, cell: Callable[[Entry], str], heading: Callable[[str], str]) -> Styler:
         """pandas' writer of HTML and LaTeX; cell and heading: the text of an entry and of a column, escaped."""
@@ -173,7 +193,7 @@ def csv_text(rows: Any) -> str:
     return harmless.to_csv(index=False, lineterminator="\n")
 
 
-def rank(values: Sequence[float | None], *, higher_is_better: bool = True, digits: int = 2) -> list[int]:
+def rank(values: Iterable[float | None], *, higher_is_better: bool = True, digits: int = 2) -> list[int]:
     """1 for the best value, 2 for the second, else 0; equal as printed is equal in rank. None and NaN get 0.
 
     No marks if all values are equal; of two values only the best is marked.
@@ -183,14 +203,6 @@ def rank(values: Sequence[float | None], *, higher_is_better: bool = True, digit
         return [0] * len(shown)
     places = shown.rank(method="dense", ascending=not higher_is_better)
     return [int(place) if place <= min(2, shown.count() - 1) else 0 for place in places]
-
-
-def mark(entries: list[Entry], ranks: list[int], part: int = 0) -> list[Entry]:
-    """The entries with ranks[i] given to part number `part` of entry i."""
-    return [
-        replace(e, parts=tuple(replace(p, rank=r) if k == part and r else p for k, p in enumerate(e.parts)))
-        for e, r in zip(entries, ranks, strict=True)
-    ]
 
 
 _MD = ("{}", "**{}**", "<u>{}</u>", "*{}*")  # how a part without a rank is written, the best, the second; a verdict
@@ -214,8 +226,6 @@ def _written(e: Entry, escaped: Callable[[str], str], marks: tuple[str, ...]) ->
 
 def _html_entry(e: Entry) -> str:
     lines = [_HTML[p.rank].format(escape(p.text)) for p in e.parts]
-    if e.parts[0].shade:
-        lines[0] = f'<span class="shade" style="--share: {100 * e.parts[0].shade:.0f}%">{lines[0]}</span>'
     lines[0] += f" {escape(e.suffix)}" if e.suffix else ""
     for i, p in enumerate(e.parts):
         if p.verdict:

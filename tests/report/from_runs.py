@@ -7,20 +7,42 @@ from synthetic import cell, write_run
 
 from gloss.records.reading import read_records
 from gloss.report.figure import styled
-from gloss.report.seed_groups import gather
+from gloss.report.seed_groups import gather, ungrouped_runs
 
-DPI = 40
+DPI = 40  # small pictures, so that the tests are quick
 SPREAD = (-0.2, 0.0, 0.2)  # added to a mean for seeds 1, 2, 3: standard deviation 0.2
+OF_CELLS = ("dataset", "model", "mode", "loss", "config_hash", "config", "point")
 
 
 def groups_of(root, cells):
     return gather(cells, read_records(root)[0])[0]
 
 
-def write_cell(root, accuracy, macro_f1=None, seeds=(1, 2, 3), **identity):
-    for seed, offset in zip(seeds, SPREAD, strict=False):
-        f1 = None if macro_f1 is None else macro_f1 + offset
-        write_run(root, accuracy=accuracy + offset, macro_f1=f1, seed=seed, **identity)
+def loose(root):
+    return ungrouped_runs(read_records(root)[0])
+
+
+def made(root, *specs, seeds=(1, 2, 3)):
+    """Write runs; return the groups of their cells, for which `seeds` are asked.
+
+    specs: arguments of `cell` and of `result`. accuracy: of seeds 1, 2 …, or a mean that SPREAD is added to; without
+    it no run is written. config: of the cell.
+    """
+    cells = []
+    for spec in specs:
+        asked = {key: spec[key] for key in OF_CELLS if key in spec}
+        if "config" in asked or "point" in asked:
+            asked.setdefault("config_hash", f"{zlib.crc32(str((spec.get('config'), spec.get('point'))).encode()):08x}")
+        c = cell(seeds=seeds, **asked)
+        c.variant = spec.get("variant", c.variant)
+        cells.append(c)
+        run = {key: x for key, x in spec.items() if key not in ("config", "point", "accuracy")}
+        accuracy = spec.get("accuracy", ())
+        for seed, score in zip(
+            seeds, accuracy if isinstance(accuracy, tuple) else [accuracy + x for x in SPREAD], strict=False
+        ):
+            write_run(root, **{**run, "config_hash": c.config_hash, "seed": seed, "accuracy": score})
+    return groups_of(root, cells)
 
 
 def records(table):
@@ -28,46 +50,35 @@ def records(table):
     return table.data.to_dict("records")
 
 
+def texts(row):
+    return [e.plain() for e in row]
+
+
+def ours(table):
+    """The rows of our numbers."""
+    return [row for row in table.rows if "ours" in texts(row[:4])]
+
+
 def row(table, *keys):
     """The plain texts of the row that starts with these keys, and of the row below."""
-    i = next(i for i, r in enumerate(table.rows) if tuple(e.plain() for e in r[: len(keys)]) == keys)
-    return [e.plain() for e in table.rows[i]], [e.plain() for e in table.rows[i + 1]] if i + 1 < len(table.rows) else []
-
-
-def sweep(root, config, scores, dataset="mr", loss="gloss_o", point=None, **identity):
-    """A cell of a sweep whose seeds 1, 2 … have the scores given, and its runs."""
-    c = cell(
-        dataset=dataset,
-        loss=loss,
-        seeds=(1, 2, 3),
-        config=config,
-        config_hash=f"{zlib.crc32(str((config, point)).encode()):08x}",
-        point=point,
-        **identity,
-    )
-    for seed, score in enumerate(scores, start=1):
-        write_run(root, dataset=dataset, loss=loss, config_hash=c.config_hash, seed=seed, accuracy=score, **identity)
-    return c
-
-
-def written(drawing, folder):
-    with styled():
-        drawing.save(folder, dpi=DPI)
-    return {path.name: path.read_bytes() for path in folder.glob(f"{drawing.name}.*")}
+    i = next(i for i, r in enumerate(table.rows) if tuple(texts(r[: len(keys)])) == keys)
+    return texts(table.rows[i]), texts(table.rows[i + 1]) if i + 1 < len(table.rows) else []
 
 
 def check_files(make, tmp_path):
     """The figure is written as PDF, PNG and CSV, twice the same."""
-    first, second = tmp_path / "first", tmp_path / "second"
-    first.mkdir(), second.mkdir()
-    with styled():
-        files = written(make(), first)
-        assert files == written(make(), second)
-    assert len(files) == 3 and b"CreationDate" not in next(v for k, v in files.items() if k.endswith("pdf"))
+    written = []
+    for name in ("first", "second"):
+        folder = tmp_path / name
+        folder.mkdir()
+        with styled():
+            make().save(folder, dpi=DPI)
+        written.append({path.name: path.read_bytes() for path in folder.iterdir()})
+    assert written[0] == written[1] and len(written[0]) == 3
+    assert b"CreationDate" not in next(v for k, v in written[0].items() if k.endswith("pdf"))
 
 
 def embeddings_of(separation, labels):
-    rng = np.random.default_rng(0)
-    z = rng.normal(0, 0.3, (len(labels), 8))
+    z = np.random.default_rng(0).normal(0, 0.3, (len(labels), 8))
     z[:, 0] += separation * (2 * labels - 1)
     return z.astype(np.float32)

@@ -12,8 +12,9 @@ from synthetic import cell, write_run
 from gloss.errors import RunError
 from gloss.experiments.grid import expand_grid
 from gloss.records.reading import read_records
-from gloss.report.demo import _plane, demo
+from gloss.report.demo import demo, upright
 from gloss.report.figure import styled
+from gloss.report.figures.runs import principal_plane
 from gloss.report.seed_groups import gather
 
 CONFIG = {"trainer": {"max_epochs": 6, "lr": 1e-4, "batch_size": 64}, "model": {"max_length": 48}}
@@ -85,7 +86,7 @@ def test_an_arch_stands_on_its_ends_and_the_last_class_right():
     arch = np.stack([np.cos(angle), np.sin(angle), 0.01 * np.sin(9 * angle)], axis=1) @ np.diag([1, 0.5, 1])
     labels = (angle < 1.5).astype(int)
     for turned in (arch, arch * [-1, 1, 1], arch * [1, -1, 1]):
-        xy = _plane(turned, labels)
+        xy = upright(principal_plane(turned), labels)
         assert xy[labels == 1, 0].mean() > xy[labels == 0, 0].mean()
         assert xy[[0, -1], 1].max() < xy[40, 1]
 

@@ -5,17 +5,14 @@ import math
 
 import numpy as np
 import pytest
-from from_runs import check_files, embeddings_of, groups_of
+from from_runs import check_files, embeddings_of, groups_of, loose, made
 from synthetic import SECONDS, cell, write_run
 
 from gloss.errors import RunError
 from gloss.paper.names import DATASET_LOOK, LOSS_LOOK
-from gloss.records.reading import read_records
-from gloss.report.figures import graph_quality as quality
 from gloss.report.figures import runs as pictures
 from gloss.report.figures.method import NODES, SIGMA, fig1
-from gloss.report.seed_groups import ungrouped_runs
-from gloss.report.tables import all_runs as overview
+from gloss.report.figures.training import convergence, graph_quality
 
 
 def test_losses_differ_in_more_than_colour():
@@ -43,55 +40,42 @@ def test_fig1_shows_labels_that_were_propagated(tmp_path):
     check_files(fig1, tmp_path)
 
 
-def test_fig4_weights_agree_with_the_formula(tmp_path):
+def test_fig4_shows_the_weights_of_the_formula_between_quantiles_of_all(tmp_path):
+    """A wide σ leaves nearly all weights in a narrow band: a single far text must not set the scale."""
     labels = np.arange(40) % 2
     arrays = {"sample_labels": labels, "epoch_1_embeddings": embeddings_of(0.2, labels)}
     arrays["epoch_20_embeddings"] = embeddings_of(3.0, labels)
-    c = cell(loss="gloss_o")
-    write_run(tmp_path, loss="gloss_o", config_hash=c.config_hash, arrays=arrays)
-    groups = groups_of(tmp_path, [c])
-    data = pictures.fig4(groups).data
+    arrays["epoch_1_embeddings"][0] = [0, 0, -50, 0, 0, 0, 0, 0]
+    groups = made(tmp_path, {"loss": "gloss_o", "arrays": arrays, "accuracy": (85.0,)})
+    drawing = pictures.fig4(groups)
     z = arrays["epoch_1_embeddings"].astype(np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
-    within = [
-        np.exp(-((z[i] - z[j]) ** 2).sum() / (2 * 0.6**2))
-        for i in range(40)
-        for j in range(40)
-        if i != j and labels[i] == labels[j]
-    ]
-    assert data[0]["epoch"] == 1 and data[0]["within"] == pytest.approx(np.mean(within), rel=1e-5)
-    assert data[1]["between"] < 0.01 < data[0]["between"]
+    same = [(i, j) for i in range(40) for j in range(40) if i != j and labels[i] == labels[j]]
+    within = np.mean([np.exp(-((z[i] - z[j]) ** 2).sum() / (2 * 0.6**2)) for i, j in same])
+    first, last = drawing.data
+    assert first["epoch"] == 1 and first["within"] == pytest.approx(within, rel=1e-5)
+    assert last["between"] < 0.01 < first["between"]
+    images = [ax.images[0] for ax in drawing.figure.axes if ax.images and ax.get_title()]
+    weights = np.concatenate([image.get_array().data[~np.eye(40, dtype=bool)] for image in images])
+    assert {image.get_clim() for image in images} == {tuple(np.quantile(weights, (0.02, 0.98)))}
+    assert "sorted by class" in drawing.notes[0] and "2 to 98 % quantiles" in drawing.notes[0]
     check_files(lambda: pictures.fig4(groups), tmp_path)
 
 
-def test_fig4_is_drawn_between_quantiles_of_all_its_weights(tmp_path):
-    """A wide σ leaves nearly all weights in a narrow band: a single far text must not set the scale."""
-    labels = np.arange(40) % 2
-    arrays = {"sample_labels": labels}
-    for epoch, separation in ((1, 0.2), (20, 1.0)):
-        arrays[f"epoch_{epoch}_embeddings"] = embeddings_of(separation, labels)
-        arrays[f"epoch_{epoch}_embeddings"][0] = [0, 0, -50, 0, 0, 0, 0, 0]
-    write_run(tmp_path, loss="gloss_o", arrays=arrays)
-    drawing = pictures.fig4(groups_of(tmp_path, [cell(loss="gloss_o")]))
-    images = [ax.images[0] for ax in drawing.figure.axes if ax.images and ax.get_title()]
-    off = ~np.eye(40, dtype=bool)
-    weights = np.concatenate([image.get_array().data[off] for image in images])
-    assert {image.get_clim() for image in images} == {tuple(np.quantile(weights, (0.02, 0.98)))}
-    assert "sorted by class" in drawing.notes[0] and "2 to 98 % quantiles" in drawing.notes[0]
-
-
-def test_fig4_without_kept_embeddings_is_not_drawn(tmp_path):
-    write_run(tmp_path, loss="gloss_o")
-    assert pictures.fig4(groups_of(tmp_path, [cell(loss="gloss_o")])) is None
+def test_figures_of_embeddings_that_were_not_kept(tmp_path):
+    groups = made(tmp_path, {"loss": "gloss_o", "accuracy": 85.0})
+    assert pictures.fig4(groups) is None
+    with pytest.raises(RunError, match="save_embeddings=true"):
+        pictures.fig5(groups)
 
 
 def test_fig5_shows_the_same_texts_for_every_loss(tmp_path):
     labels = np.arange(60) % 2
-    cells = [cell(mode="standalone", loss=loss) for loss in ("scl", "gloss_o", "cosine")]
-    for c, separation in zip(cells[:2], (0.5, 3.0), strict=True):
+    specs = [{"mode": "standalone", "loss": loss, "silhouette": 0.5} for loss in ("scl", "gloss_o", "cosine")]
+    for spec, separation in zip(specs[:2], (0.5, 3.0), strict=True):
         arrays = {"test_labels": labels, "test_embeddings": embeddings_of(separation, labels)}
-        write_run(tmp_path, mode="standalone", loss=c.loss, config_hash=c.config_hash, silhouette=0.5, arrays=arrays)
-    groups = groups_of(tmp_path, cells)
+        spec |= {"arrays": arrays, "accuracy": (85.0,)}
+    groups = made(tmp_path, *specs, seeds=(1,))
     drawing = pictures.fig5(groups, max_points=40)
     rows = {loss: [r["row"] for r in drawing.data if r["loss"] == loss] for loss in ("scl", "gloss_o")}
     assert rows["scl"] == rows["gloss_o"] and len(set(rows["scl"])) == 40
@@ -105,18 +89,15 @@ def test_fig5_has_a_row_a_data_set_and_model_and_says_the_seeds(tmp_path):
     cells = []
     for (dataset, model), losses in seeds.items():
         for loss, found in losses.items():
-            c = cell(dataset=dataset, model=model, mode="standalone", loss=loss, seeds=found)
-            cells.append(c)
+            place = {"dataset": dataset, "model": model, "mode": "standalone", "loss": loss}
+            cells.append(cell(seeds=found, **place))
             for seed in found:
                 arrays = {"test_labels": labels, "test_embeddings": embeddings_of(seed, labels)}
-                run = {"dataset": dataset, "model": model, "mode": "standalone", "loss": loss, "seed": seed}
-                write_run(tmp_path, silhouette=seed / 10, arrays=arrays, **run)
+                write_run(tmp_path, silhouette=seed / 10, arrays=arrays, seed=seed, **place)
     drawing = pictures.fig5(groups_of(tmp_path, cells))
     assert {(r["model"], r["loss"], r["seed"]) for r in drawing.data} == {
-        ("bert", "scl", 3),  # the seed that both ran
-        ("bert", "gloss_o", 3),
-        ("minilm", "scl", 4),  # none in common: each panel names its own
-        ("minilm", "gloss_o", 5),
+        *(("bert", "scl", 3), ("bert", "gloss_o", 3)),  # the seed that both ran
+        *(("minilm", "scl", 4), ("minilm", "gloss_o", 5)),  # none in common: each panel names its own
     }
     axes = drawing.figure.axes
     assert [ax.get_ylabel() for ax in axes] == ["MR, BERT-base\nseed 3", "", "R8, MiniLM", ""]
@@ -125,36 +106,30 @@ def test_fig5_has_a_row_a_data_set_and_model_and_says_the_seeds(tmp_path):
     assert drawing.notes[0].startswith("BERT-base, MiniLM; ") and "seed 3, 4, 5;" in drawing.notes[0]
 
 
-def test_fig6_has_a_panel_a_data_set_and_model(tmp_path):
-    places = [("mr", "bert"), ("r8", "bert"), ("mr", "minilm")]
-    for i, (dataset, model) in enumerate(places):
-        write_run(tmp_path, dataset=dataset, model=model, epochs=3, per_epoch=3.7 * (i + 1), seed=7)
-    drawing = pictures.fig6(groups_of(tmp_path, [cell(dataset=d, model=m, seeds=(7,)) for d, m in places]))
-    assert [(r["dataset"], r["model"]) for r in drawing.data] == places
-    assert [r["total"] for r in drawing.data] == pytest.approx([3.7, 7.4, 11.1])
-    labels = [ax.get_xlabel().partition(": ")[2] for ax in drawing.figure.axes]
-    assert labels == ["MR, BERT-base", "R8, BERT-base", "MR, MiniLM"] and "; seed 7;" in drawing.notes[0]
-
-
-def test_fig5_says_how_to_get_embeddings(tmp_path):
-    write_run(tmp_path, loss="gloss_o")
-    with pytest.raises(RunError, match="save_embeddings=true"):
-        pictures.fig5(groups_of(tmp_path, [cell(loss="gloss_o")]))
-
-
 def test_fig6_leaves_the_first_epoch_and_shared_devices_out(tmp_path):
-    cells = [cell(loss=loss, seeds=(1, 2)) for loss in ("ce", "gloss_o")]
+    """A panel a data set and model."""
     write_run(tmp_path, loss="ce", epochs=3, per_epoch=3.7)
     write_run(tmp_path, loss="ce", epochs=3, per_epoch=99.0, seed=2, shared_device=True)
     slow_start = write_run(tmp_path, loss="gloss_o", epochs=3, per_epoch=7.4) / "epochs.jsonl"
     first, *rest = slow_start.read_text().splitlines()
     slow_start.write_text("\n".join([first.replace('"total": 7.4', '"total": 1000.0'), *rest]))
-    drawing = pictures.fig6(groups_of(tmp_path, cells))
-    ce, gloss = drawing.data
+    write_run(tmp_path, dataset="r8", model="minilm", epochs=3, per_epoch=11.1, seed=2)
+    cells = [cell(loss=loss, seeds=(1, 2)) for loss in ("ce", "gloss_o")]
+    drawing = pictures.fig6(groups_of(tmp_path, [*cells, cell(dataset="r8", model="minilm", seeds=(2,))]))
+    ce, gloss, r8 = drawing.data
     assert {part: pytest.approx(value) for part, value in SECONDS.items()} == {part: ce[part] for part in SECONDS}
     assert (ce["total"], ce["epochs"]) == (pytest.approx(3.7), 2)
     assert gloss["total"] == pytest.approx(7.4) and gloss["other"] == pytest.approx(0, abs=1e-9)
+    assert r8["total"] == pytest.approx(11.1)
     assert any("runs shared their device (1)" in note for note in drawing.notes)
+    labels = [ax.get_xlabel().partition(": ")[2] for ax in drawing.figure.axes]
+    assert labels == ["MR, BERT-base", "R8, MiniLM"] and "; seed 1, 2;" in drawing.notes[0]
+
+
+def changed(folder, **content):
+    """Replace keys of a run's result.json."""
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | content))
 
 
 QUALITY = {"homophily": 0.5, "homophily_chance": 0.5, "propagated_accuracy": 50.0, "majority_accuracy": 50.0}
@@ -165,25 +140,23 @@ def measured_runs(root, loss, seeds, slope):
     for seed in seeds:
         folder = write_run(root, loss=loss, seed=seed, accuracy=80.0 + seed, epochs=4)
         rows = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
-        qualities = [
-            QUALITY | {"homophily": 0.5 + e * slope / 100, "propagated_accuracy": 50.0 + 2 * e * slope + seed}
-            for e in range(5)
+        better = [
+            {"homophily": 0.5 + e * slope / 100, "propagated_accuracy": 50.0 + 2 * e * slope + seed} for e in range(5)
         ]
+        qualities = [QUALITY | found for found in better]
         for row, found in zip(rows, qualities[1:], strict=True):
             row["val"] = {"graph_quality": found}
         (folder / "epochs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        record = json.loads((folder / "result.json").read_text())
-        best = qualities[record["best_epoch"]]
-        record["graph_quality"] = {"sigma": 0.5, "gamma": 0.6, "at_start": qualities[0], "at_best": best}
-        (folder / "result.json").write_text(json.dumps(record))
+        best = {"at_start": qualities[0], "at_best": qualities[3]}
+        changed(folder, graph_quality={"sigma": 0.5, "gamma": 0.6, **best})
 
 
 def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
+    write_run(tmp_path, loss="scl_ce")  # an older record, without it
+    assert graph_quality(loose(tmp_path)) == []
     measured_runs(tmp_path, "ce", (1, 2), 1.0)
     measured_runs(tmp_path, "gloss_sqrt", (1, 2), 3.0)
-    write_run(tmp_path, loss="scl_ce")  # an older record, without it
-    groups = ungrouped_runs(read_records(tmp_path)[0])
-    (drawing,) = quality.graph_quality(groups)
+    (drawing,) = graph_quality(loose(tmp_path))
     rows = {(r["loss"], r["measure"], r.get("epoch", r.get("seed"))): r for r in drawing.data}
     assert {loss for loss, *_ in rows} == {"ce", "gloss_sqrt"}
     assert rows["ce", "homophily", 4]["mean"] == pytest.approx(0.54)
@@ -191,29 +164,20 @@ def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
     assert rows["gloss_sqrt", "propagated_accuracy", 2]["mean"] == pytest.approx(63.5)
     assert rows["ce", "at_best", 2]["test_accuracy"] == 82.0
     assert rows["ce", "at_best", 2]["propagated_accuracy"] == pytest.approx(50 + 2 * 3 + 2)
-    left, middle, right = drawing.figure.axes
+    left, _, right = drawing.figure.axes
     assert left.lines[0].get_ydata()[-1] == pytest.approx(4.0)  # points above chance
     assert list(right.lines[0].get_ydata()) == [81.0, 82.0]
-    check_files(lambda: quality.graph_quality(groups)[0], tmp_path)
-
-
-def test_runs_without_graph_quality_make_no_figure(tmp_path):
-    write_run(tmp_path)
-    assert quality.graph_quality(ungrouped_runs(read_records(tmp_path)[0])) == []
+    check_files(lambda: graph_quality(loose(tmp_path))[0], tmp_path)
 
 
 def test_a_control_is_not_drawn_in_place_of_the_loss_itself(tmp_path):
-    """A shuffled graph has as many seeds and a better score here."""
-    for config_hash, shuffled, accuracy in (("11111111", False, 70.0), ("22222222", True, 90.0)):
+    """A shuffled graph has as many seeds and a better score here; neither is the paper's protocol."""
+    for config_hash, is_shuffled, accuracy in (("11111111", False, 70.0), ("22222222", True, 90.0)):
+        config = {"ablation": {"graph_shuffle": is_shuffled}, "dataset": {"train_limit": 2000}}
         for seed in (1, 2):
-            folder = write_run(
-                tmp_path, loss="gloss_sqrt", mode="standalone", seed=seed, accuracy=accuracy, config_hash=config_hash
-            )
-            record = json.loads((folder / "result.json").read_text())
-            record["config"].setdefault("ablation", {})["graph_shuffle"] = shuffled
-            record["config"].setdefault("dataset", {})["train_limit"] = 2000  # neither is the paper's protocol
-            (folder / "result.json").write_text(json.dumps(record))
-    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
+            run = {"loss": "gloss_sqrt", "mode": "standalone", "config_hash": config_hash, "config": config}
+            write_run(tmp_path, seed=seed, accuracy=accuracy, **run)
+    (drawing,) = convergence(loose(tmp_path))
     assert any("Left out" in note and "graph_shuffle=True" in note for note in drawing.notes)
 
 
@@ -221,50 +185,42 @@ def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
     write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
     write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)
     write_run(tmp_path, seed=3, accuracy=10.0, config_hash="ffffffff")  # fewer seeds: left out, and said
-    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
+    (drawing,) = convergence(loose(tmp_path))
     by_epoch = [r for r in drawing.data if r["by"] == "epoch"]
     assert [r["epoch"] for r in by_epoch] == [1, 2, 3, 4]
     # best epochs 3 and 5; scores fall by the square of the distance, over 10: 80 - 0 and 82 - 0.4 at epoch 3
     assert by_epoch[2]["score"] == pytest.approx((80.0 + 81.6) / 2)
     assert [r["x"] for r in drawing.data if r["by"] == "seconds"] == pytest.approx([15.0, 30.0, 45.0, 60.0])
-    assert (
-        "Left out of MR, BERT-base, integrated, for their other settings: CE config_hash=ffffffff (n=1)."
-        in drawing.notes
-    )
+    left_out = "Left out of MR, BERT-base, integrated, for their other settings: CE config_hash=ffffffff (n=1)."
+    assert left_out in drawing.notes
 
 
 def test_convergence_draws_one_protocol_and_of_equal_seed_counts_the_better_on_validation(tmp_path):
-    short = {"trainer": {"max_epochs": 3}}
-    for dataset in ("mr", "r8"):
-        for model in ("bert", "minilm"):
-            for seed in (1, 2):
-                for loss in ("ce", "gloss_o"):  # a reduced run has the smaller config_hash and more losses
-                    reduced = {"config_hash": "0" * 8, "config": short}
-                    write_run(tmp_path, dataset=dataset, model=model, loss=loss, seed=seed, **reduced)
-                for config_hash, val in (("1" * 8, 80.0), ("2" * 8, 90.0)):
-                    write_run(
-                        tmp_path,
-                        dataset=dataset,
-                        model=model,
-                        seed=seed,
-                        config_hash=config_hash,
-                        accuracy=70.0,
-                        val=val,
-                    )
-    drawings = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
+    """A figure a model; a reduced run has the smaller config_hash and more losses."""
+    for dataset, model, seed in ((d, m, s) for d in ("mr", "r8", "r52") for m in ("bert", "minilm") for s in (1, 2)):
+        place = {"dataset": dataset, "model": model, "seed": seed}
+        for loss in ("ce", "gloss_o"):
+            write_run(tmp_path, loss=loss, config_hash="0" * 8, config={"trainer": {"max_epochs": 3}}, **place)
+        for config_hash, val in (("1" * 8, 80.0), ("2" * 8, 90.0)):
+            write_run(tmp_path, config_hash=config_hash, accuracy=70.0, val=val, **place)
+    drawings = convergence(loose(tmp_path))
+    assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
     for drawing in drawings:
-        assert {r["loss"] for r in drawing.data} == {"ce"}
-        assert {round(max(r["score"] for r in drawing.data if r["dataset"] == d)) for d in ("mr", "r8")} == {90}
+        assert {r["loss"] for r in drawing.data} == {"ce"} and len(drawing.figure.axes) == 6
+        sets = ("mr", "r8", "r52")
+        assert {round(max(r["score"] for r in drawing.data if r["dataset"] == d)) for d in sets} == {90}
         (note,) = [n for n in drawing.notes if n.startswith("Left out of R8")]
         assert all(x in note for x in ("CE max_epochs=3 (n=2)", "G-Loss-O + CE (n=2)", "CE config_hash=11111111 (n=2)"))
-    assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
-    check_files(lambda: overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))[0], tmp_path)
+    check_files(lambda: convergence(loose(tmp_path))[0], tmp_path)
 
 
 def test_convergence_has_no_panel_without_a_line(tmp_path):
+    (write_run(tmp_path, seed=1) / "epochs.jsonl").write_text('{"epoch": 1, "sco')
+    (write_run(tmp_path, seed=2) / "epochs.jsonl").write_text("")
+    assert convergence(loose(tmp_path)) == []
     for loss in ("ce", "gloss_o"):
-        write_run(tmp_path, loss=loss, shared_device=True)
-    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
+        write_run(tmp_path, loss=loss, seed=3, shared_device=True)
+    (drawing,) = convergence(loose(tmp_path))
     assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["Epoch"]
 
 
@@ -274,39 +230,6 @@ def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
         write_run(tmp_path, loss=loss, config_hash="0" * 8, config=short)
         write_run(tmp_path, loss=loss, config_hash="f" * 8, accuracy=99.0)
     cells = groups_of(tmp_path, [cell(loss=loss, config_hash="0" * 8, config=short) for loss in ("ce", "gloss_o")])
-    (drawing,) = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]), cells)
+    (drawing,) = convergence(loose(tmp_path), cells)
     assert {r["loss"] for r in drawing.data} == {"ce", "gloss_o"} and max(r["score"] for r in drawing.data) < 86
     assert "Not the paper's protocol (MR, BERT-base, integrated): trainer.max_epochs=3." in drawing.notes
-
-
-def test_runs_are_ranked_among_their_like_only(tmp_path):
-    for loss, accuracy in (("ce", 80.0), ("gloss_o", 81.0)):
-        write_run(tmp_path, loss=loss, accuracy=accuracy, config_hash="1" * 8)
-        limited = {"dataset": {"train_limit": 20}}
-        write_run(tmp_path, loss=loss, accuracy=accuracy - 30, config_hash="2" * 8, config=limited)
-        write_run(tmp_path, loss=loss, accuracy=95.0, config_hash="3" * 8, variant="released")
-    table = overview.runs_table(ungrouped_runs(read_records(tmp_path)[0]))
-    found = [(row[3].plain(), row[4].plain(), row[6].parts[0].rank) for row in table.rows]
-    reduced, whole = "max_epochs=null train_limit=20", "max_epochs=200 train_limit=null"
-    assert found == [  # contests one after the other, named by what differs
-        *[("CE", whole, 0), ("G-Loss-O + CE", whole, 1)],
-        *[("CE", reduced, 0), ("G-Loss-O + CE", reduced, 1)],
-        *[("CE", "released", 0), ("G-Loss-O + CE", "released", 0)],  # equal
-    ]
-    assert "Not the paper's protocol (2 of 6 rows; the CSV says of which): dataset.train_limit=20." in table.notes
-
-
-def test_convergence_survives_broken_and_empty_epochs(tmp_path):
-    (write_run(tmp_path, seed=1) / "epochs.jsonl").write_text('{"epoch": 1, "sco')
-    (write_run(tmp_path, seed=2) / "epochs.jsonl").write_text("")
-    assert overview.convergence(ungrouped_runs(read_records(tmp_path)[0])) == []
-
-
-def test_convergence_has_a_figure_for_each_model(tmp_path):
-    for model in ("minilm", "bert"):
-        for dataset in ("mr", "r8", "r52"):
-            write_run(tmp_path, model=model, dataset=dataset)
-    drawings = overview.convergence(ungrouped_runs(read_records(tmp_path)[0]))
-    assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
-    assert [len(d.figure.axes) for d in drawings] == [6, 6]
-    assert {r["dataset"] for r in drawings[0].data} == {"mr", "r8", "r52"}

@@ -7,47 +7,40 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
+from from_runs import DPI, made
 from synthetic import cell, result, write_run, write_study
 
 import gloss.report.figure
 from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.experiments.grid import expand_grid
-from gloss.records.reading import read_records
 from gloss.records.run_folder import config_hash
 from gloss.report.build import build
 from gloss.report.html_page import Section, render
-from gloss.report.seed_groups import gather, reductions
-from gloss.report.table import Table, entry
+from gloss.report.table import Table
 from gloss.report.tables.results import table3, table4
 from gloss.runtime.terminal import run_with_exit_code
 
-DPI = 40  # small pictures, so that the tests are quick
+RUN = {"dataset": "docstrings", "model": "minilm"}
 
 
 @pytest.fixture
 def outputs(tmp_path):
     for loss, scores in {"ce": (80.0, 82.0), "gloss_sqrt": (84.0, 86.1)}.items():
         for seed, accuracy in enumerate(scores, start=1):
-            write_run(tmp_path, dataset="docstrings", model="minilm", loss=loss, seed=seed, accuracy=accuracy)
+            write_run(tmp_path, loss=loss, seed=seed, accuracy=accuracy, **RUN)
     return tmp_path
 
 
+def page_of(folder, **options):
+    return build(folder, dpi=DPI, **options).page.read_text()
+
+
 def test_runs_without_an_experiment_make_a_table_a_figure_and_a_page(outputs):
-    report = build(outputs, dpi=DPI)
-    text = (outputs / "report" / "runs.md").read_text()
-    assert "| G-Loss-SQRT + CE |   2 | **85.05 ± 1.48** |" in text
-    assert "81.00 ± 1.41" in text
-    page = report.page.read_text()
-    assert "85.05 ± 1.48" in page and "data:image/png;base64," in page
-    assert not re.search(r'(src|href)="(https?:)?//', page)  # opens without a network
-    assert (outputs / "report" / "convergence.pdf").stat().st_size > 1000
+    """Equal records give equal bytes."""
 
-
-def test_equal_records_give_equal_bytes(outputs):
     def written():
         build(outputs, dpi=DPI)
         return {f.name: f.read_bytes() for f in (outputs / "report").iterdir()}
@@ -55,30 +48,29 @@ def test_equal_records_give_equal_bytes(outputs):
     first = written()
     assert first == written()
     assert {"runs.md", "runs.csv", "runs.tex", "convergence.csv", "convergence.pdf", "index.html"} <= set(first)
+    assert "| G-Loss-SQRT + CE |   2 | **85.05 ± 1.48** |" in first["runs.md"].decode()
+    page = first["index.html"].decode()
+    assert "85.05 ± 1.48" in page and "81.00 ± 1.41" in page and "data:image/png;base64," in page
+    assert not re.search(r'(src|href)="(https?:)?//', page)  # opens without a network
+    (outputs / "empty").mkdir()
+    assert "make demo" in page_of(outputs / "empty")
 
 
 def test_hostile_names_are_shown_as_text(tmp_path):
     write_run(tmp_path, dataset="<script>alert(1)<", model='"onload=x', accuracy=50.0)
-    page = build(tmp_path, dpi=DPI).page.read_text()
+    page = page_of(tmp_path)
     assert page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page  # the one that sorts tables
     assert "\\<script\\>" not in page
 
 
-def test_an_empty_folder_says_what_to_do(tmp_path):
-    assert "make demo" in build(tmp_path, dpi=DPI).page.read_text()
-
-
 def test_records_that_cannot_be_used_are_listed_with_the_reason(outputs):
-    newer = result(dataset="docstrings", model="minilm", loss="scl_ce", seed=1, schema_version=99)
-    write_run(outputs, newer)
-    unfinished = write_run(outputs, dataset="docstrings", model="minilm", loss="scl_ce", seed=2)
+    newer, unfinished, broken = (write_run(outputs, loss="scl_ce", seed=seed, **RUN) for seed in (1, 2, 3))
+    (newer / "result.json").write_text(json.dumps(result(loss="scl_ce", seed=1, schema_version=99, **RUN)))
     (unfinished / "DONE").unlink()
-    broken = write_run(outputs, dataset="docstrings", model="minilm", loss="scl_ce", seed=3)
     (broken / "result.json").write_text(json.dumps(result())[:-20])
-    page = build(outputs, dpi=DPI).page.read_text()
-    assert (
-        "schema_version: it is 99, newer than this code" in page and "not finished" in page and "cannot be used" in page
-    )
+    page = page_of(outputs)
+    reasons = ("schema_version: it is 99, newer than this code", "not finished", "cannot be used")
+    assert all(reason in page for reason in reasons)
     assert "scl_ce" not in (outputs / "report" / "runs.csv").read_text()
 
 
@@ -91,10 +83,8 @@ def experiments(outputs, monkeypatch):
         asked.append((name, overrides))
         if name == "fig2":
             raise ConfigError("loss=gloss_o needs a σ")
-        cells = [
-            cell(loss=x, dataset="docstrings", model="minilm", seeds=(1, 2)) for x in ("ce", "gloss_sqrt", "gloss_o")
-        ]
-        return cells if name == "table2" else [cell(mode="standalone", loss=x) for x in ("scl", "gloss_o")]
+        table2 = [cell(loss=x, seeds=(1, 2), **RUN) for x in ("ce", "gloss_sqrt", "gloss_o")]
+        return table2 if name in ("table2", "fig4") else [cell(mode="standalone", loss=x) for x in ("scl", "gloss_o")]
 
     monkeypatch.setattr("gloss.experiments.requested.expand_grid", expand_grid)
     selection = "[model=minilm, dataset=docstrings, paths.outputs=elsewhere]"
@@ -103,24 +93,26 @@ def experiments(outputs, monkeypatch):
 
 
 def test_the_experiments_that_were_run_have_a_section_each(experiments):
+    """The page opens with what was run, and says that some are smoke runs; other settings stand beside the table."""
     outputs, asked = experiments
+    short = {"trainer": {"max_epochs": 2}, "dataset": {"train_limit": 50}}
+    write_run(outputs, loss="ce", config_hash="ffffffff", accuracy=11.0, config=short, **RUN)
     report = build(outputs, dpi=DPI)
     assert asked == [("table2", ["model=minilm", "dataset=docstrings", f"paths.outputs={outputs}"])]
-    assert [t.name for t in report.tables] == ["table2", "claims", "table5", "paper_claims", "runs"]
+    names = ["table2", "claims", "table5", "paper_claims", "table2_others", "runs"]
+    assert [t.name for t in report.tables] == names
     page = report.page.read_text()
     assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
     assert "<code>make reproduce-table6</code>" in page  # among what was not run yet
     claim = next(row for row in report.tables[1].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
     assert claim[2].verdict == "supported" and claim[4].plain() == "+4.05"  # 84 - 80 and 86.1 - 82
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
-
-
-def test_runs_with_other_settings_stand_beside_the_table(experiments):
-    outputs, _ = experiments
-    write_run(outputs, dataset="docstrings", model="minilm", loss="ce", config_hash="ffffffff", accuracy=11.0)
-    build(outputs, dpi=DPI)
-    assert "11.00" not in (outputs / "report" / "table2.md").read_text()
-    assert "11.00" in (outputs / "report" / "table2_others.md").read_text()
+    written = {name: (outputs / "report" / f"{name}.md").read_text() for name in ("table2", "table2_others")}
+    assert "11.00" not in written["table2"] and "11.00" in written["table2_others"]
+    assert "<h1>CE and G-Loss-SQRT + CE on Docstrings with MiniLM</h1>" in page
+    order = [page.index(x) for x in ('<h2 id="table2">', "<img ", '<h2 id="claims">', "<h2>All finished runs</h2>")]
+    assert order == sorted(order)
+    assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
 
 
 def test_only_makes_what_was_asked_for(experiments):
@@ -133,14 +125,17 @@ def test_only_makes_what_was_asked_for(experiments):
 
 
 def test_what_cannot_be_composed_or_read_is_a_problem_and_no_crash(experiments):
+    """Broken predictions cost one figure only."""
     outputs, _ = experiments
-    (outputs / "selections.yaml").write_text("table2: []\nfig2: []\nfig99: []\n")
+    (outputs / "selections.yaml").write_text("table2: []\nfig2: []\nfig4: []\nfig99: []\n")
     (outputs / "baselines").mkdir()
     (outputs / "baselines" / "tfidf-mr.json").write_text("{")
-    problems = " ".join(build(outputs, dpi=DPI).problems)
-    assert (
-        "fig2: loss=gloss_o needs a σ" in problems and "no experiment fig99" in problems and "tfidf-mr.json" in problems
-    )
+    for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
+        (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
+    report = build(outputs, dpi=DPI)
+    problems = "\n".join(report.problems)
+    said = ("fig2: loss=gloss_o needs a σ", "no experiment fig99", "tfidf-mr.json", "predictions.npz cannot be read")
+    assert all(x in problems for x in said) and "table2" in [t.name for t in report.tables]
     (outputs / "selections.yaml").write_text("table2: {")
     assert any("selections.yaml cannot be used" in p for p in build(outputs, dpi=DPI).problems)
 
@@ -152,11 +147,9 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     (write_study(outputs, "damaged").parent / "study.json").write_text("{")
     write_study(outputs, "bad-seconds", trials=[{"number": 0, "state": "fail", "params": {}, "value": None}])
     report = build(outputs, dpi=DPI)
-    names = [t.name for t in report.tables]
-    first, second = (
-        f"study-mr-bert-integrated-ce-paper-fair-{config_hash}" for config_hash in ("0123abcd", "ffffffff")
-    )
-    assert names == ["runs", "table7", first, second]  # all runs are the main table where no experiment was asked for
+    first, second = (f"study-mr-bert-integrated-ce-paper-fair-{end}" for end in ("0123abcd", "ffffffff"))
+    # all runs are the main table where no experiment was asked for
+    assert [t.name for t in report.tables] == ["runs", "table7", first, second]
     table7 = (outputs / "report" / "table7.md").read_text()
     assert "2e-05 (1 of 5)" in table7 and "ffffffff: 6 of 15 trials" in table7
     trials = (outputs / "report" / f"{first}.md").read_text()
@@ -167,22 +160,18 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     # 4 runs of 60 s; two searches of 5 trials of 60 s, their repetitions cost nothing
     assert "0.23 hours in total: 0.07 of runs, 0.17 of 10 trials of searches" in page
     assert page.count('href="#study-') == 1 and "<h2>Searches (2)</h2>" in page  # one fold and one link for all
-    refused = [p.partition(":")[0] for p in report.problems]
-    assert refused == ["bad-seconds", "copied", "damaged"]
+    assert [p.partition(":")[0] for p in report.problems] == ["bad-seconds", "copied", "damaged"]
 
 
 def test_verdicts_are_counted_once_a_cell_and_metric(tmp_path):
     """Table 4 shows the silhouettes of Table 3 again."""
-    for loss in ("scl", "gloss_o"):
-        for seed in (1, 2, 3):
-            write_run(tmp_path, mode="standalone", loss=loss, seed=seed, accuracy=86.0, silhouette=0.56)
-    groups, _ = gather(
-        [cell(mode="standalone", loss=x, seeds=(1, 2, 3)) for x in ("scl", "gloss_o")], read_records(tmp_path)[0]
-    )
-    sections = [Section(t.name, t.title, [t]) for t in (table3(groups), table4(groups))]
-    shown = [v for s in sections for row in s.tables[0].rows for e in row for v in e.verdicts]
+    run = {"mode": "standalone", "accuracy": (86.0,) * 3, "silhouette": 0.56}
+    groups = made(tmp_path, *(run | {"loss": loss} for loss in ("scl", "gloss_o")))
+    tables = [table3(groups), table4(groups)]
+    shown = [v for table in tables for row in table.rows for e in row for v in e.verdicts]
     assert shown.count("ok") == 8 and set(shown) == {"ok"}  # accuracy, macro-F1, silhouette twice, of two losses
-    assert '<span class="verdict ok">ok</span> 6 </p>' in render("t", "", sections)
+    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables])
+    assert '<span class="verdict ok">ok</span> 6 </p>' in page
 
 
 def test_a_report_needs_no_texts_of_the_users_own(tmp_path):
@@ -203,49 +192,14 @@ def test_a_report_needs_no_texts_of_the_users_own(tmp_path):
     assert "runs on 2 different contents" in report.problems[0]  # neither is believed
 
 
-def test_long_tables_are_folded(tmp_path):
-    table = Table("long", "Long", ["x"], [[entry(f"line {i}")] for i in range(81)], [])
-    body = render("t", "", [Section("s", "S", [table])]).partition("</head>")[2]
-    assert "<summary>81 lines</summary>" in body and "line 80" in body
-    assert "80 lines" not in render("t", "", [Section("s", "S", [replace(table, rows=table.rows[:80])])])
-
-
-def test_a_footnote_stands_once(tmp_path):
-    tables = [Table(name, name, ["x"], [["1"]], [], ["shared by both", f"of {name}"]) for name in ("one", "two")]
-    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables])
-    assert page.count("shared by both") == 1 and page.count('href="#note-1"') == 2
-    assert [page.count(f"of {name}</li>") for name in ("one", "two")] == [1, 1]
-
-
-def test_the_page_opens_with_what_was_run_and_says_that_it_is_a_smoke_run(experiments):
-    outputs, _ = experiments
-    short = {"trainer": {"max_epochs": 2}, "dataset": {"train_limit": 50}}
-    write_run(outputs, dataset="docstrings", model="minilm", loss="scl_ce", config_hash="eeeeeeee", config=short)
-    page = build(outputs, dpi=DPI).page.read_text()
-    assert "<h1>CE and G-Loss-SQRT + CE on Docstrings with MiniLM</h1>" in page
-    order = [page.index(x) for x in ('<h2 id="table2">', "<img ", '<h2 id="claims">', "<h2>All finished runs</h2>")]
-    assert order == sorted(order)
-    assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
-    assert "All finished runs <span" not in page  # a mark stands beside headings that are open
-
-
-@pytest.mark.parametrize(
-    ("config", "expected"),
-    [
-        ({"trainer": {"max_epochs": 3}}, ["trainer.max_epochs=3"]),
-        ({"trainer": {"max_epochs": 20}}, []),
-        ({"model": {"alias": "tiny"}, "dataset": {"train_limit": 9}}, ["model=tiny", "dataset.train_limit=9"]),
-        ({"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}}, []),  # its file sets three
-        ({"dataset": {"train_limit": 20}, "experiment": {"name": "few_shot"}}, []),
-        (
-            {"dataset": {"train_limit": 2000}, "trainer": {"max_epochs": 10, "patience": 2}},
-            [],
-        ),  # early stopping decides
-        ({"trainer": {"max_epochs": 10, "patience": 10}}, ["trainer.max_epochs=10"]),
-    ],
-)
-def test_what_makes_a_smoke_run(config, expected):
-    assert reductions(config) == expected
+def test_long_tables_are_folded_and_a_footnote_stands_once():
+    tables = [
+        Table(f"t{n}", "", ["x"], [[f"line {i}"] for i in range(n)], [], ["of both", f"of {n}"]) for n in (80, 81)
+    ]
+    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables]).partition("</head>")[2]
+    assert "<summary>81 lines</summary>" in page and "line 80" in page and "80 lines" not in page
+    assert page.count("of both") == 1 and page.count('href="#note-1"') == 2
+    assert [page.count(f"of {n}</li>") for n in (80, 81)] == [1, 1]
 
 
 def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
@@ -262,25 +216,12 @@ def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
     (outputs / "bench").mkdir()
     path = outputs / "bench" / "mr-minilm.json"
     path.write_text(json.dumps(record))
-    report = build(outputs, dpi=DPI)
-    assert report.problems == [] and "bench" in [t.name for t in report.tables]
-    page = report.page.read_text()
+    page = page_of(outputs)
     assert "<code>make bench</code>" in page and "2 (1.5 – 2.5)" in page
     for changes in ({"candidates": {"ce": {}}}, {"machine": None}):
         path.write_text(json.dumps(record | changes))
         (problem,) = build(outputs, dpi=DPI).problems
         assert problem.startswith("bench: the results cannot be used")
-
-
-def test_broken_predictions_cost_one_figure_only(outputs, monkeypatch):
-    for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
-        (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
-    cells = [cell(loss="gloss_sqrt", dataset="docstrings", model="minilm")]
-    monkeypatch.setattr("gloss.experiments.requested.expand_grid", lambda name, overrides: cells)
-    (outputs / "selections.yaml").write_text("fig4: []\ntable2: []\n")
-    report = build(outputs, dpi=DPI)
-    assert any(p.startswith("fig4: ") and "predictions.npz cannot be read" in p for p in report.problems)
-    assert "table2" in [t.name for t in report.tables]
 
 
 def test_the_command_prints_its_tables_and_mistakes_in_a_line(outputs):
@@ -292,10 +233,8 @@ def test_the_command_prints_its_tables_and_mistakes_in_a_line(outputs):
     done = run("only=[table2]", "show=[table2]")
     assert done.returncode == 0 and "| G-Loss-SQRT + CE |" in done.stdout
     assert done.stdout.rstrip().endswith(f"The page: {outputs / 'report' / 'index.html'}")
-    for argument, message in (
-        ("only=[table10]", "only=table10 is not allowed"),
-        ("path.outputs=x", "no key path.outputs"),
-    ):
+    mistakes = {"only=[table10]": "only=table10 is not allowed", "path.outputs=x": "no key path.outputs"}
+    for argument, message in mistakes.items():
         wrong = run(argument)
         assert wrong.returncode == 2 and message in wrong.stderr and "Traceback" not in wrong.stderr
     shutil.rmtree(outputs / "report")
@@ -317,9 +256,8 @@ def test_a_full_disk_is_told_and_leaves_no_half_figure(outputs, monkeypatch, cap
 
 def test_a_report_of_real_cells_is_composed_by_the_command(outputs):
     """Through Hydra in the same process, as the command does it: the cells of an experiment and their missing runs."""
-    (outputs / "selections.yaml").write_text(
-        "table2: [dataset=docstrings, model=minilm, 'loss=ce,gloss_sqrt', 'seed=1,2']\n"
-    )
+    given = "[dataset=docstrings, model=minilm, 'loss=ce,gloss_sqrt', 'seed=1,2']"
+    (outputs / "selections.yaml").write_text(f"table2: {given}\n")
     report = build(outputs, only=["table2"], dpi=DPI)
     assert report.problems == [] and [t.name for t in report.tables] == ["table2", "table2_others"]
     assert len(report.tables[0].missing) == 2  # the synthetic runs have config_hash of no real configuration

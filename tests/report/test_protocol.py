@@ -4,30 +4,29 @@ from dataclasses import asdict
 
 import pytest
 import yaml
-from from_runs import groups_of, records, row, write_cell
+from from_runs import groups_of, made, ours, records, row
 from synthetic import cell, write_run
 
 from gloss.config import CONFIG_DIR
 from gloss.experiments.grid import expand_grid
 from gloss.records.run_folder import hashed_config
 from gloss.report.html_page import Section, render
-from gloss.report.seed_groups import protocol_deviations
+from gloss.report.protocol import protocol_deviations, reductions
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import results as tables
 
 
 def test_reduced_runs_and_models_of_our_own_bear_no_verdict(tmp_path):
-    config = {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}
-    cells = [
-        cell(seeds=(1, 2, 3), config=config),
-        cell(model="minilm", seeds=(1, 2, 3)),
-        cell(model="bert", loss="scl_ce", seeds=(1, 2, 3)),
-    ]
-    write_cell(tmp_path, 85.64)
-    write_cell(tmp_path, 85.64, model="minilm")
-    write_cell(tmp_path, 85.97, loss="scl_ce")
-    table = tables.table2(groups_of(tmp_path, cells))
-    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"] == ["", "ok", ""]
+    reduced = {"config": {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}}
+    table = tables.table2(
+        made(
+            tmp_path,
+            {"accuracy": 85.64, **reduced},
+            {"accuracy": 85.64, "model": "minilm"},
+            {"accuracy": 85.97, "loss": "scl_ce"},
+        )
+    )
+    assert [r[3].verdict for r in ours(table)] == ["", "ok", ""]
     notes = " ".join(table.notes)
     assert "dataset.train_limit=500, trainer.max_epochs=3" in notes and "MiniLM" in notes
     assert "paper" not in [r[2].plain() for r in table.rows if r[0].plain() == "MiniLM"]
@@ -42,33 +41,36 @@ def test_mixed_precision_and_unsearched_values_are_said(tmp_path):
     assert "not searched for in all measured cells (CE)" in notes
 
 
-def test_a_smaller_search_is_a_departure(tmp_path):
-    search = {"trials": 2, "search": "fair", "applied": ["trainer.lr"]}
-    budgets = {"ce": search, "scl_ce": search | {"trials": 15}, "cosine": {"trials": 5, "search": "authors"}}
-    budgets |= {"triplet": {"trials": 5, "search": "fair"}, "gloss_o": {"file": "x.yaml", "applied": []}}
-    budgets["scl_ce"]["applied"] = ["loss.lam", "loss.temperature", "trainer.lr"]
-    budgets["gloss_sqrt"] = {}
-    cells = [cell(loss=loss, seeds=(1, 2, 3), config={"tuned": tuned}) for loss, tuned in budgets.items()]
-    for loss, accuracy in (("ce", 85.64), ("scl_ce", 85.97), ("gloss_o", 86.63), ("gloss_sqrt", 86.23)):
-        write_cell(tmp_path, accuracy, loss=loss)
-    groups = groups_of(tmp_path, cells)
-    found = {g.loss: protocol_deviations(g.config) for g in groups}
-    assert found == {
-        **{"ce": ["search.trials=2"], "triplet": ["search.trials=5"]},
-        **{"scl_ce": [], "cosine": []},  # the authors' own budget
-        **{"gloss_o": ["search.trials=0"], "gloss_sqrt": ["search.trials=0"]},  # all by hand; nothing searched
-    }
-    table = tables.table2(groups)
-    verdicts = {r[1].plain(): r[3].verdict for r in table.rows if r[2].plain() == "ours"}
-    assert verdicts == dict.fromkeys(verdicts, "") | {"SCL + CE": "ok"}
-    assert any(note.startswith("Not the paper's protocol (1 of 6 cells): search.trials=2") for note in table.notes)
-    overridden = cell(loss="gloss_sqrt", config={"tuned": search | {"trials": 15}, "loss": {"lam": 0.7, "gamma": 0.6}})
-    assert protocol_deviations(asdict(overridden.config)) == ["loss.lam=0.7 by hand", "loss.gamma=0.6 by hand"]
-    for name, given in (("released", ["loss=scl", "variant=released"]), ("fig6", ["loss=scl"])):
-        (c,) = expand_grid("variant" if name == "released" else name, [*given, "dataset=mr", "seed=1"])[:1]
-        config = asdict(c.config) | ({"tuned": search | {"trials": 15}} if name == "released" else {})
-        said = [x for x in protocol_deviations(config) if x.startswith(("search", "loss.lam"))]
-        assert said == []  # released code fixes λ; a timing needs no search
+FAIR = {"trials": 15, "search": "fair"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "tuned", "expected"),
+    [
+        ("ce", FAIR | {"trials": 2, "applied": ["trainer.lr"]}, ["search.trials=2"]),
+        ("scl_ce", FAIR | {"applied": ["loss.lam", "loss.temperature", "trainer.lr"]}, []),
+        ("cosine", {"trials": 5, "search": "authors"}, []),  # the authors' own budget
+        ("triplet", {"trials": 5, "search": "fair"}, ["search.trials=5"]),
+        ("gloss_o", {"file": "x.yaml", "applied": []}, ["search.trials=0"]),  # all by hand
+        ("gloss_sqrt", {}, ["search.trials=0"]),  # nothing searched
+        ("gloss_sqrt", FAIR | {"applied": ["trainer.lr"]}, ["loss.lam=0.8 by hand", "loss.gamma=0.6 by hand"]),
+    ],
+)
+def test_a_smaller_search_is_a_departure(tmp_path, loss, tuned, expected):
+    config = {"tuned": tuned, "loss": {"lam": 0.8, "gamma": 0.6}}
+    assert protocol_deviations(asdict(cell(loss=loss, config=config).config)) == expected
+    table = tables.table2(made(tmp_path, {"loss": loss, "config": config, "accuracy": 86.0}))
+    assert bool(table.rows[0][3].verdict) == (not expected and loss == "scl_ce")
+    assert [n for n in table.notes if n.startswith("Not the paper's protocol")] == [
+        f"Not the paper's protocol (all cells): {x}." for x in [", ".join(expected)] if x
+    ]
+
+
+@pytest.mark.parametrize(("experiment", "given"), [("variant", ["variant=released"]), ("fig6", [])])
+def test_the_released_code_fixes_lam_and_a_timing_needs_no_search(experiment, given):
+    c = expand_grid(experiment, ["loss=scl", "dataset=mr", "seed=1", *given])[0]
+    config = asdict(c.config) | ({"tuned": FAIR | {"applied": ["trainer.lr"]}} if given else {})
+    assert [x for x in protocol_deviations(config) if x.startswith(("search", "loss.lam"))] == []
 
 
 def test_every_key_that_changes_a_run_is_protocol_searched_or_harmless():
@@ -115,9 +117,8 @@ def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
 )
 def test_other_texts_under_the_name_another_encoder_or_variant_bear_no_verdict(tmp_path, config, expected):
     known = {"name": "google-bert/bert-base-uncased", "revision": "86b5e0934494bd15c9632b12f734a8a67f723594"}
-    write_cell(tmp_path, 85.64)
     for changes, verdict in (({"model": known}, "ok"), (config, "")):
-        table = tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2, 3), config=changes)]))
+        table = tables.table2(made(tmp_path, {"accuracy": 85.64, "config": changes}))
         assert table.rows[0][3].verdict == verdict
         assert any(expected in note for note in table.notes) == (not verdict)
 
@@ -129,14 +130,12 @@ def released(**changes):
 
 
 def test_the_released_variant_bears_verdicts_that_say_so(tmp_path):
-    write_cell(tmp_path, 85.64, loss="ce")
-    write_cell(tmp_path, 60.0, loss="scl_ce")
-    write_cell(tmp_path, 85.64, loss="gloss_o")
-    changes = {"ce": released(), "scl_ce": released()}
-    changes["gloss_o"] = released(forward_passes=1)  # a mixture of the two
-    cells = [cell(loss=loss, seeds=(1, 2, 3), config=config) for loss, config in changes.items()]
-    table = tables.table2(groups_of(tmp_path, cells))
-    assert [r[3].verdict for r in table.rows if r[2].plain() == "ours"] == ["ok (released)", "off (released)", ""]
+    scores = {"ce": 85.64, "scl_ce": 60.0, "gloss_o": 85.64}
+    changes = {"gloss_o": {"forward_passes": 1}}  # a mixture of the two
+    specs = [{"loss": x, "accuracy": y, "config": released(**changes.get(x, {}))} for x, y in scores.items()]
+    groups = made(tmp_path, *specs)
+    table = tables.table2(groups)
+    assert [r[3].verdict for r in ours(table)] == ["ok (released)", "off (released)", ""]
     assert [r["verdict"] for r in records(table)] == ["ok (released)"] * 2 + ["off (released)"] * 2 + [None] * 2
     notes = [n for n in table.notes if "released code's variant" in n or "forward_passes" in n]
     assert notes == [
@@ -145,21 +144,20 @@ def test_the_released_variant_bears_verdicts_that_say_so(tmp_path):
     ]
     page = render("t", "", [Section("table2", "t", [table])])
     assert '<span class="verdict ok">ok (released)</span> 2 <span class="verdict off">off (released)</span> 2 ' in page
-    (found, _) = compare.claims("Table 2", groups_of(tmp_path, cells))
+    (found, _) = compare.claims("Table 2", groups)
     assert (found.where, found.verdict) == ("BERT-base on MR (not the paper's protocol)", "")
 
 
 def test_runs_off_the_protocol_bear_no_verdict_among_claims_either(tmp_path):
-    for dataset in ("mr", "r8"):
-        for loss, mode, accuracy in (("scl", "standalone", 80.0), ("gloss_o", "standalone", 90.0)):
-            write_cell(tmp_path, accuracy, loss=loss, mode=mode, dataset=dataset)
-    limits = {"mr": None, "r8": 500}
-    cells = [
-        cell(loss=loss, mode="standalone", dataset=d, seeds=(1, 2, 3), config={"dataset": {"train_limit": n}})
-        for d, n in limits.items()
-        for loss in ("scl", "gloss_o")
-    ]
-    groups = groups_of(tmp_path, cells)
+    limits, scores = {"mr": None, "r8": 500}, {"scl": 80.0, "gloss_o": 90.0}
+    groups = made(
+        tmp_path,
+        *(
+            {"mode": "standalone", "loss": x, "dataset": d, "accuracy": y, "config": {"dataset": {"train_limit": n}}}
+            for d, n in limits.items()
+            for x, y in scores.items()
+        ),
+    )
     pooled, within = compare.table9(groups)
     assert row(pooled, "G-Loss-O against SCL", "ours")[0][10:] == ["6", "—"] and records(pooled)[0]["claim"] is None
     assert [(r[1].plain(), r[-1].plain()) for r in within.rows] == [("MR", "supported"), ("R8", "—")]
@@ -170,3 +168,19 @@ def test_runs_off_the_protocol_bear_no_verdict_among_claims_either(tmp_path):
     assert shown.rows[0][2].verdict == "" and line["verdict"] is None and line["difference"] == 10.0
     (one,) = compare.claims("Table 3", [g for g in groups if g.dataset == "mr"])
     assert (one.verdict, one.where) == ("supported", "BERT-base on MR")
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"trainer": {"max_epochs": 3}}, ["trainer.max_epochs=3"]),
+        ({"trainer": {"max_epochs": 20}}, []),
+        ({"model": {"alias": "tiny"}, "dataset": {"train_limit": 9}}, ["model=tiny", "dataset.train_limit=9"]),
+        ({"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}}, []),  # its file sets three
+        ({"dataset": {"train_limit": 20}, "experiment": {"name": "few_shot"}}, []),
+        ({"dataset": {"train_limit": 2000}, "trainer": {"max_epochs": 10, "patience": 2}}, []),  # stopped early
+        ({"trainer": {"max_epochs": 10, "patience": 10}}, ["trainer.max_epochs=10"]),
+    ],
+)
+def test_what_makes_a_smoke_run(config, expected):
+    assert reductions(config) == expected

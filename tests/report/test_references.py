@@ -6,10 +6,9 @@ import json
 
 import numpy as np
 import pytest
-from synthetic import cell, result, write_run
+from from_runs import made, texts
 
 from gloss.records.reading import read_records
-from gloss.report.seed_groups import gather
 from gloss.report.tables import results as tables
 from gloss.report.tables.reference import with_references
 from gloss.training.neighbours import NEIGHBOURS, best_k, nearest_labels, vote
@@ -78,65 +77,61 @@ def test_every_record_has_its_nearest_neighbours(tiny_config, monkeypatch, optio
 
 
 def groups(root, mode, loss):
-    cells = [cell(mode=mode, loss=loss, seeds=(1, 2)), cell(dataset="r8", mode=mode, loss=loss, seeds=(1, 2))]
-    for seed, knn in ((1, 80.0), (2, 82.0)):
-        record = result(mode=mode, loss=loss, seed=seed, accuracy=85.0)
-        record["metrics"]["test"]["knn_accuracy"] = knn
-        write_run(root, json.loads(json.dumps(record)))
-    return gather(cells, read_records(root)[0])[0]
+    specs = [{"mode": mode, "loss": loss, "accuracy": (85.0, 85.0)}, {"mode": mode, "loss": loss, "dataset": "r8"}]
+    made(root, *specs, seeds=(1, 2))
+    for record, knn in zip(read_records(root)[0], (80.0, 82.0), strict=True):
+        record.result["metrics"]["test"]["knn_accuracy"] = knn
+        (record.folder / "result.json").write_text(json.dumps(record.result))
+    return made(root, *({key: x for key, x in spec.items() if key != "accuracy"} for spec in specs), seeds=(1, 2))
+
+
+def added_to(table, *references):
+    """The table with reference lines, and the texts of these."""
+    found = with_references(table, *references)
+    assert found.rows[: len(table.rows)] == table.rows
+    new = found.rows[len(table.rows) :]
+    assert not any(part.rank or part.verdict for row in new for e in row for part in e.parts)
+    assert all(len(row) == len(table.columns) for row in new)
+    return found, [texts(row) for row in new]
 
 
 def test_reference_lines_of_table2_stand_below_it_without_rank_or_verdict(tmp_path):
     mine = groups(tmp_path, "integrated", "ce")
-    plain = tables.table2(mine)
-    table = with_references(plain, mine, FROZEN, TFIDF)
-    added = [[e.plain() for e in row] for row in table.rows[len(plain.rows) :]]
-    assert table.rows[: len(plain.rows)] == plain.rows
+    table, added = added_to(tables.table2(mine), mine, FROZEN, TFIDF)
     assert added == [
         ["BERT-base", "Frozen encoder + logistic probe", "reference", "71.50 / 71.25", "—"],
         ["BERT-base", "CE: nearest neighbours", "reference", "81.00 ± 1.41 (2)", "—"],
         ["—", "TF-IDF + linear SVM", "reference", "76.25 / 76.00", "—"],
     ]
-    assert not any(part.rank or part.verdict for row in table.rows[-3:] for e in row for part in e.parts)
     numbers = dict(table.data[["reference", "mean"]].iloc[-3:].values.tolist())
     assert numbers == {"frozen": 71.5, "knn": 81.0, "tfidf": 76.25}
     assert "are not ranked and bear no verdict" in table.notes[-1]
+    plain = tables.table2(made(tmp_path, {"dataset": "r52"}))
+    assert with_references(plain, [], [], []) is plain
 
 
 def test_reference_lines_of_table3(tmp_path):
     mine = groups(tmp_path, "standalone", "scl")
-    plain = tables.table3(mine)
-    table = with_references(plain, mine, FROZEN, TFIDF)
-    added = [[e.plain() for e in row] for row in table.rows[len(plain.rows) :]]
+    _, added = added_to(tables.table3(mine), mine, FROZEN, TFIDF)
     assert [row[:6] for row in added] == [
         ["MR", "BERT-base", "Frozen encoder + logistic probe", "reference", "71.50", "71.25"],
         ["MR", "BERT-base", "SCL: nearest neighbours", "reference", "81.00 ± 1.41 (2)", "—"],
         ["MR", "—", "TF-IDF + linear SVM", "reference", "76.25", "76.00"],
     ]
-    assert all(len(row) == len(table.columns) for row in table.rows)
 
 
 @pytest.mark.parametrize(
     ("make", "mode", "loss"), [(tables.table2, "integrated", "ce"), (tables.table3, "standalone", "scl")]
 )
 def test_the_papers_numbers_stand_there_where_another_model_ran(tmp_path, make, mode, loss):
-    write_run(tmp_path, model="minilm", mode=mode, loss=loss)
-    cells = [cell(model="minilm", mode=mode, loss=loss, dataset=d) for d in ("mr", "r8", "mine")]
-    plain = make(gather(cells, read_records(tmp_path)[0])[0])
-    table = with_references(plain, gather(cells, read_records(tmp_path)[0])[0], [], [])
-    added = [[e.plain() for e in row] for row in table.rows[len(plain.rows) :]]
+    mine = made(
+        tmp_path, *({"model": "minilm", "mode": mode, "loss": loss, "dataset": d} for d in ("mr", "r8", "mine"))
+    )
+    table, added = added_to(make(mine), mine, [], [])
     if make is tables.table2:
         assert added == [["BERT-base", "CE", "paper", "85.64 / 85.64", "97.57 / 93.90", "—"]]
     else:
         assert added[0] == ["MR", "BERT-base", "SCL", "paper", "86.18", "86.18", "0.5725", "1258.4", "33.04", "35"]
         assert [row[0] for row in added] == ["MR", "R8"]  # of one's own set the paper has none
-    assert not any(part.rank or part.verdict for row in table.rows[-2:] for e in row for part in e.parts)
     assert set(table.data["reference"].dropna()) == {"paper"} and "its own for BERT-base" in table.notes[-1]
-    assert 'class="data col0 paper key' in table.html() or 'paper key"' in table.html()
-
-
-def test_without_measures_the_table_stays_as_it_is(tmp_path):
-    write_run(tmp_path)
-    mine = gather([cell()], read_records(tmp_path)[0])[0]
-    plain = tables.table2(mine)
-    assert with_references(plain, mine, [], []) is plain
+    assert "paper key" in table.html()

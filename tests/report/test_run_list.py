@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import statistics
 import subprocess
 import sys
@@ -15,57 +14,54 @@ from synthetic import write_run
 from gloss.config import ROOT
 from gloss.records.frame import load_runs
 from gloss.report import run_list
+from gloss.report.seed_groups import CELL
+
+FIXED = {
+    **{"dataset": "mr", "model": "minilm", "mode": "integrated", "loss": "ce", "variant": "paper", "seed": 1},
+    **{"val_macro_f1": 60.0, "test_accuracy": 61.0, "test_macro_f1": 62.0, "test_macro_silhouette": 0.1},
+    **{"best_epoch": 2, "epochs": 3, "trainer.lr": 1e-5, "trainer.patience": None, "folder": "x"},
+    "config_hash": "a" * 8,
+}
 
 
-def run(**given) -> dict:
-    fixed = {"dataset": "mr", "model": "minilm", "mode": "integrated", "loss": "ce", "variant": "paper", "seed": 1}
-    numbers = {"val_macro_f1": 60.0, "test_accuracy": 61.0, "test_macro_f1": 62.0, "test_macro_silhouette": 0.1}
-    rest = {
-        "best_epoch": 2,
-        "epochs": 3,
-        "trainer.lr": 1e-5,
-        "trainer.patience": None,
-        "folder": "x",
-        "config_hash": "a" * 8,
-    }
-    return {**fixed, **numbers, **rest, **given}
-
-
-def cells(text: str) -> list[list[str]]:
-    """The words between two or more blanks, line by line."""
-    return [[word.strip() for word in line.split("  ") if word.strip()] for line in text.splitlines()]
+def frame(*changes: dict) -> pd.DataFrame:
+    return pd.DataFrame([FIXED | change for change in changes])
 
 
 def test_a_cell_has_mean_and_deviation_of_its_seeds_and_the_best_is_marked():
-    rows = [run(seed=s, test_accuracy=x, config_hash="a" * 8) for s, x in ((1, 61.0), (2, 63.0), (3, 68.0))]
-    rows += [run(loss="gloss_sqrt", test_accuracy=64.5, config_hash="b" * 8)]
-    rows += [run(dataset="r8", test_accuracy=99.0, config_hash="c" * 8)]
-    header, ce, gloss, r8, note = (line.split("  ") for line in run_list.by_cell(pd.DataFrame(rows)).splitlines())
     values = [61.0, 63.0, 68.0]
+    seeds = [{"seed": s, "test_accuracy": x} for s, x in enumerate(values, start=1)]
+    better = {"loss": "gloss_sqrt", "test_accuracy": 64.5, "config_hash": "b" * 8}
+    r8 = {"dataset": "r8", "test_accuracy": 99.0, "config_hash": "c" * 8}
+    header, ce, gloss, r8, _ = run_list.by_cell(frame(*seeds, better, r8)).splitlines()
     expected = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-    ce, gloss, r8 = ("  ".join(line) for line in (ce, gloss, r8))
     assert f"{expected} " in ce and f"{expected}*" not in ce and "64.50*" in gloss
     assert "99.00*" not in r8  # alone in its block
     assert "60.00*" not in ce + gloss  # a tie is nobody's
-    assert "Settings" not in "  ".join(header) and "Variant" not in "  ".join(header)
+    assert "Settings" not in header and "Variant" not in header
 
 
-def test_settings_are_those_that_tell_configurations_apart():
-    rows = [run(config_hash=f"{i:08}", **{"trainer.lr": lr}) for i, lr in enumerate((1e-5, 2e-5, 3e-5))]
-    assert list(run_list.settings(pd.DataFrame(rows)).values()) == ["lr=1e-05", "lr=2e-05", "lr=3e-05"]
-    rows = [run(config_hash=f"{i:08}", **{"trainer.patience": x}) for i, x in enumerate((10, 10, 10, None))]
-    assert list(run_list.settings(pd.DataFrame(rows)).values()) == ["", "", "", "patience=null"]
-    rows = [run(), run(loss="scl", config_hash="b" * 8, **{"trainer.lr": 7e-5})]  # another loss is no other setting
-    assert set(run_list.settings(pd.DataFrame(rows)).values()) == {""}
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ([{"trainer.lr": lr} for lr in (1e-5, 2e-5, 3e-5)], ["lr=1e-05", "lr=2e-05", "lr=3e-05"]),
+        ([{"trainer.patience": x} for x in (10, 10, 10, None)], ["", "", "", "patience=null"]),
+        ([{}, {"loss": "scl", "trainer.lr": 7e-5}], ["", ""]),  # another loss is no other setting
+    ],
+)
+def test_settings_are_those_that_tell_configurations_apart(changes, expected):
+    found = run_list.settings(frame(*({"config_hash": f"{i:08}", **x} for i, x in enumerate(changes))))
+    assert list(found.values()) == expected
 
 
 def test_two_runs_are_compared_by_what_differs():
-    a, b = (pd.Series(run(**x)) for x in ({}, {"trainer.lr": 3e-5, "test_accuracy": 60.25, "folder": "y"}))
-    assert cells(run_list.compared(a, b))[-2:] == [
+    rows = frame({}, {"trainer.lr": 3e-5, "test_accuracy": 60.25, "folder": "y"})
+    lines = run_list.compared(rows.iloc[0], rows.iloc[1]).splitlines()[-2:]
+    assert [line.split() for line in lines] == [
         ["trainer.lr", "1e-05", "3e-05", "+2e-05"],
         ["test_accuracy", "61", "60.25", "-0.75"],
     ]
-    assert run_list.compared(a, a).endswith("nothing differs")
+    assert run_list.compared(rows.iloc[0], rows.iloc[0]).endswith("nothing differs")
 
 
 def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
@@ -76,17 +72,10 @@ def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("outputs")
-    for seed, (dataset, loss) in itertools.product(
-        (1, 2), (("mr", "ce"), ("mr", "scl"), ("mr", "triplet"), ("r8", "cosine"))
-    ):
-        write_run(
-            root,
-            dataset=dataset,
-            loss=loss,
-            config_hash=f"{len(loss) + (dataset == 'r8'):08d}",
-            seed=seed,
-            accuracy=60.0 + seed + len(loss),
-        )
+    for dataset, loss in (("mr", "ce"), ("mr", "scl"), ("mr", "triplet"), ("r8", "cosine")):
+        for seed in (1, 2):
+            run = {"config_hash": f"{len(loss) + (dataset == 'r8'):08d}", "accuracy": 60.0 + seed + len(loss)}
+            write_run(root, dataset=dataset, loss=loss, seed=seed, **run)
     return root
 
 
@@ -100,19 +89,19 @@ def test_the_script_filters_sorts_and_compares_runs(outputs):
     difference = mine.iloc[-1].test_accuracy - mine.iloc[0].test_accuracy
     assert f"{difference:+.4g}" in both and str(mine.iloc[0].folder) in both
     assert len(script(outputs).stdout.splitlines()) == len(runs) + 1
-    assert len(script(outputs, "by=cell").stdout.splitlines()) == runs.groupby([*run_list.IDENTITY]).ngroups + 2
+    assert len(script(outputs, "by=cell").stdout.splitlines()) == runs.groupby(CELL).ngroups + 2
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("argument", "message"),
     [
-        (["datset=mr"], "there is no key datset (did you mean dataset?)"),
-        (["dataset=nowhere"], "/runs fits"),
-        (["sort=accuracy"], "sort=accuracy is not allowed: expected one of "),
-        (["compare=x"], "expected two runs, compare=A,B"),
-        (["compare=x,y"], "no finished run named x"),
+        ("datset=mr", "there is no key datset (did you mean dataset?)"),
+        ("dataset=nowhere", "/runs fits"),
+        ("sort=accuracy", "sort=accuracy is not allowed: expected one of "),
+        ("compare=x", "expected two runs, compare=A,B"),
+        ("compare=x,y", "no finished run named x"),
     ],
 )
-def test_mistakes_are_told_in_a_line(outputs, arguments, message):
-    done = script(outputs, *arguments)
+def test_mistakes_are_told_in_a_line(outputs, argument, message):
+    done = script(outputs, argument)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

@@ -17,6 +17,7 @@ DIFFERENCES = [[0.4, 0.9, -0.2, 1.3, 0.6], [0.1, -0.1], [2.0, 2.5, 3.0, 1.0, 0.5
 def test_mean_and_std_by_hand():
     assert stats.mean([2, 4, 4, 4, 5, 5, 7, 9]) == 5
     assert stats.std([2, 4, 4, 4, 5, 5, 7, 9]) == pytest.approx((32 / 7) ** 0.5, rel=1e-15)
+    assert math.isnan(stats.mean([])) and math.isnan(stats.std([1.0]))
 
 
 @pytest.mark.parametrize("values", DIFFERENCES)

@@ -8,7 +8,7 @@ import pytest
 from searching import composed, stand_in, states, work, worker_of
 
 from gloss.records.study import _space_of, read_study
-from gloss.report.seed_groups import protocol_deviations
+from gloss.report.protocol import protocol_deviations
 from gloss.search import worker as tuning
 from gloss.search.space import range_of, search_space
 from gloss.search.worker import Sampler, tune

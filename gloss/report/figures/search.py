@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import shortened
-from gloss.records.study import Study, Trial
+from gloss.records.study import Study
 from gloss.report.figure import Drawing, panels
 from gloss.report.table import MISSING, Table, number_text
 from gloss.report.tables.datasets_and_search import NAMES
@@ -24,27 +25,26 @@ def title(study: Study) -> str:
 
 def trials_table(study: Study) -> Table:
     """A line a trial, best first, then the pruned and the failed."""
-    best = study.best
-    ranks = {"complete": 0, "pruned": 1}
+    ranks, best = {"complete": 0, "pruned": 1}, (study.best or {}).get("number")
     order = sorted(study.trials, key=lambda t: (ranks.get(t["state"], 2), -(t["value"] or 0), t["number"]))
+    rows = [
+        [
+            f"{t['number']} (best)" if t["number"] == best else t["number"],
+            t["state"] if t["duplicate_of"] is None else f"{t['state']}, as trial {t['duplicate_of']}",
+            *(f"{t['params'][name]:.3g}" if name in t["params"] else MISSING for name in study.space),
+            number_text(t["value"], digits=2 if study.mode == "integrated" else 4),
+            t["epochs"] or MISSING,
+            number_text(t["seconds"], digits=1),
+        ]
+        for t in order
+    ]
+    data = [{key: x for key, x in t.items() if key != "params"} | t["params"] for t in order]
     columns = ["Trial", "State", *(NAMES[name] for name in study.space), study.score, "Epochs", "s"]
-    rows, data = [], []
-    for trial in order:
-        twin = trial["duplicate_of"]
-        state = trial["state"] if twin is None else f"{trial['state']}, as trial {twin}"
-        value = number_text(trial["value"], digits=2 if study.mode == "integrated" else 4)
-        params = [f"{trial['params'][name]:.3g}" if name in trial["params"] else MISSING for name in study.space]
-        seconds = number_text(trial["seconds"], digits=1)
-        number = f"{trial['number']} (best)" if best and trial["number"] == best["number"] else str(trial["number"])
-        rows.append([number, state, *params, value, trial["epochs"] or MISSING, seconds])
-        data.append({key: x for key, x in trial.items() if key != "params"} | trial["params"])
     amounts = f"{study.train_examples} training texts, at most {study.max_epochs} epochs, seed {study.seed}"
     notes = [f"{amounts}; search={study.search}."]
-    if not study.is_finished:
-        notes.append(f"Not finished: {study.num_trials} trials were asked for.")
+    notes += [] if study.is_finished else [f"Not finished: {study.num_trials} trials were asked for."]
     notes += [f"Trial {t['number']} failed: {shortened(t['reason'])}" for t in study.trials if t["reason"]]
-    heading = f"Search: {title(study)}"
-    return Table(f"study-{study.name}", heading, columns, rows, data, notes, command=command(study), num_keys=2)
+    return Table(f"study-{study.name}", f"Search: {title(study)}", columns, rows, data, notes, num_keys=2)
 
 
 def study_figure(study: Study) -> Drawing | None:
@@ -52,49 +52,44 @@ def study_figure(study: Study) -> Drawing | None:
     done = [t for t in study.trials if t["state"] in LOOK and t["value"] is not None and t["duplicate_of"] is None]
     if len(done) < 2:
         return None
-    names = list(study.space)
+    trials = pd.DataFrame(
+        [{"trial": t["number"], "state": t["state"], "value": t["value"], **t["params"]} for t in done]
+    )
     importance = importances(study)
-    figure, axes = panels(1, 1 + bool(importance) + len(names), width=2.2, height=2.2)
-    history, *bars = axes[0][: 1 + bool(importance)]
-    scatter = axes[0][1 + len(bars) :]
-    best_so_far, steps = -math.inf, []
-    for trial in sorted(done, key=lambda t: t["number"]):
-        if trial["state"] == "complete":
-            best_so_far = max(best_so_far, trial["value"])
-            steps.append((trial["number"], best_so_far))
-    _points(history, [(t["number"], t) for t in done])
-    history.step([x for x, _ in steps], [y for _, y in steps], where="post", color="#333333", linewidth=0.8)
-    history.set_xlabel("trial")
-    history.set_ylabel(study.score)
+    figure, axes = panels(1, 1 + bool(importance) + len(study.space), width=2.2, height=2.2)
+    history, *others = axes[0]
+    _points(history, trials, "trial")
+    best = trials[trials["state"] == "complete"].set_index("trial")["value"].sort_index().cummax()
+    history.step(best.index, best, where="post", color="#333333", linewidth=0.8)
+    history.set(xlabel="trial", ylabel=study.score)
     history.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for ax in bars:  # none where too few trials say anything
+    if importance:  # none where too few trials say anything
+        ax, *others = others
         ax.barh([NAMES[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
         ax.invert_yaxis()
         ax.set_xlabel("importance")
-    for ax, name in zip(scatter, names, strict=True):
-        _points(ax, [(t["params"][name], t) for t in done])
+    for ax, (name, space) in zip(others, study.space.items(), strict=True):
+        _points(ax, trials, name)
         ax.set_xlabel(NAMES[name])
         ax.sharey(history)
-        low, high, is_log = row if isinstance(row := study.space[name], tuple) else (min(row), max(row), False)
+        low, high, is_log = space if isinstance(space, tuple) else (min(space), max(space), False)
         ax.set_xlim((low / 1.1, high * 1.1) if is_log else (low - 0.05 * (high - low), high + 0.05 * (high - low)))
         if is_log:
             ticks = [low, math.sqrt(low * high), high]
             ax.set_xscale("log")
             ax.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
             ax.minorticks_off()
-    data: list[dict[str, object]]
-    data = [{"trial": t["number"], "state": t["state"], "value": t["value"], **t["params"]} for t in done]
-    data += [{"hyperparameter": name, "importance": share} for name, share in importance.items()]
+    data = trials.to_dict("records") + [{"hyperparameter": k, "importance": share} for k, share in importance.items()]
     notes = ["Line: the best so far. Crosses: pruned trials, at their last score."]
     if importance:
         notes.append("Importance: estimated influence of each hyperparameter (fANOVA); unreliable with few trials.")
-    return Drawing(f"study-{study.name}", f"Search: {title(study)}", figure, data, notes, command=command(study))
+    return Drawing(f"study-{study.name}", f"Search: {title(study)}", figure, data, notes)
 
 
-def _points(ax: Any, points: list[tuple[float, Trial]]) -> None:
+def _points(ax: Any, trials: pd.DataFrame, x: str) -> None:
     for state, (marker, color) in LOOK.items():
-        found = [(x, t["value"]) for x, t in points if t["state"] == state]
-        ax.scatter([x for x, _ in found], [y for _, y in found], marker=marker, color=color, s=16, linewidths=1)
+        found = trials[trials["state"] == state]
+        ax.scatter(found[x], found["value"], marker=marker, color=color, s=16, linewidths=1)
 
 
 def importances(study: Study) -> dict[str, float]:
@@ -121,16 +116,16 @@ def importances(study: Study) -> dict[str, float]:
     return {name: float(share) for name, share in shares.items()}
 
 
-def command(study: Study) -> str:
-    words = {"dataset": study.dataset, "model": study.model, "mode": study.mode, "loss": study.loss}
-    if study.variant != "paper":
-        words["variant"] = study.variant
-    if study.search != "fair":
-        words["search"] = study.search
-    amounts: dict[str, tuple] = {
+def search_command(study: Study) -> str:
+    """The command that makes or resumes a search."""
+    settings = {  # the value, and what it is without asking
+        "variant": (study.variant, "paper"),
+        "search": (study.search, "fair"),
         "dataset.train_limit": (study.train_limit, None),
         "trainer.max_epochs": (study.max_epochs, 200),
+        "seed": (study.seed, 1),
+        "search.trials": (study.num_trials, 15),
     }
-    amounts |= {"seed": (study.seed, 1), "search.trials": (study.num_trials, 15)}
-    words |= {key: str(value) for key, (value, usual) in amounts.items() if value != usual}
+    words = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss")}
+    words |= {key: value for key, (value, usual) in settings.items() if value != usual}
     return "python scripts/tune.py " + " ".join(f"{key}={value}" for key, value in words.items())

@@ -1,23 +1,30 @@
-"""One loss against another, paired by data set and seed: Table 9 and the claims; and Table 5, against other systems."""
+"""Comparisons: losses paired by seed (Table 9, the claims), variants, domains, and other systems (Table 5)."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from gloss.config import INTEGRATED, STANDALONE
+from gloss.config import INTEGRATED, STANDALONE, AblationConfig
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
-from gloss.report.seed_groups import Group, is_comparable, protocol_deviations
-from gloss.report.statistics import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, t_interval
-from gloss.report.table import MISSING, Entry, Part, Table, entry, number_text, rank
-from gloss.report.tables.results import common_notes, missing
+from gloss.report.protocol import is_comparable, protocol_deviations
+from gloss.report.seed_groups import Group, blocks, setting
+from gloss.report.statistics import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, std, t_interval
+from gloss.report.table import MISSING, Entry, Part, Table, entry, mean_std, number_text, rank, scored
+from gloss.report.tables.results import common_notes, missing, seeds_text
 
 RIVALS = ("scl", "cosine", "triplet")
+TFIDF = "TF-IDF + linear classifier (measured here)"
+CLAIMS = (
+    "supported if the 95 % t interval of the difference lies above 0, contradicted if below, no practical difference "
+    "if within ± 0.5 points, else inconclusive; runs off the paper's protocol bear none."
+)
 
 
 @dataclass(frozen=True)
@@ -35,17 +42,16 @@ class Claim:
         return claim(self.differences) if self.is_comparable else ""
 
 
-def difference_texts(differences: Sequence[float]) -> list[str]:
-    """The mean difference and its 95 % interval, as printed; dashes where there is none."""
-    low, high = t_interval(differences) or (None, None)
-    shown = MISSING if low is None else f"{low:+.2f} to {high:+.2f}"
-    return [f"{mean(differences):+.2f}" if differences else MISSING, shown]
-
-
 def difference_numbers(differences: Sequence[float]) -> dict[str, float | None]:
-    """As `difference_texts`, for a CSV file."""
+    """The mean difference and its 95 % interval, for a CSV file."""
     low, high = t_interval(differences) or (None, None)
     return {"difference": mean(differences) if differences else None, "low": low, "high": high}
+
+
+def difference_texts(found: dict[str, Any]) -> list[str]:
+    """`difference_numbers` as printed; dashes where there is none."""
+    shown = MISSING if found["low"] is None else f"{found['low']:+.2f} to {found['high']:+.2f}"
+    return [number_text(found["difference"], sign="+"), shown]
 
 
 def scores(groups: Sequence[Group]) -> pd.DataFrame:
@@ -67,10 +73,10 @@ def table9(groups: Sequence[Group]) -> list[Table]:
     within: dict[Any, tuple[pd.DataFrame, bool]] = {}
     for rival in RIVALS:
         pairs = found[["gloss_o", rival]].dropna()
-        blocks = dict(list(pairs.groupby(["dataset", "model"], sort=False)))
-        unjudged = {block for block in blocks if {(*block, "gloss_o"), (*block, rival)} & off}
-        pooled[rival,] = (pairs, not unjudged)
-        within |= {(rival, *block): (mine, block not in unjudged) for block, mine in blocks.items()}
+        by_set = dict(list(pairs.groupby(["dataset", "model"], sort=False)))
+        fair = {block: not {(*block, "gloss_o"), (*block, rival)} & off for block in by_set}
+        pooled[rival,] = (pairs, all(fair.values()))
+        within |= {(rival, *block): (mine, fair[block]) for block, mine in by_set.items()}
     published = {row["comparison"].split(" vs ")[1]: row for row in paper.rows("table9")}
     rows, first, second = [], *map(_tests, (pooled, within))
     for (rival,), tested in first.items():
@@ -82,27 +88,24 @@ def table9(groups: Sequence[Group]) -> list[Table]:
         "Accuracy in points, paired by data set and seed. t: paired t-test, as in the paper; sign-flip: exact "
         "two-sided permutation test; Holm: its p adjusted for the rows of this table; least p: the smallest that so "
         "many pairs can reach.",
-        "Claim: supported if the 95 % interval of the difference lies above 0, contradicted if below, no practical "
-        "difference if within ± 0.5 points, else inconclusive; runs off the paper's protocol bear none.",
+        f"Claim: {CLAIMS}",
         "Pooling takes the pairs of all data sets as exchangeable; the second table does not.",
-        *paper.table9_notes(),
+        paper.TABLE9_NOTE,
         *common_notes(groups),
     ]
+    heads = ["G-Loss", "Rival", "Δ", "95 % interval", "p (t)", "p (sign-flip)", "Holm", "Least p", "Pairs", "Claim"]
     title = "Table 9: paired tests of G-Loss-O on Table 3's runs"
     data = [{"rival": rival, **tested} for (rival,), tested in first.items()]
-    tables = [Table("table9", title, ["Comparison", "", *_HEADS], rows, data, notes, missing(groups), num_keys=2)]
+    tables = [Table("table9", title, ["Comparison", "", *heads], rows, data, notes, missing(groups), num_keys=2)]
     if second:
         rows = [
             [f"G-Loss-O against {loss_name(r)}", dataset_name(d), model_name(m), *_shown(tested)]
             for (r, d, m), tested in second.items()
         ]
         data = [{"rival": r, "dataset": d, "model": m, **tested} for (r, d, m), tested in second.items()]
-        columns = ["Comparison", "Data set", "Model", *_HEADS]
+        columns = ["Comparison", "Data set", "Model", *heads]
         tables.append(Table("table9_within", "Within each data set", columns, rows, data, num_keys=3))
     return tables
-
-
-_HEADS = ["G-Loss", "Rival", "Δ", "95 % interval", "p (t)", "p (sign-flip)", "Holm", "Least p", "Pairs", "Claim"]
 
 
 def _tests(pairs: dict[Any, tuple[pd.DataFrame, bool]]) -> dict[Any, dict[str, Any]]:
@@ -111,9 +114,8 @@ def _tests(pairs: dict[Any, tuple[pd.DataFrame, bool]]) -> dict[Any, dict[str, A
     for key, (found, is_fair) in pairs.items():
         ours, rival = (found[column].tolist() for column in found)
         d = [a - b for a, b in zip(ours, rival, strict=True)]
-        rows[key] = {"pairs": len(d), "gloss_mean": mean(ours) if d else None, "rival_mean": mean(rival) if d else None}
-        rows[key] |= {**difference_numbers(d), "p_t": paired_t(d)}
-        rows[key] |= {"p_sign_flip": sign_flip(d) if len(d) <= MAX_PAIRS else None, "p_holm": None}
+        rows[key] = {"pairs": len(d), "gloss_mean": mean(ours), "rival_mean": mean(rival), **difference_numbers(d)}
+        rows[key] |= {"p_t": paired_t(d), "p_sign_flip": sign_flip(d) if len(d) <= MAX_PAIRS else None, "p_holm": None}
         rows[key] |= {"smallest_p": smallest_p(len(d)) if d else None, "claim": claim(d) if d and is_fair else None}
     for row, p in zip(rows.values(), holm([row["p_sign_flip"] for row in rows.values()]), strict=True):
         row["p_holm"] = p
@@ -121,22 +123,20 @@ def _tests(pairs: dict[Any, tuple[pd.DataFrame, bool]]) -> dict[Any, dict[str, A
 
 
 def _shown(t: dict[str, Any]) -> list[str]:
-    interval = MISSING if t["low"] is None else f"{t['low']:+.2f} to {t['high']:+.2f}"
-    difference = MISSING if t["difference"] is None else f"{t['difference']:+.2f}"
     ps = [t[key] for key in ("p_t", "p_sign_flip", "p_holm", "smallest_p")]
     texts = [MISSING if p is None else f"{p:.4f}" if p >= 0.0001 else f"{p:.1e}" for p in ps]
     means = [number_text(t["gloss_mean"]), number_text(t["rival_mean"])]
-    return [*means, difference, interval, *texts, str(t["pairs"]), t["claim"] or MISSING]
+    return [*means, *difference_texts(t), *texts, str(t["pairs"]), t["claim"] or MISSING]
 
 
 def claims(experiment: str, groups: Sequence[Group]) -> list[Claim]:
     """ "A beats B" for each G-Loss variant and rival of an experiment: accuracy, per model, over its data sets."""
     found = []
-    for model, mode in dict.fromkeys((g.model, g.mode) for g in groups):
-        mine = [g for g in groups if (g.model, g.mode) == (model, mode)]
-        accuracies, losses = scores(mine), list(dict.fromkeys(g.loss for g in mine))
-        for ours in (x for x in losses if x.startswith("gloss") and x in accuracies):
-            for rival in (x for x in losses if not x.startswith("gloss") and x in accuracies):
+    for (model, mode), mine in blocks(groups, "model", "mode").items():
+        accuracies = scores(mine)
+        losses = [x for x in dict.fromkeys(g.loss for g in mine) if x in accuracies]
+        for ours in (x for x in losses if x.startswith("gloss")):
+            for rival in (x for x in losses if not x.startswith("gloss")):
                 pairs = accuracies[[ours, rival]].dropna()
                 if pairs.empty:
                     continue
@@ -155,15 +155,14 @@ def claims_table(found: Sequence[Claim]) -> Table:
     """What the runs say about each claim."""
     rows, data = [], []
     for c in found:
-        judged = Entry((Part("" if c.verdict else MISSING, verdict=c.verdict),))
-        rows.append([c.source, c.text, judged, c.where, *difference_texts(c.differences), len(c.differences)])
-        data.append({"source": c.source, "claim": c.text, "where": c.where, **difference_numbers(c.differences)})
+        judged, numbers = (
+            Entry((Part("" if c.verdict else MISSING, verdict=c.verdict),)),
+            difference_numbers(c.differences),
+        )
+        rows.append([c.source, c.text, judged, c.where, *difference_texts(numbers), len(c.differences)])
+        data.append({"source": c.source, "claim": c.text, "where": c.where, **numbers})
         data[-1] |= {"pairs": len(c.differences), "verdict": c.verdict or None}
-    notes = [
-        "Difference of test accuracies in points, paired by data set and seed, and its 95 % t interval. Supported: "
-        "interval above 0; contradicted: below; no practical difference: within ± 0.5; else inconclusive. Runs off the "
-        "paper's protocol bear no verdict."
-    ]
+    notes = [f"Difference of test accuracies in points, paired by data set and seed. Verdict: {CLAIMS}"]
     columns = ["From", "Claim", "Verdict", "Where", "Δ", "95 % interval", "Pairs"]
     return Table("claims", "What the numbers say", columns, rows, data, notes, num_keys=4)
 
@@ -176,68 +175,134 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
     groups = [g for g in groups if g.mode == INTEGRATED]
     datasets = sorted({g.dataset for g in groups}, key=lambda d: paper_order(d))
     published = {row["model"]: row for row in paper.rows("table5")}
-    measured = {r["dataset"]: number(r, "test", "accuracy") for r in tfidf}
     known = {s: {d: float(x) for d, x in published[s].items() if d in datasets and x} for s in paper.SYSTEMS}
-    known["TF-IDF + linear classifier (measured here)"] = measured
-    pairs = [(system, d) for system in known for d in datasets]
-    found: list[dict[str, Any]] = [
-        {"system": s, "dataset": d, "accuracy": known[s].get(d), "is_ranked": True} for s, d in pairs
+    known[TFIDF] = {r["dataset"]: number(r, "test", "accuracy") for r in tfidf}
+    data: list[dict[str, Any]] = [
+        {"system": s, "dataset": d, "accuracy": known[s].get(d)} for s in known for d in datasets
     ]
-    best: dict[str, list[Entry]] = {}
+    ranked, suffixes = [row["accuracy"] for row in data], [""] * len(data)
+    best: dict[str, list[Entry]] = defaultdict(list)
     for model in dict.fromkeys(g.model for g in groups):
         name = f"G-Loss + {model_name(model)} (ours, mean)"
-        best[name] = []
         for dataset in datasets:
             chosen = choose_on_validation([g for g in groups if (g.dataset, g.model) == (dataset, model)])
             scores = chosen.test("accuracy") if chosen else {}
-            found.append({"system": name, "dataset": dataset, "accuracy": mean([*scores.values()]) if scores else None})
-            found[-1] |= {"n": len(scores), "is_ranked": not (chosen and scores and protocol_deviations(chosen.config))}
-            if chosen and scores:
-                seed = max(scores, key=lambda seed: (scores[seed], -seed))
-                suffix = f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})"
-                found[-1] |= {"chosen": chosen.loss, "best_seed_accuracy": scores[seed], "suffix": suffix}
-            best[name].append(entry(f"{scores[seed]:.2f}", suffix=f"[seed {seed}]") if scores else Entry())
+            data.append({"system": name, "dataset": dataset, "accuracy": mean(scores.values()), "n": len(scores)})
+            ranked.append(mean(scores.values()) if scores and not protocol_deviations(chosen.config) else None)
+            suffixes.append(f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})" if scores else "")
+            seed = max(scores, key=lambda seed: (scores[seed], -seed), default=None)
+            best[name].append(entry(f"{scores[seed]:.2f}", f"[seed {seed}]") if scores else Entry())
+            if scores:
+                data[-1] |= {"chosen": chosen.loss, "best_seed_accuracy": scores[seed]}
+    places = pd.Series(ranked, dtype=float).groupby([x["dataset"] for x in data]).transform(lambda column: rank(column))
+    cells = [
+        entry(number_text(x["accuracy"]), suffix, int(place))
+        for x, suffix, place in zip(data, suffixes, places, strict=True)
+    ]
     rows = []
-    if datasets:
-        frame = pd.DataFrame(found)
-        ranked = frame["accuracy"].astype(float).where(frame["is_ranked"]).groupby(frame["dataset"])
-        places = ranked.transform(lambda column: rank(column))
-        cells = [
-            Entry((Part(number_text(x["accuracy"]), place),), x.get("suffix", ""))
-            for x, place in zip(found, places, strict=True)
-        ]
-        for i, name in enumerate(frame["system"].unique()):
-            row = cells[i * len(datasets) : (i + 1) * len(datasets)]
-            if name not in paper.SYSTEMS or any(e != Entry() for e in row):
-                rows.append([name, *row])
-            if name in best:
-                rows.append([name.replace("mean", "best seed"), *best[name]])
+    for i, name in enumerate(dict.fromkeys(x["system"] for x in data)):
+        row = cells[i * len(datasets) : (i + 1) * len(datasets)]
+        if name not in paper.SYSTEMS or any(e != Entry() for e in row):
+            rows.append([name, *row])
+        if name in best:
+            rows.append([name.replace("mean", "best seed"), *best[name]])
     for system in ("G-Loss + BERT-base", "G-Loss + RoBERTa-large"):
         printed = [published[system].get(d) for d in datasets]
         if any(printed):
             rows.append([f"{system} (paper)", *(p or MISSING for p in printed)])
     relevant = [g for g in groups if g.loss.startswith("gloss")]
-    unranked = not all(x["is_ranked"] for x in found)
+    unranked = any(x is None and y.get("n") for x, y in zip(ranked, data, strict=True))
     notes = [
         "Ours: O or SQRT is the G-Loss variant, chosen by mean validation accuracy; in brackets the number of seeds.",
         "Best seed: the highest test accuracy among the seeds, so chosen on the test split: an optimistic number, "
         "shown because the paper prints one number a cell. It and the paper's own rows are not ranked.",
         *(["Runs of ours that leave the paper's protocol are not ranked."] if unranked else []),
-        paper.table5_note(),
+        paper.TABLE5_NOTE,
         "Systems from their own publications, as the paper quotes them.",
-        *([] if measured else ["TF-IDF: not measured yet."]),
+        *([] if tfidf else ["TF-IDF: not measured yet."]),
         *common_notes(relevant),
     ]
-    data = [{key: x for key, x in row.items() if key not in ("is_ranked", "suffix")} for row in found]
     title = "Table 5: against published systems, accuracy (%)"
     return Table("table5", title, ["System", *map(dataset_name, datasets)], rows, data, notes, missing(relevant))
 
 
 def choose_on_validation(groups: Sequence[Group]) -> Group | None:
     """Of the G-Loss groups, the one with the highest mean validation accuracy; first on a tie, None if none ran."""
-    scored = []
-    for g in groups:
-        values = list(g.values("metrics", "val", "accuracy").values())
-        if g.loss.startswith("gloss") and values and not g.point:
-            scored.append((mean(values), g))
+    scored = [
+        (mean(values.values()), g)
+        for g in groups
+        if g.loss.startswith("gloss") and not g.point and (values := g.values("metrics", "val", "accuracy"))
+    ]
     return max(scored, key=lambda x: x[0])[1] if scored else None
+
+
+def shift(groups: Sequence[Group]) -> Table:
+    """Trained on one set, tested on its own test split and on others'; a line a set and loss, a column a tested set."""
+    scores = {
+        id(g): {name: g.values("metrics", split, "accuracy") for name, split in _splits(g).items()} for g in groups
+    }
+    tested = sorted({name for found in scores.values() for name in found}, key=paper_order)
+    rows, data = [], []
+    for block in blocks(groups, "dataset", "model").values():
+        columns = []
+        for name in tested:
+            values = [list(scores[id(g)].get(name, {}).values()) for g in block]
+            suffixes = [seeds_text(g, len(found)) for g, found in zip(block, values, strict=True)]
+            columns.append(scored(values, suffixes, [" ".join(setting(g)) for g in block]))
+        for i, g in enumerate(block):
+            inside, *outside = scores[id(g)].values()
+            seeds = [seed for seed in inside if outside and all(seed in found for found in outside)]
+            drop = [inside[seed] - mean([found[seed] for found in outside]) for seed in seeds]
+            keys = [dataset_name(g.dataset), model_name(g.model), g.label(INTEGRATED, "ablation.test_on")]
+            rows.append([*keys, *(column[i] for column in columns), mean_std(drop)])
+            for name, found in scores[id(g)].items():
+                where = {"trained_on": g.dataset, "tested_on": name, "model": g.model, "mode": g.mode, "loss": g.loss}
+                data.append({**where, **g.point, "n": len(found), "accuracy": mean(found.values())})
+    notes = [
+        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds. Drop: from the own test "
+        "split to the mean of the other columns, paired by seed.",
+        *common_notes(groups),
+    ]
+    heads = ["Trained on", "Model", "Loss", *(f"on {dataset_name(name)}" for name in tested), "Drop"]
+    return Table("shift", "Another domain", heads, rows, data, notes, missing(groups), num_keys=3)
+
+
+def _splits(g: Group) -> dict[str, str]:
+    """By the name of a tested set, its own first, the split of the record."""
+    others = AblationConfig(test_on=(g.config.get("ablation") or {}).get("test_on")).tested_on
+    return {g.dataset: "test", **{name: split for split, name in others.items()}}
+
+
+def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
+    """The paper's formulas against the released code's, paired by seed; a line a data set and loss."""
+    rows, data, claims = [], [], []
+    by_key: dict[tuple[str, ...], dict[str, Group]] = {}
+    for g in groups:
+        by_key.setdefault((g.dataset, g.model, g.mode, g.loss, g.others("variant")), {})[g.variant] = g
+    for found in by_key.values():
+        pair = [found.get(name) for name in ("paper", "released")]
+        left, right = ({} if g is None else g.test("accuracy") for g in pair)
+        differences = [left[seed] - right[seed] for seed in right if seed in left]
+        g = next(iter(found.values()))
+        label, numbers = g.loss_name + g.others("variant"), difference_numbers(differences)
+        where = f"{label}, {model_name(g.model)} on {dataset_name(g.dataset)}"
+        fair = all(is_comparable(g.config) for g in found.values())
+        claim = Claim("Variants", "The paper's formulas beat the released code's", where, differences, fair)
+        claims += [claim] if differences else []
+        samples = [list(x.values()) for x in (left, right)]
+        shown = scored(
+            samples, ["" if g is None else seeds_text(g, len(x)) for g, x in zip(pair, samples, strict=True)]
+        )
+        names = [dataset_name(g.dataset), model_name(g.model), g.mode, label]
+        rows.append([*names, *shown, *difference_texts(numbers), claim.verdict or MISSING])
+        means = dict(zip(("paper", "released"), map(mean, samples), strict=True))
+        spread = {"difference_std": std(differences)}
+        data.append({**g.keys, "pairs": len(differences), **means, **numbers, **spread})
+    notes = [
+        "Accuracy (%), in brackets the number of seeds; Δ: paper minus released, paired by seed.",
+        "Claim: whether the paper's formulas do better; runs off the paper's protocol bear none.",
+        *common_notes(groups, swept=["variant"]),
+    ]
+    heads = ["Data set", "Model", "Mode", "Loss", "variant=paper", "variant=released", "Δ", "95 % interval", "Claim"]
+    title = "The paper's formulas and the released code"
+    return Table("variant", title, heads, rows, data, notes, missing(groups), num_keys=4), claims

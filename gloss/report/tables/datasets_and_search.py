@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from gloss.runtime.terminal import escape_control_characters
 
 PARTS = ("train", "val", "test")
 COLUMNS = ("docs", *PARTS, "classes")
+SPLIT_KEYS = ("rows", "classes", "too_long")
 BEST_SHARE = 5  # the best fifth of the trials
 MAX_EPOCHS = 200  # of the protocol
 NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
@@ -31,25 +32,24 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
     known = [d for d in DATASETS if d in by_name or d in published]
     for dataset in known + sorted(set(by_name) - set(known)):
         name, record, printed = dataset_name(dataset), by_name.get(dataset), published.get(dataset)
+        cells = [MISSING] * 7
         if record:
-            counts, classes, too_long = (
-                [number(record, "splits", part, key) for part in PARTS] for key in ("rows", "classes", "too_long")
-            )
-            docs = sum(c or 0 for c in counts)
-            cells = [f"{x:.0f}" for x in (docs, *(c or 0 for c in counts))]
-            cells.append(_by_split([None if n is None else f"{n:.0f}" for n in classes]))
-            cells.append(_by_split([None if n is None else f"{100 * n:.1f}" for n in too_long]))
-            if None not in too_long:
-                by_tokenizer[model_name(str(record.get("tokenizer")))].append(name)
+            found = {key: [number(record, "splits", part, key) for part in PARTS] for key in SPLIT_KEYS}
+            counts = [x or 0 for x in found["rows"]]
             duplicates = {pair: number(record, "duplicates", pair) for pair in ("train-val", "train-test", "val-test")}
-            cells.append(" / ".join(number_text(n, digits=0) for n in duplicates.values()))
-            data.append({"dataset": dataset, "docs": docs, **dict(zip(PARTS, counts, strict=True))})
-            data[-1] |= {f"classes_{part}": n for part, n in zip(PARTS, classes, strict=True)}
-            data[-1] |= {f"too_long_{part}": n for part, n in zip(PARTS, too_long, strict=True)}
+            shares = [None if x is None else 100 * x for x in found["too_long"]]
+            copies = " / ".join(number_text(n, digits=0) for n in duplicates.values())
+            cells = [f"{x:.0f}" for x in (sum(counts), *counts)]
+            cells += [_by_split(found["classes"], 0), _by_split(shares, 1), copies]
+            if None not in shares:
+                by_tokenizer[model_name(str(record.get("tokenizer")))].append(name)
+            data.append({"dataset": dataset, "docs": sum(counts), **dict(zip(PARTS, found["rows"], strict=True))})
+            for key in SPLIT_KEYS[1:]:
+                data[-1] |= {f"{key}_{part}": n for part, n in zip(PARTS, found[key], strict=True)}
             data[-1] |= {"tokenizer": record.get("tokenizer"), **duplicates}
             data[-1] |= {f"paper_{key}": int(printed[key]) for key in COLUMNS if printed}
             notes += [f"{name}: {record['note']}"] if record.get("note") else []
-        rows.append([name, "ours", *(cells if record else [MISSING] * 7)])
+        rows.append([name, "ours", *cells])
         if printed:
             rows.append(["", "paper", *(printed[key] for key in COLUMNS), MISSING, MISSING])
     counted = "; ".join(f"{name} ({', '.join(sets)})" for name, sets in by_tokenizer.items())
@@ -65,9 +65,10 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
     return Table("table1", "Table 1: the texts", columns, rows, data, notes, lacking, num_keys=2)
 
 
-def _by_split(shown: Sequence[str | None]) -> str:
+def _by_split(found: Sequence[float | None], digits: int) -> str:
     """ "52 / 51 / 52", or "8" where all splits have it."""
-    return shown[0] or MISSING if len(set(shown)) == 1 else " / ".join(x or MISSING for x in shown)
+    shown = [number_text(x, digits=digits) for x in found]
+    return shown[0] if len(set(shown)) == 1 else " / ".join(shown)
 
 
 def table7(studies: Sequence[Study]) -> Table:
@@ -75,14 +76,13 @@ def table7(studies: Sequence[Study]) -> Table:
 
     Only finished studies count. Those on fewer texts or epochs, and further ones of a cell, have rows of their own.
     """
-    finished = [s for s in studies if s.is_finished]
+    finished = sorted((s for s in studies if s.is_finished), key=study_order)
     datasets = sorted({s.dataset for s in finished}, key=lambda d: paper_order(d))
     found: dict[tuple, dict[str, Entry]] = defaultdict(dict)
     published = {(r["mode"], r["loss"], r["hyperparameter"]): r for r in paper.rows("table7")}
     data = []
-    order = sorted(finished, key=study_order)
     cells = Counter((s.dataset, s.model, s.mode, s.loss, _kind(s)) for s in finished)
-    for study in order:
+    for study in finished:
         done = [t for t in study.trials if str(t["state"]).lower() == "complete"]
         done = [t for t in done if t["value"] is not None and t["duplicate_of"] is None]
         done.sort(key=lambda t: -t["value"])
@@ -97,12 +97,12 @@ def table7(studies: Sequence[Study]) -> Table:
             theirs = tuple(printed.get(column) or MISSING for column in ("searched", "best"))
             row = found[study.mode, study.model, label, key, _space(space), *theirs]
             if values:
-                shown = _short(low) if low == high else f"{_short(low)} – {_short(high)}"
-                row[study.dataset] = entry(shown, suffix=f"({len(values)} of {len(done)})")
-            where = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss", "variant", "search")}
-            amounts = {key: getattr(study, key) for key in ("train_limit", "max_epochs")}
-            numbers = {"low": low, "high": high, "best_trials": len(values), "trials": len(done)}
-            data.append({**where, **amounts, "study": study.name, "key": key, "space": _space(space), **numbers})
+                shown = f"{low:.3g}" if low == high else f"{low:.3g} – {high:.3g}"
+                row[study.dataset] = entry(shown, f"({len(values)} of {len(done)})")
+            about = ("dataset", "model", "mode", "loss", "variant", "search", "train_limit", "max_epochs")
+            data.append({name: getattr(study, name) for name in about})
+            data[-1] |= {"study": study.name, "key": key, "space": _space(space), "low": low, "high": high}
+            data[-1] |= {"best_trials": len(values), "trials": len(done)}
             data[-1] |= {f"paper_{column}": printed.get(column) or None for column in ("searched", "best")}
     rows = [
         [mode, model_name(model), label, NAMES.get(key, key), *ranges, *(row.get(d, MISSING) for d in datasets)]
@@ -118,7 +118,10 @@ def table7(studies: Sequence[Study]) -> Table:
         notes.append("Rows with texts or epochs: searches on fewer training texts or epochs than the paper's.")
     if any(n > 1 for n in cells.values()):
         notes.append("[…]: the end of the study's name, where a cell was searched more than once.")
-    unfinished = [f"{s.name}: {_num_done(s)} of {s.num_trials} trials" for s in studies if not s.is_finished]
+    unfinished = []
+    for s in (s for s in studies if not s.is_finished):
+        num_done = sum(t["state"] not in ("running", "waiting") for t in s.trials)
+        unfinished.append(f"{s.name}: {num_done} of {s.num_trials} trials")
     ranges = ["Searched", "Paper: searched", "Paper: best"]
     columns = ["Mode", "Model", "Loss", "Hyperparameter", *ranges, *map(dataset_name, datasets)]
     title = "Table 7: hyperparameters searched and found"
@@ -143,29 +146,34 @@ def _is_reduced(study: Study) -> bool:
     return study.train_limit is not None or study.max_epochs != MAX_EPOCHS
 
 
-def _num_done(study: Study) -> int:
-    return sum(t["state"] not in ("running", "waiting") for t in study.trials)
-
-
 def _space(space: Any) -> str:
-    if isinstance(space, (list, tuple)) and len(space) == 3 and isinstance(space[2], bool):
-        return f"{_short(space[0])} – {_short(space[1])}" + (", log" if space[2] else "")
-    return ", ".join(_short(x) for x in space)
-
-
-def _short(x: Any) -> str:
-    return f"{x:.3g}" if isinstance(x, (int, float)) else str(x)
+    if isinstance(space, tuple):
+        low, high, is_log = space
+        return f"{low:.3g} – {high:.3g}" + (", log" if is_log else "")
+    return ", ".join(f"{x:.3g}" for x in space)
 
 
 def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
-    """All records of a kind ("texts", "tfidf"), by data set, and messages about files that cannot be used."""
-    records, problems = [], []
-    for path in files_under(outputs, f"baselines/{kind}-*.json"):
+    """All records of a kind ("texts", "tfidf", "frozen"), by data set, and messages about files that cannot be used."""
+
+    def check(record: Any) -> None:
+        if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
+            raise ValueError('expected an object with "dataset"')
+
+    return read_each(outputs, f"baselines/{kind}-*.json", check)
+
+
+def read_each(outputs: str | Path, pattern: str, check: Callable[[Any], None]) -> tuple[list[Any], list[str]]:
+    """What the JSON files that match hold, by name, and messages about those that cannot be used.
+
+    check: raises ValueError, KeyError or TypeError for other content.
+    """
+    found, problems = [], []
+    for path in files_under(outputs, pattern):
         try:
-            record = read_json(path)
-            if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
-                raise ValueError('expected an object with "dataset"')
-            records.append(record)
-        except (OSError, ValueError) as error:
+            content = read_json(path)
+            check(content)
+            found.append(content)
+        except (OSError, ValueError, KeyError, TypeError) as error:
             problems.append(escape_control_characters(f"{path} cannot be used: {shortened(error)}"))
-    return records, problems
+    return found, problems

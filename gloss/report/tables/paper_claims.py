@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from itertools import product
+from statistics import median
 from typing import NamedTuple
 
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
-from gloss.report.seed_groups import Group, is_comparable, timed
+from gloss.report.protocol import is_comparable
+from gloss.report.seed_groups import Group, blocks, timed
 from gloss.report.statistics import PRACTICAL, claim, mean
 from gloss.report.table import MISSING, Entry, Part, Table
 from gloss.report.tables.comparisons import choose_on_validation
@@ -33,9 +34,13 @@ class Contest(NamedTuple):
     rivals: tuple[str, ...]
     metric: str
 
+    @property
+    def sign(self) -> int:
+        """1 where more is better, else -1."""
+        return 1 if METRICS[self.metric].higher_is_better else -1
 
-@dataclass(frozen=True)
-class Comparison:
+
+class Comparison(NamedTuple):
     """Two published numbers: `left` is claimed to be better than `right`, or the same.
 
     slack: how far left may be worse, or apart. contest: the cell that our runs can decide, too.
@@ -66,8 +71,7 @@ class Comparison:
         return f"{self.label}: {self.left:.{digits}f} against {self.right:.{digits}f}"
 
 
-@dataclass(frozen=True)
-class PaperClaim:
+class PaperClaim(NamedTuple):
     """A claim of the text. in_most: said of most cells, not of all."""
 
     where: str
@@ -88,30 +92,21 @@ def contests(
     """A comparison for each cell (data set and model) of table2, table3 or table6. only: datasets=…, models=…."""
     datasets = ("sst2", "qnli") if table == "table6" else ("mr", "r8", "r52", "20ng", "ohsumed")
     models = ("bert",) if table == "table3" else ("bert", "roberta_large", "distilbert")
-    sign = _sign(metric)
     found = []
     for dataset, model in product(only.get("datasets", datasets), only.get("models", models)):
-        printed = {x: paper.published(table, dataset, model, x, metric) for x in (*losses, *rivals)}
-        best, rival = (max(names, key=lambda x: sign * printed[x]) for names in (losses, rivals))
-        label = f"{dataset_name(dataset)}, {model_name(model)}, {loss_name(rival, paper.MODES[table])}"
         contest = Contest(table, dataset, model, losses, rivals, metric)
-        found.append(Comparison(label, printed[best], printed[rival], sign, contest=contest))
+        printed = {x: paper.published(table, dataset, model, x, metric) for x in (*losses, *rivals)}
+        best, rival = (max(names, key=lambda x: contest.sign * printed[x]) for names in (losses, rivals))  # noqa: B023
+        label = f"{dataset_name(dataset)}, {model_name(model)}, {loss_name(rival, paper.MODES[table])}"
+        found.append(Comparison(label, printed[best], printed[rival], contest.sign, contest=contest))
     return found
-
-
-def _sign(metric: str) -> int:
-    """1 where more is better, else -1."""
-    return 1 if METRICS[metric].higher_is_better else -1
 
 
 def systems(ours: str, others: Sequence[str], datasets: Sequence[str], slack: float = 0.0) -> list[Comparison]:
     """The paper's Table 5: one of its own rows against the best of others."""
-    rows = {row["model"]: row for row in paper.rows("table5")}
-    found = []
-    for d in datasets:
-        best = max(others, key=lambda x: float(rows[x][d]))
-        found.append(Comparison(f"{dataset_name(d)}, {best}", float(rows[ours][d]), float(rows[best][d]), slack=slack))
-    return found
+    rows = {row["model"]: {d: float(x) for d, x in row.items() if d in datasets and x} for row in paper.rows("table5")}
+    best = {d: max(others, key=lambda x: rows[x][d]) for d in datasets}  # noqa: B023
+    return [Comparison(f"{dataset_name(d)}, {x}", rows[ours][d], rows[x][d], slack=slack) for d, x in best.items()]
 
 
 def table5_against_table2() -> list[Comparison]:
@@ -127,23 +122,20 @@ def table5_against_table2() -> list[Comparison]:
 
 def table9_against_table3() -> list[Comparison]:
     """The means of Table 9 against the means of Table 3."""
-    means = {
-        x: mean([float(r["accuracy"]) for r in paper.rows("table3") if r["loss"] == x]) for x in (*RIVALS, "gloss_o")
-    }
     printed = {r["comparison"].split(" vs ")[1]: float(r["baseline_mean"]) for r in paper.rows("table9")}
     printed["gloss_o"] = float(paper.rows("table9")[0]["gloss_mean"])
-    return [Comparison(loss_name(x), printed[x], means[x], slack=ROUNDING, is_same=True) for x in means]
+    found = {x: [float(r["accuracy"]) for r in paper.rows("table3") if r["loss"] == x] for x in (*RIVALS, "gloss_o")}
+    return [Comparison(loss_name(x), printed[x], mean(y), slack=ROUNDING, is_same=True) for x, y in found.items()]
 
 
 def evaluation_seconds() -> list[Comparison]:
     """What Table 3 leaves of an epoch's time beside training, of G-Loss-O against the median of its rivals."""
     rest: dict[str, dict[str, float]] = {}
     for r in paper.rows("table3"):
-        epochs = float(r["epochs"])
-        left = (float(r["total_seconds"]) - epochs * float(r["seconds_per_epoch"])) / epochs
-        rest.setdefault(r["dataset"], {})[r["loss"]] = left
+        total, epochs, training = (float(r[key]) for key in ("total_seconds", "epochs", "seconds_per_epoch"))
+        rest.setdefault(r["dataset"], {})[r["loss"]] = (total - epochs * training) / epochs
     return [
-        Comparison(dataset_name(d), x["gloss_o"], sorted(x[r] for r in RIVALS)[1], slack=1.0, is_same=True)
+        Comparison(dataset_name(d), x["gloss_o"], median(x[r] for r in RIVALS), slack=1.0, is_same=True)
         for d, x in rest.items()
     ]
 
@@ -218,19 +210,17 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
 def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
     """What our runs say about a cell: as `statistics.claim`; empty where losses are missing."""
     path = METRICS[contest.metric].path
-    source = clocked if path[0] == "seconds" else groups
-    mode, place = paper.MODES[contest.table], (contest.dataset, contest.model)
-    cells = {g.loss: g for g in source if g.mode == mode and (g.dataset, g.model) == place and g.values(*path)}
+    place = (contest.dataset, contest.model, paper.MODES[contest.table])
+    mine = blocks(clocked if path[0] == "seconds" else groups, "dataset", "model", "mode").get(place, ())
+    cells = {g.loss: g for g in mine if g.values(*path)}
     if not {*contest.losses, *contest.rivals} <= cells.keys():
         return ""
-    sign = _sign(contest.metric)
 
     def score(g: Group) -> float:
-        return sign * mean(list(g.values(*path).values()))
+        return contest.sign * mean(g.values(*path).values())
 
-    mine = [cells[x] for x in contest.losses]
-    ours = mine[0] if len(mine) == 1 else choose_on_validation(mine) or max(mine, key=score)
-    rival = max((cells[x] for x in contest.rivals), key=score)
-    left, right = ours.values(*path), rival.values(*path)
-    differences = [sign * (left[seed] - right[seed]) for seed in left if seed in right]
+    ours, rivals = ([cells[x] for x in losses] for losses in (contest.losses, contest.rivals))
+    chosen = (choose_on_validation(ours) if len(ours) > 1 else None) or max(ours, key=score)
+    left, right = chosen.values(*path), max(rivals, key=score).values(*path)
+    differences = [contest.sign * (left[seed] - right[seed]) for seed in left if seed in right]
     return claim(differences, PRACTICAL if contest.metric in ("accuracy", "macro_f1") else 0.0)

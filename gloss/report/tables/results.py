@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -10,10 +11,11 @@ import pandas as pd
 
 from gloss.config import STANDALONE
 from gloss.paper import published as paper
-from gloss.paper.names import dataset_name, loss_name, model_name
-from gloss.report.seed_groups import CELL, RELEASED, Group, is_comparable, mixed, protocol_deviations, setting, timed
+from gloss.paper.names import dataset_name, model_name
+from gloss.report.protocol import RELEASED, is_comparable, protocol_deviations
+from gloss.report.seed_groups import CELL, Group, blocks, mixed, setting, timed
 from gloss.report.statistics import mean, std, verdict
-from gloss.report.table import MISSING, Entry, Part, Table, number_text, rank
+from gloss.report.table import Entry, Part, Table, number_text, rank
 
 
 @dataclass(frozen=True)
@@ -56,10 +58,11 @@ RANKS = (
     "Bold is the best, underlined the second of its block, among cells of one protocol and variant; ours and the "
     "paper's ranked apart."
 )
+Cell = list[dict[str, Any]]  # what was measured of a group: a row a metric
 
 
-def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str = "") -> pd.DataFrame:
-    """Return one row per group and metric, in this order; mean and std are NaN where nothing was measured.
+def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str = "") -> list[Cell]:
+    """Return for each group a row a metric, in this order; None where nothing was measured.
 
     Ranks are those among groups of one data set, model and `setting`: others are no rivals. Times are those that
     `timed` keeps.
@@ -76,39 +79,32 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
             values = list(found.values())
             published, spread = _published(experiment, g, m.name)
             row = {**{key: getattr(g, key) for key in CELL}, **g.point, "metric": m.name, "n": len(values)}
-            row |= {"mean": mean(values) if values else None, "std": std(values) if len(values) > 1 else None}
-            row |= {"seeds": " ".join(map(str, found)), "paper": published, "paper_std": spread}
-            row["difference"] = mean(values) - published if m.is_quality and values and published is not None else None
+            row |= {"mean": mean(values), "std": std(values), "seeds": " ".join(map(str, found))}
+            row |= {"paper": published, "paper_std": spread}
+            row["difference"] = mean(values) - published if m.is_quality and published is not None else None
             row["verdict"] = (judge(experiment, g, m.name, values) or None) if m.is_quality else None
             row["protocol_deviations"] = ", ".join(protocol_deviations(g.config)) or None
-            rows.append(row | {"setting": " ".join(setting(g)), "is_asked": bool(g.seeds)})
+            rows.append(row | {"setting": " ".join(setting(g))})
     if not rows:
-        return pd.DataFrame()
-    frame = pd.DataFrame(rows).astype({key: float for key in ("mean", "std", "paper", "paper_std", "difference")})
-    known: dict[str, dict[str, Any]] = {
-        m.name: {"higher_is_better": m.higher_is_better, "digits": m.digits} for m in metrics
-    }
+        return []
+    frame = pd.DataFrame(rows).astype({"mean": float, "paper": float})
+    look = {m.name: {"higher_is_better": m.higher_is_better, "digits": m.digits} for m in metrics}
     for place, column, by in (("rank", "mean", ["setting"]), ("paper_rank", "paper", [])):
-        blocks = frame.groupby(["metric", "dataset", "model", *by], sort=False)[column]
-        frame[place] = blocks.transform(lambda block: rank(block, **known[block.name[0]]))
-    return frame
-
-
-def verdict_note(frame: pd.DataFrame) -> list[str]:
-    """What a verdict is, where there is one."""
-    return [VERDICTS] if frame.filter(like="verdict").notna().any(axis=None) else []
-
-
-def by_group(frame: pd.DataFrame, metrics: Sequence[Metric]) -> list[list[dict[str, Any]]]:
-    """The rows of `measure`, a list a group; None where a number is missing."""
+        rivals = frame.groupby(["metric", "dataset", "model", *by], sort=False)[column]
+        frame[place] = rivals.transform(lambda block: rank(block, **look[block.name[0]]))
     rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
     return [rows[i : i + len(metrics)] for i in range(0, len(rows), len(metrics))]
 
 
-def tidy(frame: pd.DataFrame) -> pd.DataFrame:
+def tidy(cells: Iterable[Cell]) -> pd.DataFrame:
     """What the CSV file holds of `measure`."""
-    internal = ["setting", "is_asked", "paper_std", "rank", "paper_rank"]
-    return frame[frame["is_asked"]].drop(columns=internal) if len(frame) else frame
+    internal = ["setting", "paper_std", "rank", "paper_rank"]
+    return pd.DataFrame([row for cell in cells for row in cell]).drop(columns=internal, errors="ignore")
+
+
+def verdict_note(verdicts: Iterable[str | None]) -> list[str]:
+    """What a verdict is, where there is one."""
+    return [VERDICTS] if any(verdicts) else []
 
 
 def ours(row: dict[str, Any], m: Metric) -> Part:
@@ -119,11 +115,9 @@ def theirs(row: dict[str, Any], m: Metric) -> Part:
     return Part(number_text(row["paper"], row["paper_std"], m.digits), row["paper_rank"])
 
 
-def in_blocks(groups: Sequence[Group], *keys: str) -> list[Group]:
-    """Return the groups sorted into blocks with equal `keys`, blocks in the order of their first appearance."""
-    blocks = [tuple(getattr(g, key) for key in keys) for g in groups]
-    order = {block: i for i, block in enumerate(dict.fromkeys(blocks))}
-    return [g for _, g in sorted(zip(blocks, groups, strict=True), key=lambda pair: order[pair[0]])]
+def seeds_text(g: Group, num: int) -> str:
+    """ "(5)", or "(3 of 5)" while runs are missing."""
+    return f"({num})" if num >= len(g.seeds) else f"({num} of {len(g.seeds)})"
 
 
 def table2(groups: Sequence[Group]) -> Table:
@@ -143,49 +137,116 @@ def table6(groups: Sequence[Group]) -> Table:
 
 
 def _by_model(name: str, title: str, groups: Sequence[Group], metrics: Sequence[Metric], notes: list[str]) -> Table:
-    datasets = list(dict.fromkeys(g.dataset for g in groups))
-    lines: dict[tuple[str, ...], dict[str, Group]] = {}
-    for g in in_blocks(groups, "model"):
-        lines.setdefault((g.model, g.loss, g.mode, point_text(g)), {})[g.dataset] = g
-    grid = [  # with empty cells where a data set was not asked for: the paper's number stands there all the same
-        found.get(d) or replace(next(iter(found.values())), dataset=d, runs={}, seeds=())
-        for found in lines.values()
-        for d in datasets
-    ]
-    frame = measure(grid, metrics, name)
-    cells = by_group(frame, metrics)
-    mine = [
-        Entry(tuple(map(ours, cell, metrics)), seeds_text(g, len(g.runs))) if g.runs else Entry()
-        for g, cell in zip(grid, cells, strict=True)
-    ]
-    printed = [
-        Entry() if any(row["paper"] is None for row in cell) else Entry(tuple(map(theirs, cell, metrics)))
-        for cell in cells
-    ]
+    groups = [g for mine in blocks(groups, "model").values() for g in mine]
+    datasets, cells = list(dict.fromkeys(g.dataset for g in groups)), measure(groups, metrics, name)
+    lines: dict[tuple[str, str], dict[str, tuple[Group, Cell]]] = {}
+    for g, cell in zip(groups, cells, strict=True):
+        lines.setdefault((model_name(g.model), g.label(paper.MODES[name])), {})[g.dataset] = g, cell
     rows = []
-    for i, (model, *key) in enumerate(lines):
-        own = slice(i * len(datasets), (i + 1) * len(datasets))
-        rows.append([model_name(model), _label(name, *key), "ours", *mine[own]])
-        if any(e != Entry() for e in printed[own]):
-            rows.append(["", "", "paper", *printed[own]])
-    notes = [OURS, *verdict_note(frame), RANKS, *common_notes(groups), *notes]
+    for key, found in lines.items():
+        mine, printed = {}, {}
+        for dataset, (g, cell) in found.items():
+            if g.runs:
+                mine[dataset] = Entry(tuple(map(ours, cell, metrics)), seeds_text(g, len(g.runs)))
+            if all(row["paper"] is not None for row in cell):
+                printed[dataset] = Entry(tuple(map(theirs, cell, metrics)))
+        rows.append([*key, "ours", *(mine.get(d, Entry()) for d in datasets)])
+        if printed:
+            rows.append(["", "", "paper", *(printed.get(d, Entry()) for d in datasets)])
+    verdicts = [row["verdict"] for cell in cells for row in cell]
+    notes = [OURS, *verdict_note(verdicts), RANKS, *common_notes(groups), *notes]
     columns = ["Model", "Loss", "", *map(dataset_name, datasets)]
-    return Table(name, title, columns, rows, tidy(frame), notes, missing(groups), num_keys=3)
+    return Table(name, title, columns, rows, tidy(cells), notes, missing(groups), num_keys=3)
 
 
-def _label(experiment: str, loss: str, mode: str, point: str) -> str:
-    """ "G-Loss-O + CE", with the mode where it is not the table's own, and what else was swept."""
-    other = "" if mode == paper.MODES[experiment] else f"({mode})"
-    return " ".join(x for x in (loss_name(loss, mode), other, point) if x)
+def table3(groups: Sequence[Group]) -> Table:
+    """Standalone mode: quality, times and epochs, a line a data set and loss."""
+    groups = [g for mine in blocks(groups, "dataset", "model").values() for g in mine]
+    cells, rows = measure(groups, TABLE3, "table3"), []
+    for g, cell in zip(groups, cells, strict=True):
+        mine = []
+        for m, row in zip(TABLE3, cell, strict=True):
+            suffix = seeds_text(g, row["n"]) if m is ACCURACY or row["n"] < len(g.runs) else ""
+            ratio = row["mean"] / row["paper"] if row["n"] and row["paper"] else None
+            row["ratio"] = ratio if m.name in ("seconds_per_epoch", "epochs") else None  # the totals count other things
+            if m is EPOCH_SECONDS and ratio and is_comparable(g.config):
+                suffix = f"{suffix} ×{ratio:.2f}".strip()
+            mine.append(Entry((ours(row, m),), suffix) if row["n"] else Entry())
+        rows.append([dataset_name(g.dataset), model_name(g.model), g.label(STANDALONE), "ours", *mine])
+        if any(row["paper"] is not None for row in cell):
+            printed = [theirs(row | {"paper_std": None}, m) for row, m in zip(cell, TABLE3, strict=True)]
+            rows.append(["", "", "", "paper", *(Entry((part,)) for part in printed)])
+    notes = [
+        OURS,
+        *verdict_note(row["verdict"] for cell in cells for row in cell),
+        "Total s: training and validation of all epochs, in every cell; no start, test or probe. The paper's totals "
+        "are another quantity: its code draws a picture each epoch and counts loading. s / epoch: of training; × is "
+        "ours over the paper's (one A100 80 GB).",
+        RANKS,
+        *timed(groups)[1],
+        *common_notes(groups),
+    ]
+    columns = ["Data set", "Model", "Loss", "", *(m.heading for m in TABLE3)]
+    title = "Table 3: standalone mode"
+    return Table("table3", title, columns, rows, tidy(cells), notes, missing(groups), num_keys=4)
 
 
-def point_text(g: Group) -> str:
-    return " ".join(f"{key}={value}" for key, value in g.point.items())
+def table4(groups: Sequence[Group]) -> Table:
+    """G-Loss-O against SCL, from table3's runs: silhouette and seconds per epoch, with the change in percent.
+
+    Only seeds that both ran are compared; of the times, only where both had the same device to themselves.
+    """
+    rows, data, apart = [], [], []
+    plain = [g for g in groups if not g.point and g.loss in ("gloss_o", "scl") and g.mode == STANDALONE]
+    clocked, times = timed(plain)
+    on_time = blocks(clocked, "dataset", "model")
+    for (dataset, model), block in blocks(plain, "dataset", "model").items():
+        is_alike = len({setting(g) for g in block}) == 1
+        if not is_alike:
+            apart.append(f"{block[0].place}: the losses differ in protocol or variant, so they are not compared.")
+        mine: list[Entry] = []
+        printed: list[Entry] = []
+        for m, source in ((SILHOUETTE, block), (EPOCH_SECONDS, on_time[dataset, model])):
+            new, old = _paired(source, m, is_alike)
+            suffix = f"({new['n']})" if new["n"] else ""
+            changes = [_change(new[key], old[key]) for key in ("mean", "paper")]
+            shown = [Entry((Part(number_text(x, digits=1, sign="+")),), "%" * (x is not None)) for x in changes]
+            mine += [Entry((ours(new, m),), suffix), Entry((ours(old, m),), suffix), shown[0]]
+            printed += [Entry((theirs(new, m),)), Entry((theirs(old, m),)), shown[1]]
+            data.append(
+                {"dataset": dataset, "model": model, "metric": m.name, "pairs": new["n"], "seeds": new["seeds"]}
+            )
+            for loss, row in (("gloss_o", new), ("scl", old)):
+                data[-1] |= {loss: row["mean"], f"{loss}_std": row["std"], f"paper_{loss}": row["paper"]}
+                data[-1] |= {f"{loss}_verdict": row["verdict"] or None}
+            data[-1] |= dict(zip(("change_percent", "paper_change_percent"), changes, strict=True))
+        rows.append([dataset_name(dataset), model_name(model), "ours", *mine])
+        if any(e != Entry() for e in printed):
+            rows.append(["", "", "paper", *printed])
+    heads = ["Silhouette G-Loss-O", "SCL", "change", "s / epoch G-Loss-O", "SCL", "change"]
+    notes = [
+        "Ours: mean ± standard deviation (n - 1) over the seeds that both losses ran, in brackets their number; from "
+        "the runs of Table 3. Change: of the means, G-Loss-O against SCL.",
+        *verdict_note(row[f"{loss}_verdict"] for row in data for loss in ("gloss_o", "scl")),
+        *apart,
+        *times,
+        *common_notes(plain),
+    ]
+    title = "Table 4: G-Loss-O against SCL, standalone mode"
+    return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(plain), num_keys=3)
 
 
-def seeds_text(g: Group, num: int) -> str:
-    """ "(5)", or "(3 of 5)" while runs are missing."""
-    return f"({num})" if num >= len(g.seeds) else f"({num} of {len(g.seeds)})"
+def _paired(block: Sequence[Group], m: Metric, is_alike: bool) -> list[dict[str, Any]]:
+    """Return the rows of `measure` for G-Loss-O and SCL over the seeds that both ran (none unless is_alike)."""
+    by_loss = {loss: replace(block[0], loss=loss, runs={}) for loss in ("gloss_o", "scl")} | {g.loss: g for g in block}
+    both = set.intersection(*(set(g.values(*m.path)) for g in by_loss.values())) if is_alike else set()
+    kept = [replace(g, runs={s: run for s, run in g.runs.items() if s in both}) for g in by_loss.values()]
+    return [row for (row,) in measure(kept, [m], "table3")]
+
+
+def _change(new: float | None, old: float | None) -> float | None:
+    # A negative or zero silhouette has no meaningful percentage.
+    return None if new is None or old is None or old <= 0 else 100 * (new - old) / old
 
 
 def _published(experiment: str, g: Group, metric: str) -> list[float | None]:
@@ -210,45 +271,33 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
 
     swept: settings such as "loss.lam" that the experiment itself changes.
     """
-    notes = []
-    for what, kinds in (("Not the paper's protocol", False), ("The released code's variant", True)):
-        own = [
-            ", ".join(
-                x
-                for x in protocol_deviations(g.config)
-                if (x == RELEASED) == kinds and x.partition("=")[0] not in swept
-            )
-            for g in groups
-        ]
-        for text in dict.fromkeys(own):
-            if text:
-                which = "all cells" if set(own) == {text} else f"{own.count(text)} of {len(groups)} cells"
-                notes.append(f"{what} ({which}): {text}.")
+
+    def share(num: int, total: int) -> str:
+        return "all" if num == total else f"{num} of {total}"
+
+    found = [[x for x in protocol_deviations(g.config) if x.partition("=")[0] not in swept] for g in groups]
+    others = Counter(", ".join(x for x in said if x != RELEASED) for said in found)
+    notes = [f"Not the paper's protocol ({share(n, len(groups))} cells): {x}." for x, n in others.items() if x]
+    if released := sum(RELEASED in said for said in found):
+        notes.append(f"The released code's variant ({share(released, len(groups))} cells): {RELEASED}.")
     unknown = sorted({model_name(g.model) for g in groups} - {model_name(r["model"]) for r in paper.rows("table2")})
     if unknown:
         notes.append(f"Not in the paper: {', '.join(unknown)}.")
     notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
-    if with_runs := [g for g in groups if g.runs]:
-        unsaid = [g for g in with_runs if "search.trials=0" not in protocol_deviations(g.config)]
-        default = [g for g in unsaid if any(not run.result.get("tuned") for run in g.runs.values())]
-        if default:
-            names = sorted({loss_name(g.loss, g.mode) for g in default})
-            which = "all" if len(default) == len(with_runs) else f"{len(default)} of {len(with_runs)}"
-            notes.append(f"Hyperparameters were not searched for in {which} measured cells ({', '.join(names)}).")
-        notes += _search_notes(with_runs)
-    return notes
-
-
-def _search_notes(groups: Sequence[Group]) -> list[str]:
-    """Which cells run with values that were searched for on other amounts of data, as their records say."""
-    said: dict[str, dict[str, None]] = {}
+    tuned = {id(g): [run.result.get("tuned") or {} for run in g.runs.values()] for g in groups if g.runs}
+    unsaid = [g for g in groups if g.runs and "search.trials=0" not in protocol_deviations(g.config)]
+    if default := [g for g in unsaid if not all(tuned[id(g)])]:
+        names = ", ".join(sorted({g.loss_name for g in default}))
+        notes.append(
+            f"Hyperparameters were not searched for in {share(len(default), len(tuned))} measured cells ({names})."
+        )
+    elsewhere: dict[str, dict[str, None]] = {}  # cells whose values were searched for on other amounts of data
     for g in groups:
-        for tuned in [run.result.get("tuned") or {} for run in g.runs.values()]:
-            if note := tuned.get("note"):
-                text = str(note).replace(f"the values of {tuned.get('file')} were ", "")
-                cell = f"{dataset_name(g.dataset)}, {model_name(g.model)}, {loss_name(g.loss, g.mode)}"
-                said.setdefault(text, {})[cell] = None
-    return [f"Values of the search ({'; '.join(cells)}): {text}." for text, cells in said.items()]
+        for t in tuned.get(id(g), ()):
+            if t.get("note"):
+                text = str(t["note"]).replace(f"the values of {t.get('file')} were ", "")
+                elsewhere.setdefault(text, {})[f"{g.place}, {g.loss_name}"] = None
+    return notes + [f"Values of the search ({'; '.join(cells)}): {text}." for text, cells in elsewhere.items()]
 
 
 def missing(groups: Sequence[Group]) -> list[str]:
@@ -259,96 +308,3 @@ def missing(groups: Sequence[Group]) -> list[str]:
             first = " (σ has to be searched for first)" if g.config_hash is None else ""
             lines.append(f"{g.name} seed={','.join(map(str, g.missing_seeds))}{first}")
     return lines
-
-
-def table3(groups: Sequence[Group]) -> Table:
-    """Standalone mode: quality, times and epochs, a line a data set and loss."""
-    groups = in_blocks(groups, "dataset", "model")
-    frame = measure(groups, TABLE3, "table3")
-    rows = []
-    for g, cell in zip(groups, by_group(frame, TABLE3), strict=True):
-        mine = []
-        for m, row in zip(TABLE3, cell, strict=True):
-            suffix = seeds_text(g, row["n"]) if m is ACCURACY or row["n"] < len(g.runs) else ""
-            if m is EPOCH_SECONDS and row["n"] and row["paper"] and is_comparable(g.config):
-                suffix = f"{suffix} ×{row['mean'] / row['paper']:.2f}".strip()
-            mine.append(Entry((ours(row, m),), suffix) if row["n"] else Entry())
-        label = _label("table3", g.loss, g.mode, point_text(g))
-        rows.append([dataset_name(g.dataset), model_name(g.model), label, "ours", *mine])
-        if any(row["paper"] is not None for row in cell):
-            printed = [theirs(row | {"paper_std": None}, m) for row, m in zip(cell, TABLE3, strict=True)]
-            rows.append(["", "", "", "paper", *(Entry((part,)) for part in printed)])
-    if rows:  # not of the total, which is another quantity in the paper
-        frame["ratio"] = (frame["mean"] / frame["paper"]).where(frame["metric"].isin(["seconds_per_epoch", "epochs"]))
-    notes = [
-        OURS,
-        *verdict_note(frame),
-        "Total s: training and validation of all epochs, in every cell; no start, test or probe. The paper's totals "
-        "are another quantity: its code draws a picture each epoch and counts loading. s / epoch: of training; × is "
-        "ours over the paper's (one A100 80 GB).",
-        RANKS,
-        *timed(groups)[1],
-        *common_notes(groups),
-    ]
-    columns = ["Data set", "Model", "Loss", "", *(m.heading for m in TABLE3)]
-    title = "Table 3: standalone mode"
-    return Table("table3", title, columns, rows, tidy(frame), notes, missing(groups), num_keys=4)
-
-
-def table4(groups: Sequence[Group]) -> Table:
-    """G-Loss-O against SCL, from table3's runs: silhouette and seconds per epoch, with the change in percent.
-
-    Only seeds that both ran are compared; of the times, only where both had the same device to themselves.
-    """
-    rows, data, apart = [], [], []
-    plain = [g for g in groups if not g.point and g.loss in ("gloss_o", "scl") and g.mode == STANDALONE]
-    clocked, times = timed(plain)
-    for dataset, model in dict.fromkeys((g.dataset, g.model) for g in plain):
-        where = {"dataset": dataset, "model": model}
-        is_alike = len({setting(g) for g in plain if (g.dataset, g.model) == (dataset, model)}) == 1
-        if not is_alike:
-            place = f"{dataset_name(dataset)}, {model_name(model)}"
-            apart.append(f"{place}: the two losses differ in protocol or variant, so they are not compared.")
-        mine: list[Entry | str] = []
-        printed: list[Entry | str] = []
-        for m in (SILHOUETTE, EPOCH_SECONDS):
-            source = plain if m.is_quality else clocked
-            new, old = _paired([g for g in source if (g.dataset, g.model) == (dataset, model)], m, is_alike)
-            for cells, make, key in ((mine, ours, "mean"), (printed, theirs, "paper")):
-                suffix = f"({new['n']})" if new["n"] and make is ours else ""
-                change = _change(new[key], old[key])
-                cells += [Entry((make(new, m),), suffix), Entry((make(old, m),), suffix)]
-                cells.append(MISSING if change is None else f"{change:+.1f} %")
-            data.append({**where, "metric": m.name, "pairs": new["n"], "seeds": new["seeds"]})
-            for loss, row in (("gloss_o", new), ("scl", old)):
-                data[-1] |= {loss: row["mean"], f"{loss}_std": row["std"], f"paper_{loss}": row["paper"]}
-                data[-1] |= {f"{loss}_verdict": row["verdict"] or None}
-            data[-1] |= {"change_percent": _change(new["mean"], old["mean"])}
-            data[-1] |= {"paper_change_percent": _change(new["paper"], old["paper"])}
-        rows.append([dataset_name(dataset), model_name(model), "ours", *mine])
-        if any(isinstance(e, Entry) and e != Entry() for e in printed):
-            rows.append(["", "", "paper", *printed])
-    heads = ["Silhouette G-Loss-O", "SCL", "change", "s / epoch G-Loss-O", "SCL", "change"]
-    notes = [
-        "Ours: mean ± standard deviation (n - 1) over the seeds that both losses ran, in brackets their number; from "
-        "the runs of Table 3. Change: of the means, G-Loss-O against SCL.",
-        *verdict_note(pd.DataFrame(data, columns=["gloss_o_verdict", "scl_verdict"])),
-        *apart,
-        *times,
-        *common_notes(plain),
-    ]
-    title = "Table 4: G-Loss-O against SCL, standalone mode"
-    return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(plain), num_keys=3)
-
-
-def _paired(block: Sequence[Group], m: Metric, is_alike: bool) -> list[dict[str, Any]]:
-    """Return the rows of `measure` for G-Loss-O and SCL over the seeds that both ran (none unless is_alike)."""
-    by_loss = {loss: replace(block[0], loss=loss, runs={}) for loss in ("gloss_o", "scl")} | {g.loss: g for g in block}
-    both = set.intersection(*(set(g.values(*m.path)) for g in by_loss.values())) if is_alike else set()
-    kept = [replace(g, runs={s: run for s, run in g.runs.items() if s in both}) for g in by_loss.values()]
-    return [row for (row,) in by_group(measure(kept, [m], "table3"), [m])]
-
-
-def _change(new: float | None, old: float | None) -> float | None:
-    # A negative or zero silhouette has no meaningful percentage.
-    return None if new is None or old is None or old <= 0 else 100 * (new - old) / old

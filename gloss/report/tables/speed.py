@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gloss.paper.names import loss_name
-from gloss.records.reading import files_under, read_json, shortened
 from gloss.report.table import MISSING, Table
-from gloss.runtime.terminal import escape_control_characters
+from gloss.report.tables.datasets_and_search import read_each
 
 BASELINES = {
     "ce_repeat": "CE, once more",
@@ -21,16 +20,12 @@ BASELINES = {
 
 def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The results in <outputs>/bench, in the order of their names, and what could not be read."""
-    found, problems = [], []
-    for path in files_under(outputs, "bench/*.json"):
-        try:
-            result = read_json(path)
-            if result["schema_version"] != 3 or not isinstance(result["candidates"], dict):
-                raise ValueError("expected schema_version 3 with candidates: measure again")
-            found.append(result)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(escape_control_characters(f"{path} cannot be used: {shortened(error)}"))
-    return found, problems
+
+    def check(result: Any) -> None:
+        if result["schema_version"] != 3 or not isinstance(result["candidates"], dict):
+            raise ValueError("expected schema_version 3 with candidates: measure again")
+
+    return read_each(outputs, "bench/*.json", check)
 
 
 def speed_table(results: Sequence[dict[str, Any]]) -> Table:

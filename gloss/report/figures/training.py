@@ -1,0 +1,228 @@
+"""How the losses converge, and what the graph knows meanwhile: figures of whatever was run."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from matplotlib.ticker import MaxNLocator
+
+from gloss.errors import RunError
+from gloss.paper.names import LOSS_LOOK, paper_order
+from gloss.records.reading import number
+from gloss.report.figure import Drawing, band, panels
+from gloss.report.protocol import protocol_deviations
+from gloss.report.run_list import differences
+from gloss.report.seed_groups import Group, blocks, identity, setting, timed
+from gloss.report.statistics import mean, std
+
+MAX_NAMES = 6  # of runs in a note
+MEASURES = (  # heading, key, its chance level, factor
+    ("Homophily\nabove chance (points)", "homophily", "homophily_chance", 100),
+    ("Propagated accuracy\nabove majority (points)", "propagated_accuracy", "majority_accuracy", 1),
+)
+
+
+class Panel(NamedTuple):
+    """What is drawn of a data set, model and mode, a group a loss, and the groups that are left out."""
+
+    drawn: list[Group]
+    left_out: list[Group]
+
+    @property
+    def where(self) -> str:
+        return f"{self.drawn[0].place}, {self.drawn[0].mode}"
+
+    def notes(self) -> list[str]:
+        """What a reader must know about the runs that are drawn, and about the others."""
+        found = dict.fromkeys(", ".join(protocol_deviations(g.config)) for g in self.drawn)
+        notes = [f"Not the paper's protocol ({self.where}): {'; '.join(filter(None, found))}."] if any(found) else []
+        if self.left_out:
+            settings_of = differences([*self.drawn, *self.left_out])
+            names = [
+                f"{g.loss_name} {settings_of[identity(g)]}".rstrip() + f" (n={len(g.runs)})" for g in self.left_out
+            ]
+            which = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} configurations, see all runs"
+            notes.append(f"Left out of {self.where}, for their other settings: {which}.")
+        return notes
+
+
+def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
+    """Validation score by epoch and by seconds of training, a figure a model; a line a loss, the band one deviation.
+
+    groups: all runs; cells: the tables' groups, which are drawn where there are any. Elsewhere the runs of one
+    protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line goes as far
+    as every seed of it ran. Seconds leave out evaluation, and what `timed` leaves out.
+    """
+    return _a_figure_a_model("convergence", [g for g in groups if curves(g)], cells, _convergence)
+
+
+def graph_quality(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
+    """Quality of the validation graph by epoch, and at the best epoch against test accuracy; a figure a model.
+
+    groups and cells: as in `convergence`, by whose rules runs are chosen; those without the measure are left out.
+    """
+    return _a_figure_a_model("graph_quality", [g for g in groups if qualities(g)], cells, _graph_quality)
+
+
+def _a_figure_a_model(
+    name: str, groups: Sequence[Group], cells: Sequence[Group], draw: Callable[[str, list[Panel]], Drawing]
+) -> list[Drawing]:
+    composed = {identity(g): g for g in cells if g.runs and not g.point}
+    models = sorted({g.model for g in groups}, key=lambda m: paper_order(model=m))
+    drawings = []
+    for model in models:
+        found = []
+        for block in blocks((g for g in groups if g.model == model), "dataset", "mode").values():
+            asked = [composed[identity(g)] for g in block if identity(g) in composed]
+            drawn = _chosen(asked or block)
+            found.append(Panel(drawn, [g for g in block if identity(g) not in map(identity, drawn)]))
+        drawings.append(draw(name if len(models) == 1 else f"{name}_{model}", found))
+    return drawings
+
+
+def _chosen(candidates: Sequence[Group]) -> list[Group]:
+    """A group a loss, all of one setting; of several of a loss the one with most seeds, then best on validation."""
+    by_setting: dict[tuple, list[Group]] = defaultdict(list)
+    for g in candidates:
+        by_setting[setting(g)].append(g)
+
+    def preference(one: tuple) -> tuple:
+        found = by_setting[one]
+        losses, num_runs = {g.loss for g in found}, sum(len(g.runs) for g in found)
+        return one[1:] == ("paper",), len(losses), num_runs, -len(one), one  # a control has more settings
+
+    def quality(g: Group) -> tuple[int, float]:
+        found = g.values("metrics", "val", "macro_f1" if g.mode == "integrated" else "macro_silhouette")
+        return len(g.runs), mean(found.values()) if found else -math.inf
+
+    return [max(same, key=quality) for same in blocks(by_setting[max(by_setting, key=preference)], "loss").values()]
+
+
+def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
+    notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
+    clocked, times = timed([g for block in blocks for g in block.drawn])
+    on_time = {identity(g): g for g in clocked}
+    columns = 2 if any(g.runs for g in clocked) else 1  # score by epoch, and by time where some compares
+    in_row = min(4 // columns, len(blocks))
+    figure, axes = panels(-(-len(blocks) // in_row), columns * in_row, width=3.0, height=2.4)
+    data = []
+    for (left, *by_time), block in zip(axes.reshape(-1, columns), blocks, strict=False):
+        for g in block.drawn:
+            label = f"{g.loss_name} (n={len(g.runs)})"
+            data += _line(left, g, label, "epoch")
+            for right in by_time:
+                data += _line(right, on_time[identity(g)], label, "seconds")
+                right.set(xlabel="Training time (s)")
+        score = "Validation macro-F1 (%)" if block.drawn[0].mode == "integrated" else "Validation silhouette"
+        left.set(title=block.where, ylabel=score)
+        _epochs_below(left)
+        left.legend()
+        notes += block.notes()
+    for empty in (ax for ax in axes.flat if not ax.lines):
+        empty.remove()
+    return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
+
+
+def _epochs_below(ax: Any) -> None:
+    ax.set_xlabel("Epoch")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
+    lines = [line for line in curves(g).values() if x == "epoch" or not math.isnan(line[-1][0])]
+    if not lines:
+        return []
+    by_epoch = list(zip(*lines, strict=False))  # as far as every seed ran
+    scores = [[score for _, score in found] for found in by_epoch]
+    xs = [i if x == "epoch" else mean([seconds for seconds, _ in found]) for i, found in enumerate(by_epoch, start=1)]
+    centre = band(ax, xs, scores, label, **LOSS_LOOK.get(g.loss, {}))
+    keys = {**g.keys, "n": len(lines), "by": x}
+    return [
+        keys | {"epoch": i + 1, "x": xs[i], "score": centre[i], "std": std(found)} for i, found in enumerate(scores)
+    ]
+
+
+def curves(g: Group) -> dict[int, list[tuple[float, float]]]:
+    """By seed: (seconds of training so far, validation score) of each epoch; runs with unreadable lines: left out."""
+    found = {}
+    for seed, lines in _epochs(g).items():
+        points, seconds = [], 0.0
+        for line in lines:
+            step = number(line, "seconds", "total")  # without evaluation, which the record keeps apart
+            seconds = seconds + step if step is not None else math.nan
+            points.append((seconds, number(line, "score")))
+        if points and all(score is not None for _, score in points):
+            found[seed] = points
+    return found
+
+
+def qualities(g: Group) -> dict[int, list[dict[str, Any]]]:
+    """By seed the quality before training and after each epoch; runs that lack it or cannot be read: left out."""
+    found = {}
+    for seed, lines in _epochs(g).items():
+        start = (g.runs[seed].result.get("graph_quality") or {}).get("at_start")
+        after = [(line.get("val") or {}).get("graph_quality") for line in lines]
+        if start and after and all(after):
+            found[seed] = [start, *after]
+    return found
+
+
+def _epochs(g: Group) -> dict[int, list[dict[str, Any]]]:
+    found = {}
+    for seed, run in g.runs.items():
+        try:
+            found[seed] = run.epochs()
+        except RunError:
+            continue
+    return found
+
+
+def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
+    figure, axes = panels(len(blocks), len(MEASURES) + 1, width=2.7, height=2.3)
+    notes = [
+        "Left and middle: validation graphs of fixed batches, before training (epoch 0) and after each epoch, up to "
+        "where the first seed of a loss stopped; 0 is what a graph that knows nothing reaches. Losses without a graph "
+        "are measured at the σ of G-Loss-SQRT and γ 0.6, the others at their own. Right: at the best epoch, a point a "
+        "seed.",
+    ]
+    data: list[dict[str, Any]] = []
+    for row, block in zip(axes, blocks, strict=True):
+        for g in block.drawn:
+            data += _quality_lines(row, g, f"{g.loss_name} (n={len(qualities(g))})")
+        for ax, (heading, *_) in zip(row, MEASURES, strict=False):
+            ax.axhline(0, color="#000000", linewidth=0.7)
+            ax.set_ylabel(heading)
+            _epochs_below(ax)
+        row[0].set_title(block.where)
+        row[-1].set(xlabel=MEASURES[-1][0], ylabel="Test accuracy (%)")
+        row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+        notes += block.notes()
+    return Drawing(name, "What the graph knows", figure, data, notes)
+
+
+def _above(quality: dict[str, Any], key: str, chance: str, factor: float) -> float:
+    return factor * (quality[key] - quality[chance])
+
+
+def _quality_lines(row: Sequence[Any], g: Group, label: str) -> list[dict[str, Any]]:
+    """Draw a loss into the panels of its row; the numbers behind it."""
+    found, look, data = qualities(g), LOSS_LOOK.get(g.loss, {}), []
+    by_epoch = list(zip(*found.values(), strict=False))
+    for ax, (_, key, chance, factor) in zip(row, MEASURES, strict=False):
+        above = [[_above(quality, key, chance, factor) for quality in same] for same in by_epoch]
+        band(ax, range(len(above)), above, label, **look)
+        for epoch, same in enumerate(by_epoch):
+            means = {"mean": mean([x[key] for x in same]), "chance": mean([x[chance] for x in same])}
+            data.append({**g.keys, "measure": key, "epoch": epoch, **means, "n": len(same)})
+    points = []
+    for seed in found:
+        best = (g.runs[seed].result.get("graph_quality") or {}).get("at_best")
+        accuracy = number(g.runs[seed].result, "metrics", "test", "accuracy")
+        if best and accuracy is not None:
+            points.append((_above(best, *MEASURES[-1][1:]), accuracy))
+            data.append({**g.keys, "measure": "at_best", "seed": seed, "test_accuracy": accuracy, **best})
+    row[-1].plot(*zip(*points, strict=True), label=label, **(look | {"linestyle": ""}))
+    return data

@@ -1,0 +1,141 @@
+"""Where a configuration leaves the paper's protocol: such runs bear no verdict."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import yaml
+
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS
+from gloss.losses.registry import SCL_CE
+from gloss.records.reading import number
+
+# Settings of the protocol; a run that changes one is another experiment. The encoder, the keys of the variant, the
+# gradient norm of the mode and the margin of the loss are added from the files of configs/. Precision is left out: the
+# paper names none, and `auto` is bf16 or float32 by device.
+_PROTOCOL = {
+    "dataset.source": "prepared",  # a file of the user's own may bear the name of a paper's set
+    "dataset.train_limit": None,
+    "dataset.unlabeled": None,
+    "dataset.unlabeled_path": None,
+    "trainer.unlabeled_per_batch": None,
+    "model.num_layers": None,
+    "model.dropout": None,
+    "model.max_length": 128,
+    "trainer.max_epochs": 200,
+    "trainer.batch_size": 128,
+    "trainer.patience": 10,
+    "trainer.lr_decay_epoch": 30,
+    "trainer.lr_decay_factor": 0.1,
+    "trainer.sampler": "random",
+    "ablation.sigma_scale": 1.0,
+    "ablation.gamma_offset": 0.0,
+    "ablation.lam_offset": 0.0,
+    "ablation.graph_noise": 0.0,
+    "ablation.graph_shuffle": False,
+    "ablation.label_noise": 0.0,
+}
+_NAMED_AT = {  # a folder of configs/: where a configuration names the file of it, and the file where it names none
+    "model": ("model.alias", ""),
+    "variant": ("variant.name", "paper"),
+    "mode": ("mode", ""),
+    "loss": ("loss.name", ""),
+    "experiment": ("experiment.name", ""),
+    "search": ("tuned.search", "fair"),
+}
+RELEASED = "variant=released"
+SMOKE_EPOCHS = 10  # at most so many, and early stopping hardly had its say
+SMOKE_TEXTS = 1000  # fewer training texts
+
+
+def protocol_deviations(config: dict[str, Any]) -> list[str]:
+    """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "search.trials=2"].
+
+    A key that an older record lacks counts as the protocol's.
+    """
+    return [*other_settings(config), *_smaller_search(config)]
+
+
+def is_comparable(config: dict[str, Any]) -> bool:
+    """Whether runs of this configuration bear a verdict, and speak for or against a claim.
+
+    They keep the paper's protocol. The released code's variant does: the paper's numbers most likely come from it.
+    """
+    return not set(protocol_deviations(config)) - {RELEASED}
+
+
+def other_settings(config: dict[str, Any]) -> list[str]:
+    """`protocol_deviations` but for the search: another encoder under a known alias, variant, or key."""
+    model, variant, mode, loss = (_file(config, group) for group in ("model", "variant", "mode", "loss"))
+    expected: dict[str, Any] = {}
+    if model.get("name", "???") != "???":
+        expected |= {f"model.{key}": model.get(key) for key in ("name", "revision")}
+    expected |= {f"variant.{key}": value for key, value in variant.get("variant", {}).items()}
+    expected |= _PROTOCOL
+    if norm := mode.get("trainer", {}).get("max_grad_norm"):
+        expected["trainer.max_grad_norm"] = norm
+    if margin := loss.get("margin"):
+        expected["loss.margin"] = margin
+    found = {path: _at(config, path, protocol) for path, protocol in expected.items()}
+    own = [f"{path}={'null' if x is None else x}" for path, x in found.items() if x != expected[path]]
+    name = _at(config, "variant.name", "paper")
+    return [f"variant={name}"] * (name != "paper") + own
+
+
+def reductions(config: dict[str, Any]) -> list[str]:
+    """What makes a smoke run of a run: few training texts, epochs or layers, unless its experiment is made so."""
+    its_own = _file(config, "experiment")
+    swept = its_own["hydra"]["sweeper"]["params"] if its_own else {}
+    limits = {  # a value up to which it is one
+        "dataset.train_limit": SMOKE_TEXTS - 1,
+        "model.num_layers": float("inf"),
+        "trainer.max_epochs": min(SMOKE_EPOCHS, 2 * (number(config, "trainer", "patience") or SMOKE_EPOCHS)),
+    }
+    values = {path: number(config, *path.split(".")) for path in limits}
+    found = [
+        f"{path}={x:g}"
+        for path, x in values.items()
+        if x is not None and x <= limits[path] and x != _at(its_own, path, None) and path not in swept
+    ]
+    return ["model=tiny"] * (_at(config, "model.alias", "") == "tiny") + found
+
+
+def _smaller_search(config: dict[str, Any]) -> list[str]:
+    """Fewer trials than the protocol has (0: no value comes from a search), or values given by hand beside searched."""
+    tuned, loss = config.get("tuned"), _at(config, "loss.name", "")
+    if not isinstance(tuned, dict) or not _at(config, "experiment.search", True):
+        return []  # an older record; a timing, which needs no search
+    search = _file(config, "search")
+    names = [*search.get("space", {}).get(str(config.get("mode")), {}).get(loss, {})]
+    if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
+        names = [name for name in names if name != "lam"]
+    keys, applied, trials = (
+        [HYPERPARAMETERS[name] for name in names],
+        tuned.get("applied"),
+        number(tuned, "trials") or 0,
+    )
+    by_hand = [key for key in keys if isinstance(applied, list) and key not in applied]
+    if keys and (by_hand == keys or not trials):
+        return ["search.trials=0"]
+    budgets = search.get("budget", {})
+    is_short = keys and trials < budgets.get(loss, budgets.get("any", 0))
+    found = [f"search.trials={trials:.0f}"] if is_short else []
+    return found + [f"{key}={_at(config, key, None)} by hand" for key in by_hand]
+
+
+def _file(config: dict[str, Any], group: str) -> dict[str, Any]:
+    """The file of configs/<group> that a configuration names; empty where there is none."""
+    return _read(group, str(_at(config, *_NAMED_AT[group])))
+
+
+@cache
+def _read(group: str, name: str) -> dict[str, Any]:
+    known = {path.stem: path for path in (CONFIG_DIR / group).glob("*.yaml")}
+    return yaml.safe_load(known[name].read_text(encoding="utf-8")) if name in known else {}
+
+
+def _at(config: dict[str, Any], path: str, default: Any) -> Any:
+    """The value at "section.key"; default: where there is none."""
+    section, _, key = path.partition(".")
+    return (config.get(section) or {}).get(key, default) if key else config.get(section, default)
