@@ -20,28 +20,7 @@ from gloss.report.table import csv_text
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.terminal import escape_control_characters
 
-STYLE: dict[Any, Any] = {
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the same letters on every machine
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": "#dddddd",
-    "grid.linewidth": 0.5,
-    "lines.linewidth": 1.3,
-    "lines.markersize": 4,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "figure.constrained_layout.use": True,
-    "figure.constrained_layout.w_pad": 0.08,  # inches; letters are a little wider at another resolution
-    "pdf.fonttype": 42,  # text stays text
-    "svg.hashsalt": "gloss",
-}
+STYLE = Path(__file__).with_name("figure.mplstyle")
 DPI = 160
 PIXELS_PER_INCH = 110
 
@@ -80,7 +59,7 @@ class Drawing:
 def styled() -> Iterator[None]:
     """The style, for as long as a figure is made or written."""
     logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(fname=STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a sign that the font lacks, a panel too small for its labels
         yield
 

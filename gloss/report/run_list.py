@@ -28,8 +28,10 @@ METRICS = (  # of the page's table
     Metric("epochs", "Epochs", ("epochs",), 1, False),
     Metric("seconds_to_best", "s to best", ("seconds", "to_best"), 1, False),
 )
-NOT_SETTINGS = ("paths.", "experiment.", "tuned.", "variant.")
-NOT_SETTINGS += ("trainer.device", "trainer.save_model", "trainer.grad_cache_chunk")
+NOT_SETTINGS = (
+    *("paths.", "experiment.", "tuned.", "variant."),
+    *("trainer.device", "trainer.save_model", "trainer.grad_cache_chunk"),
+)
 NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "fingerprint"}
 
 

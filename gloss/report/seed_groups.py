@@ -126,7 +126,8 @@ def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
     groups = []
     for key, found in cells.items():
         runs = dict(sorted(found.items()))
-        groups.append(Group(*key, runs, tuple(runs), config=runs[min(runs)].result.get("config", {})))
+        cell: dict[str, Any] = dict(zip(CELL, key, strict=True))
+        groups.append(Group(**cell, runs=runs, seeds=tuple(runs), config=runs[min(runs)].result.get("config", {})))
     return sorted(
         groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.config_hash)
     )

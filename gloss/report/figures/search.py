@@ -25,7 +25,7 @@ def title(study: Study) -> str:
 
 def trials_table(study: Study) -> Table:
     """A line a trial, best first, then the pruned and the failed."""
-    ranks, best = {"complete": 0, "pruned": 1}, (study.best or {}).get("number")
+    ranks, best = {"complete": 0, "pruned": 1}, study.best["number"] if study.best else None
     order = sorted(study.trials, key=lambda t: (ranks.get(t["state"], 2), -(t["value"] or 0), t["number"]))
     rows = [
         [

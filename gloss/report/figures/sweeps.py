@@ -184,7 +184,8 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
         if not across and not with_time and ax.has_data():
             ax.legend()
     if across or with_time:  # beside the panels: lines fill them, and one line may go across several
-        entries = {text: line for ax in axes.flat for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+        found = [ax.get_legend_handles_labels() for ax in axes.flat[:: len(metrics)]]
+        entries = {text: line for handles in found for line, text in zip(*handles, strict=True)}
         figure.set_figwidth(figure.get_figwidth() + 3.6)
         figure.legend(entries.values(), entries.keys(), loc="outside right center")
     notes = [*(shuffle_notes(groups) if name == "graph_noise" else ()), *_bars_note(frame), *times]

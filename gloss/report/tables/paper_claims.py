@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from itertools import product
 from statistics import median
 from typing import NamedTuple
@@ -20,7 +19,8 @@ from gloss.report.tables.results import TABLE3
 
 METRICS = {m.name: m for m in TABLE3}
 GLOSS, RIVALS = ("gloss_o", "gloss_sqrt"), ("scl", "triplet", "cosine")
-SIMILAR = 0.5  # points: how far "similar" may lie below, and "the same" is rounding
+SETS, MODELS = ("mr", "r8", "r52", "20ng", "ohsumed"), ("bert", "roberta_large", "distilbert")
+LISTS = ("left", "right", "datasets", "models")  # columns of claims.csv
 ROUNDING = 0.01 + 1e-9
 
 
@@ -30,8 +30,8 @@ class Contest(NamedTuple):
     table: str
     dataset: str
     model: str
-    losses: tuple[str, ...]
-    rivals: tuple[str, ...]
+    losses: Sequence[str]
+    rivals: Sequence[str]
     metric: str
 
     @property
@@ -76,7 +76,7 @@ class PaperClaim(NamedTuple):
 
     where: str
     text: str
-    comparisons: Sequence[Comparison]
+    comparisons: list[Comparison]
     in_most: bool = False
 
     @property
@@ -87,13 +87,16 @@ class PaperClaim(NamedTuple):
 
 
 def contests(
-    table: str, metric: str, losses: tuple[str, ...], rivals: tuple[str, ...], **only: Sequence[str]
+    table: str,
+    metric: str,
+    losses: Sequence[str],
+    rivals: Sequence[str],
+    datasets: Sequence[str],
+    models: Sequence[str],
 ) -> list[Comparison]:
-    """A comparison for each cell (data set and model) of table2, table3 or table6. only: datasets=…, models=…."""
-    datasets = ("sst2", "qnli") if table == "table6" else ("mr", "r8", "r52", "20ng", "ohsumed")
-    models = ("bert",) if table == "table3" else ("bert", "roberta_large", "distilbert")
+    """A comparison for each cell (data set and model) of table2, table3 or table6."""
     found = []
-    for dataset, model in product(only.get("datasets", datasets), only.get("models", models)):
+    for dataset, model in product(datasets or SETS, ("bert",) if table == "table3" else models or MODELS):
         contest = Contest(table, dataset, model, losses, rivals, metric)
         printed = {x: paper.published(table, dataset, model, x, metric) for x in (*losses, *rivals)}
         best, rival = (max(names, key=lambda x: contest.sign * printed[x]) for names in (losses, rivals))  # noqa: B023
@@ -102,10 +105,10 @@ def contests(
     return found
 
 
-def systems(ours: str, others: Sequence[str], datasets: Sequence[str], slack: float = 0.0) -> list[Comparison]:
+def systems(ours: str, others: Sequence[str], datasets: Sequence[str], slack: float) -> list[Comparison]:
     """The paper's Table 5: one of its own rows against the best of others."""
-    rows = {row["model"]: {d: float(x) for d, x in row.items() if d in datasets and x} for row in paper.rows("table5")}
-    best = {d: max(others, key=lambda x: rows[x][d]) for d in datasets}  # noqa: B023
+    rows = {row.pop("model"): {d: float(x) for d, x in row.items() if x} for row in map(dict, paper.rows("table5"))}
+    best = {d: max(others, key=lambda x: rows[x][d]) for d in datasets or rows[ours]}  # noqa: B023
     return [Comparison(f"{dataset_name(d)}, {x}", rows[ours][d], rows[x][d], slack=slack) for d, x in best.items()]
 
 
@@ -115,7 +118,7 @@ def table5_against_table2() -> list[Comparison]:
     return [
         Comparison(f"{dataset_name(d)}, {model_name(model)}", float(rows[system][d]), c.left)
         for model, system in (("bert", "G-Loss + BERT-base"), ("roberta_large", "G-Loss + RoBERTa-large"))
-        for c in contests("table2", "accuracy", GLOSS, ("ce",), models=[model])
+        for c in contests("table2", "accuracy", GLOSS, ("ce",), SETS, [model])
         for d in [c.contest.dataset]
     ]
 
@@ -140,39 +143,33 @@ def evaluation_seconds() -> list[Comparison]:
     ]
 
 
+def p_values() -> list[Comparison]:
+    return [Comparison(r["comparison"], float(r["p_value"]), 0.05, sign=-1) for r in paper.rows("table9")]
+
+
+OTHERS = {
+    "best numbers": table5_against_table2,
+    "means": table9_against_table3,
+    "evaluation": evaluation_seconds,
+    "p-values": p_values,
+}
+
+
 def paper_claims() -> list[PaperClaim]:
-    """Every claim of the text that the paper's own tables can decide, in the order of the text."""
-    five, gcn = ("mr", "r8", "r52", "ohsumed", "20ng"), (("BERT-base", "Bert-GCN"), ("RoBERTa-large", "RoBERTa-GCN"))
-    table2, table3 = partial(contests, "table2"), partial(contests, "table3")
-    o, ce, rest, scl_ce = ("gloss_o",), ("ce", "scl_ce"), ("ce", *GLOSS), ("scl_ce",)
-    alike = "Total seconds count the same things: evaluation takes every loss equally long an epoch (within 1 s)"
-    near = [c for model, other in gcn for c in systems(f"G-Loss + {model}", [other], five, SIMILAR)]
-    below = [Comparison(r["comparison"], float(r["p_value"]), 0.05, sign=-1) for r in paper.rows("table9")]
-    large = partial(table2, models=["roberta_large"])
-    bert = systems("G-Loss + BERT-base", ["BERT-base"], five)
-    roberta = systems("G-Loss + RoBERTa-large", paper.SYSTEMS, ("mr", "r52", "ohsumed"))
-    ohsumed, glue = table3("macro_f1", o, RIVALS, datasets=["ohsumed"]), contests("table6", "accuracy", o, ce)
-    rows = (
-        ("Abstract, 5.2", "G-Loss-O converges in fewer epochs than every rival", table3("epochs", o, RIVALS), True),
-        ("5.1", "G-Loss is more accurate than the second best loss on all sets", table2("accuracy", GLOSS, ce)),
-        ("5.1", "G-Loss has a higher macro-F1 than the second best loss on all sets", table2("macro_f1", GLOSS, ce)),
-        ("5.1", "SCL + CE is behind the best other loss with RoBERTa-large", large("accuracy", rest, scl_ce), True),
-        ("5.2", "G-Loss-O is the better of the two variants", table2("accuracy", o, ("gloss_sqrt",)), True),
-        ("5.2", "G-Loss-O has the highest macro-F1 on Ohsumed", ohsumed),
-        ("5.2", "G-Loss-O has the highest silhouette on most sets", table3("macro_silhouette", o, RIVALS), True),
-        ("5.2", "G-Loss-O takes less time in all than every rival", table3("total_seconds", o, RIVALS)),
-        ("Table 3", alike, evaluation_seconds()),
-        ("Table 4", "An epoch of G-Loss-O takes less time than one of SCL", table3("seconds_per_epoch", o, ("scl",))),
-        ("5.3", "G-Loss-O beats CE and SCL + CE on both GLUE sets with every model", glue),
-        ("5.4", "G-Loss with BERT-base beats BERT-base on all sets", bert),
-        ("5.4", "G-Loss with RoBERTa-large is the best system on MR, R52 and Ohsumed", roberta),
-        ("5.4", "G-Loss is as accurate as BertGCN and RoBERTa-GCN (at most 0.5 points below)", near),
-        ("Table 5", "The best number of a cell is above the mean of Table 2", table5_against_table2()),
-        ("Appendix I", "G-Loss-O is more accurate than its rivals on all sets", table3("accuracy", o, RIVALS)),
-        ("Appendix I", "p < 0.05 against every rival", below),
-        ("Table 9", "Its means equal the means of Table 3", table9_against_table3()),
-    )
-    return [PaperClaim(*row) for row in rows]
+    """Every claim of the text that the paper's own tables can decide, in the order of the text; from claims.csv."""
+    claims: dict[str, PaperClaim] = {}
+    for row in paper.rows("claims"):
+        source = row["source"]
+        left, right, datasets, models = ([x for x in row[key].split(";") if x] for key in LISTS)
+        if source in paper.MODES:
+            found = contests(source, row["metric"], left, right, datasets, models)
+        elif source == "table5":
+            found = systems(row["left"], right, datasets, slack=float(row["slack"] or 0))
+        else:
+            found = OTHERS[source]()
+        claim = PaperClaim(row["where"], row["claim"], [], row["in_most"] == "yes")
+        claims.setdefault(row["claim"], claim).comparisons.extend(found)
+    return list(claims.values())
 
 
 def paper_claims_table(groups: Sequence[Group]) -> Table:

@@ -88,7 +88,7 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
     if not rows:
         return []
     frame = pd.DataFrame(rows).astype({"mean": float, "paper": float})
-    look = {m.name: {"higher_is_better": m.higher_is_better, "digits": m.digits} for m in metrics}
+    look: dict[str, Any] = {m.name: {"higher_is_better": m.higher_is_better, "digits": m.digits} for m in metrics}
     for place, column, by in (("rank", "mean", ["setting"]), ("paper_rank", "paper", [])):
         rivals = frame.groupby(["metric", "dataset", "model", *by], sort=False)[column]
         frame[place] = rivals.transform(lambda block: rank(block, **look[block.name[0]]))
