@@ -7,35 +7,28 @@ from typing import Any
 
 import yaml
 
-from gloss.config import CONFIG_DIR, HYPERPARAMETERS
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config
 from gloss.losses.registry import SCL_CE
 from gloss.records.reading import number
 
-# Settings of the protocol; a run that changes one is another experiment. The encoder, the keys of the variant, the
-# gradient norm of the mode and the margin of the loss are added from the files of configs/. Precision is left out: the
-# paper names none, and `auto` is bf16 or float32 by device.
-_PROTOCOL = {
-    "dataset.source": "prepared",  # a file of the user's own may bear the name of a paper's set
-    "dataset.train_limit": None,
-    "dataset.unlabeled": None,
-    "dataset.unlabeled_path": None,
-    "trainer.unlabeled_per_batch": None,
-    "model.num_layers": None,
-    "model.dropout": None,
-    "model.max_length": 128,
-    "trainer.max_epochs": 200,
-    "trainer.batch_size": 128,
-    "trainer.patience": 10,
-    "trainer.lr_decay_epoch": 30,
-    "trainer.lr_decay_factor": 0.1,
-    "trainer.sampler": "random",
-    "ablation.sigma_scale": 1.0,
-    "ablation.gamma_offset": 0.0,
-    "ablation.lam_offset": 0.0,
-    "ablation.graph_noise": 0.0,
-    "ablation.graph_shuffle": False,
-    "ablation.label_noise": 0.0,
+# Settings whose defaults are the protocol's; a run that changes one is another experiment. The encoder, the keys of the
+# variant, the gradient norm of the mode and the margin of the loss are added from the files of configs/. Precision is
+# left out: the paper names none, and `auto` is bf16 or float32 by device.
+_SETTINGS = {
+    "dataset": ("source", "train_limit", "unlabeled", "unlabeled_path"),  # own files may bear the name of a paper's set
+    "model": ("num_layers", "dropout", "max_length"),
+    "trainer": (
+        "unlabeled_per_batch",
+        "max_epochs",
+        "batch_size",
+        "patience",
+        "lr_decay_epoch",
+        "lr_decay_factor",
+        "sampler",
+    ),
+    "ablation": ("sigma_scale", "gamma_offset", "lam_offset", "graph_noise", "graph_shuffle", "label_noise"),
 }
+_PROTOCOL = {f"{s}.{key}": getattr(getattr(Config(), s), key) for s, keys in _SETTINGS.items() for key in keys}
 _NAMED_AT = {  # a folder of configs/: where a configuration names the file of it, and the file where it names none
     "model": ("model.alias", ""),
     "variant": ("variant.name", "paper"),

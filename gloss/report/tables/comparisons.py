@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -177,31 +176,27 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
     published = {row["model"]: row for row in paper.rows("table5")}
     known = {s: {d: float(x) for d, x in published[s].items() if d in datasets and x} for s in paper.SYSTEMS}
     known[TFIDF] = {r["dataset"]: number(r, "test", "accuracy") for r in tfidf}
-    data: list[dict[str, Any]] = [
-        {"system": s, "dataset": d, "accuracy": known[s].get(d)} for s in known for d in datasets
-    ]
-    ranked, suffixes = [row["accuracy"] for row in data], [""] * len(data)
-    best: dict[str, list[Entry]] = defaultdict(list)
-    for model in dict.fromkeys(g.model for g in groups):
-        name = f"G-Loss + {model_name(model)} (ours, mean)"
-        for dataset in datasets:
-            chosen = choose_on_validation([g for g in groups if (g.dataset, g.model) == (dataset, model)])
+    models = {f"G-Loss + {model_name(g.model)} (ours, mean)": g.model for g in groups}
+    best: dict[str, list[Entry]] = {name: [] for name in models}
+    columns, data, unranked = [], [], False
+    for d in datasets:
+        found: list[dict[str, Any]] = [{"system": s, "dataset": d, "accuracy": known[s].get(d)} for s in known]
+        ranked, suffixes = [x["accuracy"] for x in found], [""] * len(found)
+        for name, model in models.items():
+            chosen = choose_on_validation([g for g in groups if (g.dataset, g.model) == (d, model)])
             scores = chosen.test("accuracy") if chosen else {}
-            data.append({"system": name, "dataset": dataset, "accuracy": mean(scores.values()), "n": len(scores)})
+            found.append({"system": name, "dataset": d, "accuracy": mean(scores.values()), "n": len(scores)})
             ranked.append(mean(scores.values()) if scores and not protocol_deviations(chosen.config) else None)
+            unranked |= bool(scores) and ranked[-1] is None
             suffixes.append(f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})" if scores else "")
-            seed = max(scores, key=lambda seed: (scores[seed], -seed), default=None)
+            seed = max(scores, key=lambda seed: (scores[seed], -seed), default=None)  # noqa: B023
             best[name].append(entry(f"{scores[seed]:.2f}", f"[seed {seed}]") if scores else Entry())
-            if scores:
-                data[-1] |= {"chosen": chosen.loss, "best_seed_accuracy": scores[seed]}
-    places = pd.Series(ranked, dtype=float).groupby([x["dataset"] for x in data]).transform(lambda column: rank(column))
-    cells = [
-        entry(number_text(x["accuracy"]), suffix, int(place))
-        for x, suffix, place in zip(data, suffixes, places, strict=True)
-    ]
+            found[-1] |= {"chosen": chosen.loss, "best_seed_accuracy": scores[seed]} if scores else {}
+        numbers = zip(found, suffixes, rank(ranked), strict=True)
+        columns.append([entry(number_text(x["accuracy"]), suffix, place) for x, suffix, place in numbers])
+        data += found
     rows = []
-    for i, name in enumerate(dict.fromkeys(x["system"] for x in data)):
-        row = cells[i * len(datasets) : (i + 1) * len(datasets)]
+    for name, row in zip((*known, *models), zip(*columns, strict=True), strict=False):  # none without a data set
         if name not in paper.SYSTEMS or any(e != Entry() for e in row):
             rows.append([name, *row])
         if name in best:
@@ -211,7 +206,6 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
         if any(printed):
             rows.append([f"{system} (paper)", *(p or MISSING for p in printed)])
     relevant = [g for g in groups if g.loss.startswith("gloss")]
-    unranked = any(x is None and y.get("n") for x, y in zip(ranked, data, strict=True))
     notes = [
         "Ours: O or SQRT is the G-Loss variant, chosen by mean validation accuracy; in brackets the number of seeds.",
         "Best seed: the highest test accuracy among the seeds, so chosen on the test split: an optimistic number, "
