@@ -31,6 +31,7 @@ from gloss.report.tables.speed import read_bench, speed_table
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.terminal import escape_control_characters
 
+MAIN = ("table2", "table3", "table6")  # whose runs speak for or against claims
 Parts = Iterable[Table | Drawing | None]
 
 
@@ -53,21 +54,11 @@ class Material:
         self.problems += [p for p in broken if p not in self.problems]
         return found
 
+    def with_references(self, table: Table, groups: list[Group]) -> Table:
+        return with_references(table, groups, self.measured("frozen"), self.measured("tfidf"))
+
     def problem(self, text: str) -> None:
         self.problems.append(escape_control_characters(text))
-
-
-def _main_table(make: Callable[[Sequence[Group]], Table], source: str) -> Callable[[Material, list[Group]], Parts]:
-    """Table 2, 3 or 6, with its claims and reference lines."""
-
-    def parts(m: Material, groups: list[Group]) -> Parts:
-        m.claims += comparisons.claims(source, groups)
-        table = make(groups)
-        return [
-            table if source == "Table 6" else with_references(table, groups, m.measured("frozen"), m.measured("tfidf"))
-        ]
-
-    return parts
 
 
 def _variant(m: Material, groups: list[Group]) -> Parts:
@@ -77,7 +68,7 @@ def _variant(m: Material, groups: list[Group]) -> Parts:
 
 
 def _paper_claims(m: Material) -> Parts:
-    return [paper_claims_table([g for e in SECTIONS["paper_claims"].reads for g in m.groups.get(e, ())])]
+    return [paper_claims_table([g for e in MAIN for g in m.groups.get(e, ())])]
 
 
 class Kind(NamedTuple):
@@ -99,16 +90,16 @@ def _sweep(name: str) -> Kind:
 SECTIONS = {
     "demo": Kind("Before and after training", ("demo",), lambda m, x: demo(x, m.measured("frozen"), m.outputs)),
     "table1": Kind("Table 1: the texts", (), lambda m: [table1(found) for found in [m.measured("texts")] if found]),
-    "table2": Kind("Table 2: integrated mode", ("table2",), _main_table(results.table2, "Table 2")),
-    "table3": Kind("Table 3: standalone mode", ("table3",), _main_table(results.table3, "Table 3")),
+    "table2": Kind("Table 2: integrated mode", ("table2",), lambda m, x: [m.with_references(results.table2(x), x)]),
+    "table3": Kind("Table 3: standalone mode", ("table3",), lambda m, x: [m.with_references(results.table3(x), x)]),
     "table4": Kind("Table 4: G-Loss-O against SCL", ("table3",), lambda m, x: [results.table4(x)]),
     "table5": Kind(
         "Table 5: against published systems", ("table2",), lambda m, x: [comparisons.table5(x, m.measured("tfidf"))]
     ),
-    "table6": Kind("Table 6: SST-2 and QNLI", ("table6",), _main_table(results.table6, "Table 6")),
+    "table6": Kind("Table 6: SST-2 and QNLI", ("table6",), lambda m, x: [results.table6(x)]),
     "table7": Kind("Table 7: hyperparameters", (), lambda m: [table7(m.studies)] if m.studies else []),
     "table9": Kind("Table 9: paired tests", ("table3",), lambda m, x: comparisons.table9(x)),
-    "paper_claims": Kind("Claims of the paper", (), _paper_claims, reads=("table2", "table3", "table6")),
+    "paper_claims": Kind("Claims of the paper", (), _paper_claims, reads=MAIN),
     "fig1": Kind("Figure 1: one training step", (), lambda m: [fig1()]),
     "fig2": Kind("Figure 2: the weight λ", ("fig2",), lambda m, x: [sweeps.fig2(x)]),
     "fig3": Kind("Figure 3: γ and σ", ("fig3a", "fig3b"), lambda m, x, y: [sweeps.fig3(x, y)]),
@@ -232,8 +223,10 @@ def _sections(
         has_runs = any(e in m.groups for e in kind.experiments or m.groups)
         if only is not None and name not in only or needs_runs and not has_runs:
             continue
+        mine = [m.groups.get(e, []) for e in kind.experiments]
+        m.claims += comparisons.claims(kind.title.partition(":")[0], mine[0]) if name in MAIN else []
         try:
-            parts = [p for p in kind.make(m, *(m.groups.get(e, []) for e in kind.experiments)) if p is not None]
+            parts = [p for p in kind.make(m, *mine) if p is not None]
         except RunError as error:
             m.problem(f"{name}: {error}")
             continue
@@ -276,7 +269,7 @@ def _speed(m: Material) -> list[Section]:
 
 def _every_run(m: Material, loose: Sequence[Group]) -> list[Section]:
     """What every outputs folder has: how losses converge, all runs, and a close look at those on one's own texts."""
-    asked, sections = [g for name in SECTIONS["paper_claims"].reads for g in m.groups.get(name, ())], []
+    asked, sections = [g for name in MAIN for g in m.groups.get(name, ())], []
     for name, draw in (("convergence", convergence), ("graph_quality", graph_quality)):
         if drawn := draw(loose, asked):
             sections.append(Section(name, drawn[0].title, drawn))

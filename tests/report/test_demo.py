@@ -2,83 +2,71 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from synthetic import cell, write_run
+from from_runs import embeddings_of, made, texts
 
 from gloss.errors import RunError
 from gloss.experiments.grid import expand_grid
-from gloss.records.reading import read_records
 from gloss.report.demo import demo, upright
 from gloss.report.figure import styled
 from gloss.report.figures.runs import principal_plane
-from gloss.report.seed_groups import gather
 
 CONFIG = {"trainer": {"max_epochs": 6, "lr": 1e-4, "batch_size": 64}, "model": {"max_length": 48}}
+LEVELS = {"homophily_chance": 0.49, "majority_accuracy": 51.0}
 QUALITY = {
-    "sigma": 0.5,
-    "gamma": 0.6,
-    "at_start": {"homophily": 0.5, "homophily_chance": 0.49, "propagated_accuracy": 53.0, "majority_accuracy": 51.0},
-    "at_best": {"homophily": 0.75, "homophily_chance": 0.49, "propagated_accuracy": 79.0, "majority_accuracy": 51.0},
+    **{"sigma": 0.5, "gamma": 0.6},
+    "at_start": {"homophily": 0.5, "propagated_accuracy": 53.0, **LEVELS},
+    "at_best": {"homophily": 0.75, "propagated_accuracy": 79.0, **LEVELS},
 }
-
-
-def embeddings_of(separation: float, labels: np.ndarray) -> np.ndarray:
-    z = np.random.default_rng(0).normal(size=(len(labels), 16)).astype(np.float32)
-    z[:, 0] += separation * labels
-    return z
-
-
-@pytest.fixture
-def outputs(tmp_path: Path) -> Path:
-    labels = np.arange(60) % 2
-    for c, accuracy in zip(CELLS, (80.0, 82.0), strict=True):
-        arrays = {"test_labels": labels, "test_embeddings": embeddings_of(4.0, labels)}
-        write_run(tmp_path, loss=c.loss, config_hash=c.config_hash, accuracy=accuracy, silhouette=0.3, arrays=arrays)
-        path = next(tmp_path.glob(f"runs/*/*/*-{c.loss}/*/*/result.json"))
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"graph_quality": QUALITY}))
-    (tmp_path / "baselines").mkdir()
-    np.savez_compressed(tmp_path / "baselines" / "frozen-mr-bert.npz", test_embeddings=embeddings_of(0.0, labels))
-    return tmp_path
-
-
-CELLS = [cell(loss=loss, config=CONFIG) for loss in ("ce", "gloss_sqrt")]
 SCORES = {"accuracy": 68.3, "macro_silhouette": 0.002, "knn_accuracy": 62.3}
 FROZEN = [{"dataset": "mr", "model": "bert", "test": SCORES}]
 
 
-def parts(outputs: Path, frozen: list = FROZEN) -> list:
-    with styled():
-        return demo(gather(CELLS, read_records(outputs)[0])[0], frozen, outputs)
+@pytest.fixture
+def parts(tmp_path: Path):
+    """parts(frozen): the table and the picture of two losses."""
+    labels = np.arange(60) % 2
+    arrays = {"test_labels": labels, "test_embeddings": embeddings_of(2.0, labels)}
+    run = {"config": CONFIG, "silhouette": 0.3, "arrays": arrays, "graph_quality": QUALITY}
+    scores = {"ce": (80.0,), "gloss_sqrt": (82.0,)}
+    groups = made(tmp_path, *({**run, "loss": x, "accuracy": y} for x, y in scores.items()), seeds=(1,))
+    (tmp_path / "baselines").mkdir()
+    np.savez_compressed(tmp_path / "baselines" / "frozen-mr-bert.npz", test_embeddings=embeddings_of(0.0, labels))
+
+    def make(frozen=FROZEN):
+        with styled():
+            return demo(groups, frozen, tmp_path)
+
+    return make
 
 
-def test_the_losses_stand_beside_the_frozen_encoder(outputs):
-    table, picture = parts(outputs)
-    shown = [[e.plain() for e in row][:5] for row in table.rows]
-    assert shown == [
+def test_the_losses_stand_beside_the_frozen_encoder(parts):
+    table, picture = parts()
+    assert [texts(row)[:5] for row in table.rows] == [
         ["Frozen encoder + probe", "68.3", "0.002", "0.500", "53.0"],
         ["CE", "80.0", "0.300", "0.750", "79.0"],
         ["G-Loss-SQRT + CE", "82.0", "0.300", "0.750", "79.0"],
     ]
     assert "chance 0.490" in table.notes[2] and "chosen on validation texts" in table.notes[0]
-    assert [ax.get_title() for ax in picture.figure.axes] == ["Before training", "CE", "G-Loss-SQRT + CE"]
-    assert len(picture.data) == 3 * 60
-    before, _, after = ([row for row in picture.data if row["panel"] == ax.get_title()] for ax in picture.figure.axes)
+    titles = [ax.get_title() for ax in picture.figure.axes]
+    assert titles == ["Before training", "CE", "G-Loss-SQRT + CE"] and len(picture.data) == 3 * 60
+    before, _, after = ([row for row in picture.data if row["panel"] == title] for title in titles)
     gaps = [abs(np.mean([float(r["x"]) * (2 * r["label"] - 1) for r in rows])) for rows in (before, after)]
     assert gaps[1] > 2 * gaps[0]
 
 
-def test_what_lacks_embeddings_is_told(outputs):
-    assert [row[0].plain() for row in parts(outputs, [])[0].rows][0] == "Frozen encoder + probe"
-    np.savez_compressed(outputs / "baselines" / "frozen-mr-bert.npz", test_embeddings=np.ones((59, 4)))
+def test_what_lacks_embeddings_is_told(parts, tmp_path):
+    assert texts(parts([])[0].rows[0])[0] == "Frozen encoder + probe"
+    path = tmp_path / "baselines" / "frozen-mr-bert.npz"
+    np.savez_compressed(path, test_embeddings=np.ones((59, 4)))
     with pytest.raises(RunError, match="embeddings of 59 texts, where the runs tested 60"):
-        parts(outputs)
-    (outputs / "baselines" / "frozen-mr-bert.npz").unlink()
+        parts()
+    path.unlink()
     with pytest.raises(RunError, match="make demo measures it again"):
-        parts(outputs)
+        parts()
 
 
 def test_an_arch_stands_on_its_ends_and_the_last_class_right():
