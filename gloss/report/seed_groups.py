@@ -57,7 +57,7 @@ class Group:
         return loss_name(self.loss, self.mode)
 
     def others(self, *swept: str) -> str:
-        """What else was swept beside `swept`: " (trainer.lr=1e-05)", or empty. Groups that differ in it are no line."""
+        """What else was swept beside `swept`: " (trainer.lr=1e-05)", or empty; a line of a figure shares it."""
         found = (WORDS.get((k, str(value)), f"{k}={value}") for k, value in self.point.items() if k not in swept)
         rest = ", ".join(text for text in found if text)
         return f" ({rest})" if rest else ""
