@@ -47,7 +47,7 @@ def copy(folder: Path, files: list[str], tests: list[str], settings: dict[str, o
         written["pyproject.toml"] += f"{key} = {json.dumps(value)}\n"
     for path in (path for name in ("gloss", "tests", "configs", "data") for path in sorted((ROOT / name).rglob("*"))):
         name = str(path.relative_to(ROOT))
-        if path.suffix in (".py", ".yaml", ".json", ".html", ".csv", ".md"):
+        if path.suffix in (".py", ".yaml", ".json", ".html", ".csv", ".md", ".mplstyle"):
             written[name] = path.read_text()
             if name in files:
                 written[name] = undecorated(written[name])
