@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from numbers import Real
@@ -118,7 +119,7 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     """A line a configuration: test metrics as mean ± standard deviation over its seeds. Best and second of each data
     set, model and mode are marked, among runs of one protocol and variant."""
     contests = blocks(groups, "dataset", "model", "mode").values()
-    groups = [g for block in contests for g in sorted(block, key=setting)]
+    groups = [g for block in contests for g in sorted(block, key=_by_value)]
     settings_of = differences(groups)
     cells = measure(groups, METRICS)
     shown = [i for i in range(len(METRICS)) if any(cell[i]["n"] for cell in cells)]
@@ -145,6 +146,11 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     columns = ["Data set", "Model", "Mode", "Loss", *(["Settings"] if has_settings else []), "n"]
     num_keys = len(columns) - 1
     return Table(name, title, [*columns, *(METRICS[i].heading for i in shown)], rows, data, notes, num_keys=num_keys)
+
+
+def _by_value(g: Group) -> list[list[int | str]]:
+    """The settings of a group, in an order that puts 20 before 100."""
+    return [[int(part) if part.isdigit() else part for part in re.split(r"(\d+)", word)] for word in setting(g)]
 
 
 def differences(groups: Sequence[Group]) -> dict[tuple, str]:

@@ -238,6 +238,13 @@ def test_records_of_an_older_schema_count_what_they_have(tmp_path):
     assert list(group.values("seconds", "per_epoch")) == [1] and list(group.test("accuracy")) == [1, 2]
 
 
+def test_runs_are_listed_by_the_values_of_their_settings(tmp_path):
+    for i, limit in enumerate((100, 20, 1000)):
+        write_run(tmp_path, config_hash=f"{i}" * 8, config={"dataset": {"train_limit": limit}})
+    settings = [row[4].plain() for row in runs_table(loose(tmp_path)).rows]
+    assert settings == ["train_limit=20", "train_limit=100", "train_limit=1000"]  # not as words: 100, 1000, 20
+
+
 def test_runs_are_ranked_among_their_like_only(tmp_path):
     for loss, accuracy in (("ce", 80.0), ("gloss_o", 81.0)):
         write_run(tmp_path, loss=loss, accuracy=accuracy, config_hash="1" * 8)
