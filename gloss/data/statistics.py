@@ -14,21 +14,17 @@ from gloss.records.run_folder import write_json
 
 
 def measure_texts(
-    cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, outputs: str | Path, name: str | None = None
+    cfg: DatasetConfig,
+    data_dir: str | Path,
+    tokenizer: Any,
+    outputs: str | Path,
+    name: str | None = None,
+    max_length: int = 128,
 ) -> dict[str, Any]:
-    """Rows, classes, truncation and duplicates of a data set, for Table 1: <outputs>/baselines/texts-<name>.json.
+    """Rows, classes, truncation and duplicates of a data set, for Table 1: <outputs>/baselines/texts-<set>.json.
 
     tokenizer: a Hugging Face tokenizer, or None: truncation is then left open; name: of its model. Raises DataError.
-    """
-    record = {"dataset": cfg.name, **describe(cfg, data_dir, tokenizer)}
-    record["tokenizer"] = name
-    write_json(Path(outputs) / "baselines" / f"texts-{cfg.name}.json", record)
-    return record
-
-
-def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_length: int = 128) -> dict[str, Any]:
-    """What Table 1 shows: {"labels", "splits": {part: {"rows", "classes", "too_long"}}, "duplicates", "note"}.
-
+    Returns {"dataset", "labels", "splits": {part: {"rows", "classes", "too_long"}}, "duplicates", "note", "tokenizer"}.
     too_long: share (0 to 1) of texts with more than `max_length` tokens, special ones counted; None if tokenizer is.
     duplicates: {"train-val", "train-test", "val-test"}: rows of the later split whose text is in the earlier one too.
     """
@@ -44,5 +40,7 @@ def describe(cfg: DatasetConfig, data_dir: str | Path, tokenizer: Any, max_lengt
         for other, texts in earlier.items():
             duplicates[f"{other}-{part}"] = sum(text in texts for text in split.texts)
         earlier[part] = set(split.texts)
-    note = "; ".join(dataset.notes) or None
-    return {"labels": dataset.labels, "splits": splits, "duplicates": duplicates, "note": note}
+    record = {"dataset": cfg.name, "labels": dataset.labels, "splits": splits, "duplicates": duplicates}
+    record |= {"note": "; ".join(dataset.notes) or None, "tokenizer": name}
+    write_json(Path(outputs) / "baselines" / f"texts-{cfg.name}.json", record)
+    return record

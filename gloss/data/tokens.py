@@ -8,6 +8,7 @@ import zipfile
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,6 @@ from gloss.errors import DataError
 from gloss.runtime.atomic import atomic_file
 
 
-# -- token ids ---------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Tokens:
     """Token ids of N texts, end to end: text i has input_ids[offsets[i] : offsets[i + 1]]."""
@@ -53,9 +53,10 @@ def tokenize(
         batch = tokenizer(*columns, truncation=True, max_length=max_length, return_token_type_ids=has_types)
         ids += batch["input_ids"]
         types += batch["token_type_ids"] if has_types else []
-    arrays = {"input_ids": _joined(ids, np.int32), "offsets": np.cumsum([0, *map(len, ids)], dtype=np.int64)}
+    arrays = {"input_ids": np.fromiter(chain.from_iterable(ids), np.int32)}
+    arrays["offsets"] = np.cumsum([0, *map(len, ids)], dtype=np.int64)
     if has_types:
-        arrays["token_type_ids"] = _joined(types, np.uint8)
+        arrays["token_type_ids"] = np.fromiter(chain.from_iterable(types), np.uint8)
     if path is not None:
         with atomic_file(path) as file:
             np.savez(file, allow_pickle=False, **arrays)
@@ -76,11 +77,9 @@ def check_tokens(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: An
     known = sum(int(counts[i]) for i in used if i != tokenizer.unk_token_id and any(map(str.isalnum, str(names[i]))))
     num_words = sum(min(sum(len(cell.split()) for cell in text), max_length) for text in texts)
     if known < 0.1 * max(known + unknown, num_words):
-        raise DataError(
-            f"the model's tokenizer knows (nearly) no word of the training texts: {num_words:,} words became {known:,} "
-            f"known and {unknown:,} unknown tokens. Are its files missing from the model's folder (tokenizer.json, "
-            f"vocab.txt), are the texts in a language that it lacks, or is model.max_length={max_length} too small?"
-        )
+        found = f"{num_words:,} words became {known:,} known and {unknown:,} unknown tokens"
+        advice = f"take one with its tokenizer files and the texts' language, or raise model.max_length={max_length}"
+        raise DataError(f"the model's tokenizer knows (nearly) no word of the training texts: {found}; {advice}")
 
 
 def count_truncated(
@@ -94,10 +93,6 @@ def count_truncated(
     full = np.flatnonzero(np.diff(tokens.offsets) == max_length)
     longer = tokenize([texts[i] for i in full.tolist()], tokenizer, max_length + 1, cache_dir)
     return int((np.diff(longer.offsets) > max_length).sum())
-
-
-def _joined(lists: list[list[int]], dtype: type) -> np.ndarray:
-    return np.concatenate([np.array(one, dtype=dtype) for one in lists]) if lists else np.zeros(0, dtype)
 
 
 def _tokenizer_rules(tokenizer: Any) -> list[Any] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import gzip
 import io
@@ -12,19 +11,17 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from gloss.data.cells import fault, is_blank
-from gloss.data.files import BLANK, ENDINGS, KINDS, kind_of, numbered_rows
+from gloss.data.files import BLANK, ENDINGS, KINDS, SEPARATORS, Row, checked, kind_of, one_character, read_rows
 from gloss.errors import ConfigError, DataError
 from gloss.inference.predictor import Prediction, Run
 from gloss.runtime.atomic import atomic_file
-from gloss.runtime.terminal import escape_control_characters
+from gloss.runtime.terminal import escape_control_characters as escaped
 from gloss.training.metrics import classification_metrics
 
 log = logging.getLogger(__name__)
@@ -35,24 +32,6 @@ SHOWN = 80  # characters of a text in a table
 _OUR_COLUMNS = ("number", "truth", "label", "probability", "probabilities", "neighbours", "weight", "row")
 
 
-@dataclass(frozen=True)
-class Row:
-    """A text, or a pair, as it was read."""
-
-    number: int  # of its row, as `gloss.data.files` counts
-    texts: tuple[str, ...]
-    truth: str | None = None  # its label, where it is known
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A line that cannot be predicted, and why."""
-
-    number: int
-    reason: str
-    unit: str = "line"
-
-
 # -- reading -----------------------------------------------------------------------------------------------------------
 
 
@@ -60,10 +39,8 @@ def input_kind(name: str) -> str:
     """The kind of a file of texts by its name; raises ConfigError where that says nothing."""
     if kind := kind_of(name):
         return kind
-    raise ConfigError(
-        f"file={name} has an unknown ending: expected {', '.join(filter(None, ENDINGS))} (each also .gz), none for "
-        f"lines, or input={'|'.join(KINDS)}"
-    )
+    endings = ", ".join(filter(None, ENDINGS))
+    raise ConfigError(f"file={name} has an unknown ending: expected {endings} (.gz too), or input={'|'.join(KINDS)}")
 
 
 def format_of(to: str | None) -> str:
@@ -75,93 +52,68 @@ def format_of(to: str | None) -> str:
     return _FORMAT_OF[ending]
 
 
-def read_rows(
-    name: str,
-    kind: str,
-    columns: Sequence[str],
-    separator: str | None = None,
-    encoding: str = "utf-8",
-    fallback: str | None = None,
-) -> Iterator[Row | BadRow]:
-    """The texts of a file, one by one, with a progress bar; arguments as in `files.numbered_rows`.
-
-    A row that holds no text comes as BadRow; the next ones are read all the same, and blank ones counted. Raises
-    DataError where the header does not fit.
-    """
+def rows_of_file(
+    run: Run, name: str, kind: str, columns: Sequence[str], separator: str | None = None, encoding: str | None = None
+) -> Iterator[Row]:
+    """The rows of a file of texts, as `read_rows`; where nothing is given it is read as the run's own texts were."""
     if kind == "folder" and len(columns) > 1:
         raise DataError(f"{name} is a folder: the run reads {' and '.join(columns)}, which takes a file")
-    num_blank, size = 0, os.path.getsize(name) if os.path.isfile(name) else None
-    with _bar(size, "B") as bar:
-        progress = lambda num_read, _: bar.update(num_read - bar.n if size is not None else 0)  # noqa: E731
-        advice = "set columns=… or separator=…"
-        for number, cells in numbered_rows(name, kind, columns, separator, encoding, fallback, advice, progress):
-            reason = cells if isinstance(cells, str) else _reason(cells, columns)
-            if reason == BLANK:
-                num_blank += 1
-            elif reason or isinstance(cells, str):
-                yield BadRow(number, str(reason), KINDS[kind])
-            else:
-                yield Row(number, cells)
-    if num_blank:
-        log.info(f"{num_blank:,} blank {KINDS[kind]}{'s' * (num_blank > 1)} skipped")
+    own, separators = run.dataset, one_character(separator)
+    if separators is None and own.separator is not None:
+        separators = one_character(own.separator) + SEPARATORS
+    fallback = None if encoding or own.encoding.lower().startswith("utf") else own.encoding
+    return read_rows(name, kind, columns, (), separators, encoding or "utf-8", fallback)
 
 
-def one_row(texts: Sequence[str], columns: Sequence[str]) -> Iterator[Row | BadRow]:
+def row_of_texts(texts: Sequence[str], columns: Sequence[str]) -> Row:
     """The text, or pair, that stands on the command line. Raises DataError where the run reads another number."""
     if len(texts) != len(columns):
         expected = "text= alone" if len(columns) == 1 else "text= and pair="
         raise DataError(f"the run reads {' and '.join(columns)}: expected {expected}")
-    reason = _reason(texts, columns)
-    yield BadRow(1, reason) if reason else Row(1, tuple(texts))
+    return checked(1, texts, columns)
 
 
-def split_rows(run: Run, name: str) -> Iterator[Row]:
-    """A split of the run's own data set, in the order of its file."""
+def rows_of_split(run: Run, name: str) -> list[Row]:
+    """A split of the run's own data set with its labels, in the order of its file."""
     split = run.split(name)
-    with _bar(len(split), " texts") as bar:
-        for i in np.argsort(split.rows, kind="stable").tolist():
-            yield Row(int(split.rows[i]), split.texts[i], run.labels[split.labels[i]])
-            bar.update()
-
-
-def _bar(total: int | None, unit: str) -> tqdm:
-    """Shown on a terminal only, and not where the predictions themselves scroll by."""
-    return tqdm(total=total, unit=unit, unit_scale=True, leave=False, disable=None if not sys.stdout.isatty() else True)
-
-
-def _reason(texts: Sequence[Any], columns: Sequence[str]) -> str | None:
-    """Why these cannot be predicted; None where they can."""
-    for column, one in zip(columns, texts, strict=True):
-        if reason := "is empty" if is_blank(one) else fault(one):
-            return f"{column} {reason}"
-    return None
+    order = np.argsort(split.rows, kind="stable").tolist()
+    return [Row(int(split.rows[i]), split.texts[i], (run.labels[split.labels[i]],)) for i in order]
 
 
 # -- predicting and writing ------------------------------------------------------------------------------------------
 
 
-def predict_rows(run: Run, rows: Iterable[Row | BadRow], writer: Writer) -> int:
+def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
     """Predict and write the rows, and name the bad ones; 0, or 1 where there were any. Known labels are scored."""
-    num_bad, truths, scores = 0, [], []
+    num_good = num_bad = num_blank = 0
+    truths, scores = [], []
 
     def good() -> Iterator[tuple[Row, tuple[str, ...]]]:
-        nonlocal num_bad
+        nonlocal num_bad, num_blank
         for row in rows:
-            if isinstance(row, Row):
-                yield row, row.texts
-            else:
+            if row.left_out == BLANK:
+                num_blank += 1
+            elif reason := row.problem or row.left_out:
                 num_bad += 1
-                tqdm.write(f"{row.unit} {row.number}: {escape_control_characters(row.reason)}", file=sys.stderr)
+                tqdm.write(f"row {row.number}: {escaped(reason)}", file=sys.stderr)
+            else:
+                yield row, row.texts
 
-    num_good = 0
-    for num_good, (row, prediction) in enumerate(run.stream(good(), writer.num_neighbours), 1):  # noqa: B007
-        writer.write(row, prediction)
-        if row.truth is not None:
-            truths.append(run.labels.index(row.truth))
-            scores.append(list(prediction.probabilities.values()))
+    is_hidden = True if sys.stdout.isatty() else None  # None: shown on a terminal, where no predictions scroll by
+    total = len(rows) if isinstance(rows, list) else None
+    with tqdm(total=total, unit=" texts", unit_scale=True, leave=False, disable=is_hidden) as bar:
+        for row, prediction in run.stream(good(), writer.num_neighbours):
+            writer.write(row, prediction)
+            num_good += 1
+            bar.update()
+            if row.names:
+                truths.append(run.labels.index(row.names[-1]))
+                scores.append(list(prediction.probabilities.values()))
     if truths:
         found = classification_metrics(np.array(scores), np.array(truths))
         log.info(f"accuracy {found['accuracy']:.2f} %, macro-F1 {found['macro_f1']:.2f} %")
+    if num_blank:
+        log.info(f"blank rows skipped: {num_blank:,}")
     if run.num_truncated:
         log.info(f"{run.num_truncated:,} of {num_good:,} texts are truncated: the run reads {run.max_length} tokens")
     if num_bad:
@@ -177,18 +129,20 @@ def output(to: str | None) -> Iterator[IO[str]]:
             sys.stdout.reconfigure(encoding="utf-8")
         yield sys.stdout
         sys.stdout.flush()
-        return
-    if os.path.exists(to) and not os.path.isfile(to):  # to be written to, not replaced
+    elif os.path.exists(to) and not os.path.isfile(to):  # to be written to, not replaced
         with open(to, "w", encoding="utf-8", newline="") as text:
             yield text
-        return
-    with atomic_file(Path(os.path.realpath(to))) as binary, contextlib.ExitStack() as stack:
-        if to.lower().endswith(".gz"):
-            packed = gzip.GzipFile(fileobj=binary, mode="wb", filename="", mtime=0)
-            binary = stack.enter_context(cast(IO[bytes], packed))
-        text = io.TextIOWrapper(binary, encoding="utf-8", newline="")
-        yield text
-        text.detach().flush()
+    else:
+        options: dict[str, Any] = {"encoding": "utf-8", "newline": ""}
+        with atomic_file(Path(os.path.realpath(to))) as binary:
+            is_packed = to.lower().endswith(".gz")
+            file = (
+                gzip.open(binary, "wt", **options)
+                if is_packed
+                else open(binary.fileno(), "w", closefd=False, **options)
+            )
+            with file:
+                yield file
 
 
 class Writer:
@@ -197,7 +151,7 @@ class Writer:
     Args:
         form: table, csv or jsonl.
         columns: names of the texts.
-        neighbours: how many each prediction has.
+        num_neighbours: how many each prediction has.
         separator: of CSV.
     """
 
@@ -207,18 +161,19 @@ class Writer:
         form: str,
         labels: Sequence[str],
         columns: Sequence[str],
-        neighbours: int = 0,
+        num_neighbours: int = 0,
         separator: str = ",",
     ) -> None:
-        self.file, self.form, self.num_neighbours = file, form, neighbours
+        self.file, self.form, self.num_neighbours = file, form, num_neighbours
         self.columns = [f"input {name}" if name in _OUR_COLUMNS else name for name in columns]
         self.csv = csv.writer(file, lineterminator="\n", delimiter=separator)
-        self.width = max(len("label"), *(len(escape_control_characters(label)) for label in labels))
+        self.width = max(len("label"), *(len(escaped(label)) for label in labels))
         self.has_header = False
 
     def write(self, row: Row, prediction: Prediction) -> None:
-        found = {"number": row.number, **dict(zip(self.columns, row.texts, strict=True))}
-        found |= {"truth": row.truth} if row.truth is not None else {}
+        truth = row.names[-1] if row.names else None
+        found: dict[str, Any] = {"number": row.number, **dict(zip(self.columns, row.texts, strict=True))}
+        found |= {} if truth is None else {"truth": truth}
         found |= {"label": prediction.label, "probability": prediction.probability}
         near = [
             {"label": n.label, "weight": n.weight, "row": n.row, **dict(zip(self.columns, n.texts, strict=True))}
@@ -230,27 +185,27 @@ class Writer:
         elif self.form == "csv":
             found |= {f"p({label})": p for label, p in prediction.probabilities.items()}
             found |= {f"neighbour {i} {key}": x for i, n in enumerate(near, 1) for key, x in n.items()}
-            cells: list[Any] = [f"{x:.6g}" if isinstance(x, float) else x for x in found.values()]
+            cells = [f"{x:.6g}" if isinstance(x, float) else x for x in found.values()]
             for line in [cells] if self.has_header else [list(found), cells]:
-                self.csv.writerow(map(escape_control_characters, line) if self.file.isatty() else line)
+                self.csv.writerow(map(escaped, line) if self.file.isatty() else line)
         else:
-            self._table(row, prediction)
+            self._write_table(row.number, row.texts, truth, prediction)
         self.has_header = True
 
-    def _table(self, row: Row, prediction: Prediction) -> None:
-        width, head, truth = self.width, "", ""
-        if row.truth is not None:
-            head, mark = f"{'truth':{width}}    ", "  " if row.truth == prediction.label else "≠ "
-            truth = f"{escape_control_characters(row.truth):{width}}  {mark}"
+    def _write_table(self, number: int, texts: Sequence[str], truth: str | None, prediction: Prediction) -> None:
+        width, head, cell = self.width, "", ""
+        if truth is not None:
+            head, mark = f"{'truth':{width}}    ", "  " if truth == prediction.label else "≠ "
+            cell = f"{escaped(truth):{width}}  {mark}"
         if not self.has_header:
             self.file.write(f"{'number':>7}  {head}{'label':{width}}  {'p':5}  {'second':{width}}  {'p':5}  text\n")
         best = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:2]
-        answers = "  ".join(f"{escape_control_characters(label):{width}}  {p:.3f}" for label, p in best)
-        self.file.write(f"{row.number:7}  {truth}{answers}  {_short(row.texts)}\n")
+        answers = "  ".join(f"{escaped(label):{width}}  {p:.3f}" for label, p in best)
+        self.file.write(f"{number:7}  {cell}{answers}  {_short(texts)}\n")
         for n in prediction.neighbours:
-            self.file.write(f"{'':9}{n.weight:8.4f}  {escape_control_characters(n.label):{width}}  {_short(n.texts)}\n")
+            self.file.write(f"{'':9}{n.weight:8.4f}  {escaped(n.label):{width}}  {_short(n.texts)}\n")
 
 
 def _short(texts: Sequence[str]) -> str:
     line = " | ".join(" ".join(text[: 4 * SHOWN].split()) for text in texts)
-    return escape_control_characters(line if len(line) <= SHOWN else line[: SHOWN - 1] + "…")
+    return escaped(line if len(line) <= SHOWN else line[: SHOWN - 1] + "…")

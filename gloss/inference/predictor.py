@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
-import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gloss.data.files import SEPARATORS
-from gloss.data.of_run import dataset_of
+from gloss.data.of_run import dataset_config, dataset_of
 from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
@@ -33,7 +30,6 @@ from gloss.runtime.terminal import escape_control_characters
 log = logging.getLogger(__name__)
 
 WINDOW = 2048  # texts read, sorted by length and encoded together: bounds memory, and leaves little padding
-WINDOW_TEXT = 2**24  # characters with which a window is full: before texts are cut, their tokens take 50 times that
 BLOCK = 256  # texts compared with all training texts at once
 
 Item = TypeVar("Item")
@@ -51,22 +47,16 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
     """
     if run and Path(run).is_dir():
         return read_record(Path(run))
-    try:
-        words = shlex.split(run)
-    except ValueError:
-        words = [run]
-    is_best = "best" in words
     wanted = {key: str(value) for key, value in selection.items()}
+    words = run.split()
     for word in words:
         key, equals, value = word.partition("=")
         if key in SELECTION and equals:
             wanted[key] = value
         elif word != "best":
-            raise RunError(
-                f'run={run} is no folder, and {word!r} says nothing of a run: expected a folder, "best", or '
-                f"some of {', '.join(key + '=…' for key in SELECTION)}"
-            )
-    if is_best and "dataset" not in wanted:
+            keys = ", ".join(f"{key}=…" for key in SELECTION)
+            raise RunError(f'run={run} is no folder, and {word!r} says nothing of a run: expected "best", or {keys}')
+    if "best" in words and "dataset" not in wanted:
         raise RunError("run=best needs a data set, because scores on different sets do not compare: run=best dataset=…")
     records, _ = read_records(outputs)
     found = [record for record in records if _fits(record, wanted)]
@@ -74,12 +64,12 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
         shown = _listed(records, 5) or "  (none)"
         raise RunError(f"no finished run under {outputs}/runs fits {_words(wanted)}; there are\n{shown}")
     kept = [record for record in found if (record.folder / "model").is_dir()] or found
-    if is_best:
+    if "best" in words:
         best = max(kept, key=lambda record: record.result["metrics"]["val"]["macro_f1"])
         score = best.result["metrics"]["val"]["macro_f1"]
         without = f" ({len(found) - len(kept)} more without weights)" if len(kept) < len(found) else ""
-        note = f"best of {len(kept)}{without} by macro-F1 on validation, {score:.2f}: {_words(vars(best.identity))}"
-        log.info(escape_control_characters(note))
+        of = f"best of {len(kept)}{without} by macro-F1 on validation, {score:.2f}"
+        log.info(f"{of}: {_words(vars(best.identity))}")
         return best
     if len(kept) > 1:
         raise RunError(f"{len(kept)} runs fit {_words(wanted)}: say more, or give the folder\n{_listed(kept, 10)}")
@@ -94,9 +84,8 @@ def _fits(record: Record, wanted: dict[str, str]) -> bool:
 
 
 def _words(identity: dict[str, Any]) -> str:
-    return (
-        " ".join(f"{key}={escape_control_characters(identity[key])}" for key in SELECTION if key in identity) or "this"
-    )
+    words = [f"{key}={escape_control_characters(identity[key])}" for key in SELECTION if key in identity]
+    return " ".join(words) or "this"
 
 
 def _listed(records: Sequence[Record], most: int) -> str:
@@ -147,10 +136,11 @@ def load_run(
 
 
 class Run:
-    """A run's classifier; `labels` are its classes. Its folder may come from anywhere (see `export.load_model`)."""
+    """A run's classifier; `labels` are its classes, `dataset` is what it was trained on. Its folder may come from
+    anywhere (see `saved_model.load_model`)."""
 
     def __init__(self, record: Record, device: str = "auto", data: str | Path | None = None) -> None:
-        self.record, self.data = record, data
+        self.record, self.data, self.dataset = record, data, dataset_config(record)
         try:
             self.device = choose_device(device)
         except RuntimeError:
@@ -168,25 +158,7 @@ class Run:
     @property
     def columns(self) -> list[str]:
         """The names of the text columns: one, or two for pairs."""
-        columns = self.record.result["config"].get("dataset", {}).get("text")
-        return list(map(str, columns)) if isinstance(columns, list) and 1 <= len(columns) <= 2 else ["text"]
-
-    @property
-    def fallback_encoding(self) -> str | None:
-        """The encoding of the run's own texts, for lines that are not UTF-8; None where it cannot help there."""
-        encoding = self.record.result["config"].get("dataset", {}).get("encoding")
-        try:
-            name = codecs.lookup(encoding).name
-        except (LookupError, TypeError):
-            return None
-        return None if name.startswith(("utf", "idna", "punycode")) else name
-
-    @property
-    def separators(self) -> str | None:
-        """The separator of the run's own texts and the usual ones; None where it was found from the header."""
-        separator = self.record.result["config"].get("dataset", {}).get("separator")
-        separator = "\t" if separator in ("tab", "\\t") else separator
-        return separator + SEPARATORS if isinstance(separator, str) and len(separator) == 1 else None
+        return self.dataset.text
 
     @property
     def sigma(self) -> float | None:
@@ -200,9 +172,7 @@ class Run:
 
     def embed(self, texts: Sequence[str | tuple[str, ...]]) -> np.ndarray:
         """Embeddings float32 [N, D], not normalised: the encoder's last hidden state at the first token."""
-        rows = self._checked(texts)
-        windows = [self._embed(rows[start : start + WINDOW]) for start in range(0, len(rows), WINDOW)]
-        return torch.cat(windows or [torch.empty(0, self.model.encoder.embedding_dim)]).cpu().numpy()
+        return self._embed(self._checked(texts)).cpu().numpy()
 
     @torch.inference_mode()
     def classify(self, embeddings: np.ndarray | Tensor) -> np.ndarray:
@@ -215,14 +185,14 @@ class Run:
     ) -> Iterator[tuple[Item, Prediction]]:
         """Predictions of any number of (item, texts) in constant memory, in their order; read a window at a time."""
         items = iter(items)
-        while window := list(_window(items)):
+        while window := list(islice(items, WINDOW)):
             embeddings = self._embed([texts for _, texts in window], count=True)
             probabilities = self.classify(embeddings)
             near = self._neighbours(embeddings, neighbours) if neighbours else [()] * len(window)
             for (item, _), row, found in zip(window, probabilities.tolist(), near, strict=True):
-                best = max(range(len(row)), key=row.__getitem__)
                 of_all = dict(zip(self.labels, row, strict=True))
-                yield item, Prediction(self.labels[best], row[best], of_all, tuple(found))
+                label = max(of_all, key=of_all.__getitem__)
+                yield item, Prediction(label, of_all[label], of_all, tuple(found))
 
     def split(self, name: str) -> Split:
         """The train, val or test texts of the run, from its own data set.
@@ -243,20 +213,23 @@ class Run:
                 raise DataError(f"texts[{number}] must hold {' and '.join(self.columns)}, got {row!r:.200}")
         return rows
 
-    def _embed(self, rows: list[tuple[str, ...]], count: bool = False) -> Tensor:
-        tokens = tokenize(rows, self.tokenizer, self.max_length)
-        if count:
-            self.num_truncated += count_truncated(rows, tokens, self.tokenizer, self.max_length)
-        table = TokenTable.build(tokens, self.tokenizer.pad_token_id or 0, self.device)
-        return self._finite(embed(self.model, table, self.device, self.precision), "embeddings")
+    def _embed(self, texts: list[tuple[str, ...]], count: bool = False) -> Tensor:
+        """Embeddings [N, D], a window at a time; count: those that are truncated."""
+        found = [torch.empty(0, self.model.encoder.embedding_dim, device=self.device)]
+        for start in range(0, len(texts), WINDOW):
+            window = texts[start : start + WINDOW]
+            tokens = tokenize(window, self.tokenizer, self.max_length)
+            if count:
+                self.num_truncated += count_truncated(window, tokens, self.tokenizer, self.max_length)
+            table = TokenTable.build(tokens, self.tokenizer.pad_token_id or 0, self.device)
+            found.append(self._finite(embed(self.model, table, self.device, self.precision), "embeddings"))
+        return torch.cat(found)
 
     def _finite(self, values: Tensor, what: str) -> Tensor:
         """`values`; raises RunError where one is NaN or infinite, since the largest of NaNs would pass for a label."""
         if not values.isfinite().all():
-            raise RunError(
-                f"{self.record.folder}: expected {what} that are finite numbers, got NaN or infinity: model/ is "
-                "damaged; get it again, or train the run again (rerun=true trainer.save_model=true)"
-            )
+            advice = "model/ is damaged: get it again, or train the run again (rerun=true trainer.save_model=true)"
+            raise RunError(f"{self.record.folder}: expected finite {what}, got NaN or infinity; {advice}")
         return values
 
     @cached_property
@@ -265,8 +238,7 @@ class Run:
         split = self.split("train")
         if len(split) > WINDOW:
             log.info(f"encoding {len(split):,} training texts")
-        windows = [self._embed(split.texts[start : start + WINDOW]) for start in range(0, len(split), WINDOW)]
-        return split, unit_length(torch.cat(windows))
+        return split, unit_length(self._embed(split.texts))
 
     @torch.inference_mode()
     def _neighbours(self, embeddings: Tensor, k: int) -> list[list[Neighbour]]:
@@ -278,19 +250,8 @@ class Run:
             # From the differences: 2 − 2·cosine would lose near neighbours to cancellation.
             squares = (block[:, None] - train[near]).square().sum(dim=2)
             weights = 1 - squares / 2 if self.sigma is None else torch.exp(-squares / (2 * self.sigma**2))
-            for rows, edge in zip(near.tolist(), weights.tolist(), strict=True):
-                found.append([
-                    Neighbour(self.labels[split.labels[i]], w, split.texts[i], int(split.rows[i]))
-                    for w, i in sorted(zip(edge, rows, strict=True), key=lambda pair: -pair[0])
-                ])  # fmt: skip
+            for rows, edges in zip(near.tolist(), weights.tolist(), strict=True):
+                nearest = sorted(zip(edges, rows, strict=True), key=lambda pair: -pair[0])
+                texts = [(split.labels[i], weight, split.texts[i], int(split.rows[i])) for weight, i in nearest]
+                found.append([Neighbour(self.labels[label], *of_text) for label, *of_text in texts])
         return found
-
-
-def _window(items: Iterator[tuple[Item, tuple[str, ...]]]) -> Iterator[tuple[Item, tuple[str, ...]]]:
-    """The next WINDOW items, or fewer that hold WINDOW_TEXT characters."""
-    num_characters = 0
-    for item in islice(items, WINDOW):
-        yield item
-        num_characters += sum(map(len, item[1]))
-        if num_characters >= WINDOW_TEXT:
-            return

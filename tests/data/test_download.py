@@ -1,22 +1,19 @@
 """`make data` against a local server: every ending is a whole file or a clear error, never half a file."""
 
-import csv
-import errno
 import functools
 import gzip
 import hashlib
 import http.server
-import io
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
-import pyarrow
-import pyarrow.parquet
+import pandas as pd
 import pytest
 
 from gloss.config import ROOT, DatasetConfig
@@ -79,7 +76,7 @@ PROOFS = [{"git_blob": git_blob(CONTENT)}, {"sha256": hashlib.sha256(CONTENT).he
 
 
 @pytest.mark.parametrize("expected", PROOFS)
-@pytest.mark.parametrize("faults", [[], ["broken", "no length"], [503, 429, 503]])
+@pytest.mark.parametrize("faults", [[], ["broken", "no length", 503]])
 def test_a_good_download_whatever_came_before(server, tmp_path, expected, faults):
     server.faults = list(faults)
     fetch(f"{server.url}/file", tmp_path / "x", expected)
@@ -96,30 +93,12 @@ def test_a_wrong_content_is_refused(server, tmp_path, content, expected):
     assert os.listdir(tmp_path) == [] and len(server.asked) == download.TRIES
 
 
-@pytest.mark.parametrize("faults, message, num_asked", [
-    (["broken"] * 9, "/file: no connection, or broken off 5 times .*run this again", 5),
-    ([503] * 9, "the server answers 503 Server Error: .*/file", 5),
-    ([404], "the server answers 404 Client Error: .*/file", 1),
-])  # fmt: skip
-def test_a_server_that_does_not_send_it_ends_in_an_error_and_leaves_nothing(
-    server, tmp_path, faults, message, num_asked
-):
-    server.faults = faults
-    with pytest.raises(DataError, match=message):
+@pytest.mark.parametrize("fault", ["broken", 503, 404])
+def test_a_server_that_does_not_send_it_ends_in_an_error_and_leaves_nothing(server, tmp_path, fault):
+    server.faults = [fault] * 9
+    with pytest.raises(DataError, match="/file: not downloaded in 5 tries .*HTTPS_PROXY or GLOSS_DATA_MIRROR"):
         fetch(f"{server.url}/file", tmp_path / "x", PROOFS[0])
-    assert os.listdir(tmp_path) == [] and len(server.asked) == num_asked
-
-
-def test_no_server(server, tmp_path):
-    server.server_close()
-    with pytest.raises(DataError, match="no connection, .*HTTPS_PROXY or GLOSS_DATA_MIRROR"):
-        fetch(f"{server.url.rsplit(':', 1)[0]}:9/file", tmp_path / "x", PROOFS[0])
-
-
-def test_a_file_of_which_nothing_is_known_is_not_fetched(server, tmp_path):
-    with pytest.raises(DataError, match="nothing would be proved"):
-        fetch(f"{server.url}/file", tmp_path / "x", {"bytes": len(CONTENT)})
-    assert not server.asked
+    assert os.listdir(tmp_path) == [] and len(server.asked) == download.TRIES
 
 
 def test_the_mirror_replaces_the_host_and_keeps_the_path(server, tmp_path, monkeypatch):
@@ -127,9 +106,6 @@ def test_the_mirror_replaces_the_host_and_keeps_the_path(server, tmp_path, monke
     monkeypatch.setenv("GLOSS_DATA_MIRROR", server.url + "/mirror/of/it/")
     fetch("https://raw.example.org/owner/name/file", tmp_path / "x", PROOFS[0])
     assert (tmp_path / "x").read_bytes() == CONTENT
-    monkeypatch.setenv("GLOSS_DATA_MIRROR", "/some/folder")
-    with pytest.raises(DataError, match="GLOSS_DATA_MIRROR=/some/folder is not allowed: expected http://"):
-        fetch("https://raw.example.org/owner/name/file", tmp_path / "y", PROOFS[0])
 
 
 def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
@@ -143,49 +119,41 @@ def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
 @pytest.fixture
 def toy(server, tmp_path, monkeypatch):
     """A manifest of two sets as the authors and GLUE publish theirs: `toy` as CSV, `pairs` as parquet."""
-    names = {"toy": {"0": "bad", "1": "good"}, "pairs": {"yes": "yes", "no": "no"}}
     rows = {
         "toy": {
-            part: [[f'{part}, "{i}"\nend', str(i % 2)] for i in range(num)]
-            for part, num in [("train", 9000), ("test", 40)]
+            part: [[f'{part}, "{i}"\nend', "01"[i % 2]] for i in range(n)]
+            for part, n in (("train", 9000), ("test", 40))
         },
+        "pairs": {p: [[f"q{i}", f"{p} {i}", ("yes", "no")[i % 2]] for i in range(50)] for p in ("train", "dev")},
+    }
+    entries = {
+        "toy": {"labels": {"0": "bad", "1": "good"}, "columns": {"text": "text", "label": "label"}},
         "pairs": {
-            part: [[f"q{i}", f"{part} {i}", ["yes", "no"][i % 2]] for i in range(50)] for part in ("train", "dev")
+            "labels": {"yes": "yes", "no": "no"},
+            "columns": {"question": "question", "s": "sentence", "label": "label"},
         },
     }
-    columns = {
-        "toy": {"text": "text", "label": "label"},
-        "pairs": {"question": "question", "s": "sentence", "label": "label"},
-    }
-    sets = {}
     for name, parts in rows.items():
-        splits = {}
+        entry = entries[name] | {"source": "here", "splits": {}}
         for part, table in parts.items():
-            file = io.BytesIO()
             if name == "toy":
-                text = io.StringIO(newline="")
-                csv.writer(text, lineterminator="\n").writerows(
-                    [["", "text", "label"], *([i, *row] for i, row in enumerate(table))]
-                )
-                file.write(text.getvalue().encode())
+                lines = [[i, *row] for i, row in enumerate(table)]
+                file, path = prepared_form(["", "text", "label"], lines), f"toy/{part}.csv"
+                content = gzip.decompress(file)
             else:
-                questions, sentences, labels = zip(*table, strict=True)
-                numbers = [["yes", "no"].index(label) for label in labels]
-                arrays = {"question": questions, "s": sentences, "label": numbers, "idx": range(50)}
-                pyarrow.parquet.write_table(pyarrow.table({key: list(value) for key, value in arrays.items()}), file)
-            path = f"{name}/{part}.{'csv' if name == 'toy' else 'parquet'}"
-            server.files[f"/data/{path}"] = file.getvalue()
-            digests = data.row_digests([tuple(row[:-1]) for row in table], [names[name][row[-1]] for row in table])
-            known = data.fingerprint(digests) if part != "train" or name == "toy" else None
-            splits[part] = {
+                frame = pd.DataFrame(table, columns=["question", "s", "label"]).assign(idx=range(50))
+                content, path = frame.replace({"label": {"yes": 0, "no": 1}}).to_parquet(), f"pairs/{part}.parquet"
+            server.files[f"/data/{path}"] = content
+            known = data.fingerprint_of(table, entry) if (name, part) != ("pairs", "train") else None
+            entry["splits"][part] = {
                 "rows": len(table),
                 "fingerprint": known,
                 "path": path,
-                "git_blob": git_blob(file.getvalue()),
+                "git_blob": git_blob(content),
             }
-        sets[name] = {"source": "here", "columns": columns[name], "labels": names[name], "splits": splits}
+        entries[name] = entry
     manifest = tmp_path / "manifest.json"
-    manifest.write_text(json.dumps({"sources": {"here": {"url": f"{server.url}/data/"}}, "sets": sets}))
+    manifest.write_text(json.dumps({"sources": {"here": {"url": f"{server.url}/data/"}}, "sets": entries}))
     monkeypatch.setattr(data, "MANIFEST", manifest)
     return rows
 
@@ -218,7 +186,7 @@ def test_the_prepared_form_is_the_same_bytes_every_time(toy):
 def test_a_set_that_fails_does_not_stop_the_others(server, toy, tmp_path):
     del server.files["/data/toy/test.csv"]
     (problem,) = prepare(["toy", "pairs"], tmp_path / "data", lambda line: None)
-    assert problem.startswith("toy: ") and "answers 404" in problem
+    assert problem.startswith("toy: ") and "404 Client Error" in problem
     assert sorted(os.listdir(tmp_path / "data" / "pairs")) == ["dev.csv.gz", "train.csv.gz"]
     assert sorted(os.listdir(tmp_path / "data" / "toy")) == ["train.csv.gz"]
 
@@ -241,55 +209,31 @@ def test_a_disk_without_room_ends_in_an_error_and_the_next_run_goes_on(server, t
     filler = small_disk / "filler"
     filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8_000))
     (problem,) = prepare(["toy"], small_disk / "data", lambda line: None)
-    assert "train.csv.gz: cannot be written, the disk or your quota is full (0 MB free)" in problem
+    assert "train.csv.gz: cannot be written (No space left on device): free space there" in problem
     assert os.listdir(small_disk / "data" / "toy") == []
     filler.unlink()
     assert not prepare(["toy"], small_disk / "data", lambda line: None)
 
 
-FULL_DISK = """
+LIMITED = """
 import resource, sys
 from pathlib import Path
-from gloss.data import datasets as data
-from gloss.data import download
-data.MANIFEST = Path(sys.argv[1])
-def limit(then=None):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]), resource.RLIM_INFINITY))
-    return then
-if sys.argv[4] == "download":
-    limit()
-else:
-    read = download._read_raw
-    download._read_raw = lambda *args: limit(read(*args))  # the download is whole already
+from gloss.data import datasets, download
+datasets.MANIFEST = Path(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
 print(*download.prepare(["toy"], Path(sys.argv[2]), lambda line: None))
 """
 
 
-@pytest.mark.parametrize("what", ["download", "prepared form"])
-def test_a_limit_on_file_size_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_path, what):
-    # It stops the writing in the middle, wherever that is.
-    raw, folder = server.files["/data/toy/train.csv"], tmp_path / "data"
-    prepared = len(prepared_form(["text", "label"], toy["toy"]["train"]))
-    assert prepared < 100_000 < len(raw)
-    limit = 100_000 if what == "download" else prepared - 1
-    command = [sys.executable, "-c", FULL_DISK, str(data.MANIFEST), str(folder), str(limit), what]
+def test_a_limit_on_file_size_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_path):
+    folder = tmp_path / "data"
+    assert len(server.files["/data/toy/train.csv"]) > 100_000  # the download is stopped in the middle
+    command = [sys.executable, "-c", LIMITED, str(data.MANIFEST), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
-    assert "train.csv.gz: cannot be written, it would be larger than this account may write" in done.stdout, done.stderr
+    assert "train.csv.gz: cannot be written (File too large): free space there, raise `ulimit -f`" in done.stdout
     assert "Traceback" not in done.stderr and not list(folder.rglob("*.*"))
     assert prepare(["toy"], folder, lambda line: None) == []
     assert sorted(os.listdir(folder / "toy")) == ["test.csv.gz", "train.csv.gz"]
-
-
-def test_a_folder_that_cannot_be_written(toy, tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir(mode=0o500)
-    if os.geteuid() == 0:  # permissions do not bind the superuser, so the system's answer is imitated
-
-        def refuse(path, *args, **kwargs):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
-
-        monkeypatch.setattr(os, "mkdir", refuse)
-    (problem,) = prepare(["toy"], tmp_path / "data", lambda line: None)
-    assert "Permission denied: choose a folder that you may write to" in problem
 
 
 # -- the real texts ----------------------------------------------------------------------------------------------------
@@ -299,14 +243,11 @@ def test_the_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, mon
     source = REAL / name / "test.csv.gz"
     if not os.environ.get("GLOSS_DATA_DIR") or not source.exists():
         pytest.skip(f"GLOSS_DATA_DIR has no {name}")
-    text = io.StringIO(newline="")
-    rows = read_table(source, ["text", "label"])
-    csv.writer(text, lineterminator="\n").writerows([["", "text", "label"], *([i, *row] for i, row in enumerate(rows))])
+    lines = [[i, *row] for i, row in enumerate(read_table(source, ["text", "label"]))]
     manifest = data.read_manifest()
     part = manifest["sets"][name]["splits"]["test"]
-    server.files = {
-        f"/saditya13/G-Loss-LoG/0d21b812b817f9f2230f690e3560aa0a3462470b/{part['path']}": text.getvalue().encode()
-    }
+    content = gzip.decompress(prepared_form(["", "text", "label"], lines))
+    server.files = {f"/saditya13/G-Loss-LoG/0d21b812b817f9f2230f690e3560aa0a3462470b/{part['path']}": content}
     monkeypatch.setenv("GLOSS_DATA_MIRROR", server.url)
     manifest["sets"][name]["splits"] = {"test": part}
     (tmp_path / "manifest.json").write_text(json.dumps(manifest))
@@ -317,20 +258,12 @@ def test_the_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, mon
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
-def test_the_command(server, toy, tmp_path):
+@pytest.mark.parametrize(("name", "message"), [
+    ("mr", "mr: .*404 Client Error"), ("[imdb]", "imdb is none of the sets that can be fetched: mr, r8, r52"),
+])  # fmt: skip
+def test_the_command(server, toy, tmp_path, name, message):
     """scripts/data.py with the repository's own manifest: nothing is fetched from the network."""
+    command = [sys.executable, "scripts/data.py", f"paths.data={tmp_path / 'data'}", f"datasets={name}"]
     environment = {**os.environ, "GLOSS_DATA_MIRROR": server.url}
-    command = [sys.executable, "scripts/data.py", f"paths.data={tmp_path / 'data'}"]
-    done = subprocess.run(
-        [*command, "datasets=mr"], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60
-    )
-    assert (
-        done.returncode == 2
-        and "mr: " in done.stderr
-        and "answers 404" in done.stderr
-        and "Traceback" not in done.stderr
-    )
-    done = subprocess.run(
-        [*command, "datasets=[imdb]"], capture_output=True, text=True, cwd=ROOT, env=environment, timeout=60
-    )
-    assert done.returncode == 2 and "imdb is none of the sets that can be fetched: mr, r8, r52" in done.stderr
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=90)
+    assert done.returncode == 2 and re.search(message, done.stderr) and "Traceback" not in done.stderr

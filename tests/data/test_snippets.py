@@ -32,12 +32,6 @@ def archive(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def package(content: bytes) -> tuple[bytes, str]:
-    inner = archive({"h/one_GroundTruth.txt": content, "h/other.txt": b"not read", "../up_GroundTruth.txt": b"x"})
-    outer = archive({"v-1/setup.py": b"", "v-1/more/h.tar.gz": inner})
-    return outer, hashlib.sha256(outer).hexdigest()
-
-
 def test_clear_ratings_only_and_repeats_once():
     assert snippets.polar_rows(LINES) == [["A fine film.", "1"], ["Dull", "0"], ["café closed", "0"]]
     with pytest.raises(DataError, match="line 2 is not an id, a mean rating and a text"):
@@ -53,11 +47,11 @@ def test_splits_are_stratified_disjoint_and_the_same_in_any_order():
     assert snippets.split(rows[::-1]) == parts
 
 
-def test_members_come_from_the_package_of_this_hash_only():
-    outer, sha256 = package(LINES)
-    assert snippets.members(outer, sha256, "more/h.tar.gz")["one_GroundTruth.txt"] == LINES
-    with pytest.raises(DataError, match="the package has the sha256"):
-        snippets.members(outer + b"x", sha256, "more/h.tar.gz")
+def test_members_are_read_from_an_archive_inside_another(tmp_path):
+    inner = archive({"h/one_GroundTruth.txt": LINES, "h/other.txt": b"not read", "../up_GroundTruth.txt": b"x"})
+    (tmp_path / "v.tar.gz").write_bytes(archive({"v-1/setup.py": b"", "v-1/more/h.tar.gz": inner}))
+    found = snippets.members(tmp_path / "v.tar.gz", "more/h.tar.gz")
+    assert found == {"one_GroundTruth.txt": LINES, "up_GroundTruth.txt": b"x"}
 
 
 @pytest.fixture
@@ -81,7 +75,7 @@ def domain(tmp_path, monkeypatch):
     (tmp_path / "manifest.json").write_text(json.dumps({"sources": {"tiny": source}, "sets": {"tiny_one": entry}}))
     monkeypatch.setattr(data, "MANIFEST", tmp_path / "manifest.json")
     monkeypatch.setenv("PIP_FIND_LINKS", f"{tmp_path} {os.environ.get('PIP_FIND_LINKS', '')}".strip())
-    snippets._archive.cache_clear()
+    snippets._files.cache_clear()
     return tmp_path
 
 
@@ -90,13 +84,13 @@ def domain(tmp_path, monkeypatch):
 )  # pip asks an index for setuptools
 def test_a_set_is_fetched_and_prepared_once(domain, way, monkeypatch):
     if way == "file":
-        content = (domain / "tiny_snippets-1.tar.gz").read_bytes()
-        monkeypatch.setattr(snippets, "_archive", lambda _, sha256, member: snippets.members(content, sha256, member))
+        path = domain / "tiny_snippets-1.tar.gz"
+        monkeypatch.setattr(snippets, "_files", lambda package, sha256, member: snippets.members(path, member))
     said: list[str] = []
     assert prepare(["tiny"], domain / "data", said.append) == [] and len(said) == 3  # a source stands for its sets
     dataset = load_dataset(DatasetConfig(name="tiny_one"), domain / "data", seed=1)
     assert dataset.labels == ["negative", "positive"] and dataset.splits["test"].labels.sum() == 250
-    monkeypatch.setattr(snippets, "_archive", lambda *_: pytest.fail("fetched again"))
+    monkeypatch.setattr(snippets, "_files", lambda *_: pytest.fail("fetched again"))
     assert prepare(["tiny_one"], domain / "data", said.append) == [] and "there already" in said[-1]
 
 
