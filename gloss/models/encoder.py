@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,21 +219,17 @@ class TokenTable:
 
     def joined(self, other: TokenTable) -> TokenTable:
         """The rows of both tables, `other`'s last; padding is added where one is narrower."""
-        width = max(self.input_ids.shape[1], other.input_ids.shape[1])
+        width, both = max(self.input_ids.shape[1], other.input_ids.shape[1]), (self, other)
 
-        def stacked(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-            if a is None and b is None:
-                return None
-            tables = [
-                torch.zeros_like(x.input_ids, dtype=torch.uint8) if y is None else y for x, y in ((self, a), (other, b))
-            ]
+        def stacked(tables: Iterable[Tensor]) -> Tensor:
             return torch.cat([F.pad(x, (0, width - x.shape[1])) for x in tables])  # no step reads beyond a text's end
 
+        types = [torch.zeros_like(x.input_ids).byte() if x.token_type_ids is None else x.token_type_ids for x in both]
         return TokenTable(
-            stacked(self.input_ids, other.input_ids),
-            torch.cat([self.lengths, other.lengths]),
-            np.concatenate([self.host_lengths, other.host_lengths]),
-            stacked(self.token_type_ids, other.token_type_ids),
+            stacked(x.input_ids for x in both),
+            torch.cat([x.lengths for x in both]),
+            np.concatenate([x.host_lengths for x in both]),
+            stacked(types) if any(x.token_type_ids is not None for x in both) else None,
         )
 
     def encode(

@@ -8,19 +8,12 @@ from typing import Any
 
 import numpy as np
 from huggingface_hub import ModelCard, ModelCardData
+from scipy.stats import binomtest
 from sklearn.metrics import confusion_matrix
 
 from gloss.losses.registry import LOSSES
 
 NUM_RESAMPLES = 2000  # behind the interval of macro-F1
-
-
-def wilson_interval(share: float, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (0 to 1) seen in n independent trials."""
-    z2 = 1.959964**2
-    centre = (share + z2 / (2 * n)) / (1 + z2 / n)
-    half = (z2 * (share * (1 - share) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
-    return centre - half, centre + half
 
 
 def macro_f1_interval(labels: np.ndarray, predicted: np.ndarray, seed: int = 0) -> tuple[float, float]:
@@ -68,7 +61,7 @@ def model_card(result: dict[str, Any], predictions: dict[str, np.ndarray], is_cl
         is_pair=len(config["dataset"]["text"]) == 2,
         is_best=config["variant"]["tested_weights"] == "best",
         num_test=len(truth),
-        accuracy=[100 * end for end in wilson_interval(metrics["accuracy"] / 100, len(truth))],
+        accuracy=[100 * end for end in binomtest((predicted == truth).sum(), len(truth)).proportion_ci(0.95, "wilson")],
         macro_f1=[100 * end for end in macro_f1_interval(truth, predicted)],
         is_classifier=is_classifier,
     )

@@ -23,15 +23,9 @@ from gloss.records.reading import Record
 from gloss.runtime.atomic import atomic_folder
 
 MAX_BYTES = 64 * 2**20  # of a file that is not weights; the largest tokenizer.json of known encoders has 17 MB
-# Keys by which a config.json could have code fetched, other weights read, or as many label names made as it likes.
-REFUSED_KEYS = (
-    "auto_map",
-    "quantization_config",
-    "attn_implementation",
-    "_attn_implementation",
-    "experts_implementation",
-    "transformers_weights",
-    "num_labels",
+REFUSED_KEYS = (  # by which code would be fetched, other weights read, or as many label names made as they like
+    *("auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "experts_implementation"),
+    *("transformers_weights", "num_labels"),
 )
 
 
@@ -53,28 +47,28 @@ def save_model(
     if getattr(tokenizer, "backend_tokenizer", None) is not None:  # left over from the last call
         tokenizer.backend_tokenizer.no_truncation()
         tokenizer.backend_tokenizer.no_padding()
+    # The oldest spelling of each file, which every release of sentence-transformers reads.
+    kind = "sentence_transformers.models"
+    pooling = {"word_embedding_dimension": model.encoder.embedding_dim, "pooling_mode_cls_token": True}
+    content: dict[str, Any] = {
+        "modules.json": [
+            {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},
+            {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}.Pooling"},
+        ],
+        "sentence_bert_config.json": {"max_seq_length": max_length, "do_lower_case": False},
+        "1_Pooling/config.json": {**pooling, "pooling_mode_mean_tokens": False},
+        "config_sentence_transformers.json": {"similarity_fn_name": "cosine"},
+    }
     with atomic_folder(folder) as temporary:
         with without_advice():
             stock.save_pretrained(temporary)
         tokenizer.save_pretrained(temporary)
         head = {name: value.detach().float().cpu().contiguous() for name, value in model.head.state_dict().items()}
         save_file(head, temporary / "head.safetensors", metadata={"format": "pt"})
-        # The oldest spelling of each file, which every release of sentence-transformers reads.
-        kind = "sentence_transformers.models"
-        _write(temporary / "modules.json", [
-            {"idx": 0, "name": "0", "path": "", "type": f"{kind}.Transformer"},
-            {"idx": 1, "name": "1", "path": "1_Pooling", "type": f"{kind}.Pooling"},
-        ])  # fmt: skip
-        _write(temporary / "sentence_bert_config.json", {"max_seq_length": max_length, "do_lower_case": False})
-        pooling = {"word_embedding_dimension": model.encoder.embedding_dim, "pooling_mode_cls_token": True}
-        _write(temporary / "1_Pooling" / "config.json", {**pooling, "pooling_mode_mean_tokens": False})
-        _write(temporary / "config_sentence_transformers.json", {"similarity_fn_name": "cosine"})
+        (temporary / "1_Pooling").mkdir()
+        for name, settings in content.items():
+            (temporary / name).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card(result, predictions, is_classifier), encoding="utf-8")
-
-
-def _write(path: Path, content: Any) -> None:
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
@@ -86,8 +80,11 @@ def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokeniz
     what `save_model` writes.
     """
     folder = Path(folder)
-    config = _checked_config(folder)
     try:
+        _check_files(folder)
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if refused := [key for key in REFUSED_KEYS if config.get(key) is not None]:
+            raise ValueError(f"config.json sets {', '.join(refused)}, which our exports never do")
         labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
         max_length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
         if not all(isinstance(label, str) for label in labels) or not isinstance(max_length, int):
@@ -106,27 +103,15 @@ def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokeniz
     return model.eval(), tokenizer, labels, max_length
 
 
-def _checked_config(folder: Path) -> dict[str, Any]:
-    """config.json, after a look at what transformers would be led to do by the folder."""
-    if not (folder / "config.json").is_file():
-        raise RunError(f"{folder} holds no exported model: it has no config.json")
+def _check_files(folder: Path) -> None:
+    """Raise ValueError for what transformers would be led to do by the files of a folder."""
     for path in (folder, *folder.rglob("*")):
-        if path.is_symlink():
-            raise RunError(f"{path} is a link, and links are not followed: copy the file there")
-        if not (path.is_file() or path.is_dir()):
-            raise RunError(f"{path} is neither a file nor a folder, and reading it may never end: take it out")
-        if path.is_file() and path.suffix not in (".safetensors", ".onnx") and path.stat().st_size > MAX_BYTES:
-            raise RunError(f"{path} has more than {MAX_BYTES // 2**20} MB, which no file of ours has: take it out")
-    if (folder / "adapter_config.json").exists():
-        raise RunError(f"{folder} has an adapter_config.json, by which other weights would be loaded: remove it")
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        refused = [key for key in REFUSED_KEYS if config.get(key) is not None]
-    except (OSError, ValueError, AttributeError, RecursionError) as error:
-        raise RunError(f"{folder / 'config.json'} cannot be read: {error}") from None
-    if refused:
-        raise RunError(f"{folder / 'config.json'} sets {', '.join(refused)}, which our exports never do: take it out")
-    return config
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise ValueError(f"{path.name} is a link, or neither a file nor a folder")  # a pipe would never end
+        if path.name == "adapter_config.json":
+            raise ValueError("by its adapter_config.json other weights would be loaded")
+        if path.suffix not in (".safetensors", ".onnx") and path.is_file() and path.stat().st_size > MAX_BYTES:
+            raise ValueError(f"{path.name} has more than {MAX_BYTES // 2**20} MB, which no file of ours has")
 
 
 def _check_size(folder: Path, settings: dict[str, Any]) -> None:

@@ -33,7 +33,10 @@ def choose_device(name: str) -> torch.device:
             if unused.must_stop:
                 raise ConfigError(f"{unused.reason}; or trainer.device=cpu to train without it")
             log.warning("trainer.device=auto is the CPU: %s", unused.reason)
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"trainer.device={name} is not allowed: expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         unused = unused_gpu() if not torch.cuda.is_available() else None
         why = f" ({unused.reason})" if unused else ""

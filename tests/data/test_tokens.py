@@ -4,9 +4,9 @@ import contextlib
 
 import numpy as np
 import pytest
-import tokenizers
-from test_data import bert_tokenizer, some_rows
-from transformers import BertTokenizer, DistilBertTokenizer, RobertaTokenizer
+from small import byte_level, wordpiece
+from test_data import WORDS, some_rows
+from transformers import BertTokenizer, DistilBertTokenizer
 
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import DataError
@@ -14,13 +14,12 @@ from gloss.errors import DataError
 
 @pytest.fixture(scope="module")
 def bert():
-    return bert_tokenizer()
+    return wordpiece(WORDS)
 
 
 @pytest.fixture(scope="module")
 def roberta():
-    letters = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())]
-    return RobertaTokenizer(vocab={letter: i for i, letter in enumerate(letters)}, merges=[])
+    return byte_level()
 
 
 def test_tokens_are_the_tokenizers_own(bert):
@@ -56,9 +55,7 @@ def test_a_tokenizer_that_knows_no_word_is_refused(bert, roberta):
     known = [(text,) for text, _ in some_rows(50, seed=0)]
     foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25
     pairs = [(text, text) for (text,) in known]
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "."], ["<s>", "<pad>", "</s>", "<unk>", "<mask>"]
-    nothing = BertTokenizer(vocab={word: i for i, word in enumerate(special[0])})
-    empty = RobertaTokenizer(vocab={word: i for i, word in enumerate(special[1])}, merges=[])
+    nothing, empty = wordpiece("."), byte_level(())
     for texts, tokenizer, length, is_right in [
         (known, bert, 16, True), (known, bert, 4, True), (pairs, bert, 16, True), (foreign, roberta, 16, True),
         (known, roberta, 4, True), (known, bert, 2, False), (foreign, bert, 16, False), (known, nothing, 16, False),

@@ -10,8 +10,7 @@ import pytest
 from test_predict import train_tiny
 
 from gloss.inference.embedding_plot import embedding_map, map_of_run
-from gloss.report.figure import legend_beside, panels, styled
-from gloss.report.figures.runs import class_points
+from gloss.report.figure import styled
 
 
 def map_of(names: list[str]):
@@ -56,19 +55,6 @@ def test_a_map_has_room_whatever_its_classes(names: list[str], has_legend: bool,
     if has_legend:
         assert max(len(text.get_text()) for text in ax.get_legend().get_texts()) < 40
     assert {row["label"] for row in drawing.data} == set(names)  # the CSV keeps the names whole
-
-
-def test_the_legend_of_a_report_figure_has_an_end():
-    with styled():
-        _, axes = panels(1, 1)
-        for count, columns in ((3, 1), (14, 1), (15, 2), (28, 2), (29, None)):
-            xy, labels = np.zeros((count, 2)), np.arange(count)
-            handles = class_points(axes[0, 0], xy, labels, ["n" * 100] * count)
-            axes[0, 0].legend_ = None
-            notes = legend_beside(axes[0, 0], handles, [handle.get_label() for handle in handles], per_column=14)
-            legend = axes[0, 0].get_legend()
-            assert (legend and legend._ncols) == columns and bool(notes) is (columns is None)
-            assert all(len(handle.get_label()) == 24 for handle in handles)
 
 
 def test_a_map_shows_the_runs_answers_and_keeps_the_distances_of_a_plane(tmp_path):

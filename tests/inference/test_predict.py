@@ -14,10 +14,9 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 
-from gloss.cli.command import read, show_messages
-from gloss.cli.predict import Predict
+from gloss.cli.command import show_messages
 from gloss.config import CONFIG_DIR, ROOT, ModelConfig
-from gloss.errors import ConfigError, DataError, RunError
+from gloss.errors import DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.predictor import Run, find_run, load_run
 from gloss.models.pretrained import load_tokenizer
@@ -223,19 +222,6 @@ def test_selection(outputs):
 
 
 # -- the scripts -------------------------------------------------------------------------------------------------------
-
-
-def test_unknown_arguments_are_refused():
-    found = read(
-        Predict, ["text=Good, bad; it's [x]=y", "columns=a,b", "seed=1e3", "neighbours=2", "trainer.device=cpu"]
-    )
-    assert (found.text, found.columns, found.seed, found.neighbours) == ("Good, bad; it's [x]=y", ["a", "b"], "1e3", 2)
-    assert found.trainer.device == "cpu" and found.selected() == {"seed": "1e3"}
-    for word, message in {"tex=1": "did you mean text", "text": "key=value", "neighbours=x": "Integer"}.items():
-        with pytest.raises(ConfigError, match=message):
-            read(Predict, [word])
-    with pytest.raises(ConfigError, match="(?s)did you mean text.*neighbours=-1 is not allowed"):
-        read(Predict, ["tex=1", "neighbours=-1"])
 
 
 def call(monkeypatch, script, *arguments, stdin=b""):

@@ -10,14 +10,15 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from sklearn.metrics import f1_score
-from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from small import byte_level, wordpiece
+from synthetic import result
 
 from gloss.config import ModelConfig
 from gloss.data.tokens import tokenize
 from gloss.errors import RunError
 from gloss.inference.export import export
 from gloss.models.encoder import Classifier, Encoder, TokenTable, embed
-from gloss.models.model_card import macro_f1_interval, model_card, wilson_interval
+from gloss.models.model_card import macro_f1_interval, model_card
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.models.saved_model import MAX_BYTES, REFUSED_KEYS, load_model, save_model
 from gloss.records.reading import Record
@@ -28,53 +29,38 @@ WORDS = "a film to remember no long far too and then it has end at all they say 
 
 
 def bert():
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS]
-    tokenizer = transformers.BertTokenizer(vocab={word: i for i, word in enumerate(words)})
-    return transformers.BertModel(transformers.BertConfig(vocab_size=len(words), **SMALL)), tokenizer
+    tokenizer = wordpiece(WORDS)
+    return transformers.BertModel(transformers.BertConfig(vocab_size=len(tokenizer), **SMALL)), tokenizer
 
 
 def distilbert():
-    _, tokenizer = bert()
+    tokenizer = wordpiece(WORDS, model_input_names=["input_ids", "attention_mask"])
     sizes = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-    model = transformers.DistilBertModel(transformers.DistilBertConfig(vocab_size=len(tokenizer), **sizes))
-    tokenizer.model_input_names = ["input_ids", "attention_mask"]
-    return model, tokenizer
+    return transformers.DistilBertModel(transformers.DistilBertConfig(vocab_size=len(tokenizer), **sizes)), tokenizer
 
 
 def roberta():
-    """A byte-level BPE without merges: every byte is a token."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {word: i for i, word in enumerate(["<s>", "<pad>", "</s>", "<unk>", "<mask>", *alphabet])}
-    backend = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    backend.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
-    special = {"bos_token": "<s>", "cls_token": "<s>", "pad_token": "<pad>", "eos_token": "</s>", "sep_token": "</s>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", mask_token="<mask>", **special,
-        model_input_names=["input_ids", "attention_mask"],
-    )  # fmt: skip
-    config = transformers.RobertaConfig(
-        vocab_size=len(vocab), max_position_embeddings=66, pad_token_id=1, bos_token_id=0, eos_token_id=2, **SMALL
-    )
+    tokenizer = byte_level()
+    special = {"max_position_embeddings": 66, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+    config = transformers.RobertaConfig(vocab_size=len(tokenizer), **special, **SMALL)
     return transformers.RobertaModel(config), tokenizer
 
 
-def record_of(max_length=24, columns=("text",), labels=("bad", "so-so | fine", "good")):
-    """What result.json holds, as far as an export needs it."""
-    return {
-        "schema_version": 1,
-        "identity": {"dataset": "films", "model": "small", "mode": "integrated", "loss": "gloss_sqrt",
-                     "variant": "paper", "config_hash": "0" * 8, "seed": 1},
-        "config": {"model": {"name": "/home/someone/secret/model", "revision": None, "max_length": max_length},
-                   "dataset": {"text": list(columns), "path": "/home/someone/secret.csv"},
-                   "variant": {"tested_weights": "best"}},
-        "labels": list(labels),
-        "num_rows": {"train": 80, "val": 10, "test": 10},
-        "fingerprint": "ab" * 16,
-        "hyperparameters": {"lr": 2e-5, "sigma": 0.25, "temperature": None},
-        "metrics": {"test": {"accuracy": 70.0, "macro_f1": 61.5, "macro_silhouette": None}},
-        "best_epoch": 2, "epochs": 3, "num_parameters": 12345, "precision": "float32", "commit": "c" * 40,
-    }  # fmt: skip
+def record_of(columns=("text",)):
+    """What result.json holds."""
+    metrics = {"accuracy": 70.0, "macro_f1": 61.5, "macro_silhouette": None}
+    return result(
+        **{"dataset": "films", "model": "small", "loss": "gloss_sqrt"},
+        config={
+            "model": {"name": "/home/someone/secret/model", "revision": None, "max_length": 24},
+            "dataset": {"text": list(columns), "path": "/home/someone/secret.csv"},
+            "variant": {"tested_weights": "best"},
+        },
+        labels=["bad", "so-so | fine", "good"],
+        num_rows={"train": 80, "val": 10, "test": 10},
+        hyperparameters={"lr": 2e-5, "sigma": 0.25, "temperature": None},
+        metrics={"test": metrics},
+    )
 
 
 PREDICTIONS = {
@@ -149,23 +135,19 @@ def test_the_cards_code_gives_our_classes(exported, monkeypatch, capsys):
 def test_card_tells_all_but_paths():
     card = model_card(record_of(), PREDICTIONS)
     assert "someone" not in card and "secret" not in card
-    for output in ("films", "gloss_sqrt", "80 train, 10 val, 10 test", "sigma 0.25", "70.00 %", "61.50 %", "2604.25853",
-                 "so-so \\| fine", "## Limits"):  # fmt: skip
-        assert output in card, output
+    numbers = ["80 train, 10 val, 10 test", "sigma 0.25", "70.00 %", "39.68 – 89.22 %", "61.50 %"]
+    for shown in [*numbers, "films", "gloss_sqrt", "2604.25853", "so-so \\| fine", "## Limits"]:
+        assert shown in card, shown
     assert "temperature" not in card and "macro-silhouette" not in card
     assert '["a question"], ["a sentence"]' in model_card(record_of(columns=("question", "sentence")), PREDICTIONS)
 
 
-def test_intervals():
-    # Wilson's interval solves |p − share| = z sqrt(p (1 − p) / n).
-    for share, n in ((0.7, 10), (0.0, 5), (1.0, 40), (0.9132, 1821)):
-        for p in wilson_interval(share, n):
-            assert abs(p - share) == pytest.approx(1.959964 * (max(p * (1 - p), 0) / n) ** 0.5, abs=1e-9)
+def test_the_interval_of_macro_f1_is_that_of_a_bootstrap_text_by_text():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 200)
     predicted = np.where(rng.random(200) < 0.8, labels, rng.integers(0, 3, 200))
-    draws = [rng.integers(0, 200, 200) for _ in range(2000)]  # text by text
-    scores = [f1_score(labels[d], predicted[d], average="macro") for d in draws[:500]]
+    draws = [rng.integers(0, 200, 200) for _ in range(500)]
+    scores = [f1_score(labels[d], predicted[d], average="macro") for d in draws]
     # The standard error of a quantile of 500 draws is below 0.006 here.
     assert macro_f1_interval(labels, predicted) == pytest.approx(np.quantile(scores, (0.025, 0.975)), abs=0.02)
     assert macro_f1_interval(labels, labels) == (1.0, 1.0)
@@ -186,50 +168,67 @@ def model_of_a_run(tmp_path):
     return tmp_path / "run" / "model"
 
 
-@pytest.mark.parametrize("key", REFUSED_KEYS)
-def test_config_that_names_other_code_is_refused(model_of_a_run, key):
-    config = json.loads((model_of_a_run / "config.json").read_text())
-    (model_of_a_run / "config.json").write_text(json.dumps({**config, key: "someone/code"}))
-    with pytest.raises(RunError, match=f"sets {key}"):
-        load_model(model_of_a_run)
+def set_in_config(**settings):
+    def change(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, **settings}))
+
+    return change
 
 
-def test_only_safetensors_are_read(model_of_a_run, tmp_path):
-    weights = model_of_a_run / "model.safetensors"
-    torch.save({}, model_of_a_run / "pytorch_model.bin")
-    weights.rename(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="cannot be loaded"):
-        load_model(model_of_a_run)
-    weights.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(RunError, match="is a link"):
-        load_model(model_of_a_run)
-    weights.unlink()
-    weights.write_bytes((tmp_path / "elsewhere").read_bytes()[:-100])
-    with pytest.raises(RunError, match="cannot be loaded"):
-        load_model(model_of_a_run)
+def replace(name, make):
+    def change(folder):
+        (folder / name).unlink(missing_ok=True)
+        make(folder / name)
+
+    return change
 
 
-@pytest.mark.parametrize("damage", [
-    lambda folder: (folder / "config.json").write_text("[1"),
-    lambda folder: (folder / "config.json").write_text("[1]"),
-    lambda folder: (folder / "config.json").unlink(),
-    lambda folder: (folder / "head.safetensors").unlink(),
-    lambda folder: (folder / "tokenizer.json").write_text("{}"),
-    lambda folder: (folder / "adapter_config.json").write_text("{}"),
-    lambda folder: (folder / "sentence_bert_config.json").write_text('{"max_seq_length": "many"}'),
-])  # fmt: skip
-def test_damage_is_told(model_of_a_run, damage):
-    damage(model_of_a_run)
-    with pytest.raises(RunError, match=str(model_of_a_run)):
-        load_model(model_of_a_run)
-
-
-def test_weights_that_are_missing_are_not_made_up(model_of_a_run):
-    weights = load_file(model_of_a_run / "model.safetensors")
+def without_a_layer(folder):
+    weights = load_file(folder / "model.safetensors")
     first = {key: value for key, value in weights.items() if "layer.1." not in key}
-    assert 0 < len(first) < len(weights)
-    save_file(first, model_of_a_run / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(RunError, match=r"encoder.layer.1.\S+ is missing.* \(16 of "):
+    save_file(first, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def pickled(folder):
+    (folder / "model.safetensors").unlink()
+    torch.save({}, folder / "pytorch_model.bin")
+
+
+def link(path):
+    path.symlink_to(path.with_name("config.json"))
+
+
+def huge(path):
+    path.touch()
+    os.truncate(path, MAX_BYTES + 2**20)
+
+
+CHANGES = {
+    **{f"sets {key}": set_in_config(**{key: "someone/code"}) for key in REFUSED_KEYS},
+    "the head has 3 classes, config.json names 4": set_in_config(id2label={str(i): str(i) for i in range(4)}),
+    r"encoder.layer.1.\S+ is missing.* \(16 of ": without_a_layer,
+    "No such file .*model.safetensors": pickled,
+    "SafetensorError": lambda folder: os.truncate(folder / "model.safetensors", 1000),
+    "model.safetensors is a link": replace("model.safetensors", link),
+    "vocab.txt is a link, or neither a file nor a folder": replace("vocab.txt", os.mkfifo),
+    "vocab.txt has more than 64 MB": replace("vocab.txt", huge),
+    "by its adapter_config.json": replace("adapter_config.json", lambda path: path.write_text("{}")),
+    "JSONDecodeError": replace("config.json", lambda path: path.write_text("[1")),
+    "AttributeError: 'list'": replace("config.json", lambda path: path.write_text("[1]")),
+    "FileNotFoundError: .*config.json": lambda folder: (folder / "config.json").unlink(),
+    "FileNotFoundError.*head.safetensors": lambda folder: (folder / "head.safetensors").unlink(),
+    "max_seq_length a whole number": replace(
+        "sentence_bert_config.json", lambda path: path.write_text('{"max_seq_length": "many"}')
+    ),
+}
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("reason", CHANGES)
+def test_what_no_export_of_ours_has_is_refused(model_of_a_run, reason):
+    CHANGES[reason](model_of_a_run)
+    with pytest.raises(RunError, match=f"{model_of_a_run} cannot be loaded .*{reason}"):
         load_model(model_of_a_run)
 
 
@@ -239,33 +238,9 @@ def test_weights_that_are_missing_are_not_made_up(model_of_a_run):
 ])  # fmt: skip
 @pytest.mark.timeout(20)
 def test_a_model_larger_than_its_weights_is_not_built(model_of_a_run, monkeypatch, settings):
-    config = json.loads((model_of_a_run / "config.json").read_text())
-    (model_of_a_run / "config.json").write_text(json.dumps({**config, **settings}))
+    set_in_config(**settings)(model_of_a_run)
     monkeypatch.setattr("gloss.models.saved_model.pretrained", None)
     with pytest.raises(RunError, match=r"config.json asks for .*, the weights (hold|are) \d"):
-        load_model(model_of_a_run)
-
-
-def test_as_many_classes_as_the_head_has(model_of_a_run):
-    config = json.loads((model_of_a_run / "config.json").read_text())
-    config["id2label"]["3"] = "one more"
-    (model_of_a_run / "config.json").write_text(json.dumps(config))
-    with pytest.raises(RunError, match="the head has 3 classes, config.json names 4"):
-        load_model(model_of_a_run)
-
-
-@pytest.mark.timeout(20)
-@pytest.mark.parametrize("name", ["sentence_bert_config.json", "model.safetensors", "vocab.txt"])
-def test_what_is_no_file_or_too_large_is_not_read(model_of_a_run, name):
-    (model_of_a_run / name).unlink(missing_ok=True)
-    os.mkfifo(model_of_a_run / name)
-    with pytest.raises(RunError, match=f"{name} is neither a file nor a folder"):
-        load_model(model_of_a_run)
-    (model_of_a_run / name).unlink()
-    with open(model_of_a_run / name, "wb") as file:
-        file.truncate(MAX_BYTES + 2**20)
-    message = "cannot be loaded" if name == "model.safetensors" else f"{name} has more than 64 MB"
-    with pytest.raises(RunError, match=message):
         load_model(model_of_a_run)
 
 
