@@ -88,7 +88,7 @@ def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
     num_good = num_bad = num_blank = 0
     truths, scores = [], []
 
-    def good() -> Iterator[tuple[Row, tuple[str, ...]]]:
+    def good() -> Iterator[Row]:
         nonlocal num_bad, num_blank
         for row in rows:
             if row.left_out == BLANK:
@@ -97,7 +97,7 @@ def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
                 num_bad += 1
                 tqdm.write(f"row {row.number}: {escaped(reason)}", file=sys.stderr)
             else:
-                yield row, row.texts
+                yield row
 
     is_hidden = True if sys.stdout.isatty() else None  # None: shown on a terminal, where no predictions scroll by
     total = len(rows) if isinstance(rows, list) else None

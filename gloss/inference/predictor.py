@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gloss.data.files import Row
 from gloss.data.of_run import dataset_config, dataset_of
 from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
@@ -31,8 +32,6 @@ log = logging.getLogger(__name__)
 
 WINDOW = 2048  # texts read, sorted by length and encoded together: bounds memory, and leaves little padding
 BLOCK = 256  # texts compared with all training texts at once
-
-Item = TypeVar("Item")
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------
@@ -164,7 +163,8 @@ class Run:
 
     def predict(self, texts: Sequence[str | tuple[str, str]], neighbours: int = 0) -> list[Prediction]:
         """Predictions of texts (of pairs, for a run on pairs), in their order, with so many nearest training texts."""
-        return [prediction for _, prediction in self.stream(((None, row) for row in self._checked(texts)), neighbours)]
+        rows = (Row(number, row) for number, row in enumerate(self._checked(texts), 1))
+        return [prediction for _, prediction in self.stream(rows, neighbours)]
 
     def embed(self, texts: Sequence[str | tuple[str, ...]]) -> np.ndarray:
         """Embeddings float32 [N, D], not normalised: the encoder's last hidden state at the first token."""
@@ -176,19 +176,17 @@ class Run:
         logits = self.model.head(torch.as_tensor(embeddings, device=self.device))
         return self._finite(F.softmax(logits, dim=1), "probabilities").cpu().numpy()
 
-    def stream(
-        self, items: Iterable[tuple[Item, tuple[str, ...]]], neighbours: int = 0
-    ) -> Iterator[tuple[Item, Prediction]]:
-        """Predictions of any number of (item, texts) in constant memory, in their order; read a window at a time."""
-        items = iter(items)
-        while window := list(islice(items, WINDOW)):
-            embeddings = self._embed([texts for _, texts in window], count=True)
+    def stream(self, rows: Iterable[Row], neighbours: int = 0) -> Iterator[tuple[Row, Prediction]]:
+        """Predictions of any number of rows in constant memory, in their order; read a window at a time."""
+        rows = iter(rows)
+        while window := list(islice(rows, WINDOW)):
+            embeddings = self._embed([row.texts for row in window], count=True)
             probabilities = self.classify(embeddings)
             near = self._neighbours(embeddings, neighbours) if neighbours else [()] * len(window)
-            for (item, _), row, found in zip(window, probabilities.tolist(), near, strict=True):
-                of_all = dict(zip(self.labels, row, strict=True))
+            for row, of_row, found in zip(window, probabilities.tolist(), near, strict=True):
+                of_all = dict(zip(self.labels, of_row, strict=True))
                 label = max(of_all, key=of_all.__getitem__)
-                yield item, Prediction(label, of_all[label], of_all, tuple(found))
+                yield row, Prediction(label, of_all[label], of_all, tuple(found))
 
     def split(self, name: str) -> Split:
         """The train, val or test texts of the run, from its own data set.

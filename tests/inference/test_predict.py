@@ -12,16 +12,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
+from conftest import TINY, composed
 
 from gloss.cli.command import show_messages
-from gloss.config import CONFIG_DIR, ROOT, ModelConfig
+from gloss.config import ROOT, ModelConfig
+from gloss.data.files import Row
 from gloss.errors import DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.predictor import Run, find_run, load_run
 from gloss.models.pretrained import load_tokenizer
 from gloss.records.run_folder import write_json
-from gloss.resolve import resolve
 from gloss.training.run import train
 from gloss.training.texts import log_once
 
@@ -35,15 +35,9 @@ def train_tiny(folder, *overrides, columns=("text",)):
     ]  # fmt: skip
     with open(folder / "texts.csv", "w", newline="") as file:
         csv.writer(file).writerows([[*columns, "label"], *rows])
-    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-        cfg = resolve(compose("train", [
-            "dataset=csv", "dataset.name=colours", f"dataset.path={folder / 'texts.csv'}", "model=tiny",
-            f"dataset.text=[{','.join(columns)}]", "model.max_length=16", "trainer.batch_size=16", "trainer.lr=1e-3",
-            "trainer.max_epochs=2", "trainer.device=cpu", "trainer.precision=float32",
-            f"paths.outputs={folder / 'outputs'}",
-            *(overrides or ["trainer.save_model=true"]),
-        ]))  # fmt: skip
-    return train(cfg)
+    data = "dataset.name=colours", f"dataset.path={folder / 'texts.csv'}", f"dataset.text=[{','.join(columns)}]"
+    own = "trainer.save_model=true", "trainer.batch_size=16", f"paths.outputs={folder / 'outputs'}"
+    return train(composed(*TINY, *data, *own, *overrides))
 
 
 @pytest.fixture(scope="module")
@@ -83,12 +77,12 @@ def test_stream_reads_no_further_than_a_window(run, monkeypatch):
         nonlocal num_read
         while True:
             num_read += 1
-            yield num_read, ("a frog",)
+            yield Row(num_read, ("a frog",))
 
     stream = run.stream(endless())
     for expected in range(1, 20):
-        number, _ = next(stream)
-        assert number == expected and num_read <= 8 * (1 + (expected - 1) // 8)
+        row, _ = next(stream)
+        assert row.number == expected and num_read <= 8 * (1 + (expected - 1) // 8)
 
 
 def test_neighbours_against_a_double_loop(run):
@@ -146,7 +140,7 @@ def test_a_model_that_gives_no_finite_numbers_is_refused(run, part, what, number
 
 
 def test_a_run_reads_files_as_it_read_its_own(tmp_path, monkeypatch, capsys):
-    record = train_tiny(tmp_path, "trainer.save_model=true", "dataset.encoding=cp1252", "model.max_length=6")
+    record = train_tiny(tmp_path, "dataset.encoding=cp1252", "model.max_length=6")
     lines = ["nr;text", "1;grün", f"2;{'very ' * 20}red", "", "3;größer"]
     (tmp_path / "x.csv").write_bytes("\n".join(lines).encode("cp1252"))
     arguments = (f"run={record.folder}", "trainer.device=cpu", f"file={tmp_path / 'x.csv'}")
