@@ -10,6 +10,7 @@ from synthetic import SECONDS, cell, write_run
 
 from gloss.errors import RunError
 from gloss.paper.names import DATASET_LOOK, LOSS_LOOK
+from gloss.report.figure import panels
 from gloss.report.figures import runs as pictures
 from gloss.report.figures.method import NODES, SIGMA, fig1
 from gloss.report.figures.training import convergence, graph_quality
@@ -233,3 +234,11 @@ def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
     (drawing,) = convergence(loose(tmp_path), cells)
     assert {r["loss"] for r in drawing.data} == {"ce", "gloss_o"} and max(r["score"] for r in drawing.data) < 86
     assert "Not the paper's protocol (MR, BERT-base, integrated): trainer.max_epochs=3." in drawing.notes
+
+
+def test_no_two_of_r52s_classes_look_alike():
+    figure, axes = panels(1, 1, width=1.0, height=1.0)
+    labels = np.arange(52)
+    handles = pictures.class_points(axes[0, 0], np.zeros((52, 2)), labels, list(map(str, labels)))
+    looks = {(tuple(h.get_facecolor()[0]), h.get_paths()[0].vertices.tobytes()) for h in handles}
+    assert len(looks) == 52

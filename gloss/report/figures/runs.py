@@ -191,7 +191,8 @@ def class_points(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[st
     handles = []
     for k in np.unique(labels):
         mine = xy[labels == k]
-        color, marker = CLASS_COLORS[k % len(CLASS_COLORS)], CLASS_MARKERS[k % len(CLASS_MARKERS)]
+        turn, hue = divmod(k, len(CLASS_COLORS))  # 64 looks: the marker moves on when the colours are through
+        color, marker = CLASS_COLORS[hue], CLASS_MARKERS[(hue + turn) % len(CLASS_MARKERS)]
         name = plain(clipped(names[k] if k < len(names) else str(k)))
         handles.append(ax.scatter(mine[:, 0], mine[:, 1], s=4, color=color, marker=marker, linewidth=0, label=name))
     return handles
