@@ -33,7 +33,8 @@ def _number(default: Any, allowed: str, accepts: Any) -> Any:
     return _limited(default, allowed, lambda x: not isinstance(x, str) and math.isfinite(x) and accepts(x))
 
 
-def _choice(default: Any, *names: str) -> Any:
+def choice(default: Any, *names: str) -> Any:
+    """A field that takes one of `names`."""
     return _limited(default, "one of " + ", ".join(names), lambda x: x in names)
 
 
@@ -44,7 +45,8 @@ def _name() -> Any:
     )
 
 
-def _positive_int(default: Any, least: int = 1) -> Any:
+def at_least(least: int, default: int | None) -> Any:
+    """A field that takes a whole number from `least` on."""
     return _number(default, f"a whole number of at least {least}", lambda x: x >= least)
 
 
@@ -53,18 +55,18 @@ class DatasetConfig:
     """Which texts; see gloss/data."""
 
     name: str = _name()  # in folders and tables: dataset.name=reviews tells your own sets apart
-    source: str = _choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
+    source: str = choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
     text: list[str] = field(default_factory=lambda: ["text"])  # a column, or a list of two for sentence pairs
     label: str = "label"  # column of the class
     group: str | None = None  # csv, hub: column of a question whose options are rows, of which one is the right one
-    train_limit: int | None = _positive_int(None, 2)  # stratified, seeded sample of the training texts
+    train_limit: int | None = at_least(2, None)  # stratified, seeded sample of the training texts
     path: str | None = None  # csv: file or folder of the training texts, or all texts; hub: the data set's name
     val_path: str | None = None  # csv: the validation texts; null: cut from the training texts
     test_path: str | None = None  # csv: the test texts; null: cut from the training texts
     separator: str | None = None  # csv: null to find it from the header
     encoding: str = "utf-8"  # csv: of the file; a byte order mark comes before it
     revision: str | None = None  # hub: commit of the data set
-    unlabeled: str | None = _choice(None, "rest")  # rest: what train_limit leaves out, without its labels
+    unlabeled: str | None = choice(None, "rest")  # rest: what train_limit leaves out, without its labels
     unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts of that kind
     shift_to: Any = None  # a prepared set, or a list of them, with the same classes and another domain
 
@@ -87,7 +89,7 @@ class ModelConfig:
     revision: str | None = None  # commit of a hub model
     sha256: str | None = None  # of model.safetensors, checked before it is read
     max_length: int = _number(128, "a whole number from 2 to 8192", lambda x: 2 <= x <= 8192)  # tokens a text
-    num_layers: int | None = _positive_int(None)  # keep the first layers only
+    num_layers: int | None = at_least(1, None)  # keep the first layers only
     dropout: float | None = _number(None, "at least 0 and below 1", lambda x: 0 <= x < 1)  # null: the model's own
 
 
@@ -95,7 +97,7 @@ class ModelConfig:
 class LossConfig:
     """The objective; see gloss/training/objective.py. A key that the chosen loss does not use stays null."""
 
-    name: str = _choice(MISSING, *LOSSES)  # set by loss=
+    name: str = choice(MISSING, *LOSSES)  # set by loss=
     lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # λ, weight of the embedding loss
     sigma: int | float | str | None = _limited(
         None,
@@ -114,17 +116,17 @@ class VariantConfig:
     """Where the paper and the released code differ (docs/FIDELITY.md has a row for each key)."""
 
     name: str = MISSING  # set by variant=
-    gloss_objective: str = _choice("nll", "nll", "softmax")  # what G-Loss takes of the propagated labels
+    gloss_objective: str = choice("nll", "nll", "softmax")  # what G-Loss takes of the propagated labels
     divide_by_unlabeled: bool = False  # integrated: divide G-Loss by the number of unlabeled nodes once more
-    sqrt_rule: str = _choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the median distance d
-    class_weights: str = _choice("none", "none", "balanced")  # of cross-entropy and G-Loss
-    supcon: str = _choice("khosla", "khosla", "released")  # which form of the contrastive loss
+    sqrt_rule: str = choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the median distance d
+    class_weights: str = choice("none", "none", "balanced")  # of cross-entropy and G-Loss
+    supcon: str = choice("khosla", "khosla", "released")  # which form of the contrastive loss
     scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: λ of SCL is fixed at it
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step
-    tested_weights: str = _choice("best", "best", "last")  # of the best or of the last epoch
-    loss_dtype: str = _choice("float32", "float32", "float64")  # in which G-Loss is computed
+    tested_weights: str = choice("best", "best", "last")  # of the best or of the last epoch
+    loss_dtype: str = choice("float32", "float32", "float64")  # in which G-Loss is computed
     early_stopping_min_delta: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone: nearer is not stale
-    probe: str = _choice("logistic", "logistic", "adam")  # the linear classifier of standalone mode
+    probe: str = choice("logistic", "logistic", "adam")  # the linear classifier of standalone mode
 
 
 @dataclass
@@ -132,17 +134,17 @@ class TrainerConfig:
     """The training protocol and how it is carried out; see gloss/training/run.py."""
 
     lr: float = _number(2e-5, "above 0", lambda x: x > 0)  # learning rate
-    lr_decay_epoch: int = _positive_int(30)  # the rate drops after this epoch
+    lr_decay_epoch: int = at_least(1, 30)  # the rate drops after this epoch
     lr_decay_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)  # by this factor
-    max_epochs: int = _positive_int(200)  # at most; patience may stop earlier
-    patience: int | None = _positive_int(10)  # epochs without a better score; null: no early stopping
-    batch_size: int = _positive_int(128, 2)  # texts a step
-    unlabeled_per_batch: int | None = _positive_int(None)  # null: batch_size; of dataset.unlabeled or unlabeled_path
+    max_epochs: int = at_least(1, 200)  # at most; patience may stop earlier
+    patience: int | None = at_least(1, 10)  # epochs without a better score; null: no early stopping
+    batch_size: int = at_least(2, 128)  # texts a step
+    unlabeled_per_batch: int | None = at_least(1, None)  # null: batch_size; of dataset.unlabeled or unlabeled_path
     max_grad_norm: float = _number(1.0, "above 0", lambda x: x > 0)  # the gradient is clipped to it
-    sampler: str = _choice("random", "random", "balanced")  # balanced: equally many texts a class
-    classes_per_batch: int | None = _positive_int(None, 2)  # balanced: P classes x K = batch_size / P texts
-    num_length_buckets: int | None = _positive_int(None)  # padded attention groups of a batch; null: chosen by device
-    grad_cache_chunk: int | None = _positive_int(None)  # texts encoded at once; same gradient, less memory
+    sampler: str = choice("random", "random", "balanced")  # balanced: equally many texts a class
+    classes_per_batch: int | None = at_least(2, None)  # balanced: P classes x K = batch_size / P texts
+    num_length_buckets: int | None = at_least(1, None)  # padded attention groups of a batch; null: chosen by device
+    grad_cache_chunk: int | None = at_least(1, None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
     save_embeddings: bool = False  # test embeddings go into predictions.npz
     save_model: Any = _limited("auto", "auto, true or false", lambda x: x == "auto" or isinstance(x, bool))  # weights
@@ -150,7 +152,7 @@ class TrainerConfig:
     tensorboard: bool = False  # live curves in the run's folder, for TensorBoard
     checkpoint_minutes: float = _number(2.0, "at least 0", lambda x: x >= 0)  # between two checkpoints
     device: str = "auto"  # auto, cpu, cuda, cuda:N, mps
-    precision: str = _choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the device has it
+    precision: str = choice("auto", "auto", "float32", "bf16")  # of the encoder; auto: bf16 where the device has it
 
 
 @dataclass
@@ -207,7 +209,7 @@ class Config:
     dataset: DatasetConfig = field(default_factory=DatasetConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     loss: LossConfig = field(default_factory=LossConfig)
-    mode: str = _choice(MISSING, INTEGRATED, STANDALONE)  # with cross-entropy, or the loss alone
+    mode: str = choice(MISSING, INTEGRATED, STANDALONE)  # with cross-entropy, or the loss alone
     variant: VariantConfig = field(default_factory=VariantConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     ablation: AblationConfig = field(default_factory=AblationConfig)
@@ -225,13 +227,13 @@ class SearchConfig:
     name: str = _name()  # set by search=
     space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (space_rows)
     budget: dict[str, int] = field(default_factory=dict)  # trials by loss; "any": of every other loss
-    trials: int | None = _positive_int(None, 0)  # of the study; null: as `budget` says; 0: no search, for reproduce
+    trials: int | None = at_least(0, None)  # of the study; null: as `budget` says; 0: no search, for reproduce
     sampler: dict[str, Any] = field(default_factory=dict)  # settings of Optuna's TPESampler
     pruner: dict[str, Any] = field(default_factory=dict)  # mode -> settings of Optuna's MedianPruner; else no pruning
     prune: bool = True  # stop trials that lie below the median of the others
     pruned_counts: bool = False  # a stopped trial counts with its best score so far
     storage: str | None = None  # null: a SQLite file, for one machine; a postgresql:// URL for several
-    heartbeat_seconds: int = _positive_int(20)  # a worker is dead after three without a sign
+    heartbeat_seconds: int = at_least(1, 20)  # a worker is dead after three without a sign
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
     overridden: list[str] = field(
         default_factory=list

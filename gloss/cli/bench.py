@@ -14,7 +14,8 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from gloss.cli.command import Paths, at_least, choice, names
+from gloss.cli.command import Paths, names
+from gloss.config import at_least, choice
 from gloss.errors import ConfigError
 from gloss.losses.registry import GLOSS_SQRT, INTEGRATED, LOSSES
 

@@ -29,19 +29,6 @@ from gloss.runtime.compose import composed, readable
 from gloss.runtime.overrides import parted, prepared
 from gloss.runtime.terminal import run_with_exit_code
 
-# ------------------------------------------------------------------------------------------- what schemas are made of
-
-
-def choice(default: Any, *names: str) -> Any:
-    """A field that takes one of `names`."""
-    return field(default=default, metadata={"allowed": "one of " + ", ".join(names), "accepts": lambda x: x in names})
-
-
-def at_least(least: int, default: int | None) -> Any:
-    """A field that takes a whole number from `least` on."""
-    metadata = {"allowed": f"a whole number of at least {least}", "accepts": lambda x: x >= least}
-    return field(default=default, metadata=metadata)
-
 
 def names(*default: str) -> Any:
     """A field that takes a list of names."""
@@ -93,9 +80,6 @@ class WithOverrides:
     overrides: ClassVar[list[str]] = []  # these words
 
 
-# ------------------------------------------------------------------------------------------------------------- running
-
-
 class Messages(logging.Handler):
     """Messages of the package as plain lines, on stdout below a warning where `has_progress`, else on stderr."""
 
@@ -130,7 +114,7 @@ def read(schema: type, words: Sequence[str]) -> Any:
 def _compose(schema: type, words: Sequence[str]) -> DictConfig:
     ConfigStore.instance().store(name=schema.__name__, node=schema)
     try:
-        return composed(words, schema.__name__, None)
+        return composed(words, schema.__name__)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
 
@@ -142,20 +126,19 @@ def show(cfg: Any, place: str = "") -> None:
 
 def run_command(command: ModuleType) -> int:
     """Run a command on the process's arguments; its exit status."""
-    from gloss.cli import hydra_main  # here: it reads this module
-
     arguments, schema = sys.argv[1:], get_type_hints(command.task)["cfg"]
     if issubclass(schema, Config):
+        from gloss.cli import hydra_main  # here: it reads this module
+
         return hydra_main.main(command.task, arguments, "tune" if schema is TuneConfig else "train")
 
     def run() -> int | None:
         if {"-h", "--help"} & set(arguments):
-            print(usage(command.__doc__ or "", schema, _compose(schema, [])))
+            print(usage(command.__doc__, schema, _compose(schema, [])))
             return 0
-        if not issubclass(schema, WithOverrides):
-            task = show if {"-c", "--cfg"} & set(arguments) else command.task
-            return task(read(schema, arguments))
         own = known_options(schema)
+        if not issubclass(schema, WithOverrides):
+            return (show if {"-c", "--cfg"} & set(arguments) else command.task)(read(schema, arguments))
         flags, words = parted(prepared(arguments, known_options(TuneConfig) | own, is_sweep=True))
         if flags:
             raise ConfigError(f"there is no flag {flags[0]} here: values separated by commas are run each")

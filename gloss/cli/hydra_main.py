@@ -25,7 +25,7 @@ from gloss.cli.command import show, show_messages
 from gloss.cli.help import usage
 from gloss.config import ROOT, Config, TuneConfig, known_options
 from gloss.errors import ConfigError, RunError
-from gloss.experiments.grid import check_experiment, check_single, is_run, jobs_of, sweep_arguments
+from gloss.experiments.grid import check_single, in_sweep_order, is_run, jobs_of
 from gloss.resolve import resolve
 from gloss.runtime.compose import composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
@@ -50,43 +50,38 @@ def main(task: Callable[[Any, str], Any], arguments: Sequence[str] | None = None
     In a sweep a run that fails does not stop the others; the failures are listed at the end.
     """
     show_messages(has_progress=True)
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    try:
-        return run_with_exit_code(
-            lambda: _main(task, words, config_name), "; the same command goes on where it stopped"
-        )
-    except Exception:  # a fault of the program's
-        traceback.print_exc()
-        return 1
+    words = sys.argv[1:] if arguments is None else arguments
+    return run_with_exit_code(lambda: _main(task, words, config_name), "; the same command goes on where it stopped")
 
 
-def _main(task: Callable[[Any, str], Any], arguments: list[str], config_name: str) -> int:
+def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name: str) -> int:
     schema = TuneConfig if config_name == "tune" else Config
     if {"-h", "--help"} & set(arguments):
         with hydra_of_our_own():
             choices = compose(config_name, return_hydra_config=True).hydra.runtime.choices
-        about = import_module(f"gloss.cli.{config_name}").__doc__ or ""
+        about = import_module(f"gloss.cli.{config_name}").__doc__
         print(usage(about, schema, composed([], config_name), choices))
         return 0
     flags, words = parted(prepared(arguments, known_options(schema)))
     is_sweep, is_shown = bool({"-m", "--multirun"} & set(flags)), bool({"-c", "--cfg"} & set(flags))
+    task = show if is_shown else task
     experiment = value_of(words, "experiment", "null")
-    try:
-        if experiment != "null":
-            if config_name == "tune" and value_of(words, "seed") is None:  # an experiment's seeds share one search
-                words.append(f"seed={Config.seed}")
-            if not is_sweep:
-                check_single(experiment, words)
-            elif not is_shown and not os.environ.get("YES"):
-                from gloss.cli.reproduce import confirm_sweep  # here: it loads what draws reports
+    if experiment != "null":
+        if config_name == "tune" and value_of(words, "seed") is None:  # an experiment's seeds share one search
+            words.append(f"seed={Config.seed}")
+        if not is_sweep:
+            check_single(experiment, words)
+        elif not is_shown and not os.environ.get("YES"):
+            from gloss.cli.reproduce import confirm_sweep  # here: it loads what draws reports
 
-                confirm_sweep(experiment, words, searches=config_name == "tune")
-            words = sweep_arguments(words)
+            confirm_sweep(experiment, words, searches=config_name == "tune")
+        words = in_sweep_order(experiment, words)
+    try:
         if not is_sweep:
             overrides = [word for word in words if not word.startswith(("hydra.", "hydra/"))]
-            (show if is_shown else task)(_prepare(copy.deepcopy(composed(words, config_name)), overrides), "")
+            task(_prepare(copy.deepcopy(composed(words, config_name)), overrides), "")
             return 0
-        results = _sweep(show if is_shown else task, words, config_name)
+        results = _sweep(task, words, config_name)
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
     except Exception as error:
@@ -108,13 +103,11 @@ def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) 
     if (storage := value_of(words, SECRET, "null")) != "null":
         os.environ["GLOSS_STORAGE"] = storage
         words = [word for word in words if not word.startswith(SECRET + "=")]
-    folder = (
-        Path(value_of(words, "paths.outputs", "outputs")) / "sweeps" / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"
-    )
+    sweeps = Path(value_of(words, "paths.outputs", "outputs")) / "sweeps"
     # Of this checkout, for workers that are started elsewhere.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     with hydra_of_our_own():
-        words = [*words, override("hydra.sweep.dir", folder)]
+        words = [*words, override("hydra.sweep.dir", sweeps / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")]
         hydra: Any = GlobalHydra.instance().hydra
         batches = hydra.multirun(config_name, partial(_job, task=task, words=words), words)
     return [job.return_value for batch in batches for job in batch]
@@ -170,4 +163,4 @@ def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
     cfg = apply_tuned(cfg, overrides)
     for line in told_of_tuned(cfg):
         print(line, file=sys.stderr, flush=True)
-    return check_experiment(resolve(cfg))
+    return resolve(cfg)

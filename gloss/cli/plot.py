@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gloss.cli.command import Device, Paths, Selection, choice
+from gloss.cli.command import Device, Paths, Selection
+from gloss.config import choice
 
 
 @dataclass

@@ -14,7 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from gloss.cli.command import Device, Paths, Selection, at_least, names
+from gloss.cli.command import Device, Paths, Selection, names
+from gloss.config import at_least
 from gloss.errors import ConfigError
 
 

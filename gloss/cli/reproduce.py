@@ -20,8 +20,8 @@ from pathlib import Path
 
 import yaml
 
-from gloss.cli.command import WithOverrides, choice
-from gloss.config import ROOT, TuneConfig, known_options
+from gloss.cli.command import WithOverrides
+from gloss.config import ROOT, TuneConfig, choice, known_options
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides
 from gloss.experiments.requested import requested_runs, same_settings, selections

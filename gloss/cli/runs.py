@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gloss.cli.command import Outputs, choice, names
+from gloss.cli.command import Outputs, names
+from gloss.config import choice
 from gloss.errors import ConfigError
 from gloss.records.reading import SELECTION
 

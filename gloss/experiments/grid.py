@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gloss.config import Config
 from gloss.errors import ConfigError
 from gloss.losses.registry import GLOSS_O
-from gloss.records.run_folder import config_hash
+from gloss.records.run_folder import run_folder
 from gloss.resolve import resolve
 from gloss.runtime.compose import _composed, experiment_of, hydra_of_our_own, readable, sweep_of
 from gloss.runtime.overrides import value_of
@@ -45,25 +46,11 @@ class RunSpec:
     choices: dict[str, str] = field(default_factory=dict)  # what was swept, as on the command line, seed aside
     fingerprint: str | None = None  # of the user's own texts, where it is known (`with_texts`); None: read from them
 
-    @property
-    def dataset(self) -> str:
-        return self.config.dataset.name
-
-    @property
-    def model(self) -> str:
-        return self.config.model.alias
-
-    @property
-    def mode(self) -> str:
-        return self.config.mode
-
-    @property
-    def loss(self) -> str:
-        return self.config.loss.name
-
-    @property
-    def variant(self) -> str:
-        return self.config.variant.name
+    dataset = property(attrgetter("config.dataset.name"))
+    model = property(attrgetter("config.model.alias"))
+    mode = property(attrgetter("config.mode"))
+    loss = property(attrgetter("config.loss.name"))
+    variant = property(attrgetter("config.variant.name"))
 
     @property
     def can_run(self) -> bool:
@@ -71,18 +58,19 @@ class RunSpec:
         return not (self.loss == GLOSS_O and self.config.loss.sigma is None)
 
     @cached_property
-    def config_hash(self) -> str | None:
-        """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
+    def _folder(self) -> Path | None:
         if not self.can_run:
             return None
-        return config_hash(self.config, self.fingerprint or own_fingerprint(self.config))
+        return run_folder(self.config, self.fingerprint or own_fingerprint(self.config))
+
+    @property
+    def config_hash(self) -> str | None:
+        """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
+        return self._folder and self._folder.parent.name
 
     def folder(self, seed: int) -> Path | None:
-        """The folder of a run, as gloss.records.run_folder.run_folder; None while the values are not known."""
-        if self.config_hash is None:
-            return None
-        kind = Path(self.config.paths.outputs) / "runs" / self.dataset / self.model / f"{self.mode}-{self.loss}"
-        return kind / self.config_hash / f"seed={seed}"
+        """The folder of a run; None while the values are not known."""
+        return self._folder and self._folder.with_name(f"seed={seed}")
 
 
 def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
@@ -96,13 +84,14 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
     given = [o for o in overrides if not o.startswith(elsewhere)]
     found: dict[tuple[str, ...], list[int]] = {}
     try:
-        words = _in_sweep_order(name, given)
+        words = in_sweep_order(name, given)
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
         jobs = jobs_of(words)
         only = experiment_of(name)["experiment"].get("only", {})
         if not (kept := [job for job in jobs if is_run(job, only)]):
-            raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {_in_words(only)}")
+            pairs = "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in x.items())}" for one, x in only.items())
+            raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {pairs}")
         for job in kept:
             seed = next((o.partition("=")[2] for o in job if o.startswith("seed=")), str(Config.seed))
             if not seed.isdecimal():
@@ -112,6 +101,14 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
             return [_spec(name, job, tuple(seeds), swept) for job, seeds in found.items()]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
+
+
+def in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
+    """The arguments, swept keys last and in the sweep's order, with the sweep's values where a key is not given."""
+    sweep = sweep_of(name)
+    given = {key: a for a in arguments if (key := a.partition("=")[0]) in sweep}
+    rest = [a for a in arguments if a not in given.values()]
+    return [*rest, *(given.get(key, f"{key}={values}") for key, values in sweep.items())]
 
 
 def jobs_of(words: Sequence[str]) -> list[list[str]]:
@@ -133,17 +130,7 @@ def _spec(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence
     cfg = apply_best_values(cfg, list(job))
     point = {key: parsed[key].value() for key in dict.fromkeys(swept) if key not in (*IDENTITY, "seed")}
     choices = {key: o.input_line.partition("=")[2] for key, o in parsed.items() if key in swept}
-    return RunSpec(name, check_experiment(resolve(cfg)), seeds, point, choices)
-
-
-def check_experiment(cfg: Config) -> Config:
-    """`cfg`; raises ConfigError where its experiment makes no sense for its data set."""
-    if cfg.experiment.name == "shift" and cfg.ablation.test_on is None:
-        raise ConfigError(
-            f"experiment=shift is not for dataset={cfg.dataset.name}, of which no other domain is known: expected "
-            "snippets_movie (product, news, tweets), mr or sst2, or another test set in ablation.test_on"
-        )
-    return cfg
+    return RunSpec(name, resolve(cfg), seeds, point, choices)
 
 
 def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]) -> DictConfig:
@@ -217,16 +204,6 @@ def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:
     )
 
 
-def _in_words(only: Mapping[str, Mapping[str, Any]]) -> str:
-    return "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in needed.items())}" for one, needed in only.items())
-
-
-def sweep_arguments(arguments: Sequence[str]) -> list[str]:
-    """Command-line arguments with the sweep of `experiment=NAME`, but for the keys that they set themselves."""
-    name = value_of(arguments, "experiment", "null")
-    return list(arguments) if name == "null" else _in_sweep_order(name, arguments)
-
-
 def check_single(name: str, arguments: Sequence[str]) -> None:
     """Raise ConfigError unless `arguments` leave one run of an experiment."""
     values = {key: values.split(",") for key, values in sweep_of(name).items()}
@@ -238,14 +215,6 @@ def check_single(name: str, arguments: Sequence[str]) -> None:
             f"experiment={name} without -m is one run, and needs one value each of {', '.join(open_keys)}, such as "
             f"{each}; with -m it is a sweep of {num_runs} (make plan-{name} tells what they cost)"
         )
-
-
-def _in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments, swept keys last and in the sweep's order, with the sweep's values where a key is not given."""
-    sweep = sweep_of(name)
-    given = {key: a for a in arguments if (key := a.partition("=")[0]) in sweep}
-    rest = [a for a in arguments if a not in given.values()]
-    return [*rest, *(given.get(key, f"{key}={values}") for key, values in sweep.items())]
 
 
 def own_fingerprint(cfg: Config) -> str | None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose, initialize, initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
@@ -24,28 +23,23 @@ def readable(error: Exception) -> str:
 
 
 @contextmanager
-def hydra_of_our_own(folder: Path | None = CONFIG_DIR) -> Iterator[None]:
-    """A Hydra of our own, also inside a script that @hydra.main started."""
+def hydra_of_our_own() -> Iterator[None]:
+    """A Hydra of our own, also inside a run that Hydra started."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        files = (
-            initialize_config_dir(str(folder), version_base=None)
-            if folder
-            else initialize(version_base=None, config_path=None)
-        )
-        with files:
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             yield
     finally:
         GlobalHydra.instance().hydra = outer
 
 
-def composed(overrides: Sequence[str], name: str = "train", folder: Path | None = CONFIG_DIR) -> DictConfig:
-    """The configuration that Hydra composes of `overrides`, not to be changed; also inside a script that Hydra started.
+def composed(overrides: Sequence[str], name: str = "train") -> DictConfig:
+    """The configuration that Hydra composes of `overrides`, not to be changed.
 
-    name: of a file in `folder`, or of a schema in Hydra's ConfigStore (folder=None).
+    name: of a file in configs/, or of a schema in Hydra's ConfigStore.
     """
-    with hydra_of_our_own(folder):
+    with hydra_of_our_own():
         return _composed(tuple(overrides), name)
 
 
@@ -56,11 +50,10 @@ def _composed(overrides: tuple[str, ...], name: str = "train") -> DictConfig:
 
 def experiment_of(name: str) -> dict[str, Any]:
     """The content of configs/experiment/<name>.yaml. Raises ConfigError."""
-    path = CONFIG_DIR / "experiment" / f"{name}.yaml"
-    names = sorted(p.stem for p in path.parent.glob("*.yaml"))
-    if name not in names:
-        raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(names)}")
-    return yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = {path.stem: path for path in sorted((CONFIG_DIR / "experiment").glob("*.yaml"))}
+    if name not in files:
+        raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(files)}")
+    return yaml.safe_load(files[name].read_text(encoding="utf-8"))
 
 
 def sweep_of(name: str) -> dict[str, str]:

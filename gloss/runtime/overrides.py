@@ -13,58 +13,51 @@ from collections.abc import Mapping, Sequence
 from typing import overload
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Override, Quote, QuotedString
+from hydra.core.override_parser.types import Glob, Quote, QuotedString
 from hydra.errors import HydraException
 
 from gloss.config import CONFIG_DIR, Option
 from gloss.errors import ConfigError
 from gloss.runtime.terminal import program
 
-PATHS = ("paths.data", "paths.outputs", "paths.tuned", "dataset.path", "dataset.val_path", "dataset.test_path")
-FOLDERS = (*PATHS, "model.name", "run", "file", "to")  # ~ is expanded in these
+FOLDERS = (  # ~ is expanded in these
+    *("paths.data", "paths.outputs", "paths.tuned", "dataset.path", "dataset.val_path", "dataset.test_path"),
+    *("model.name", "run", "file", "to"),
+)
 WITH_COMMAS = (*FOLDERS, "dataset.label", "dataset.separator", "search.storage")  # may hold one without being a sweep
 SECRET = "search.storage"  # a database's URL may hold a password: its value is in no message
 GROUPS = ("dataset", "model", "loss", "mode", "variant", "ablation", "experiment", "search")
 FLAGS = ("--help", "-h", "--cfg", "-c", "--multirun", "-m")
 
-ALIASES = {  # what other programs call it -> our key
-    "trainer.lr": "lr learning_rate learningrate step_size",
-    "trainer.max_epochs": "epochs num_epochs n_epochs epoch max_epoch num_train_epochs",
-    "trainer.batch_size": "bs batch batchsize train_batch_size per_device_train_batch_size",
-    "trainer.patience": "early_stopping early_stopping_patience",
-    "trainer.max_grad_norm": "clip grad_clip clip_grad_norm max_norm gradient_clip_val",
+ALIASES = {  # our key -> what other programs call it, where the spelling alone does not tell
+    "trainer.lr": "learning_rate step_size",
+    "trainer.max_epochs": "epochs num_epochs n_epochs epoch num_train_epochs",
+    "trainer.batch_size": "bs batch per_device_train_batch_size",
+    "trainer.patience": "early_stopping",
+    "trainer.max_grad_norm": "clip grad_clip clip_grad_norm gradient_clip_val",
     "trainer.grad_cache_chunk": "gradient_accumulation_steps accumulate_grad_batches micro_batch_size",
     "trainer.precision": "fp16 bf16 amp mixed_precision dtype",
     "trainer.device": "gpu cuda accelerator",
-    "trainer.save_model": "save save_checkpoint save_weights",
-    "model.max_length": "max_len max_seq_length max_seq_len seq_len sequence_length",
-    "model.num_layers": "layers n_layers num_hidden_layers",
-    "model.dropout": "dropout_rate hidden_dropout_prob",
-    "model.name": "model_name model_name_or_path pretrained encoder backbone checkpoint",
-    "loss.temperature": "temp tau t",
-    "loss.sigma": "bandwidth kernel_width",
-    "loss.lam": "lambda lambda_ lmbda alpha",
-    "dataset.path": "file data_file train_file train_path csv",
-    "dataset.test_path": "test_file",
-    "dataset.val_path": "val_file validation_file valid_path dev_path",
-    "dataset.text": "text_column text_col",
-    "dataset.label": "label_column label_col target labels",
-    "dataset.separator": "sep delimiter",
-    "dataset.train_limit": "train_size n_train max_train_samples limit",
-    "paths.outputs": "output outputs output_dir out out_dir save_dir results",
-    "paths.data": "data data_dir data_path",
-    "seed": "random_seed random_state manual_seed",
-    "search.trials": "n_trials num_trials trials",
+    "trainer.save_model": "save_checkpoint save_weights",
+    "model.max_length": "max_len max_seq_length max_seq_len",
+    "model.name": "model_name_or_path pretrained encoder backbone",
+    "loss.temperature": "temp tau",
+    "loss.sigma": "bandwidth",
+    "loss.lam": "lambda alpha",
+    "dataset.path": "file data_file train_file csv",
+    "dataset.text": "text_column",
+    "dataset.label": "label_column target",
+    "dataset.train_limit": "n_train train_size max_train_samples",
+    "paths.outputs": "output_dir out_dir save_dir",
+    "paths.data": "data_dir",
+    "seed": "random_seed random_state",
 }
 ABSENT = {  # what there is not, and what there is instead
-    "weight_decay wd l2 decay": "there is no weight decay: the optimizer is Adam without it",
-    "optimizer optim optimiser": "there is no choice of optimizer: it is Adam, with the rate trainer.lr",
-    "warmup warmup_steps warmup_ratio num_warmup_steps": "there is no warm-up: the rate is trainer.lr from the first "
-    "step on, and trainer.lr_decay_factor of it after epoch trainer.lr_decay_epoch",
-    "scheduler lr_scheduler lr_scheduler_type": "there is no choice of schedule: the rate drops once, by "
-    "trainer.lr_decay_factor after epoch trainer.lr_decay_epoch",
-    "pooling pool": "there is no choice of pooling: an embedding is the last hidden state at the first token",
-    "beta1 beta2 betas momentum eps epsilon": "there is no such key: Adam has PyTorch's own settings",
+    "weight_decay wd l2": "there is no weight decay: the optimizer is Adam without it",
+    "optimizer optim": "there is no choice of optimizer: it is Adam, with the rate trainer.lr",
+    "warmup warmup_steps warmup_ratio scheduler lr_scheduler lr_scheduler_type": "there is no warm-up and no choice of "
+    "schedule: the rate is trainer.lr, and trainer.lr_decay_factor of it after epoch trainer.lr_decay_epoch",
+    "pooling": "there is no choice of pooling: an embedding is the last hidden state at the first token",
 }
 
 
@@ -101,7 +94,7 @@ def prepared(
 
 def override(key: str, value: object) -> str:
     """`key=value` that Hydra reads as this very text."""
-    return f"{key}={_as_typed(key, str(value))}"
+    return f"{key}={_quoted(key, str(value))}"
 
 
 @overload
@@ -110,11 +103,8 @@ def value_of(words: Sequence[str], key: str, default: str) -> str: ...
 def value_of(words: Sequence[str], key: str, default: None = None) -> str | None: ...
 def value_of(words: Sequence[str], key: str, default: str | None = None) -> str | None:
     """The last value that words give `key`, as text without quotes; `default` where none does."""
-    for word in reversed(words):
-        if word.partition("=")[0].lstrip("+") == key:
-            value = word.partition("=")[2]
-            return str(_parse(word)) if _is_quoted(value) else value
-    return default
+    values = [value for name, _, value in (word.partition("=") for word in words) if name.lstrip("+") == key]
+    return _unquoted(values[-1]) if values else default
 
 
 def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -129,47 +119,46 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool, may_sweep: bool, has_other_files: bool) -> str:
     key, equals, value = word.partition("=")
-    check_letters(word)
+    if any("\ud800" <= sign <= "\udfff" for sign in word):  # a record could not hold them
+        shown = word.encode("utf-8", "replace").decode()
+        raise ConfigError(f"{shown} has letters that this locale cannot read: set PYTHONUTF8=1, or rename the file")
     if not equals or key.startswith("~"):
         raise ConfigError(f"{word} is not allowed: expected key=value, with quotes around a value with blanks")
     if may_sweep and key.startswith(("hydra.", "hydra/", "+hydra.", "++hydra.")):
         return word
     key = key.lstrip("+")  # known keys can only be set, never added
-    name = key.partition("@")[0]
-    node = next((k for k in options if options[k].kind.startswith("dict") and name.startswith(k + ".")), None)
-    if node:
+    shown = f"{key}=…" if key == SECRET else f"{key}={value}"
+    if any(options[k].kind.startswith("dict") and key.startswith(k + ".") for k in options):
         return f"++{key}={value}"
-    is_group = name in GROUPS and any(k.startswith(name + ".") for k in options)
-    if not is_group and name not in options:
-        raise ConfigError(f"{_shown(key, value)}: {_unknown(name, options)}")
-    kind = "str | None" if is_group else options[name].kind
+    is_group = key in GROUPS and any(k.startswith(key + ".") for k in options)
+    if not is_group and key not in options:
+        raise ConfigError(f"{shown}: {_unknown(key, options)}")
+    kind = "str | None" if is_group else options[key].kind
     if kind == "list[str]":
         value = _list(key, value, may_sweep)
     elif kind in ("str", "str | None"):
-        value = _text(name, value, kind, is_sweep, may_sweep)
+        value = _text(key, value, kind, is_sweep, may_sweep)
     try:
         parsed = OverridesParser.create().parse_override(f"{key}={value}")
     except HydraException:
-        raise ConfigError(f"{_shown(key, value)} cannot be read: write it in quotes, {_example(key, value)}") from None
-    if parsed.is_sweep_override() and not is_sweep:
-        several = "a sweep: add -m (--multirun) for a run of each" if may_sweep else "where one is expected"
-        raise ConfigError(f"{_shown(key, value)} is several values, {several}")
-    files = sorted(path.stem for path in (CONFIG_DIR / name).glob("*.yaml")) if is_group and not has_other_files else []
-    for one in _values(parsed):
-        problem = None if is_group else options[name].problem(name, one)
+        example = "…" if key == SECRET or "'" in value else value
+        raise ConfigError(f"{shown} cannot be read: write it in quotes, \"{key}='{example}'\"") from None
+    values = [parsed.value()]
+    if parsed.is_sweep_override():
+        if not is_sweep:
+            several = "a sweep: add -m (--multirun) for a run of each" if may_sweep else "where one is expected"
+            raise ConfigError(f"{shown} is several values, {several}")
+        is_pattern = isinstance(parsed.value(), Glob)
+        values = [] if is_pattern else [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
+    files = sorted(path.stem for path in (CONFIG_DIR / key).glob("*.yaml")) if is_group and not has_other_files else []
+    for one in values:
+        problem = None if is_group else options[key].problem(key, one)
         if files and one is not None and str(one) not in files:
             near = difflib.get_close_matches(str(one), files, 1)
             problem = f"expected one of {', '.join(files)}{_hint(near)}"
         if problem:
-            raise ConfigError(f"{_shown(key, value)} is not allowed: {problem}")
+            raise ConfigError(f"{shown} is not allowed: {problem}")
     return f"{key}={value}"
-
-
-def _values(parsed: Override) -> list[object]:
-    """The values of an override, several in a sweep; none where a pattern stands for them."""
-    if not parsed.is_sweep_override():
-        return [parsed.value()]
-    return [] if isinstance(parsed.value(), Glob) else [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
 
 
 def _text(key: str, value: str, kind: str, is_sweep: bool, may_sweep: bool) -> str:
@@ -180,23 +169,8 @@ def _text(key: str, value: str, kind: str, is_sweep: bool, may_sweep: bool) -> s
         return value
     is_whole = not may_sweep or _is_quoted(value) or key in FOLDERS and os.path.exists(os.path.expanduser(value))
     if "," in value and not is_whole and (is_sweep or key not in WITH_COMMAS):
-        return ",".join(part if part == "null" else _as_typed(key, part) for part in _split(value))
-    return _as_typed(key, value)
-
-
-def _as_typed(key: str, value: str) -> str:
-    try:
-        text = _parse(f"k={value}")
-    except HydraException:
-        text = None
-    if isinstance(text, str) and (_is_quoted(value) or text == value):
-        expanded = os.path.expanduser(text) if key in FOLDERS else text
-        if expanded == text:
-            return value
-        value = expanded
-    elif key in FOLDERS:
-        value = os.path.expanduser(value)
-    return QuotedString(text=value, quote=Quote.single).with_quotes()
+        return ",".join(part if part == "null" else _quoted(key, _unquoted(part)) for part in _split(value))
+    return _quoted(key, _unquoted(value))
 
 
 def _list(key: str, value: str, may_sweep: bool) -> str:
@@ -204,22 +178,37 @@ def _list(key: str, value: str, may_sweep: bool) -> str:
     is_list, names = value.startswith("[") and value.endswith("]"), [value]
     if not is_list and may_sweep and "," in value and not _is_quoted(value):
         raise ConfigError(
-            f"{_shown(key, value)} is not allowed: expected one name, or two as in {key}=[{value}] "
+            f"{key}={value} is not allowed: expected one name, or two as in {key}=[{value}] "
             f"(a name with a comma: \"{key}=['{value}']\")"
         )
     if is_list or "," in value:
         inner = value[1:-1] if is_list else value
         names = [part.strip() for part in _split(inner)] if inner.strip() else []
-    return f"[{','.join(_as_typed(key, name) for name in names)}]"
+    return f"[{','.join(_quoted(key, _unquoted(name)) for name in names)}]"
+
+
+def _quoted(key: str, text: str) -> str:
+    """A text in quotes, unless Hydra reads it as it is."""
+    text = os.path.expanduser(text) if key in FOLDERS else text
+    try:
+        if _parse(f"k={text}") == text and not _is_quoted(text):
+            return text
+    except HydraException:
+        pass
+    return QuotedString(text=text, quote=Quote.single).with_quotes()
+
+
+def _unquoted(value: str) -> str:
+    return str(_parse(f"k={value}")) if _is_quoted(value) else value
+
+
+def _is_quoted(value: str) -> bool:
+    return re.fullmatch(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", value, re.DOTALL) is not None
 
 
 def _split(value: str) -> list[str]:
     """The parts between commas that stand in no quotes."""
     return re.findall(r"((?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[^,])*),", value + ",")
-
-
-def _is_quoted(value: str) -> bool:
-    return re.fullmatch(r"'(\\.|[^'\\])*'|\"(\\.|[^\"\\])*\"", value, re.DOTALL) is not None
 
 
 def _parse(word: str) -> object:
@@ -228,43 +217,20 @@ def _parse(word: str) -> object:
     return None if parsed.is_sweep_override() else parsed.value()
 
 
-def check_letters(word: str) -> None:
-    """Raise ConfigError where a word has bytes that are no letters in this locale: a record could not hold them."""
-    if not word.isascii() and any("\ud800" <= sign <= "\udfff" for sign in word):
-        shown = word.encode("utf-8", "replace").decode()
-        raise ConfigError(f"{shown} has letters that this locale cannot read: set PYTHONUTF8=1, or rename the file")
-
-
-def _shown(key: str, value: str) -> str:
-    return f"{key}=…" if key == SECRET else f"{key}={value}"
-
-
-def _example(key: str, value: str) -> str:
-    return f"\"{key}='…'\"" if key == SECRET or "'" in value else f"\"{key}='{value}'\""
-
-
 def _unknown(key: str, options: Mapping[str, Option]) -> str:
     """Why there is no such key, and which was meant."""
-    leaf = key.rpartition(".")[2].lower().replace("-", "_")
-    if "trainer.lr" in options:
+    group, _, leaf = key.lower().replace("-", "_").rpartition(".")
+    if "trainer.lr" in options:  # a run's keys
         for names, why in ABSENT.items():
             if leaf in names.split():
                 return why
-    if key.partition(".")[0] == "search" and "search.trials" not in options and "trainer.lr" in options:
-        return f"there is no key {key} here: it belongs to a search, {program('tune')}"
-    return f"there is no key {key}{closest_key(key, options)}"
-
-
-def closest_key(key: str, options: Mapping[str, Option]) -> str:
-    """The hint "(did you mean …?)" for a key that there is not, or an empty string."""
-    group, _, leaf = key.lower().replace("-", "_").rpartition(".")
-    same_leaf = [k for k in options if k.rpartition(".")[2] == leaf and k != key]
+        if key.partition(".")[0] == "search" and "search.trials" not in options:
+            return f"there is no key {key} here: it belongs to a search, {program('tune')}"
     meant = [our for our, names in ALIASES.items() if leaf in names.split() and our in options]
     near = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in options], n=3, cutoff=0.7)
-    same_group = [k for k in options if k.rpartition(".")[2] in near and k.rpartition(".")[0] == group]
-    others = [k for n in near for k in options if k.rpartition(".")[2] == n]
-    close = [*meant, *same_leaf, *same_group, *others, *(() if group else difflib.get_close_matches(key, options, n=1))]
-    return _hint(close)
+    close = [k for name in (leaf, *near) for k in options if k.rpartition(".")[2] == name]
+    close.sort(key=lambda k: k.rpartition(".")[0] != group)  # one of the same group first
+    return f"there is no key {key}{_hint([*meant, *close])}"
 
 
 def _hint(close: Sequence[str]) -> str:

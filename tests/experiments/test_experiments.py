@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from gloss.cli.hydra_main import main
 from gloss.config import CONFIG_DIR, TuneConfig, known_options
 from gloss.errors import ConfigError
-from gloss.experiments.grid import NAMES, expand_grid, is_run, jobs_of, search_spec, sweep_arguments
+from gloss.experiments.grid import NAMES, expand_grid, in_sweep_order, is_run, jobs_of, search_spec
 from gloss.records.run_folder import config_hash, run_folder
 from gloss.resolve import resolve
 from gloss.runtime.compose import sweep_of
@@ -68,7 +68,7 @@ def test_every_file_of_every_group_composes():
 def test_a_cell_is_what_the_command_line_composes(name):
     given = ["model=tiny,minilm", "seed=2,3", "trainer.max_epochs=3", "loss=gloss_sqrt"]
     cells = {(c.dataset, c.model, c.mode, c.variant, str(c.point)): c for c in expand_grid(name, given)}
-    arguments = sweep_arguments([f"experiment={name}", *given])
+    arguments = in_sweep_order(name, [f"experiment={name}", *given])
     swept = [[f"{a.partition('=')[0]}={v}" for v in a.partition("=")[2].split(",")] for a in arguments]
     num_jobs = 0
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
@@ -94,7 +94,7 @@ def test_cells_come_in_the_papers_order_whatever_the_order_of_the_arguments():
     cells = expand_grid("table2", ["loss=gloss_sqrt,ce", "seed=1", "dataset=r8,mr", "model=bert"])
     expected = [("r8", "gloss_sqrt"), ("r8", "ce"), ("mr", "gloss_sqrt"), ("mr", "ce")]
     assert [(c.dataset, c.loss) for c in cells] == expected
-    seeds = [a for a in sweep_arguments(["-m", "experiment=table2", "dataset=mr", "seed=4,5"]) if "=" in a]
+    seeds = [a for a in in_sweep_order("table2", ["-m", "experiment=table2", "dataset=mr", "seed=4,5"]) if "=" in a]
     assert seeds[:3] == ["experiment=table2", "seed=4,5", "dataset=mr"]  # all cells of a seed, then the next
 
 
