@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import zipfile
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,14 +21,9 @@ from gloss.records.schema import EPOCHS, checked_result
 
 SELECTION = ("dataset", "model", "loss", "mode", "variant", "config_hash", "seed")  # what tells runs apart
 MAX_BYTES = 4 * 2**20  # 8,000 epochs, or a study of 10,000 trials; in memory JSON takes up to 30 times its size
-MAX_YAML_BYTES = 2**18  # 2,000 selections of an experiment; YAML is read a hundred times slower
-MAX_ARRAY_BYTES = 2 * 2**30  # of all arrays of a run, unpacked: embeddings of a million texts
-MAX_WIDTH = 4096  # of embeddings
-MAX_DEPTH = 50  # of what is nested in YAML; ours is 5 deep
 MAX_REASON = 500  # characters of an error that are shown
 
 
-# ---------------------------------------------------------------------------------------------------------- reading
 @dataclass(frozen=True)
 class Problem:
     """A folder under `runs` that is no finished, readable record of ours, and why."""
@@ -54,30 +48,17 @@ class Record:
         """The lines of epochs.jsonl. Raises RunError where the file is broken."""
         path = self.folder / "epochs.jsonl"
         try:
-            lines = [_parsed(line) for line in _read_text(path, MAX_BYTES).splitlines()]
+            lines = [from_json(line, allow_inf_nan=False) for line in _read_text(path).splitlines()]
             EPOCHS.validate_python(lines)
             return lines
         except (OSError, ValueError) as error:
             raise RunError(f"{path} cannot be read: {shortened(error)}") from None
-
-    def _check_sizes(self, sizes: dict[str, int]) -> None:
-        """Raise ValueError where arrays (name -> bytes) are larger than the record's own texts and classes explain."""
-        num_examples = max((n for part, n in self.result["num_rows"].items() if part != "train"), default=0)
-        widths = {"labels": 1, "logits": len(self.result["labels"]), "embeddings": MAX_WIDTH}
-        for name, size in sizes.items():
-            limit = 2**20 + 8 * num_examples * widths.get(name.rpartition("_")[2], 1)
-            if size > limit:
-                raise ValueError(f"{name} unpacks to {size} bytes, more than {num_examples} texts take: {limit:.0f}")
-        if (size := sum(sizes.values())) > MAX_ARRAY_BYTES:
-            raise ValueError(f"it unpacks to {size} bytes, more than predictions ever have")
 
     def predictions(self) -> dict[str, np.ndarray]:
         """The arrays of predictions.npz. Raises RunError where the file is broken."""
         path = self.folder / "predictions.npz"
         try:
             _refuse_special(path)
-            with zipfile.ZipFile(path) as archive:
-                self._check_sizes({one.filename.removesuffix(".npy"): one.file_size for one in archive.infolist()})
             with np.load(path, allow_pickle=False) as file:
                 arrays = dict(file)
             _check_arrays(arrays, len(self.result["labels"]))
@@ -154,30 +135,23 @@ def files_under(root: str | Path, pattern: str) -> list[Path]:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file of any origin holds. Raises OSError, or ValueError with the reason, unless it is a plain file of
-    at most MAX_BYTES with finite numbers and whole characters, not deeply nested."""
-    return _parsed(_read_text(path, MAX_BYTES))
+    """What a JSON file of any origin holds. Raises OSError, or ValueError unless it is a plain file of at most
+    MAX_BYTES without NaN or half characters, not deeply nested."""
+    return from_json(_read_text(path), allow_inf_nan=False)
 
 
 def read_yaml(path: Path) -> Any:
-    """As `read_json`, for at most MAX_YAML_BYTES of YAML without aliases: a few lines of them stand for any amount."""
-    text, depth = _read_text(path, MAX_YAML_BYTES), 0
+    """What a YAML file of any origin holds. Raises OSError or ValueError, as `read_json`."""
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):  # piece by piece: what is deep takes hours as a whole
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("it has an alias (*name): write out what it stands for")
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > MAX_DEPTH:
-                raise ValueError("it is nested too deeply")
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.safe_load(_read_text(path))
+    except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(str(error)) from None
 
 
-def _read_text(path: Path, limit: int) -> str:
+def _read_text(path: Path) -> str:
     _refuse_special(path)
-    if (size := path.stat().st_size) > limit:
-        raise ValueError(f"it has {size} bytes, more than the {limit} that such a file ever has")
+    if (size := path.stat().st_size) > MAX_BYTES:
+        raise ValueError(f"it has {size} bytes, more than the {MAX_BYTES} that such a file ever has")
     return path.read_text(encoding="utf-8")
 
 
@@ -185,19 +159,6 @@ def _refuse_special(path: Path) -> None:
     """A link may point anywhere, and a pipe never ends."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ValueError("it is a link, or no plain file")
-
-
-def _parsed(text: str) -> Any:
-    """The content of a JSON text; see `read_json`."""
-    content = from_json(text, allow_inf_nan=False)  # refuses more than 200 levels, and half a character, as "\\ud800"
-    level = [content]
-    while level:
-        inside = (x.values() if isinstance(x, dict) else x for x in level if isinstance(x, (dict, list)))
-        level = [item for items in inside for item in items]
-        for x in level:
-            if isinstance(x, (int, float)) and not abs(x) < (2**63 if isinstance(x, int) else math.inf):
-                raise ValueError(f"it holds {x!r:.50}, a larger number than any record has")
-    return content
 
 
 def _check_arrays(arrays: dict[str, np.ndarray], num_classes: int) -> None:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_validator
+from typing_extensions import TypeAliasType
 
 from gloss.config import Config
 
 SCHEMA_VERSION = 1
 MANY = 10**15  # more than any count or number of seconds, and no sum of such numbers overflows
-_CONFIG_GROUPS = [f.name for f in fields(Config) if is_dataclass(getattr(Config(), f.name))]
 # What steers a terminal or turns the direction of a text.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
@@ -24,10 +23,10 @@ def _not_newer(version: int) -> int:
     return version
 
 
-def _groups_are_dicts(config: dict[str, Any]) -> dict[str, Any]:
-    if wrong := [group for group in _CONFIG_GROUPS if type(config.get(group, {})) is not dict]:
-        raise ValueError(f"{wrong[0]} is no dict")
-    return config
+def _plain(text: str) -> str:
+    if _STEERING.search(text):
+        raise ValueError(f"{text!r:.50} has control characters")
+    return text
 
 
 Version = Annotated[int, AfterValidator(_not_newer)]
@@ -36,6 +35,10 @@ Amount = Annotated[float, Field(ge=0, le=MANY)]
 Number = Annotated[int, Field(ge=-MANY, le=MANY)] | Annotated[float, Field(ge=-MANY, le=MANY)]
 Percent = Annotated[float, Field(ge=0, le=100)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, AfterValidator(_plain)]
+Json = TypeAliasType(
+    "Json", "None | bool | Annotated[int, Field(ge=-(2**63), lt=2**63)] | float | Text | list[Json] | dict[Text, Json]"
+)
 
 
 class Part(BaseModel):
@@ -44,15 +47,22 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
+Configuration: Any = create_model(
+    "Configuration",
+    __base__=Part,
+    **{f.name: (dict[Text, Json], {}) if is_dataclass(f.default_factory) else (Json, None) for f in fields(Config)},
+)
+
+
 class Identity(Part):
     """What tells runs apart."""
 
-    dataset: str
-    model: str
-    mode: str
-    loss: str
-    variant: str
-    config_hash: str
+    dataset: Text
+    model: Text
+    mode: Text
+    loss: Text
+    variant: Text
+    config_hash: Text
     seed: int
 
 
@@ -89,41 +99,38 @@ class RunRecord(Part):
 
     schema_version: Version
     identity: Identity
-    config: Annotated[dict[str, Any], AfterValidator(_groups_are_dicts)]
-    labels: Annotated[list[str], Field(min_length=1)]
-    num_rows: dict[str, Count]  # by split
-    fingerprint: str | None = None  # of the texts
-    notes: list[str] | None = None  # on the data, and on signs of a collapse
-    hyperparameters: dict[str, bool | Number | None]
-    metrics: dict[str, Metrics]  # by split
+    config: Configuration
+    labels: Annotated[list[str], Field(min_length=1)]  # a user's own
+    num_rows: dict[Text, Count]  # by split
+    fingerprint: Text | None = None  # of the texts
+    notes: list[Text] | None = None  # on the data, and on signs of a collapse
+    hyperparameters: dict[Text, bool | Number | None]
+    metrics: dict[Text, Metrics]  # by split
     graph_quality: GraphQuality | None = None
     best_epoch: Count
     epochs: Count
-    stopped: str | None = None
-    seconds: dict[str, Amount]
+    stopped: Text | None = None
+    seconds: dict[Text, Amount]
     num_parameters: Count | None = None
     tokens_per_epoch: Count | None = None
     peak_memory_bytes: Count | None = None
-    device: str
-    device_name: str | None = None
-    precision: str
+    device: Text
+    device_name: Text | None = None
+    precision: Text
     shared_device: bool | None = None
-    counts: dict[str, Number | None] | None = None
-    tuned: dict[str, Any] | None = None  # where the hyperparameters are from
-    code: str | None = None
-    commit: str | None = None
+    counts: dict[Text, Number | None] | None = None
+    tuned: dict[Text, Json] | None = None  # where the hyperparameters are from
+    code: Text | None = None
+    commit: Text | None = None
     commit_clean: bool | None = None
-    resumed_on: list[Any] | None = None
-    finished_at: str | None = None
+    resumed_on: list[Json] | None = None
+    finished_at: Text | None = None
     is_trial: bool | None = None  # of a search: without test texts
 
     @model_validator(mode="after")
     def _is_whole(self) -> RunRecord:
         if missing := {"val", *(() if self.is_trial else ("test",))} - self.metrics.keys():
             raise ValueError(f"metrics.{min(missing)} is missing")
-        texts = _strings(self.model_dump(exclude={"labels"}))  # labels are a user's own
-        if found := next((text for text in texts if _STEERING.search(text)), None):
-            raise ValueError(f"{found!r:.50} has control characters")
         return self
 
 
@@ -153,11 +160,3 @@ def checked_result(content: Any, is_new: bool = False) -> dict[str, Any]:
     """
     record = RunRecord.model_validate(content, extra="forbid" if is_new else "ignore")
     return record.model_dump(exclude_unset=True)
-
-
-def _strings(tree: Any) -> Iterator[str]:
-    if isinstance(tree, str):
-        yield tree
-    elif isinstance(tree, (dict, list)):
-        for item in [*tree, *tree.values()] if isinstance(tree, dict) else tree:
-            yield from _strings(item)

@@ -24,7 +24,7 @@ from gloss.errors import ConfigError, DataError, RunError
 from gloss.experiments.grid import expand_grid
 from gloss.experiments.requested import selections
 from gloss.inference.predictor import load_run
-from gloss.records.reading import read_record, read_records
+from gloss.records.reading import read_records
 from gloss.records.study import read_studies
 from gloss.report.build import build
 from gloss.search.best_values import read_tuned
@@ -176,11 +176,9 @@ def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
 @pytest.mark.parametrize("name", ["tuned/mr-bert-integrated-ce.yaml", "selections.yaml"])
 @pytest.mark.parametrize(
     "text",
-    ["[" * 100_000, "x: " + "[" * 200 + "]" * 200, "{", "x: !!python/object/apply:os.system ['touch pwned']", "\x00"]
-    + ["trainer: {lr: .nan}\ntuned: {}", "trainer: {lr: 1" + "0" * 400 + "}\ntuned: {}", "#" * 2**19, None]
-    + ["a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))]
-    + ["a0: &a0 {x: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60))],
-    ids=["deep", "deep-and-whole", "cut", "code", "zero", "nan", "large", "huge", "link", "aliases", "merges"],
+    ["{", "x: !!python/object/apply:os.system ['touch pwned']", "\x00", "trainer: {lr: .nan}\ntuned: {}"]
+    + ["trainer: {lr: 1" + "0" * 400 + "}\ntuned: {}", "#" * 2**23, None],
+    ids=["cut", "code", "zero", "nan", "large", "huge", "link"],
 )
 def test_yaml_of_others_is_refused_whatever_it_is(tmp_path, name, text):
     path = tmp_path / name
@@ -239,19 +237,6 @@ def test_epochs_and_predictions_that_are_not_what_the_result_promises(tmp_path):
         with pytest.raises(RunError, match="cannot be read"):
             bad()
     check_page(tmp_path)
-
-
-@pytest.mark.parametrize("name", ["test_labels", "val_logits", "test_embeddings", "epoch_1_embeddings", "x"])
-def test_arrays_larger_than_the_record_s_own_texts_take_are_not_unpacked(tmp_path, name, monkeypatch):
-    folder = write_run(tmp_path, sound())  # of 50 tested texts and two classes
-    np.savez_compressed(folder / "predictions.npz", **{name: np.zeros(10**6)})
-    with pytest.raises(RunError, match=f"{name} unpacks to"):
-        read_record(folder).predictions()
-    many = write_run(tmp_path, sound(config_hash="00000001", num_rows={"train": 1, "val": 1, "test": 10**12}))
-    np.savez_compressed(many / "predictions.npz", test_labels=np.zeros(10**6))
-    monkeypatch.setattr(gloss.records.reading, "MAX_ARRAY_BYTES", 10**6)  # instead of more than there is memory for
-    with pytest.raises(RunError, match="it unpacks to"):
-        read_record(many).predictions()
 
 
 def test_studies_and_selections_of_others(tmp_path):

@@ -22,7 +22,7 @@ def test_studies_are_read_back_and_damage_is_told(settings, monkeypatch, tmp_pat
     path = study.folder / "study.json"
     good = json.loads(path.read_text())
     huge, row = 10**400, {"low": 0.0, "high": 1.0, "log": False, "step": 0.5}
-    ranges = [row | change for change in ({"low": huge}, {"high": 1e300}, {"step": 0}, {"step": 1e-9}, {"step": huge})]
+    ranges = [row | change for change in ({"low": huge}, {"step": 0}, {"step": huge})]
     trials = [good["trials"][0] | change for change in ({"value": huge}, {"params": {"sigma": huge}}, {"params": [1]})]
     changes = [{"space": {"gamma": row}} for row in ranges] + [{"trials": [trial]} for trial in trials]
     changes += [{"trials": [{"number": 0}]}, {"trials": None}, {"schema_version": 99}, {"surplus": 1}]
