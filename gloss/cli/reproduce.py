@@ -16,12 +16,13 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import yaml
 
 from gloss.cli.command import WithOverrides
-from gloss.config import ROOT, TuneConfig, choice, known_options
+from gloss.config import CONFIG_DIR, ROOT, TuneConfig, choice, known_options
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides
 from gloss.experiments.requested import requested_runs, same_settings, selections
@@ -65,86 +66,59 @@ class Task:
         self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in secret]
         self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.launcher"))]
         self.overrides = [o for o in overrides if o not in self.search + self.launcher + secret]
-        self.outputs = Path(self._value("paths.outputs", "outputs"))
-        self.sets = {}  # of all: what an experiment is about, of the data sets that were asked for
-        if name == ALL and (sets := self._value("dataset")):
-            self.sets = {e: ",".join(x for x in sets.split(",") if x in _sets_of(e)) for e in self.experiments}
-            self.experiments = tuple(e for e in self.experiments if self.sets[e])
-            left_out = [e for e in self.sets if not self.sets[e]]
+        self.outputs = Path(value_of(self.overrides, "paths.outputs", "outputs"))
+        if name == ALL and (sets := value_of(self.overrides, "dataset")):
+            left_out = [e for e in self.experiments if not set(sets.split(",")) & _sets_of(e)]
+            self.experiments = tuple(e for e in self.experiments if e not in left_out)
             if not self.experiments:
                 raise ConfigError(f"no experiment is about dataset={sets}: name one, such as make reproduce-table2")
             if left_out:
                 log.warning("%s: left out, not about dataset=%s", ", ".join(left_out), sets)
 
-    def _value(self, key: str, default: str | None = None) -> str | None:
-        return value_of(self.overrides, key, default)
-
     def overrides_of(self, experiment: str) -> list[str]:
-        sets = self.sets.get(experiment)
-        return [f"dataset={sets}" if sets and o.startswith("dataset=") else o for o in self.overrides]
+        """For an experiment: of all, it gets those of the data sets that were asked for which it is about."""
+        sets = value_of(self.overrides, "dataset") if self.name == ALL else None
+        mine = ",".join(x for x in sets.split(",") if x in _sets_of(experiment)) if sets else ""
+        return [f"dataset={mine}" if mine and o.startswith("dataset=") else o for o in self.overrides]
 
-    def specs(self, experiment: str) -> list[RunSpec]:
-        return expand_grid(experiment, self.overrides_of(experiment))
-
-    # ------------------------------------------------------------------------------------------------------- looking
+    def specs(self) -> dict[str, list[RunSpec]]:
+        """By experiment. One that is refused is left out with a warning; raises ConfigError where none is left."""
+        found, refused = {}, []
+        for experiment in self.experiments or self.searched:
+            try:
+                found[experiment] = expand_grid(experiment, self.overrides_of(experiment))
+            except ConfigError as error:
+                refused.append(f"{experiment}: {error}")
+        if refused and not found:
+            raise ConfigError(refused[0])
+        for line in refused:
+            log.warning("left out: %s", line)
+        return found
 
     def plan(self, device: str, cores: int) -> Plan | None:
         """What is done and to do, and what it costs; None for a table that needs no runs."""
-        specs, refused = [], []
-        for experiment in self.experiments or self.searched:
-            try:
-                specs += self.specs(experiment)
-            except ConfigError as error:
-                if self.name != ALL and not self.searched:
-                    raise
-                refused.append(f"{experiment} is left out: {error}")
-        if refused and not specs:
-            raise ConfigError(refused[0])
-        for line in refused:
-            log.warning("%s", line)
+        specs = list(chain.from_iterable(self.specs().values()))
         plan = make_plan(specs, device, cores, self.overrides, self.search) if specs else None
         return replace(plan, lines=()) if plan and self.searched else plan
 
-    # --------------------------------------------------------------------------------------------------------- doing
-
-    def run(self) -> int:
-        """Search, train, report; the exit status: 0 done, 1 a part failed, 2 nothing can be done, 128 + n by signal."""
-        worst = self.tune_all() if self.searched else 0
-        if worst >= 128:
-            return worst
-        for experiment in self.experiments:
-            try:
-                specs = self.specs(experiment)
-            except ConfigError as error:
-                log.error("error: %s: %s", experiment, error)
-                worst = max(worst, 2)
-                continue
+    def run(self, searches_only: bool = False) -> int:
+        """Search, train, report; the exit status: 0 done, 1 a part failed, 128 + n by signal."""
+        worst = 0
+        for experiment, specs in self.specs().items():
+            is_run = experiment in self.experiments and not searches_only
             overrides = self.overrides_of(experiment)
-            save_selection(self.outputs, experiment, [*overrides, *self.search])
+            if is_run:
+                save_selection(self.outputs, experiment, [*overrides, *self.search])
             status = self.tune(specs)
-            if status < 128:
-                train = [f"experiment={experiment}", *overrides, *self.launcher]
-                status = max(status, call("train", "-m", *train))
-            if status >= 128:
-                return status
-            worst = max(worst, status, self._summary(experiment))
-        return max(worst, self.report())
-
-    def tune_all(self) -> int:
-        """The searches that its experiments, or those whose searches it shows, still lack; status as `run`."""
-        worst, refused, names = 0, [], self.experiments or self.searched
-        for experiment in names:
-            try:
-                specs = self.specs(experiment)
-            except ConfigError as error:
-                refused.append(f"{experiment}: {error}")
-                continue
-            worst = max(worst, self.tune(specs))
+            if is_run and status < 128:
+                train = call("train", "-m", f"experiment={experiment}", *overrides, *self.launcher)
+                status = max(status, train)
+            worst = max(worst, status)
             if worst >= 128:
                 return worst
-        for line in refused:
-            log.warning("%s: %s", "left out" if len(refused) < len(names) else "error", line)
-        return max(worst, 2 if names and len(refused) == len(names) else 0)
+            if is_run:
+                worst = max(worst, self._summary(experiment))
+        return worst if searches_only else max(worst, self.report())
 
     def tune(self, specs: Sequence[RunSpec]) -> int:
         """The searches that the specs still lack."""
@@ -164,21 +138,20 @@ class Task:
 
     def report(self) -> int:
         names = SECTIONS if self.name == ALL else (self.name,)
-        measured = [MEASURED[name] for name in names if name in MEASURED]
         arguments = [o for o in self.overrides if o.startswith(("paths.outputs=", "paths.data="))]
-        if measured:
-            sets = self._value("dataset") or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
+        if measured := [MEASURED[name] for name in names if name in MEASURED]:
+            sets, model = (value_of(self.overrides, key) for key in ("dataset", "model"))
+            sets = sets or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
             arguments += [f"measure=[{','.join(measured)}]", *([f"datasets=[{sets}]"] if sets else [])]
-            arguments += [f"tokenizer={model.split(',')[0]}" for model in [self._value("model")] if model]  # Table 1's
+            arguments += [f"tokenizer={model.split(',')[0]}"] if model else []  # Table 1's
         if self.name != ALL:
-            arguments.append(f"show=[{self.name}]")
-        if self.name != ALL and not (self.outputs / "selections.yaml").is_file():
-            arguments.append(f"only=[{self.name}]")
+            is_alone = not (self.outputs / "selections.yaml").is_file()
+            arguments += [f"show=[{self.name}]", *([f"only=[{self.name}]"] if is_alone else [])]
         return call("report", *arguments)
 
     def _summary(self, experiment: str) -> int:
         """Tell how far the experiment is; 1 unless all its runs are done."""
-        lines = make_plan(self.specs(experiment), "cpu", 1).lines
+        lines = make_plan(expand_grid(experiment, self.overrides_of(experiment)), "cpu", 1).lines
         states = [s for line in lines for s in line.states.values()]
         print(f"{experiment}: {states.count(DONE)} of {len(states)} runs done", flush=True)
         for failure in failures(lines):
@@ -198,11 +171,8 @@ def this_device() -> str:
 
 def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> None:
     """`confirm` the runs of `train.py -m experiment=…`, or the searches of tune.py's."""
-    words = [a for a in arguments if not a.startswith("-") and not a.startswith("experiment=")]
-    overrides = [o for o in words if not o.startswith(("search=", "search.", "hydra"))]
-    search = [o for o in words if o.startswith(("search=", "search."))]
-    plan = make_plan(expand_grid(experiment, overrides), this_device(), os.cpu_count() or 1, overrides, search)
-    runs, trials, _ = plan.hours()
+    task = Task(experiment, [a for a in arguments if not a.startswith("experiment=")])
+    runs, trials, _ = task.plan(this_device(), os.cpu_count() or 1).hours()
     confirm(experiment, trials if searches else runs)
 
 
@@ -224,7 +194,7 @@ def experiments_of(name: str) -> tuple[str, ...]:
         return NAMES
     if name in SECTIONS:
         return SECTIONS[name][1]
-    if name in NAMES:
+    if (CONFIG_DIR / "experiment" / f"{name}.yaml").is_file():
         return (name,)
     expected = ", ".join((*SECTIONS, *ALIASES, ALL))
     raise ConfigError(f"{name} is no table, figure or experiment: expected one of {expected}")
@@ -245,8 +215,8 @@ def grouped(rows: Iterable[Mapping[str, str]]) -> list[dict[str, str]]:
     return merged
 
 
-def _sets_of(experiment: str) -> list[str]:
-    return sweep_of(experiment)["dataset"].split(",")
+def _sets_of(experiment: str) -> set[str]:
+    return set(sweep_of(experiment)["dataset"].split(","))
 
 
 def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> None:
@@ -255,8 +225,8 @@ def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> 
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", STORAGE))]
 
-    def specs(selection: Iterable[str]) -> list[str]:
-        return sorted(o for o in selection if not o.startswith(("search=", "search.")))
+    def specs(selection: Iterable[str]) -> set[str]:
+        return {o for o in selection if not o.startswith(("search=", "search."))}
 
     with FileLock(outputs / ".selections.lock"):
         asked = selections(outputs)
@@ -314,7 +284,7 @@ def task(cfg: Reproduce) -> int:
         if os.environ.get("YES") != "1" and (plan := task.plan(this_device(), cores)) is not None:
             runs, searches, _ = plan.hours()
             confirm(cfg.target, searches + runs * (cfg.action == "run"))
-        return task.run() if cfg.action == "run" else task.tune_all()
+        return task.run(searches_only=cfg.action == "tune")
     device = cfg.device or this_device()
     if cfg.action == "status":
         if not status(task.outputs, device, cores):

@@ -74,59 +74,66 @@ def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
     task = Task("all", ["dataset=mr,r8", f"paths.outputs={tmp_path}"])
     assert set(NAMES) - set(task.experiments) == {"table6", "shift"}
     assert "table6, shift: left out, not about dataset=mr,r8" in capsys.readouterr().err
-    assert {c.dataset for c in task.specs("fig2")} == {"mr", "r8"}
+    assert task.overrides_of("fig4")[0] == "dataset=mr" and task.overrides_of("fig2")[0] == "dataset=mr,r8"
     assert Task("all", ["dataset=qnli"]).experiments == ("table6",)
-    assert {c.dataset for c in Task("table6", ["dataset=mr"]).specs("table6")} == {"mr"}  # asked for by its name
+    assert Task("table6", ["dataset=mr"]).overrides_of("table6") == ["dataset=mr"]  # asked for by its name
     with pytest.raises(ConfigError, match="no experiment is about dataset=csv"):
         Task("all", ["dataset=csv"])
 
 
-def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tmp_path, monkeypatch, capsys):
-    given = ["dataset=mr", "model=tiny", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
-    called = []
+@pytest.fixture
+def called(monkeypatch) -> list[tuple[list[str], str | None]]:
+    """The commands that follow, which are not run, each with its storage."""
+    found = []
 
     def popen(command, env):
-        called.append((command, env.get("GLOSS_STORAGE")))
+        found.append((command[3:], env.get("GLOSS_STORAGE")))  # python -m gloss.cli.entry …
         return type("P", (), {"wait": lambda self: 0})()
 
     monkeypatch.delenv("GLOSS_STORAGE", raising=False)
     monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
+    return found
+
+
+def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tmp_path, called, capsys):
+    given = ["dataset=mr", "model=tiny", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
     url = "postgresql://me:secret@host/db"
     task = Task("table2", [*given, f"search.storage={url}", "search.trials=2"])
     assert task.run() == 1  # its run is not there
-    scripts = [(command[3], storage) for command, storage in called]
-    assert scripts == [("tune", url), ("train", None), ("report", None)]
+    assert [(command[0], storage) for command, storage in called] == [("tune", url), ("train", None), ("report", None)]
     assert "search.trials=2" in called[0][0] and not any("secret" in x for command, _ in called for x in command)
     shown = capsys.readouterr().out
     assert "$ GLOSS_STORAGE=… python scripts/tune.py -m dataset=mr" in shown and "secret" not in shown
     assert not any("secret" in path.read_text() for path in tmp_path.rglob("*.yaml"))
-    called.clear()
     Task("all", [f"paths.outputs={tmp_path / 'empty'}"]).report()
     assert not any("only" in x for x in called[-1][0])
 
 
-def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, monkeypatch, capsys):
-    called = []
-
-    def popen(command, env):
-        called.append(command[3:])  # python -m gloss.cli.entry …
-        return type("P", (), {"wait": lambda self: 0})()
-
-    monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
+def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, called, capsys):
     given = ["dataset=mr", "model=tiny", "search.trials=2", f"paths.outputs={tmp_path}"]
-    task = Task("table7", [*given, "loss=ce,gloss_o"])
-    assert task.tune_all() == 0 and [c[0] for c in called] == ["tune"]  # table3 has no loss=ce: left out
+    task = Task("table8", [*given, "loss=ce,gloss_o"])  # the same table
+    assert task.name == "table7" and task.run(searches_only=True) == 0
+    assert [c[0] for c, _ in called] == ["tune"]  # table3 has no loss=ce: left out
     assert "left out: table3: loss=ce mode=standalone" in capsys.readouterr().err
     called.clear()
     task = Task("table7", [*given, "loss=gloss_o"])
-    assert task.run() == 0 and [c[0] for c in called] == ["tune", "tune", "report"]
-    assert [next(x for x in c if x.startswith("mode=")) for c in called[:2]] == ["mode=integrated", "mode=standalone"]
-    assert "only=[table7]" in called[-1] and not (tmp_path / "selections.yaml").exists()
+    assert task.run() == 0 and [c[0] for c, _ in called] == ["tune", "tune", "report"]
+    modes = [next(x for x in c if x.startswith("mode=")) for c, _ in called[:2]]
+    assert modes == ["mode=integrated", "mode=standalone"]
+    assert "only=[table7]" in called[-1][0] and not (tmp_path / "selections.yaml").exists()
     shown = show(task.plan("cpu", 2))
     assert shown.startswith("Runs: none of its own.\nSearches for 2 configurations, 4 trials: at most")
-    with pytest.raises(ConfigError, match="nosuch"):
-        Task("table7", [*given, "loss=nosuch"]).plan("cpu", 2)
-    assert Task("table7", [*given, "loss=ce", "loss.sigma=3"]).tune_all() == 2
+    for wrong in ("loss=nosuch", "loss.sigma=3"):
+        with pytest.raises(ConfigError, match=wrong):
+            Task("table7", [*given, "loss=ce", wrong]).run(searches_only=True)
+    assert build(tmp_path, only=["table8"]).problems == []
+
+
+def test_a_table_without_runs_of_its_own_has_another_s():
+    assert experiments_of("table9") == ("table3",) and experiments_of("fig3") == ("fig3a", "fig3b")
+    assert experiments_of("table1") == () and experiments_of("demo") == ("demo",) and len(experiments_of("all")) == 16
+    with pytest.raises(ConfigError, match="nosuch is no table"):
+        experiments_of("nosuch")
 
 
 def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):
@@ -145,18 +152,3 @@ def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):
     shown = capsys.readouterr().out
     assert "1 done of 1" in shown and "77.00 (1)" in shown
     assert "gone.csv" in shown and "no run of it" in shown
-
-
-def test_table8_is_table7(tmp_path, monkeypatch):
-    task = Task("table8", ["dataset=mr", "model=tiny", f"paths.outputs={tmp_path}", "loss=ce,gloss_o"])
-    called = []
-    monkeypatch.setattr(reproduce, "call", lambda script, *arguments, **_: called.append((script, *arguments)) or 0)
-    assert task.name == "table7" and task.searched == ("table2", "table3") and task.run() == 0
-    assert "only=[table7]" in called[-1] and build(tmp_path, only=["table8"]).problems == []
-
-
-def test_tables_without_runs_of_their_own_know_whose_they_use():
-    assert experiments_of("table9") == ("table3",) and experiments_of("fig3") == ("fig3a", "fig3b")
-    assert experiments_of("table1") == () and len(experiments_of("all")) == 16
-    with pytest.raises(ConfigError, match="table8 is no table"):
-        experiments_of("table8")
