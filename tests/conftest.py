@@ -5,22 +5,22 @@ from __future__ import annotations
 import os
 import random
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run beside each other
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from gloss.cli.command import show_messages
-from gloss.config import CONFIG_DIR, Config, known_options
+from gloss.cli.hydra_main import configured
+from gloss.config import Config, TuneConfig, known_options
 from gloss.experiments.grid import own_fingerprint
 from gloss.records.run_folder import run_folder
-from gloss.resolve import resolve
 from gloss.runtime.overrides import prepared
-from gloss.search.best_values import apply_tuned
 
 for _of_make in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of `make test`: with them a make of a test prints its folder
     os.environ.pop(_of_make, None)
@@ -48,11 +48,10 @@ def folder_of(cfg: Config) -> Path:
     return run_folder(cfg, own_fingerprint(cfg))
 
 
-def composed(*overrides: str) -> Config:
-    """The configuration that `python scripts/train.py <overrides>` would run."""
-    words = prepared(overrides, known_options())
-    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-        return resolve(apply_tuned(compose("train", words), words))
+def composed(*overrides: str, config_name: str = "train") -> Config:
+    """The configuration that `python scripts/train.py <overrides>` would run, or tune.py."""
+    schema = TuneConfig if config_name == "tune" else Config
+    return configured(prepared(overrides, known_options(schema)), config_name)
 
 
 @pytest.fixture(autouse=True)
@@ -117,3 +116,17 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
         pytest.skip("mounting a file system needs root")
     yield folder
     subprocess.run(["umount", "-l", folder], check=True)
+
+
+@contextmanager
+def held(lock: Path, seconds: float = 600) -> Iterator[subprocess.Popen]:
+    """Another process that holds a lock."""
+    code = "import sys, time\nfrom filelock import FileLock\n"
+    code += "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))\n"
+    process = subprocess.Popen([sys.executable, "-c", code, lock, str(seconds)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "held\n"
+        yield process
+    finally:
+        process.kill()
+        process.wait()

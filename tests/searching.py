@@ -1,22 +1,18 @@
 """What the tests of searches share: a search on toy texts, workers, and a training that learns nothing."""
 
 import time
+from functools import partial
 from types import SimpleNamespace
 
-from gloss.cli.hydra_main import main
+import conftest
+
 from gloss.records.reading import read_record
 from gloss.records.run_folder import run_folder
 from gloss.search import worker as tuning
 from gloss.search.space import search_space
 from gloss.search.worker import Worker, counted, tune
 
-
-def composed(*overrides: str, config_name: str = "tune"):
-    """The configuration that the command line gives a script."""
-    found = []
-    status = main(lambda cfg, is_sweep: found.append(cfg), list(overrides), config_name)
-    assert status == 0
-    return found[0]
+composed = partial(conftest.composed, config_name="tune")
 
 
 def worker_of(cfg) -> Worker:

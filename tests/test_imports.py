@@ -57,10 +57,3 @@ def test_importing_every_module_changes_nothing():
     needs_triton = "gloss.losses.state_elimination_triton"  # which not every machine has
     names = [name for name in MODULES if name != needs_triton or find_spec("triton")]
     assert changed_by(imports_of_others(), [f"import {name}" for name in names]) == {}
-
-
-def test_such_a_change_would_be_seen():
-    changes = ["csv.field_size_limit(7)", "os.environ['X_Y'] = '1'", "warnings.simplefilter('ignore')"]
-    changes += ["transformers.logging.disable_progress_bar()", "logging.basicConfig()"]
-    seen = changed_by(["import transformers"], ["import transformers", *changes])
-    assert seen.keys() == {"csv", "environ", "warnings", "transformers", "logging"}

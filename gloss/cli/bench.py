@@ -20,7 +20,7 @@ from gloss.errors import ConfigError
 from gloss.losses.registry import GLOSS_SQRT, INTEGRATED, LOSSES
 
 MEASURED = [name for name, row in LOSSES.items() if INTEGRATED in row.modes and name != GLOSS_SQRT]
-OF_PEERS = ("threads", "rounds", "clock", "device", "peers")
+OF_PEERS = ("threads", "rounds", "clock", "device", "peers", "paths")
 
 
 @dataclass
@@ -55,8 +55,7 @@ def task(cfg: Benchmark) -> None:
         raise ConfigError(f"losses={','.join(unknown)} is not allowed: expected some of {', '.join(LOSSES)}")
     values: dict[str, Any] = asdict(cfg)
     if cfg.peers:
-        default = asdict(Benchmark())
-        if unused := [key for key in default if key not in (*OF_PEERS, "paths") and values[key] != default[key]]:
+        if unused := [k for k, default in asdict(Benchmark()).items() if k not in OF_PEERS and values[k] != default]:
             raise ConfigError(f"{unused[0]}= has no effect with peers=true")
         return show_peers(cfg)
     from gloss.benchmark.steps import Settings, bench  # here: torch is loaded only once the command line is right

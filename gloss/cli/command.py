@@ -17,7 +17,7 @@ from typing import Any, ClassVar, get_type_hints
 import yaml
 from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.cli.help import usage
@@ -103,7 +103,11 @@ def show_messages(has_progress: bool = False) -> None:
 def read(schema: type, words: Sequence[str]) -> Any:
     """The schema's object with what `words` say. Raises ConfigError with a line for every mistake."""
     options = known_options(schema)
-    cfg = _compose(schema, parted(prepared(words, options, may_sweep=False))[1])
+    ConfigStore.instance().store(name=schema.__name__, node=schema)
+    try:
+        cfg = composed(parted(prepared(words, options, may_sweep=False))[1], schema.__name__)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(readable(error)) from None
     if missing := [key for key in options if OmegaConf.is_missing(cfg, key)]:
         raise ConfigError("\nerror: ".join(f"expected {key}=…: {options[key].help}" for key in missing))
     found = OmegaConf.to_object(cfg)
@@ -111,40 +115,35 @@ def read(schema: type, words: Sequence[str]) -> Any:
     return found
 
 
-def _compose(schema: type, words: Sequence[str]) -> DictConfig:
-    ConfigStore.instance().store(name=schema.__name__, node=schema)
-    try:
-        return composed(words, schema.__name__)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(readable(error)) from None
-
-
 def show(cfg: Any, place: str = "") -> None:
     """Print a configuration: --cfg job."""
     print(yaml.safe_dump(asdict(cfg), sort_keys=False, allow_unicode=True), end="")
 
 
-def run_command(command: ModuleType) -> int:
-    """Run a command on the process's arguments; its exit status."""
-    arguments, schema = sys.argv[1:], get_type_hints(command.task)["cfg"]
-    if issubclass(schema, Config):
+def run_command(command: ModuleType, arguments: Sequence[str]) -> int:
+    """Run a command; its exit status."""
+    schema = get_type_hints(command.task)["cfg"]
+    is_run = issubclass(schema, Config)
+    name = command.__name__.rpartition(".")[2] if is_run else schema.__name__
+    show_messages()
+    if {"-h", "--help"} & set(arguments):
+        ConfigStore.instance().store(name=schema.__name__, node=schema)
+        return run_with_exit_code(lambda: print(usage(command.__doc__, schema, name)))
+    if is_run:
         from gloss.cli import hydra_main  # here: it reads this module
 
-        return hydra_main.main(command.task, arguments, "tune" if schema is TuneConfig else "train")
+        return hydra_main.main(command.task, arguments, name)
+    if issubclass(schema, WithOverrides):
+        return run_with_exit_code(lambda: command.task(_read_with_overrides(schema, arguments)))
+    task = show if {"-c", "--cfg"} & set(arguments) else command.task
+    return run_with_exit_code(lambda: task(read(schema, arguments)))
 
-    def run() -> int | None:
-        if {"-h", "--help"} & set(arguments):
-            print(usage(command.__doc__, schema, _compose(schema, [])))
-            return 0
-        own = known_options(schema)
-        if not issubclass(schema, WithOverrides):
-            return (show if {"-c", "--cfg"} & set(arguments) else command.task)(read(schema, arguments))
-        flags, words = parted(prepared(arguments, known_options(TuneConfig) | own, is_sweep=True))
-        if flags:
-            raise ConfigError(f"there is no flag {flags[0]} here: values separated by commas are run each")
-        cfg = read(schema, [word for word in words if word.partition("=")[0] in own])
-        cfg.overrides = [word for word in words if word.partition("=")[0] not in own]
-        return command.task(cfg)
 
-    show_messages()
-    return run_with_exit_code(run)
+def _read_with_overrides(schema: type, arguments: Sequence[str]) -> Any:
+    own = known_options(schema)
+    flags, words = parted(prepared(arguments, known_options(TuneConfig) | own, is_sweep=True))
+    if flags:
+        raise ConfigError(f"there is no flag {flags[0]} here: values separated by commas are run each")
+    cfg = read(schema, [word for word in words if word.partition("=")[0] in own])
+    cfg.overrides = [word for word in words if word.partition("=")[0] not in own]
+    return cfg

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 
 from gloss.runtime.terminal import telling
@@ -18,7 +18,7 @@ def main(name: str) -> int:
     try:
         with telling("starting"):
             command, runner = (import_module(f"gloss.cli.{module}") for module in (name, "command"))
-        return runner.run_command(command)
+        return runner.run_command(command, sys.argv[1:])
     except ModuleNotFoundError as error:
         if str(error.name).startswith("gloss"):
             raise
@@ -27,12 +27,7 @@ def main(name: str) -> int:
         return 2
 
 
-def _script(name: str) -> Callable[[], int]:
-    return lambda: main(name)
-
-
 COMMANDS = "train tune predict export plot report reproduce runs data bench gpu_check".split()
-train, tune, predict, export, plot, report, reproduce, runs, data, bench, gpu_check = map(_script, COMMANDS)
-
-if __name__ == "__main__":  # python -m gloss.cli.entry train …
-    sys.exit(main(sys.argv.pop(1)))
+train, tune, predict, export, plot, report, reproduce, runs, data, bench, gpu_check = (
+    partial(main, name) for name in COMMANDS
+)

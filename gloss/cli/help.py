@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from hydra import compose
+from omegaconf import OmegaConf
 
-from gloss.config import CONFIG_DIR, known_options
+from gloss.config import CONFIG_DIR, Config, known_options
+from gloss.runtime.compose import composed, hydra_of_our_own
 from gloss.runtime.terminal import program
 
 FLAGS = """\
@@ -28,13 +29,15 @@ GROUPS = {
 BY_US = ("experiment.name", "search.overridden")  # not set on a command line
 
 
-def usage(about: str, schema: type, defaults: DictConfig, choices: Mapping[str, str] | None = None) -> str:
+def usage(about: str, schema: type, name: str) -> str:
     """The text of --help.
 
-    about: what the command does, with examples. choices: the file that each group of configs/ has by default.
+    about: what the command does, with examples. name: of its file in configs/, or of its schema in the ConfigStore.
     """
-    lines = []
-    if choices is not None:
+    defaults, choices, lines = composed([], name), {}, []
+    if issubclass(schema, Config):
+        with hydra_of_our_own():
+            choices = compose(name, return_hydra_config=True).hydra.runtime.choices  # the file that each group has
         lines += [FLAGS, "", "Files, one of each:  key = default", ""]
         for group in (group for group in GROUPS if group in choices):
             names = ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
@@ -42,7 +45,7 @@ def usage(about: str, schema: type, defaults: DictConfig, choices: Mapping[str, 
         lines.append("")
     lines += [f"Keys (defaults{' are of the files above' if choices else ''}; null: not set):", ""]
     for key, option in known_options(schema).items():
-        if choices is None or key not in (*BY_US, *choices):
+        if key not in (*BY_US, *choices):
             value = "" if OmegaConf.is_missing(defaults, key) else OmegaConf.select(defaults, key)
             text = "; ".join(filter(None, (option.help, option.allowed and f"expected: {option.allowed}")))
             lines.append(_line(key, "…" if option.kind.startswith("dict") else _written(value), text))

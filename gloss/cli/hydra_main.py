@@ -10,11 +10,9 @@ import traceback
 from collections.abc import Callable, Sequence
 from datetime import datetime
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hydra import compose
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -22,7 +20,6 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.cli.command import show, show_messages
-from gloss.cli.help import usage
 from gloss.config import ROOT, Config, TuneConfig, known_options
 from gloss.errors import ConfigError, RunError
 from gloss.experiments.grid import check_single, in_sweep_order, is_run, jobs_of
@@ -56,12 +53,6 @@ def main(task: Callable[[Any, str], Any], arguments: Sequence[str] | None = None
 
 def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name: str) -> int:
     schema = TuneConfig if config_name == "tune" else Config
-    if {"-h", "--help"} & set(arguments):
-        with hydra_of_our_own():
-            choices = compose(config_name, return_hydra_config=True).hydra.runtime.choices
-        about = import_module(f"gloss.cli.{config_name}").__doc__
-        print(usage(about, schema, composed([], config_name), choices))
-        return 0
     flags, words = parted(prepared(arguments, known_options(schema)))
     is_sweep, is_shown = bool({"-m", "--multirun"} & set(flags)), bool({"-c", "--cfg"} & set(flags))
     task = show if is_shown else task
@@ -78,8 +69,7 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
         words = in_sweep_order(experiment, words)
     try:
         if not is_sweep:
-            overrides = [word for word in words if not word.startswith(("hydra.", "hydra/"))]
-            task(_prepare(copy.deepcopy(composed(words, config_name)), overrides), "")
+            task(configured(words, config_name), "")
             return 0
         results = _sweep(task, words, config_name)
     except (HydraException, OmegaConfBaseException) as error:
@@ -95,6 +85,18 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
     if failed:
         print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the others are done", file=sys.stderr)
     return 1 if failed else 0
+
+
+def configured(words: Sequence[str], config_name: str = "train") -> Config:
+    """The checked configuration of a single run or search.
+
+    words: of the command line, as `prepared` gives them. Raises ConfigError.
+    """
+    try:
+        cfg = copy.deepcopy(composed(words, config_name))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError(readable(error)) from None
+    return _prepare(cfg, [word for word in words if not word.startswith(("hydra.", "hydra/"))])
 
 
 def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) -> list[Path | str | None]:

@@ -11,18 +11,17 @@ from __future__ import annotations
 import logging
 import os
 import shlex
-import signal
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 
 import yaml
 
-from gloss.cli.command import WithOverrides
-from gloss.config import CONFIG_DIR, ROOT, TuneConfig, choice, known_options
+from gloss.cli.command import WithOverrides, run_command
+from gloss.config import CONFIG_DIR, TuneConfig, choice, known_options
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides
 from gloss.experiments.requested import requested_runs, same_settings, selections
@@ -61,11 +60,10 @@ class Task:
         overrides = prepared(overrides, known_options(TuneConfig), is_sweep=True)
         self.experiments = experiments_of(name)
         self.searched = SEARCHES_OF.get(name, ())  # experiments of which only the searches belong to it
-        secret = [o for o in overrides if o.startswith(STORAGE) and o != f"{STORAGE}null"]
-        self.storage = value_of(secret, SECRET)  # a URL that may hold a password
-        self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in secret]
+        self.storage = [o for o in overrides if o.startswith(STORAGE)]  # a URL that may hold a password
+        self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in self.storage]
         self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.launcher"))]
-        self.overrides = [o for o in overrides if o not in self.search + self.launcher + secret]
+        self.overrides = [o for o in overrides if o not in self.search + self.launcher + self.storage]
         self.outputs = Path(value_of(self.overrides, "paths.outputs", "outputs"))
         if name == ALL and (sets := value_of(self.overrides, "dataset")):
             left_out = [e for e in self.experiments if not set(sets.split(",")) & _sets_of(e)]
@@ -125,12 +123,10 @@ class Task:
         left = searches_left(specs, self.overrides, self.search)
         rows = [{key: c.choices[key] for key in SEARCH_KEYS if key in c.choices} for c, _ in left.values()]
         shared = search_overrides({key for c in specs for key in c.choices}, self.overrides)
-        # Not as an argument, which other users can see and Hydra writes into the sweep's folder.
-        environment = {"GLOSS_STORAGE": self.storage} if self.storage else {}
         worst = 0
         for row in grouped(rows):
             chosen = (f"{k}={v}" for k, v in row.items())
-            status = call("tune", "-m", *chosen, *shared, *self.search, *self.launcher, environment=environment)
+            status = call("tune", "-m", *chosen, *shared, *self.search, *self.storage, *self.launcher)
             worst = max(worst, status)
             if worst >= 128:
                 break
@@ -251,31 +247,11 @@ def status(outputs: Path, device: str, cores: int) -> bool:
     return bool(asked)
 
 
-def call(script: str, *arguments: str, environment: Mapping[str, str] | None = None) -> int:
-    """Run a command of ours, shown as one, and wait for it; its exit status, 128 + n where signal n ended it.
-
-    environment: variables added to this process's; their values are not shown.
-    """
-    environment = environment or {}
-    secret = "".join(f"{name}=… " for name in environment)
-    print(f"$ {secret}{program(script)} {shlex.join(arguments)}", flush=True)
-    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gloss.cli.entry", script, *arguments],
-        env={**os.environ, "PYTHONPATH": path, "YES": "1", **environment},
-    )
-
-    def pass_on(number: int, _frame: object) -> None:
-        if number == signal.SIGTERM:  # Ctrl-C reaches the child without our help
-            process.send_signal(number)
-
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        code = process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-    return code if code >= 0 else 128 - code
+def call(script: str, *words: str) -> int:
+    """Run a command of ours in this process, shown as one; its exit status."""
+    shown = shlex.join(f"{STORAGE}…" if word.startswith(STORAGE) else word for word in words)
+    print(f"$ {program(script)} {shown}", flush=True)
+    return run_command(import_module(f"gloss.cli.{script}"), words)
 
 
 def task(cfg: Reproduce) -> int:
@@ -284,6 +260,7 @@ def task(cfg: Reproduce) -> int:
         if os.environ.get("YES") != "1" and (plan := task.plan(this_device(), cores)) is not None:
             runs, searches, _ = plan.hours()
             confirm(cfg.target, searches + runs * (cfg.action == "run"))
+        os.environ["YES"] = "1"  # the commands that follow do not ask again
         return task.run(searches_only=cfg.action == "tune")
     device = cfg.device or this_device()
     if cfg.action == "status":

@@ -55,50 +55,46 @@ def epoch_flops(layers: float, width: int, passes: int, train_tokens: float, val
 
 
 class Speeds:
-    """What finished runs tell: how fast a device is, how long a user's own texts are, how many epochs a run takes."""
+    """What finished runs tell: how fast a device is with each encoder, and how many epochs a run takes."""
 
     def __init__(self, records: Sequence[Record], device: str, cores: int = 2) -> None:
         """device: a key of DEVICES, or a GPU's name as the records have it."""
         self.records, self.device, self.cores = records, device, cores
         self.data_sheet = next((name for name in DEVICES if is_named(name, device)), None)
         self.auto = FLOAT32 if device == "cpu" else BF16  # what trainer.precision=auto becomes there
-        self.found: dict[tuple[str, ...], list[float]] = {}  # operations a second: of a precision, and a model, …
+        self.found: dict[tuple[str, str], list[float]] = {}  # (encoder, precision) -> operations a second of its runs
         for record in records:
-            result, x = record.result, record.identity
-            is_cpu, precision = result["device"] == "cpu", str(result.get("precision"))
-            if is_cpu != (device == "cpu") or not (is_cpu or is_named(device, str(result.get("device_name")))):
+            name, precision = str(record.result.get("device_name")), record.result["precision"]
+            is_cpu = record.result["device"] == "cpu"
+            if is_cpu != (device == "cpu") or not (is_cpu or is_named(device, name)):
                 continue
-            if ((result["config"].get("trainer") or {}).get("precision") or "auto") == "auto":
+            if record.result["config"].get("trainer", {}).get("precision", "auto") == "auto":
                 self.auto = precision
-            if not result.get("shared_device") and (speed := _speed(record)):
-                for key in ((), (x.model,), (x.model, x.dataset)):
-                    self.found.setdefault((precision, *key), []).append(speed)
+            if not record.result.get("shared_device") and (speed := _speed(record)):
+                self.found.setdefault((record.identity.model, precision), []).append(speed)
 
     def epoch_seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         """Seconds of an epoch, and where the speed is from; None where encoder, texts or device are not known."""
-        cfg, precision = spec.config, self.precision(spec)
+        cfg = spec.config
         texts = lengths().get(spec.dataset) or next(filter(None, map(_own_texts, self._of_set(spec))), None)
         if spec.model not in ENCODERS or texts is None:
             return None, "unknown"
-        layers, width, _ = ENCODERS[spec.model]
-        layers = cfg.model.num_layers or layers
         rows, val, tokens = texts
         rows = min(rows, cfg.dataset.train_limit or rows)
         steps = -(-rows // cfg.trainer.batch_size)
         if cfg.dataset.unlabeled or cfg.dataset.unlabeled_path:  # they are encoded too, in every batch
             rows += steps * (cfg.trainer.unlabeled_per_batch or cfg.trainer.batch_size)
         passes = forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes)
-        flops = epoch_flops(layers, width, passes, rows * tokens, val * tokens)
-        closest = {(spec.model, spec.dataset): "same set", (spec.model,): "same model", (): "other model"}
-        for key, source in closest.items():
-            if (precision, *key) in self.found:
-                return flops / statistics.median(self.found[precision, *key]), f"measured ({source})"
+        layers = cfg.model.num_layers or ENCODERS[spec.model][0]
+        flops = epoch_flops(layers, ENCODERS[spec.model][1], passes, rows * tokens, val * tokens)
+        if measured := self.found.get((spec.model, self.precision(spec))):
+            return flops / statistics.median(measured), "measured"
         if self.data_sheet is None:
             return None, "unknown"
         peak, share = DEVICES[self.data_sheet]
         if self.data_sheet == "cpu":
             return flops / (peak * share * self.cores / 2), "data sheet"
-        slower = SLOWER_IN_FLOAT32 if precision == FLOAT32 else 1.0
+        slower = SLOWER_IN_FLOAT32 if self.precision(spec) == FLOAT32 else 1.0
         return max(slower * flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
 
     def precision(self, spec: RunSpec) -> str:
@@ -116,11 +112,8 @@ class Speeds:
         trainer = spec.config.trainer
         if trainer.patience is None:
             return trainer.max_epochs, "fixed"
-        alike = [record for record in self._of_set(spec) if _is_alike(record, spec)]
-        for keys in (("model", "config_hash"), ("model",), ()):
-            same = [r for r in alike if all(getattr(r.identity, key) == getattr(spec, key) for key in keys)]
-            if same:
-                return statistics.mean(record.result["epochs"] for record in same), "ours"
+        if same := [record.result["epochs"] for record in self._of_set(spec) if _is_alike(record, spec)]:
+            return statistics.mean(same), "ours"
         if spec.mode == STANDALONE and trainer.patience == 10:
             loss = "gloss_o" if spec.loss == "gloss_sqrt" else spec.loss
             if (epochs := paper.published("table3", spec.dataset, "bert", loss, "epochs")) is not None:
@@ -138,11 +131,13 @@ def is_named(short: str, name: str) -> bool:
 
 def _is_alike(record: Record, spec: RunSpec) -> bool:
     """Whether a run says something about a spec's epochs: the same loss, mode, amount of data and stopping rule."""
-    config, trainer = record.result["config"], spec.config.trainer
-    same = (record.identity.mode, record.identity.loss) == (spec.mode, spec.loss)
+    trainer, dataset = (record.result["config"].get(group, {}) for group in ("trainer", "dataset"))
     rule = ("patience", "max_epochs", "batch_size")
-    same = same and all((config.get("trainer") or {}).get(key) == getattr(trainer, key) for key in rule)
-    return same and (config.get("dataset") or {}).get("train_limit") == spec.config.dataset.train_limit
+    return (
+        (record.identity.mode, record.identity.loss) == (spec.mode, spec.loss)
+        and all(trainer.get(key) == getattr(spec.config.trainer, key) for key in rule)
+        and dataset.get("train_limit") == spec.config.dataset.train_limit
+    )
 
 
 def _own_texts(record: Record) -> tuple[int, int, float] | None:
@@ -155,11 +150,11 @@ def _own_texts(record: Record) -> tuple[int, int, float] | None:
 def _speed(record: Record) -> float | None:
     """Operations a second that a run reached, validation included; None where it is not known."""
     result, x, texts = record.result, record.identity, _own_texts(record)
-    seconds = sum(number(result, "seconds", key) or 0.0 for key in ("training", "evaluation"))
+    seconds = number(result, "seconds", ("training", "evaluation"))
     if not (texts and seconds and x.model in ENCODERS):
         return None
-    layers, width, _ = ENCODERS[x.model]
-    layers = int(number(result, "config", "model", "num_layers") or layers)
+    layers = int(number(result, "config", "model", "num_layers") or ENCODERS[x.model][0])
     passes = forward_passes(x.mode, x.loss, int(number(result, "config", "variant", "forward_passes") or 1))
     train, val, tokens = texts
-    return result["epochs"] * epoch_flops(layers, width, passes, train * tokens, val * tokens) / seconds
+    flops = epoch_flops(layers, ENCODERS[x.model][1], passes, train * tokens, val * tokens)
+    return result["epochs"] * flops / seconds

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import IDENTITY, RunSpec, expand_grid, own_fingerprint
 from gloss.records.reading import Record, read_yaml, shortened
@@ -13,23 +15,20 @@ from gloss.records.run_folder import config_hash
 from gloss.runtime.compose import sweep_of
 from gloss.runtime.overrides import override
 
+_SELECTIONS = TypeAdapter(dict[str, list[list[str]]])
 
-# ---------------------------------------------------------------------------------------------- what was asked for
+
 def selections(outputs: Path) -> dict[str, list[list[str]]]:
     """<outputs>/selections.yaml: experiment -> the overrides of each time that it was asked for, the last at the end.
 
     Also reads an experiment with the overrides themselves. Raises ConfigError for any other file.
     """
     path = outputs / "selections.yaml"
-    expected = "expected experiments, each with a list of overrides for each time it was asked for"
     try:
-        found = (read_yaml(path) if path.is_file() else None) or {}
-        if not isinstance(found, dict) or not all(isinstance(x, list) for x in found.values()):
-            raise ValueError(expected)
-        asked = {str(name): x if x and all(isinstance(y, list) for y in x) else [x] for name, x in found.items()}
-        if not all(isinstance(o, str) for times in asked.values() for overrides in times for o in overrides):
-            raise ValueError(expected)
-    except (OSError, ValueError) as error:
+        found = dict((read_yaml(path) if path.is_file() else None) or {})
+        times = {name: x if x and all(isinstance(y, list) for y in x) else [x] for name, x in found.items()}
+        asked = _SELECTIONS.validate_python(times)
+    except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be used ({shortened(error)}): repair or remove it") from None
     elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # where things are now; a URL may hold a password
     return {
@@ -79,9 +78,8 @@ def with_texts(specs: Sequence[RunSpec], records: Sequence[Record]) -> list[RunS
     DataError where there is none, or several.
     """
     sets: dict[str, list[RunSpec]] = {}
-    for spec in specs:
-        if spec.config.dataset.has_own_texts:
-            sets.setdefault(repr(spec.config.dataset), []).append(spec)
+    for spec in (spec for spec in specs if spec.config.dataset.has_own_texts):
+        sets.setdefault(repr(spec.config.dataset), []).append(spec)
     known = {key: _fingerprint(same, records) for key, same in sets.items()}
     return [replace(c, fingerprint=known[key]) if (key := repr(c.config.dataset)) in known else c for c in specs]
 
@@ -91,13 +89,9 @@ def _fingerprint(specs: Sequence[RunSpec], records: Sequence[Record]) -> str:
     try:
         return own_fingerprint(specs[0].config)
     except DataError as error:
-        found = set()
-        for record in records:
-            x, fingerprint = record.identity, record.result.get("fingerprint")
-            kind = (x.dataset, x.model, x.mode, x.loss)
-            mine = (c for c in specs if c.can_run and kind == (c.dataset, c.model, c.mode, c.loss))
-            if fingerprint and any(config_hash(c.config, fingerprint) == x.config_hash for c in mine):
-                found.add(fingerprint)
+        fingerprints = {record.result.get("fingerprint") for record in records} - {None}
+        recorded = {(record.identity.config_hash, record.result.get("fingerprint")) for record in records}
+        found = {x for x in fingerprints if any((config_hash(c.config, x), x) in recorded for c in specs if c.can_run)}
         if len(found) != 1:
             many = f"runs on {len(found)} different contents" if found else "no run of it"
             raise DataError(f"{error}; and the records, which could tell what the texts were, have {many}") from None

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
 
 from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config
-from gloss.errors import ConfigError, RunError
+from gloss.errors import ConfigError
 from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_overrides, search_spec
-from gloss.records.reading import files_under
 from gloss.records.run_folder import is_done, is_running
-from gloss.records.study import read_study
 from gloss.search.best_values import mismatch, read_tuned, tuned_file
 
 BF16, FLOAT32 = "bf16", "float32"
-# ---------------------------------------------------------------------------------------------------------- how far
 DONE, RUNNING, FAILED, INTERRUPTED, MISSING_RUN = "done", "running", "failed", "interrupted", "to do"
 
 
@@ -37,7 +33,7 @@ def state(folder: Path | None) -> str:
 def searches_left(
     specs: Sequence[RunSpec], overrides: Sequence[str], search: Sequence[str]
 ) -> dict[Path, tuple[RunSpec, int]]:
-    """Searches that specs lack: overlay that each writes -> (what it trains, trials left).
+    """Searches that specs lack: overlay that each writes -> (what it trains, its trials).
 
     A spec has its search where the overlay of the same texts, encoder and amounts of data (as in `search_spec`) is
     from the wanted search with at least the wanted trials. overrides: of the specs, as on the command line; what they
@@ -45,11 +41,10 @@ def searches_left(
     search.
     """
     given = {key: value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
-    path = CONFIG_DIR / "search" / f"{given.get('search', 'fair')}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise ConfigError(f"search={path.stem} is not allowed: expected one of {known}")
-    settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    files = {path.stem: path for path in sorted((CONFIG_DIR / "search").glob("*.yaml"))}
+    if (name := given.get("search", "fair")) not in files:
+        raise ConfigError(f"search={name} is not allowed: expected one of {', '.join(files)}")
+    settings = yaml.safe_load(files[name].read_text(encoding="utf-8"))
     one_of_each: dict[tuple, RunSpec] = {}  # composing takes time
     for spec in (spec for spec in specs if spec.config.experiment.search):
         chosen = tuple(spec.choices.get(key) for key in SEARCH_KEYS)
@@ -58,31 +53,15 @@ def searches_left(
     for spec in one_of_each.values():
         budget = int(given.get("search.trials", settings["budget"].get(spec.loss, settings["budget"].get("any", 0))))
         space = settings["space"].get(spec.mode, {}).get(spec.loss, {})
-        is_open = any(HYPERPARAMETERS[name] not in given for name, row in space.items() if isinstance(row, dict))
+        is_open = any(HYPERPARAMETERS[key] not in given for key, row in space.items() if isinstance(row, dict))
         if is_open and budget:
             wanted = search_spec(spec, overrides)
-            if not _is_searched(wanted.config, path.stem, budget):
-                left = max(0, budget - _trials_done(wanted, path.stem))
-                found.setdefault(tuned_file(wanted.config), (wanted, left))
+            if not _is_searched(wanted.config, name, budget):
+                found.setdefault(tuned_file(wanted.config), (wanted, budget))
     return found
 
 
 def _is_searched(cfg: Config, search: str, budget: int) -> bool:
     overlay = tuned_file(cfg)
-    if not overlay.is_file():
-        return False
-    source = read_tuned(overlay)[1]
-    trials = source.get("trials")
-    return source.get("search") == search and isinstance(trials, int) and trials >= budget and not mismatch(cfg, source)
-
-
-def _trials_done(spec: RunSpec, search: str) -> int:
-    """Finished trials of the spec's study, as far as it has come."""
-    c, done = spec.config, [0]
-    pattern = f"{spec.dataset}-{spec.model}-{spec.mode}-{spec.loss}-{spec.variant}-{search}-*/study.json"
-    for path in files_under(c.paths.outputs, f"studies/{pattern}"):
-        with contextlib.suppress(RunError):
-            study = read_study(path.parent)
-            if (study.train_limit, study.max_epochs) == (c.dataset.train_limit, c.trainer.max_epochs):
-                done.append(sum(trial["state"] in ("complete", "pruned", "fail") for trial in study.trials))
-    return max(done)
+    source = read_tuned(overlay)[1] if overlay.is_file() else {}
+    return source.get("search") == search and source.get("trials", 0) >= budget and not mismatch(cfg, source)

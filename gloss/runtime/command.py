@@ -30,20 +30,18 @@ def command_of(config: Mapping[str, Any], *more: str) -> str:
     words += [f"model={alias if (CONFIG_DIR / 'model' / f'{alias}.yaml').is_file() else 'hf'}"]
     words += [f"loss={group['loss']['name']}", f"mode={config['mode']}"]
     words += [f"variant={group['variant']['name']}"] if group["variant"]["name"] != "paper" else []
-    default = composed(words)
-    for key in known_options():
-        node: Any = config
-        for part in key.split("."):
-            node = node.get(part, _ABSENT) if isinstance(node, Mapping) else _ABSENT
-        if node is _ABSENT or key in _ELSEWHERE:
-            continue
-        if OmegaConf.is_missing(default, key) or _plain(OmegaConf.select(default, key)) != node:
-            words.append(_word(key, node))
+    default = OmegaConf.to_container(composed(words), resolve=True)
+    for key in (key for key in known_options() if key not in _ELSEWHERE):
+        value = _at(config, key)
+        if value is not _ABSENT and value != _at(default, key):
+            words.append(_word(key, value))
     return shlex.join([*program("train").split(), *words, "tuned=false", *more])  # a search's values are in `words`
 
 
-def _plain(value: Any) -> Any:
-    return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+def _at(tree: Any, key: str) -> Any:
+    for part in key.split("."):
+        tree = tree.get(part, _ABSENT) if isinstance(tree, Mapping) else _ABSENT
+    return tree
 
 
 def _word(key: str, value: Any) -> str:

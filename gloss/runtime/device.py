@@ -76,24 +76,18 @@ def unused_gpu() -> UnusedGPU | None:
         if gpus := re.findall(r"^(.+), (\d+\.\d+), (\d.+)$", shown, re.MULTILINE):
             names, driver = ", ".join(sorted({name for name, _, _ in gpus})), driver or gpus[0][2]
             is_new = any(float(capability) >= 8.0 for _, capability, _ in gpus)
-    found = re.search(r"\b(\d{3})\.\d+", driver)
-    cuda = torch.version.cuda
+    found, cuda = re.search(r"\b(\d{3})\.\d+", driver), torch.version.cuda
     if cuda is None:
-        reason = (
-            f"{names} is there, but this PyTorch is built without CUDA: `make setup` in a new .venv installs one with"
-        )
-        return UnusedGPU(reason, False)
+        why = "but this PyTorch is built without CUDA: `make setup` in a new .venv installs one with"
+        return UnusedGPU(f"{names} is there, {why}", False)
     needed = DRIVER_OF_CUDA.get(cuda.partition(".")[0], 0)
     if found is None or int(found[1]) >= needed:
-        return UnusedGPU(
-            f"{names} is there, but PyTorch {torch.__version__} finds none it may use: see `nvidia-smi`", False
-        )
-    reason = (
-        f"the driver of {names} is {found[0]}, and PyTorch {torch.__version__} (CUDA {cuda}) needs {needed} or newer"
-    )
-    if int(found[1]) >= DRIVER_OF_CUDA["12"]:
-        return UnusedGPU(f"{reason}: `make setup TORCH_INDEX={OLD_BUILD}` installs a build for it", is_new)
-    return UnusedGPU(f"{reason}: update the driver", is_new)
+        why = f"but PyTorch {torch.__version__} finds none it may use: see `nvidia-smi`"
+        return UnusedGPU(f"{names} is there, {why}", False)
+    has_build = int(found[1]) >= DRIVER_OF_CUDA["12"]
+    remedy = f"`make setup TORCH_INDEX={OLD_BUILD}` installs a build for it" if has_build else "update the driver"
+    versions = f"{found[0]}, and PyTorch {torch.__version__} (CUDA {cuda}) needs {needed} or newer"
+    return UnusedGPU(f"the driver of {names} is {versions}: {remedy}", is_new)
 
 
 def choose_precision(cfg: TrainerConfig, device: torch.device) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import platform
 import subprocess
 from importlib.metadata import version
@@ -24,19 +23,13 @@ def environment(device: torch.device, precision: str) -> dict[str, object]:
         "commit_clean": clean,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in _PACKAGES},
         "cuda": torch.version.cuda,
         "device": device.type,
         "device_name": device_name(device),
         "precision": precision,
         "threads": torch.get_num_threads(),
     }
-
-
-def _version(package: str) -> str | None:
-    with contextlib.suppress(ImportError):
-        return version(package)
-    return None
 
 
 def commit_of(folder: Path) -> tuple[str | None, bool | None]:

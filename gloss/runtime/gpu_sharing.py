@@ -34,23 +34,20 @@ def is_shared(device: torch.device) -> bool:
         return True
 
 
-def shared_lock_folder(name: str) -> Path | None:
-    """The folder `name` in the temp directory, which only this user can write to; None where there is no such folder.
+def lock_folder() -> Path | None:
+    """A folder in the temp directory that only this user can write to; None where there is no such folder.
 
     Anybody can foresee its path, so a link or a folder that others may write to is not used. Named by uid: in
     a container the user may have no name.
     """
-    folder = Path(tempfile.gettempdir())
-    for part in (f"gloss-{os.getuid()}", name):
-        folder /= part
-        try:
-            folder.mkdir(mode=0o700, exist_ok=True)
-            found = folder.lstat()
-        except OSError:
-            return None
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
-            return None
-    return folder
+    folder = Path(tempfile.gettempdir()) / f"gloss-{os.getuid()}"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+    except OSError:
+        return None
+    is_mine = stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not found.st_mode & 0o022
+    return folder if is_mine else None
 
 
 def assign_gpu() -> int | None:
@@ -65,7 +62,7 @@ def assign_gpu() -> int | None:
         return None
     if _mine is not None:
         return torch.cuda.current_device()
-    folder = shared_lock_folder("workers")
+    folder = lock_folder()
     chosen = os.getpid() % num_gpus
     for i in range(num_gpus if folder else 0):
         lock = FileLock(folder / str(torch.cuda.get_device_properties(i).uuid))

@@ -176,12 +176,9 @@ def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
     """The search for a run: with all that was set by hand, but without what its experiment varies."""
     given = {o.partition("=")[0].lstrip("+"): o for o in overrides}
     names = {"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name}
-    if cfg.variant.name != "paper":
-        names["variant"] = cfg.variant.name
-    if not _is_default_outputs(cfg):
-        names["paths.outputs"] = cfg.paths.outputs
-    words = [given.get(key, f"{key}={value}") for key, value in names.items()]
-    swept = sweep_of(cfg.experiment.name) if cfg.experiment.name else {}
-    elsewhere = {*names, "seed", "rerun", "experiment", *swept}
+    names |= {} if cfg.variant.name == "paper" else {"variant": cfg.variant.name}
+    names |= {} if _is_default_outputs(cfg) else {"paths.outputs": cfg.paths.outputs}
+    words = [given.pop(key, f"{key}={value}") for key, value in names.items()]
+    elsewhere = {"seed", "rerun", "experiment", *(sweep_of(cfg.experiment.name) if cfg.experiment.name else ())}
     words += [o for key, o in given.items() if key not in elsewhere]
     return shlex.join(["python", "scripts/tune.py", *words])

@@ -57,14 +57,16 @@ REASON, LEFT = "reason", "left"  # a trial's attributes: why it failed; that it 
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The trials of a study but for those that ended without an outcome, and that another stands in for."""
-
-    def counts(trial: FrozenTrial) -> bool:
-        is_given_up = len(Retry.retry_history(trial)) >= MAX_RETRIES
-        return LEFT not in trial.user_attrs and (
-            trial.state != TrialState.FAIL or REASON in trial.user_attrs or is_given_up
+    return [
+        trial
+        for trial in trials
+        if LEFT not in trial.user_attrs
+        and (
+            trial.state != TrialState.FAIL
+            or REASON in trial.user_attrs
+            or len(Retry.retry_history(trial)) >= MAX_RETRIES
         )
-
-    return list(filter(counts, trials))
+    ]
 
 
 def place_of(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> int:
@@ -149,10 +151,11 @@ class Worker:
         self.num_trials = search.trials or search.budget.get(cfg.loss.name, search.budget.get("any"))
         if not self.num_trials or self.num_trials < 1:
             raise ConfigError(f"search.budget has no number of trials for loss={cfg.loss.name}: give search.trials=15")
-        words = (cfg.dataset.name, cfg.model.alias, cfg.mode, cfg.loss.name, cfg.variant.name, search.name)
-        self.about: dict[str, Any]
-        self.about = dict(zip(("dataset", "model", "mode", "loss", "variant", "search"), words, strict=True))
-        self.study_name = "-".join((*words, self._config_hash()))
+        self.about: dict[str, Any] = {
+            **{"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name},
+            **{"variant": cfg.variant.name, "search": search.name},
+        }
+        self.study_name = "-".join((*self.about.values(), self._config_hash()))
         self.about |= {"name": self.study_name, "seed": cfg.seed, "train_examples": num_examples}
         self.about |= {"train_limit": cfg.dataset.train_limit, "max_epochs": cfg.trainer.max_epochs}
         self.folder = Path(cfg.paths.outputs) / "studies" / self.study_name

@@ -171,21 +171,19 @@ def test_mistakes_of_every_kind_are_told_together(capsys):
         ("gpu_check", ["--device=cpu"], "error: there is no flag --device=cpu"),
     ],
 )
-def test_every_command_has_the_same_grammar_words_and_status(command, words, message, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [command, *words])
-    assert run_command(importlib.import_module(f"gloss.cli.{command}")) == 2
+def test_every_command_has_the_same_grammar_words_and_status(command, words, message, capsys):
+    assert run_command(importlib.import_module(f"gloss.cli.{command}"), words) == 2
     output = capsys.readouterr()
     assert output.err.startswith(message) and not output.out
     assert all(line.startswith("error: ") for line in output.err.splitlines())
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_examples_and_a_line_for_every_key(name: str, monkeypatch, capsys):
+def test_help_has_examples_and_a_line_for_every_key(name: str, capsys):
     command = importlib.import_module(f"gloss.cli.{name}")
     options = known_options(get_type_hints(command.task)["cfg"])
     assert options and [key for key, option in options.items() if not option.help] == []
-    monkeypatch.setattr(sys, "argv", [name, "--help"])
-    assert run_command(command) == 0
+    assert run_command(command, ["--help"]) == 0
     text = capsys.readouterr().out
     assert f"\n  python scripts/{name}.py" in text
     for key in options.keys() - set(BY_US):
@@ -199,9 +197,8 @@ def test_help_has_examples_and_a_line_for_every_key(name: str, monkeypatch, caps
     ("predict", ["text=a, b"], ["text"], "a, b"),
     ("train", ["loss=ce", "dataset.name=1e3"], ["dataset", "name"], "1e3"),
 ])  # fmt: skip
-def test_cfg_job_shows_what_would_run(name, words, key, value, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", [name, *words, "--cfg", "job"])
-    assert run_command(importlib.import_module(f"gloss.cli.{name}")) == 0
+def test_cfg_job_shows_what_would_run(name, words, key, value, capsys):
+    assert run_command(importlib.import_module(f"gloss.cli.{name}"), [*words, "--cfg", "job"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     for part in key:
         shown = shown[part]

@@ -82,45 +82,40 @@ def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
 
 
 @pytest.fixture
-def called(monkeypatch) -> list[tuple[list[str], str | None]]:
-    """The commands that follow, which are not run, each with its storage."""
-    found = []
-
-    def popen(command, env):
-        found.append((command[3:], env.get("GLOSS_STORAGE")))  # python -m gloss.cli.entry …
-        return type("P", (), {"wait": lambda self: 0})()
-
-    monkeypatch.delenv("GLOSS_STORAGE", raising=False)
-    monkeypatch.setattr(reproduce.subprocess, "Popen", popen)
+def called(monkeypatch) -> list[tuple[str, ...]]:
+    """The commands that follow, which are not run."""
+    found: list[tuple[str, ...]] = []
+    name = "run_command"
+    monkeypatch.setattr(reproduce, name, lambda command, words: found.append((command.__name__[10:], *words)) or 0)
     return found
 
 
 def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tmp_path, called, capsys):
     given = ["dataset=mr", "model=tiny", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
-    url = "postgresql://me:secret@host/db"
-    task = Task("table2", [*given, f"search.storage={url}", "search.trials=2"])
+    url = "search.storage=postgresql://me:secret@host/db"
+    task = Task("table2", [*given, url, "search.trials=2"])
     assert task.run() == 1  # its run is not there
-    assert [(command[0], storage) for command, storage in called] == [("tune", url), ("train", None), ("report", None)]
-    assert "search.trials=2" in called[0][0] and not any("secret" in x for command, _ in called for x in command)
+    assert [(name, url in words) for name, *words in called] == [("tune", True), ("train", False), ("report", False)]
+    assert "search.trials=2" in called[0]
     shown = capsys.readouterr().out
-    assert "$ GLOSS_STORAGE=… python scripts/tune.py -m dataset=mr" in shown and "secret" not in shown
+    assert "$ python scripts/tune.py -m dataset=mr" in shown and "secret" not in shown
     assert not any("secret" in path.read_text() for path in tmp_path.rglob("*.yaml"))
     Task("all", [f"paths.outputs={tmp_path / 'empty'}"]).report()
-    assert not any("only" in x for x in called[-1][0])
+    assert not any("only" in x for x in called[-1])
 
 
 def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, called, capsys):
     given = ["dataset=mr", "model=tiny", "search.trials=2", f"paths.outputs={tmp_path}"]
     task = Task("table8", [*given, "loss=ce,gloss_o"])  # the same table
     assert task.name == "table7" and task.run(searches_only=True) == 0
-    assert [c[0] for c, _ in called] == ["tune"]  # table3 has no loss=ce: left out
+    assert [c[0] for c in called] == ["tune"]  # table3 has no loss=ce: left out
     assert "left out: table3: loss=ce mode=standalone" in capsys.readouterr().err
     called.clear()
     task = Task("table7", [*given, "loss=gloss_o"])
-    assert task.run() == 0 and [c[0] for c, _ in called] == ["tune", "tune", "report"]
-    modes = [next(x for x in c if x.startswith("mode=")) for c, _ in called[:2]]
+    assert task.run() == 0 and [c[0] for c in called] == ["tune", "tune", "report"]
+    modes = [next(x for x in c if x.startswith("mode=")) for c in called[:2]]
     assert modes == ["mode=integrated", "mode=standalone"]
-    assert "only=[table7]" in called[-1][0] and not (tmp_path / "selections.yaml").exists()
+    assert "only=[table7]" in called[-1] and not (tmp_path / "selections.yaml").exists()
     shown = show(task.plan("cpu", 2))
     assert shown.startswith("Runs: none of its own.\nSearches for 2 configurations, 4 trials: at most")
     for wrong in ("loss=nosuch", "loss.sigma=3"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import fcntl
 import json
 import subprocess
-import sys
 
 import pytest
 import torch
 import transformers
 import yaml
-from synthetic import result, write_run, write_study
+from conftest import held
+from synthetic import result, write_run
 
 from gloss.cli.reproduce import Task, save_selection, status
 from gloss.data.datasets import read_manifest
@@ -44,22 +44,13 @@ def test_states_of_runs(tmp_path):
         path = cell.folder(seed) / name
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps({"message": "the disk is full\nand more"}))
-    holder = (
-        "import sys, time\nfrom pathlib import Path\nfrom gloss.records.run_folder import locked\n"
-        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
-    process = subprocess.Popen([sys.executable, "-c", holder, cell.folder(2)], stdout=subprocess.PIPE, text=True)
-    try:
-        assert process.stdout.readline() == "held\n"
+    with held(cell.folder(2) / "lock"):
         plan = make_plan([cell], "a100", 2)
         found = ["done", "running", "failed", "interrupted", "to do"]
         assert list(plan.lines[0].states.values()) == found == [state(cell.folder(s)) for s in cell.seeds]
         assert failures(plan.lines) == [f"{cell.folder(3)}: the disk is full"]
         assert "1 done, 1 running, 1 failed, 1 interrupted of 5" in show(plan)
         assert len(plan.runs_to_do()) == 4
-    finally:
-        process.kill()
-        process.wait()
     assert state(cell.folder(2)) == "to do"  # a dead process holds nothing
 
 
@@ -119,20 +110,6 @@ def test_without_a_run_the_data_sheet_speaks(tmp_path):
     assert slower.epoch_seconds == pytest.approx(flops / (2 * 60e9))
 
 
-def test_a_device_that_is_not_known_has_no_estimate_and_says_so(tmp_path):
-    (cell,) = cells_in(tmp_path)
-    for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100
-        plan = make_plan([cell], name, 2)
-        assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
-        assert f"Speed on {name}: 1 configurations unknown. It is none of a100, h100, h200, cpu" in show(plan)
-    assert make_plan([cell], "NVIDIA A100-SXM4-80GB", 2).speeds.data_sheet == "a100"
-    put_run(tmp_path, cell, 1, gpu="NVIDIA GeForce RTX 4090")
-    assert make_plan([cell], "NVIDIA GeForce RTX 4090", 2).lines[0].speed_from == "measured (same set)"
-    assert make_plan([cell], "cpu", 2).lines[0].speed_from == "data sheet"
-    put_run(tmp_path, cell, 2)
-    assert make_plan([cell], "cpu", 2).lines[0].speed_from == "measured (same set)"
-
-
 def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tmp_path):
     r8 = cells_in(tmp_path, given=["dataset=r8", "model=bert", "loss=ce"])[0]
     texts = {"num_rows": {"train": 4936, "val": 549, "test": 2189}, "tokens_per_epoch": 400_850, "epochs": 10}
@@ -142,14 +119,42 @@ def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tm
     path.write_text(json.dumps(json.loads(path.read_text()) | {"seconds": times}))
     (line,) = make_plan([r8], "a100", 2).lines
     assert line.epoch_seconds == pytest.approx(22.0, rel=1e-3)  # (200 + 20) / 10
-    assert (line.speed_from, line.epochs, line.epochs_from) == ("measured (same set)", 10, "ours")
+    assert (line.speed_from, line.epochs, line.epochs_from) == ("measured", 10, "ours")
     mr, distil = cells_in(tmp_path, given=["dataset=mr", "model=bert,distilbert", "loss=ce"])
     plan = make_plan([mr, distil], "a100", 2)
-    assert [line.speed_from for line in plan.lines] == ["measured (same model)", "measured (other model)"]
+    assert [line.speed_from for line in plan.lines] == ["measured", "data sheet"]
     (elsewhere,) = make_plan([r8], "h100", 2).lines
     assert (elsewhere.speed_from, elsewhere.epochs_from) == ("data sheet", "ours")
     path.write_text(json.dumps(json.loads(path.read_text()) | {"shared_device": True}))
     assert make_plan([r8], "a100", 2).lines[0].speed_from == "data sheet"
+
+
+def test_a_device_that_is_not_known_has_no_estimate_until_a_run_was_measured_on_it(tmp_path):
+    (cell,) = cells_in(tmp_path)
+    for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100
+        plan = make_plan([cell], name, 2)
+        assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
+        assert f"Speed on {name}: 1 configurations unknown. It is none of a100, h100, h200, cpu" in show(plan)
+        assert "5 runs or trials are not counted" in show(plan)
+    assert make_plan([cell], "NVIDIA A100-SXM4-80GB", 2).speeds.data_sheet == "a100"
+    for name, gpu in (("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"), ("cpu", None)):
+        put_run(tmp_path, cell, 1 if gpu else 2, gpu=gpu)
+        assert make_plan([cell], name, 2).lines[0].speed_from == "measured"
+
+
+def test_passes_of_the_released_code_and_its_float32_are_priced_as_they_are_made(tmp_path):
+    """One pass with one loss; a fifth of bf16's speed on a GPU, and of a run in bf16 nothing follows for them."""
+    flops = {n: epoch_flops(12, 768, n, 6397 * 27.42, 711 * 27.42) for n in (1, 2)}
+    given = ["dataset=mr", "model=bert", "variant=released", "seed=1", f"paths.outputs={tmp_path}"]
+    for name, loss, passes in (("table3", "scl", 1), ("table2", "ce", 1), ("table2", "scl_ce", 2)):
+        (cell,) = expand_grid(name, [*given, f"loss={loss}"])
+        for device, speed in (("cpu", 60e9), ("a100", 0.25 * 312e12 / 5)):
+            assert make_plan([cell], device, 2).lines[0].epoch_seconds == pytest.approx(flops[passes] / speed), loss
+    ours, theirs = cells_in(tmp_path, seeds="1")[0], expand_grid("table2", [*given, "loss=ce"])[0]
+    put_run(tmp_path, ours, 1, gpu="NVIDIA A100-SXM4-80GB")
+    plan = make_plan([ours, theirs], "a100", 2)
+    assert [line.speed_from for line in plan.lines] == ["measured", "data sheet"]
+    assert "25 % of 312 TFLOP/s (bf16), a 5th of it in float32 is assumed" in show(plan)
 
 
 def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
@@ -162,46 +167,6 @@ def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
     assert epochs("table3", "dataset=r8", "loss=cosine", "trainer.patience=3") == (18, "assumed")
     assert epochs("table2", "dataset=r8", "loss=ce", "trainer.max_epochs=7") == (7, "assumed")
     assert epochs("fig6") == (3, "fixed")
-
-
-def released_cells(tmp_path, name, *given):
-    return expand_grid(
-        name, ["dataset=mr", "model=bert", "variant=released", "seed=1", *given, f"paths.outputs={tmp_path}"]
-    )
-
-
-def test_passes_that_are_not_made_are_not_counted(tmp_path):
-    flops = {n: epoch_flops(12, 768, n, 6397 * 27.42, 711 * 27.42) for n in (1, 2)}
-    for name, loss, passes in (("table3", "scl", 1), ("table2", "ce", 1), ("table2", "scl_ce", 2)):
-        (cell,) = released_cells(tmp_path, name, f"loss={loss}")
-        (line,) = make_plan([cell], "cpu", 2).lines
-        assert line.epoch_seconds == pytest.approx(flops[passes] / 60e9), loss
-
-
-def test_released_runs_take_five_times_as_long_and_bf16_tells_nothing_of_them(tmp_path):
-    ours, theirs = cells_in(tmp_path, seeds="1")[0], released_cells(tmp_path, "table2", "loss=ce")[0]
-    plan = make_plan([ours, theirs], "a100", 2)
-    flops = epoch_flops(12, 768, 1, 6397 * 27.42, 711 * 27.42)
-    assert plan.lines[1].epoch_seconds == pytest.approx(5 * flops / (0.25 * 312e12))
-    assert "25 % of 312 TFLOP/s (bf16), a 5th of it in float32 is assumed" in show(plan)
-    put_run(tmp_path, ours, 1, gpu="NVIDIA A100-SXM4-80GB")
-    plan = make_plan([ours, theirs], "a100", 2)
-    assert [line.speed_from for line in plan.lines] == ["measured (same set)", "data sheet"]
-    config = {"trainer": {"precision": "float32"}, "dataset": {}, "model": {}, "variant": {"forward_passes": 2}}
-    slow = {"config": config, "precision": "float32", "per_epoch": 40.0}
-    put_run(tmp_path, theirs, 1, gpu="NVIDIA A100-SXM4-80GB", **slow)
-    (line,) = make_plan([theirs], "a100", 2).lines
-    assert line.speed_from == "measured (same set)"
-    assert line.epoch_seconds == pytest.approx(40.0 + 0.2, rel=1e-3)  # CE makes one pass, whatever the variant
-
-
-def test_an_unknown_set_or_encoder_has_no_estimate_and_says_so(tmp_path):
-    path = tmp_path / "a.csv"
-    path.write_text("text,label\n" + "".join(f"text {i},{'ab'[i % 2]}\n" for i in range(40)))
-    given = ["dataset=csv", f"dataset.path={path}", "model=tiny", "loss=ce"]
-    plan = make_plan(cells_in(tmp_path, given=given), "a100", 2)
-    assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
-    assert "5 runs or trials are not counted" in show(plan)
 
 
 def test_runs_that_two_experiments_share_are_counted_once(tmp_path):
@@ -242,23 +207,13 @@ def test_searches_are_those_that_cells_lack(tmp_path):
     put_overlay(tmp_path, "mr-bert-integrated-gloss_o", source, loss={"sigma": 0.5})
     open_ = set(everything) - {"mr-bert-integrated-gloss_o"}
     assert set(left(expand_grid("table2", given), given)) == open_
-    trial = {"params": {"lr": 2e-5}, "value": 1.0, "epochs": 1, "seconds": 1.0, "reason": None, "duplicate_of": None}
-    trials = [{**trial, "number": i, "state": s} for i, s in enumerate(("complete", "pruned", "running"))]
-    write_study(tmp_path, "mr-bert-integrated-scl_ce-paper-fair-01234567", loss="scl_ce", trials=trials)
-    assert left(cells, given)["mr-bert-integrated-scl_ce"] == 13
-    assert left(cells, given, "search=authors")["mr-bert-integrated-scl_ce"] == 15  # that study is not the authors'
     assert left(expand_grid("fig6", given), given) == {}  # a timing needs no search
     with pytest.raises(ConfigError, match="expected one of authors, fair"):
         left(cells, given, "search=authers")
-
-
-def test_more_trials_or_another_search_than_the_overlay_s_are_searched_for(tmp_path):
-    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
-    source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 12}
-    put_overlay(tmp_path, "mr-bert-integrated-ce", source)
-    cells = expand_grid("table2", given)
-    assert left(cells, given, "search.trials=12") == {} != left(cells, given, "search.trials=13")
-    assert left(cells, given, "search.trials=12", "search=authors") == {"mr-bert-integrated-ce": 12}
+    put_overlay(tmp_path, "mr-bert-integrated-ce", source)  # more trials, or another search, are searched for
+    ce = [c for c in cells if c.loss == "ce"]
+    assert left(ce, given, "search.trials=15") == {} != left(ce, given, "search.trials=16")
+    assert left(ce, given, "search=authors") == {"mr-bert-integrated-ce": 15}
 
 
 def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(tmp_path):
@@ -283,16 +238,6 @@ def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(t
     assert set(left(expand_grid("few_shot", fewer), fewer)) == {"mr-bert-integrated-ce-e3"}
     put_overlay(tmp_path, "mr-bert-integrated-ce-e3", {**source, "train_limit": None})
     assert expand_grid("few_shot", fewer)[1].config.tuned["file"] == "mr-bert-integrated-ce-e3.yaml"
-
-
-def test_experiments_of_one_cell_that_vary_other_amounts_have_their_own_searches(tmp_path):
-    given = ["loss=ce", "dataset=mr", "model=bert", "dataset.train_limit=500", f"paths.outputs={tmp_path}"]
-    both = [
-        *expand_grid("fig6", ["mode=integrated", *given]),
-        *expand_grid("table2", given),
-        *expand_grid("few_shot", given),
-    ]
-    assert set(left(both, given)) == {"mr-bert-integrated-ce-n500", "mr-bert-integrated-ce"}
 
 
 def test_the_cost_of_a_search_is_that_of_its_own_runs_not_of_the_cells_it_serves(tmp_path):

@@ -21,7 +21,6 @@ import gloss.records.reading
 import gloss.report.plan
 import gloss.report.tables.speed
 from gloss.errors import ConfigError, DataError, RunError
-from gloss.experiments.grid import expand_grid
 from gloss.experiments.requested import selections
 from gloss.inference.predictor import load_run
 from gloss.records.reading import read_records
@@ -84,35 +83,19 @@ def check_page(root: Path) -> str:
 
 
 def test_one_wrong_value_anywhere_in_a_record_is_refused_or_shown_as_text(tmp_path):
-    accepted, count = set(), 0
-    for path in places(sound()):
-        if path[0] == "identity":
-            continue
-        for value in (*HOSTILE, GONE):
-            count += 1
-            record = changed(sound(config_hash=f"{count:08x}"), path, value)
-            (folder_of(tmp_path, f"{count:08x}") / "result.json").write_text(json.dumps(record))
+    """An identity is only believed in its own folder: of all its keys, only the variant may be any text."""
+    wrong = [(path, value) for path in places(sound()) for value in (*HOSTILE, GONE)]
+    for number, (path, value) in enumerate(wrong):
+        record = changed(sound(config_hash=f"{number:08x}"), path, value)
+        (folder_of(tmp_path, f"{number:08x}") / "result.json").write_text(json.dumps(record))
     records, problems = read_records(tmp_path)
-    assert len(records) + len(problems) == count > 1000
-    assert len(records) > 100 and len(problems) > 700  # both paths are walked
-    accepted = {record.identity.config_hash for record in records}
+    assert len(records) + len(problems) == len(wrong) > 1000
+    assert len(records) > 100 and len(problems) > 800  # both paths are walked
+    assert all(r.folder.parts[-2] == r.identity.config_hash and r.identity.dataset == "mr" for r in records)
     page = check_page(tmp_path)
     listed = (tmp_path / "report" / "runs.csv").read_text()
-    assert all(config_hash in listed for config_hash in accepted)
+    assert all(record.identity.config_hash in listed for record in records)
     assert page.count("cannot be used") >= min(len(problems), 20)
-
-
-def test_an_identity_is_only_believed_in_its_own_folder(tmp_path):
-    for number, path in enumerate(p for p in places(sound()) if p[0] == "identity" and len(p) == 2):
-        for i, value in enumerate((*HOSTILE, GONE)):
-            digits = f"{number:04x}{i:04x}"
-            record = changed(sound(config_hash=digits), path, value)
-            (folder_of(tmp_path, digits) / "result.json").write_text(json.dumps(record))
-    records, problems = read_records(tmp_path)
-    # Of all these only the variant is no part of the folder: any text will do there.
-    assert {changed(r.result["identity"], ("variant",), "")["dataset"] for r in records} == {"mr"}
-    assert all(r.folder.parts[-2] == r.identity.config_hash for r in records) and len(problems) > 100
-    check_page(tmp_path)
 
 
 DAMAGE = {
@@ -120,8 +103,6 @@ DAMAGE = {
     "folder": Path.mkdir,
     "link": lambda path: path.symlink_to(SOUND),
     "huge": lambda path: (path.touch(), os.truncate(path, gloss.records.reading.MAX_BYTES + 1)),
-    "deep": lambda path: path.write_text("[" * 100_000),
-    "deep-and-whole": lambda path: path.write_text('{"x": ' + "[" * 200 + "]" * 200 + "}"),
     "infinite": lambda path: path.write_text('{"x": 1e999}'),
 }
 SOUND = Path(__file__).parents[1] / "golden" / "losses.json"  # JSON that could be read
@@ -148,7 +129,7 @@ def test_files_that_are_none_of_ours(tmp_path):
     itself = root / "runs" / "mr" / "bert" / "integrated-ce" / "11111111" / "seed=1"
     itself.symlink_to(itself)
     records, problems = read_records(root)
-    assert not records and len(problems) == 19
+    assert not records and len(problems) == 17
     check_page(root)
 
 
@@ -168,9 +149,6 @@ def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
     assert len(output) == 3 and all("study.json" in p or "x.json" in p or "texts-mr.json" in p for p in output)
     if damage != "pipe" and damage != "folder":  # which is no error.json
         assert gloss.records.reading.failure(failed) == "its error.json cannot be read"
-    given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={root}"]
-    (cell,) = expand_grid("table2", given)
-    assert [left for _, left in gloss.experiments.status.searches_left([cell], given, []).values()] == [15]
 
 
 @pytest.mark.parametrize("name", ["tuned/mr-bert-integrated-ce.yaml", "selections.yaml"])

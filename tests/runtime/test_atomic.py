@@ -21,16 +21,6 @@ def full(*arguments: object, **options: object) -> None:
     raise OSError(errno.ENOSPC, "full")
 
 
-@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (Path, "replace"), (Path, "open")])
-def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch, module, name):
-    path = tmp_path / "a.json"
-    write_atomic(path, "old")
-    with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(module, name, full)
-        write_atomic(path, "new")
-    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.json"]
-
-
 def test_who_may_read_is_the_umasks_to_say(tmp_path):
     before = os.umask(0o077)
     try:
@@ -42,21 +32,6 @@ def test_who_may_read_is_the_umasks_to_say(tmp_path):
     assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"] == [0o600, 0o700]
 
 
-@pytest.mark.parametrize("make", [atomic_file, atomic_folder])
-@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_a_block_that_fails_leaves_the_old_one(tmp_path, make, error):
-    path = tmp_path / "x"
-    for number in (1, 2):
-        with pytest.raises(error) if number == 2 else make(path) as new:
-            if number == 1:
-                fill(new, "old")
-            else:
-                with make(path) as new:
-                    fill(new, "half")
-                    raise error
-    assert os.listdir(tmp_path) == ["x"] and (path / "f" if path.is_dir() else path).read_text() == "old"
-
-
 def fill(new: object, content: str) -> None:
     if isinstance(new, Path):
         (new / "f").write_text(content)
@@ -64,13 +39,26 @@ def fill(new: object, content: str) -> None:
         new.write(content.encode())
 
 
-@pytest.mark.parametrize(("module", "name"), [(os, "fsync"), (Path, "rename"), (Path, "mkdir")])
-def test_a_folder_that_cannot_be_written_leaves_no_part_of_it(tmp_path, monkeypatch, module, name):
-    with monkeypatch.context() as patch, pytest.raises(OSError):
-        patch.setattr(module, name, full)
-        with atomic_folder(tmp_path / "model") as new:
-            (new / "f").write_text("new")
-    assert os.listdir(tmp_path) == []
+FAULTS = [(os, "fsync"), (Path, "open"), (Path, "mkdir"), RuntimeError, KeyboardInterrupt]
+CASES = [(atomic_file, x) for x in (*FAULTS, (Path, "replace"))]
+CASES += [(atomic_folder, x) for x in (*FAULTS, (Path, "rename"))]
+
+
+@pytest.mark.parametrize(("make", "fault"), CASES)
+def test_what_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path, monkeypatch, make, fault):
+    path = tmp_path / "x"
+    with make(path) as new:
+        fill(new, "old")
+    is_call = isinstance(fault, tuple)
+    with monkeypatch.context() as patch, pytest.raises(OSError if is_call else fault):
+        if is_call:
+            patch.setattr(*fault, full)
+        with make(path) as new:
+            fill(new, "new")
+            if not is_call:
+                raise fault
+    assert os.listdir(tmp_path) == ["x"]
+    assert (path / "f" if path.is_dir() else path).read_text() == "old"
 
 
 def test_the_error_of_any_writer_names_the_file(tmp_path, monkeypatch):

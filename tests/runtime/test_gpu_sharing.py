@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
 import torch
+from conftest import held
 
 from gloss.runtime import gpu_sharing as workers
-from gloss.runtime.gpu_sharing import is_shared, shared_lock_folder
+from gloss.runtime.gpu_sharing import is_shared, lock_folder
 
 
 @pytest.mark.parametrize(
@@ -42,15 +41,14 @@ def test_a_cpu_is_shared_where_more_threads_want_to_run_than_it_has_cores(monkey
 def test_a_folder_that_others_may_write_to_is_not_used(tmp_path, monkeypatch):
     monkeypatch.setattr(workers.tempfile, "gettempdir", lambda: str(tmp_path))
     monkeypatch.delattr("getpass.getuser")  # fails where the uid has no name, as in a container
-    folder = tmp_path / f"gloss-{os.getuid()}" / "sweeps"
-    assert shared_lock_folder("sweeps") == folder and folder.stat().st_mode & 0o777 == 0o700
+    folder = tmp_path / f"gloss-{os.getuid()}"
+    assert lock_folder() == folder and folder.stat().st_mode & 0o777 == 0o700
+    folder.chmod(0o777)  # anybody could put a link there
+    assert lock_folder() is None
     folder.rmdir()
     (tmp_path / "precious").mkdir()
     folder.symlink_to(tmp_path / "precious")
-    assert shared_lock_folder("sweeps") is None
-    folder.unlink()
-    folder.parent.chmod(0o777)  # anybody could put a link there
-    assert shared_lock_folder("sweeps") is None and not folder.exists()
+    assert lock_folder() is None
 
 
 def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
@@ -61,21 +59,12 @@ def test_each_worker_takes_a_gpu_of_its_own(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda i: type("P", (), {"uuid": f"gpu-{i}"}))
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: chosen[-1])
-    folder = tmp_path / f"gloss-{workers.os.getuid()}" / "workers"
+    folder = tmp_path / f"gloss-{os.getuid()}"
     assert workers.assign_gpu() == 0 and workers.assign_gpu() == 0
-    code = (
-        "import sys, time\nfrom filelock import FileLock\n"
-        "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(60)\n"
-    )
     workers._mine.release()
     monkeypatch.setattr(workers, "_mine", None)
-    other = subprocess.Popen([sys.executable, "-c", code, folder / "gpu-0"], stdout=subprocess.PIPE, text=True)
-    try:
-        assert other.stdout.readline() == "held\n"
-        assert workers.assign_gpu() == 1  # the first is taken by another process
-    finally:
-        other.kill()
-        other.wait()
-        workers._mine.release()
+    with held(folder / "gpu-0"):  # the first is taken by another process
+        assert workers.assign_gpu() == 1
+    workers._mine.release()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     assert workers.assign_gpu() is None

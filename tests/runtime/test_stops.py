@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, folder_of
+from conftest import TINY, folder_of, held
 
 import gloss.training.run
 from gloss.cli.hydra_main import main
@@ -147,21 +147,12 @@ def test_the_command_stops_with_the_signals_status_while_it_starts_and_while_it_
 def test_who_comes_second_waits_or_goes_on_and_a_dead_ones_lock_is_free(tiny_config, tmp_path, capsys):
     cfg = tiny_config("loss=ce")
     folder = folder_of(cfg)
-    code = "import sys, time\nfrom pathlib import Path\nfrom gloss.records.run_folder import locked\n"
-    code += "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))\n"
-
-    def holder(seconds: float) -> subprocess.Popen:
-        other = subprocess.Popen([sys.executable, "-c", code, folder, str(seconds)], stdout=subprocess.PIPE, cwd=ROOT)
-        assert other.stdout.readline() == b"held\n"
-        return other
-
-    other = holder(600)
-    assert train(cfg, wait=False) is None and "left to it" in capsys.readouterr().err
-    other.kill()  # no chance to clean up
-    other.wait()
-    other = holder(3)
-    record = train(cfg)
-    assert record is not None and other.poll() == 0 and "waiting for it" in capsys.readouterr().err
+    folder.mkdir(parents=True)
+    with held(folder / "lock"):
+        assert train(cfg, wait=False) is None and "left to it" in capsys.readouterr().err
+    with held(folder / "lock", 3) as other:  # the one before was killed, with no chance to clean up
+        record = train(cfg)
+        assert record is not None and other.poll() == 0 and "waiting for it" in capsys.readouterr().err
     with locked(folder, wait=False) as mine:
         assert mine
 

@@ -11,7 +11,7 @@ from gloss.records.study import _space_of, read_study
 from gloss.report.protocol import protocol_deviations
 from gloss.search import worker as tuning
 from gloss.search.space import range_of, search_space
-from gloss.search.worker import Sampler, tune
+from gloss.search.worker import tune
 
 RATES = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5]
 SHARES = [0.5, 0.6, 0.7, 0.8, 0.9]
@@ -75,19 +75,6 @@ def drawn(settings, monkeypatch, score, tmp_path, *overrides):
     return worker
 
 
-@pytest.mark.parametrize(("search", "num_random"), [("authors", 10), ("fair", 5)])
-def test_the_first_trials_are_random_and_the_next_follow_the_scores(
-    settings, monkeypatch, tmp_path, search, num_random
-):
-    wanted = (f"search={search}", "search.trials=15", "search.prune=false")
-    low = drawn(settings, monkeypatch, lambda cfg: 50 - cfg.loss.sigma, tmp_path / "low", *wanted)
-    high = drawn(settings, monkeypatch, lambda cfg: 50 + cfg.loss.sigma, tmp_path / "high", *wanted)
-    pairs = [(a.params, b.params) for a, b in zip(low.study.trials, high.study.trials, strict=True)]
-    assert [a == b for a, b in pairs[: num_random + 1]] == [True] * num_random + [False]
-    later = [[pair[k]["sigma"] for pair in pairs[num_random:]] for k in (0, 1)]
-    assert sum(later[0]) < sum(later[1])  # σ goes where the scores are
-
-
 def test_draws_are_those_of_optunas_sampler_as_it_was_by_default_for_the_authors(settings, monkeypatch, tmp_path):
     worker = drawn(
         settings, monkeypatch, lambda cfg: 50 - cfg.loss.sigma, tmp_path, "search=authors", "search.trials=13"
@@ -100,28 +87,6 @@ def test_draws_are_those_of_optunas_sampler_as_it_was_by_default_for_the_authors
         study.add_trials(trials[:number])
         trial = study.ask(worker.space)
         assert trial.params == trials[number].params
-
-
-def test_uniform_sigma_is_rarely_below_one(settings, monkeypatch, tmp_path):
-    """A ninth of a uniform draw on [0.1, 10], half of a logarithmic one."""
-    below = {}
-    for search in ("authors", "fair"):
-        worker = drawn(settings, monkeypatch, lambda cfg: 1.0, tmp_path / search, f"search={search}", "search.trials=1")
-        row = worker.space["sigma"]
-        studies = [optuna.create_study(sampler=Sampler(worker.search.sampler, n)) for n in range(200)]
-        if search == "authors":  # its seed is 42, whatever the run's
-            assert len({study.ask({"sigma": row}).params["sigma"] for study in studies}) == 1
-            studies = [optuna.create_study(sampler=Sampler(worker.search.sampler | {"seed": n}, 1)) for n in range(200)]
-        below[search] = sum(study.ask({"sigma": row}).params["sigma"] < 1 for study in studies) / 200
-    assert 0.04 < below["authors"] < 0.16 and 0.4 < below["fair"] < 0.6
-
-
-def test_no_trial_is_stopped_in_integrated_mode(settings, monkeypatch):
-    scores = {rate: 58.0 - i for i, rate in enumerate(RATES)}
-    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: scores[cfg.trainer.lr], 8))
-    worker = authors("loss=ce", *settings, "search.trials=15")
-    work(worker)
-    assert states(worker) == ["complete"] * 15 and not any(t.value is None for t in worker.study.trials)
 
 
 def test_standalone_trials_are_stopped_after_three_finished_ones_and_count_with_their_best(settings, monkeypatch):
