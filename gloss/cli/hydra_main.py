@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gloss.cli.command import show, show_messages
 from gloss.config import ROOT, Config, TuneConfig, known_options
 from gloss.errors import ConfigError, RunError
-from gloss.experiments.grid import check_single, in_sweep_order, is_run, jobs_of
+from gloss.experiments.grid import check_single, in_sweep_order, is_run, jobs_of, only_of
 from gloss.resolve import resolve
 from gloss.runtime.compose import composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
@@ -108,22 +108,25 @@ def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) 
     sweeps = Path(value_of(words, "paths.outputs", "outputs")) / "sweeps"
     # Of this checkout, for workers that are started elsewhere.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    only = only_of(value_of(words, "experiment", "null"))
+    is_mine = [is_run(job, only) for job in jobs_of([w for w in words if not w.startswith(("hydra/", "hydra."))])]
+    places = [f"run {sum(is_mine[: i + 1])} of {sum(is_mine)}" if mine else "" for i, mine in enumerate(is_mine)]
     with hydra_of_our_own():
         words = [*words, override("hydra.sweep.dir", sweeps / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")]
         hydra: Any = GlobalHydra.instance().hydra
-        batches = hydra.multirun(config_name, partial(_job, task=task, words=words), words)
+        batches = hydra.multirun(config_name, partial(_job, task=task, places=places), words)
     return [job.return_value for batch in batches for job in batch]
 
 
 @ignore_broken_pipe()  # perhaps in another process
-def _job(cfg: DictConfig, task: Callable[[Any, str], Any], words: Sequence[str]) -> Path | str | None:
-    """A run of a sweep."""
+def _job(cfg: DictConfig, task: Callable[[Any, str], Any], places: Sequence[str]) -> Path | str | None:
+    """A run of a sweep. places: of all its jobs, as "run 2 of 6"; empty for one that its experiment leaves out."""
     from gloss.runtime.gpu_sharing import assign_gpu  # here: it loads torch
 
     show_messages(has_progress=True)
     hydra_cfg = HydraConfig.get()
     overrides = list(hydra_cfg.overrides.task)
-    if not is_run(overrides, cfg.experiment.only):  # a combination of the sweep that its experiment leaves out
+    if not (place := places[hydra_cfg.job.num]):
         return None
     try:
         assign_gpu()
@@ -132,20 +135,13 @@ def _job(cfg: DictConfig, task: Callable[[Any, str], Any], words: Sequence[str])
         run = _prepare(cfg, overrides)
         if run.trainer.save_model == "auto" and run.dataset.source not in ("csv", "hub"):
             run.trainer.save_model = False
-        record = task(run, _place(words, cfg.experiment.only, hydra_cfg.job.num))
+        record = task(run, place)
         return Path(record.folder) if record is not None else None
     except Exception as error:
         reason = explain(error) if is_expected(error) else traceback.format_exc().rstrip()
         failure = f"failed: {' '.join(overrides)}\n  {reason}\n"
         print(failure, end="", file=sys.stderr, flush=True)
         return failure
-
-
-def _place(words: Sequence[str], only: Any, number: int) -> str:
-    """Where job `number` stands among the runs of a sweep, as "run 2 of 6"."""
-    swept = [word for word in words if not word.startswith(("hydra/", "hydra."))]
-    is_mine = [is_run(job, only) for job in jobs_of(swept)]
-    return f"run {sum(is_mine[: number + 1])} of {sum(is_mine)}"
 
 
 def _print_table(folders: Sequence[Path], outputs: Path) -> None:

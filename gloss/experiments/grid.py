@@ -66,11 +66,11 @@ class RunSpec:
     @property
     def config_hash(self) -> str | None:
         """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
-        return self._folder and self._folder.parent.name
+        return self._folder.parent.name if self._folder else None
 
     def folder(self, seed: int) -> Path | None:
         """The folder of a run; None while the values are not known."""
-        return self._folder and self._folder.with_name(f"seed={seed}")
+        return self._folder.with_name(f"seed={seed}") if self._folder else None
 
 
 def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
@@ -88,7 +88,7 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
         jobs = jobs_of(words)
-        only = experiment_of(name)["experiment"].get("only", {})
+        only = only_of(name)
         if not (kept := [job for job in jobs if is_run(job, only)]):
             pairs = "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in x.items())}" for one, x in only.items())
             raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {pairs}")
@@ -181,6 +181,11 @@ def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
 def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:
     """Of a command line, what a search takes over: all but the swept keys, which it has its own values for."""
     return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed"))
+
+
+def only_of(name: str) -> dict[str, dict[str, Any]]:
+    """What an experiment runs only together, as `is_run` takes it; "null": no experiment."""
+    return {} if name == "null" else experiment_of(name)["experiment"].get("only", {})
 
 
 def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:

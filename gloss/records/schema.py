@@ -47,11 +47,10 @@ class Part(BaseModel):
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
 
-Configuration: Any = create_model(
-    "Configuration",
-    __base__=Part,
-    **{f.name: (dict[Text, Json], {}) if is_dataclass(f.default_factory) else (Json, None) for f in fields(Config)},
-)
+_KEYS: dict[str, Any] = {
+    f.name: (dict[Text, Json], {}) if is_dataclass(f.default_factory) else (Json, None) for f in fields(Config)
+}
+Configuration: Any = create_model("Configuration", __base__=Part, **_KEYS)
 
 
 class Identity(Part):

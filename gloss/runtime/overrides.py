@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import overload
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, Quote, QuotedString
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
 from gloss.config import CONFIG_DIR, Option
@@ -143,13 +143,12 @@ def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool, may_swee
     except HydraException:
         example = "…" if key == SECRET or "'" in value else value
         raise ConfigError(f"{shown} cannot be read: write it in quotes, \"{key}='{example}'\"") from None
-    values = [parsed.value()]
+    values: list[object] = [parsed.value()]
     if parsed.is_sweep_override():
         if not is_sweep:
             several = "a sweep: add -m (--multirun) for a run of each" if may_sweep else "where one is expected"
             raise ConfigError(f"{shown} is several values, {several}")
-        is_pattern = isinstance(parsed.value(), Glob)
-        values = [] if is_pattern else [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
+        values = [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
     files = sorted(path.stem for path in (CONFIG_DIR / key).glob("*.yaml")) if is_group and not has_other_files else []
     for one in values:
         problem = None if is_group else options[key].problem(key, one)
@@ -165,7 +164,7 @@ def _text(key: str, value: str, kind: str, is_sweep: bool, may_sweep: bool) -> s
     """The value of a text key, quoted where Hydra would read it as anything else."""
     if kind == "str | None" and value == "null":
         return value
-    if is_sweep and re.fullmatch(r"(choice|glob|shuffle|sort|tag|range)\(.*\)", value):
+    if is_sweep and re.fullmatch(r"(choice|shuffle|sort|tag|range)\(.*\)", value):
         return value
     is_whole = not may_sweep or _is_quoted(value) or key in FOLDERS and os.path.exists(os.path.expanduser(value))
     if "," in value and not is_whole and (is_sweep or key not in WITH_COMMAS):

@@ -57,16 +57,13 @@ REASON, LEFT = "reason", "left"  # a trial's attributes: why it failed; that it 
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     """The trials of a study but for those that ended without an outcome, and that another stands in for."""
-    return [
-        trial
-        for trial in trials
-        if LEFT not in trial.user_attrs
-        and (
-            trial.state != TrialState.FAIL
-            or REASON in trial.user_attrs
-            or len(Retry.retry_history(trial)) >= MAX_RETRIES
-        )
-    ]
+    return [trial for trial in trials if LEFT not in trial.user_attrs and not _is_retried(trial)]
+
+
+def _is_retried(trial: FrozenTrial) -> bool:
+    """Whether Optuna took its worker for dead and queued its values again."""
+    is_dead = trial.state == TrialState.FAIL and REASON not in trial.user_attrs
+    return is_dead and len(Retry.retry_history(trial)) < MAX_RETRIES
 
 
 def place_of(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> int:

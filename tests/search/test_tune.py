@@ -7,7 +7,6 @@ import pytest
 import yaml
 from searching import age, composed, die, stand_in, states, trial_records, work, worker_of
 
-from gloss.cli.hydra_main import main
 from gloss.config import INTEGRATED, STANDALONE
 from gloss.errors import ConfigError
 from gloss.losses.registry import LOSSES
@@ -67,11 +66,6 @@ def test_a_wrong_space_is_told(change, message):
     cfg.search.space["integrated"]["ce"] = change
     with pytest.raises(ConfigError, match=message):
         search_space(cfg, cfg.search)
-
-
-def test_a_misspelt_key_of_the_search_is_told(capsys):
-    assert main(lambda *_: None, ["search.trails=3"], "tune") == 2
-    assert "there is no key search.trails (did you mean search.trials?)" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------- several workers
