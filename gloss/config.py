@@ -206,14 +206,14 @@ class PathsConfig:
 class Config:
     """One run, completely."""
 
-    dataset: DatasetConfig = field(default_factory=DatasetConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    loss: LossConfig = field(default_factory=LossConfig)
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)  # which texts
+    model: ModelConfig = field(default_factory=ModelConfig)  # which encoder
+    loss: LossConfig = field(default_factory=LossConfig)  # which loss
     mode: str = choice(MISSING, INTEGRATED, STANDALONE)  # with cross-entropy, or the loss alone
-    variant: VariantConfig = field(default_factory=VariantConfig)
+    variant: VariantConfig = field(default_factory=VariantConfig)  # the paper's method, or the released code's
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    ablation: AblationConfig = field(default_factory=AblationConfig)
-    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)
+    ablation: AblationConfig = field(default_factory=AblationConfig)  # one change of a hyperparameter, for figure 7
+    experiment: ExperimentConfig = field(default_factory=ExperimentConfig)  # the sweep of a table or figure (with -m)
     paths: PathsConfig = field(default_factory=PathsConfig)
     tuned: Any = _limited(True, "true or false", lambda x: isinstance(x, (bool, dict)))  # false: none searched
     seed: int = _number(1, "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)  # of all that is random
@@ -244,7 +244,7 @@ class SearchConfig:
 class TuneConfig(Config):
     """A search: the run that its trials vary, and how."""
 
-    search: SearchConfig = field(default_factory=SearchConfig)
+    search: SearchConfig = field(default_factory=SearchConfig)  # which ranges are searched
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -286,7 +286,7 @@ class Option:
 def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
     """Every dotted key of the schema, in its order."""
     found: dict[str, Option] = {}
-    comments = _comments(node)
+    comments = comments_of(node)
     for f in fields(node):
         default = f.default if f.default_factory is MISSING_DEFAULT else f.default_factory()
         if is_dataclass(default):
@@ -297,9 +297,9 @@ def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
 
 
 @cache
-def _comments(node: type) -> dict[str, str]:
+def comments_of(node: type) -> dict[str, str]:
     """The comment behind each field of a dataclass and of those it extends."""
-    found = {key: text for base in node.__bases__ if is_dataclass(base) for key, text in _comments(base).items()}
+    found = {key: text for base in node.__bases__ if is_dataclass(base) for key, text in comments_of(base).items()}
     name = None
     for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(node)).readline):
         if token.type in (tokenize.NEWLINE, tokenize.INDENT):

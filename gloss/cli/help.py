@@ -8,7 +8,7 @@ from typing import Any
 from hydra import compose
 from omegaconf import OmegaConf
 
-from gloss.config import CONFIG_DIR, Config, known_options
+from gloss.config import CONFIG_DIR, Config, comments_of, known_options
 from gloss.runtime.compose import composed, hydra_of_our_own
 from gloss.runtime.terminal import program
 
@@ -16,16 +16,6 @@ FLAGS = """\
   -m           a sweep (--multirun); failures are listed at the end
   --cfg job    show the configuration that would run, with the values of a search
   -h           this text (--help)"""
-GROUPS = {
-    "dataset": "which texts",
-    "model": "which encoder",
-    "loss": "which loss",
-    "mode": "with cross-entropy, or the loss alone",
-    "variant": "the paper's method, or the released code's where they differ",
-    "ablation": "one change of a hyperparameter, for figure 7",
-    "search": "which ranges are searched",
-    "experiment": "the sweep behind a table or figure (with -m)",
-}
 BY_US = ("experiment.name", "search.overridden")  # not set on a command line
 
 
@@ -39,9 +29,10 @@ def usage(about: str, schema: type, name: str) -> str:
         with hydra_of_our_own():
             choices = compose(name, return_hydra_config=True).hydra.runtime.choices  # the file that each group has
         lines += [FLAGS, "", "Files, one of each:  key = default", ""]
-        for group in (group for group in GROUPS if group in choices):
-            names = ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
-            lines.append(_line(group, choices[group] or "null", f"{GROUPS[group]}: {names}"))
+        for group, text in comments_of(schema).items():
+            if group in choices:
+                names = ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
+                lines.append(_line(group, choices[group] or "null", f"{text}: {names}"))
         lines.append("")
     lines += [f"Keys (defaults{' are of the files above' if choices else ''}; null: not set):", ""]
     for key, option in known_options(schema).items():

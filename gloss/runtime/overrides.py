@@ -10,23 +10,20 @@ import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import overload
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
-from gloss.config import CONFIG_DIR, Option
+from gloss.config import CONFIG_DIR, Option, TuneConfig
 from gloss.errors import ConfigError
 from gloss.runtime.terminal import program
 
-FOLDERS = (  # ~ is expanded in these
-    *("paths.data", "paths.outputs", "paths.tuned", "dataset.path", "dataset.val_path", "dataset.test_path"),
-    *("model.name", "run", "file", "to"),
-)
-WITH_COMMAS = (*FOLDERS, "dataset.label", "dataset.separator", "search.storage")  # may hold one without being a sweep
+WITH_COMMAS = ("dataset.label", "dataset.separator", "search.storage")  # may hold one without being a sweep
 SECRET = "search.storage"  # a database's URL may hold a password: its value is in no message
-GROUPS = ("dataset", "model", "loss", "mode", "variant", "ablation", "experiment", "search")
+GROUPS = [f.name for f in fields(TuneConfig) if (CONFIG_DIR / f.name).is_dir()]
 FLAGS = ("--help", "-h", "--cfg", "-c", "--multirun", "-m")
 
 ALIASES = {  # our key -> what other programs call it, where the spelling alone does not tell
@@ -166,10 +163,15 @@ def _text(key: str, value: str, kind: str, is_sweep: bool, may_sweep: bool) -> s
         return value
     if is_sweep and re.fullmatch(r"(choice|shuffle|sort|tag|range)\(.*\)", value):
         return value
-    is_whole = not may_sweep or _is_quoted(value) or key in FOLDERS and os.path.exists(os.path.expanduser(value))
-    if "," in value and not is_whole and (is_sweep or key not in WITH_COMMAS):
+    is_whole = not may_sweep or _is_quoted(value) or _is_path(key) and os.path.exists(os.path.expanduser(value))
+    if "," in value and not is_whole and (is_sweep or not _is_path(key) and key not in WITH_COMMAS):
         return ",".join(part if part == "null" else _quoted(key, _unquoted(part)) for part in _split(value))
     return _quoted(key, _unquoted(value))
+
+
+def _is_path(key: str) -> bool:
+    """Whether ~ is expanded."""
+    return key.startswith("paths.") or key.endswith("path") or key in ("model.name", "run", "file", "to")
 
 
 def _list(key: str, value: str, may_sweep: bool) -> str:
@@ -188,7 +190,7 @@ def _list(key: str, value: str, may_sweep: bool) -> str:
 
 def _quoted(key: str, text: str) -> str:
     """A text in quotes, unless Hydra reads it as it is."""
-    text = os.path.expanduser(text) if key in FOLDERS else text
+    text = os.path.expanduser(text) if _is_path(key) else text
     try:
         if _parse(f"k={text}") == text and not _is_quoted(text):
             return text

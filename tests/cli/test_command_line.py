@@ -68,7 +68,7 @@ def test_names_columns_and_null_are_what_was_typed():
     assert read("dataset.name=null", key="dataset.name") == "null"  # a key that is never none
 
 
-@pytest.mark.parametrize("key", ["dataset.path", "paths.outputs", "paths.data", "model.name"])
+@pytest.mark.parametrize("key", ["dataset.path", "dataset.unlabeled_path", "paths.outputs", "model.name"])
 @pytest.mark.parametrize("quote", ["", "'", '"'])
 def test_a_tilde_is_the_home_folder(key: str, quote: str, monkeypatch):
     monkeypatch.setenv("HOME", "/ho me")
