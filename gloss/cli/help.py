@@ -24,12 +24,12 @@ def usage(about: str, schema: type, name: str) -> str:
 
     about: what the command does, with examples. name: of its file in configs/, or of its schema in the ConfigStore.
     """
-    defaults, choices, lines = composed([], name), {}, []
+    defaults, comments, choices, lines = composed([], name), comments_of(schema), {}, []
     if issubclass(schema, Config):
         with hydra_of_our_own():
             choices = compose(name, return_hydra_config=True).hydra.runtime.choices  # the file that each group has
         lines += [FLAGS, "", "Files, one of each:  key = default", ""]
-        for group, text in comments_of(schema).items():
+        for group, text in comments.items():
             if group in choices:
                 names = ", ".join(sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")))
                 lines.append(_line(group, choices[group] or "null", f"{text}: {names}"))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from gloss.errors import RunError
 from gloss.records.reading import Record, read_records
+from gloss.records.schema import Identity
 
 
 def load_runs(folder: str | Path) -> pd.DataFrame:
@@ -42,29 +42,19 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
 
 def frame_of(records: Sequence[Record]) -> pd.DataFrame:
     """The columns of `load_runs` for these records, in their order."""
-    rows = [_row(record) for record in records]
-    first = [*rows[0]] if rows else ["dataset", "model", "mode", "loss", "variant", "config_hash", "seed", "folder"]
-    return pd.DataFrame(rows, columns=list(dict.fromkeys([*first, *(key for row in rows for key in row)])))
-
-
-def _row(record: Record) -> dict[str, Any]:
-    result = dict(record.result)
-    identity, config, used = (result.pop(key) for key in ("identity", "config", "hyperparameters"))
-    measured = _flat(result.pop("metrics")) | _flat({"seconds": result.pop("seconds")})
-    measured |= _flat({"graph": result.pop("graph_quality", None) or {}})
-    single = {key: value for key, value in result.items() if not isinstance(value, (dict, list))}
-    groups = {name: part for name, part in config.items() if isinstance(part, dict)}
-    settings = {f"{name}.{key}": value for name, part in groups.items() for key, value in part.items()}
-    fixed = {**identity, **measured, **single}
-    return {**fixed, **{k: v for k, v in used.items() if k not in fixed}, **settings, "folder": str(record.folder)}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The single values inside nested dicts, each under its path joined by "_"."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict):
-            found |= _flat(value, f"{prefix}{key}_")
-        elif not isinstance(value, list):
-            found[prefix + key] = value
-    return found
+    if not records:
+        return pd.DataFrame(columns=[*Identity.model_fields, "folder"])
+    results = [record.result for record in records]
+    settings = [{g: part for g, part in result["config"].items() if isinstance(part, dict)} for result in results]
+    parts = [
+        pd.DataFrame([result["identity"] for result in results]),
+        pd.json_normalize([result["metrics"] for result in results], sep="_"),
+        pd.DataFrame([result["seconds"] for result in results]).add_prefix("seconds_"),
+        pd.json_normalize([result.get("graph_quality") or {} for result in results], sep="_").add_prefix("graph_"),
+        pd.DataFrame([{k: x for k, x in r.items() if not isinstance(x, (dict, list))} for r in results]),
+        pd.DataFrame([result["hyperparameters"] for result in results]),
+        pd.json_normalize(settings, max_level=1),
+        pd.DataFrame({"folder": [str(record.folder) for record in records]}),
+    ]
+    frame = pd.concat(parts, axis=1)
+    return frame.loc[:, ~frame.columns.duplicated()]  # a hyperparameter never hides what the record itself says

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import overload
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -94,11 +94,7 @@ def override(key: str, value: object) -> str:
     return f"{key}={_quoted(key, str(value))}"
 
 
-@overload
-def value_of(words: Sequence[str], key: str, default: str) -> str: ...
-@overload
-def value_of(words: Sequence[str], key: str, default: None = None) -> str | None: ...
-def value_of(words: Sequence[str], key: str, default: str | None = None) -> str | None:
+def value_of(words: Sequence[str], key: str, default: Any = None) -> Any:
     """The last value that words give `key`, as text without quotes; `default` where none does."""
     values = [value for name, _, value in (word.partition("=") for word in words) if name.lstrip("+") == key]
     return _unquoted(values[-1]) if values else default
