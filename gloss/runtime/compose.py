@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
@@ -23,12 +23,13 @@ def readable(error: Exception) -> str:
 
 
 @contextmanager
-def hydra_of_our_own() -> Iterator[None]:
-    """A Hydra of our own, also inside a run that Hydra started."""
+def hydra_of_our_own(folder: str | None = str(CONFIG_DIR)) -> Iterator[None]:
+    """A Hydra of our own, also inside a run that Hydra started. folder: None where only its ConfigStore is read."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        start = initialize_config_dir if folder else initialize
+        with start(folder, version_base=None):
             yield
     finally:
         GlobalHydra.instance().hydra = outer
@@ -37,9 +38,9 @@ def hydra_of_our_own() -> Iterator[None]:
 def composed(overrides: Sequence[str], name: str = "train") -> DictConfig:
     """The configuration that Hydra composes of `overrides`, not to be changed.
 
-    name: of a file in configs/, or of a schema in Hydra's ConfigStore.
+    name: of a file in configs/; or of a schema in Hydra's ConfigStore, whose `dataset` is a text and no file there.
     """
-    with hydra_of_our_own():
+    with hydra_of_our_own(str(CONFIG_DIR) if (CONFIG_DIR / f"{name}.yaml").is_file() else None):
         return _composed(tuple(overrides), name)
 
 

@@ -205,6 +205,11 @@ def test_cfg_job_shows_what_would_run(name, words, key, value, capsys):
     assert shown == value
 
 
+def test_keys_of_a_command_may_be_called_as_groups_of_a_run():
+    found = read_command(Predict, ["run=best", "dataset=mr", "mode=integrated", "seed=1"])
+    assert found.selected() == {"dataset": "mr", "mode": "integrated", "seed": "1"}
+
+
 def test_a_command_line_is_read_without_torch():
     code = "import sys; " + "; ".join(f"import gloss.cli.{name}" for name in COMMANDS)
     assert (
