@@ -16,7 +16,7 @@ from gloss.errors import ConfigError
 from gloss.losses.registry import LOSSES
 from gloss.records.run_folder import config_hash, run_folder
 
-GROUPS = {"dataset": 17, "model": 7, "loss": 7, "mode": 2, "variant": 2}
+GROUPS = {"dataset": 17, "model": 7, "loss": 7, "mode": 2, "variant": 2, "ablation": 7}
 NEEDS = {
     "csv": ["dataset.path=x.csv"],
     "hub": ["dataset.path=x"],

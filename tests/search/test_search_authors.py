@@ -39,7 +39,9 @@ def test_spaces_and_trials(mode, loss):
     found = search_space(cfg, cfg.search)
     assert {name: _space_of(range_of(row)) for name, row in found.items()} == SPACES[mode, loss]
     assert isinstance(found["lr"], optuna.distributions.CategoricalDistribution)
-    assert worker_of(cfg).num_trials == (5 if loss in ("triplet", "cosine") else 15)
+    worker = worker_of(cfg)
+    assert worker.num_trials == (5 if loss in ("triplet", "cosine") else 15)
+    assert isinstance(worker.study.pruner, optuna.pruners.NopPruner) == (mode == "integrated")
 
 
 def test_scl_with_ce_has_lam_09_in_every_trial_and_its_tau_never_reaches_the_runs(settings, monkeypatch):
