@@ -189,7 +189,7 @@ def experiments_of(name: str) -> tuple[str, ...]:
     if name == ALL:
         return NAMES
     if name in SECTIONS:
-        return SECTIONS[name][1]
+        return SECTIONS[name].experiments
     if (CONFIG_DIR / "experiment" / f"{name}.yaml").is_file():
         return (name,)
     expected = ", ".join((*SECTIONS, *ALIASES, ALL))
