@@ -298,7 +298,7 @@ def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
 
 @cache
 def comments_of(node: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass and of those it extends."""
+    """The comment behind each field of a dataclass and of its bases."""
     found = {key: text for base in node.__bases__ if is_dataclass(base) for key, text in comments_of(base).items()}
     name = None
     for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(node)).readline):

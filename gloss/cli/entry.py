@@ -7,7 +7,7 @@ import sys
 from functools import partial
 from importlib import import_module
 
-from gloss.runtime.terminal import telling
+from gloss.runtime.terminal import announced
 
 
 def main(name: str) -> int:
@@ -16,7 +16,7 @@ def main(name: str) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        with telling("starting"):
+        with announced("starting"):
             command, runner = (import_module(f"gloss.cli.{module}") for module in (name, "command"))
         return runner.run_command(command, sys.argv[1:])
     except ModuleNotFoundError as error:

@@ -27,7 +27,7 @@ from gloss.resolve import resolve
 from gloss.runtime.compose import composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
 from gloss.runtime.terminal import explain, ignore_broken_pipe, is_expected, program, run_with_exit_code
-from gloss.search.best_values import apply_tuned, overridden_keys, told_of_tuned
+from gloss.search.best_values import apply_tuned, lines_on_tuned, overridden_keys
 
 LOST_JOBS = {  # errors of launchers, by name: they are imported only where they are used
     "TerminatedWorkerError": "a worker was killed by the system, most often for lack of memory, and with it the sweep: "
@@ -159,6 +159,6 @@ def _prepare(cfg: DictConfig, overrides: Sequence[str]) -> Config:
         cfg.search.overridden = sorted(overridden_keys(overrides))
         return resolve(cfg)
     cfg = apply_tuned(cfg, overrides)
-    for line in told_of_tuned(cfg):
+    for line in lines_on_tuned(cfg):
         print(line, file=sys.stderr, flush=True)
     return resolve(cfg)

@@ -74,7 +74,7 @@ class Task:
                 log.warning("%s: left out, not about dataset=%s", ", ".join(left_out), sets)
 
     def overrides_of(self, experiment: str) -> list[str]:
-        """For an experiment: of all, it gets those of the data sets that were asked for which it is about."""
+        """The overrides of an experiment. With target=all its data sets are those requested that its sweep contains."""
         sets = value_of(self.overrides, "dataset") if self.name == ALL else None
         mine = ",".join(x for x in sets.split(",") if x in _sets_of(experiment)) if sets else ""
         return [f"dataset={mine}" if mine and o.startswith("dataset=") else o for o in self.overrides]
@@ -146,7 +146,7 @@ class Task:
         return call("report", *arguments)
 
     def _summary(self, experiment: str) -> int:
-        """Tell how far the experiment is; 1 unless all its runs are done."""
+        """Print how many runs of the experiment are done; 1 unless all are."""
         lines = make_plan(expand_grid(experiment, self.overrides_of(experiment)), "cpu", 1).lines
         states = [s for line in lines for s in line.states.values()]
         print(f"{experiment}: {states.count(DONE)} of {len(states)} runs done", flush=True)

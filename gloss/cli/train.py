@@ -9,11 +9,11 @@ Examples:
 from __future__ import annotations
 
 from gloss.config import Config
-from gloss.runtime.terminal import telling
+from gloss.runtime.terminal import announced
 
 
 def task(cfg: Config, place: str) -> object:
-    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is reported before
+    with announced("loading PyTorch and transformers"):  # here: a mistake on the command line is reported before
         from gloss.training.run import train
 
     return train(cfg, wait=not place, place=place)

@@ -9,11 +9,11 @@ Examples:
 from __future__ import annotations
 
 from gloss.config import TuneConfig
-from gloss.runtime.terminal import telling
+from gloss.runtime.terminal import announced
 
 
 def task(cfg: TuneConfig, place: str) -> None:
-    with telling("loading PyTorch and transformers"):  # here: a mistake on the command line is reported before
+    with announced("loading PyTorch and transformers"):  # here: a mistake on the command line is reported before
         from gloss.report.figures.search import trials_table
         from gloss.search.worker import tune
 

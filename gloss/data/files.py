@@ -182,7 +182,7 @@ def read_rows(
         name: of the file (.gz too) or folder; "-": standard input.
         kind: one of KINDS.
         text, names: columns of texts and of names, as a header or keys have them; of a folder one text, and the class.
-        separators: of CSV, of which the header tells the one.
+        separators: of CSV; the header decides among them.
         encoding: a byte order mark comes before it.
         fallback: encoding of lines that are not in `encoding`.
     """

@@ -22,7 +22,7 @@ def step_batches(
 
     The rows of a batch stand by length, so that its slices have texts of similar length.
 
-    labels: int64 [N]; lengths: tokens of the texts with a label, then of those without, [N + M].
+    labels: int64 [N]; lengths: tokens of each text [N + M], the M texts without a label last.
     """
     batches = epoch_batches(labels, cfg, seed, epoch)
     if num_unlabeled := len(lengths) - len(labels):

@@ -32,7 +32,7 @@ DEVICES = {  # name -> bf16 operations a second of its data sheet (without spars
 SLOWER_IN_FLOAT32 = 5.0  # on a GPU, as the data sheets have the peaks of TF32 and float32 beside bf16
 LAUNCH_SECONDS = 3e-3  # a layer and step on a GPU take at least this, however short the texts: launching kernels
 START_SECONDS = 15.0  # of a run: loading weights and texts, and σ of G-Loss-SQRT
-EPOCHS_TO_BEST = 15  # assumed where neither runs nor the paper tell; patience comes on top
+EPOCHS_TO_BEST = 15  # assumed where neither runs nor the paper have a number; patience comes on top
 
 
 @cache
@@ -55,7 +55,7 @@ def epoch_flops(layers: float, width: int, passes: int, train_tokens: float, val
 
 
 class Speeds:
-    """What finished runs tell: how fast a device is with each encoder, and how many epochs a run takes."""
+    """Measurements of finished runs: how fast a device is with each encoder, and how many epochs a run takes."""
 
     def __init__(self, records: Sequence[Record], device: str, cores: int = 2) -> None:
         """device: a key of DEVICES, or a GPU's name as the records have it."""

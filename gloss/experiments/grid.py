@@ -179,7 +179,7 @@ def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
 
 
 def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:
-    """Of a command line, what a search takes over: all but the swept keys, which it has its own values for."""
+    """The overrides of a command line that a search takes over: all but the swept keys."""
     return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed"))
 
 
@@ -218,7 +218,7 @@ def check_single(name: str, arguments: Sequence[str]) -> None:
         num_runs = math.prod(len(values[key]) for key in open_keys)
         raise ConfigError(
             f"experiment={name} without -m is one run, and needs one value each of {', '.join(open_keys)}, such as "
-            f"{each}; with -m it is a sweep of {num_runs} (make plan-{name} tells what they cost)"
+            f"{each}; with -m it is a sweep of {num_runs} (make plan-{name} shows their cost)"
         )
 
 

@@ -94,5 +94,5 @@ def _fingerprint(specs: Sequence[RunSpec], records: Sequence[Record]) -> str:
         found = {x for x in fingerprints if any((config_hash(c.config, x), x) in recorded for c in specs if c.can_run)}
         if len(found) != 1:
             many = f"runs on {len(found)} different contents" if found else "no run of it"
-            raise DataError(f"{error}; and the records, which could tell what the texts were, have {many}") from None
+            raise DataError(f"{error}; and the records, which could identify the texts, have {many}") from None
         return found.pop()

@@ -19,7 +19,7 @@ from gloss.errors import RunError
 from gloss.records.run_folder import is_done
 from gloss.records.schema import EPOCHS, checked_result
 
-SELECTION = ("dataset", "model", "loss", "mode", "variant", "config_hash", "seed")  # what tells runs apart
+SELECTION = ("dataset", "model", "loss", "mode", "variant", "config_hash", "seed")  # they distinguish runs
 MAX_BYTES = 4 * 2**20  # 8,000 epochs, or a study of 10,000 trials; in memory JSON takes up to 30 times its size
 MAX_REASON = 500  # characters of an error that are shown
 
@@ -177,7 +177,7 @@ def _check_arrays(arrays: dict[str, np.ndarray], num_classes: int) -> None:
 
 
 def number(tree: Any, *path: str | tuple[str, ...]) -> float | None:
-    """The finite number at a path of nested dicts, or None. A tuple at its end: the sum of those keys' numbers."""
+    """The finite number at a path of nested dicts, or None. A tuple at its end: the sum over its keys."""
     for key in path:
         if isinstance(key, tuple):
             parts = [number(tree, one) for one in key]

@@ -54,7 +54,7 @@ Configuration: Any = create_model("Configuration", __base__=Part, **_KEYS)
 
 
 class Identity(Part):
-    """What tells runs apart."""
+    """The keys that distinguish runs."""
 
     dataset: Text
     model: Text

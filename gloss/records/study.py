@@ -1,4 +1,4 @@
-"""A study as `study.json` in its folder tells it, for reports: read without Optuna and without a database."""
+"""The record of a study, `study.json` in its folder, for reports: read without Optuna and without a database."""
 
 from __future__ import annotations
 

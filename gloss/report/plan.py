@@ -168,7 +168,7 @@ def _basis(plan: Plan) -> list[str]:
     counted = ", ".join(f"{n} configurations {source}" for source, n in sources.items())
     text = [f"Speed on {plan.speeds.device}: {counted}."]
     if name is None and "unknown" in sources:
-        text[0] += f" It is none of {', '.join(DEVICES)}, and no run was measured on it: DEVICE=… prices one of these."
+        text[0] += f" It is none of {', '.join(DEVICES)}, and no run was measured on it: DEVICE=… prices another."
     elif name == "cpu" and "data sheet" in sources:
         gflops = DEVICES[name][0] * plan.speeds.cores / 2 / 1e9
         text[0] += f" No run was measured here: {gflops:.0f} GFLOP/s is assumed."

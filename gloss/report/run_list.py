@@ -1,4 +1,4 @@
-"""All finished runs, whatever was run: listed and compared as text, in one table, and what tells them apart."""
+"""All finished runs, whatever was run: as text, in one table, with the settings in which they differ."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.protocol import other_settings
 
-CELL = ["dataset", "model", "mode", "loss", "variant", "config_hash"]  # what tells configurations apart
+CELL = ["dataset", "model", "mode", "loss", "variant", "config_hash"]  # they distinguish configurations
 WORDS = {  # swept settings that have a name in tables and legends; the default has none
     ("ablation.graph_shuffle", "False"): "",
     ("ablation.graph_shuffle", "True"): "shuffled graph",
@@ -161,7 +161,7 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
     for c in cells:
         runs = {r.identity.seed: r for r in records if identity(r.identity) == identity(c)}
         runs = {seed: runs[seed] for seed in sorted(runs) if seed in c.seeds}
-        point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells tells none apart
+        point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells distinguishes none
         cell: dict[str, Any] = {name: getattr(c, name) for name in CELL}
         groups.append(Group(**cell, runs=runs, seeds=tuple(c.seeds), point=point, config=asdict(c.config)))
     used = {id(run) for g in groups for run in g.runs.values()}

@@ -21,7 +21,7 @@ _mine: FileLock | None = None  # held until this process ends, however it ends
 def is_shared(device: torch.device) -> bool:
     """Whether others use the device now, so that timings count for little; True where nobody can say.
 
-    A GPU has more processes than this one, as NVIDIA's driver tells; on a CPU more threads want to run than it has
+    A GPU has more processes than this one, as NVIDIA's driver reports; on a CPU more threads want to run than it has
     cores (the load of the last minute).
     """
     if device.type != "cuda":

@@ -26,7 +26,7 @@ SECRET = "search.storage"  # a database's URL may hold a password: its value is 
 GROUPS = [f.name for f in fields(TuneConfig) if (CONFIG_DIR / f.name).is_dir()]
 FLAGS = ("--help", "-h", "--cfg", "-c", "--multirun", "-m")
 
-ALIASES = {  # our key -> what other programs call it, where the spelling alone does not tell
+ALIASES = {  # our key -> what other programs call it, where the spelling alone does not show it
     "trainer.lr": "learning_rate step_size",
     "trainer.max_epochs": "epochs num_epochs n_epochs epoch num_train_epochs",
     "trainer.batch_size": "bs batch per_device_train_batch_size",

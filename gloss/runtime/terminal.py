@@ -79,7 +79,7 @@ def is_live() -> bool:
 
 
 @contextlib.contextmanager
-def telling(phase: str) -> Iterator[None]:
+def announced(phase: str) -> Iterator[None]:
     """Show on a terminal what goes on meanwhile, and take it away again."""
     if is_live():
         print(f"{phase} …", end="", file=sys.stderr, flush=True)

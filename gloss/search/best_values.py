@@ -125,7 +125,7 @@ def apply_best_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
-def told_of_tuned(cfg: DictConfig) -> list[str]:
+def lines_on_tuned(cfg: DictConfig) -> list[str]:
     """Lines that say which values of a search a run takes and from which file, or why it takes none."""
     if not isinstance(cfg.tuned, DictConfig):
         return []

@@ -160,7 +160,7 @@ class Worker:
         self.lock = FileLock(self.folder / "lock")
         self.seen: set[int] = set()  # running trials whose heart has been set going
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module tells of its trials
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module reports its trials
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune and cfg.mode in search.pruner:  # below the median of the finished trials
             pruner = optuna.pruners.MedianPruner(**search.pruner[cfg.mode])
@@ -247,7 +247,7 @@ class Worker:
             raise
 
     def _after(self, study: optuna.Study, trial: FrozenTrial) -> None:
-        """Write the study and tell of its trial, unless another worker took that over."""
+        """Write the study and report its trial, unless another worker took that over."""
         if LEFT in trial.user_attrs:
             return
         shutil.rmtree(self.checkpoint, ignore_errors=True)  # of a trial that was pruned, or failed

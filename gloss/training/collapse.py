@@ -16,7 +16,7 @@ EXPLODED = 3.0  # times the loss of the first epoch
 FAR_FROM_CHANCE = 10.0  # times log C, the loss of guessing among C classes
 BARELY = 1.05  # times the score of the majority class
 PATIENT = 3  # epochs after which a model should beat the majority class
-NARROW = 0.05  # of the largest edge weight: nearer weights tell no neighbours
+NARROW = 0.05  # of the largest edge weight: nearer weights distinguish no neighbours
 
 
 def majority_f1(labels: np.ndarray) -> float:
@@ -107,5 +107,5 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
         hint = ""
     return [
         f"σ={sigma:.4g} is so wide that before training all edge weights among {len(embeddings)} validation texts lie "
-        f"between {low:.3f} and {high:.3f}: the graph tells near from far only just. Try a smaller loss.sigma{hint}"
+        f"between {low:.3f} and {high:.3f}: the graph hardly separates near from far. Try a smaller loss.sigma{hint}"
     ]

@@ -22,7 +22,7 @@ class Diverged(RunError):
 
 
 def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> RunError | None:
-    """What to tell where `error` is a lack of memory, and what the user can set that this configuration allows."""
+    """The error for the user where `error` is a lack of memory, with the settings that this configuration allows."""
     # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
     texts = (
         "out of memory",

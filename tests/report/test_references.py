@@ -25,7 +25,7 @@ def groups(root, mode, loss):
 
 
 def added_to(table, *references):
-    """The table with reference lines, and the texts of these."""
+    """The table with reference lines, and the texts of those lines."""
     found = with_references(table, *references)
     assert found.rows[: len(table.rows)] == table.rows
     new = found.rows[len(table.rows) :]

@@ -40,7 +40,7 @@ class Diary(Callback):
         self.lines.append(("end", result and result["best_epoch"]))
 
 
-def test_a_callback_is_told_of_start_steps_epochs_and_end(tiny_config):
+def test_a_callback_hears_of_start_steps_epochs_and_end(tiny_config):
     diary = Diary()
     record = train(tiny_config("loss=ce"), callbacks=[diary])
     scores = [row["score"] for row in record.epochs()]

@@ -26,7 +26,7 @@ def test_tfidf_is_measured_and_read_again(tmp_path, separable):
     record = measure_tfidf(separable, tmp_path, tmp_path)
     assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0}
     assert record["num_rows"] == {"train": 96, "val": 12, "test": 12}
-    assert record["C"] == 0.1  # the strongest regularisation of those that are as good
+    assert record["C"] == 0.1  # of equally good ones the strongest regularisation
     assert starting.read_measured(tmp_path, "tfidf") == ([record], [])
     assert measure_tfidf(separable, tmp_path, tmp_path) == record
 

@@ -51,7 +51,10 @@ def test_nothing_left_and_other_classes_are_refused(monkeypatch):
         kept_of(monkeypatch, "new", labels=("bad", "good"))
 
 
-@pytest.mark.skipif("GLOSS_DATA_DIR" not in os.environ, reason="needs the benchmark texts (GLOSS_DATA_DIR)")
+@pytest.mark.skipif(
+    "GLOSS_DATA_DIR" not in os.environ,
+    reason="the texts of mr and sst2 may not be distributed: `make data`, then set GLOSS_DATA_DIR",
+)
 def test_the_reviews_of_mr_and_sst2_overlap_as_the_experiment_says():
     data = os.environ["GLOSS_DATA_DIR"]
     for name, other, num_kept in (("mr", "sst2", 872 - 486), ("sst2", "mr", 3554 - 1858)):

@@ -88,7 +88,7 @@ def _papers(groups: Sequence[Group], experiment: str) -> list[Line]:
 
 
 def _measured(reference: str, label: str, records: Sequence[Line], places: Iterable[tuple]) -> list[Line]:
-    """Measured baselines of these data sets and models (empty: of none)."""
+    """Measured baselines of the pairs of data set and model in `places`."""
     lines = []
     for dataset, model in places:
         for record in (r for r in records if (r["dataset"], r.get("model") or "") == (dataset, model)):
