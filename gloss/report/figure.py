@@ -80,6 +80,12 @@ def band(ax: Any, xs: Sequence[float], found: Sequence[Sequence[float]], label: 
     return centre
 
 
+def num_seeds(counts: Sequence[int]) -> str:
+    """How many seeds stand behind what is drawn: `n=3`, or the fewest and the most."""
+    low, high = min(counts), max(counts)
+    return f"n={low}" if low == high else f"n={low}–{high}"
+
+
 def clipped(text: str, most: int = 24) -> str:
     """The text as far as a figure has room for it."""
     return text if len(text) <= most else text[: most - 1] + "…"

@@ -10,7 +10,7 @@ from synthetic import SECONDS, cell, write_run
 
 from gloss.errors import RunError
 from gloss.paper.names import DATASET_LOOK, LOSS_LOOK
-from gloss.report.figure import panels
+from gloss.report.figure import panels, styled
 from gloss.report.figures import runs as pictures
 from gloss.report.figures.method import NODES, SIGMA, fig1
 from gloss.report.figures.training import convergence, graph_quality
@@ -223,6 +223,23 @@ def test_convergence_has_no_panel_without_a_line(tmp_path):
         write_run(tmp_path, loss=loss, seed=3, shared_device=True)
     (drawing,) = convergence(loose(tmp_path))
     assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["Epoch"]
+
+
+def test_convergence_says_where_times_do_not_compare_and_its_legend_covers_no_line(tmp_path):
+    for dataset, shared in (("mr", False), ("r8", True)):
+        write_run(tmp_path, dataset=dataset, seed=1, shared_device=shared)
+        write_run(tmp_path, dataset=dataset, loss="gloss_o", seed=1, shared_device=shared)
+    write_run(tmp_path, seed=2)
+    with styled():
+        (drawing,) = convergence(loose(tmp_path))
+        drawing.figure.draw_without_rendering()
+    mr, mr_time, r8, r8_time = drawing.figure.axes
+    assert (mr.get_title(), r8.get_title()) == ("MR, BERT-base, integrated (n=1–2)", "R8, BERT-base, integrated (n=1)")
+    assert mr_time.lines and not r8_time.lines and [t.get_text() for t in r8_time.texts] == ["no comparable times"]
+    (legend,) = drawing.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["CE", "G-Loss-O + CE"]
+    covered = legend.get_window_extent()
+    assert not any(ax.get_legend() or covered.overlaps(ax.get_window_extent()) for ax in drawing.figure.axes)
 
 
 def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):

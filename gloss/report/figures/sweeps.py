@@ -14,7 +14,7 @@ from gloss.config import CE, INTEGRATED
 from gloss.losses.registry import is_graph
 from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
-from gloss.report.figure import Drawing, panels
+from gloss.report.figure import Drawing, num_seeds, panels
 from gloss.report.protocol import RELEASED, protocol_deviations
 from gloss.report.seed_groups import Group, blocks, timed
 from gloss.report.statistics import mean, std, t_interval
@@ -97,8 +97,7 @@ def _bars_note(frame: pd.DataFrame) -> list[str]:
 
 def _draw(ax: Any, line: pd.DataFrame, y: str, look: dict[str, Any], label: str, scale: float = 1) -> None:
     """Draw a line, with a label that ends with the number of its seeds."""
-    low, high = line["n"].min(), line["n"].max()
-    text = f"{label}n={low})" if low == high else f"{label}n={low}–{high})"
+    text = f"{label}{num_seeds(list(line['n']))})"
     ax.errorbar(scale * line["x"], line[y], yerr=line["std"], label=text, capsize=2, elinewidth=0.8, **look)
 
 

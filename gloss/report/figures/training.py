@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, paper_order
 from gloss.records.reading import number
-from gloss.report.figure import Drawing, band, panels
+from gloss.report.figure import Drawing, band, bare, num_seeds, panels
 from gloss.report.protocol import protocol_deviations
 from gloss.report.run_list import differences
 from gloss.report.seed_groups import Group, blocks, identity, setting, timed
@@ -105,24 +105,31 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
     notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
     clocked, times = timed([g for block in blocks for g in block.drawn])
     on_time = {identity(g): g for g in clocked}
-    columns = 2 if any(g.runs for g in clocked) else 1  # score by epoch, and by time where some compares
+    has_times = any(not math.isnan(line[-1][0]) for g in clocked for line in curves(g).values())
+    columns = 2 if has_times else 1  # score by epoch, and by time where some compares
     in_row = min(4 // columns, len(blocks))
     figure, axes = panels(-(-len(blocks) // in_row), columns * in_row, width=3.0, height=2.4)
-    data = []
-    for (left, *by_time), block in zip(axes.reshape(-1, columns), blocks, strict=False):
+    data, entries = [], {}
+    pairs = axes.reshape(-1, columns)
+    for (left, *by_time), block in zip(pairs, blocks, strict=False):
         for g in block.drawn:
-            label = f"{g.loss_name} (n={len(g.runs)})"
-            data += _line(left, g, label, "epoch")
+            data += _line(left, g, g.loss_name, "epoch")
             for right in by_time:
-                data += _line(right, on_time[identity(g)], label, "seconds")
+                data += _line(right, on_time[identity(g)], g.loss_name, "seconds")
                 right.set(xlabel="Training time (s)")
+        for right in (ax for ax in by_time if not ax.lines):
+            bare(right, has_frame=False)
+            right.set_xlabel("")
+            right.text(0.5, 0.5, "no comparable times", ha="center", va="center", color="#767676")
         score = "Validation macro-F1 (%)" if block.drawn[0].mode == "integrated" else "Validation silhouette"
-        left.set(title=block.where, ylabel=score)
+        left.set(title=f"{block.where} ({num_seeds([len(g.runs) for g in block.drawn])})", ylabel=score)
         _epochs_below(left)
-        left.legend()
+        entries |= {text: line for line, text in zip(*left.get_legend_handles_labels(), strict=True)}
         notes += block.notes()
-    for empty in (ax for ax in axes.flat if not ax.lines):
-        empty.remove()
+    for unused in pairs[len(blocks) :].flat:
+        unused.remove()
+    figure.set_figwidth(figure.get_figwidth() + 1.4)
+    figure.legend(entries.values(), entries.keys(), loc="outside right center")
     return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
 
 
