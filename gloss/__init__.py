@@ -7,7 +7,7 @@ __all__ = ["load_runs"]
 
 
 def __getattr__(name: str) -> Any:
-    """`from gloss import load_runs`, imported only when asked for, so that the losses need nothing but torch."""
+    """Import `load_runs` on first use, so that the losses need nothing but torch."""
     if name == "load_runs":
         from gloss.records.frame import load_runs
 

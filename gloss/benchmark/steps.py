@@ -1,8 +1,8 @@
-"""How long a training step takes beside other programs': `make bench`.
+"""The time of a training step, beside other programs' steps: `make bench`.
 
 Candidates take turns on the same batches, in an order that changes from round to round, so that a machine that slows
 down or is used by others slows all of them: a ratio is formed within a round, and judged by the median over rounds.
-Cross-entropy runs twice a round; what differs between the two is noise.
+Cross-entropy runs twice a round; the difference between the two is noise.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ from gloss.training.objective import Objective
 from gloss.training.trainer import LOG, Fit
 
 SCHEMA_VERSION = 3
-# The step of gloss_sqrt is that of gloss_o.
+# gloss_sqrt has the same step as gloss_o.
 MEASURED = tuple(name for name, row in LOSSES.items() if INTEGRATED in row.modes and name != GLOSS_SQRT)
 AGAIN, TRAINER, RELEASED = "ce_repeat", "trainer", "released"
-BASELINE_ROUNDS = 6  # baselines take part in so many: their steps are long, and far from ours
+BASELINE_ROUNDS = 6  # rounds with baselines: their steps are long, and their times far from ours
 SIGMA = 0.5  # any number takes the same time
-SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders with random weights, as wide and deep as
+SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders with random weights, by their shape
     "bert_shape": transformers.BertConfig,
     "distilbert_shape": transformers.DistilBertConfig,
     "roberta_large_shape": lambda: transformers.RobertaConfig(
@@ -61,12 +61,12 @@ SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders w
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """The settings of a measurement.
 
-    dataset: whose training texts; or lengths (n: all texts of n tokens; n-m: evenly spread) with random tokens and
-    `classes`. steps: of a candidate's turn, without a wait in between (0: 1 on a CPU, 20 elsewhere). clock: "wall", or
-    "cpu" for the processor's seconds spent on this process, which others at work on the machine disturb less (one
-    thread). baselines: also the Hugging Face Trainer and the released procedure, in the first rounds.
+    dataset: the set with the training texts; or lengths (n: all texts of n tokens; n-m: evenly spread) with random
+    tokens and `classes`. steps: of a candidate's turn, without a wait in between (0: 1 on a CPU, 20 elsewhere). clock:
+    "wall", or "cpu" for the processor's seconds spent on this process, which other processes disturb less (one thread).
+    baselines: also the Hugging Face Trainer and the released procedure, in the first rounds.
     """
 
     dataset: str | None = "mr"
@@ -92,7 +92,7 @@ class Settings:
 
 @dataclass
 class Bench:
-    """The texts, the encoder and everyone who trains it."""
+    """The texts, the encoder, and every candidate that trains it."""
 
     settings: Settings
     device: torch.device
@@ -105,7 +105,7 @@ class Bench:
 
     @classmethod
     def build(cls, settings: Settings) -> Bench:
-        """Raises ConfigError or DataError."""
+        """Load the texts and the encoder, and prepare every candidate. Raises ConfigError or DataError."""
         configs = {loss: _config(settings, loss) for loss in dict.fromkeys((CE, *settings.losses))}
         cfg, clock = configs[CE], CLOCKS[settings.clock]
         device = choose_device(cfg.trainer.device)
@@ -123,7 +123,7 @@ class Bench:
             loss: Fit(
                 cfg=c, model=model, objective=Objective.of(c, num_classes, SIGMA), tables={"train": table},
                 labels={"train": device_labels}, rows=np.arange(len(labels)), device=device,
-                precision=precision, folder=Path(), progress=Progress(), report=lambda what, values: None,
+                precision=precision, folder=Path(), progress=Progress(), report=lambda kind, values: None,
                 on_epoch=None,
             )
             for loss, c in configs.items()
@@ -156,7 +156,7 @@ class Bench:
         return "-".join([texts, s.model, str(s.batch), *sliced, *["compiled"] * s.compile, where, self.precision])
 
     def round(self, number: int) -> dict[str, Any]:
-        """Every candidate's turn on the same batches; number: from 0, turns the order."""
+        """Measure every candidate on the same batches; number: of the round, from 0, which shifts the order."""
         is_cpu = self.device.type == "cpu"
         batches = [next(self.batches) for _ in range(self.settings.steps or (1 if is_cpu else 20))]
         turns: dict[str, Callable[..., dict[str, Any]]]
@@ -185,8 +185,8 @@ class Bench:
         return {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes(self.device)}
 
 
-def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], Path]:
-    """Measure, and keep the result in <outputs>/bench/<name>.json; `tell` hears of progress.
+def bench(settings: Settings, on_progress: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], Path]:
+    """Measure, and write the result to <outputs>/bench/<name>.json; `on_progress` is called with lines of progress.
 
     Raises ConfigError and DataError for settings and texts that cannot be used.
     """
@@ -195,11 +195,11 @@ def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -
     if settings.threads:
         torch.set_num_threads(settings.threads)
     load, measured, rounds = [os.getloadavg()[0]], Bench.build(settings), []
-    tell(f"{measured.name}: {measured.texts}")
+    on_progress(f"{measured.name}: {measured.texts}")
     for number in range(settings.rounds):
         rounds.append(measured.round(number))
         shown = ", ".join(f"{name} {turn['seconds']:.3f}" for name, turn in rounds[-1]["turns"].items())
-        tell(f"round {number + 1} of {settings.rounds}, seconds a step: {shown}")
+        on_progress(f"round {number + 1} of {settings.rounds}, seconds a step: {shown}")
     peak, peak_from = peak_flops(measured.device, measured.precision, measured.clock)
     size = settings.batch, measured.texts["classes"], measured.fits[CE].model.encoder.embedding_dim
     alone = {name: loss_seconds(f.cfg, *size, measured.device, measured.clock) for name, f in measured.fits.items()}
@@ -223,8 +223,8 @@ def bench(settings: Settings, tell: Callable[[str], None] = lambda text: None) -
 def summary(rounds: Sequence[dict[str, Any]], peak: float, alone: dict[str, float]) -> dict[str, dict[str, Any]]:
     """By candidate: [median, low, high] over its rounds of a step's seconds, tokens a second and share of the peak.
 
-    ratio: of its step to that of `under`, formed within the rounds of both; for a loss that was also timed `alone`,
-    added: CE's step with this loss in CE's place, over CE's step.
+    ratio: its step over the step of `under`, within the rounds that have both; added, for a loss that was also timed
+    `alone`: CE's step with this loss in place of CE, over CE's step.
     """
     found = {}
     for name in rounds[0]["turns"]:
@@ -237,7 +237,7 @@ def summary(rounds: Sequence[dict[str, Any]], peak: float, alone: dict[str, floa
             "share_of_peak": interval([r["flops"] / s / peak for r, s in zip(there, seconds, strict=True)]),
             "peak_memory_bytes": max(r["turns"][name].get("peak_memory_bytes", 0) for r in there) or None,
         }
-        # CE's two turns stand under a ratio in turn: their mean or minimum would shift its median.
+        # CE's two turns are the denominator by turns: their mean or minimum would shift the ratio's median.
         under = (CE, CE) if name == AGAIN else (CE, AGAIN)
         if name == RELEASED:
             under = (GLOSS_O, GLOSS_O)
@@ -251,7 +251,7 @@ def summary(rounds: Sequence[dict[str, Any]], peak: float, alone: dict[str, floa
 
 
 def step_flops(encoder: Encoder, lengths: np.ndarray) -> float:
-    """Operations of a step both ways on real tokens: six a parameter of the layers and token, and attention.
+    """Operations of a step, forward and backward, on real tokens: six per layer parameter and token, plus attention.
 
     Attention of a text of T tokens takes 4 T² D operations a layer forward, and twice that backward.
     """
@@ -263,7 +263,7 @@ def step_flops(encoder: Encoder, lengths: np.ndarray) -> float:
 def loss_seconds(
     cfg: Config, num_examples: int, num_classes: int, width: int, device: torch.device, clock: Clock
 ) -> float:
-    """The objective with its gradient on random embeddings [B, D], B texts of C classes; median of some repeats."""
+    """Median seconds of the objective and its gradient on random embeddings [B, D] of B texts with C classes."""
     generator = torch.Generator().manual_seed(cfg.seed)
     objective = Objective.of(cfg, num_classes, SIGMA)
     embeddings = F.normalize(torch.randn(num_examples, width, generator=generator), dim=1).to(device).requires_grad_()
@@ -275,7 +275,7 @@ def loss_seconds(
 
 
 def peak_flops(device: torch.device, precision: str, clock: Clock) -> tuple[float, str]:
-    """Operations a second that the device is capable of, and where the number is from.
+    """The peak operations a second of the device, and the source of the number.
 
     bf16 on a known GPU: its data sheet. Else the best of some square matrix products in the encoder's precision.
     """
@@ -290,8 +290,8 @@ def peak_flops(device: torch.device, precision: str, clock: Clock) -> tuple[floa
 
 
 def difference_of_equal_steps(fit: Fit, rows: np.ndarray) -> float:
-    """‖g − g'‖ / ‖g‖ of the gradients of two steps with the same weights, texts and seed: what a device adds in another
-    order each time. rows: [B], sorted by length."""
+    """‖g − g'‖ / ‖g‖ of the gradients of two steps with the same weights, texts and seed: the effect of a device that
+    adds in another order each time. rows: [B], sorted by length."""
     is_labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(fit.cfg.seed))
     once, again = (gradient(fit, rows, torch.from_numpy(rows).to(fit.device), is_labeled) for _ in range(2))
     return distance(again, once)
@@ -300,7 +300,7 @@ def difference_of_equal_steps(fit: Fit, rows: np.ndarray) -> float:
 def gradient(
     fit: Fit, rows: np.ndarray, device_rows: torch.Tensor, is_labeled: torch.Tensor | None, seed: int = 5
 ) -> list[torch.Tensor]:
-    """Of a step on these rows, by parameter; none is left on the model."""
+    """The gradient of a step on these rows, by parameter; the model's own gradients are cleared."""
     fit.model.zero_grad(set_to_none=True)
     fit._backward(rows, device_rows, fit.labels["train"][device_rows], is_labeled, seed=seed)
     found = [p.grad.clone() for p in fit.parameters if p.grad is not None]

@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 
 def wall() -> float:
-    """Seconds, once the devices have done what they were given."""
+    """Seconds, read after the devices have finished their work."""
     for device in (torch.cuda, torch.mps):
         if device.device_count():
             device.synchronize()
@@ -35,13 +35,13 @@ def in_turn(candidates: Mapping[str, Callable[[], Result]], number: int) -> dict
 
 
 def interval(values: Sequence[float]) -> list[float]:
-    """The median, and the 95 % interval of it from the order of the values alone; of fewer than six the extremes."""
+    """The median, and its 95 % interval from order statistics; for fewer than six values, the extremes."""
     low, high = quantile_test(values, q=0, p=0.5).confidence_interval(0.95)
     ends = [low, high] if np.isfinite([low, high]).all() else [np.min(values), np.max(values)]
     return [float(x) for x in (np.median(values), *ends)]
 
 
 def repeated(act: Callable[[], object], clock: Clock, seconds: float = 0.2) -> list[float]:
-    """Seconds of `act`, again and again for so many seconds; the first time, which warms up, does not count."""
+    """Seconds per call of `act`, repeated for at least `seconds` seconds; the first call, a warm-up, is not counted."""
     timer = Timer("act()", globals={"act": act}, timer=clock, num_threads=torch.get_num_threads())
     return timer.blocked_autorange(min_run_time=seconds).times

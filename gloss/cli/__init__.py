@@ -1,1 +1,1 @@
-"""The command line: a module a command, what they share, the entry of Hydra's sweeps, reproduce."""
+"""The command line: one module per command, their shared parts, the entry of Hydra's sweeps, reproduce."""

@@ -25,11 +25,11 @@ OF_PEERS = ("threads", "rounds", "clock", "device", "peers", "paths")
 
 @dataclass
 class Benchmark:
-    dataset: str | None = None  # whose training texts; null: mr, or none with lengths
+    dataset: str | None = None  # the set with the training texts; null: mr, or none with lengths
     lengths: str | None = None  # n or n-m: so many random tokens a text instead
     classes: int = at_least(1, 2)  # of random texts
     model: str = "minilm"  # in configs/model, or random weights: bert_shape distilbert_shape roberta_large_shape
-    losses: list[str] = names(*MEASURED)  # which to time; the step of gloss_sqrt is that of gloss_o
+    losses: list[str] = names(*MEASURED)  # which to time; gloss_sqrt has the same step as gloss_o
     batch: int = at_least(1, 128)  # texts
     rounds: int = at_least(1, 12)  # in which candidates take turns
     steps: int = at_least(0, 0)  # of one candidate's turn; 0: 1 on a CPU, 20 elsewhere

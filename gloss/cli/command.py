@@ -57,7 +57,7 @@ class Device:
 
 @dataclass
 class Selection:
-    """Which run."""
+    """The keys that select a run."""
 
     run: str = ""  # a folder; or best, by the validation score; or some of the next keys, as "dataset=mr loss=ce"
     dataset: str | None = None  # of the run
@@ -77,7 +77,7 @@ class Selection:
 class WithOverrides:
     """A command that also takes every key of a search, with several values each."""
 
-    overrides: ClassVar[list[str]] = []  # these words
+    overrides: ClassVar[list[str]] = []  # the words that set those keys
 
 
 class Messages(logging.Handler):
@@ -93,7 +93,7 @@ class Messages(logging.Handler):
 
 
 def show_messages(has_progress: bool = False) -> None:
-    """Show what the package logs from INFO on, in this process."""
+    """Show the package's log messages from INFO on, in this process."""
     logger = logging.getLogger("gloss")
     logger.handlers = [Messages(has_progress)]
     logger.setLevel(logging.INFO)
@@ -101,7 +101,7 @@ def show_messages(has_progress: bool = False) -> None:
 
 
 def read(schema: type, words: Sequence[str]) -> Any:
-    """The schema's object with what `words` say. Raises ConfigError with a line for every mistake."""
+    """The schema's object with the values in `words`. Raises ConfigError with a line for every mistake."""
     options = known_options(schema)
     ConfigStore.instance().store(name=schema.__name__, node=schema)
     try:
@@ -121,7 +121,7 @@ def show(cfg: Any, place: str = "") -> None:
 
 
 def run_command(command: ModuleType, arguments: Sequence[str]) -> int:
-    """Run a command; its exit status."""
+    """Run a command and return its exit status."""
     schema = get_type_hints(command.task)["cfg"]
     is_run = issubclass(schema, Config)
     name = command.__name__.rpartition(".")[2] if is_run else schema.__name__

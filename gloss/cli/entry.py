@@ -1,4 +1,4 @@
-"""The console scripts: each loads its command when it is called, and says how to get the packages that it needs."""
+"""The console scripts: each loads its command when it is called, and says how to install a missing package."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gloss.runtime.terminal import announced
 
 
 def main(name: str) -> int:
-    """Run a command with the process's arguments; its exit status (gloss.cli.command)."""
-    # Read when torch is loaded: threads that wait shall sleep, not spin, which beside busy processes is much faster.
+    """Run a command with the process's arguments and return its exit status (gloss.cli.command)."""
+    # Read when torch is loaded: waiting threads sleep instead of spinning, which is much faster beside busy processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:

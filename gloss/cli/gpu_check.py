@@ -1,10 +1,10 @@
-"""Check a GPU that meets this program for the first time: expectation, measurement and verdict, in under eight minutes.
+"""Check a GPU before its first use with this program: expectation, measurement and verdict, in under eight minutes.
 
   python scripts/gpu_check.py
   python scripts/gpu_check.py device=cpu
 
-device=cpu is a rehearsal of what a CPU can do. Everything is kept in <outputs>/gpu_check/result.json, to attach to an
-issue; the exit status is 1 where a check failed.
+device=cpu rehearses the checks that a CPU can do. Everything is kept in <outputs>/gpu_check/result.json, to attach to
+an issue; the exit status is 1 where a check failed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ def task(cfg: GpuCheck) -> int:
     from gloss.benchmark.gpu_check import Row, gpu_check  # here: torch is loaded only once the command line is right
     from gloss.records.run_folder import write_json
 
-    def tell(row: Row) -> None:
+    def show(row: Row) -> None:
         print(f"{row.verdict or '-':6}  {row.what}: {row.measured}", file=sys.stderr, flush=True)
 
-    result = gpu_check(cfg.device, cfg.paths.outputs, cfg.paths.data or None, tell)
+    result = gpu_check(cfg.device, cfg.paths.outputs, cfg.paths.data or None, show)
     print("| check | expected | measured | verdict |\n|---|---|---|---|")
     for row in result["rows"]:
         print("| " + " | ".join(row[key] for key in ("what", "expected", "measured", "verdict")) + " |")

@@ -1,4 +1,4 @@
-"""--help of every command: what it does, and each key in a line, from the schema and the files of configs/."""
+"""--help of every command: its purpose, and a line for each key, from the schema and the files of configs/."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ BY_US = ("experiment.name", "search.overridden")  # not set on a command line
 def usage(about: str, schema: type, name: str) -> str:
     """The text of --help.
 
-    about: what the command does, with examples. name: of its file in configs/, or of its schema in the ConfigStore.
+    about: the command's purpose and examples. name: of its file in configs/, or of its schema in the ConfigStore.
     """
     defaults, comments, choices, lines = composed([], name), comments_of(schema), {}, []
     if issubclass(schema, Config):

@@ -1,4 +1,4 @@
-"""From a command line to a checked configuration: Hydra composes, found values are applied, mistakes become a line."""
+"""From a command line to a checked configuration: Hydra composes it, searched values are applied, errors are short."""
 
 from __future__ import annotations
 
@@ -39,9 +39,9 @@ LOST_JOBS = {  # errors of launchers, by name: they are imported only where they
 
 @ignore_broken_pipe()
 def main(task: Callable[[Any, str], Any], arguments: Sequence[str] | None = None, config_name: str = "train") -> int:
-    """Run `task(config, place)` for the configuration, or each of a sweep's (`-m`); the exit status.
+    """Run `task(config, place)` for the configuration, or each of a sweep's (`-m`), and return the exit status.
 
-    place: of a run in its sweep, as "run 2 of 6"; else empty. A record that the task returns is in the sweep's table.
+    place: of a run in its sweep, as "run 2 of 6"; else empty. The sweep's table shows the records that tasks return.
 
     config_name: "train", or "tune" for a search (task gets a TuneConfig, to which no search's values are applied).
     In a sweep a run that fails does not stop the others; the failures are listed at the end.
@@ -63,7 +63,7 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
         if not is_sweep:
             check_single(experiment, words)
         elif not is_shown and not os.environ.get("YES"):
-            from gloss.cli.reproduce import confirm_sweep  # here: it loads what draws reports
+            from gloss.cli.reproduce import confirm_sweep  # here: it loads the packages that draw reports
 
             confirm_sweep(experiment, words, searches=config_name == "tune")
         words = in_sweep_order(experiment, words)
@@ -76,7 +76,7 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
         raise ConfigError(readable(error)) from None
     except Exception as error:
         if lost := LOST_JOBS.get(type(error).__name__):
-            raise RunError(f"{lost}. What is done is kept: the same command does the rest") from None
+            raise RunError(f"{lost}. Finished runs are kept: the same command does the rest") from None
         raise
     failed = [result for result in results if isinstance(result, str)]
     print("".join(failed), file=sys.stderr, end="")
@@ -100,13 +100,13 @@ def configured(words: Sequence[str], config_name: str = "train") -> Config:
 
 
 def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) -> list[Path | str | None]:
-    """Of every run, in order: the folder of its record, why it failed, or None."""
+    """Run a sweep; for every job, in order, the folder of its record, the message of its failure, or None."""
     # Hydra writes a sweep's arguments into files, and a database's URL may hold a password.
     if (storage := value_of(words, SECRET, "null")) != "null":
         os.environ["GLOSS_STORAGE"] = storage
         words = [word for word in words if not word.startswith(SECRET + "=")]
     sweeps = Path(value_of(words, "paths.outputs", "outputs")) / "sweeps"
-    # Of this checkout, for workers that are started elsewhere.
+    # So that workers started elsewhere import this checkout.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     only = only_of(value_of(words, "experiment", "null"))
     is_mine = [is_run(job, only) for job in jobs_of([w for w in words if not w.startswith(("hydra/", "hydra."))])]
@@ -120,7 +120,7 @@ def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) 
 
 @ignore_broken_pipe()  # perhaps in another process
 def _job(cfg: DictConfig, task: Callable[[Any, str], Any], places: Sequence[str]) -> Path | str | None:
-    """A run of a sweep. places: of all its jobs, as "run 2 of 6"; empty for one that its experiment leaves out."""
+    """Run one job of a sweep. places: of all jobs, as "run 2 of 6"; empty for a job that the experiment leaves out."""
     from gloss.runtime.gpu_sharing import assign_gpu  # here: it loads torch
 
     show_messages(has_progress=True)
@@ -145,7 +145,7 @@ def _job(cfg: DictConfig, task: Callable[[Any, str], Any], places: Sequence[str]
 
 
 def _print_table(folders: Sequence[Path], outputs: Path) -> None:
-    """The runs of a sweep by configuration, and how to get the page."""
+    """Print the runs of a sweep by configuration, and the command that makes the page."""
     from gloss.records.frame import frame_of  # here: slow to import
     from gloss.records.reading import read_record
     from gloss.report.run_list import by_cell

@@ -17,7 +17,7 @@ from gloss.config import choice
 
 @dataclass
 class Plot(Selection):
-    split: str = choice("test", "train", "val", "test")  # whose texts
+    split: str = choice("test", "train", "val", "test")  # the split with the texts
     method: str = choice("tsne", "tsne", "pca")  # how 2 dimensions are made
     to: str | None = None  # folder for the PDF, the PNG and the CSV with the numbers; null: maps/ in the outputs
     trainer: Device = field(default_factory=Device)

@@ -25,7 +25,7 @@ class Predict(Selection):
     pair: str | None = None  # the second text of a pair
     file: str | None = None  # texts
     split: str | None = None  # train, val or test of the run's own data set
-    neighbours: int = at_least(0, 0)  # so many nearest training texts each, with labels and weights of the graph
+    neighbours: int = at_least(0, 0)  # number of nearest training texts of each, with labels and edge weights
     format: str | None = None  # table, csv or jsonl; null: by the ending of to, else table
     to: str | None = None  # file to write, .gz too; null: the terminal
     input: str | None = None  # txt, csv, jsonl, json or parquet, where the file's name does not say

@@ -52,7 +52,7 @@ def task(cfg: Report) -> int:
 
 
 def measure(cfg: Report) -> None:
-    """Measure what a report shows beside runs."""
+    """Measure the texts and baselines that a report shows beside runs."""
     from gloss.experiments.grid import expand_grid  # here: the report itself needs no texts
     from gloss.training.baselines import measure
 

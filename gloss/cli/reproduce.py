@@ -1,4 +1,4 @@
-"""Make tables and figures, each by one command: search what is missing, run what is missing, report.
+"""Make tables and figures, each by one command: do the missing searches, then the missing runs, then report.
 
   python scripts/reproduce.py target=table2 model=minilm dataset=mr,r8 seed=1,2 search.trials=2 trainer.max_epochs=3
   python scripts/reproduce.py action=plan target=fig5 device=h100
@@ -35,7 +35,7 @@ from gloss.runtime.overrides import SECRET, override, prepared, value_of
 from gloss.runtime.terminal import program
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
-MEASURED = {"table1": "texts", "table5": "tfidf"}  # what a table needs beside runs
+MEASURED = {"table1": "texts", "table5": "tfidf"}  # the measurement that a table needs beside runs
 ALL = "all"
 STORAGE = SECRET + "="
 ASK_ABOVE = 1.0  # hours of a plan
@@ -44,15 +44,15 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Reproduce(WithOverrides):
-    action: str = choice("run", "run", "plan", "tune", "status")  # what to do; tune: only the searches that lack
+    action: str = choice("run", "run", "plan", "tune", "status")  # tune: only the missing searches
     target: str = ALL  # table2, fig5, few_shot …, or all
     device: str | None = None  # of a plan: a100, h100, h200 or cpu; null: this machine's
 
 
 class Task:
-    """A table, figure or experiment, or all of them, with the overrides it was asked for.
+    """A table, figure or experiment, or all of them, with its overrides.
 
-    overrides: as on the command line; `search…` and `hydra/launcher…` go to where they belong, the rest makes specs.
+    overrides: as on the command line; `search…` goes to the search, `hydra/launcher…` to Hydra, the rest to the specs.
     """
 
     def __init__(self, name: str, overrides: Sequence[str]) -> None:
@@ -80,7 +80,7 @@ class Task:
         return [f"dataset={mine}" if mine and o.startswith("dataset=") else o for o in self.overrides]
 
     def specs(self) -> dict[str, list[RunSpec]]:
-        """By experiment. One that is refused is left out with a warning; raises ConfigError where none is left."""
+        """The specs by experiment. A refused one is left out with a warning; raises ConfigError where none is left."""
         found, refused = {}, []
         for experiment in self.experiments or self.searched:
             try:
@@ -94,13 +94,13 @@ class Task:
         return found
 
     def plan(self, device: str, cores: int) -> Plan | None:
-        """What is done and to do, and what it costs; None for a table that needs no runs."""
+        """The finished and missing runs and searches, with their cost; None for a table that needs no runs."""
         specs = list(chain.from_iterable(self.specs().values()))
         plan = make_plan(specs, device, cores, self.overrides, self.search) if specs else None
         return replace(plan, lines=()) if plan and self.searched else plan
 
     def run(self, searches_only: bool = False) -> int:
-        """Search, train, report; the exit status: 0 done, 1 a part failed, 128 + n by signal."""
+        """Search, train, report; return the exit status: 0 done, 1 a part failed, 128 + n by signal."""
         worst = 0
         for experiment, specs in self.specs().items():
             is_run = experiment in self.experiments and not searches_only
@@ -119,7 +119,7 @@ class Task:
         return worst if searches_only else max(worst, self.report())
 
     def tune(self, specs: Sequence[RunSpec]) -> int:
-        """The searches that the specs still lack."""
+        """Do the searches that the specs still lack; return the exit status."""
         left = searches_left(specs, self.overrides, self.search)
         rows = [{key: c.choices[key] for key in SEARCH_KEYS if key in c.choices} for c, _ in left.values()]
         shared = search_overrides({key for c in specs for key in c.choices}, self.overrides)
@@ -146,7 +146,7 @@ class Task:
         return call("report", *arguments)
 
     def _summary(self, experiment: str) -> int:
-        """Print how many runs of the experiment are done; 1 unless all are."""
+        """Print how many runs of the experiment are done; return 1 unless all are."""
         lines = make_plan(expand_grid(experiment, self.overrides_of(experiment)), "cpu", 1).lines
         states = [s for line in lines for s in line.states.values()]
         print(f"{experiment}: {states.count(DONE)} of {len(states)} runs done", flush=True)
@@ -166,7 +166,7 @@ def this_device() -> str:
 
 
 def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> None:
-    """`confirm` the runs of `train.py -m experiment=…`, or the searches of tune.py's."""
+    """Call `confirm` for the runs of `train.py -m experiment=…`, or for the searches of `tune.py -m experiment=…`."""
     task = Task(experiment, [a for a in arguments if not a.startswith("experiment=")])
     runs, trials, _ = task.plan(this_device(), os.cpu_count() or 1).hours()
     confirm(experiment, trials if searches else runs)
@@ -176,7 +176,7 @@ def confirm(name: str, hours: float) -> None:
     """Ask on a terminal before a job of more than ASK_ABOVE hours. Raises ConfigError without a yes."""
     if hours <= ASK_ABOVE or os.environ.get("YES") == "1":
         return
-    message = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} says what of)"
+    message = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} lists them)"
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigError(f"{message}: YES=1 starts it, and DATASET=… MODEL=… LOSS=… SEED=… make it smaller")
     print(f"{message}. Start? [y/N] ", end="", file=sys.stderr, flush=True)
@@ -216,7 +216,7 @@ def _sets_of(experiment: str) -> set[str]:
 
 
 def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> None:
-    """Keep in <outputs>/selections.yaml what was asked for, beside what was before; a report finds its specs there."""
+    """Add the overrides of a request to <outputs>/selections.yaml, where a report finds its specs."""
     path = outputs / "selections.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", STORAGE))]
@@ -231,7 +231,7 @@ def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> 
 
 
 def status(outputs: Path, device: str, cores: int) -> bool:
-    """Print how far every experiment is that was asked for; False where there is none."""
+    """Print the progress of every requested experiment; return False if there is none."""
     asked = selections(outputs)
     for name in asked:
         for group in same_settings(name, asked[name]):
@@ -248,7 +248,7 @@ def status(outputs: Path, device: str, cores: int) -> bool:
 
 
 def call(script: str, *words: str) -> int:
-    """Run a command of ours in this process, shown as one; its exit status."""
+    """Print one of our commands, run it in this process, and return its exit status."""
     shown = shlex.join(f"{STORAGE}…" if word.startswith(STORAGE) else word for word in words)
     print(f"$ {program(script)} {shown}", flush=True)
     return run_command(import_module(f"gloss.cli.{script}"), words)

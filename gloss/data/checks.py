@@ -1,4 +1,4 @@
-"""Labels and texts of a user's own data that are almost what was meant: noted before training, or refused."""
+"""Likely mistakes in the labels and texts of a user's own data: noted before training, or refused."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def words(texts: Sequence[str]) -> tuple[str, ...]:
 
 
 def letters_and_digits(texts: Sequence[str]) -> tuple[str, ...]:
-    """A text, or a pair, reduced to what two collections of the same texts agree in."""
+    """A text, or a pair, reduced to its letters and digits, in which two collections of the same texts agree."""
     return tuple("".join(filter(str.isalnum, text.lower())) for text in texts)
 
 
 def examine(parts: dict[str, list[Row]]) -> list[str]:
-    """Describe what is odd about the examples of each split, in a sentence each with rows or names.
+    """Describe suspicious examples of each split, in a sentence each with rows or names.
 
-    Raises DataError for what cannot be meant.
+    Raises DataError for clear mistakes.
     """
     of = {part: f" of {part}" if len(parts) > 1 else "" for part in parts}
     counts = Counter(row.names[-1] for rows in parts.values() for row in rows)
@@ -78,7 +78,7 @@ def examine(parts: dict[str, list[Row]]) -> list[str]:
 
 
 def _text_notes(rows: Sequence[Row], of_part: str, train: set[tuple[str, ...]]) -> list[str]:
-    """What is odd about the texts of a split; train: the training split's texts, where this is another."""
+    """Notes on suspicious texts of a split; train: the training split's texts, empty for that split itself."""
     labels_of = defaultdict(set)
     keys = [words(row.texts) for row in rows]
     for key, row in zip(keys, rows, strict=True):
@@ -88,10 +88,10 @@ def _text_notes(rows: Sequence[Row], of_part: str, train: set[tuple[str, ...]]) 
         "occur with different labels": [len(labels_of[key]) > 1 for key in keys],
         "are also among the training texts": [key in train for key in keys],
     }
-    odd = {what: [row.number for row, one in zip(rows, flags, strict=True) if one] for what, flags in found.items()}
+    odd = {fault: [row.number for row, one in zip(rows, flags, strict=True) if one] for fault, flags in found.items()}
     return [
-        f"{len(numbers):,} of the {len(rows):,} texts{of_part} {what} ({listed(numbers)})"
-        for what, numbers in odd.items()
+        f"{len(numbers):,} of the {len(rows):,} texts{of_part} {fault} ({listed(numbers)})"
+        for fault, numbers in odd.items()
         if numbers
     ]
 
@@ -101,19 +101,19 @@ def _is_missing(cell: str) -> bool:
 
 
 def _seen(label: str) -> str:
-    """What can be seen of a label."""
+    """The visible characters of a label, in one Unicode form."""
     kept = "".join(c for c in label if unicodedata.category(c) != "Cf")
     return unicodedata.normalize("NFC", " ".join(kept.split()))
 
 
 def _meant(label: str) -> str | float:
-    """What a label may stand for."""
+    """A label without case, form of letters and form of numbers."""
     label = unicodedata.normalize("NFKC", _seen(label)).casefold()
     return float(label) if _NUMBER.fullmatch(label) else label
 
 
 def _groups(labels: Iterable[str], key: Callable[[str], object]) -> list[list[str]]:
-    """The labels with the same key, where these are several."""
+    """Groups of two or more labels with the same key."""
     groups = defaultdict(list)
     for label in labels:
         groups[key(label)].append(label)
@@ -121,7 +121,7 @@ def _groups(labels: Iterable[str], key: Callable[[str], object]) -> list[list[st
 
 
 def _refuse_swallowed_rows(rows: Iterable[Row], labels: Counter[str], of_part: str) -> None:
-    """Refuse a text of several lines that are rows themselves, since a quote was left open."""
+    """Refuse a text whose lines are rows themselves, because a quote was left open."""
 
     def is_row(line: str, place: int) -> bool:
         return any(sep in line and line.split(sep)[place].strip('"\r') in labels for sep in SEPARATORS)

@@ -34,7 +34,7 @@ class TextDataset:
     labels: list[str]  # names in one fixed order
     splits: dict[str, Split]  # train, val, test
     fingerprint: str  # hex; of all texts and labels before `train_limit`, whatever the order of rows
-    notes: list[str]  # what the user should know: how texts were split, what is odd about them …
+    notes: list[str]  # for the user: how texts were split, suspicious texts …
     unlabeled: Split | None = None  # texts without a label, -1, where the configuration names some
 
 
@@ -99,7 +99,7 @@ def fingerprint(digests: Iterable[bytes]) -> str:
 
 
 def _cut(train: Split, part: str, size: int, name: str) -> tuple[Split, Split]:
-    """Training texts without some `size` of them, and these."""
+    """The remaining training texts, and about `size` of them cut for `part`."""
     if train.groups is not None:
         chosen = whole_groups(train.groups, max(size, 1))
     else:  # every class is tested; validation may lack a rare one, as it does in r52
@@ -134,7 +134,7 @@ def _limited(train: Split, cfg: DatasetConfig, seed: int, num_classes: int, note
 
 
 def _check_classes(name: str, labels: Sequence[str], splits: dict[str, Split]) -> None:
-    """Refuse what cannot be trained or tested: one class, a class without training texts, one too small to split."""
+    """Refuse sets that cannot be trained or tested: one class, one without training texts, one too small to split."""
     if len(labels) < 2:
         raise DataError(f"{name} has one class, {labels[0]!r}: a classifier needs at least two")
     counts = np.bincount(splits["train"].labels, minlength=len(labels))
@@ -158,7 +158,7 @@ Source = tuple[list[str], dict[str, list[Row]], list[str]]
 
 
 def read_manifest() -> dict[str, Any]:
-    """data/manifest.json: what the prepared sets must hold, and where they come from."""
+    """data/manifest.json: the content that the prepared sets must have, and their sources."""
     return json.loads(MANIFEST.read_text(encoding="utf-8"))
 
 
@@ -184,7 +184,7 @@ def _read_prepared(cfg: DatasetConfig, data_dir: Path) -> Source:
 
 
 def difference(rows: Sequence[Sequence[str]], entry: dict[str, Any], part: str) -> str | None:
-    """How a prepared file's rows (text columns, then label) differ from the manifest's entry; None if they do not."""
+    """The difference of a prepared file's rows (text columns, then label) from the manifest's entry, or None."""
     expected, names = entry["splits"][part], entry["labels"]
     if unknown := {row[-1] for row in rows} - names.keys():
         return f"the label {min(unknown)!r} is none of {', '.join(names)}"
@@ -259,7 +259,7 @@ def _own(
 def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
     """A Hugging Face data set: `path` is its name, or name:subset, or a folder of files that `datasets` reads.
 
-    Where the last column of `text` holds options by name, each row is a question of which `label` names the right one.
+    Where the last column of `text` holds options by name, each row is a question, and `label` names the right option.
     """
     import datasets  # slow to import, and needed here only
 
@@ -268,7 +268,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
     try:
         builder = datasets.load_dataset_builder(name, subset or None, revision=cfg.revision)
         is_csv = hasattr(builder.config, "converters") and builder.info.features is None
-        # As they stand: pandas would make 7 of 007, and nothing of a text that reads NA.
+        # As strings: pandas would turn 007 into 7, and the text NA into a missing value.
         as_text = {"converters": dict.fromkeys(columns, str), "keep_default_na": False} if is_csv else {}
         found = datasets.load_dataset(name, subset or None, revision=cfg.revision, **as_text)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:

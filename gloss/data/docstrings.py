@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-LIBRARIES = {  # distribution -> package and what its texts could give it away with
+LIBRARIES = {  # distribution -> package, and other names that would reveal it in a text
     "matplotlib": ("matplotlib", ("mpl", "pyplot", "plt")),
     "networkx": ("networkx", ("nx",)),
     "numpy": ("numpy", ("np",)),
@@ -47,7 +47,7 @@ GENERATED = re.compile(r"(__config__|_?version\w*|_distributor_init\w*|_version_
 def collect() -> tuple[dict[str, list[tuple[str, str]]], dict[str, str]]:
     """Texts with their library's name by split (train, val, test), and the versions they come from.
 
-    Files, not texts, are dealt out to the splits, so that docstrings of one file never stand in two of them.
+    Files, not texts, are assigned to the splits, so that the docstrings of one file are never in two of them.
     """
     versions, found = {}, []
     for library, (package, aliases) in LIBRARIES.items():

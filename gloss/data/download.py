@@ -1,6 +1,6 @@
 """`make data`: fetch the sets of data/manifest.json from their public sources, check them, write the prepared form.
 
-A file takes its place only when its content is proved; what was good is kept.
+A file is written only after its content is verified; files that are already good are kept.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from gloss.errors import DataError
 from gloss.runtime.atomic import write_atomic
 
 TIMEOUT = (20, 60)  # seconds to connect, and between two pieces of the answer
-TRIES = 5  # of a transfer that fails or brings another content, ever more slowly
+TRIES = 5  # of a transfer that fails or brings another content, with growing pauses
 
 
 def prepare(names: Sequence[str], data_dir: Path, say: Callable[[str], None] = print) -> list[str]:
-    """Make the prepared form of the named sets under `data_dir`, keeping what is already good; a source (`snippets`)
-    stands for all of its sets.
+    """Make the prepared form of the named sets under `data_dir`, keeping good files; a source (`snippets`) stands for
+    all of its sets.
 
-    Returns what went wrong, a message a set: one that fails does not stop the others. DataError: an unknown name.
+    Returns a message for each set that failed; the others are still made. Raises DataError for an unknown name.
     """
     manifest = read_manifest()
     of_source = {name: [k for k, x in manifest["sets"].items() if x["source"] == name] for name in manifest["sources"]}
@@ -100,9 +100,9 @@ def prepared_form(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> byte
 
 
 def fetch(url: str, path: Path, expected: dict[str, Any]) -> None:
-    """Download `url` to `path`, which takes its place only when its content is proved.
+    """Download `url` to `path`, which is written only after its content is verified.
 
-    expected: {"git_blob" or "sha256": what the content must have}. GLOSS_DATA_MIRROR replaces the scheme and host of
+    expected: {"git_blob" or "sha256": the content's hash}. GLOSS_DATA_MIRROR replaces the scheme and host of
     `url`; proxies come from the environment. Raises DataError.
     """
     if mirror := os.environ.get("GLOSS_DATA_MIRROR"):
@@ -128,5 +128,5 @@ def fetch(url: str, path: Path, expected: dict[str, Any]) -> None:
 
 
 def _git_blob(content: bytes) -> str:
-    """The id under which git keeps a file: all that is known of most of the authors'."""
+    """The id under which git keeps a file: the only hash known for most of the authors' files."""
     return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

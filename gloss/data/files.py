@@ -35,19 +35,19 @@ _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 _BINARY = (b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b")  # parquet, Excel new and old, PDF, gzip
 _NO_TEXT = "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, and for UTF-16 set the encoding to utf-16"
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode
-_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # signs of other categories that show nothing
+_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # invisible characters of other categories
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a file, or why there is nothing to take from it.
+    """A row of a file, or the reason why it has no content.
 
     Args:
         number: as a spreadsheet or an editor shows it.
         texts: cells of the text columns.
         names: cells of the other columns, a group or a label; numbers as strings.
-        left_out: why this row is not taken, of a file that is fine otherwise.
-        problem: why this row cannot be read.
+        left_out: the reason why this row is skipped in a file that is otherwise valid.
+        problem: the reason why this row cannot be read.
     """
 
     number: int
@@ -61,7 +61,7 @@ class Row:
 def read_examples(
     path: str | Path, text: Sequence[str], names: Sequence[str], separator: str | None = None, encoding: str = "utf-8"
 ) -> tuple[list[Row], list[str]]:
-    """Read a file of texts (CSV where its name says nothing), or a folder with a folder per class.
+    """Read a file of texts (.txt and unknown endings are read as CSV), or a folder with a folder per class.
 
     Args:
         text: names of the text columns.
@@ -85,7 +85,7 @@ def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
 
 
 def collect(rows: Iterable[Row], where: str, unit: str) -> tuple[list[Row], list[str]]:
-    """The rows to take, and notes on those left out. Raises DataError at one that cannot be read."""
+    """The rows with content, and notes on those left out. Raises DataError for a row that cannot be read."""
     kept: list[Row] = []
     left_out = defaultdict(list)
     for row in rows:
@@ -96,7 +96,7 @@ def collect(rows: Iterable[Row], where: str, unit: str) -> tuple[list[Row], list
         else:
             kept.append(row)
     last = kept[-1].number if kept else 0
-    left_out[BLANK] = [number for number in left_out[BLANK] if number < last]  # those at the end say nothing
+    left_out[BLANK] = [number for number in left_out[BLANK] if number < last]  # blank rows at the end get no note
     notes = [
         f"{len(numbers):,} {unit}{'s' * (len(numbers) > 1)} left out, {reason} ({listed(numbers, unit)})"
         for reason, numbers in left_out.items()
@@ -108,14 +108,14 @@ def collect(rows: Iterable[Row], where: str, unit: str) -> tuple[list[Row], list
 
 
 def listed(numbers: Sequence[int], unit: str = "row", most: int = 5) -> str:
-    """Name rows by their numbers, as far as they are few."""
+    """Name rows by their numbers: the first `most`, and how many more there are."""
     shown = ", ".join(map(str, numbers[:most])) + (f" and {len(numbers) - most:,} more" if len(numbers) > most else "")
     return f"{unit}{'s' * (len(numbers) > 1)} {shown}"
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------
 def checked(number: int, cells: Sequence[Any], text: Sequence[str], names: Sequence[str] = ()) -> Row:
-    """The row of some cells: texts first, then names, which may be numbers."""
+    """Make a checked row of some cells: texts first, then names, which may be numbers."""
     cells = [*cells[: len(text)], *map(_name, cells[len(text) :])]
     for column, cell in zip([*text, *names], cells, strict=True):
         if is_blank(cell):
@@ -126,7 +126,7 @@ def checked(number: int, cells: Sequence[Any], text: Sequence[str], names: Seque
 
 
 def is_blank(cell: Any) -> bool:
-    """Whether a cell is missing, or a text that shows nothing."""
+    """Whether a cell is missing, or a text of invisible characters only."""
     return cell is None or (
         isinstance(cell, str) and all(unicodedata.category(c) in _INVISIBLE or c in _FILLERS for c in cell)
     )
@@ -140,7 +140,7 @@ def _name(cell: Any) -> Any:
 
 
 def _fault(cell: Any) -> str | None:
-    """Why a cell is no text; None where it is one."""
+    """The reason why a cell is not valid text; None if it is."""
     if isinstance(cell, list | dict):
         return f"holds a {type(cell).__name__}: several labels per text are not supported, choose another column"
     if not isinstance(cell, str):
@@ -155,12 +155,12 @@ def _fault(cell: Any) -> str | None:
 
 # -- row by row --------------------------------------------------------------------------------------------------------
 def kind_of(path: str | Path) -> str | None:
-    """The kind of a file, by the ending of its name (.gz aside), or folder; None where that says nothing."""
+    """The kind of a file, by the ending of its name (.gz aside), or folder; None for an unknown ending."""
     return "folder" if Path(path).is_dir() else ENDINGS.get(Path(str(path).lower().removesuffix(".gz")).suffix)
 
 
 def one_character(separator: str | None) -> str | None:
-    """The separator that a command line gives; raises DataError where it is none."""
+    """The separator that a command line gives, or None; raises DataError unless it is one character, or tab."""
     separator = "\t" if separator in ("\\t", "tab") else separator  # a shell hands over two characters
     if separator is not None and (len(separator) != 1 or separator in '"\r\n'):
         raise DataError(f"separator={separator} is not allowed: expected one character, or tab")
@@ -183,7 +183,7 @@ def read_rows(
         kind: one of KINDS.
         text, names: columns of texts and of names, as a header or keys have them; of a folder one text, and the class.
         separators: of CSV; the header decides among them.
-        encoding: a byte order mark comes before it.
+        encoding: a byte order mark overrides it.
         fallback: encoding of lines that are not in `encoding`.
     """
     columns = [*text, *names]
@@ -220,7 +220,7 @@ def _codec(encoding: str) -> str:
 
 
 def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[str]:
-    """The lines of a text. What is not in its encoding becomes surrogates, so that its row can be named."""
+    """The lines of a text. Bytes outside its encoding become surrogates, so that the row can be named."""
     codec = _codec(encoding)
     with _opened(name) as file:
         head = file.peek(4)[:4]
@@ -253,10 +253,10 @@ def _txt(lines: Iterator[str], columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _csv(lines: Iterator[str], columns: Sequence[str], separators: str) -> Iterator[Row]:
-    """separators: the one that gives the header most of the columns, then most names, is taken."""
+    """The rows of a CSV file; of `separators`, the one with most `columns`, then most names, in the header is taken."""
     csv.field_size_limit(max(csv.field_size_limit(), _MAX_CELL))
     first, number = next(lines, ""), 1
-    if declared := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):  # Excel's own, which it shows to nobody
+    if declared := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):  # Excel's own line, which Excel does not show
         separators, first = declared[1], next(lines, "")
     while first and not first.strip():
         yield Row(number, left_out=BLANK)
@@ -303,7 +303,7 @@ def _json_lines(lines: Iterable[str], columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _json(lines: Iterator[str], columns: Sequence[str]) -> Iterator[Row]:
-    """One list of objects; else JSON lines."""
+    """The rows of one list of objects; else of JSON lines."""
     first = next(lines, "")
     if not first.lstrip().startswith("["):
         return _json_lines(chain([first], lines), columns)
@@ -311,7 +311,7 @@ def _json(lines: Iterator[str], columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _of_json(number: int, found: Any, columns: Sequence[str]) -> Row:
-    """The row of an object with the columns as keys; for one column, a string will do."""
+    """The row of an object with the columns as keys, or, for one column, of a string."""
     if isinstance(found, str) and len(columns) == 1:
         return Row(number, (found,))
     if not isinstance(found, dict) or not any(column in found for column in columns):
@@ -329,7 +329,7 @@ def _parquet(name: str, columns: Sequence[str]) -> Iterator[Row]:
 
 
 def _folder(folder: Path, columns: Sequence[str], encoding: str) -> Iterator[Row]:
-    """A text a file, by name; with a second column the files in folders, whose names are the labels."""
+    """One text per file, sorted by name; with a second column, files in folders whose names are the labels."""
     if len(columns) > 2:
         raise DataError("pairs of texts are not read from a folder: put them into a CSV file")
     has_label = len(columns) == 2

@@ -1,4 +1,4 @@
-"""The texts of a finished run, read again from where its configuration says."""
+"""The texts of a finished run, read again from the source in its configuration."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gloss.records.reading import Record, shortened
 
 
 def dataset_config(record: Record) -> DatasetConfig:
-    """What a run was trained on. Raises RunError where a record, which may come from anywhere, does not say."""
+    """The data set configuration of a run. Raises RunError where a record, which may come from anywhere, has none."""
     try:
         return TypeAdapter(DatasetConfig).validate_python(record.result["config"].get("dataset"))
     except ValidationError as error:

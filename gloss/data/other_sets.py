@@ -60,9 +60,9 @@ def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
 
 
 def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Split]:
-    """The classes and the texts to test of a set that nothing is trained on: all rows of a CSV file, the test split of
-    a hub set, or its validation split if it has no other with labels. Labels are numbered as in `labels`, which
-    the classes are where the set has no other. Raises DataError.
+    """The classes and the test texts of a set that is only tested: all rows of a CSV file; of a hub set the test split,
+    else the validation split, else the training split, the first of these with labels. A set without classes beyond
+    `labels` has its labels numbered as in `labels`. Raises DataError.
     """
     classes, parts, _ = SOURCES[cfg.source](cfg, Path())
     rows = next(parts[part] for part in ("test", "val", "train") if part in parts)

@@ -1,4 +1,4 @@
-"""Which texts make a batch, and the seed of a step: functions of the seed and the epoch, and of nothing else."""
+"""The texts of each batch, and the seed of each step: functions of the seed and the epoch alone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gloss.config import TrainerConfig
 
 
 def seed_of(*numbers: int) -> int:
-    """A seed below 2**62 that depends on all numbers (seed, epoch, step) and leaves room to count on."""
+    """A seed below 2**62 that depends on all numbers (seed, epoch, step), with room above it for increments."""
     digest = hashlib.blake2b(repr(numbers).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 2
 
@@ -18,9 +18,9 @@ def seed_of(*numbers: int) -> int:
 def step_batches(
     labels: np.ndarray, lengths: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """The batches of an epoch as its steps take them: `epoch_batches` and the texts without a label that join them.
+    """The batches of an epoch's steps: `epoch_batches` with the texts without a label added.
 
-    The rows of a batch stand by length, so that its slices have texts of similar length.
+    The rows of a batch are sorted by length, so that its slices have texts of similar length.
 
     labels: int64 [N]; lengths: tokens of each text [N + M], the M texts without a label last.
     """
@@ -52,9 +52,9 @@ def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int)
 
 
 def unlabeled_batches(num_examples: int, num_batches: int, per_batch: int, seed: int, epoch: int) -> list[np.ndarray]:
-    """The texts without a label that join each batch of an epoch: int arrays of rows in [0, num_examples).
+    """The texts without a label that are added to each batch of an epoch: int arrays of rows in [0, num_examples).
 
-    All come in random order before any comes again, none twice in a batch; fewer than `per_batch` join all batches.
+    All come in random order before any is repeated, none twice in a batch; fewer than `per_batch` are in all batches.
     """
     queue = _Queue(np.arange(num_examples), np.random.default_rng([seed, epoch, 1]))  # not the stream of epoch_batches
     return [queue.take(per_batch) for _ in range(num_batches)]
@@ -89,7 +89,7 @@ class _Queue:
         count = min(count, len(self.rows))
         taken = self.waiting[:count]
         self.waiting = self.waiting[count:]
-        if len(taken) < count:  # a new round; what this batch has already comes last in it
+        if len(taken) < count:  # a new round; the rows already in this batch come last in it
             fresh = self.rng.permutation(np.setdiff1d(self.rows, taken))
             more = count - len(taken)
             self.waiting = np.concatenate([fresh[more:], self.rng.permutation(taken)])

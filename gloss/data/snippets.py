@@ -1,6 +1,6 @@
 """The sets `snippets_*`: sentiment of short texts from four domains (Hutto and Gilbert, ICWSM 2014).
 
-They come inside the source distribution of a package, which pip fetches from whatever index it is set up for.
+They come inside the source distribution of a package, which pip fetches from its configured index.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def splits(source: dict[str, Any], entry: dict[str, Any]) -> dict[str, list[list
 
 
 def polar_rows(content: bytes) -> list[list[str]]:
-    """Text and label number (1: positive) of the lines "id, tab, mean rating, tab, text" that are clearly one or other.
+    """Text and label number (1: positive) of the lines "id, tab, mean rating, tab, text" with a clear rating (POLAR).
 
     Texts with equal letters and digits count once, and not at all where their labels differ. Raises DataError.
     """

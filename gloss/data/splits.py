@@ -57,9 +57,9 @@ def whole_groups(groups: np.ndarray, size: int) -> np.ndarray:
 
 
 def right_class(labels: np.ndarray, groups: np.ndarray) -> int | None:
-    """The class (0 or 1) that exactly one row of each group has, the last where both are; None where none is.
+    """The class (0 or 1) that exactly one row of each group has; 1 where both classes do, None where neither does.
 
-    With two options a question both are: then a group is scored right for one exactly where it is for the other.
+    With two options a question both do: then a group is scored right for one class exactly where it is for the other.
     """
     if set(labels) - {0, 1}:
         return None

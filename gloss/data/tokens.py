@@ -1,4 +1,4 @@
-"""Examples to token ids."""
+"""Token ids of examples."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def tokenize(
     """Token ids with special tokens, cut at `max_length` (of a pair, the longer text is cut).
 
     texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer. With `cache_dir` the result is kept there
-    under a hash of everything it depends on; a damaged file is made anew.
+    under a hash of everything it depends on; a damaged file is replaced.
     """
     path = None
     if cache_dir is not None and (rules := _tokenizer_rules(tokenizer)) is not None:
@@ -64,8 +64,8 @@ def tokenize(
 def check_tokens(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: Any, max_length: int) -> None:
     """Raise DataError where (nearly) no word of the texts is known to the tokenizer.
 
-    texts: N tuples of one string or two; tokens: what `tokenize` made of them. A tokenizer without its vocabulary makes
-    of every word the unknown token, or nothing at all; fewer than one word in ten known is taken for that.
+    texts: N tuples of one string or two; tokens: the output of `tokenize` for them. A tokenizer without its vocabulary
+    turns every word into the unknown token, or drops it; fewer than one known word in ten is taken as a sign of that.
     """
     counts = np.bincount(tokens.input_ids)
     special = {i for i in tokenizer.all_special_ids if i != tokenizer.unk_token_id}
@@ -87,14 +87,14 @@ def count_truncated(
     max_length: int,
     cache_dir: str | Path | None = None,
 ) -> int:
-    """The number of texts with more than `max_length` tokens, of which `tokens` hold the first."""
+    """The number of texts with more than `max_length` tokens, which `tokens` has cut."""
     full = np.flatnonzero(np.diff(tokens.offsets) == max_length)
     longer = tokenize([texts[i] for i in full.tolist()], tokenizer, max_length + 1, cache_dir)
     return int((np.diff(longer.offsets) > max_length).sum())
 
 
 def _tokenizer_rules(tokenizer: Any) -> list[Any] | None:
-    """All that decides a tokenizer's output; None for one written in Python, which cannot be written down."""
+    """The settings that decide a tokenizer's output; None for one written in Python, whose rules cannot be exported."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         return None

@@ -1,1 +1,1 @@
-"""The grids behind tables and figures, what was requested, their status and cost."""
+"""The grids behind tables and figures, the requested experiments, their status and cost."""

@@ -55,13 +55,13 @@ def epoch_flops(layers: float, width: int, passes: int, train_tokens: float, val
 
 
 class Speeds:
-    """Measurements of finished runs: how fast a device is with each encoder, and how many epochs a run takes."""
+    """Measurements of finished runs: the speed of a device with each encoder, and the epochs of a run."""
 
     def __init__(self, records: Sequence[Record], device: str, cores: int = 2) -> None:
         """device: a key of DEVICES, or a GPU's name as the records have it."""
         self.records, self.device, self.cores = records, device, cores
         self.data_sheet = next((name for name in DEVICES if is_named(name, device)), None)
-        self.auto = FLOAT32 if device == "cpu" else BF16  # what trainer.precision=auto becomes there
+        self.auto = FLOAT32 if device == "cpu" else BF16  # the precision that trainer.precision=auto stands for
         self.found: dict[tuple[str, str], list[float]] = {}  # (encoder, precision) -> operations a second of its runs
         for record in records:
             name, precision = str(record.result.get("device_name")), record.result["precision"]
@@ -74,7 +74,7 @@ class Speeds:
                 self.found.setdefault((record.identity.model, precision), []).append(speed)
 
     def epoch_seconds(self, spec: RunSpec) -> tuple[float | None, str]:
-        """Seconds of an epoch, and where the speed is from; None where encoder, texts or device are not known."""
+        """Seconds of an epoch, and the source of the speed; None where encoder, texts or device are not known."""
         cfg = spec.config
         texts = lengths().get(spec.dataset) or next(filter(None, map(_own_texts, self._of_set(spec))), None)
         if spec.model not in ENCODERS or texts is None:
@@ -98,7 +98,7 @@ class Speeds:
         return max(slower * flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
 
     def precision(self, spec: RunSpec) -> str:
-        """Of the encoder in this spec's runs on the device."""
+        """The encoder's precision in this spec's runs on the device."""
         wanted = spec.config.trainer.precision
         return self.auto if wanted == "auto" else wanted
 
@@ -108,7 +108,7 @@ class Speeds:
         return None if seconds is None else (self.epochs(spec)[0] * seconds + START_SECONDS) / 3600
 
     def epochs(self, spec: RunSpec) -> tuple[float, str]:
-        """How many epochs a run will take, and where from: ours, paper, assumed, or fixed by the settings."""
+        """The expected epochs of a run, and their source: ours, paper, assumed, or fixed by the settings."""
         trainer = spec.config.trainer
         if trainer.patience is None:
             return trainer.max_epochs, "fixed"
@@ -130,7 +130,7 @@ def is_named(short: str, name: str) -> bool:
 
 
 def _is_alike(record: Record, spec: RunSpec) -> bool:
-    """Whether a run says something about a spec's epochs: the same loss, mode, amount of data and stopping rule."""
+    """Whether a run predicts a spec's epochs: it has the same loss, mode, amount of data and stopping rule."""
     trainer, dataset = (record.result["config"].get(group, {}) for group in ("trainer", "dataset"))
     rule = ("patience", "max_epochs", "batch_size")
     return (
@@ -141,7 +141,7 @@ def _is_alike(record: Record, spec: RunSpec) -> bool:
 
 
 def _own_texts(record: Record) -> tuple[int, int, float] | None:
-    """As `lengths`, of a run's texts; a record keeps how many tokens the training texts have together."""
+    """The sizes of a run's texts, as in `lengths`; a record has the total of the training texts' tokens."""
     train, val = (number(record.result, "num_rows", key) for key in ("train", "val"))
     tokens = number(record.result, "tokens_per_epoch")
     return (int(train), int(val), tokens / train) if train and val and tokens else None

@@ -1,4 +1,4 @@
-"""Experiments: which runs stand behind a table or figure, as Hydra's sweep in configs/experiment/<name>.yaml."""
+"""Experiments: the runs behind a table or figure, as Hydra's sweep in configs/experiment/<name>.yaml."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ NAMES = (
     *("table2", "table3", "table6", "fig2", "fig3a", "fig3b", "fig4", "fig5", "fig6", "fig7"),
     *("few_shot", "label_noise", "graph_noise", "shift", "graph_size", "variant"),
 )
-IDENTITY = ("dataset", "model", "loss", "mode")  # what names a RunSpec; the other swept keys are its point
-SEARCH_KEYS = (*IDENTITY, "variant")  # what a search belongs to
+IDENTITY = ("dataset", "model", "loss", "mode")  # the keys that name a RunSpec; the other swept keys are its point
+SEARCH_KEYS = (*IDENTITY, "variant")  # the keys that name a search
 
 
 @dataclass(frozen=True)
 class RunSpec:
-    """A configuration and its seeds: what stands behind a cell of a table or a point of a figure."""
+    """A configuration and its seeds: the runs behind a cell of a table or a point of a figure."""
 
     experiment: str
     config: Config  # complete, searched values applied; its seed is the first of `seeds`
     seeds: tuple[int, ...]
     point: dict[str, Any]  # swept keys other than dataset, model, loss, mode, seed: {"loss.lam": 0.3}
-    choices: dict[str, str] = field(default_factory=dict)  # what was swept, as on the command line, seed aside
+    choices: dict[str, str] = field(default_factory=dict)  # swept keys but the seed, as on the command line
     fingerprint: str | None = None  # of the user's own texts, where it is known (`with_texts`); None: read from them
 
     dataset = property(attrgetter("config.dataset.name"))
@@ -65,7 +65,7 @@ class RunSpec:
 
     @property
     def config_hash(self) -> str | None:
-        """The level of the run folder that stands for the values; None while they are not known (`can_run`)."""
+        """The name of the configuration's folder in the run's path; None while values are not known (`can_run`)."""
         return self._folder.parent.name if self._folder else None
 
     def folder(self, seed: int) -> Path | None:
@@ -77,8 +77,8 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
     """The RunSpecs of an experiment, in the paper's order.
 
     overrides: as on the command line ("dataset=mr,r8", "seed=1,2", "trainer.max_epochs=3", "paths.outputs=…"): they
-    replace the sweep's values of the same key. What concerns the launcher or the search changes no spec and is passed
-    over. Raises ConfigError.
+    replace the sweep's values of the same key. Keys of the launcher or the search change no spec and are ignored.
+    Raises ConfigError.
     """
     elsewhere = ("hydra/", "hydra.launcher", "search=", "search.")
     given = [o for o in overrides if not o.startswith(elsewhere)]
@@ -134,8 +134,8 @@ def _spec(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence
 
 
 def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]) -> DictConfig:
-    """What Hydra composes for a job of an experiment (None: of none), in a tenth of the time: it takes 0.1 s, and an
-    experiment has up to 60 of them.
+    """The configuration that Hydra composes for a job of an experiment (None: without one), in a tenth of Hydra's
+    0.1 s: an experiment has up to 60 jobs.
 
     A data set and a model fill one node each, so they are composed once each and not once for every combination, and
     the dotted keys of a sweep are set afterwards. A file that sets more than its own node is composed in full.
@@ -169,7 +169,7 @@ def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
 
 
 def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
-    """What a search for a spec trains: without the experiment's own settings, with what `overrides` set by hand."""
+    """The spec that a search trains for `spec`: without the experiment's own settings, with the user's `overrides`."""
     chosen = {key: value for key, value in spec.choices.items() if key in SEARCH_KEYS}
     words = [*search_overrides(spec.choices, overrides), *(f"{key}={value}" for key, value in chosen.items())]
     job = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words)}
@@ -179,19 +179,19 @@ def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
 
 
 def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides of a command line that a search takes over: all but the swept keys."""
+    """The overrides of a command line that a search takes over: all but the swept keys and the seed."""
     return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed"))
 
 
 def only_of(name: str) -> dict[str, dict[str, Any]]:
-    """What an experiment runs only together, as `is_run` takes it; "null": no experiment."""
+    """The combinations to which an experiment is restricted, as `is_run` takes them; "null": no experiment."""
     return {} if name == "null" else experiment_of(name)["experiment"].get("only", {})
 
 
 def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:
     """Whether an experiment runs a combination of its sweep.
 
-    job: overrides of one run; only: "key=value" -> {key: the one value that it is run together with}.
+    job: overrides of one run; only: "key=value" -> {key: the one value with which that pair is run}.
     """
     given = dict(o.split("=", 1) for o in job if "=" in o)
 

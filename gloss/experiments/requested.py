@@ -19,9 +19,9 @@ _SELECTIONS = TypeAdapter(dict[str, list[list[str]]])
 
 
 def selections(outputs: Path) -> dict[str, list[list[str]]]:
-    """<outputs>/selections.yaml: experiment -> the overrides of each time that it was asked for, the last at the end.
+    """<outputs>/selections.yaml: experiment -> the overrides of each request, the latest at the end.
 
-    Also reads an experiment with the overrides themselves. Raises ConfigError for any other file.
+    Also reads a file with one list of overrides per experiment. Raises ConfigError for any other file.
     """
     path = outputs / "selections.yaml"
     try:
@@ -30,7 +30,7 @@ def selections(outputs: Path) -> dict[str, list[list[str]]]:
         asked = _SELECTIONS.validate_python(times)
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} cannot be used ({shortened(error)}): repair or remove it") from None
-    elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # where things are now; a URL may hold a password
+    elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # paths of another time; a URL may hold a password
     return {
         name: [[o for o in overrides if not o.startswith(elsewhere)] for overrides in times]
         for name, times in asked.items()
@@ -72,10 +72,10 @@ def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> 
 
 
 def with_texts(specs: Sequence[RunSpec], records: Sequence[Record]) -> list[RunSpec]:
-    """The specs; on a user's own texts (csv, hub) with the texts' fingerprint.
+    """The specs; those on a user's own texts (csv, hub) get the texts' fingerprint.
 
-    Where the texts are gone, the fingerprint under which runs of the same specs are recorded. Raises
-    DataError where there is none, or several.
+    Where the texts are gone, it is the fingerprint under which runs of the same specs are recorded. Raises DataError
+    where there is none, or several.
     """
     sets: dict[str, list[RunSpec]] = {}
     for spec in (spec for spec in specs if spec.config.dataset.has_own_texts):

@@ -18,7 +18,7 @@ DONE, RUNNING, FAILED, INTERRUPTED, MISSING_RUN = "done", "running", "failed", "
 
 
 def state(folder: Path | None) -> str:
-    """Of a run: done, running, failed (the last attempt), interrupted (a checkpoint waits), or to do."""
+    """The state of a run: done, running, failed (the last attempt), interrupted (it has a checkpoint), or to do."""
     if folder is None or not folder.is_dir():
         return MISSING_RUN
     if is_done(folder):
@@ -33,12 +33,12 @@ def state(folder: Path | None) -> str:
 def searches_left(
     specs: Sequence[RunSpec], overrides: Sequence[str], search: Sequence[str]
 ) -> dict[Path, tuple[RunSpec, int]]:
-    """Searches that specs lack: overlay that each writes -> (what it trains, its trials).
+    """Searches that specs lack: overlay that each writes -> (the spec it trains, its trials).
 
     A spec has its search where the overlay of the same texts, encoder and amounts of data (as in `search_spec`) is
-    from the wanted search with at least the wanted trials. overrides: of the specs, as on the command line; what they
-    set is not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an unknown
-    search.
+    from the wanted search with at least the wanted trials. overrides: of the specs, as on the command line; keys that
+    they set are not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an
+    unknown search.
     """
     given = {key: value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
     files = {path.stem: path for path in sorted((CONFIG_DIR / "search").glob("*.yaml"))}

@@ -17,7 +17,7 @@ from gloss.runtime.atomic import atomic_folder
 
 
 def export(record: Record, to: Path) -> Path:
-    """Copy a run's model to the new folder `to`, after loading it once; write ONNX, too, where onnxscript is.
+    """Copy a run's model to the new folder `to`, after loading it once; also write ONNX if onnxscript is installed.
 
     Raises RunError where the model cannot be loaded or `to` exists.
     """
@@ -33,7 +33,7 @@ def export(record: Record, to: Path) -> Path:
 
 
 def _write_onnx(folder: Path) -> None:
-    """Write onnx/model.onnx, where the stock classifier has our head.
+    """Write onnx/model.onnx, if the stock classifier contains our head.
 
     Inputs: the tokenizer's, int64 [batch, length]; output: logits [batch, C]; batch and length are free.
     """

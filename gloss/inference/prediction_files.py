@@ -36,7 +36,7 @@ _OUR_COLUMNS = ("number", "truth", "label", "probability", "probabilities", "nei
 
 
 def input_kind(name: str) -> str:
-    """The kind of a file of texts by its name; raises ConfigError where that says nothing."""
+    """The kind of a file of texts by its name; raises ConfigError for an unknown ending."""
     if kind := kind_of(name):
         return kind
     endings = ", ".join(filter(None, ENDINGS))
@@ -44,7 +44,7 @@ def input_kind(name: str) -> str:
 
 
 def format_of(to: str | None) -> str:
-    """csv, jsonl or table, by the ending of the file to write; raises ConfigError where it is another."""
+    """csv, jsonl or table, by the ending of the file to write; raises ConfigError for any other ending."""
     ending = Path((to or "").lower().removesuffix(".gz")).suffix
     if ending not in _FORMAT_OF:
         expected = ", ".join(filter(None, _FORMAT_OF))
@@ -55,7 +55,7 @@ def format_of(to: str | None) -> str:
 def rows_of_file(
     run: Run, name: str, kind: str, columns: Sequence[str], separator: str | None = None, encoding: str | None = None
 ) -> Iterator[Row]:
-    """The rows of a file of texts, as `read_rows`; where nothing is given it is read as the run's own texts were."""
+    """The rows of a file of texts; without separator or encoding, the values for the run's own texts are tried, too."""
     if kind == "folder" and len(columns) > 1:
         raise DataError(f"{name} is a folder: the run reads {' and '.join(columns)}, which takes a file")
     own, separators = run.dataset, one_character(separator)
@@ -66,7 +66,7 @@ def rows_of_file(
 
 
 def row_of_texts(texts: Sequence[str], columns: Sequence[str]) -> Row:
-    """The text, or pair, that stands on the command line. Raises DataError where the run reads another number."""
+    """The text, or pair, from the command line. Raises DataError where the run reads another number of texts."""
     if len(texts) != len(columns):
         expected = "text= alone" if len(columns) == 1 else "text= and pair="
         raise DataError(f"the run reads {' and '.join(columns)}: expected {expected}")
@@ -84,7 +84,7 @@ def rows_of_split(run: Run, name: str) -> list[Row]:
 
 
 def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
-    """Predict and write the rows, and name the bad ones; 0, or 1 where there were any. Known labels are scored."""
+    """Predict and write the rows, name the bad ones, score known labels; return 1 if there were bad rows, else 0."""
     num_good = num_bad = num_blank = 0
     truths, scores = [], []
 
@@ -123,7 +123,7 @@ def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
 
 @contextmanager
 def output(to: str | None) -> Iterator[IO[str]]:
-    """Standard output, a pipe or device, or a file (.gz too) that is there only when all is written; links stay."""
+    """Standard output, a pipe or device, or a file (.gz too) that appears only when it is complete; links are kept."""
     if to is None:
         if isinstance(sys.stdout, io.TextIOWrapper):
             sys.stdout.reconfigure(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""What was trained, at work: choose a run, classify and embed texts, and show the training texts nearest to one."""
+"""A trained run in use: choose it, classify and embed texts, and find the training texts nearest to a text."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ BLOCK = 256  # texts compared with all training texts at once
 def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> Record:
     """The record that `run` names.
 
-    run: a run's folder; or what it is, as in "dataset=mr loss=gloss_sqrt mode=integrated seed=1"; or "best dataset=mr",
-    the one with the best macro-F1 on the validation split. `selection` adds to it (dataset="mr"). Where several fit,
-    those with weights come before those without. Raises RunError where none or several do.
+    run: a run's folder; or its keys, as in "dataset=mr loss=gloss_sqrt mode=integrated seed=1"; or "best dataset=mr",
+    the run with the best macro-F1 on the validation split. `selection` adds keys (dataset="mr"). Where several fit,
+    runs with weights come before runs without. Raises RunError where none or several fit.
     """
     if run and Path(run).is_dir():
         return read_record(Path(run))
@@ -54,7 +54,7 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
             wanted[key] = value
         elif word != "best":
             keys = ", ".join(f"{key}=…" for key in SELECTION)
-            raise RunError(f'run={run} is no folder, and {word!r} says nothing of a run: expected "best", or {keys}')
+            raise RunError(f'run={run} is no folder, and {word!r} is no key of a run: expected "best", or {keys}')
     if "best" in words and "dataset" not in wanted:
         raise RunError("run=best needs a data set, because scores on different sets do not compare: run=best dataset=…")
     records, _ = read_records(outputs)
@@ -107,7 +107,7 @@ class Neighbour:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a run says of one text."""
+    """A run's prediction for one text."""
 
     label: str
     probability: float
@@ -121,7 +121,7 @@ def load_run(
     """A finished run with its weights, ready to classify texts.
 
     run, outputs, selection: see `find_run`; device: auto, cpu, cuda, cuda:N or mps; data: folder of the prepared sets,
-    needed for `split` and `neighbours` only (default: where the run found them).
+    needed for `split` and `neighbours` only (default: the folder that the run used).
 
     >>> from gloss.predict import load_run
     >>> run = load_run("best dataset=modules", device="cpu")
@@ -135,18 +135,18 @@ def load_run(
 
 
 class Run:
-    """A run's classifier; `labels` are its classes, `dataset` is what it was trained on. Its folder may come from
-    anywhere (see `saved_model.load_model`)."""
+    """A run's classifier; `labels` are its classes, `dataset` is the configuration of its data set. Its folder may come
+    from anywhere (see `saved_model.load_model`)."""
 
     def __init__(self, record: Record, device: str = "auto", data: str | Path | None = None) -> None:
         self.record, self.data, self.dataset = record, data, dataset_config(record)
         self.device = choose_device(device)
-        # float32 on a CPU, as every other program that loads the exported model has it.
+        # float32 on a CPU, as in every other program that loads the exported model.
         can_bf16 = self.device.type == "cuda" and has_bf16(self.device)
         self.precision = record.result["precision"] if can_bf16 else "float32"
         model, self.tokenizer, self.labels, self.max_length = load_model(model_folder(record))
         self.model = model.to(self.device)
-        self.num_truncated = 0  # of the texts that were predicted: those with more than max_length tokens
+        self.num_truncated = 0  # the number of predicted texts with more than max_length tokens
         if self.labels != record.result["labels"]:
             raise RunError(f"{record.folder}: the labels of model/ differ from result.json: train the run again")
 
@@ -162,7 +162,7 @@ class Run:
         return float(sigma) if isinstance(sigma, int | float) and sigma > 0 else None
 
     def predict(self, texts: Sequence[str | tuple[str, str]], neighbours: int = 0) -> list[Prediction]:
-        """Predictions of texts (of pairs, for a run on pairs), in their order, with so many nearest training texts."""
+        """Predictions of texts (of pairs, for a run on pairs), in order, with that number of nearest training texts."""
         rows = (Row(number, row) for number, row in enumerate(self._checked(texts), 1))
         return [prediction for _, prediction in self.stream(rows, neighbours)]
 
@@ -208,7 +208,7 @@ class Run:
         return rows
 
     def _embed(self, texts: list[tuple[str, ...]], count: bool = False) -> Tensor:
-        """Embeddings [N, D], a window at a time; count: those that are truncated."""
+        """Embeddings [N, D], a window at a time; count: whether to count truncated texts."""
         found = [torch.empty(0, self.model.encoder.embedding_dim, device=self.device)]
         for start in range(0, len(texts), WINDOW):
             window = texts[start : start + WINDOW]
@@ -219,11 +219,11 @@ class Run:
             found.append(self._finite(embed(self.model, table, self.device, self.precision), "embeddings"))
         return torch.cat(found)
 
-    def _finite(self, values: Tensor, what: str) -> Tensor:
+    def _finite(self, values: Tensor, name: str) -> Tensor:
         """`values`; raises RunError where one is NaN or infinite, since the largest of NaNs would pass for a label."""
         if not values.isfinite().all():
             advice = "model/ is damaged: get it again, or train the run again (rerun=true trainer.save_model=true)"
-            raise RunError(f"{self.record.folder}: expected finite {what}, got NaN or infinity; {advice}")
+            raise RunError(f"{self.record.folder}: expected finite {name}, got NaN or infinity; {advice}")
         return values
 
     @cached_property

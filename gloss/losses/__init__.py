@@ -24,7 +24,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The losses are imported when one is asked for, so that `gloss.losses.registry` loads no torch."""
+    """Import a loss on first use, so that `gloss.losses.registry` loads no torch."""
     for module in ("cosine", "gloss", "supcon", "triplet") if name in __all__ else ():
         if hasattr(found := import_module(f"gloss.losses.{module}"), name):
             return getattr(found, name)

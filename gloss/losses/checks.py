@@ -1,4 +1,4 @@
-"""What every loss asks of its batch."""
+"""Checks of a batch and helpers that all losses share."""
 
 import functools
 from collections.abc import Callable
@@ -11,7 +11,7 @@ Result = TypeVar("Result")
 
 
 def check_batch(embeddings: Tensor, labels: Tensor) -> None:
-    """Raises ValueError unless embeddings are float [B, D] and labels int [B], B >= 2, on one device."""
+    """Raise ValueError unless embeddings are float [B, D] and labels int [B], B >= 2, on one device."""
     if embeddings.ndim != 2 or len(embeddings) < 2 or not embeddings.is_floating_point():
         raise ValueError(
             "embeddings must be float [B, D] with B >= 2 (let the sampler merge a last batch of one), "
@@ -27,7 +27,7 @@ def check_batch(embeddings: Tensor, labels: Tensor) -> None:
 
 
 def outside_autocast(loss: Callable[..., Result]) -> Callable[..., Result]:
-    """Kernels and exponentials keep their own precision, whatever the caller's autocast."""
+    """Run a loss without autocast, so that its kernels and exponentials keep their own precision."""
 
     @functools.wraps(loss)
     def run(embeddings: Tensor, *args, **kwargs) -> Result:

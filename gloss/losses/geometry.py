@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-MANY, BLOCK_PAIRS = 16_384, 2**25  # texts of which not all distances are held at once, but so many
-SAME_DISTANCE = 1e-10  # relative to the largest coordinate: nearer rows have no direction to each other
+MANY, BLOCK_PAIRS = 16_384, 2**25  # for more texts than MANY, distances are held in blocks of this size
+SAME_DISTANCE = 1e-10  # relative to the largest coordinate: nearer rows count as the same, with gradient 0
 
 
 def to_working_precision(embeddings: Tensor) -> Tensor:
@@ -89,7 +89,7 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
 
 
 def _distances_of_rank(x: Tensor, ranks: list[int]) -> list[float]:
-    """The distances at these ranks, from 0, of all pairs of x [N, D] in order of size, by blocks of pairs.
+    """The distances at these ranks, from 0, among all pairs of x [N, D] in ascending order, by blocks of pairs.
 
     Bits of floats >= 0 are in the order of the floats: each pass over all pairs counts the values of the next 16 bits.
     """

@@ -4,7 +4,7 @@ On a CPU, for all but narrow kernels: weights and rates in float64 (`linear_rate
 kernel of its own, and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations
 as logsumexp (`log_transition_rates`, `log_propagate`). Either way the closed form of the propagation is an elimination
 that never subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite. Where
-ordinary arithmetic can follow, the result is that of `gloss.losses.geometry` and `gloss.losses.reference`.
+ordinary arithmetic suffices, the result equals the formulas in `gloss.losses.geometry` and `gloss.losses.reference`.
 """
 
 import math
@@ -83,7 +83,7 @@ def log_propagate(log_rates: Tensor, labels: Tensor, num_labeled: int, num_class
     peak = to_labeled.new_full((len(unlabeled), num_classes), NO_EDGE)
     peak = peak.scatter_reduce(1, column, to_labeled.detach(), "amax")
     total = torch.zeros_like(peak).scatter_add(1, column, (to_labeled - peak.gather(1, column)).exp())
-    to_class = peak + total.clamp(min=1.0).log()  # logsumexp per class; a class that is there has total >= 1
+    to_class = peak + total.clamp(min=1.0).log()  # logsumexp per class; a labeled class has total >= 1
     rates = torch.cat([to_class, to_unlabeled], dim=1)  # [U, C + U]
     return eliminate(rates, num_classes).log_softmax(dim=1)
 
@@ -92,7 +92,7 @@ class _LinearRates(torch.autograd.Function):
     """Rates [U, C + U] of the unlabeled nodes to the classes and to each other, W_ij / q_j summed by class, in float64.
 
     |z_i|² + |z_j|² − 2 z_i · z_j is d² within 1e-15, so log W_ij is wrong by 5e-16 / σ² at most. The gradient by z_i is
-    Σ_j h_ij z_j, h the gradient by log W, made symmetric, over σ²: what lies along z_i does not reach x_i.
+    Σ_j h_ij z_j, h the gradient by log W, made symmetric, over σ²: its part along z_i does not reach x_i.
     """
 
     @staticmethod
@@ -148,8 +148,8 @@ def propagation_loss(
     embeddings: Tensor, labels: Tensor, is_labeled: Tensor, lap: Callable[[str], None], *, sigma: float,
     num_classes: int, objective: str, class_weights: Tensor | None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """`gloss_loss`, and which unlabeled nodes it scored, bool [U]; lap is called with "graph" and "propagation" as each
-    is done (timing of the parts of a step)."""
+    """`gloss_loss`, and the mask of the unlabeled nodes that it scored, bool [U]; lap is called with "graph" and
+    "propagation" after each of these parts, to time them."""
     check_batch(embeddings, labels)
     _check_settings(sigma, objective)
     if is_labeled.shape != labels.shape or is_labeled.dtype != torch.bool:
@@ -165,7 +165,9 @@ def propagation_loss(
                 f"got {low} to {high}"
             )
         if low < 0 and is_labeled.device.type == "cpu" and (is_labeled & (labels < 0)).any():
-            raise ValueError("is_labeled must be False where the label is -1: what is not known cannot be labeled")
+            raise ValueError(
+                "is_labeled must be False where the label is -1: a text of unknown class cannot be labeled"
+            )
     if class_weights is not None and class_weights.shape != (num_classes,):
         raise ValueError(
             f"class_weights must be [C] with C = num_classes = {num_classes}, got {list(class_weights.shape)}"
@@ -174,7 +176,7 @@ def propagation_loss(
     if not len(labeled) or not len(unlabeled):
         raise ValueError(f"is_labeled must have a True and a False, got {len(labeled)} True of {len(labels)}")
     order = torch.cat([labeled, unlabeled]).to(embeddings.device, non_blocking=True)
-    ordered_labels = labels.long().clamp(min=0)[order]  # of a class that is not known no value is read
+    ordered_labels = labels.long().clamp(min=0)[order]  # the value for an unknown class is never read
     embeddings = embeddings.index_select(0, order)
     settings = len(labeled), num_classes
     if sigma < NARROW or has_kernel(embeddings.device):
@@ -213,13 +215,13 @@ def gloss_loss(
 
     "nll" is Eq. 1, the negative log of the propagated probability of each unlabeled node's class; those whose class has
     no labeled member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
-    the released code: cross-entropy that takes the propagated probabilities for logits, over all unlabeled nodes. A
+    the released code: cross-entropy with the propagated probabilities as logits, over all unlabeled nodes. A
     node with label -1, whose class is not known, is propagated through and never scored.
     `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
 
-    embeddings: float [B, D], B >= 2, any scale (computed in float32, or float64 if that is what comes); labels: int [B]
+    embeddings: float [B, D], B >= 2, any scale (computed in float32, or in float64 for float64 input); labels: int [B]
     in [0, C) or -1, checked on CPU; sigma: σ > 0; is_labeled: bool [B] with at least one True and one False, and False
-    where the label is -1. A mask kept on the CPU (as `choose_labeled` makes it) spares a GPU the wait for its count.
+    where the label is -1. With a mask on the CPU (as `choose_labeled` makes it) no step waits for a GPU to count it.
     Returns a scalar; 0, still connected to the encoder, where no unlabeled node can be scored. Raises ValueError for
     anything else.
     """
@@ -266,7 +268,7 @@ class GLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, embeddings: Tensor, labels: Tensor, is_labeled: Tensor | None = None) -> Tensor:
-        """is_labeled: the split, bool [B]; drawn by `choose_labeled` unless given, which labels of -1 need."""
+        """The loss of a batch; is_labeled: bool [B], drawn by `choose_labeled` if None; required for labels of -1."""
         check_batch(embeddings, labels)
         if self.sigma is None:
             self.sigma = sqrt_bandwidth(embeddings)
@@ -292,7 +294,7 @@ class GLoss(nn.Module):
         return shown if self.class_weights is None else f"{shown}, class_weights={self.class_weights.tolist()}"
 
     def get_extra_state(self) -> Tensor:
-        """σ as a float64 scalar, NaN until known; a tensor, as safetensors keep nothing else, that no cast rounds."""
+        """σ as a float64 scalar, NaN until known; a tensor, since safetensors keep nothing else; no cast rounds it."""
         return torch.tensor(math.nan if self.sigma is None else self.sigma, dtype=torch.float64)
 
     def set_extra_state(self, state: Tensor) -> None:

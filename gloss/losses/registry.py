@@ -1,6 +1,6 @@
 """All losses, a row each: configuration, training, benchmark, model card, tables and figures read them here.
 
-Loads no torch, so that a command line or a report has it at once; a row's `build` does.
+Loads no torch, so that a command line or a report starts at once; only a row's `build` loads it.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ class Loss:
     description: str  # for the model card
     style: tuple[str, str, Any]  # color (of Okabe and Ito's palette), marker and dashes in figures
     keys: tuple[str, ...]  # hyperparameters it reads, of gloss.config.LossConfig ("lam" in integrated mode only)
-    needs: str | None  # what a batch must hold for it to learn from; None for cross-entropy alone
+    needs: str | None  # relation of texts in a batch from which it learns; None for cross-entropy alone
     # From the values of LossConfig (σ as a number) and VariantConfig, num_classes and class_weights ([C] or None) to a
-    # function of embeddings [B, D] and labels [B]; of a SPLIT as `gloss.losses.gloss.propagation_loss`.
+    # function of embeddings [B, D] and labels [B]; for a SPLIT, one like `gloss.losses.gloss.propagation_loss`.
     build: Callable[[Mapping[str, Any]], Callable[..., Any]] | None
-    modes: tuple[str, ...] = (INTEGRATED, STANDALONE)  # those it exists in
+    modes: tuple[str, ...] = (INTEGRATED, STANDALONE)  # the modes that it exists in
     other: str | None = None  # the name of the same loss in the other mode
 
 

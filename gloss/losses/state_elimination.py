@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-BLOCK = 64  # nodes whose steps are made before the rest of the matrix hears of them
+BLOCK = 64  # nodes that are eliminated before the rest of the matrix is updated
 
 
 def log_absorption(rates: Tensor, num_classes: int) -> Tensor:
     """Rates [U, C + U] of U unlabeled nodes to C classes and to each other -> log F_U [U, C], where their walks end.
 
     rates: float64, >= 0, not so far apart that they leave float64; a node's rate to itself never matters, nor does a
-    factor of a row. A class that nobody reaches gets about −708, probability 0, and no gradient. Costs U² (C + U)
-    operations and U (C + U) numbers for the gradient, which has no gradient of its own.
+    factor of a row. A class that no walk reaches gets about −708, probability 0, and no gradient. Costs U² (C + U)
+    operations and U (C + U) numbers for the gradient; there is no second derivative.
     """
     probabilities = _Absorption.apply(rates, num_classes)
     return probabilities.clamp(min=torch.finfo(rates.dtype).tiny).log().log_softmax(dim=1)
@@ -28,8 +28,8 @@ def log_absorption(rates: Tensor, num_classes: int) -> Tensor:
 def eliminate(rates: Tensor, num_classes: int) -> Tensor:
     """Log rates [U, C + U] of U unlabeled nodes to C classes and to each other -> log rates [U, C] to classes alone.
 
-    Node k leaves the chain by sending whoever goes to k on to where k goes next. Rates of a node to itself never
-    matter, nor does a constant added to a row. Costs U² (C + U) operations and, for the gradient, as many numbers:
+    Eliminating node k redirects each rate to k to the nodes that k leads to. Rates of a node to itself never matter,
+    nor does a constant added to a row. Costs U² (C + U) operations and, for the gradient, as many numbers:
     for the rates that `log_absorption` can't hold, and for GPUs.
     """
     if has_kernel(rates.device):
@@ -41,13 +41,13 @@ def eliminate(rates: Tensor, num_classes: int) -> Tensor:
 
 
 def has_kernel(device: torch.device) -> bool:
-    """Whether `eliminate` is a kernel there."""
+    """Whether `eliminate` has a kernel of its own on the device."""
     return device.type == "cuda" and _kernel(device) is not None
 
 
 @cache
 def _kernel(device: torch.device):
-    """The same in two launches instead of 20 a node; None, with a warning, where it cannot be built."""
+    """`eliminate` in two launches instead of 20 a node; None, with a warning, where it cannot be built."""
     try:
         from gloss.losses.state_elimination_triton import Eliminate
 
@@ -66,13 +66,13 @@ def _kernel(device: torch.device):
 
 
 class _Absorption(torch.autograd.Function):
-    """The elimination as a factorisation D − A_UU = (I − C)(S − R), made and kept in place of A, in blocks of nodes.
+    """The elimination as a factorisation D − A_UU = (I − C)(S − R), computed in place of A, in blocks of nodes.
 
     Node k, from the last to the first: s_k, the sum of its row; c_ik = a_ik / s_k for i < k; a_ij += c_ik a_kj for
-    j < k. What is left of row k is R (to nodes before k) and its rates to the classes; S − R then gives the
-    probabilities by forward substitution. The steps within a block need no more of its long rows than their sums, and
-    the steps back no more than inner products with them; the rest are matrix products and triangular systems. On the
-    way forward every term has one sign.
+    j < k. Row k then holds R (rates to nodes before k) and the rates to the classes; S − R gives the probabilities by
+    forward substitution. Within a block, the forward steps need only the sums of its long rows, and the backward steps
+    only inner products with them; the rest are matrix products and triangular systems. In the forward pass all terms
+    have the same sign.
     """
 
     @staticmethod
@@ -108,7 +108,7 @@ class _Absorption(torch.autograd.Function):
         a, sums, probabilities = ctx.saved_tensors
         num_classes = probabilities.shape[1]
         visits = _solve(_pivots(a[:, num_classes:], sums).T, grad, upper=True)
-        g = torch.cat([visits, visits @ probabilities.T], dim=1)  # of R and the rates to the classes, so far
+        g = torch.cat([visits, visits @ probabilities.T], dim=1)  # gradient by R and by the rates to classes, so far
         by_sum = -g[:, num_classes:].diagonal()
         for low, high in _blocks(len(a)):
             start, stop, num = num_classes + low, num_classes + high, high - low
@@ -122,7 +122,7 @@ class _Absorption(torch.autograd.Function):
                 by_block = to_block.T @ g_to_block
                 by_sum[low:high] -= by_block.diagonal()
                 g_inside += by_block
-            # Per row: inner products with the rows outside, and what is inside, by c instead of a: times s.
+            # Per row: inner products with the rows outside, and the gradient inside, by c instead of a: times s.
             h = torch.cat([g_outside @ outside.T, (g_inside * total).tril(-1)], dim=1)
             rest = inside.tril(-1)
             to_c = torch.cat([a.new_zeros(num, num).fill_diagonal_(1.0), rest / total], dim=1).unbind()

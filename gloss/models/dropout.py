@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Dropout(nn.Dropout):
-    """PyTorch's, but `fast_dropout` under autocast on a CPU."""
+    """PyTorch's dropout, but `fast_dropout` under autocast on a CPU."""
 
     def forward(self, x: Tensor) -> Tensor:
         is_fast = x.device.type == "cpu" and torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()

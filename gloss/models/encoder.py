@@ -40,10 +40,10 @@ class Encoder(nn.Module):
                     setattr(parent, name, Dropout(child.p).train(child.training))
 
     def compile_layers(self) -> None:
-        """Let torch.compile fuse all of a layer that comes after attention, once for any number of tokens."""
+        """Let torch.compile fuse the part of each layer after attention, once for any number of tokens."""
         if not self.is_packed:
             raise ConfigError(f"trainer.compile=true is for {', '.join(_UNPADDED)}, not for {self.kind}")
-        # By training, gradients, precision and the kind of input: some ten programs.
+        # One program for each mix of training, gradients, precision and kind of input: some ten.
         options: Any = {"recompile_limit": 32, "isolate_recompiles": True}  # newer than the types of torch.compile
         self.finish = torch.compile(_finish, dynamic=True, fullgraph=True, **options)
 
@@ -89,7 +89,7 @@ def _with_bias(masks: list[Tensor | None], texts: Packed, position_bias: Callabl
 
 
 def _projections(layer: Any) -> tuple[Any, tuple[str, str, str]]:
-    """The module with query, key and value of a layer, and what it calls them."""
+    """The module with query, key and value of a layer, and their names in it."""
     attention = getattr(layer.attention, "self", None) or getattr(layer.attention, "attn", layer.attention)
     return attention, next(names for names in _PROJECTIONS if hasattr(attention, names[0]))
 
@@ -118,7 +118,7 @@ def _attention(
 
 
 def _finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
-    """What `_attention` gives, through the rest of the layer."""
+    """The output of a layer, from the output of `_attention`."""
     attention, names = _projections(layer)
     if "q_lin" in names:  # DistilBERT
         hidden = _norm(layer.sa_layer_norm, attention.out_lin(context) + hidden)
@@ -130,7 +130,7 @@ def _finish(layer: Any, context: Tensor, hidden: Tensor) -> Tensor:
 
 
 def _norm(norm: nn.LayerNorm, x: Tensor) -> Tensor:
-    """The layer norm, in float32 for bf16: on a CPU PyTorch would add the gradient of its bias up in bf16, 70 % off."""
+    """The layer norm, in float32 for bf16: on a CPU PyTorch would sum the gradient of its bias in bf16, 70 % off."""
     return norm(x.to(torch.promote_types(x.dtype, torch.float32))).to(x.dtype)
 
 
@@ -161,7 +161,7 @@ def _attend_in_bf16(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 
 def _lowered(x: Tensor) -> Tensor:
-    """x as autocast would hand it to a matrix product."""
+    """x in the type that autocast would choose for a matrix product."""
     kind = x.device.type
     return x.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else x
 
@@ -238,7 +238,7 @@ class TokenTable:
         """Embeddings [n, D] of the given rows, best sorted by length.
 
         rows and device_rows: the same row numbers [n], on the host and on the device. num_groups: see `pack`; None
-        takes what suits model and device.
+        chooses by model and device.
         """
         encoder = model.encoder if isinstance(model, Classifier) else model
         if num_groups is None:
@@ -266,7 +266,7 @@ class TokenTable:
         for (a, b), even in zip(bounds, is_even, strict=True):
             longest = int(lengths[a:b].max())
             if not even and (device.type != "cpu" or torch.is_autocast_enabled("cpu")):
-                # GPUs like multiples of 8, and shapes that come again: oneDNN compiles a bf16 product for each, 0.5 ms.
+                # GPUs are faster with multiples of 8; oneDNN compiles a bf16 product for each new shape, 0.5 ms.
                 longest = min(-(-longest // 8) * 8, self.input_ids.shape[1])
             groups.append((b - a, longest))
         first = device_lengths.cumsum(0) - device_lengths

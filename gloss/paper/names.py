@@ -1,4 +1,4 @@
-"""How data sets, models and losses are called, ordered and drawn: one look for all tables and figures."""
+"""Names, order and look of data sets, models and losses: the same in all tables and figures."""
 
 from __future__ import annotations
 
@@ -58,6 +58,6 @@ def loss_name(loss: str, mode: str = "standalone") -> str:
 
 
 def paper_order(dataset: str = "", model: str = "", loss: str = "") -> tuple:
-    """A sort key: the paper's order first, names it does not know after it, by the alphabet."""
+    """A sort key: the paper's order first, then other names in alphabetical order."""
     pairs = ((dataset, DATASETS), (model, MODELS), (loss, LOSSES))
     return tuple((list(known).index(x) if x in known else len(known), x) for x, known in pairs)

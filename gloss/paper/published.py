@@ -1,4 +1,4 @@
-"""The paper's published numbers, read from published/*.csv, and what is odd about them."""
+"""The paper's published numbers, read from published/*.csv, and notes on their inconsistencies."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def published(
     return None
 
 
-# What is odd about the numbers; the section on the paper's claims computes it.
+# Inconsistencies of the numbers; the section on the paper's claims computes them.
 TABLE6_NOTE = (
     "Paper, SST-2, BERT, G-Loss-O + CE: its table prints 93.32; the authors' public review answers say 92.32 for the "
     "same cell."

@@ -19,9 +19,9 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     Columns: `dataset`, `model`, `mode`, `loss`, `variant`, `config_hash`, `seed`; metrics in percent by split
     (`test_accuracy`, `val_macro_f1`; `test_macro_silhouette` from -1 to 1); `epochs`, `best_epoch`;
     `seconds_training`, `seconds_per_epoch` and the other times in seconds; `graph_at_best_homophily` and the other
-    measures of the graph; the hyperparameters that were used (`lr`, `lam`, `sigma`, `gamma`); what else result.json
-    holds in a single value; the configuration under its own keys (`trainer.max_epochs`); `folder`. A value that a run
-    does not have is missing (NaN or None).
+    measures of the graph; the hyperparameters that were used (`lr`, `lam`, `sigma`, `gamma`); all other single values
+    of result.json; the configuration under its own keys (`trainer.max_epochs`); `folder`. A value that a run does not
+    have is missing (NaN or None).
 
     Args:
         folder: an outputs folder: the one that contains `runs/`.
@@ -57,4 +57,4 @@ def frame_of(records: Sequence[Record]) -> pd.DataFrame:
         pd.DataFrame({"folder": [str(record.folder) for record in records]}),
     ]
     frame = pd.concat(parts, axis=1)
-    return frame.loc[:, ~frame.columns.duplicated()]  # a hyperparameter never hides what the record itself says
+    return frame.loc[:, ~frame.columns.duplicated()]  # a hyperparameter never hides a column of the record itself

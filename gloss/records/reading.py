@@ -26,7 +26,7 @@ MAX_REASON = 500  # characters of an error that are shown
 
 @dataclass(frozen=True)
 class Problem:
-    """A folder under `runs` that is no finished, readable record of ours, and why."""
+    """A folder under `runs` that is no finished, readable record of ours, and the reason."""
 
     folder: Path
     reason: str
@@ -81,7 +81,7 @@ def read_record(folder: Path) -> Record:
 
 
 def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
-    """All finished runs under `<root>/runs`, sorted by folder, and what else lies there.
+    """All finished runs under `<root>/runs`, sorted by folder, and the other folders there.
 
     A record counts only in the folder that its own identity names, so that a copied or renamed folder is not counted
     twice; links out of `root` are not followed.
@@ -110,7 +110,7 @@ def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
 
 
 def failure(folder: Path) -> str:
-    """What a failed run left in error.json."""
+    """The message that a failed run left in error.json."""
     try:
         return shortened(read_json(folder / "error.json")["message"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -118,30 +118,30 @@ def failure(folder: Path) -> str:
 
 
 def shortened(reason: object, length: int = MAX_REASON) -> str:
-    """The text of an error as far as it is shown: one of somebody else's files may fill pages."""
+    """The text of an error, cut to `length` characters: an error about somebody else's file may fill pages."""
     text = str(reason)
     if isinstance(reason, ValidationError):  # the first of its mistakes
         mistake = reason.errors(include_url=False)[0]
         place = "".join(f"{key}." for key in mistake["loc"])[:-1]
-        own = mistake.get("ctx", {}).get("error")  # a ValueError of ours says all
+        own = mistake.get("ctx", {}).get("error")  # a ValueError of ours is complete
         text = f"{place or 'the content'}: " + str(own or f"{mistake['msg']}, got {mistake['input']!r:.50}")
     return text if len(text) <= length else text[:length] + "…"
 
 
 def files_under(root: str | Path, pattern: str) -> list[Path]:
-    """Paths under `root` that match, sorted, but for those behind a link; what is one itself `read_json` refuses."""
+    """Paths under `root` that match, sorted, without those behind a link; `read_json` refuses a path that is a link."""
     root = Path(root).resolve()
     return [path for path in sorted(root.glob(pattern)) if os.path.realpath(path.parent) == str(path.parent)]
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file of any origin holds. Raises OSError, or ValueError unless it is a plain file of at most
+    """The content of a JSON file of any origin. Raises OSError, or ValueError unless it is a plain file of at most
     MAX_BYTES without NaN or half characters, not deeply nested."""
     return from_json(_read_text(path), allow_inf_nan=False)
 
 
 def read_yaml(path: Path) -> Any:
-    """What a YAML file of any origin holds. Raises OSError or ValueError, as `read_json`."""
+    """The content of a YAML file of any origin. Raises OSError or ValueError, as `read_json`."""
     try:
         return yaml.safe_load(_read_text(path))
     except (yaml.YAMLError, RecursionError) as error:
@@ -156,7 +156,7 @@ def _read_text(path: Path) -> str:
 
 
 def _refuse_special(path: Path) -> None:
-    """A link may point anywhere, and a pipe never ends."""
+    """Raise ValueError for a link, which may point anywhere, and for a pipe, which never ends."""
     if path.is_symlink() or (path.exists() and not path.is_file()):
         raise ValueError("it is a link, or no plain file")
 

@@ -1,6 +1,6 @@
 """The run folder: its path, its lock, and atomic writing.
 
-A run's folder follows from its resolved configuration. `DONE` is written last; a reader believes nothing without it.
+A run's folder follows from its resolved configuration. `DONE` is written last; a reader uses nothing without it.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _LATER: dict[str, dict[str, object]] = {
 def config_hash(cfg: Config, fingerprint: str | None = None) -> str:
     """Eight hex digits of everything in the configuration that can change the result, but for the folder's own levels.
 
-    fingerprint: of the texts; needed for data sets that are the user's own (csv, hub), where a path says nothing.
+    fingerprint: of the texts; needed for data sets that are the user's own (csv, hub), which no path identifies.
     """
     rest = hashed_config(cfg)
     if cfg.dataset.has_own_texts:
@@ -53,7 +53,7 @@ def config_hash(cfg: Config, fingerprint: str | None = None) -> str:
 
 
 def hashed_config(cfg: Config) -> dict[str, Any]:
-    """The part of the configuration that config_hash stands for."""
+    """The part of the configuration that config_hash covers, without the texts' fingerprint."""
     rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_HASH}
     for group, keys in _NOT_IN_HASH_OF.items():
         rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
@@ -65,7 +65,7 @@ def hashed_config(cfg: Config) -> dict[str, Any]:
     return rest
 
 
-# Sources that cannot change a number of a run: the command line, what is shown, searches, reports, runs at work.
+# Sources that cannot change a number of a run: the command line, displays, searches, reports, predictions.
 _NOT_IN_CODE = (
     *("benchmark", "cli", "experiments", "inference", "paper", "records", "report", "runtime", "search"),
     *("__init__.py", "data/download.py", "models/model_card.py", "training/progress_bar.py", "training/callbacks.py"),
@@ -84,7 +84,7 @@ def code_hash(package: Path = ROOT / "gloss") -> str:
 
 
 def _content(name: str) -> str:
-    """What a set to test stands for: a file's content; the name where it is none, or where there is no such file."""
+    """The identity of a set to test: the hash of a file's content, the path of a missing file, or the set's name."""
     path = Path(name).expanduser()
     if not is_csv_file(name):
         return name
@@ -99,7 +99,7 @@ def run_folder(cfg: Config, fingerprint: str | None = None) -> Path:
 
 # ---------------------------------------------------------------------------------------------------------- writing
 def write_json(path: Path, content: Any) -> None:
-    """JSON with one key a line; NaN and infinity are refused, because no reader outside Python accepts them."""
+    """Write JSON, one key a line; NaN and infinity are refused, because no reader outside Python accepts them."""
     write_atomic(path, json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
@@ -108,7 +108,7 @@ def write_lines(path: Path, rows: Iterable[dict]) -> None:
 
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
-    """A compressed .npz."""
+    """Write a compressed .npz file."""
     with atomic_file(path) as file:
         np.savez_compressed(file, allow_pickle=False, **arrays)
 
@@ -119,8 +119,8 @@ def locked(
 ) -> Iterator[bool]:
     """Hold `folder` for this process; yields False where another process holds it and `wait` is False.
 
-    patience: seconds until it counts as held, since a glance of `is_running` is no reason to give up; on_busy: called
-    then. The operating system frees the lock of a process that died, so a stale lock file means nothing.
+    patience: seconds until it counts as held, since `is_running` locks it for a moment; on_busy: called after them. The
+    operating system frees the lock of a process that died, so a stale lock file means nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
@@ -147,7 +147,7 @@ def is_running(folder: Path) -> bool:
     if not (folder / "lock").is_file():
         return False
     try:
-        with (folder / "lock").open("rb") as file:  # to look needs no permission to write, unlike `locked`
+        with (folder / "lock").open("rb") as file:  # this check needs no permission to write, unlike `locked`
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True
@@ -157,8 +157,8 @@ def is_running(folder: Path) -> bool:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier attempt left, so that a run never mixes two."""
-    (folder / "DONE").unlink(missing_ok=True)  # first: what is left if this is cut short must not look finished
+    """Remove the files of an earlier attempt, so that a run never mixes two."""
+    (folder / "DONE").unlink(missing_ok=True)  # first: a folder cleared by half must not look finished
     for path in folder.iterdir():
         if path.name == "lock":
             continue

@@ -1,4 +1,4 @@
-"""What result.json and epochs.jsonl hold, with types and ranges: a run writes by it, and every reader checks by it."""
+"""The content of result.json and epochs.jsonl, with types and ranges: checked by the run and by every reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gloss.config import Config
 
 SCHEMA_VERSION = 1
 MANY = 10**15  # more than any count or number of seconds, and no sum of such numbers overflows
-# What steers a terminal or turns the direction of a text.
+# Characters that control a terminal or change the direction of a text.
 _STEERING = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 
 
@@ -42,7 +42,7 @@ Json = TypeAliasType(
 
 
 class Part(BaseModel):
-    """Types are exact, numbers finite, and keys that are not named here are left out."""
+    """A part of a record: types are exact, numbers finite, and keys that are not named here are left out."""
 
     model_config = ConfigDict(strict=True, extra="ignore", allow_inf_nan=False)
 
@@ -66,7 +66,7 @@ class Identity(Part):
 
 
 class Metrics(Part):
-    """Of a split; the three last where they were measured."""
+    """The metrics of a split; the last three where they were measured."""
 
     accuracy: Percent
     macro_f1: Percent
@@ -76,7 +76,7 @@ class Metrics(Part):
 
 
 class Graph(Part):
-    """What gloss.training.graph_quality measures."""
+    """The measures of gloss.training.graph_quality."""
 
     homophily: Fraction
     homophily_chance: Fraction
@@ -85,7 +85,7 @@ class Graph(Part):
 
 
 class GraphQuality(Part):
-    """Of the validation texts, before training and with the best weights."""
+    """The graph quality of the validation texts, before training and with the best weights."""
 
     sigma: Amount
     gamma: Amount
@@ -118,7 +118,7 @@ class RunRecord(Part):
     precision: Text
     shared_device: bool | None = None
     counts: dict[Text, Number | None] | None = None
-    tuned: dict[Text, Json] | None = None  # where the hyperparameters are from
+    tuned: dict[Text, Json] | None = None  # the source of the hyperparameters
     code: Text | None = None
     commit: Text | None = None
     commit_clean: bool | None = None
@@ -151,7 +151,7 @@ EPOCHS = TypeAdapter(list[Epoch])
 
 
 def checked_result(content: Any, is_new: bool = False) -> dict[str, Any]:
-    """The keys of `RunRecord` in `content`. Raises ValueError unless all are as they should be.
+    """The keys of `RunRecord` in `content`. Raises ValueError unless all are valid.
 
     Args:
         content: of result.json.

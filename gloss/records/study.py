@@ -66,7 +66,7 @@ class Study(BaseModel):
 
     @property
     def score(self) -> str:
-        """What a value is."""
+        """The name of the score that `value` holds."""
         return "validation macro-F1 (%)" if self.mode == INTEGRATED else "validation macro-silhouette"
 
     @property
@@ -82,9 +82,9 @@ class Study(BaseModel):
 
 
 def read_studies(outputs: str | Path, problems: list[str] | None = None) -> list[Study]:
-    """The studies under `<outputs>/studies`, sorted by name, but for folders that are links.
+    """The studies under `<outputs>/studies`, sorted by name, without folders that are links.
 
-    problems: takes the message about a study.json that cannot be used; without it, that raises RunError.
+    problems: takes the message about a study.json that cannot be used; if None, such a file raises RunError.
     """
     found = []
     for path in files_under(outputs, "studies/*/study.json"):
@@ -120,5 +120,5 @@ def _space_of(row: dict[str, Any]) -> tuple[float, float, bool] | list[float]:
 
 
 def rounded(value: float) -> float:
-    """Six significant digits: what a trial is run with is what the overlay says, and 3 steps of 0.1 are 0.3."""
+    """Round to six significant digits: a trial runs with the value in the overlay, and 3 steps of 0.1 are 0.3."""
     return float(f"{value:.6g}")

@@ -37,9 +37,9 @@ Parts = Iterable[Table | Drawing | None]
 
 @dataclass
 class Material:
-    """What sections are made from, and what making them adds.
+    """The input of the sections, and the claims and problems that they add.
 
-    groups: the cells of each experiment that was asked for; problems: messages about what cannot be used.
+    groups: the cells of each requested experiment; problems: messages about files and cells that cannot be used.
     """
 
     outputs: Path
@@ -72,9 +72,9 @@ def _paper_claims(m: Material) -> Parts:
 
 
 class Kind(NamedTuple):
-    """A section of the page: its title, the experiments whose runs it shows, and what makes its parts of their cells.
+    """A section of the page: title, experiments whose runs it shows, and the function that makes its parts from cells.
 
-    reads: experiments whose runs it takes, too, where they were asked for.
+    reads: further experiments whose runs it uses if they were requested.
     """
 
     title: str
@@ -118,7 +118,7 @@ WITH_OTHERS = ("table2", "table3", "table4", "table6", "shift")  # runs with oth
 
 @dataclass(frozen=True)
 class Report:
-    """What `build` made: the tables, where the page is, what could not be used or made; and the records it read."""
+    """The result of `build`: the records it read, the tables, the page's path, and messages about problems."""
 
     records: list[Record]
     tables: list[Table]
@@ -129,9 +129,9 @@ class Report:
 def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI) -> Report:
     """Make the tables, the figures and the page <outputs>/report/index.html from the records under `outputs`.
 
-    only: names of SECTIONS; None: the experiments in <outputs>/selections.yaml, and what was measured.
+    only: names of SECTIONS; None: the experiments in <outputs>/selections.yaml, and all measurements.
     Equal records give equal bytes in the Markdown, CSV and LaTeX files. Raises ConfigError for an unknown name and
-    for a folder that is not there.
+    for a missing folder.
     """
     outputs = Path(outputs)
     only = None if only is None else [ALIASES.get(name, name) for name in only]
@@ -181,7 +181,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
 def _compose(
     outputs: Path, only: Sequence[str] | None, records: Sequence[Record], problems: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The cells of each experiment that was asked for, and the command that runs them."""
+    """The cells of each requested experiment, and the command that runs them."""
     if only is None and not (outputs / "selections.yaml").is_file():
         return {}, {}
     from gloss.experiments.requested import requested_runs, same_settings, selections, with_texts  # here: Hydra is slow
@@ -201,7 +201,7 @@ def _compose(
         chosen = {name: chosen.get(name, [[]]) for name in sorted(needed)}
     cells, commands = {}, {}
     for name, asked in chosen.items():
-        asked = same_settings(name, asked)[-1]  # those that go together with the last
+        asked = same_settings(name, asked)[-1]  # the group of the last selection
         try:
             cells[name] = with_texts(requested_runs(name, asked, outputs), records)
         except ValueError as error:  # ConfigError; DataError: texts that neither the disk nor the records know
@@ -215,7 +215,7 @@ def _compose(
 def _sections(
     m: Material, only: Sequence[str] | None, others: dict[str, list[Group]], commands: dict[str, str]
 ) -> list[Section]:
-    """The sections that were asked for; others: by experiment, runs of its losses with other settings."""
+    """The requested sections; others: by experiment, runs of its losses with other settings."""
     expected = {identity(g) for mine in m.groups.values() for g in mine}
     sections: list[Section] = []
     for name, kind in SECTIONS.items():
@@ -243,7 +243,7 @@ def _sections(
 
 
 def _searches(m: Material) -> list[Section]:
-    """A section a search: its trials, and how the score depends on what was searched."""
+    """A section for each search: its trials, and the score against each hyperparameter."""
     sections = []
     for study in m.studies:
         parts: list[Table | Drawing] = [trials_table(study)]
@@ -268,7 +268,7 @@ def _speed(m: Material) -> list[Section]:
 
 
 def _every_run(m: Material, loose: Sequence[Group]) -> list[Section]:
-    """What every outputs folder has: how losses converge, all runs, and a close look at those on one's own texts."""
+    """The sections of every outputs folder: convergence, graph quality, runs on the user's own texts, all runs."""
     asked, sections = [g for name in MAIN for g in m.groups.get(name, ())], []
     for name, draw in (("convergence", convergence), ("graph_quality", graph_quality)):
         if drawn := draw(loose, asked):

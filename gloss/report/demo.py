@@ -1,4 +1,4 @@
-"""The demo: the losses beside the frozen encoder, and where the test texts lie before and after training."""
+"""The demo: the losses beside the frozen encoder, and the test embeddings before and after training."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def _frozen_embeddings(outputs: Path, g: Group) -> np.ndarray:
 def _picture(groups: Sequence[Group], panes: list[tuple[str, np.ndarray, Any]]) -> Drawing:
     """The test texts in the plane of the first two principal components of their embeddings, a panel each.
 
-    panes: (title, embeddings, test metrics) of what stands before the losses.
+    panes: (title, embeddings, test metrics) of the panels before the losses' panels.
     """
     for g in groups:
         run = g.runs[min(g.runs)]
@@ -123,7 +123,7 @@ def _picture(groups: Sequence[Group], panes: list[tuple[str, np.ndarray, Any]]) 
 
 
 def upright(xy: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Points [N, 2] turned: the last class lies right of the first, the ends of an arch below."""
+    """Points [N, 2], mirrored so that the last class lies right of the first, and the ends of an arch below."""
     right = xy[labels == labels.max(), 0].mean() >= xy[labels == labels.min(), 0].mean()
     down = (xy[:, 0] ** 2 * xy[:, 1]).sum() <= 0
     return xy * np.where([right, down], 1, -1)

@@ -1,4 +1,4 @@
-"""One style for all figures, and how a figure is written: PDF, PNG and the numbers behind it as CSV."""
+"""One style for all figures, and the files of a figure: PDF, PNG and the numbers behind it as CSV."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ PIXELS_PER_INCH = 110
 
 @dataclass
 class Drawing:
-    """A figure, the rows of numbers it shows, and what a reader must know about them."""
+    """A figure, the rows of numbers it shows, and notes on them."""
 
     name: str
     title: str
@@ -39,14 +39,14 @@ class Drawing:
 
     @property
     def width(self) -> int:
-        """Pixels on the page, at which letters are as large as the tables'."""
+        """The width in pixels on the page: letters are then as large as in tables."""
         return round(self.figure.get_figwidth() * PIXELS_PER_INCH)
 
     def save(self, folder: Path, dpi: int = DPI) -> None:
         """Write <name>.pdf, <name>.png and <name>.csv. No dates inside, so equal data give equal bytes."""
         with styled():
             self.figure.draw_without_rendering()
-            self.figure.set_layout_engine("none")  # it stands; arranging it again for each file doubles the time
+            self.figure.set_layout_engine("none")  # the layout is done; doing it again for each file doubles the time
             pdf = {"metadata": dict.fromkeys(("CreationDate", "Producer", "Creator"))}
             for kind, options in (("pdf", pdf), ("png", {"dpi": dpi, "metadata": {"Software": None}})):
                 content = io.BytesIO()  # on a full disk matplotlib would leave half a file, and hide the reason
@@ -65,7 +65,7 @@ def styled() -> Iterator[None]:
 
 
 def bare(ax: Any, has_frame: bool = True) -> None:
-    """Take ticks and grid away from axes whose places mean nothing."""
+    """Remove ticks and grid from axes whose coordinates have no meaning."""
     ax.set(xticks=[], yticks=[])
     ax.grid(visible=False)
     ax.spines[:].set_visible(has_frame)
@@ -81,23 +81,23 @@ def band(ax: Any, xs: Sequence[float], found: Sequence[Sequence[float]], label: 
 
 
 def num_seeds(counts: Sequence[int]) -> str:
-    """How many seeds stand behind what is drawn: `n=3`, or the fewest and the most."""
+    """The number of seeds behind a line or panel: `n=3`, or the fewest and the most."""
     low, high = min(counts), max(counts)
     return f"n={low}" if low == high else f"n={low}–{high}"
 
 
 def clipped(text: str, most: int = 24) -> str:
-    """The text as far as a figure has room for it."""
+    """The text, cut to `most` characters."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def plain(text: str) -> str:
-    """Text that matplotlib draws as it stands ($ would begin a formula)."""
+    """The text, escaped so that matplotlib draws it unchanged ($ would begin a formula)."""
     return escape_control_characters(text).replace("$", r"\$")
 
 
 def legend_beside(ax: Any, handles: Sequence[Any], names: Sequence[str], per_column: int, **look: Any) -> list[str]:
-    """A legend right of the axes, in two columns at most; with more entries none, and a note that says so."""
+    """Draw a legend right of the axes, in two columns at most; for more entries, return a note instead."""
     if len(handles) > 2 * per_column:
         return [f"No legend, for {len(handles)} entries leave no room for the figure: see the CSV."]
     columns = -(-len(handles) // per_column)

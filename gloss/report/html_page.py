@@ -1,4 +1,4 @@
-"""The report as one self-contained HTML page: its order, its opening, and the text. No network, no file beside it."""
+"""The report as one self-contained HTML page: its order, its opening, and its text. Needs no network or other file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ FOLDED = (OTHER_RUNS, OTHER_SETTINGS, SEARCHES, SPEED, ALL_RUNS)  # groups of se
 class Section:
     """A heading of the page: tables and drawings that one command makes.
 
-    group: the fold that holds it, together with others of this group; empty: it stands open.
+    group: the fold that holds it, together with others of this group; empty: not folded.
     """
 
     name: str
@@ -114,7 +114,7 @@ def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
 
 
 def summarise(records: Sequence[Any], studies: Sequence[Any] = ()) -> list[tuple[str, str]]:
-    """What the runs were made with and what they and the searches' trials cost, as lines of the page."""
+    """Device, code and cost of the runs and of the searches' trials, as lines of the page."""
     runs = frame_of(records).reindex(columns=_ABOUT).astype(object)
     trials = [t["seconds"] / 3600 for s in studies for t in s.trials if t["seconds"]]
     hours = [seconds / 3600 for seconds in runs["seconds_total"].dropna()]
@@ -142,16 +142,16 @@ def summarise(records: Sequence[Any], studies: Sequence[Any] = ()) -> list[tuple
 
 
 def arranged(sections: Sequence[Section], measured: Sequence[str]) -> list[Section]:
-    """The main table and the main figure first, then the claims; what is folded last.
+    """The main table and the main figure first, then the claims; folded sections last.
 
-    measured: the experiments that have runs. The main table is that of the first of them, else that of all runs.
+    measured: the experiments that have runs. The main table is the table of the first of them, else of all runs.
     """
     main = next((s for s in sections if s.tables and s.name in measured), None)
     main = main or next((s for s in sections if s.name == "runs"), None)
     figures = [s for s in sections if s.drawings and not s.group and s.name != "fig1"]
     first = []
     if main is not None:
-        main.group = ""  # it stands open
+        main.group = ""  # not folded
         shown = next((s for s in figures if s.name == "convergence"), next(iter(figures), None))
         first = [main] if main.drawings or shown is None else [main, shown]
     rest = [s for s in sections if s not in first]
@@ -182,7 +182,7 @@ def intro(outputs: Path, num_runs: int) -> str:
 
 
 def smoke_banner(records: Sequence[Record]) -> str:
-    """What to say of smoke runs; empty where there are none."""
+    """The sentence about smoke runs; empty where there are none."""
     found = [said for r in records if (said := reductions(r.result["config"]))]
     if not found:
         return ""

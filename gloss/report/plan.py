@@ -45,11 +45,11 @@ class Line:
 
 @dataclass(frozen=True)
 class Plan:
-    """The RunSpecs of an experiment, the searches before them, and what both will take."""
+    """The RunSpecs of an experiment, the searches before them, and the measured speeds."""
 
     lines: Sequence[Line]
     speeds: Speeds
-    searches: Mapping[Path, tuple[RunSpec, int]]  # overlay to be written -> what its search trains, trials left
+    searches: Mapping[Path, tuple[RunSpec, int]]  # overlay to be written -> spec that its search trains, trials
 
     def runs_to_do(self) -> dict[tuple, Line]:
         """Each run once, also where several experiments share it."""
@@ -110,7 +110,7 @@ def make_plan(
 
 
 def show(plan: Plan) -> str:
-    """The plan as text: a line a RunSpec, then the sums and what they rest on."""
+    """The plan as text: a line a RunSpec, then the sums and their basis."""
     frame = pd.DataFrame([_row(line) for line in plan.lines], dtype=object)
     empty = [c for c in frame if c not in ("data set", "model", "loss") and set(frame[c]) <= {"", MISSING}]
     rows = [frame.drop(columns=empty).to_string(index=False), ""] if plan.lines else []
@@ -162,7 +162,7 @@ def _sums(plan: Plan) -> list[str]:
 
 
 def _basis(plan: Plan) -> list[str]:
-    """What speeds and numbers of epochs rest on."""
+    """The basis of the speeds and of the numbers of epochs."""
     left, name = [line for line in plan.lines if line.num_left], plan.speeds.data_sheet
     sources = Counter(line.speed_from for line in left)
     counted = ", ".join(f"{n} configurations {source}" for source, n in sources.items())
@@ -191,6 +191,6 @@ def _basis(plan: Plan) -> list[str]:
 
 
 def failures(lines: Iterable[Line]) -> list[str]:
-    """A line for each failed run: its folder, and why."""
+    """A line for each failed run: its folder, and the reason."""
     folders = [line.spec.folder(seed) for line in lines for seed, s in line.states.items() if s == FAILED]
     return [escape_control_characters(f"{folder}: {failure(folder).partition(chr(10))[0]}") for folder in folders]

@@ -1,4 +1,4 @@
-"""Where a configuration leaves the paper's protocol: such runs bear no verdict."""
+"""Deviations of a configuration from the paper's protocol: such runs bear no verdict."""
 
 from __future__ import annotations
 
@@ -38,12 +38,12 @@ _NAMED_AT = {  # a folder of configs/: where a configuration names the file of i
     "search": ("tuned.search", "fair"),
 }
 RELEASED = "variant=released"
-SMOKE_EPOCHS = 10  # at most so many, and early stopping hardly had its say
+SMOKE_EPOCHS = 10  # at most so many, too few for early stopping
 SMOKE_TEXTS = 1000  # fewer training texts
 
 
 def protocol_deviations(config: dict[str, Any]) -> list[str]:
-    """Where a configuration leaves the paper's protocol: ["dataset.train_limit=500", "search.trials=2"].
+    """Deviations of a configuration from the paper's protocol: ["dataset.train_limit=500", "search.trials=2"].
 
     A key that an older record lacks counts as the protocol's.
     """
@@ -77,10 +77,10 @@ def other_settings(config: dict[str, Any]) -> list[str]:
 
 
 def reductions(config: dict[str, Any]) -> list[str]:
-    """What makes a smoke run of a run: few training texts, epochs or layers, unless its experiment is made so."""
+    """Settings that make a run a smoke run: few training texts, epochs or layers, unless its experiment sets them."""
     its_own = _file(config, "experiment")
     swept = its_own["hydra"]["sweeper"]["params"] if its_own else {}
-    limits = {  # a value up to which it is one
+    limits = {  # the largest value of a smoke run
         "dataset.train_limit": SMOKE_TEXTS - 1,
         "model.num_layers": float("inf"),
         "trainer.max_epochs": min(SMOKE_EPOCHS, 2 * (number(config, "trainer", "patience") or SMOKE_EPOCHS)),

@@ -1,4 +1,4 @@
-"""All finished runs, whatever was run: as text, in one table, with the settings in which they differ."""
+"""All finished runs, of any kind: as text and in one table, with the settings in which they differ."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def by_cell(runs: pd.DataFrame) -> str:
 
 
 def listed(runs: pd.DataFrame) -> str:
-    """A line a run: its name for `compare=`, what it is, its scores and its seconds."""
+    """A line a run: its name for `compare=`, its configuration, its scores and its seconds."""
     columns = {"Run": [f"{run.config_hash}/{run.seed}" for run in runs.itertuples()], **_names(runs, runs)}
     for column, (heading, digits) in (SHOWN | {"seconds_total": ("Seconds", 1)}).items():
         columns[heading] = [number_text(x, digits=digits) for x in runs.get(column, [None] * len(runs))]
@@ -61,7 +61,7 @@ def listed(runs: pd.DataFrame) -> str:
 
 
 def compared(a: pd.Series, b: pd.Series) -> str:
-    """What differs between two runs: settings first, then what they measured, with the difference."""
+    """The differences of two runs: settings first, then measured numbers with their difference."""
     keys = [key for key in a.index if key not in NOT_COMPARED and not key.startswith(("paths.", "experiment."))]
     keys = [key for key in keys if str(a[key]) != str(b[key])]
     keys.sort(key=lambda key: key not in CELL and "." not in key)  # stable: settings first
@@ -105,7 +105,7 @@ def _names(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, list[str]]:
         "Variant": rows["variant"],
         "Settings": [settings_of[cell] for cell in rows[CELL].itertuples(index=False, name=None)],
     }
-    idle = {"Variant": {"paper"}, "Settings": {""}}  # columns that say nothing
+    idle = {"Variant": {"paper"}, "Settings": {""}}  # values of columns that are left out
     return {key: list(texts) for key, texts in names.items() if set(texts) != idle.get(key)}
 
 
@@ -154,8 +154,8 @@ def _by_value(g: Group) -> list[list[int | str]]:
 
 
 def differences(groups: Sequence[Group]) -> dict[tuple, str]:
-    """By `identity`, what tells a configuration from the others of its data set, model, mode and loss: the variant and
-    settings; the config_hash too where these are the same. Empty for one of its kind."""
+    """By `identity`, the words that distinguish a configuration from others of its data set, model, mode and loss:
+    variant and settings; also the config_hash where these are the same. Empty for the only one of its kind."""
     settings_of = settings(frame_of([run for g in groups for run in g.runs.values()]))
     texts = {}
     for g in groups:

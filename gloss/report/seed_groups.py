@@ -1,4 +1,4 @@
-"""Which runs belong to which cell of a table, and what they measured."""
+"""The runs that belong to each cell of a table, and their measured numbers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ WORDS = {  # swept settings that have a name in tables and legends; the default 
 class Group:
     """The finished runs of one configuration (seed aside), by seed; none where the cell is still empty.
 
-    point: the swept keys of the experiment, such as {"loss.lam": 0.3}; seeds: those asked for; config: as a nested
+    point: the swept keys of the experiment, such as {"loss.lam": 0.3}; seeds: the requested ones; config: as a nested
     dict, from the cell or, for loose runs, from their record.
     """
 
@@ -41,7 +41,7 @@ class Group:
 
     @property
     def name(self) -> str:
-        """As on the command line."""
+        """The cell's keys, as on the command line."""
         return " ".join(f"{key}={value}" for key, value in (self.keys | self.point).items())
 
     @property
@@ -57,7 +57,7 @@ class Group:
         return loss_name(self.loss, self.mode)
 
     def others(self, *swept: str) -> str:
-        """What else was swept beside `swept`: " (trainer.lr=1e-05)", or empty; a line of a figure shares it."""
+        """The swept settings other than `swept`: " (trainer.lr=1e-05)", or empty; a line of a figure shares them."""
         found = (WORDS.get((k, str(value)), f"{k}={value}") for k, value in self.point.items() if k not in swept)
         rest = ", ".join(text for text in found if text)
         return f" ({rest})" if rest else ""
@@ -73,7 +73,7 @@ class Group:
     def values(self, *path: str | tuple[str, ...]) -> dict[int, float]:
         """A number of result.json by seed, such as values("metrics", "test", "accuracy"); runs without it are left out.
 
-        Seconds compare only between groups that `timed` gave.
+        Seconds compare only between groups that `timed` returned.
         """
         found = {seed: number(run.result, *path) for seed, run in self.runs.items()}
         return {seed: value for seed, value in found.items() if value is not None}
@@ -83,7 +83,8 @@ class Group:
 
 
 def identity(x: Any) -> tuple:
-    """What a group, a cell and a run must share to belong together, the seed aside: config_hash covers the variant."""
+    """The keys that a group, a cell and a run must share to belong together, without the seed and the variant, which
+    config_hash covers."""
     return x.dataset, x.model, x.mode, x.loss, x.config_hash
 
 
@@ -98,7 +99,7 @@ def blocks(groups: Iterable[Group], *keys: str) -> dict[tuple, list[Group]]:
 def timed(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     """The groups with only the runs whose seconds compare, in the same order; and notes about the runs left out.
 
-    They had their device to themselves, and it is one device for all: that of most cells.
+    The kept runs had their device to themselves, and all ran on one device: the device of most cells.
     """
     alone = [{seed: run for seed, run in g.runs.items() if not run.result.get("shared_device")} for g in groups]
     cells_on = Counter(name for runs in alone for name in {_device(run) for run in runs.values()})
@@ -171,13 +172,13 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
 
 
 def setting(g: Group) -> tuple[str, ...]:
-    """What two groups must have in common for their scores to be a contest; the budget of their searches may differ."""
+    """The settings that two groups must share for a comparison of scores; the budget of their searches may differ."""
     return g.mode, g.variant, *other_settings(g.config)
 
 
 def mixed(group: Group) -> list[str]:
-    """In which respects runs of a cell, or parts of a run, differ that should not: precision, texts, and what was
-    another machine or code after an interruption. As to devices, see `timed`."""
+    """Differences among runs of a cell, or parts of a run, that should not exist: precision, texts, and the machine or
+    code after an interruption. For devices see `timed`."""
     found = []
     for key, word in (("precision", "precisions"), ("fingerprint", "texts")):
         values = sorted({str(run.result.get(key)) for run in group.runs.values()})

@@ -107,7 +107,7 @@ def welch_half(values: Sequence[float], spread: float | None = None, n: int = PA
 
 
 def verdict(values: Sequence[float], published: float | None, metric: str, spread: float | None = None) -> str:
-    """How our runs compare with the paper's number: "ok", "near", "off", "unresolved", or "" where nothing compares.
+    """The verdict of our runs on the paper's number: "ok", "near", "off", "unresolved", or "" without either of them.
 
     spread: the deviation that the paper prints. Off: the 95 % interval of the difference lies wholly outside ± near;
     ok and near: the difference lies within ± ok or ± near (BOUNDS), and half the interval's width is at most near.

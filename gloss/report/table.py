@@ -108,7 +108,7 @@ class Table:
         rows: cells as printed; plain texts and numbers become entries.
         data: the tidy form for the CSV file, a row a number; None where a value is missing.
         notes: footnotes.
-        missing: what the dashes stand for.
+        missing: the runs or measurements that the table lacks.
         num_keys: leading columns that name the row, aligned left.
     """
 
@@ -183,7 +183,7 @@ def _frame(rows: Any) -> pd.DataFrame:
 
 
 def csv_text(rows: Any) -> str:
-    """Rows (a data frame, or dicts) as CSV; what a row lacks is an empty field. Floats are written in full."""
+    """Rows (a data frame, or dicts) as CSV; a missing value is an empty field. Floats are written in full."""
     # A spreadsheet would run a text that starts like a formula, and names come from records.
     harmless = _frame(rows).replace(r"^(?=[=+@\t\r]|-\D)", "'", regex=True)
     return harmless.to_csv(index=False, lineterminator="\n")
@@ -201,7 +201,7 @@ def rank(values: Iterable[float | None], *, higher_is_better: bool = True, digit
     return [int(place) if place <= min(2, shown.count() - 1) else 0 for place in places]
 
 
-_MD = ("{}", "**{}**", "<u>{}</u>", "*{}*")  # how a part without a rank is written, the best, the second; a verdict
+_MD = ("{}", "**{}**", "<u>{}</u>", "*{}*")  # forms of a part without a rank, the best, the second; of a verdict
 _TEX = ("{}", r"\textbf{{{}}}", r"\underline{{{}}}", r"\emph{{{}}}")
 _HTML = ("{}", "<b>{}</b>", '<span class="second">{}</span>')
 

@@ -1,8 +1,8 @@
 """Files and folders that are written whole or not at all.
 
 Each is written under a hidden name beside its place, reaches the disk, and is renamed: a reader, or a crash at any
-moment, sees the old one or the whole new one (of a folder that is replaced, for a moment none). What a killed process
-leaves is hidden, and `remove_half_written`'s.
+moment, sees the old one or the whole new one (of a folder that is replaced, for a moment none). A killed process
+leaves hidden files, which `remove_half_written` removes.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def remove_half_written(folder: Path) -> None:
-    """Remove what processes that were killed were just writing in `folder` and below it."""
+    """Remove the half-written files of killed processes in `folder` and below it."""
     for path in sorted(folder.rglob(".*." + 8 * "[0-9a-f]")):
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path, ignore_errors=True)
@@ -78,7 +78,7 @@ def _hidden(path: Path) -> Path:
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """What a failed write raises, whatever the library, as an OSError that names `path`."""
+    """Turn the error of a failed write, from any library, into an OSError that names `path`."""
     try:
         yield
     except OSError as error:
@@ -94,7 +94,7 @@ def _named(path: Path) -> Iterator[None]:
 
 
 def _fsync(path: Path) -> None:
-    """Have a file, or a rename inside a folder, survive a power cut."""
+    """Flush a file, or a rename inside a folder, to disk, so that it survives a power cut."""
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -21,7 +21,7 @@ _ABSENT = object()
 
 
 def command_of(config: Mapping[str, Any], *more: str) -> str:
-    """The command that trains what a record's `config` says, with `more` at its end: it may be pasted as it stands."""
+    """The command that trains with a record's `config`, with `more` at its end, quoted for a shell."""
     group = {name: config[name] for name in ("dataset", "model", "loss", "variant")}
     source, name = (group["dataset"].get(key) for key in ("source", "name"))
     is_own = source in ("csv", "hub")

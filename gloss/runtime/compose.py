@@ -24,7 +24,7 @@ def readable(error: Exception) -> str:
 
 @contextmanager
 def hydra_of_our_own(folder: str | None = str(CONFIG_DIR)) -> Iterator[None]:
-    """A Hydra of our own, also inside a run that Hydra started. folder: None where only its ConfigStore is read."""
+    """Use a Hydra of our own, also inside a run that Hydra started. folder: None if only its ConfigStore is read."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
@@ -36,7 +36,7 @@ def hydra_of_our_own(folder: str | None = str(CONFIG_DIR)) -> Iterator[None]:
 
 
 def composed(overrides: Sequence[str], name: str = "train") -> DictConfig:
-    """The configuration that Hydra composes of `overrides`, not to be changed.
+    """The configuration that Hydra composes of `overrides`; cached, so it must not be changed.
 
     name: of a file in configs/; or of a schema in Hydra's ConfigStore, whose `dataset` is a text and no file there.
     """

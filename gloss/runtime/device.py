@@ -22,10 +22,10 @@ NVIDIA_VERSION, NVIDIA_CONTROL = Path("/proc/driver/nvidia/version"), Path("/dev
 
 
 def choose_device(name: str) -> torch.device:
-    """auto: CUDA where there is one, else the CPU; Apple's mps on request. ConfigError for one that is not there.
+    """The device of a name; auto: CUDA, else the CPU, never Apple's mps. Raises ConfigError for a missing device.
 
-    A GPU becomes the current one: events and Triton's kernels go to that, whatever device the tensors are on. auto says
-    why a GPU that is there is not used, and raises ConfigError where one of the A100's generation or newer would idle.
+    A GPU becomes the current device: events and Triton's kernels use that one, whatever device the tensors are on. auto
+    logs why it does not use an existing GPU, and raises ConfigError where one as new as the A100 would be idle.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -54,7 +54,7 @@ def choose_device(name: str) -> torch.device:
 
 @dataclass(frozen=True)
 class UnusedGPU:
-    """Why PyTorch cannot use a GPU that is there, with the remedy; must_stop: it is too fast to be left idle."""
+    """The reason why PyTorch cannot use an existing GPU, with the remedy; must_stop: it is too fast to be left idle."""
 
     reason: str
     must_stop: bool
@@ -65,7 +65,7 @@ OLD_BUILD = "https://download.pytorch.org/whl/cu126"
 
 
 def unused_gpu() -> UnusedGPU | None:
-    """What keeps PyTorch from an NVIDIA GPU of this machine; None where there is none, or the user hides it."""
+    """The reason why PyTorch cannot use an NVIDIA GPU of this machine; None without a GPU, or if the user hides it."""
     driver = NVIDIA_VERSION.read_text() if NVIDIA_VERSION.is_file() else ""
     if not (driver or NVIDIA_CONTROL.exists()) or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
         return None
@@ -91,19 +91,19 @@ def unused_gpu() -> UnusedGPU | None:
 
 
 def choose_precision(cfg: TrainerConfig, device: torch.device) -> str:
-    """auto: bf16 autocast around the encoder on a device that computes in it, float32 elsewhere."""
+    """The encoder's precision; auto: bf16 autocast on a device that computes in it, float32 elsewhere."""
     return ("bf16" if has_bf16(device) else "float32") if cfg.precision == "auto" else cfg.precision
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device multiplies in bf16: emulated, a step takes 3 times as long as in float32."""
+    """Whether the device multiplies in bf16; with emulated bf16 a step takes 3 times as long as in float32."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and not {"avx512_bf16", "amx_bf16"}.isdisjoint(_cpuinfo("flags").split())
 
 
 def _cpuinfo(key: str) -> str:
-    """What Linux says of the first processor; empty where it says nothing."""
+    """A field of the first processor in /proc/cpuinfo; empty where there is none."""
     path = Path("/proc/cpuinfo")
     for line in path.read_text().splitlines() if path.is_file() else ():
         if line.partition(":")[0].strip() == key:
@@ -112,7 +112,7 @@ def _cpuinfo(key: str) -> str:
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which the encoder runs; no more than the encoder belongs into it."""
+    """The autocast context of the encoder; nothing else should run in it."""
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 

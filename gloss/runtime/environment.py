@@ -16,7 +16,7 @@ _PACKAGES = ("torch", "transformers", "tokenizers", "numpy", "scikit-learn", "hy
 
 
 def environment(device: torch.device, precision: str) -> dict[str, object]:
-    """What environment.json holds: versions, commit and whether the tree was clean, device, precision, threads."""
+    """The content of environment.json: versions, commit, whether the tree was clean, device, precision, threads."""
     commit, clean = commit_of(ROOT)
     return {
         "commit": commit,

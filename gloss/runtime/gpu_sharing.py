@@ -19,7 +19,7 @@ _mine: FileLock | None = None  # held until this process ends, however it ends
 
 
 def is_shared(device: torch.device) -> bool:
-    """Whether others use the device now, so that timings count for little; True where nobody can say.
+    """Whether other processes use the device now, which spoils timings; True where that is unknown.
 
     A GPU has more processes than this one, as NVIDIA's driver reports; on a CPU more threads want to run than it has
     cores (the load of the last minute).
@@ -37,8 +37,8 @@ def is_shared(device: torch.device) -> bool:
 def lock_folder() -> Path | None:
     """A folder in the temp directory that only this user can write to; None where there is no such folder.
 
-    Anybody can foresee its path, so a link or a folder that others may write to is not used. Named by uid: in
-    a container the user may have no name.
+    Its path is predictable, so a link or a folder that others may write to is not used. Named by uid: in a container
+    the user may have no name.
     """
     folder = Path(tempfile.gettempdir()) / f"gloss-{os.getuid()}"
     try:
@@ -51,7 +51,7 @@ def lock_folder() -> Path | None:
 
 
 def assign_gpu() -> int | None:
-    """Make a GPU that no other process of a sweep has taken the current one; its index, None with fewer than two GPUs.
+    """Make a GPU that no other process of a sweep has taken the current one; return its index, None for fewer than two.
 
     With more processes than GPUs the rest share them. Runs that are not part of a sweep use the first GPU, or the one
     that trainer.device names.

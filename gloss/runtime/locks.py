@@ -1,4 +1,4 @@
-"""The one kind of lock there is: the system frees it when its process dies, and its file says who holds it."""
+"""File locks: the system frees a lock when its process dies, and its file names the holder."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ import filelock
 
 
 class FileLock(filelock.FileLock):
-    """filelock's, without its fallback to files whose mere existence is the lock: those outlive their process."""
+    """filelock's FileLock, without its fallback to files that lock by existing: such files outlive their process."""
 
     def __init__(self, path: str | Path, timeout: float = -1, **_: Any) -> None:
         super().__init__(path, timeout, on_acquired=_note_holder)
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
-        """As filelock's. Raises OSError that names the file."""
+        """Acquire the lock as filelock does. Raises OSError that names the file."""
         try:
             return super().acquire(*args, **kwargs)
         except OSError as error:
@@ -36,9 +36,9 @@ def _note_holder(file: int) -> None:
 
 
 def holder(path: Path) -> str:
-    """Who holds a lock, as far as its file says, and what to do where that is no more."""
+    """The holder of a lock, from its file, and the remedy if that machine is gone."""
     try:
         who = path.read_text(encoding="utf-8", errors="replace").strip().replace("\n", " ")[:200]
     except OSError:
         who = ""
-    return f"{who or 'nobody has signed'}; where that is a machine that is no more, remove {path}"
+    return f"{who or 'holder unknown'}; if that machine no longer exists, remove {path}"

@@ -1,7 +1,7 @@
 """Command-line arguments as Hydra reads them: values quoted where its grammar would change them, keys checked.
 
 `prepared` is the one place where arguments enter. Hydra reads `2024_05` as a number, `é`, `~` and `;` not at all, and a
-comma as a sweep; here a text key's value stays what was typed, and `~` is the home folder.
+comma as a sweep; here the value of a text key stays as typed, and `~` is the home folder.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from gloss.config import CONFIG_DIR, Option, TuneConfig
 from gloss.errors import ConfigError
 from gloss.runtime.terminal import program
 
-WITH_COMMAS = ("dataset.label", "dataset.separator", "search.storage")  # may hold one without being a sweep
+WITH_COMMAS = ("dataset.label", "dataset.separator", "search.storage")  # may hold a comma without being a sweep
 SECRET = "search.storage"  # a database's URL may hold a password: its value is in no message
 GROUPS = [f.name for f in fields(TuneConfig) if (CONFIG_DIR / f.name).is_dir()]
 FLAGS = ("--help", "-h", "--cfg", "-c", "--multirun", "-m")
 
-ALIASES = {  # our key -> what other programs call it, where the spelling alone does not show it
+ALIASES = {  # our key -> its names in other programs, if they are spelt too differently to be found
     "trainer.lr": "learning_rate step_size",
     "trainer.max_epochs": "epochs num_epochs n_epochs epoch num_train_epochs",
     "trainer.batch_size": "bs batch per_device_train_batch_size",
@@ -49,7 +49,7 @@ ALIASES = {  # our key -> what other programs call it, where the spelling alone 
     "paths.data": "data_dir",
     "seed": "random_seed random_state",
 }
-ABSENT = {  # what there is not, and what there is instead
+ABSENT = {  # settings that do not exist -> the message about them
     "weight_decay wd l2": "there is no weight decay: the optimizer is Adam without it",
     "optimizer optim": "there is no choice of optimizer: it is Adam, with the rate trainer.lr",
     "warmup warmup_steps warmup_ratio scheduler lr_scheduler lr_scheduler_type": "there is no warm-up and no choice of "
@@ -61,15 +61,15 @@ ABSENT = {  # what there is not, and what there is instead
 def prepared(
     arguments: Sequence[str], options: Mapping[str, Option], is_sweep: bool | None = None, may_sweep: bool = True
 ) -> list[str]:
-    """Arguments that Hydra reads as they were meant, flags first.
+    """Arguments in a form that Hydra reads as the user meant them, flags first.
 
     Args:
         arguments: words of a command line, in any order.
-        options: every key there is, with its type (gloss.config.known_options).
+        options: every known key, with its type (gloss.config.known_options).
         is_sweep: whether commas separate values; None: where -m or --multirun is among the arguments.
         may_sweep: False for a command without sweeps, where a comma is part of a text or separates a list's items.
 
-    Raises ConfigError with a line for every word that cannot be meant.
+    Raises ConfigError with a line for every invalid word.
     """
     flags, words = parted(arguments)
     if is_sweep is None:
@@ -90,7 +90,7 @@ def prepared(
 
 
 def override(key: str, value: object) -> str:
-    """`key=value` that Hydra reads as this very text."""
+    """`key=value` that Hydra reads as exactly this text."""
     return f"{key}={_quoted(key, str(value))}"
 
 
@@ -204,7 +204,7 @@ def _is_quoted(value: str) -> bool:
 
 
 def _split(value: str) -> list[str]:
-    """The parts between commas that stand in no quotes."""
+    """The parts between commas that are not in quotes."""
     return re.findall(r"((?:'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"|[^,])*),", value + ",")
 
 
@@ -215,7 +215,7 @@ def _parse(word: str) -> object:
 
 
 def _unknown(key: str, options: Mapping[str, Option]) -> str:
-    """Why there is no such key, and which was meant."""
+    """The message about an unknown key, with the known key that was probably meant."""
     group, _, leaf = key.lower().replace("-", "_").rpartition(".")
     if "trainer.lr" in options:  # a run's keys
         for names, why in ABSENT.items():

@@ -1,4 +1,4 @@
-"""Files of packages, fetched by pip from whatever index it is set up for."""
+"""Files of packages, fetched by pip from its configured index."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gloss.errors import DataError
 
 
 def pip_download(packages: Mapping[str, str], folder: Path, is_source: bool = False) -> list[Path]:
-    """Download one file of each package, never what it depends on, and check it.
+    """Download one file of each package, without dependencies, and check it.
 
     Args:
         packages: requirement ("name==version") -> sha256 of the file.

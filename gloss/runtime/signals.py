@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C: raised as an exception that unwinds in good order, or noted until there is a safe moment."""
+"""SIGTERM and Ctrl-C: raised as an exception, so that blocks are cleaned up, or noted until a safe moment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Interrupted(BaseException):
 
     def __init__(self, number: int) -> None:
         self.number = number
-        super().__init__(number)  # what pickle hands over between processes
+        super().__init__(number)  # pickle passes it between processes
 
     def __str__(self) -> str:
         return signal.Signals(self.number).name
@@ -24,7 +24,7 @@ class Interrupted(BaseException):
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """A signal raises Interrupted wherever the process is."""
+    """Raise Interrupted at a signal, wherever the process is."""
 
     def stop(number: int, _frame: object) -> None:
         raise Interrupted(number)
@@ -35,7 +35,7 @@ def raise_on_signal() -> Iterator[None]:
 
 @contextmanager
 def noted() -> Iterator[list[int]]:
-    """Signals are noted in the list, to be acted upon between two steps; a second one takes effect at once."""
+    """Note signals in the list, for action between two steps; a second one takes effect at once."""
     pending: list[int] = []
 
     def note(number: int, _frame: object) -> None:

@@ -16,7 +16,7 @@ from gloss.runtime.signals import Interrupted, raise_on_signal
 
 
 def program(name: str) -> str:
-    """How a command is started: as a script of the checkout, or as the console script of an installed package."""
+    """The words that start a command: a script of the checkout, or the console script of an installed package."""
     return f"python scripts/{name}.py" if (Path(__file__).parents[2] / "scripts").is_dir() else f"gloss-{name}"
 
 
@@ -42,7 +42,7 @@ _REMEDIES = {
 
 
 def explain(error: Exception) -> str:
-    """The error's own text, and what to do where the system's says only what went wrong."""
+    """The error's own text, and a remedy where it is an error of the operating system."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         where = f"{error.filename}: " if error.filename else ""
         return f"{where}{error.strerror}: {_REMEDIES[error.errno]}"
@@ -50,7 +50,7 @@ def explain(error: Exception) -> str:
 
 
 class _Outlasting:
-    """A stream that sends to nowhere what its reader no longer takes."""
+    """A stream that discards output after its reader has gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -70,7 +70,7 @@ class _Outlasting:
             act()
         except OSError:
             with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
-                os.dup2(nowhere.fileno(), self._stream.fileno())  # or leaving would fail on what is still in its buffer
+                os.dup2(nowhere.fileno(), self._stream.fileno())  # else the exit would fail on the rest in its buffer
 
 
 def is_live() -> bool:
@@ -80,7 +80,7 @@ def is_live() -> bool:
 
 @contextlib.contextmanager
 def announced(phase: str) -> Iterator[None]:
-    """Show on a terminal what goes on meanwhile, and take it away again."""
+    """Show `phase` on a terminal while the block runs."""
     if is_live():
         print(f"{phase} …", end="", file=sys.stderr, flush=True)
     try:
@@ -91,7 +91,7 @@ def announced(phase: str) -> Iterator[None]:
 
 
 def show_what_can_be_shown() -> None:
-    """A terminal or log that knows only ASCII gets a ? for every other sign, and the program goes on."""
+    """Print a ? for characters that a terminal or log cannot encode, instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
@@ -99,7 +99,7 @@ def show_what_can_be_shown() -> None:
 
 @contextlib.contextmanager
 def ignore_broken_pipe() -> Iterator[None]:
-    """A pipe that is closed or a terminal that is gone must not end runs of days: what they would show is lost."""
+    """Keep going when a pipe is closed or a terminal is gone, since runs take days; only their output is lost."""
     show_what_can_be_shown()
     before = sys.stdout, sys.stderr
     sys.stdout, sys.stderr = (stream and _Outlasting(stream) for stream in before)
@@ -110,9 +110,9 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 
 def run_with_exit_code(task: Callable[[], int | None], ends_early: str = "") -> int:
-    """Run `task`; its exit status: 2 for a mistake of the user's, 1 for a failure, 128 + n for signal n.
+    """Run `task` and return the exit status: 2 for a mistake of the user's, 1 for a failure, 128 + n for signal n.
 
-    ends_early: said where a signal ended it, of a task that outlasts its readers.
+    ends_early: text after "stopped by SIGTERM", of a task that goes on when its readers have gone.
     """
     show_what_can_be_shown()
     try:
@@ -132,7 +132,7 @@ def run_with_exit_code(task: Callable[[], int | None], ends_early: str = "") -> 
 
 
 def is_expected(error: BaseException) -> bool:
-    """Whether the message alone says what to do, so that a traceback would only hide it."""
+    """Whether the message alone is enough for the user, so that a traceback would only hide it."""
     return isinstance(error, (ConfigError, DataError, RunError)) or (
         isinstance(error, OSError) and error.errno is not None  # not a library's
     )

@@ -13,7 +13,7 @@ import torch
 
 
 class Stopwatch:
-    """Seconds by part of a step. On CUDA it drops events into the stream, so that measuring never waits for it."""
+    """Seconds by part of a step. On CUDA it records events in the stream, so that measuring never waits for it."""
 
     def __init__(self, device: torch.device) -> None:
         self.is_cuda = device.type == "cuda"
@@ -22,11 +22,11 @@ class Stopwatch:
         self._last = 0.0
 
     def start(self) -> None:
-        """What came before belongs to no part."""
+        """Start timing; the time before belongs to no part."""
         self.lap("")
 
     def lap(self, name: str) -> None:
-        """The time since the last call belongs to `name`."""
+        """Add the time since the last call to `name`."""
         if self.is_cuda:
             event = torch.cuda.Event(enable_timing=True)
             event.record()
@@ -58,7 +58,7 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """Since the reset: what PyTorch allocated on CUDA, else the process's resident memory (weights, texts and all)."""
+    """The peak since the reset: memory that PyTorch allocated on CUDA, else the process's whole resident memory."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""The Optuna study: its trials, where it is stored, the best values it leaves behind."""
+"""The Optuna study: its trials, its storage, the best values that it found."""

@@ -1,8 +1,8 @@
-"""What a search found, as a small YAML overlay that later runs pick up by themselves.
+"""The result of a search, as a small YAML overlay that later runs apply automatically.
 
 A file `<dataset>-<model>-<mode>-<loss>.yaml` (with `-<variant>` after it, but for the default) holds the best values as
-nested keys, and under `tuned` where they come from. Values given by hand win over it. One that was searched with fewer
-texts or another number of epochs than the protocol's has them in its name (`-n500-e3`), and never serves a full run.
+nested keys, and under `tuned` their origin. Values given by hand take precedence. A file from a search with fewer texts
+or another number of epochs than the protocol's has them in its name (`-n500-e3`), and never serves a full run.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def overridden_keys(overrides: Sequence[str]) -> set[str]:
 
 
 def write_tuned(path: Path, values: Mapping[str, float], source: Mapping[str, Any]) -> None:
-    """Write an overlay, whole or not at all. values: by hyperparameter; source: where they come from."""
+    """Write an overlay, whole or not at all. values: by hyperparameter; source: their origin."""
     content: dict[str, dict[str, Any]] = {}
     for name, value in values.items():
         group, key = HYPERPARAMETERS[name].split(".")
@@ -66,7 +66,7 @@ def write_tuned(path: Path, values: Mapping[str, float], source: Mapping[str, An
 
 
 def read_tuned(path: Path) -> tuple[dict[str, float], dict[str, Any]]:
-    """The values of an overlay, by dotted key, and where they come from. Raises ConfigError for any other file."""
+    """The values of an overlay, by dotted key, and their origin. Raises ConfigError for any other file."""
     try:
         found = read_yaml(path)
         source = dict(found.pop("tuned"))
@@ -98,11 +98,11 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 def apply_best_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`cfg` with the values of the closest overlay of its texts and encoder, but for the keys that `overrides` set.
 
-    `cfg.tuned` then tells where the values come from and which were `applied`, with a `note` where the search had other
-    amounts of data than `cfg`, or where an overlay was passed over: its texts or encoder are others, or its search
+    `cfg.tuned` then holds the origin of the values and the keys that were `applied`, with a `note` where the search had
+    other amounts of data than `cfg`, or where an overlay was skipped: its texts or encoder are others, or its search
     found nothing. With tuned=false nothing is applied.
     """
-    if cfg.tuned is not True:  # false, or what `resolve` refuses
+    if cfg.tuned is not True:  # false, or a value that `resolve` refuses
         return cfg
     overridden = overridden_keys(overrides)
     for path in tuned_files(cfg):
@@ -126,7 +126,7 @@ def apply_best_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
 
 
 def lines_on_tuned(cfg: DictConfig) -> list[str]:
-    """Lines that say which values of a search a run takes and from which file, or why it takes none."""
+    """Lines on the values that a run takes from a search and their file, or on the reason why it takes none."""
     if not isinstance(cfg.tuned, DictConfig):
         return []
     lines = []
@@ -137,9 +137,9 @@ def lines_on_tuned(cfg: DictConfig) -> list[str]:
 
 
 def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
-    """What a search was made on that `cfg` is not, under the same names; empty where texts and encoder are the same.
+    """The texts or encoder of a search that differ from `cfg`, under the same name; empty where both are the same.
 
-    Texts are compared where they are the user's own, since nobody else's change under a name.
+    Only the user's own texts are compared, since other sets never change under their name.
     """
     is_named = not (isinstance(cfg, DictConfig) and OmegaConf.is_missing(cfg.model, "name"))
     if "model_name" in source and is_named:
@@ -156,12 +156,12 @@ def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
         except DataError:  # a report of records whose texts are gone; a run will be refused when it reads them
             return ""
         if fingerprint != source["fingerprint"]:
-            return f"on other texts that are called {cfg.dataset.name} too (dataset.name=… tells them apart)"
+            return f"on other texts that are called {cfg.dataset.name} too (dataset.name=… distinguishes them)"
     return ""
 
 
 def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> str:
-    """Says where this run's amounts of data differ from the search's; empty where they agree."""
+    """A note on the amounts of data in which this run differs from the search; empty where they agree."""
     texts = source.get("train_examples", "?")
     differences = []
     if source.get("train_limit") != cfg.dataset.train_limit:
@@ -173,7 +173,7 @@ def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> st
 
 
 def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
-    """The search for a run: with all that was set by hand, but without what its experiment varies."""
+    """The command that searches for a run: with all keys set by hand, but without those that its experiment varies."""
     given = {o.partition("=")[0].lstrip("+"): o for o in overrides}
     names = {"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name}
     names |= {} if cfg.variant.name == "paper" else {"variant": cfg.variant.name}

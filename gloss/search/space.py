@@ -1,4 +1,4 @@
-"""What is searched: the rows of `configs/search`, as ranges of Optuna."""
+"""The search space: the rows of `configs/search`, as ranges of Optuna."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Space = dict[str, FloatDistribution | CategoricalDistribution]
 
 
 def space_rows(cfg: Config, search: SearchConfig) -> dict[str, Any]:
-    """What the search says of each hyperparameter of this mode and loss: hyperparameter -> its row. Raises ConfigError.
+    """The search's rows for this mode and loss: hyperparameter -> its row. Raises ConfigError.
 
     A row is a number, which every trial has, or a range: low, high, and log or step; or choices. `final` in it is
     the value that the runs after the search take instead of the one found. λ is left out where the variant fixes it.
@@ -31,9 +31,9 @@ def space_rows(cfg: Config, search: SearchConfig) -> dict[str, Any]:
 
 
 def search_space(cfg: Config, search: SearchConfig) -> Space:
-    """What is searched for this mode and loss: hyperparameter -> its range. Raises ConfigError.
+    """The ranges to search for this mode and loss: hyperparameter -> its range. Raises ConfigError.
 
-    Keys set by hand are left out, and what has one value only.
+    Keys set by hand are left out, and hyperparameters with one value only.
     """
     space: Space = {}
     for name, row in space_rows(cfg, search).items():

@@ -20,7 +20,7 @@ SQLITE_SECONDS = 60  # to wait for the other workers' writing
 
 
 def _encoded(url: str) -> str:
-    """The URL with the signs of its password that would end it (@ / # …) written as %40 and so on."""
+    """The URL with the characters of its password that would end it (@ / # …) written as %40 and so on."""
     parts = re.fullmatch(r"([^:]+://[^:/@]*:)(.*)(@[^@]*)", url, re.DOTALL)
     if parts is None:
         return url
@@ -54,7 +54,7 @@ def open_storage(url: str | None, path: Path, heartbeat_seconds: int) -> optuna.
             if is_last or isinstance(error, ImportError):
                 reason = str(error.__cause__ or error).splitlines()[0]
                 raise ConfigError(f"search.storage={parsed} cannot be used: {reason}") from None
-            time.sleep(1)  # two that make the tables of a new database at once trip over each other
+            time.sleep(1)  # two workers that make the tables of a new database at once collide
     if not url:  # Optuna reads before it writes: two workers would read that a trial is free
         sqlalchemy.event.listen(storage.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage

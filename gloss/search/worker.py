@@ -3,7 +3,7 @@
 A trial is a run like any other, in the study's own folder `<outputs>/studies/<name>/`, and its value the best
 validation score. Any number of workers may run the same command. Optuna gives each the next trial, notices by its
 heartbeat that one died, and queues its trial again: the same values are the same run folder, so training goes on from
-the checkpoint. `study.json` in the folder is what reports read, without Optuna or a database.
+the checkpoint. Reports read `study.json` in the folder, without Optuna or a database.
 """
 
 from __future__ import annotations
@@ -50,13 +50,13 @@ from gloss.training.run import train
 
 log = logging.getLogger(__name__)
 
-POLL_SECONDS = 1.0  # between two looks at what other workers do
-NOT_FINITE = (Diverged, torch.linalg.LinAlgError)  # what a trial's values may do
+POLL_SECONDS = 1.0  # between two checks on other workers
+NOT_FINITE = (Diverged, torch.linalg.LinAlgError)  # failures that a trial's values may cause
 REASON, LEFT = "reason", "left"  # a trial's attributes: why it failed; that it ended without an outcome
 
 
 def counted(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials of a study but for those that ended without an outcome, and that another stands in for."""
+    """The trials of a study, without those that ended without an outcome or that Optuna queued again."""
     return [trial for trial in trials if LEFT not in trial.user_attrs and not _is_retried(trial)]
 
 
@@ -67,12 +67,12 @@ def _is_retried(trial: FrozenTrial) -> bool:
 
 
 def place_of(study: optuna.Study, trial: FrozenTrial | optuna.Trial) -> int:
-    """How many trials that count were before this one."""
+    """The number of counted trials before this one."""
     return len(counted(study.get_trials(deepcopy=False)[: trial.number]))
 
 
 class Sampler(optuna.samplers.TPESampler):
-    """Seeded anew for each trial, by its place: two workers never draw alike, and one that is started again goes on as
+    """TPE, seeded anew for each trial by its place: two workers never draw alike, and a restarted worker continues as
     if it had not stopped.
 
     Args:
@@ -91,9 +91,9 @@ class Sampler(optuna.samplers.TPESampler):
 
 
 def tune(given: TuneConfig) -> Study:
-    """Work on the study of this configuration until it has its trials, alone or beside others; write what was found.
+    """Work on the study of this configuration until it has its trials, alone or beside others; write the best values.
 
-    Returns the study. Raises ConfigError, DataError, RunError for what the user can mend; no trial is lost by that.
+    Returns the study. Raises ConfigError, DataError, RunError for errors that the user can fix; no trial is then lost.
     """
     search = given.search
     if given.rerun:
@@ -116,7 +116,7 @@ def tune(given: TuneConfig) -> Study:
 
 
 class _Reporter(Callback):
-    """Reports a trial's epochs to Optuna, those before an interruption, too."""
+    """Reports a trial's epochs to Optuna, including epochs before an interruption."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
@@ -142,7 +142,7 @@ class Worker:
     def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_examples: int, fingerprint: str) -> None:
         self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
         self.rows = space_rows(cfg, search)
-        for name, row in self.rows.items():  # that the search gives one value
+        for name, row in self.rows.items():  # those with one value in the search
             if isinstance(row, (int, float)) and HYPERPARAMETERS[name] not in search.overridden:
                 _set(cfg, name, row)
         self.num_trials = search.trials or search.budget.get(cfg.loss.name, search.budget.get("any"))
@@ -158,7 +158,7 @@ class Worker:
         self.folder = Path(cfg.paths.outputs) / "studies" / self.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / "lock")
-        self.seen: set[int] = set()  # running trials whose heart has been set going
+        self.seen: set[int] = set()  # running trials that have a first heartbeat
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module reports its trials
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
@@ -176,7 +176,7 @@ class Worker:
             )
 
     def _config_hash(self) -> str:
-        """Of everything that makes a trial's value what it is, so that a study never mixes two settings."""
+        """A hash of every setting that changes a trial's value, so that a study never mixes two settings."""
         rest = hashed_config(self.cfg)
         for name in self.space:
             group, key = HYPERPARAMETERS[name].split(".")
@@ -187,7 +187,7 @@ class Worker:
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
 
     def step(self) -> bool:
-        """Train a trial, or wait a moment for other workers, which may die; False once every trial is finished."""
+        """Train a trial, or wait a moment for other workers, which may die; return False once all are finished."""
         optuna.storages.fail_stale_trials(self.study)
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             if trial.number not in self.seen:  # its worker may have died before its first heartbeat
@@ -237,7 +237,7 @@ class Worker:
             elif self.search.pruned_counts:
                 return max(reporter.scores.values())
             raise
-        except BaseException as error:  # not of the values' making: the next worker goes on
+        except BaseException as error:  # not caused by the values: the next worker goes on
             with suppress(Exception):  # of a trial that was taken over, or a database that went away
                 trial.set_user_attr(LEFT, True)
                 same: dict[str, Any] = {"params": trial.params, "distributions": trial.distributions}
@@ -260,7 +260,7 @@ class Worker:
         log.info(f"{self.study_name} · {place} · {values} · {outcome}, {trial.duration.total_seconds():.1f} s")
 
     def _write(self) -> None:
-        """study.json, as the database has it now."""
+        """Write study.json from the database."""
         with self.lock:
             rows: list[dict[str, Any]] = []
             for trial in counted(self.study.get_trials(deepcopy=False)):
@@ -293,13 +293,13 @@ class Worker:
         return study
 
     def _best_values(self, study: Study) -> dict[str, float]:
-        """Those found, or that the search hands on instead; and those that were not searched, which belong to them."""
+        """The best trial's values, or `final` ones in their place, and the search's values that were not searched."""
         values = {name: attrgetter(HYPERPARAMETERS[name])(self.cfg) for name in self.rows} | study.best["params"]
         final = {name: float(self.rows[name]["final"]) for name in self.space if "final" in self.rows[name]}
         return values | final
 
     def _source(self, study: Study, nothing: str | None) -> dict[str, Any]:
-        """Where the values come from, for the overlay and for the record of every run that applies it."""
+        """The origin of the values, for the overlay and for the record of every run that applies it."""
         states = [trial["state"] for trial in study.trials]
         commit, is_clean = commit_of(ROOT)
         same = ("search", "score", "seed", "train_examples", "train_limit", "max_epochs")
@@ -322,7 +322,7 @@ class Worker:
 
 
 def found_nothing(study: Study, majority: float) -> str | None:
-    """Why the best trial of a study is no better than any other values; None where it is."""
+    """The reason why the best trial of a study is no better than any other values; None where it is."""
     complete = [trial for trial in study.trials if trial["state"] == "complete"]
     values = [trial["value"] for trial in complete]
     if study.best["value"] <= majority + 1e-6:

@@ -30,7 +30,7 @@ STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C of the linear classifier: a larger o
 
 
 def measure(
-    what: Sequence[str],
+    kinds: Sequence[str],
     datasets: Sequence[str | DatasetConfig],
     tokenizer: str,
     data_dir: str | Path,
@@ -38,23 +38,23 @@ def measure(
     models: Sequence[str | ModelConfig] = (),
     save_embeddings: bool = False,
 ) -> None:
-    """Measure "texts" and "tfidf" of each data set, and "frozen" with each of `models`, and say so.
+    """Measure "texts" and "tfidf" of each data set, and "frozen" with each of `models`, as `kinds` has them.
 
     datasets and models: names in configs, or configurations; tokenizer: a name; save_embeddings: of the test texts, by
-    the frozen encoders. A set without texts is reported and skipped, so that one
-    missing set does not cost the others. Raises ConfigError for an unknown name.
+    the frozen encoders. A set without texts is reported and skipped, so that the others are still measured. Raises
+    ConfigError for an unknown name.
     """
-    if unknown := sorted(set(what) - {"texts", "tfidf", "frozen"}):
+    if unknown := sorted(set(kinds) - {"texts", "tfidf", "frozen"}):
         raise ConfigError(f"measure={','.join(unknown)} is not allowed: expected some of texts, tfidf, frozen")
-    encoders = [_read("model", model, ModelConfig) for model in models if "frozen" in what]
-    tokens = load_tokenizer(_read("model", tokenizer, ModelConfig)) if "texts" in what else None
+    encoders = [_read("model", model, ModelConfig) for model in models if "frozen" in kinds]
+    tokens = load_tokenizer(_read("model", tokenizer, ModelConfig)) if "texts" in kinds else None
     for given in datasets:
         cfg = _read("dataset", given, DatasetConfig)
         name = cfg.name
         try:
-            if "texts" in what:
+            if "texts" in kinds:
                 measure_texts(cfg, data_dir, tokens, outputs, tokenizer)
-            if "tfidf" in what:
+            if "tfidf" in kinds:
                 record = measure_tfidf(cfg, data_dir, outputs)
                 log.info(f"{name}: TF-IDF with a linear classifier: test accuracy {record['test']['accuracy']:.2f} %")
             for model in encoders:
@@ -123,11 +123,11 @@ def measure_frozen(
     outputs: str | Path,
     save_embeddings: bool = False,
 ) -> dict[str, Any]:
-    """The pretrained encoder as it is, with the probe of standalone mode and with nearest neighbours, for Tables 2 and
-    3: <outputs>/baselines/frozen-<name>-<model>.json, and with `save_embeddings` the test embeddings in .npz beside it.
+    """The frozen pretrained encoder with standalone mode's probe and with nearest neighbours, for Tables 2 and 3:
+    <outputs>/baselines/frozen-<name>-<model>.json, and with `save_embeddings` the test embeddings in .npz beside it.
 
-    Both are chosen on validation; the test split is scored once. `cfg.train_limit` texts are drawn with seed 1. Raises
-    DataError, and ConfigError for the encoder.
+    The probe's regularisation and the number of neighbours are chosen on validation; the test split is scored once.
+    `cfg.train_limit` texts are drawn with seed 1. Raises DataError, and ConfigError for the encoder.
     """
     dataset, tokenizer = load_dataset(cfg, data_dir, seed=1), load_tokenizer(model_cfg)
     device = choose_device("auto")

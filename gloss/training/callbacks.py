@@ -1,4 +1,4 @@
-"""Follow a run from outside: the interface, and TensorBoard's curves by it."""
+"""Callbacks for the events of a run: the interface, and TensorBoard's curves."""
 
 from __future__ import annotations
 

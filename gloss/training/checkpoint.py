@@ -1,6 +1,6 @@
-"""Everything an interrupted run needs to go on as if it had never stopped.
+"""Checkpoints: all that an interrupted run needs to go on as if it had never stopped.
 
-A checkpoint is a folder `checkpoint/<epoch>-<step>/`, there as a whole or not at all, so that the newest is always
+A checkpoint is a folder `checkpoint/<epoch>-<step>/`, written completely or not at all, so that the newest is always
 complete. Weights are safetensors; the optimizer's tensors are read with weights-only loading.
 """
 
@@ -26,16 +26,16 @@ State = dict[str, Tensor]
 
 @dataclass
 class Progress:
-    """Where a training run stands, but for its tensors."""
+    """The state of a training run, without its tensors."""
 
     epoch: int = 1  # the epoch under way, from 1
     step: int = 0  # its steps that are done
     sigma: float | None = None
     graph_sigma: float | None = None  # of the graph whose quality is measured; None: it is not
     graph_at_start: dict[str, float] | None = None  # its quality before training
-    fingerprint: str | None = None  # of the texts; None in checkpoints from before it was kept, as `machine`
-    machine: dict[str, Any] | None = None  # environment.json of the last process, and what may change how it computes
-    resumed_on: list[str] = field(default_factory=list)  # what differed at each resumption on another machine or code
+    fingerprint: str | None = None  # of the texts; None in older checkpoints, as `machine`
+    machine: dict[str, Any] | None = None  # environment.json of the last process, and keys that change its arithmetic
+    resumed_on: list[str] = field(default_factory=list)  # differences at each resumption on another machine or code
     best_epoch: int = 0
     best_score: float = -float("inf")
     num_stale: int = 0  # epochs since the last improvement
@@ -49,9 +49,9 @@ class Progress:
     notes: list[str] = field(default_factory=list)  # signs of a collapse (gloss.training.collapse)
 
     def go_on_from(self, other: Progress, folder: Path) -> None:
-        """Become what `other` is, which was read from `folder`, on this machine.
+        """Take over the state of `other`, read from `folder`, and note where this machine differs from its machine.
 
-        Raises RunError where it was made with other texts.
+        Raises RunError where `other` was made with other texts.
         """
         if other.fingerprint not in (None, self.fingerprint):
             raise RunError(
@@ -60,13 +60,13 @@ class Progress:
             )
         machine = self.machine
         vars(self).update(vars(other))
-        if other.machine and (what := differences(other.machine, machine)):
-            self.resumed_on.append(f"epoch {self.epoch}, step {self.step}: {what}")
+        if other.machine and (changes := differences(other.machine, machine)):
+            self.resumed_on.append(f"epoch {self.epoch}, step {self.step}: {changes}")
         self.machine = machine
 
 
 def config_of(cfg: Config, precision: str) -> dict:
-    """The settings that must agree for a checkpoint to be taken up; a run never mixes two precisions."""
+    """The settings in which a checkpoint and the run that resumes it must agree; a run never mixes two precisions."""
     rest = {"mode": cfg.mode, "loss_name": cfg.loss.name, "seed": cfg.seed, "precision": precision}
     return {**hashed_config(cfg), **rest}
 
@@ -74,10 +74,10 @@ def config_of(cfg: Config, precision: str) -> dict:
 def save(
     folder: Path, config: dict, progress: Progress, model: State, best: State | None, optimizer: dict, log: Tensor
 ) -> None:
-    """Write a checkpoint beside the last one, then remove the last one. `log`: the epoch's parts, step by step."""
+    """Write a checkpoint beside the last one, then remove the last one. `log`: the numbers of the epoch's steps."""
     folder.mkdir(exist_ok=True)
     target = folder / f"{progress.epoch:05d}-{progress.step:07d}"
-    if target.is_dir():  # of this very moment: nothing to add, and nothing to lose while it is replaced
+    if target.is_dir():  # a checkpoint of this step exists: keep it
         return
     with atomic_folder(target) as temporary:
         (temporary / "state.json").write_text(json.dumps({"config": config, "progress": asdict(progress)}))
@@ -98,7 +98,7 @@ def _write_tensors(path: Path, tensors: State) -> None:
 def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dict, Tensor] | None:
     """The newest checkpoint, on the CPU; None where there is none.
 
-    Raises RunError where it belongs to another configuration (naming what differs) or cannot be read.
+    Raises RunError where it belongs to another configuration (naming the differences) or cannot be read.
     """
     found = sorted(path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir()) if folder.is_dir() else []
     if not found:
@@ -121,14 +121,14 @@ def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dic
         )
     except RunError:
         raise
-    except Exception as error:  # a damaged file raises whatever its reader thought of
+    except Exception as error:  # a damaged file can raise anything
         raise RunError(
             f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or use rerun=true"
         ) from None
 
 
 def differences(theirs: Any, ours: Any, key: str = "") -> str:
-    """Keys whose values differ, with both values; empty where nothing does."""
+    """Keys whose values differ, with both values; empty where none differ."""
     if isinstance(theirs, dict) and isinstance(ours, dict):
         parts = [differences(theirs.get(k), ours.get(k), f"{key}.{k}" if key else k) for k in sorted({*theirs, *ours})]
         return ", ".join(part for part in parts if part)

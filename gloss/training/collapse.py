@@ -27,7 +27,7 @@ def majority_f1(labels: np.ndarray) -> float:
 
 
 def after_epoch(cfg: Config, epochs: list[dict[str, Any]], num_classes: int, majority: float) -> list[str]:
-    """Lines on what the last of `epochs` (lines of epochs.jsonl) shows for the first time.
+    """Lines on signs that the last of `epochs` (lines of epochs.jsonl) shows for the first time.
 
     majority: `majority_f1` of the validation split; a standalone run has no such score before its end.
     """
@@ -49,12 +49,12 @@ def after_epoch(cfg: Config, epochs: list[dict[str, Any]], num_classes: int, maj
     return found
 
 
-def no_better(what: str, score: float, majority: float) -> list[str]:
-    """A line where a macro-F1 is hardly above that of one class as the only answer."""
+def no_better(name: str, score: float, majority: float) -> list[str]:
+    """A line where a macro-F1, called `name`, is hardly above the macro-F1 of one class as the only answer."""
     if score > BARELY * majority:
         return []
     return [
-        f"{what}, {score:.4g}, is no better than the majority class's {majority:.4g}: nothing has been learnt yet. Try "
+        f"{name}, {score:.4g}, is no better than the majority class's {majority:.4g}: nothing has been learnt yet. Try "
         "another trainer.lr, more texts, or another loss"
     ]
 

@@ -1,4 +1,4 @@
-"""A trained model tested: metrics and predictions of each split, the probe, the embeddings that are kept."""
+"""The test of a trained model: metrics and predictions of each split, the probe, the embeddings that are kept."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def evaluate(fit: Fit, dataset: TextDataset) -> tuple[dict[str, dict], dict[str,
 
 
 def _fit_probe(fit: Fit, train: Tensor, val: Tensor) -> dict[str, Any]:
-    """Train the linear classifier of standalone mode on frozen embeddings and put it into the head; its settings."""
+    """Train standalone mode's linear classifier on frozen embeddings, put it into the head, return its settings."""
     x, y, val_x, val_y = (t.cpu().numpy() for t in (train, fit.labels["train"], val, fit.labels["val"]))
     num_classes = fit.objective.num_classes
     if fit.cfg.variant.probe == "logistic":

@@ -1,4 +1,4 @@
-"""Failures of a training that its user can mend: no finite number, no memory."""
+"""Failures of a training that the user can fix: numbers that are not finite, lack of memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from gloss.errors import RunError
 class Diverged(RunError):
     """A loss, gradient or embedding that is no finite number; `details` say where."""
 
-    def __init__(self, details: dict, what: str = "the loss or its gradient is", hint: str = "") -> None:
+    def __init__(self, details: dict, subject: str = "the loss or its gradient is", hint: str = "") -> None:
         self.details = details
         names = {"loss": "loss", "grad_norm": "gradient norm", "sigma": "sigma", "lr": "lr"}
         values = ", ".join(f"{name} {details[key]}" for key, name in names.items() if details.get(key) is not None)
         super().__init__(
-            f"{what} not finite at epoch {details['epoch']}, step {details['step']} ({values}): try a smaller "
+            f"{subject} not finite at epoch {details['epoch']}, step {details['step']} ({values}): try a smaller "
             f"trainer.lr{hint}"
         )
 

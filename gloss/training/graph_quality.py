@@ -1,7 +1,7 @@
-"""Whether the graph of a batch knows the classes: edge homophily, and what propagation from γ of the labels gets right.
+"""How well a batch's graph reflects the classes: edge homophily, and accuracy of propagation from γ of the labels.
 
 Both are measured on a split in evaluation mode, in batches of the run's size that never change, so that epochs, losses
-and seeds compare. Beside each stands what a graph that knows nothing would reach.
+and seeds compare. Each comes with its chance level.
 """
 
 from __future__ import annotations

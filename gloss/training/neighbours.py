@@ -22,7 +22,7 @@ def nearest_labels(train: np.ndarray, train_labels: np.ndarray, texts: np.ndarra
     unit, queries = (x.astype(np.float64) for x in (train, texts))
     unit, queries = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-30) for x in (unit, queries))
     count = min(max(NEIGHBOURS), len(train))
-    tie = np.arange(len(train)) * (0.5e-9 / len(train))  # below what is rounded away
+    tie = np.arange(len(train)) * (0.5e-9 / len(train))  # below the rounding
     found = []
     for start in range(0, len(queries), block):
         distance = tie - (queries[start : start + block] @ unit.T).round(9)  # [n, N]
@@ -39,7 +39,7 @@ def vote(nearest: np.ndarray, k: int) -> np.ndarray:
 
 
 def best_k(nearest: np.ndarray, labels: np.ndarray) -> int:
-    """The one of NEIGHBOURS whose vote is most often right, the smallest of equals.
+    """The k of NEIGHBOURS whose vote is most often right, the smallest of equals.
 
     Args:
         nearest: int [M, K], from `nearest_labels`, of validation texts.

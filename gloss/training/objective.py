@@ -1,4 +1,4 @@
-"""The one place where cross-entropy and an embedding loss are mixed: L = λ · L_embedding + (1 − λ) · L_CE."""
+"""The objective: cross-entropy and an embedding loss, mixed as L = λ · L_embedding + (1 − λ) · L_CE."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ UNKNOWN = -1  # the label of a text whose class is not known
 
 @dataclass(frozen=True)
 class LossOutput:
-    """A step's loss and what it is made of; scalars, or None where the objective has no such part."""
+    """A step's loss and its parts; scalars, or None where the objective has no such part."""
 
     loss: Tensor
     ce: Tensor | None
@@ -30,7 +30,7 @@ class LossOutput:
 
 @dataclass(frozen=True)
 class Objective:
-    """Objective(embeddings, logits, labels, is_labeled) -> LossOutput, of the numbers it reads."""
+    """An objective with its settings, called as objective(embeddings, logits, labels, is_labeled) -> LossOutput."""
 
     mode: str
     num_classes: int
@@ -90,10 +90,10 @@ class Objective:
         is_labeled: Tensor | None,
         lap: Callable[[str], None] = lambda part: None,
     ) -> LossOutput:
-        """embeddings: float [B, D]; logits: float [B, C], None in standalone mode.
+        """The loss of a batch. embeddings: float [B, D]; logits: float [B, C], None in standalone mode.
 
         labels: int64 [B], -1 where not known. is_labeled: bool [B] on the host, from `draw_labeled`. lap: called with
-        "graph", "propagation", "loss" as each is done.
+        "graph", "propagation" and "loss" after each of these parts.
         """
         ce = embedding_loss = num_unscorable = is_empty = None
         if self.mode == INTEGRATED:
@@ -122,17 +122,17 @@ class Objective:
         return LossOutput(loss, ce, embedding_loss, num_unscorable, is_empty)
 
     def _is_empty(self, same: Tensor) -> Tensor:
-        """Whether a batch lacks what the loss compares; same: bool [B, B], True on the diagonal."""
+        """Whether a batch lacks the pairs or triplets that the loss needs; same: bool [B, B], True on the diagonal."""
         has_positive = same.sum(1) > 1
         found = {POSITIVES: has_positive, TRIPLETS: has_positive & ~same.all(1)}
         return ~found.get(self.needs, torch.ones_like(has_positive)).any()
 
     def _disturbed(self, embeddings: Tensor) -> Tensor:
-        """The embeddings that a graph is built from: with noise, or each in another's place."""
+        """The embeddings that a graph is built from: with the noise or the random order of an ablation."""
         if self.graph_noise:
             embeddings = F.normalize(embeddings)
             embeddings = embeddings + self.graph_noise * torch.randn_like(embeddings)
-        if self.graph_shuffle:  # the same weights, between nodes that have lost their labels to each other
+        if self.graph_shuffle:  # the same weights, between nodes with shuffled labels
             embeddings = embeddings[torch.randperm(len(embeddings), device=embeddings.device)]
         return embeddings
 

@@ -1,4 +1,4 @@
-"""What a run shows while it works: a live view on a terminal, and everywhere a line an epoch."""
+"""The output of a run while it works: a live view on a terminal, and everywhere a line an epoch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 class Display:
     """The live view of a run, and the lines above it. Use as a context.
 
-    place: where the run stands among others, as "run 2 of 6".
+    place: of the run in a sweep, as "run 2 of 6".
     """
 
     def __init__(self, cfg: Config, place: str = "") -> None:
@@ -48,9 +48,9 @@ class Display:
         if self.live is not None:
             self.live.stop()
 
-    def show(self, what: str, values: dict) -> None:
-        """Take what a run reports: "phase", "start", "step", "epoch", "note" or "stopped"."""
-        getattr(self, f"_{what}")(values)
+    def show(self, event: str, values: dict) -> None:
+        """Show an event of a run: "phase", "start", "step", "epoch", "note" or "stopped"."""
+        getattr(self, f"_{event}")(values)
 
     def _phase(self, values: dict) -> None:
         self.phase, self.since = values["name"], time.monotonic()
@@ -129,7 +129,7 @@ class Display:
         return parts
 
     def _time_left(self, now: float) -> tuple[float, float] | None:
-        """Seconds to the earliest and to the latest end of training; None while there is no step to go by."""
+        """Seconds to the earliest and to the latest end of training; None before a step is timed."""
         p, trainer = self.progress, self.cfg.trainer
         step, steps = self.values["step"], self.values["steps"]
         if p.epochs:
@@ -154,7 +154,7 @@ def clock(seconds: float) -> str:
 
 
 def scores(result: dict) -> str:
-    """The metrics of a record in words, validation first; a trial of a search has no others."""
+    """The metrics of a record in words: validation, then test, which a trial of a search does not have."""
     parts = []
     for split, name in {"val": "validation", "test": "test"}.items():
         if metrics := result["metrics"].get(split):

@@ -61,13 +61,13 @@ log = logging.getLogger(__name__)
 def train(
     cfg: Config, wait: bool = True, callbacks: Sequence[Callback] = (), is_trial: bool = False, place: str = ""
 ) -> Record | None:
-    """The record of a run: read if it is finished, else trained, or taken up where it was interrupted.
+    """The record of a run: read if it is finished, else trained, or resumed where it was interrupted.
 
     wait: if another process works on the same run, wait for it; False returns None instead.
-    callbacks: follow the training; what one raises ends the run and reaches the caller.
+    callbacks: get the events of the training; an exception in one ends the run and reaches the caller.
     is_trial: of a search, which sees no test texts.
-    place: where the run stands among others, as "run 2 of 6", for the terminal.
-    Raises ConfigError, DataError, RunError for what the user can mend; an error after the start is kept in error.json.
+    place: of the run in a sweep, as "run 2 of 6", for the terminal.
+    Raises ConfigError, DataError, RunError for errors that the user can fix; those after the start are in error.json.
     """
     if cfg.trainer.tensorboard:
         callbacks = [*callbacks, TensorBoard()]
@@ -85,11 +85,11 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         return record
     dataset = dataset or load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
 
-    def tell() -> None:
+    def warn() -> None:
         then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
         log.warning("%s is being worked on by another process: %s", folder, then)
 
-    with locked(folder, wait, patience=1.0, on_busy=tell) as mine:
+    with locked(folder, wait, patience=1.0, on_busy=warn) as mine:
         if not mine:
             return None
         if (record := _finished(cfg, folder)) is not None:
@@ -125,11 +125,11 @@ def _remove(folder: Path, outputs: Path) -> None:
 
 
 def _finished(cfg: Config, folder: Path) -> Record | None:
-    """The record, unless there is something to train."""
+    """The record of a finished run; None if it must be trained."""
     if not is_done(folder) or cfg.rerun:
         return None
     record = read_record(folder)
-    if (folder / "checkpoint").is_dir():  # killed after DONE; who ends just now removes it, and still holds the lock
+    if (folder / "checkpoint").is_dir():  # killed after DONE; a process that is just ending holds the lock
         with contextlib.suppress(OSError), locked(folder, wait=False) as mine:
             if mine:
                 shutil.rmtree(folder / "checkpoint")
@@ -168,7 +168,7 @@ def _write_error(folder: Path, error: Exception) -> None:
 
 @dataclass
 class _Run:
-    """A run that has its folder to itself: start, run, finish."""
+    """A run that holds the lock of its folder: start, run, finish."""
 
     cfg: Config
     dataset: TextDataset
@@ -181,7 +181,7 @@ class _Run:
     result: dict[str, Any] | None = None
 
     def complete(self) -> None:
-        """Train, test and write the record, whatever was done before an interruption."""
+        """Train, or resume training, then test and write the record."""
         self.start()
         try:
             self.fit.run()
@@ -198,7 +198,7 @@ class _Run:
         self.display.summary(self.result, self.folder)
 
     def start(self) -> None:
-        """Put together what is trained, then take the folder for it."""
+        """Load texts and encoder, build the training, and prepare the run's folder."""
         self.began = time.perf_counter()
         cfg, dataset, device, display = self.cfg, self.dataset, self.device, self.display
         reset_peak_memory(device)
@@ -232,7 +232,7 @@ class _Run:
             weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels)).to(device)
         objective = Objective.of(cfg, len(dataset.labels), sigma, weights)
         if cfg.rerun or is_done(self.folder):
-            clear(self.folder)  # not before everything is there to train again
+            clear(self.folder)  # only now that everything for the new training is loaded
         write_atomic(self.folder / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
         write_json(self.folder / "environment.json", machine)
         self.fit = Fit(
@@ -252,20 +252,20 @@ class _Run:
         if 0 in cfg.trainer.embeddings_at:
             keep_embeddings(self.fit, 0)
 
-    def _report(self, what: str, values: dict) -> None:
+    def _report(self, event: str, values: dict) -> None:
         epochs = self.fit.progress.epochs
-        if what == "epoch":
+        if event == "epoch":
             write_lines(self.folder / "epochs.jsonl", epochs)
             if values["epoch"] in self.cfg.trainer.embeddings_at:
                 keep_embeddings(self.fit, values["epoch"])
-        elif what == "start":
+        elif event == "start":
             for callback in self.callbacks:
                 callback.on_start(self.cfg, self.folder, epochs)
                 self.followers.append(callback)
-        elif what == "step":
+        elif event == "step":
             for callback in self.callbacks:
                 callback.on_step(values)
-        self.display.show(what, values)
+        self.display.show(event, values)
 
     def _on_epoch(self, row: dict) -> None:
         for callback in self.callbacks:

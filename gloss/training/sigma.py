@@ -19,8 +19,8 @@ def choose_sigma(
 ) -> tuple[float | None, float | None]:
     """σ of the loss, None where it has no graph; and σ at which the quality of the graph is measured.
 
-    σ of the loss is the number given, or computed once from the pretrained encoder in evaluation mode. Without one, the
-    quality is measured at that of G-Loss-SQRT, so that losses compare; None where the encoder gives all texts one
+    σ of the loss is the number given, or computed once from the pretrained encoder in evaluation mode. Without a graph,
+    the quality is measured at the σ of G-Loss-SQRT, so that losses compare; None where the encoder gives all texts one
     embedding. Raises RunError where loss=gloss_sqrt has no σ for that reason.
 
     table: the training texts.

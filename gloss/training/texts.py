@@ -40,7 +40,7 @@ class Texts:
 def texts_on_device(cfg: Config, dataset: TextDataset, device: torch.device, is_trial: bool) -> Texts:
     """The texts to train, validate and test on, with the label noise of `cfg`, but no test texts for a trial.
 
-    Logs what a user should know of them. Raises ConfigError and DataError.
+    Logs notes on them for the user. Raises ConfigError and DataError.
     """
     splits = dict(dataset.splits)
     if cfg.ablation.label_noise:
@@ -75,7 +75,7 @@ def texts_on_device(cfg: Config, dataset: TextDataset, device: torch.device, is_
 
 
 def _summary(dataset: TextDataset) -> str:
-    """How many texts and which classes there are."""
+    """The numbers of texts and the names of the classes."""
     sizes = ", ".join(f"{len(split):,} {part}" for part, split in dataset.splits.items())
     names = ", ".join(map(repr, dataset.labels[:CLASSES_NAMED]))
     more = f" and {len(dataset.labels) - CLASSES_NAMED} more" if len(dataset.labels) > CLASSES_NAMED else ""

@@ -1,9 +1,9 @@
-"""fit(): epochs, early stopping, best weights restored.
+"""The training loop: epochs, early stopping, best weights restored.
 
-A step's arithmetic is the encoder's, and little else: texts lie on the device as token ids, a batch is cut into slices
-of similar length, the loss is computed on the joined embeddings of the whole batch (so the graph is the batch's), and
-nothing is read back from the device before the end of the epoch. All randomness follows from (seed, epoch, step), so a
-run can be taken up at any step.
+Nearly all arithmetic of a step is the encoder's: texts are on the device as token ids, a batch is cut into slices of
+similar length, the loss is computed on the joined embeddings of the whole batch (so the graph is the batch's), and
+nothing is read back from a GPU before the end of the epoch. All randomness follows from (seed, epoch, step), so a run
+can be resumed at any step.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from gloss.training.graph_quality import DEFAULT_GAMMA, graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.objective import UNKNOWN, Objective
 
-FUSED_ON = ("cpu", "cuda")  # elsewhere (Metal) the fused Adam heeds neither `grad_scale` nor `found_inf`
+FUSED_ON = ("cpu", "cuda")  # elsewhere (Metal) the fused Adam ignores `grad_scale` and `found_inf`
 LOG = ("loss", "ce", "embedding_loss", "num_unscorable", "num_unlabeled", "is_empty", "grad_norm", "is_bad")
 
 
@@ -46,8 +46,8 @@ class Fit:
     """One training: its parts, and `run()`.
 
     tables and labels: by split, on the device; `rows` has the training texts' numbers in their file, for errors.
-    An "unlabeled" table, if any, has no labels: of its texts some join each batch, behind the training texts' rows.
-    on_epoch: called with the line of each epoch; what it raises ends the run (an Optuna search prunes this way).
+    An "unlabeled" table, if any, has no labels: some of its texts are in each batch, numbered after the training texts.
+    on_epoch: called with the line of each epoch; an exception in it ends the run (an Optuna search prunes this way).
     """
 
     cfg: Config
@@ -60,7 +60,7 @@ class Fit:
     precision: str
     folder: Path
     progress: Progress
-    report: Callable[[str, dict], None]  # as gloss.training.progress_bar.Display takes it, for the terminal
+    report: Callable[[str, dict], None]  # called with each event, as gloss.training.progress_bar.Display.show
     on_epoch: Callable[[dict], None] | None
 
     def __post_init__(self) -> None:
@@ -85,7 +85,7 @@ class Fit:
     # ------------------------------------------------------------------------------------------------------ the epochs
 
     def run(self) -> None:
-        """Train to the end, and leave in the model the weights to be tested."""
+        """Train to the end; the model then has the weights to be tested."""
         progress, trainer = self.progress, self.cfg.trainer
         self._restore()
         self.report("start", {})
@@ -99,7 +99,7 @@ class Fit:
                 self._epoch(pending)
                 self.report("phase", {"name": "validating"})
                 row = self._end_epoch()
-                self.report("epoch", row)  # before the checkpoint, which would go on behind it
+                self.report("epoch", row)  # before the checkpoint, which resumes after this epoch
                 self.note(after_epoch(self.cfg, progress.epochs, self.objective.num_classes, self.majority))
                 if trainer.patience is not None and progress.num_stale >= trainer.patience:
                     progress.stopped = "patience"
@@ -124,14 +124,14 @@ class Fit:
         return majority_f1(self.labels["val"].cpu().numpy())
 
     def note(self, lines: list[str]) -> None:
-        """Tell what is new among `lines`, and keep it for the record."""
+        """Report the new ones among `lines`, and keep them for the record."""
         for line in lines:
             if line not in self.progress.notes:
                 self.progress.notes.append(line)
                 self.report("note", {"text": line})
 
     def _epoch(self, pending: list[int]) -> None:
-        """The steps of an epoch that are still to do."""
+        """Do the remaining steps of an epoch."""
         progress, trainer = self.progress, self.cfg.trainer
         self.report("phase", {"name": "training"})
         self.model.train()
@@ -174,7 +174,7 @@ class Fit:
         self._check_finite(batches)
 
     def _warm_up(self, batches: list[np.ndarray], labeled: list[Tensor | None]) -> None:
-        """Run the loss once for each size of a batch: no epoch pays for compilation, seconds at first.
+        """Run the loss once for each size of a batch, so that no epoch's seconds include compilation.
 
         Changes no weight, and no random number of a step.
         """
@@ -189,7 +189,7 @@ class Fit:
             self.optimizer.zero_grad()
 
     def _add_seconds(self, before: float) -> None:
-        """Book the time since `before` on the epoch under way."""
+        """Add the time since `before` to the epoch under way."""
         seconds = self.watch.read()  # waits for the device
         seconds["total"] = time.perf_counter() - before
         for key, value in seconds.items():
@@ -197,14 +197,14 @@ class Fit:
         self.progress.total_seconds += seconds["total"]
 
     def _end_epoch(self) -> dict:
-        """Validate, book the epoch, keep the best weights."""
+        """Validate, record the epoch, keep the best weights."""
         progress = self.progress
         before = time.perf_counter()
         score, val = self._validate()
         tolerance = self.cfg.variant.early_stopping_min_delta if self.cfg.mode == STANDALONE else 0.0
         log, steps = dict(zip(LOG, self.log.sum(0).tolist(), strict=True)), len(self.log)
         improved = score > progress.best_score
-        # Of epochs with one score the best trained; that is no reason to wait longer.
+        # Of epochs with equal scores the one with the lowest training loss; it does not restart patience.
         is_tie = score == progress.best_score and log["loss"] / steps < progress.epochs[progress.best_epoch - 1]["loss"]
         if improved or is_tie:
             progress.best_score, progress.best_epoch = score, progress.epoch
@@ -241,7 +241,7 @@ class Fit:
         return trainer.lr * (trainer.lr_decay_factor if self.progress.epoch > trainer.lr_decay_epoch else 1.0)
 
     def _validate(self) -> tuple[float, dict[str, Any]]:
-        """What early stopping watches, and the metrics for the record."""
+        """The score for early stopping, and the metrics for the record."""
         embeddings = self.embed("val")
         if self.cfg.mode == INTEGRATED:
             val = classification_metrics(self.logits(embeddings), self.labels["val"].cpu().numpy())
@@ -252,7 +252,7 @@ class Fit:
         return silhouette, {"macro_silhouette": silhouette, "graph_quality": self._graph_quality(embeddings)}
 
     def _graph_quality(self, val: Tensor) -> dict[str, float] | None:
-        """Of the validation embeddings [N, D], at σ and γ of the run, or what stands for them with other losses."""
+        """The quality of graphs of the validation embeddings [N, D], at the run's σ and γ, or at defaults."""
         if self.progress.graph_sigma is None:
             return None
         return graph_quality(
@@ -283,7 +283,7 @@ class Fit:
     def _finite(self, values: Tensor, name: str) -> Tensor:
         if not values.isfinite().all():
             texts = (~values.isfinite().all(dim=1)).nonzero().flatten().tolist()  # by their places in the split
-            raise self._diverged(self.progress.step - 1, {"texts": texts}, what=f"{name} are")
+            raise self._diverged(self.progress.step - 1, {"texts": texts}, subject=f"{name} are")
         return values
 
     # -------------------------------------------------------------------------------------------------------- the step
@@ -365,7 +365,7 @@ class Fit:
             raise self._diverged(step, {"rows": self.rows[labeled].tolist()})
 
     def _diverged(self, step: int, where: dict, **details: str) -> Diverged:
-        """The error at a step (from 0) of the epoch under way, with what the log has of it; -1: the log's last."""
+        """The error at a step (from 0) of the epoch under way, with its numbers in the log; -1: the log's last."""
         values = self.log[step].tolist() if len(self.log) else []
         parts: dict[str, object] = {key: str(value) for key, value in zip(LOG, values, strict=False)}
         parts |= {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
@@ -375,7 +375,7 @@ class Fit:
     # -------------------------------------------------------------------------------------------------- the checkpoint
 
     def save(self) -> None:
-        """Write a checkpoint of this very moment (between two steps)."""
+        """Write a checkpoint of the current state (between two steps)."""
         weights, state = self.model.state_dict(), {"state": self.optimizer.state_dict()["state"]}
         checkpoint.save(self.checkpoints, self.config_in_checkpoint, self.progress, weights, self.best, state, self.log)
         self.last_checkpoint = time.monotonic()
@@ -387,7 +387,7 @@ class Fit:
         progress, model, best, optimizer, log = found
         self.progress.go_on_from(progress, self.checkpoints)
         self.seconds_before = progress.total_seconds
-        was = self.objective  # its σ is as the run began, to the last bit
+        was = self.objective  # rebuilt with the σ of the run's start: σ computed again may differ
         self.objective = Objective.of(self.cfg, was.num_classes, self.progress.sigma, was.class_weights)
         self.model.load_state_dict(model)
         self.best = None if best is None else {name: value.to(self.device) for name, value in best.items()}

@@ -1,4 +1,4 @@
-"""Figure 1: one step of G-Loss on a small example, computed by the very code that trains."""
+"""Figure 1: one step of G-Loss on a small example, computed by the code that trains."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ NODES = np.array([
 
 
 def example() -> tuple[np.ndarray, np.ndarray]:
-    """The weights W [B, B] of the example's graph, and what propagation gives its unlabeled nodes, F_U [U, 2]."""
+    """The weights W [B, B] of the example's graph, and the propagated labels of its unlabeled nodes, F_U [U, 2]."""
     import torch  # here: a report without this figure does not need it
 
     from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix

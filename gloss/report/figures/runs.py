@@ -1,4 +1,4 @@
-"""Figures of single runs: 4 (the graph), 5 (embeddings), 6 (where time goes)."""
+"""Figures of single runs: 4 (the graph), 5 (embeddings), 6 (time by part)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
 
 
 def kernel(embeddings: np.ndarray, sigma: float) -> np.ndarray:
-    """The weights [N, N] of the Gaussian graph, by the very code that trains."""
+    """The weights [N, N] of the Gaussian graph, computed by the code that trains."""
     import torch  # here: no other table or figure needs it
 
     from gloss.losses.reference import gaussian_kernel
@@ -160,7 +160,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
 
 
 def _points(run: Any, max_points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates [N, 2], labels [N] and indices [N] of at most so many test texts. Raises RunError."""
+    """Coordinates [N, 2], labels [N] and indices [N] of at most `max_points` test texts. Raises RunError."""
     arrays = run.predictions()
     if "test_embeddings" not in arrays:
         raise RunError(f"{run.folder}/predictions.npz holds no test_embeddings: run with trainer.save_embeddings=true")
@@ -191,7 +191,7 @@ def class_points(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[st
     handles = []
     for k in np.unique(labels):
         mine = xy[labels == k]
-        turn, hue = divmod(k, len(CLASS_COLORS))  # 64 looks: the marker moves on when the colours are through
+        turn, hue = divmod(k, len(CLASS_COLORS))  # 64 looks: each round of colours shifts the markers
         color, marker = CLASS_COLORS[hue], CLASS_MARKERS[(hue + turn) % len(CLASS_MARKERS)]
         name = plain(clipped(names[k] if k < len(names) else str(k)))
         handles.append(ax.scatter(mine[:, 0], mine[:, 1], s=4, color=color, marker=marker, linewidth=0, label=name))
@@ -201,7 +201,7 @@ def class_points(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[st
 def fig6(groups: Sequence[Group]) -> Drawing | None:
     """Seconds of an epoch by part: a panel a data set and model, a bar a loss.
 
-    The first epoch and what `timed` leaves out do not count.
+    The first epoch, and runs that `timed` leaves out, do not count.
     """
     clocked, times = timed(groups)
     measured = {id(g): seconds for g in clocked if (seconds := _seconds(g))}
@@ -254,5 +254,5 @@ def _bars(ax: Any, block: Sequence[tuple[Group, dict[str, Any]]]) -> None:
     names = [f"{g.loss_name}{g.others()}\n({g.mode}, {seconds['epochs']} epochs)" for g, seconds in block]
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
-    ax.set_xlim(0, 1.75 * max(seconds["total"] for _, seconds in block))  # room for what is written beside the bars
+    ax.set_xlim(0, 1.75 * max(seconds["total"] for _, seconds in block))  # room for the text beside the bars
     ax.grid(axis="y", visible=False)

@@ -1,4 +1,4 @@
-"""What a search did: its trials, and how the score depends on each hyperparameter."""
+"""The table and figure of a search: its trials, and the score against each hyperparameter."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def study_figure(study: Study) -> Drawing | None:
     history.step(best.index, best, where="post", color="#333333", linewidth=0.8)
     history.set(xlabel="trial", ylabel=study.score)
     history.xaxis.set_major_locator(MaxNLocator(integer=True))
-    if importance:  # none where too few trials say anything
+    if importance:  # empty with too few trials
         ax, *others = others
         ax.barh([NAMES[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
         ax.invert_yaxis()
@@ -93,7 +93,7 @@ def _points(ax: Any, trials: pd.DataFrame, x: str) -> None:
 
 
 def importances(study: Study) -> dict[str, float]:
-    """Hyperparameter -> its share of the score's variance, largest first; empty where too few trials say anything.
+    """Hyperparameter -> its share of the score's variance, largest first; empty with too few trials.
 
     Optuna's fANOVA (Hutter et al. 2014) over the complete trials.
     """
@@ -118,7 +118,7 @@ def importances(study: Study) -> dict[str, float]:
 
 def search_command(study: Study) -> str:
     """The command that makes or resumes a search."""
-    settings = {  # the value, and what it is without asking
+    settings = {  # the value, and its default
         "variant": (study.variant, "paper"),
         "search": (study.search, "fair"),
         "dataset.train_limit": (study.train_limit, None),

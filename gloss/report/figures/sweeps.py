@@ -35,8 +35,8 @@ METRICS = {  # heading, place in result.json
 class Sweep(NamedTuple):
     """A figure of a setting at "section.key" of the configuration.
 
-    with_time: panels with the seconds of an epoch, too; across: a loss that the experiment runs with one value only is
-    a reference, drawn across the panel.
+    with_time: also draw panels with the seconds of an epoch; across: draw a loss that the experiment runs with one
+    value only as a reference line across the panel.
     """
 
     title: str
@@ -70,7 +70,7 @@ def setting(g: Group, path: str) -> float | None:
 def points(groups: Iterable[Group], path: str, metric: str, *swept: str) -> pd.DataFrame:
     """A row a cell with runs, by line and x, its setting at `path`: mean, std and n of a metric; names of the line.
 
-    swept: what else is no difference between lines.
+    swept: further swept keys that do not separate lines.
     """
     rows = []
     for g in groups:
@@ -86,7 +86,7 @@ def points(groups: Iterable[Group], path: str, metric: str, *swept: str) -> pd.D
 
 
 def _rows(frame: pd.DataFrame) -> list[dict]:
-    """What the CSV file holds of `points`."""
+    """The rows of `points` for the CSV file."""
     idle = [] if frame["others"].any() else ["others"]
     return frame.drop(columns=["place", "row", "label", *idle]).to_dict("records")
 
@@ -193,8 +193,8 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
 
 
 def shuffle_notes(groups: Sequence[Group]) -> list[str]:
-    """A sentence a data set, model, mode and graph loss: the share of its gain over cross-entropy that is there with a
-    shuffled graph too, paired by seed. No share where the gain itself is not resolved: it would divide by noise."""
+    """A sentence a data set, model, mode and graph loss: the share of its gain over cross-entropy that remains with a
+    shuffled graph, paired by seed. No share where the gain itself is not resolved: it would divide by noise."""
     notes = []
     for block in blocks(groups, "dataset", "model").values():
         cells = {  # without noise
@@ -224,7 +224,7 @@ def shuffle_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def fig7(groups: Sequence[Group]) -> Drawing | None:
-    """A tornado plot: test macro-F1 when one hyperparameter leaves its best value, as the distance to the best's.
+    """A tornado plot: change of test macro-F1 when one hyperparameter leaves its best value.
 
     A panel a data set, model, mode and loss, each against its own best values.
     """
@@ -241,7 +241,7 @@ def fig7(groups: Sequence[Group]) -> Drawing | None:
         return None
     keys = ["dataset", "row"]
     best = base.drop_duplicates(keys)[[*keys, "mean", "n"]].rename(columns={"mean": "best", "n": "best_n"})
-    bars = bars.merge(best, on=keys)  # those whose best values were run
+    bars = bars.merge(best, on=keys)  # only where the best values were run
     bars["change"] = bars["mean"] - bars["best"]
     found = [(key, mine.sort_values(["setting", "x"])) for key, mine in bars.groupby(keys, sort=False)]
     if not found:
@@ -279,6 +279,6 @@ def _draw_tornado(ax: Any, bars: Sequence[dict], title: str) -> None:
     ax.axvline(0, color="#000000", linewidth=1)
     ax.set_yticks(range(len(order)), [CHANGES[path][1] for path in order])
     left, right = ax.dataLim.intervalx
-    ax.set_xlim(left - 0.05 * (right - left), right + 0.5 * (right - left))  # room for what is written beside the bars
+    ax.set_xlim(left - 0.05 * (right - left), right + 0.5 * (right - left))  # room for the text beside the bars
     ax.set(xlabel=f"Change of test macro-F1 in points, from {bars[0]['best']:.2f} (n={bars[0]['best_n']})", title=title)
     ax.grid(axis="y", visible=False)

@@ -1,4 +1,4 @@
-"""How the losses converge, and what the graph knows meanwhile: figures of whatever was run."""
+"""Convergence of the losses and quality of the graph during training: figures of any runs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MEASURES = (  # heading, key, its chance level, factor
 
 
 class Panel(NamedTuple):
-    """What is drawn of a data set, model and mode, a group a loss, and the groups that are left out."""
+    """The drawn groups of a data set, model and mode, one for each loss, and the groups that are left out."""
 
     drawn: list[Group]
     left_out: list[Group]
@@ -36,7 +36,7 @@ class Panel(NamedTuple):
         return f"{self.drawn[0].place}, {self.drawn[0].mode}"
 
     def notes(self) -> list[str]:
-        """What a reader must know about the runs that are drawn, and about the others."""
+        """Notes on the protocol of the drawn runs, and on the runs that are left out."""
         found = dict.fromkeys(", ".join(protocol_deviations(g.config)) for g in self.drawn)
         notes = [f"Not the paper's protocol ({self.where}): {'; '.join(filter(None, found))}."] if any(found) else []
         if self.left_out:
@@ -53,8 +53,8 @@ def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Dr
     """Validation score by epoch and by seconds of training, a figure a model; a line a loss, the band one deviation.
 
     groups: all runs; cells: the tables' groups, which are drawn where there are any. Elsewhere the runs of one
-    protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line goes as far
-    as every seed of it ran. Seconds leave out evaluation, and what `timed` leaves out.
+    protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line ends where
+    its first seed stopped. Seconds leave out evaluation, and the runs that `timed` leaves out.
     """
     return _a_figure_a_model("convergence", [g for g in groups if curves(g)], cells, _convergence)
 
@@ -84,7 +84,7 @@ def _a_figure_a_model(
 
 
 def _chosen(candidates: Sequence[Group]) -> list[Group]:
-    """A group a loss, all of one setting; of several of a loss the one with most seeds, then best on validation."""
+    """One group for each loss, all of one setting; of several, the one with most seeds, then best on validation."""
     by_setting: dict[tuple, list[Group]] = defaultdict(list)
     for g in candidates:
         by_setting[setting(g)].append(g)
@@ -106,7 +106,7 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
     clocked, times = timed([g for block in blocks for g in block.drawn])
     on_time = {identity(g): g for g in clocked}
     has_times = any(not math.isnan(line[-1][0]) for g in clocked for line in curves(g).values())
-    columns = 2 if has_times else 1  # score by epoch, and by time where some compares
+    columns = 2 if has_times else 1  # score by epoch, and by time if some times compare
     in_row = min(4 // columns, len(blocks))
     figure, axes = panels(-(-len(blocks) // in_row), columns * in_row, width=3.0, height=2.4)
     data, entries = [], {}
@@ -191,7 +191,7 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
     figure, axes = panels(len(blocks), len(MEASURES) + 1, width=2.7, height=2.3)
     notes = [
         "Left and middle: validation graphs of fixed batches, before training (epoch 0) and after each epoch, up to "
-        "where the first seed of a loss stopped; 0 is what a graph that knows nothing reaches. Losses without a graph "
+        "where the first seed of a loss stopped; 0 is the chance level of a graph. Losses without a graph "
         "are measured at the σ of G-Loss-SQRT and γ 0.6, the others at their own. Right: at the best epoch, a point a "
         "seed.",
     ]
@@ -207,7 +207,7 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
         row[-1].set(xlabel=MEASURES[-1][0], ylabel="Test accuracy (%)")
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
         notes += block.notes()
-    return Drawing(name, "What the graph knows", figure, data, notes)
+    return Drawing(name, "Quality of the graph", figure, data, notes)
 
 
 def _above(quality: dict[str, Any], key: str, chance: str, factor: float) -> float:
@@ -215,7 +215,7 @@ def _above(quality: dict[str, Any], key: str, chance: str, factor: float) -> flo
 
 
 def _quality_lines(row: Sequence[Any], g: Group, label: str) -> list[dict[str, Any]]:
-    """Draw a loss into the panels of its row; the numbers behind it."""
+    """Draw a loss into the panels of its row; return the numbers behind it."""
     found, look, data = qualities(g), LOSS_LOOK.get(g.loss, {}), []
     by_epoch = list(zip(*found.values(), strict=False))
     for ax, (_, key, chance, factor) in zip(row, MEASURES, strict=False):

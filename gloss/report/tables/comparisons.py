@@ -151,7 +151,7 @@ def claims(experiment: str, groups: Sequence[Group]) -> list[Claim]:
 
 
 def claims_table(found: Sequence[Claim]) -> Table:
-    """What the runs say about each claim."""
+    """The verdict of the runs on each claim."""
     rows, data = [], []
     for c in found:
         judged, numbers = (
@@ -221,7 +221,7 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
 
 
 def choose_on_validation(groups: Sequence[Group]) -> Group | None:
-    """Of the G-Loss groups, the one with the highest mean validation accuracy; first on a tie, None if none ran."""
+    """The G-Loss group with the highest mean validation accuracy; the first on a tie, None if none ran."""
     scored = [
         (mean(values.values()), g)
         for g in groups

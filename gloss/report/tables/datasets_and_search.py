@@ -1,4 +1,4 @@
-"""What the experiments start from: Table 1, the texts, and Table 7, the hyperparameters searched and found."""
+"""The input of the experiments: Table 1, the texts, and Table 7, the hyperparameters searched and found."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temp
 
 
 def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
-    """Rows and classes of each split, measured from the texts, beside the paper's. measured: of `measure_texts`."""
+    """Rows and classes of each split, measured from the texts, beside the paper's. measured: from `measure_texts`."""
     published = {row["dataset"]: row for row in paper.rows("table1")}
     by_name = {record["dataset"]: record for record in measured}
     by_tokenizer: dict[str, list[str]] = defaultdict(list)
@@ -72,7 +72,7 @@ def _by_split(found: Sequence[float | None], digits: int) -> str:
 
 
 def table7(studies: Sequence[Study]) -> Table:
-    """Of each hyperparameter the range searched, and the interval that the best fifth of the trials spans.
+    """For each hyperparameter, the range searched, and the interval that the best fifth of the trials spans.
 
     Only finished studies count. Those on fewer texts or epochs, and further ones of a cell, have rows of their own.
     """
@@ -129,7 +129,7 @@ def table7(studies: Sequence[Study]) -> Table:
 
 
 def _kind(study: Study) -> str:
-    """What else tells this search from the protocol's: " (released, 500 texts, 3 epochs)", or empty."""
+    """The differences of this search from the protocol's: " (released, 500 texts, 3 epochs)", or empty."""
     words = [study.variant] * (study.variant != "paper") + [f"search={study.search}"] * (study.search != "fair")
     words += [f"{study.train_limit} texts"] * (study.train_limit is not None)
     words += [f"{study.max_epochs} epochs"] * (study.max_epochs != MAX_EPOCHS)
@@ -164,7 +164,7 @@ def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]],
 
 
 def read_each(outputs: str | Path, pattern: str, check: Callable[[Any], None]) -> tuple[list[Any], list[str]]:
-    """What the JSON files that match hold, by name, and messages about those that cannot be used.
+    """The content of the JSON files that match, by name, and messages about files that cannot be used.
 
     check: raises ValueError, KeyError or TypeError for other content.
     """

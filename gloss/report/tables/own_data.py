@@ -101,7 +101,7 @@ def _errors(
 
 
 def _test_texts(run: Record, known: dict[str, Any]) -> tuple[Split | None, str]:
-    """The test split of a run, or None and why there is none. known: those read before."""
+    """The test split of a run, or None and the reason. known: splits that were read before."""
     cfg = run.result["config"]["dataset"]
     for name in filter(None, map(cfg.get, ("path", "val_path", "test_path", "unlabeled_path"))):
         path = Path(str(name)).expanduser()

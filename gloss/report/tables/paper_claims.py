@@ -1,4 +1,4 @@
-"""What the paper's text claims, against its own tables and our runs."""
+"""The claims of the paper's text, against its own tables and our runs."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def table9_against_table3() -> list[Comparison]:
 
 
 def evaluation_seconds() -> list[Comparison]:
-    """What Table 3 leaves of an epoch's time beside training, of G-Loss-O against the median of its rivals."""
+    """Seconds of an epoch beside training, from the paper's Table 3: G-Loss-O against the median of its rivals."""
     rest: dict[str, dict[str, float]] = {}
     for r in paper.rows("table3"):
         total, epochs, training = (float(r[key]) for key in ("total_seconds", "epochs", "seconds_per_epoch"))
@@ -173,7 +173,7 @@ def paper_claims() -> list[PaperClaim]:
 
 
 def paper_claims_table(groups: Sequence[Group]) -> Table:
-    """A line a claim: in how many cells it holds by the paper's own numbers, where not, and what our runs say.
+    """A line a claim: the number of cells where the paper's own numbers bear it out, the others, our runs' verdicts.
 
     groups: of tables 2, 3 and 6; those that keep the paper's protocol count.
     """
@@ -205,7 +205,7 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
 
 
 def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
-    """What our runs say about a cell: as `statistics.claim`; empty where losses are missing."""
+    """The verdict of our runs on a cell, by `statistics.claim`; empty where losses are missing."""
     path = METRICS[contest.metric].path
     place = (contest.dataset, contest.model, paper.MODES[contest.table])
     mine = blocks(clocked if path[0] == "seconds" else groups, "dataset", "model", "mode").get(place, ())

@@ -58,19 +58,18 @@ RANKS = (
     "Bold is the best, underlined the second of its block, among cells of one protocol and variant; ours and the "
     "paper's ranked apart."
 )
-Cell = list[dict[str, Any]]  # what was measured of a group: a row a metric
+Cell = list[dict[str, Any]]  # the numbers of a group: a row a metric
 
 
 def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str = "") -> list[Cell]:
     """Return for each group a row a metric, in this order; None where nothing was measured.
 
-    Ranks are those among groups of one data set, model and `setting`: others are no rivals. Times are those that
-    `timed` keeps.
+    Ranks compare only groups of one data set, model and `setting`. Times come from the runs that `timed` keeps.
 
     Args:
         groups: the cells.
-        metrics: what to read of their runs.
-        experiment: "table2", "table3" or "table6": whose published numbers stand beside, and bear a verdict.
+        metrics: the numbers to read from their runs.
+        experiment: "table2", "table3" or "table6": the table whose published numbers are added and compared.
     """
     rows = []
     for g, on_time in zip(groups, timed(groups)[0], strict=True):
@@ -97,13 +96,13 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
 
 
 def tidy(cells: Iterable[Cell]) -> pd.DataFrame:
-    """What the CSV file holds of `measure`."""
+    """The rows of `measure` for the CSV file."""
     internal = ["setting", "paper_std", "rank", "paper_rank"]
     return pd.DataFrame([row for cell in cells for row in cell]).drop(columns=internal, errors="ignore")
 
 
 def verdict_note(verdicts: Iterable[str | None]) -> list[str]:
-    """What a verdict is, where there is one."""
+    """The note that explains verdicts, if there is any verdict."""
     return [VERDICTS] if any(verdicts) else []
 
 
@@ -267,7 +266,7 @@ def judge(experiment: str, g: Group, metric: str, values: Sequence[float]) -> st
 
 
 def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str]:
-    """What a reader must know about these cells: deviations from the protocol, mixtures, values not searched for.
+    """Notes on these cells: deviations from the protocol, mixtures, values not searched for.
 
     swept: settings such as "loss.lam" that the experiment itself changes.
     """

@@ -19,7 +19,7 @@ BASELINES = {
 
 
 def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
-    """The results in <outputs>/bench, in the order of their names, and what could not be read."""
+    """The results in <outputs>/bench, in the order of their names, and messages about files that cannot be used."""
 
     def check(result: Any) -> None:
         if result["schema_version"] != 3 or not isinstance(result["candidates"], dict):
@@ -51,7 +51,7 @@ def speed_table(results: Sequence[dict[str, Any]]) -> Table:
         *map(_machine, results),
         "Medians over rounds, with their 95 % interval as if rounds were independent (fewer than six: the lowest and "
         "the highest). A ratio is formed within a round, on the same batches, over CE's two turns in turn. CE's step "
-        "with a loss in it: what the loss alone takes more than CE, added to CE's step.",
+        "with a loss in it: the extra time of the loss alone over CE, added to CE's step.",
         "Tokens are real ones, without padding; the share of the peak counts 6 operations for a parameter of the "
         "layers and token, and attention. Memory is the peak of the process, with all candidates' weights in it "
         "(baselines=false: ours alone).",
