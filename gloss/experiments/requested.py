@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -57,18 +58,36 @@ def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> 
     if len(composed) == 1:
         return composed[0]
     found: dict[tuple, RunSpec] = {}
-    for specs in composed:
-        for spec in specs:
-            key = (spec.dataset, spec.model, spec.mode, spec.loss, spec.variant, repr(spec.point))
-            before = found.setdefault(key, spec)
-            found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *spec.seeds))))
+    for spec in chain(*composed):
+        key = (spec.dataset, spec.model, spec.mode, spec.loss, spec.variant, repr(spec.point))
+        before = found.setdefault(key, spec)
+        found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *spec.seeds))))
+    return _in_order(name, found.values())
+
+
+def shown_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> tuple[list[RunSpec], list[Sequence[str]]]:
+    """The specs that a report shows, and their selections: for each data set and model the settings selected last.
+
+    So rows and panels may have different settings, but never the cells within one. Raises ConfigError.
+    """
+    specs: list[RunSpec] = []
+    used: list[Sequence[str]] = []
+    for group in reversed(same_settings(name, asked)):
+        known = {(spec.dataset, spec.model) for spec in specs}
+        if new := [s for s in requested_runs(name, group, outputs) if (s.dataset, s.model) not in known]:
+            specs, used = specs + new, [*group, *used]
+    return (_in_order(name, specs) if len(used) > 1 else specs), used
+
+
+def _in_order(name: str, specs: Iterable[RunSpec]) -> list[RunSpec]:
+    """The specs in the order of the experiment's sweep."""
     order = {key: values.split(",") for key, values in sweep_of(name).items() if key != "seed"}
 
     def place(spec: RunSpec) -> list[int]:
         chosen = ((values, spec.choices.get(key)) for key, values in order.items())
         return [values.index(x) if x in values else len(values) for values, x in chosen]
 
-    return sorted(found.values(), key=place)
+    return sorted(specs, key=place)
 
 
 def with_texts(specs: Sequence[RunSpec], records: Sequence[Record]) -> list[RunSpec]:

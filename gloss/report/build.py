@@ -184,7 +184,7 @@ def _compose(
     """The cells of each requested experiment, and the command that runs them."""
     if only is None and not (outputs / "selections.yaml").is_file():
         return {}, {}
-    from gloss.experiments.requested import requested_runs, same_settings, selections, with_texts  # here: Hydra is slow
+    from gloss.experiments.requested import selections, shown_runs, with_texts  # here: Hydra is slow
 
     known = {name for kind in SECTIONS.values() for name in kind.experiments}
     try:
@@ -201,9 +201,9 @@ def _compose(
         chosen = {name: chosen.get(name, [[]]) for name in sorted(needed)}
     cells, commands = {}, {}
     for name, asked in chosen.items():
-        asked = same_settings(name, asked)[-1]  # the group of the last selection
         try:
-            cells[name] = with_texts(requested_runs(name, asked, outputs), records)
+            specs, asked = shown_runs(name, asked, outputs)
+            cells[name] = with_texts(specs, records)
         except ValueError as error:  # ConfigError; DataError: texts that neither the disk nor the records know
             problems.append(f"{name}: {error}")
         target = name if name == "demo" else f"reproduce-{name}"

@@ -10,7 +10,7 @@ from gloss.cli import reproduce
 from gloss.cli.reproduce import Task, experiments_of, grouped, save_selection, status
 from gloss.errors import ConfigError
 from gloss.experiments.grid import NAMES, expand_grid
-from gloss.experiments.requested import requested_runs, same_settings, selections
+from gloss.experiments.requested import requested_runs, same_settings, selections, shown_runs
 from gloss.records.run_folder import config_hash
 from gloss.report.build import build
 from gloss.report.plan import show
@@ -62,6 +62,14 @@ def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
     save_selection(tmp_path, "table2", [*smaller, "trainer.max_epochs=3", "search.trials=2"])
     first, last = same_settings("table2", selections(tmp_path)["table2"])
     assert first == group and [c.config.trainer.max_epochs for c in requested_runs("table2", last, tmp_path)] == [3]
+    # a report shows them for their data set and model, and the earlier settings for the others
+    cells, used = shown_runs("table2", selections(tmp_path)["table2"], tmp_path)
+    assert [(c.dataset, c.model, c.config.trainer.max_epochs, c.seeds) for c in cells] == [
+        ("mr", "bert", 3, (1, 2, 3, 4, 5)),
+        ("mr", "minilm", 200, (4,)),
+        ("r8", "bert", 200, (1, 2)),
+    ]
+    assert used == [*first, *last]
     save_selection(tmp_path, "table2", [*smaller, "seed=1"])
     assert len(same_settings("table2", selections(tmp_path)["table2"])[-1]) == 4
     save_selection(tmp_path, "fig2", ["loss.lam=0.1,0.2", "dataset=mr"])
