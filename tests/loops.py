@@ -1,14 +1,20 @@
-"""The paper's formulas as plain loops over the examples of a batch; nothing here calls gloss.
+"""The paper's formulas as plain loops over the examples of a batch. This module does not import gloss.
 
-x: float64 [B, D]; y: the labels, a list of B numbers; all values are scalars that autograd can follow.
+x: float64 [B, D]; y: the labels, a list of B numbers. Autograd works through all functions.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+
+def value_and_gradient(loss: Callable, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    x = x.detach().clone().requires_grad_()
+    value = loss(x, labels)
+    return value.detach(), torch.autograd.grad(value, x)[0]
 
 
 def unit(x: Tensor) -> list[Tensor]:
@@ -33,13 +39,13 @@ def cross_entropy(logits: Tensor, y: Sequence[int], class_weights: Sequence[floa
 
 
 def supcon(x: Tensor, y: Sequence[int], temperature: float, released: bool = False) -> Tensor:
-    """Khosla et al. 2020, equation 2; released: times τ / 0.07, and lonely anchors count as 0 in the mean."""
+    """Khosla et al. 2020, equation 2. released: times τ / 0.07, and the mean counts anchors without a positive as 0."""
     z, n, anchors = unit(x), range(len(y)), []
     for i in n:
         positives = [p for p in n if p != i and y[p] == y[i]]
         if positives:
-            everything = sum((dot(z[i], z[a]) / temperature).exp() for a in n if a != i)
-            terms = [-((dot(z[i], z[p]) / temperature).exp() / everything).log() for p in positives]
+            denominator = sum((dot(z[i], z[a]) / temperature).exp() for a in n if a != i)
+            terms = [-((dot(z[i], z[p]) / temperature).exp() / denominator).log() for p in positives]
             anchors.append(sum(terms) / len(terms))
     if released:
         return temperature / 0.07 * sum(anchors) / len(y)
@@ -61,7 +67,7 @@ def cosine(x: Tensor, y: Sequence[int]) -> Tensor:
 
 
 def propagated(z: Sequence[Tensor], y: Sequence[int], is_labeled: Sequence[bool], sigma: float, classes: int) -> Tensor:
-    """F_U [U, C] of unit vectors z: kernel, S, column sums, row sums, closed form (steps 2 to 6 of the method)."""
+    """F_U [U, C] of unit vectors z by kernel, S, column sums, row sums, closed form (steps 2 to 6 of the method)."""
     n = range(len(y))
     zero = 0.0 * z[0].sum()
     w = [[zero if i == j else (-(distance(z[i], z[j]) ** 2) / (2 * sigma**2)).exp() for j in n] for i in n]
@@ -85,7 +91,7 @@ def gloss(
     objective: str = "nll",
     class_weights: Sequence[float] | None = None,
 ) -> Tensor:
-    """nll: Eq. 1 over the hidden nodes with a visible one of their class; softmax: F_U as logits, over all hidden."""
+    """nll: Eq. 1 over the hidden nodes whose class has a visible node. softmax: F_U as logits, all hidden nodes."""
     terms, weights = [], []
     hidden = [label for label, visible in zip(y, is_labeled, strict=True) if not visible]
     seen = {label for label, visible in zip(y, is_labeled, strict=True) if visible}

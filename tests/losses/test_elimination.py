@@ -1,6 +1,6 @@
-"""The elimination against a plain solve; its fast ways, blocks of nodes and the GPU's kernel, against the plain loop.
+"""State elimination: the plain loop against a linear solve; blocks of nodes and the Triton kernel against the loop.
 
-Without a GPU the kernel runs in Triton's interpreter, where Triton is installed.
+Without a GPU the kernel runs in Triton's interpreter, if Triton is installed.
 """
 
 import os
@@ -19,11 +19,11 @@ from gloss.losses.state_elimination import eliminate, log_absorption
 
 HAS_GPU = torch.cuda.is_available()
 if not HAS_GPU:
-    os.environ["TRITON_INTERPRET"] = "1"  # Triton reads it when it is imported
+    os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 
 def weighted(of, rates: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Values [U, C] and the gradient of a weighted sum of them by the logarithms of the rates, both log [U, C + U]."""
+    """Log probabilities [U, C], and the gradient of a weighted sum of them with respect to the log rates [U, C + U]."""
     generator = torch.Generator().manual_seed(1)
     weight = torch.randn(len(rates), num_classes, generator=generator, dtype=rates.dtype)
     x = rates.clone().requires_grad_()
@@ -46,7 +46,10 @@ def solve(x: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 def log_rates(num_unlabeled: int, num_classes: int, spread: float, num_groups: int = 1) -> torch.Tensor:
-    """Random log rates, no node to itself; by e^(−10 · spread) smaller between groups, where only one has classes."""
+    """Random log rates, without self-rates.
+
+    Rates between groups, and to classes from all groups but the first, are e^(10 · spread) times smaller.
+    """
     generator = torch.Generator().manual_seed(0)
     rates = spread * torch.randn(num_unlabeled, num_classes + num_unlabeled, generator=generator, dtype=torch.float64)
     group = torch.arange(num_unlabeled) % num_groups
@@ -71,13 +74,13 @@ def test_blocks_equal_the_loop_where_a_solve_is_singular(num_unlabeled, spread, 
     (value, gradient), expected = weighted(blocks, rates, 3), weighted(loop, rates, 3)
     torch.testing.assert_close(value, expected[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient, expected[1], rtol=0, atol=1e-12 * expected[1].abs().max().item())
-    if num_groups > 1:  # to leave one of the groups takes e^50 steps and more
+    if num_groups > 1:  # a walk needs e^50 steps or more to leave a group
         lost = weighted(solve, rates, 3)[0]
         assert not lost.isfinite().all() or (lost - value).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("num_unlabeled", [1, 3, 4, 9])
-def test_gradient_of_the_blocks(num_unlabeled, monkeypatch):
+def test_gradient_of_the_block_elimination(num_unlabeled, monkeypatch):
     monkeypatch.setattr(elimination, "BLOCK", 4)
     rates = log_rates(num_unlabeled, 2, 1.0).exp().requires_grad_()
     assert torch.autograd.gradcheck(lambda x: log_absorption(x, 2), rates)
@@ -87,14 +90,14 @@ def test_gradient_of_the_blocks(num_unlabeled, monkeypatch):
         slope.sum().backward()
 
 
-def test_rates_to_oneself_and_factors_of_rows_never_matter():
+def test_self_rates_and_row_scaling_do_not_change_the_result():
     rates = log_rates(70, 3, 1.0).exp()
     other = 1e5 * rates
     other[:, 3:].diagonal().fill_(7.0)
     torch.testing.assert_close(log_absorption(other, 3), log_absorption(rates, 3), rtol=1e-12, atol=1e-12)
 
 
-def test_a_class_out_of_reach_has_probability_0_and_no_gradient():
+def test_an_unreachable_class_has_probability_0_and_gradient_0():
     rates = log_rates(70, 3, 1.0).exp()
     rates[:, 1] = 0
     rates.requires_grad_()
@@ -111,9 +114,11 @@ def loss_and_gradient(x, **settings) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @pytest.mark.parametrize("sigma", [0.06, 0.1, 0.5, 5.0])
-@pytest.mark.parametrize("spread", [1.0, 0.05, 1e-5])  # of the texts of a group; at 0.06 the two small ones are traps
+@pytest.mark.parametrize(
+    "spread", [1.0, 0.05, 1e-5]
+)  # within a group; with σ = 0.06 a walk does not leave a group at the two small values
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
-def test_the_loss_is_the_same_in_log_space(sigma, spread, objective, monkeypatch):
+def test_linear_and_log_space_give_the_same_loss(sigma, spread, objective, monkeypatch):
     generator = torch.Generator().manual_seed(3)
     labels = torch.randint(5, (200,), generator=generator)
     centers = torch.randn(7, 16, generator=generator, dtype=torch.float64)
@@ -136,7 +141,7 @@ def test_the_loss_is_the_same_in_log_space(sigma, spread, objective, monkeypatch
     assert narrow.dtype == narrow_gradient.dtype == torch.float32
 
 
-def test_what_is_kept_for_the_backward_pass_grows_with_the_square_of_the_batch():
+def test_memory_for_the_backward_pass_is_quadratic_in_the_batch_size():
     def kept(num: int) -> int:
         generator, sizes = torch.Generator().manual_seed(0), []
         x = torch.randn(num, 8, generator=generator).requires_grad_()
@@ -161,7 +166,7 @@ def kernel():
     [(1, 2, 1.0), (5, 3, 1.0), (51, 2, 5.0), (9, 300, 1.0), (66, 30, 3.0), (12, 2, 3000.0)],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
-def test_the_kernel_is_the_loop(kernel, num_unlabeled, num_classes, spread, dtype, tolerance):
+def test_triton_kernel_equals_the_loop(kernel, num_unlabeled, num_classes, spread, dtype, tolerance):
     generator = torch.Generator().manual_seed(0)
     rates = spread * torch.randn(num_unlabeled, num_classes + num_unlabeled, generator=generator, dtype=torch.float64)
     rates[:, num_classes:].diagonal().fill_(-1e30)
@@ -204,7 +209,7 @@ for function in (kernels._forward, kernels._backward):
 
 @pytest.mark.parametrize("capability", [80, 90])  # A100, H100
 @pytest.mark.parametrize(("dtype", "registers"), [("fp32", 128), ("fp64", 255)])
-def test_the_kernels_compile_for_gpus_that_are_not_there(capability, dtype, registers, tmp_path):
+def test_kernels_compile_for_a100_and_h100(capability, dtype, registers, tmp_path):
     pytest.importorskip("triton")
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     command = [sys.executable, "-c", COMPILE, str(capability), dtype]
@@ -216,7 +221,7 @@ def test_the_kernels_compile_for_gpus_that_are_not_there(capability, dtype, regi
     assert dtype == "fp64" or max(spilt) == 0
 
 
-def test_a_kernel_gets_the_rates_as_they_lie_in_memory(monkeypatch):
+def test_kernel_gets_contiguous_rates(monkeypatch):
     seen = []
     monkeypatch.setattr(elimination, "has_kernel", lambda device: True)
     monkeypatch.setattr(elimination, "_kernel", lambda device: lambda *given: seen.append((device, *given)) or given[0])
@@ -234,8 +239,8 @@ def test_only_a_gpu_has_a_kernel_and_only_if_it_builds(built, monkeypatch):
     assert found == [False, False, built is not None] and asked == [torch.device("cuda:1")]
 
 
-def test_the_kernel_is_tried_once_and_its_failure_named(monkeypatch):
-    """A stand-in for the module of Triton, which imports on no machine without it."""
+def test_kernel_is_built_once_and_a_failure_gives_a_warning(monkeypatch):
+    """Uses a stub for the Triton module, so that Triton need not be installed."""
     tried, failure = [], []
 
     class Eliminate:
@@ -250,7 +255,7 @@ def test_the_kernel_is_tried_once_and_its_failure_named(monkeypatch):
     elimination._kernel.cache_clear()
     assert elimination._kernel(torch.device("meta")) is Eliminate.apply
     assert elimination._kernel(torch.device("meta")) is Eliminate.apply
-    assert tried == [((1, 2), "meta", 1)]  # one node and one class: nothing to wait for
+    assert tried == [((1, 2), "meta", 1)]  # the smallest input: one node and one class
     for error, reason in (
         (RuntimeError("no C compiler\nin PATH"), "RuntimeError: no C compiler"),
         (OSError(), "OSError: "),
@@ -262,8 +267,8 @@ def test_the_kernel_is_tried_once_and_its_failure_named(monkeypatch):
     elimination._kernel.cache_clear()
 
 
-def test_without_the_kernel_it_says_so_and_goes_on():
-    """On torch's "meta" device, whose tensors have no memory, no kernel runs, whether there is a GPU or not."""
+def test_a_device_without_kernel_gives_a_warning():
+    """On torch's "meta" device, whose tensors have no memory, no kernel can run, with or without a GPU."""
     elimination._kernel.cache_clear()
     with pytest.warns(UserWarning, match="without its kernel"):
         assert elimination._kernel(torch.device("meta")) is None

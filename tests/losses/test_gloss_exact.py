@@ -1,8 +1,9 @@
-"""G-Loss at any bandwidth against an exact calculation, where ordinary arithmetic fails.
+"""G-Loss against an exact calculation, also at bandwidths where floating-point arithmetic fails.
 
-By the matrix-tree theorem the probability that unlabeled node i ends at a labeled node of class c is a quotient of two
-sums over all forests that lead every unlabeled node to a labeled one: the product of a forest's edge rates, over the
-forests that lead i to c, by that over all. Sums of positive numbers, here of 60 digits and any exponent.
+By the matrix-tree theorem, the probability that unlabeled node i ends at a labeled node of class c is a quotient of two
+sums over forests in which every unlabeled node leads to a labeled one. Each term is the product of the edge rates of a
+forest. The numerator sums over the forests that lead i to c, the denominator over all forests. All terms are positive
+and have 60 digits and any exponent.
 """
 
 import itertools
@@ -17,7 +18,7 @@ SIGMAS = [1e-3, 1e-2, 0.1, 1.0, 30.0, 1e3]
 
 
 def forests(num_labeled: int, num_unlabeled: int) -> list[tuple[tuple[int, ...], list[int]]]:
-    """Every choice of a next node for each unlabeled one that has no cycle, with the labeled node where each ends."""
+    """All acyclic choices of a next node for each unlabeled node, with the labeled node at the end of each path."""
     found = []
     for following in itertools.product(range(num_labeled + num_unlabeled), repeat=num_unlabeled):
         ends = []
@@ -31,7 +32,7 @@ def forests(num_labeled: int, num_unlabeled: int) -> list[tuple[tuple[int, ...],
 
 
 def exact_loss(rows: list[list[mpf]], labels: list[int], num_labeled: int, sigma: float) -> mpf:
-    """Eq. 1, first `num_labeled` nodes labeled, straight from the definitions of W, S and T."""
+    """Eq. 1 from the definitions of W, S and T; the first `num_labeled` nodes are labeled."""
     n = range(len(rows))
     unit = []
     for row in rows:
@@ -57,7 +58,7 @@ def exact_loss(rows: list[list[mpf]], labels: list[int], num_labeled: int, sigma
 
 
 def tight_groups() -> tuple[torch.Tensor, list[int]]:
-    """Two labeled nodes, 0 and 1, far from each other; the unlabeled 2 and 3 form a tight group far from everything."""
+    """Labeled nodes 0 and 1 are far apart; unlabeled nodes 2 and 3 form a tight group far from all other nodes."""
     x = torch.tensor([[1.0, 0.1, 0.0], [0.0, 1.0, 0.2], [-0.3, 0.02, 1.0], [-0.3, 0.0201, 1.0], [0.9, 0.3, 0.1]])
     return x.double(), [0, 1, 0, 1, 1]
 
@@ -74,8 +75,8 @@ def duplicates() -> tuple[torch.Tensor, list[int]]:
 
 @pytest.mark.parametrize("sigma", SIGMAS)
 @pytest.mark.parametrize("group", [tight_groups, scattered, duplicates])
-def test_value_and_gradient_are_right_at_every_bandwidth(sigma, group):
-    """float64 and float32, where the linear reference would divide 0 by 0 or solve a singular system."""
+def test_value_and_gradient_equal_the_exact_calculation_at_every_bandwidth(sigma, group):
+    """In float64 and float32. At extreme σ the linear reference would divide 0 by 0 or solve a singular system."""
     x, labels = group()
     is_labeled = torch.tensor([True, True] + [False] * (len(x) - 2))
     settings = {"sigma": sigma, "is_labeled": is_labeled, "num_classes": 3}

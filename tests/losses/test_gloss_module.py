@@ -1,4 +1,4 @@
-"""GLoss: the module against the function, and its state."""
+"""The module GLoss: against the function gloss_loss, its state, wrong settings."""
 
 import pytest
 import torch
@@ -22,8 +22,8 @@ def test_module_equals_the_function():
     assert GLoss(0.4, **settings)(x, labels, is_labeled) == expected
 
 
-def test_module_counts_the_classes_it_is_given_and_not_those_of_the_batch():
-    """As logits, the probabilities of classes that are not there count, too."""
+def test_module_uses_num_classes_instead_of_the_classes_in_the_batch():
+    """With objective=softmax, classes without texts in the batch also contribute to the denominator."""
     x, labels, is_labeled = batch(num_classes=3)
     settings = {"num_classes": 5, "objective": "softmax"}
     expected = gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, **settings)
@@ -31,7 +31,7 @@ def test_module_counts_the_classes_it_is_given_and_not_those_of_the_batch():
     assert expected > gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, num_classes=3, objective="softmax") + 0.1
 
 
-def test_module_without_num_classes_takes_any_integers():
+def test_module_without_num_classes_accepts_any_integer_labels():
     x, labels, is_labeled = batch()
     any_integers = torch.tensor([-5, 1000, 7])[labels]
     assert GLoss(0.4)(x, any_integers, is_labeled) == GLoss(0.4, num_classes=3)(x, labels, is_labeled)
@@ -52,7 +52,7 @@ def test_module_keeps_the_bandwidth_of_its_first_batch():
 
 def test_bandwidth_inside_a_model_survives_safetensors_and_casts(tmp_path):
     model = nn.Sequential(nn.Linear(2, 2), GLoss())
-    for sigma in (None, 0.3, 1e-3):  # None: no batch was seen
+    for sigma in (None, 0.3, 1e-3):  # None: before the first batch
         model[1].sigma = sigma
         save_model(model, tmp_path / "model.safetensors")
         resumed = nn.Sequential(nn.Linear(2, 2), GLoss(0.9)).bfloat16()
@@ -60,7 +60,7 @@ def test_bandwidth_inside_a_model_survives_safetensors_and_casts(tmp_path):
         assert resumed.half()[1].sigma == sigma
 
 
-def test_module_refuses_settings():
+def test_module_refuses_wrong_settings():
     for arguments, message in [
         ({"sigma": "median"}, 'sigma must be a positive number or "sqrt"'),
         ({"sigma": -1.0}, "sigma must be positive"),

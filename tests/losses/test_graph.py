@@ -33,7 +33,9 @@ def test_kernel_and_normalisations_equal_their_loops():
     transition = transition_matrix(normalized)
     torch.testing.assert_close(transition, torch.tensor(t, dtype=torch.float64), rtol=1e-12, atol=0)
     torch.testing.assert_close(transition.sum(1), torch.ones(7, dtype=torch.float64))
-    assert (transition - transition.T).abs().max() > 1e-3  # T is not S: the two steps do something
+    assert (
+        transition - transition.T
+    ).abs().max() > 1e-3  # T differs from S: the column and row normalisations have an effect
 
 
 @pytest.mark.parametrize("sigma", [0.0, -1.0, math.nan])
@@ -56,10 +58,10 @@ def test_sqrt_bandwidth_is_the_median_over_root_three(num, scale):
 @pytest.mark.parametrize("num", [2, 3, 4, 7, 40, 151])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("block_pairs", [1, 1000, 2**25])
-def test_sqrt_bandwidth_by_blocks_of_pairs_is_the_same(num, dtype, block_pairs, monkeypatch):
-    """How more than 16,384 texts are done: one matrix of distances is not held, nor made by one launch of a GPU."""
+def test_sqrt_bandwidth_is_the_same_in_blocks_of_pairs(num, dtype, block_pairs, monkeypatch):
+    """This path is for more than 16,384 texts: the full distance matrix is never in memory."""
     x = random_embeddings(num, seed=num).to(dtype)
-    x[: num // 2] = x[0]  # many equal distances, too
+    x[: num // 2] = x[0]  # many equal distances
     distances = torch.pdist(unit_length(x)).sort().values
     middle = (distances[(len(distances) - 1) // 2].item() + distances[len(distances) // 2].item()) / 2
     expected = sqrt_bandwidth(x, released=False), sqrt_bandwidth(x, released=True)
@@ -72,13 +74,13 @@ def test_sqrt_bandwidth_by_blocks_of_pairs_is_the_same(num, dtype, block_pairs, 
         sqrt_bandwidth(x * math.nan)
 
 
-def test_distances_that_differ_in_their_last_bits_keep_their_order():
+def test_distances_that_differ_in_the_last_bits_are_ordered():
     x = torch.tensor([[0.0], [0.5], [1 + 2.0**-40]], dtype=torch.float64)
     assert _distances_of_rank(x, [0, 1, 2]) == [0.5, 0.5 + 2.0**-40, 1 + 2.0**-40]
 
 
-def test_near_texts_keep_their_distances():
-    """Of more than 25 texts, `cdist` would take |a|² + |b|² − 2ab, and lose 3 % of such distances."""
+def test_distances_of_near_texts_are_exact():
+    """For more than 25 texts `cdist` would compute |a|² + |b|² − 2ab and lose 3 % of such distances."""
     x = 1000 + random_embeddings(40).float()
     expected = torch.pdist(x.double()).sort().values
     found = torch.tensor(_distances_of_rank(x, list(range(len(expected)))))
@@ -94,8 +96,8 @@ def test_vectors_below_1e_30_count_as_zero():
     assert torch.equal(gradient[[0, 2]], torch.zeros(2, 2, dtype=torch.float64)) and gradient[1].isfinite().all()
 
 
-def test_a_graph_lies_where_its_embeddings_lie():
-    """On torch's "meta" device, which has shapes and no numbers: a mix with the CPU would fail there as on a GPU."""
+def test_graph_is_on_the_device_of_its_embeddings():
+    """On torch's "meta" device, which has shapes but no values: mixing it with the CPU fails as it would on a GPU."""
     x = torch.randn(6, 3, device="meta", requires_grad=True)
     transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5)))
     assert (transition.device.type, transition.shape, transition.dtype) == ("meta", (6, 6), torch.float32)
@@ -103,7 +105,7 @@ def test_a_graph_lies_where_its_embeddings_lie():
     assert (gradient.device.type, gradient.shape) == ("meta", (6, 3))
 
 
-def test_sqrt_bandwidth_is_where_the_kernel_has_its_inflection():
+def test_sqrt_bandwidth_is_the_inflection_point_of_the_kernel():
     x = random_embeddings(7)  # 21 pairs: the median is one of the distances
     sigma = torch.tensor(sqrt_bandwidth(x), dtype=torch.float64, requires_grad=True)
     kernel = torch.exp(-(torch.pdist(unit_length(x)).median() ** 2) / (2 * sigma**2))
@@ -128,7 +130,9 @@ def test_unit_length_at_every_scale(dtype, scale):
     expected = x.detach().double() / x.detach().double().norm(dim=1, keepdim=True)
     torch.testing.assert_close(z.detach().double(), expected, rtol=1e-6, atol=1e-7)
     (gradient,) = torch.autograd.grad(z[:, 0].sum(), x)
-    along = (gradient.double() * x.detach().double()).sum(1)  # length does not matter: no slope along the vector
+    along = (gradient.double() * x.detach().double()).sum(
+        1
+    )  # unit_length ignores the length: the slope along the vector is 0
     assert along.abs().max() < (1e-2 if dtype == torch.bfloat16 else 1e-6)
     assert gradient.abs().max() * scale > 0.05
 
@@ -154,7 +158,7 @@ def test_distances_and_their_gradient():
 
 @pytest.mark.parametrize("scale", [1e-25, 1e-3, 1e20])
 def test_distances_at_every_scale_in_float32(scale):
-    """Squares of 1e-25 and of 1e20 leave float32."""
+    """The squares of 1e-25 and of 1e20 are out of range in float32."""
     x = (random_embeddings(5, 4) * scale).float()
     expected = (x.double()[:, None] - x.double()).norm(dim=2)
     assert expected.max() < 1e2 * scale
@@ -162,9 +166,9 @@ def test_distances_at_every_scale_in_float32(scale):
 
 
 def test_distances_of_near_neighbours_in_float32():
-    """Where |a|² + |b|² − 2ab would have no correct digit: unit vectors 1e-5 apart, with large common parts.
+    """Unit vectors 1e-5 apart, for which |a|² + |b|² − 2ab has no correct digit.
 
-    Among 28 others: PyTorch takes that formula by itself for more than 25 vectors.
+    They are among 28 other vectors, because PyTorch uses that formula for more than 25 vectors.
     """
     direction = torch.zeros(8, dtype=torch.float64)
     direction[3] = 1e-5

@@ -1,4 +1,4 @@
-"""SupCon, triplet and cosine loss: golden values, loops, other libraries, corners; and what all losses share."""
+"""SupCon, triplet and cosine loss: golden values, loops, other libraries, corner cases; and checks of all modules."""
 
 import json
 import math
@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import loops
 import pytest
 import torch
+from loops import value_and_gradient
 from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import AvgNonZeroReducer
@@ -40,12 +42,6 @@ def batch(num: int = 16, num_classes: int = 4, seed: int = 0) -> tuple[torch.Ten
     return torch.randn(num, 6, dtype=torch.float64, generator=generator), labels
 
 
-def value_and_gradient(loss, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.detach().clone().requires_grad_()
-    value = loss(x, labels)
-    return value.detach(), torch.autograd.grad(value, x)[0]
-
-
 @pytest.mark.parametrize("case", PAIRWISE, ids=lambda case: case["name"])
 @pytest.mark.parametrize(
     ("key", "loss"),
@@ -55,7 +51,7 @@ def value_and_gradient(loss, x: torch.Tensor, labels: torch.Tensor) -> tuple[tor
         ("cosine_mse", lambda x, y, case: cosine_similarity_loss(x, y)),
     ],
 )
-def test_golden(case, key, loss):
+def test_golden_values(case, key, loss):
     x, labels = torch.tensor(case["embeddings"], dtype=torch.float64), torch.tensor(case["labels"])
     value, gradient = value_and_gradient(lambda x, y: loss(x, y, case), x, labels)
     expected = torch.tensor(case[key + "_grad"], dtype=torch.float64)
@@ -63,20 +59,8 @@ def test_golden(case, key, loss):
     assert (gradient - expected).norm() < 1e-9 * expected.norm()
 
 
-def test_golden_file_has_the_cases_that_are_tested():
+def test_golden_file_has_all_tested_cases():
     assert sorted(case["kind"] for case in GOLDEN) == ["gloss"] * 6 + ["pairwise"] * 3
-
-
-def triplet_loop(x: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.Tensor:
-    terms = []
-    for a in range(len(x)):
-        for p in range(len(x)):
-            for n in range(len(x)):
-                if a != p and labels[a] == labels[p] and labels[a] != labels[n]:
-                    term = (x[a] - x[p]).norm() - (x[a] - x[n]).norm() + margin
-                    if term > 0:
-                        terms.append(term)
-    return torch.stack(terms).mean() if terms else 0 * x.sum()
 
 
 @pytest.mark.parametrize("margin", [0.0, 0.5, 5.0])
@@ -84,26 +68,26 @@ def triplet_loop(x: torch.Tensor, labels: torch.Tensor, margin: float) -> torch.
 def test_triplet_equals_the_triple_loop(margin, num_classes):
     x, labels = batch(num_classes=num_classes, seed=num_classes)
     ours = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, margin), x, labels)
-    loop = value_and_gradient(lambda x, y: triplet_loop(x, y, margin), x, labels)
+    loop = value_and_gradient(lambda x, y: loops.triplet(x, y.tolist(), margin), x, labels)
     torch.testing.assert_close(ours, loop, rtol=1e-10, atol=1e-12)
 
 
-def test_the_mean_over_one_positive_triplet_is_that_triplet():
-    """On a line, anchor 0 and positive 1 with the negative at 1.5: only this is positive, 1 − 1.5 + 0.75."""
+def test_triplet_loss_of_one_positive_triplet_by_hand():
+    """Points 0, 1 and −1.5 on a line. Only anchor 0 has a positive loss: 1 − 1.5 + 0.75."""
     x = torch.tensor([[0.0], [1.0], [-1.5]], dtype=torch.float64)
     value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 0.75), x, torch.tensor([0, 0, 1]))
     assert value == 0.25 and gradient.tolist() == [[-2.0], [1.0], [1.0]]
 
 
-def test_a_triplet_of_loss_0_is_not_counted():
-    """d(0, 1) + margin is exactly d(0, 2); from anchor 1 both are 1 away, which is a loss of the margin."""
+def test_triplets_with_loss_0_are_not_counted():
+    """From anchor 0, d(0, 1) + margin equals d(0, 2). From anchor 1 both distances are 1: the loss is the margin."""
     x = torch.tensor([[0.0], [1.0], [2.0]], dtype=torch.float64)
     value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 1.0), x, torch.tensor([0, 0, 1]))
     assert value == 1.0 and gradient.tolist() == [[-1.0], [2.0], [-1.0]]
 
 
 def test_triplet_equals_other_libraries():
-    """Both take the mean over the triplets with positive loss."""
+    """Both libraries take the mean over the triplets with positive loss."""
     x, labels = batch(24, 3)
     margin = 0.7
     ours = batch_all_triplet_loss(x, labels, margin)
@@ -114,8 +98,8 @@ def test_triplet_equals_other_libraries():
     torch.testing.assert_close(ours, library.batch_all_triplet_loss(labels, x), rtol=1e-6, atol=0)
 
 
-def test_triplet_memory_grows_with_the_square_of_the_batch():
-    """B = 512: a B³ table of float32 has 537 MB; the largest tensor that any operation makes must be of size B²."""
+def test_triplet_memory_is_quadratic_in_the_batch_size():
+    """With B = 512 a B³ table of float32 has 537 MB; the largest tensor of any operation must have B² elements."""
     largest = 0
 
     class Watch(torch.utils._python_dispatch.TorchDispatchMode):
@@ -134,7 +118,7 @@ def test_triplet_memory_grows_with_the_square_of_the_batch():
 
 
 def test_supcon_equals_pytorch_metric_learning():
-    """Which leaves anchors without a positive out, too; classes 0 to 11 on 16 texts have such anchors."""
+    """That library also leaves out anchors without a positive; with 12 classes on 16 texts there are such anchors."""
     x, labels = batch(num_classes=12)
     assert (labels.bincount() == 1).any()
     for temperature in (0.07, 0.3, 1.0):
@@ -150,16 +134,6 @@ def test_supcon_released_is_the_scaled_mean_over_all_anchors():
     torch.testing.assert_close(supcon_loss(x, labels, 0.3, released=True), expected)
 
 
-def test_cosine_equals_its_loop():
-    x, labels = batch()
-    terms = [
-        (torch.cosine_similarity(x[i], x[j], dim=0) - (labels[i] == labels[j]).double()) ** 2
-        for i in range(16)
-        for j in range(i)
-    ]
-    torch.testing.assert_close(cosine_similarity_loss(x, labels), torch.stack(terms).mean(), rtol=1e-12, atol=0)
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradcheck(name):
     x, labels = batch(8, 3)
@@ -167,7 +141,7 @@ def test_gradcheck(name):
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_order_rotation_and_names_of_classes_change_nothing(name):
+def test_loss_is_invariant_to_order_rotation_and_class_names(name):
     x, labels = batch()
     value, gradient = value_and_gradient(LOSSES[name], x, labels)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
@@ -204,7 +178,7 @@ CORNERS = {
 @pytest.mark.parametrize("corner", CORNERS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("scale", [1e-20, 1.0, 1e20])
-def test_finite_everywhere(corner, dtype, scale):
+def test_loss_and_gradient_are_finite_in_corner_cases(corner, dtype, scale):
     x, labels = CORNERS[corner](*batch())
     x = (x * scale).to(dtype)
     for loss in (*LOSSES.values(), lambda x, y: supcon_loss(x, y, 1e-3), lambda x, y: supcon_loss(x, y, 1e3)):
@@ -213,7 +187,7 @@ def test_finite_everywhere(corner, dtype, scale):
         assert gradient.isfinite().all() and gradient.dtype == dtype
 
 
-def test_nothing_to_learn_is_zero_but_connected():
+def test_batches_without_pairs_have_loss_0_and_gradient_0():
     x, _ = batch()
     for loss, labels in [
         (LOSSES["supcon"], torch.arange(16)),
@@ -225,7 +199,7 @@ def test_nothing_to_learn_is_zero_but_connected():
 
 
 @pytest.mark.parametrize("module", [SupConLoss(0.3), BatchAllTripletLoss(1.0), CosineSimilarityLoss(), GLoss(0.7)])
-def test_modules_refuse_what_is_no_batch(module):
+def test_modules_refuse_wrong_batches(module):
     x, labels = torch.randn(4, 3), torch.tensor([0, 0, 1, 1])
     for wrong_x, wrong_labels, message in [
         (x[:1], labels[:1], r"float \[B, D\] with B >= 2.*\[1, 3\]"),
@@ -256,7 +230,7 @@ def test_modules_have_the_defaults_of_the_method():
     assert list(module.state_dict()) == ["_extra_state"] and module.class_weights.tolist() == [1, 1, 1]
 
 
-def test_a_module_shows_its_settings():
+def test_repr_of_a_module_shows_its_settings():
     assert repr(SupConLoss(0.1)) == "SupConLoss(temperature=0.1, released=False)"
     assert repr(BatchAllTripletLoss(2.0)) == "BatchAllTripletLoss(margin=2.0)"
     assert repr(CosineSimilarityLoss()) == "CosineSimilarityLoss()"
@@ -278,19 +252,22 @@ def test_modules_equal_their_functions():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_autocast_around_a_loss_changes_nothing(name):
+def test_autocast_does_not_change_a_loss(name):
     x, labels = batch()
     x = x.float().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = LOSSES[name](x, labels)
-    inside = value.detach(), torch.autograd.grad(value, x)[0]  # outside, where torch wants backward passes to be
+    inside = (
+        value.detach(),
+        torch.autograd.grad(value, x)[0],
+    )  # outside autocast, as torch recommends for backward passes
     torch.testing.assert_close(inside, value_and_gradient(LOSSES[name], x, labels), rtol=0, atol=0)
     exact = LOSSES[name](x.detach().double(), labels).item()
-    assert value.item() == pytest.approx(exact, rel=1e-5)  # bfloat16 would be 1e-3 off
+    assert value.item() == pytest.approx(exact, rel=1e-5)  # an error of bfloat16 would be 1e-3
 
 
 def test_losses_need_nothing_but_torch():
-    """What `import gloss.losses` adds to what `import torch` loads is gloss itself or the standard library."""
+    """`import gloss.losses` loads only gloss and the standard library in addition to the modules of `import torch`."""
     code = (
         "import sys, torch; before = set(sys.modules); from gloss.losses import *\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names\n"

@@ -1,4 +1,4 @@
-"""gloss.losses.reference against its own iteration and scikit-learn."""
+"""gloss.losses.reference against the iteration of label propagation and against scikit-learn."""
 
 import math
 
@@ -31,21 +31,21 @@ def test_closed_form_is_the_limit_of_the_iteration(sigma):
     torch.testing.assert_close(closed.sum(1), torch.ones(len(closed), dtype=torch.float64))
 
 
-def test_class_without_a_visible_member_gets_nothing():
+def test_a_class_without_labeled_nodes_gets_probability_0():
     x, labels, is_labeled = batch()
     is_labeled = is_labeled & (labels != 2)
     closed = propagate_labels(transition_matrix(gaussian_kernel(x, 0.7)), labels, is_labeled, 4)
     assert (closed[:, 2] == 0).all() and (closed[:, [0, 1, 3]] > 0).all()
 
 
-def test_a_class_beyond_all_visible_ones_has_its_column():
+def test_num_classes_sets_the_number_of_columns():
     x, labels, is_labeled = batch()
     closed = propagate_labels(transition_matrix(gaussian_kernel(x, 0.7)), labels, is_labeled, 6)
     assert closed.shape == (int((~is_labeled).sum()), 6) and (closed[:, 4:] == 0).all()
 
 
 def scikit_learn(weights: torch.Tensor, labels: torch.Tensor, is_labeled: torch.Tensor) -> torch.Tensor:
-    """scikit-learn divides a symmetric kernel by its row sums, then iterates with the labels clamped."""
+    """scikit-learn's result: the kernel divided by its row sums, then an iteration with clamped labels."""
     model = LabelPropagation(kernel=lambda a, b: weights.numpy().copy(), max_iter=100_000, tol=1e-13)
     model.fit(np.zeros((len(labels), 1)), np.where(is_labeled, labels, -1))
     return torch.tensor(model.label_distributions_)[~is_labeled]
@@ -59,7 +59,7 @@ def test_equals_scikit_learn_on_a_row_normalised_kernel():
 
 
 def test_equals_scikit_learn_from_the_embeddings_on_a_regular_polygon():
-    """All nodes of it have one degree, so that the column step divides by a constant and both methods are the same."""
+    """All nodes have the same degree, so the column step divides by a constant and both methods agree."""
     angle = torch.arange(12, dtype=torch.float64) * (2 * math.pi / 12)
     x = torch.stack([angle.cos(), angle.sin()], dim=1)
     _, labels, is_labeled = batch(12, 3)
@@ -68,7 +68,7 @@ def test_equals_scikit_learn_from_the_embeddings_on_a_regular_polygon():
     torch.testing.assert_close(ours, scikit_learn(weights, labels, is_labeled), rtol=1e-8, atol=1e-10)
 
 
-def test_refuses_wrong_shapes():
+def test_wrong_shapes_and_types_are_refused():
     x, labels, is_labeled = batch()
     transition = transition_matrix(gaussian_kernel(x, 0.7))
     with pytest.raises(ValueError, match=r"\[B, B\], \[B\] and \[B\]"):

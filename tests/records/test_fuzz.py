@@ -20,6 +20,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from loops import value_and_gradient
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from synthetic import result
@@ -96,12 +97,6 @@ def losses(s: dict[str, Any]) -> dict[str, Callable]:
         "triplet": lambda x, y: batch_all_triplet_loss(x, y, s["margin"]),
         "cosine": cosine_similarity_loss,
     }
-
-
-def value_and_gradient(loss: Callable, x: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.detach().clone().requires_grad_()
-    value = loss(x, labels)
-    return value.detach(), torch.autograd.grad(value, x)[0]
 
 
 @fuzz(40, 3000, batches(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
