@@ -9,12 +9,12 @@ from transformers import BertTokenizer, RobertaTokenizer
 
 
 def wordpiece(words: Iterable[str] = (), **settings: object) -> BertTokenizer:
-    """A tokenizer of BERT's that knows these words; settings: its own."""
+    """A BERT tokenizer with these words in its vocabulary; settings: further arguments of BertTokenizer."""
     known = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *words]
     return BertTokenizer(vocab={word: i for i, word in enumerate(known)}, **settings)
 
 
 def byte_level(letters: Iterable[str] = tuple(ByteLevel.alphabet())) -> RobertaTokenizer:
-    """A tokenizer of RoBERTa's without merges: every byte is a token."""
+    """A RoBERTa tokenizer without merges: every byte is a token."""
     known = ["<s>", "<pad>", "</s>", "<unk>", "<mask>", *sorted(letters)]
     return RobertaTokenizer(vocab={letter: i for i, letter in enumerate(known)}, merges=[])

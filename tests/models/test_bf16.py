@@ -1,4 +1,4 @@
-"""bf16 on a processor: chosen where it has the units, near float32 in every parameter, with the dropout asked for."""
+"""bf16 on a CPU: the automatic choice, the distance to float32 in every parameter, the dropout."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ CPU = torch.device("cpu")
     ("fpu avx512f avx512_vnni avx512_bf16x", "float32"),
     ("", "float32"),
 ])  # fmt: skip
-def test_auto_is_bf16_where_the_processor_has_the_units(monkeypatch, flags, auto):
+def test_auto_precision_is_bf16_on_processors_with_bf16_units(monkeypatch, flags, auto):
     monkeypatch.setattr(gloss.runtime.device, "_cpuinfo", {"flags": flags}.get)
     assert choose_precision(TrainerConfig(), CPU) == auto
     for given in ("float32", "bf16"):
@@ -37,7 +37,7 @@ def test_auto_is_bf16_where_the_processor_has_the_units(monkeypatch, flags, auto
 
 
 @pytest.mark.parametrize("has_units", [False, True])
-def test_a_run_says_and_keeps_what_auto_became(toy_csv, tmp_path, monkeypatch, capsys, has_units):
+def test_a_run_prints_and_records_the_precision_chosen_by_auto(toy_csv, tmp_path, monkeypatch, capsys, has_units):
     monkeypatch.setattr(gloss.runtime.device, "_cpuinfo", {"flags": "avx512_bf16" * has_units, "model name": "x"}.get)
     records = []
     for precision in ("auto", "float32"):
@@ -52,15 +52,15 @@ def test_a_run_says_and_keeps_what_auto_became(toy_csv, tmp_path, monkeypatch, c
     logits = [np.load(record.folder / "predictions.npz")["test_logits"] for record in records]
     assert logits[0].dtype == logits[1].dtype == np.float32
     assert np.array_equal(*logits) != has_units
-    assert plain.folder.parent.name != auto.folder.parent.name  # both stay reachable
+    assert plain.folder.parent.name != auto.folder.parent.name  # both runs keep their folders
 
 
 @pytest.mark.parametrize("num_groups", [None, 0, 1, 9])
 @pytest.mark.parametrize("name", ["bert", "roberta", "distilbert", "mpnet"])
-def test_embeddings_and_gradients_are_near_those_of_float32(name: str, num_groups: int | None):
+def test_bf16_embeddings_and_gradients_are_near_float32(name: str, num_groups: int | None):
     torch.manual_seed(0)
     encoder = Encoder(transformers.AutoModel.from_config(ARCHITECTURES[name])).eval()
-    texts = table(400)  # 3,000 tokens: sums over them are where bf16 loses most
+    texts = table(400)  # 3,000 tokens: bf16 loses most precision in sums over tokens
     rows = np.argsort(texts.host_lengths, kind="stable")
     towards = torch.randn(400, 16)
     embeddings, gradients = [], []
@@ -74,28 +74,30 @@ def test_embeddings_and_gradients_are_near_those_of_float32(name: str, num_group
     assert got.dtype == torch.float32 and not torch.equal(got, got.bfloat16().float())
     assert 0 < (got - plain).norm() < 0.02 * plain.norm()
     for n, grad in gradients[0].items():
-        if not n.endswith((".key.bias", ".k_lin.bias", ".k.bias")):  # 0 but for rounding: a key's bias moves no softmax
+        if not n.endswith(
+            (".key.bias", ".k_lin.bias", ".k.bias")
+        ):  # a bias of the keys does not change the softmax: its gradient is rounding error
             assert (gradients[1][n] - grad).norm() < 0.06 * grad.norm(), n
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_fast_dropout_drops_the_rate_and_keeps_the_mean(dtype):
+def test_fast_dropout_has_the_right_rate_and_mean(dtype):
     torch.manual_seed(0)
-    x = torch.full((1001, 999), 3.0, dtype=dtype, requires_grad=True)  # no multiple of 4
+    x = torch.full((1001, 999), 3.0, dtype=dtype, requires_grad=True)  # the number of elements is not a multiple of 4
     y = fast_dropout(x, 0.1)
     y.backward(torch.ones_like(y))
     assert torch.equal(x.grad != 0, y != 0) and y.dtype == x.grad.dtype == dtype
-    kept = torch.tensor(3 / 0.9).to(dtype).item()  # 3.328 if 1 / 0.9 had been rounded to bf16 before
+    kept = torch.tensor(3 / 0.9).to(dtype).item()  # it would be 3.328 if 1 / 0.9 were rounded to bf16 first
     assert y[y != 0].unique().tolist() == pytest.approx([kept], rel=1e-4)
-    for part in range(4):  # of 64 random bits
+    for part in range(4):  # the four 16-bit parts of 64 random bits
         assert (y.flatten()[part::4] == 0).float().mean().item() == pytest.approx(0.1, abs=0.003)
     torch.manual_seed(0)
     assert torch.equal(fast_dropout(x, 0.1), y) and not torch.equal(fast_dropout(x, 0.1), y)
     assert fast_dropout(x, 0.0) is x
 
 
-def test_training_in_bf16_drops_hidden_states_and_attention():
-    """What is dropped is seen in the variance over seeds: without either kind there is none, or less."""
+def test_bf16_training_applies_hidden_and_attention_dropout():
+    """The variance over seeds is 0 without dropout, and above 0 with either kind of dropout."""
     texts, rows = table(64), np.arange(64)
     torch.manual_seed(0)
     encoder = Encoder(transformers.AutoModel.from_config(ARCHITECTURES["bert"])).train()
@@ -115,21 +117,21 @@ def test_training_in_bf16_drops_hidden_states_and_attention():
     assert variance(0.1, 0) > 1e-3 and variance(0, 0.5) > 1e-6
 
 
-def test_micro_batches_repeat_their_dropout_in_bf16(tiny_config, tmp_path: Path, monkeypatch):
+def test_micro_batches_repeat_their_dropout_masks_in_bf16(tiny_config, tmp_path: Path, monkeypatch):
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
     gradients = []
-    for way in ("grad_cache_chunk", "at once", "other seeds"):
+    for method in ("grad_cache_chunk", "at once", "other seeds"):
         with monkeypatch.context() as patch:
             encode = Fit._encode
 
-            def at_once(self: Fit, rows, device_rows, seed: int, encode=encode, shift=1000 * (way == "other seeds")):
+            def at_once(self: Fit, rows, device_rows, seed: int, encode=encode, shift=1000 * (method == "other seeds")):
                 pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + shift + i // 8) for i in range(0, 32, 8)]
                 return torch.cat([encode(self, *piece) for piece in pieces])
 
-            if way != "grad_cache_chunk":
+            if method != "grad_cache_chunk":
                 patch.setattr(Fit, "_encode", at_once)
             fit = prepared(
-                tiny_config(*options, *["trainer.grad_cache_chunk=8"] * (way == "grad_cache_chunk")), tmp_path
+                tiny_config(*options, *["trainer.grad_cache_chunk=8"] * (method == "grad_cache_chunk")), tmp_path
             )
             fit.precision = "bf16"
             gradients.append(torch.cat([g.flatten() for g in gradient(fit).values()]))

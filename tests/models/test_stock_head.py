@@ -1,4 +1,4 @@
-"""The exported head: stock classifiers give our logits, or refuse to be loaded."""
+"""The exported head: stock classifiers give our logits or cannot be loaded."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ IDS = torch.arange(3, 48).reshape(5, 9)
 
 
 def classifier(config: transformers.PreTrainedConfig, num_classes: int, folder) -> Classifier:
-    """A random encoder as training gets it, without pooler, and a head of logits of ten and more."""
+    """A random encoder without pooler, as training loads it, and a head with large logits (10 and more)."""
     torch.manual_seed(0)
     transformers.AutoModel.from_config(config).save_pretrained(folder)
     model = Classifier(Encoder(pretrained(folder)), num_classes).eval()
@@ -33,7 +33,7 @@ def ours(model: Classifier) -> torch.Tensor:
     transformers.AlbertConfig(**SMALL, embedding_size=16),
     transformers.RobertaConfig(**SMALL),  # dense, tanh
     transformers.MPNetConfig(**SMALL),
-    transformers.BigBirdConfig(**SMALL),  # dense, GELU, and a pooler that is not used
+    transformers.BigBirdConfig(**SMALL),  # dense, GELU, and an unused pooler
     transformers.DistilBertConfig(vocab_size=60, dim=32, n_layers=2, n_heads=2, hidden_dim=64),  # dense, ReLU
     transformers.ElectraConfig(**SMALL, embedding_size=16),  # dense, GELU
     transformers.DebertaV2Config(**SMALL),
@@ -43,7 +43,7 @@ def ours(model: Classifier) -> torch.Tensor:
     transformers.XLMConfig(vocab_size=60, emb_dim=32, n_layers=2, n_heads=2, pad_index=0),  # linear
 ], ids=lambda config: config.model_type)  # fmt: skip
 @pytest.mark.parametrize("num_classes", [2, 15])
-def test_the_stock_classifier_gives_our_logits(tmp_path, config, num_classes):
+def test_stock_classifier_gives_our_logits(tmp_path, config, num_classes):
     model = classifier(config, num_classes, tmp_path / "start")
     expected = ours(model)
     assert 10 < expected.abs().max() < 80
@@ -56,7 +56,7 @@ def test_the_stock_classifier_gives_our_logits(tmp_path, config, num_classes):
         logits = kept(IDS, attention_mask=torch.ones_like(IDS)).logits
     torch.testing.assert_close(logits, expected, atol=3e-5, rtol=0)
     torch.testing.assert_close(logits.softmax(dim=1), expected.softmax(dim=1), atol=1e-5, rtol=0)
-    again = Classifier(Encoder(pretrained(tmp_path / "kept")), num_classes).eval()  # the encoder is what it was
+    again = Classifier(Encoder(pretrained(tmp_path / "kept")), num_classes).eval()  # the encoder is unchanged
     again.head.load_state_dict(model.head.state_dict())
     torch.testing.assert_close(ours(again), expected, atol=1e-5, rtol=0)
 
@@ -64,9 +64,9 @@ def test_the_stock_classifier_gives_our_logits(tmp_path, config, num_classes):
 @pytest.mark.parametrize("config, num_classes", [
     (transformers.BertConfig(**SMALL), 17),  # more classes than half the width
     (transformers.ModernBertConfig(**SMALL), 16),
-    (transformers.LongformerConfig(**SMALL, attention_window=4), 3),  # as a classifier it attends differently
+    (transformers.LongformerConfig(**SMALL, attention_window=4), 3),  # the stock classifier uses another attention
 ])  # fmt: skip
-def test_a_stock_classifier_that_would_be_wrong_cannot_be_loaded(tmp_path, config, num_classes):
+def test_a_stock_classifier_with_other_logits_cannot_be_loaded(tmp_path, config, num_classes):
     model = classifier(config, num_classes, tmp_path / "start")
     stock, is_classifier = stock_classifier(model, [f"class {i}" for i in range(num_classes)])
     assert not is_classifier
@@ -78,7 +78,7 @@ def test_a_stock_classifier_that_would_be_wrong_cannot_be_loaded(tmp_path, confi
     torch.testing.assert_close(ours(again), ours(model), atol=1e-5, rtol=0)
 
 
-def test_an_architecture_without_a_classifier_is_kept_as_it_is(tmp_path):
+def test_an_architecture_without_a_stock_classifier_is_saved_as_an_encoder(tmp_path):
     config = transformers.SplinterConfig(**SMALL)
     stock, is_classifier = stock_classifier(classifier(config, 3, tmp_path / "start"), ["a", "b", "c"])
     stock.save_pretrained(tmp_path / "kept")

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_encoder import table
 from test_fit import prepared
 
 import gloss.runtime.device
@@ -117,10 +116,3 @@ def test_the_warm_up_runs_the_loss_for_each_size_and_changes_nothing(tiny_config
 @pytest.mark.parametrize("text", ["CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "out of memory"])
 def test_cublas_without_memory_is_out_of_memory(tiny_config, text):
     assert "trainer.grad_cache_chunk=16" in str(out_of_memory(RuntimeError(text), tiny_config(), torch.device("cpu")))
-
-
-def test_texts_of_one_length_are_one_group():
-    texts = table(40)
-    rows = np.flatnonzero(texts.host_lengths == texts.host_lengths[0])
-    packed = texts.pack(rows, torch.from_numpy(rows), 2)
-    assert len(rows) > 2 and packed.groups == [(len(rows), texts.host_lengths[0])] and packed.place is None
