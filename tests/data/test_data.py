@@ -20,7 +20,7 @@ from gloss.data.statistics import measure_texts
 from gloss.errors import DataError
 
 REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
-TABLE_1 = {  # the paper's: train, val, test, classes
+TABLE_1 = {  # of the paper: train, val, test, classes
     "mr": (6397, 711, 3554, 2),
     "r8": (4936, 549, 2189, 8),
     "r52": (5865, 667, 2568, 52),
@@ -51,7 +51,7 @@ def some_rows(num, seed, labels=("0", "1")):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """A prepared set of its own manifest: `toy` with three splits and `pairs` with train and dev."""
+    """A manifest with two prepared sets: `toy` with three splits and `glue` with train and dev."""
     sets = {}
     for name, parts in {"toy": {"train": 60, "val": 20, "test": 20}, "glue": {"train": 200, "dev": 30}}.items():
         entry = sets[name] = {"labels": {"0": "bad", "1": "good"}, "splits": {}}
@@ -69,7 +69,7 @@ def toy(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=needs(name)) for name in TABLE_1])
-def test_real_sets_have_the_counts_of_table_1(tmp_path, name):
+def test_real_data_sets_have_the_counts_of_table_1(tmp_path, name):
     found = measure_texts(DatasetConfig(name=name), REAL, None, tmp_path)
     *rows, num_classes = TABLE_1[name]
     assert [found["splits"][part]["rows"] for part in ("train", "val", "test")] == rows
@@ -81,7 +81,7 @@ def test_real_sets_have_the_counts_of_table_1(tmp_path, name):
 # -- prepared sets -----------------------------------------------------------------------------------------------------
 
 
-def test_a_prepared_set_is_read_with_its_labels_and_rows(toy):
+def test_a_prepared_set_is_read_with_labels_and_row_numbers(toy):
     dataset = load_dataset(DatasetConfig(name="toy"), toy, seed=1)
     assert dataset.labels == ["bad", "good"] and dataset.notes == []
     rows = some_rows(60, seed=0)
@@ -91,7 +91,7 @@ def test_a_prepared_set_is_read_with_its_labels_and_rows(toy):
         assert [text[0], str(label)] == rows[row - 2]
 
 
-def test_the_order_of_rows_changes_nothing_but_the_row_numbers(toy):
+def test_row_order_does_not_change_splits_or_fingerprint(toy):
     before = load_dataset(DatasetConfig(name="glue"), toy, seed=1)
     rows = some_rows(200, seed=0)
     write(toy / "glue" / "train.csv.gz", ["text", "label"], rows[::-1])
@@ -108,7 +108,7 @@ def test_the_order_of_rows_changes_nothing_but_the_row_numbers(toy):
         (lambda rows: [[rows[0][0].replace("e", "é", 1) + "x", rows[0][1]], *rows[1:]], "another content"),
         (lambda rows: [[rows[0][0], "10"[int(rows[0][1])]], *rows[1:]], "another content"),
         (lambda rows: rows[:-1], "19 rows, where the manifest has 20"),
-        (lambda rows: [*rows[:-1], rows[0]], "another content"),  # a row for another
+        (lambda rows: [*rows[:-1], rows[0]], "another content"),  # one row replaced by a copy of another
         (lambda rows: [[rows[0][0], "2"], *rows[1:]], "the label '2' is none of 0, 1"),
         (lambda rows: [["", "1"], *rows[1:]], r"1 row left out, without 'text' \(row 2\)"),
     ],
@@ -119,16 +119,16 @@ def test_a_prepared_file_that_differs_is_refused(toy, change, reason):
         load_dataset(DatasetConfig(name="toy"), toy, seed=1)
 
 
-def test_a_cut_off_gzip_file_is_refused_at_any_length(toy):
+def test_a_truncated_gzip_file_is_refused(toy):
     path = toy / "toy" / "test.csv.gz"
-    whole = path.read_bytes()
+    content = path.read_bytes()
     for length in (0, 5, 100, -8, -1):
-        path.write_bytes(whole[:length])
+        path.write_bytes(content[:length])
         with pytest.raises(DataError, match="test.csv.gz: "):
             load_dataset(DatasetConfig(name="toy"), toy, seed=1)
 
 
-def test_a_missing_file_or_an_unknown_set_says_what_to_do(toy):
+def test_a_missing_file_or_an_unknown_set_gives_the_remedy(toy):
     (toy / "toy" / "val.csv.gz").unlink()
     with pytest.raises(
         DataError, match="val.csv.gz: no such file. Run `make data DATASETS=toy`, or set GLOSS_DATA_DIR"
@@ -138,7 +138,7 @@ def test_a_missing_file_or_an_unknown_set_says_what_to_do(toy):
         load_dataset(DatasetConfig(name="tyo"), toy, seed=1)
 
 
-def test_every_set_of_the_manifest_has_a_config_and_pinned_sources():
+def test_every_data_set_of_the_manifest_has_a_config_and_pinned_sources():
     manifest = data.read_manifest()
     snippets = {f"snippets_{domain}" for domain in ("movie", "product", "news", "tweets")}
     assert set(TABLE_1) | {"sst2", "qnli"} | snippets == set(manifest["sets"])
@@ -154,20 +154,20 @@ def test_every_set_of_the_manifest_has_a_config_and_pinned_sources():
 # -- fingerprints and splits -------------------------------------------------------------------------------------------
 
 
-def test_fingerprint_is_of_a_multiset_of_rows():
+def test_fingerprint_depends_on_the_multiset_of_rows():
     def of(*rows):
         return data.fingerprint(data.row_digests(rows))
 
     a, b = ("some text", "x"), ("other", "y")
     assert of(a, b) == of(b, a)
     others = [of(a), of(b), of(a, b), of(a, a), of(b, b), of(a, a, b), of(a, b, b), of(a, a, a, b)]
-    assert len(set(others)) == len(others)  # an exclusive or would take (a, b) for (a, a, a, b)
+    assert len(set(others)) == len(others)  # an exclusive or could not distinguish (a, b) from (a, a, a, b)
     assert of(("q", "s", "x")) != of(("qs", "x")) != of(("q:1:s", "x"))
     assert of(("text", "x")) != of(("text ", "x"))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_stratified_samples_are_in_proportion_within_their_bounds(seed):
+def test_stratified_samples_are_proportional_within_bounds(seed):
     rng = np.random.default_rng(seed)
     labels = rng.choice(6, size=300, p=[0.5, 0.3, 0.1, 0.05, 0.04, 0.01])
     counts = np.bincount(labels, minlength=6)
@@ -177,23 +177,23 @@ def test_stratified_samples_are_in_proportion_within_their_bounds(seed):
     assert len(set(chosen)) == len(chosen) == size
     quota = counts * size / 300
     assert (taken >= np.minimum(counts, 1)).all() and (taken <= counts).all()
-    # A class is off its quota by less than one text, or by what the classes lifted to one text take.
+    # A class deviates from its quota by less than one text, plus the texts given to classes raised to one text.
     lifted = ((counts > 0) & (quota < 1)).sum()
     assert np.abs(taken - quota).max() <= 1 + lifted
     assert (chosen == stratified(labels, size, seed, least=1)).all()
 
 
-def test_a_cut_leaves_every_class_in_train(toy):
+def test_validation_is_cut_from_train_in_proportion(toy):
     a, b = (load_dataset(DatasetConfig(name="glue"), toy, seed=seed) for seed in (1, 2))
     assert a.splits["val"].texts == b.splits["val"].texts  # the split does not depend on the run's seed
     assert len(a.splits["val"]) == 20 and len(a.splits["train"]) == 180 and len(a.splits["test"]) == 30
     assert set(a.splits["val"].texts).isdisjoint(a.splits["train"].texts)
     assert sorted([*a.splits["val"].rows, *a.splits["train"].rows]) == list(range(2, 202))
-    whole = np.bincount(np.concatenate([a.splits["val"].labels, a.splits["train"].labels]))
-    assert np.abs(np.bincount(a.splits["val"].labels) - whole / 10).max() < 1
+    counts = np.bincount(np.concatenate([a.splits["val"].labels, a.splits["train"].labels]))
+    assert np.abs(np.bincount(a.splits["val"].labels) - counts / 10).max() < 1
 
 
-def test_train_limit_is_drawn_by_seed(toy):
+def test_train_limit_draws_a_sample_by_seed(toy):
     def train(limit, seed):
         return load_dataset(DatasetConfig(name="toy", train_limit=limit), toy, seed)
 
@@ -223,7 +223,7 @@ def test_long_texts_and_duplicates_are_counted(toy):
 
 
 @pytest.mark.parametrize("fraction", [0.0, 0.1, 0.4, 1.0])
-def test_label_noise_changes_exactly_its_share(fraction):
+def test_label_noise_changes_exactly_the_given_fraction(fraction):
     labels = np.random.default_rng(0).integers(0, 5, 205)
     split = Split([("x",)] * 205, labels.copy(), np.arange(205))
     noisy = add_label_noise(split, fraction, 5, seed=1)
@@ -231,7 +231,7 @@ def test_label_noise_changes_exactly_its_share(fraction):
     assert changed.sum() == round(fraction * 205)
     assert (split.labels == labels).all() and set(noisy.labels) <= set(range(5))
     assert (noisy.labels == add_label_noise(split, fraction, 5, seed=1).labels).all()
-    if fraction == 1.0:  # every other class is reached from every class
+    if fraction == 1.0:  # labels change from every class to every other class
         assert {(a, b) for a, b in zip(labels, noisy.labels, strict=True)} == {
             (a, b) for a in range(5) for b in range(5) if a != b
         }

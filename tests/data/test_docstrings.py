@@ -1,4 +1,4 @@
-"""The data set `docstrings`: what is read, what is left out, and that it is the same everywhere."""
+"""The data set `docstrings`: the texts that are read and left out, and its reproducibility."""
 
 import importlib.metadata
 import random
@@ -22,8 +22,10 @@ def collected():
 
 @pytest.fixture
 def library(tmp_path, monkeypatch):
-    """Makes two small packages the only libraries: `alpha` (also called al) of the given files, and `beta`; their texts
-    by split."""
+    """library(alpha, beta): make the packages `alpha` (alias al) and `beta` of these files the only libraries.
+
+    It returns their texts by split.
+    """
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(docstrings, "LIBRARIES", {"Alpha": ("alpha", ("al",)), "Beta": ("beta", ())})
     monkeypatch.setattr(importlib.metadata, "version", lambda name: "1.0")
@@ -37,10 +39,10 @@ def library(tmp_path, monkeypatch):
         return docstrings.collect()[0]
 
     yield build
-    assert "alpha" not in sys.modules  # read, never imported
+    assert "alpha" not in sys.modules  # the files are read without an import
 
 
-def test_size_classes_and_names(collected):
+def test_docstrings_have_the_right_sizes_and_no_library_names(collected):
     parts, versions = collected
     rows = [row for part in parts.values() for row in part]
     assert len(rows) >= 1500 and len(docstrings.LIBRARIES) >= 6
@@ -56,7 +58,7 @@ def test_size_classes_and_names(collected):
     assert len(set(keys)) == len(keys)
 
 
-def test_the_pinned_versions_give_the_pinned_texts_in_any_order_of_files(collected, monkeypatch):
+def test_pinned_versions_give_the_pinned_texts_in_any_file_order(collected, monkeypatch):
     listed = Path.rglob
     monkeypatch.setattr(Path, "rglob", lambda *args: random.Random(1).sample(paths := [*listed(*args)], len(paths)))
     pinned = data.read_manifest()["docstrings"]
@@ -70,20 +72,20 @@ def test_the_pinned_versions_give_the_pinned_texts_in_any_order_of_files(collect
     assert f"differ from the pinned versions' (installed: numpy 1.0 for {pinned['versions']['numpy']}" in note
 
 
-def test_a_library_that_is_not_installed_is_named(monkeypatch):
+def test_a_missing_library_is_named(monkeypatch):
     monkeypatch.setattr(docstrings, "LIBRARIES", {"no-such-library": ("no_such_library", ())})
     with pytest.raises(data.DataError, match="needs no-such-library: `pip install -r requirements.txt`"):
         data.load_dataset(CFG, "unused", seed=1)
 
 
-def test_no_file_stands_in_two_splits(library):
+def test_each_source_file_is_in_one_split(library):
     functions = "".join(f'def f{i}():\n    """In FILE there is function number {i} {"x" * i}."""\n' for i in range(3))
     alpha = {f"m{i}.py": functions.replace("FILE", f"file{chr(65 + i)}") for i in range(26)}
     files = {part: {text.split()[1] for text, _ in rows} for part, rows in library(alpha, {"m.py": functions}).items()}
     assert all(files.values()) and sum(map(len, files.values())) == 27
 
 
-def test_openings_are_taken_without_the_librarys_name_tests_generated_files_and_duplicates(library):
+def test_docstring_openings_are_kept_without_library_names_tests_generated_files_and_duplicates(library):
     source = '''"""Alpha reads al.files and alphabets for everyone, as ALPHA.read does.
 
 Parameters

@@ -1,4 +1,4 @@
-"""`make data` against a local server: every ending is a whole file or a clear error, never half a file."""
+"""`make data` against a local server: each download ends with a complete file or an error, never a partial file."""
 
 import functools
 import gzip
@@ -25,7 +25,7 @@ from gloss.data.files import read_table
 from gloss.errors import DataError
 
 REAL = Path(os.environ.get("GLOSS_DATA_DIR", ""))
-CONTENT = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(10_000))  # 320 kB that do not compress
+CONTENT = b"".join(hashlib.sha256(str(i).encode()).digest() for i in range(10_000))  # 320 kB, incompressible
 
 
 def git_blob(content):
@@ -33,7 +33,7 @@ def git_blob(content):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves `files` (path -> content); `faults` says what happens to the next requests, one by one."""
+    """Serves `files` (path -> content); `faults` lists the faults of the next requests in order."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -63,7 +63,7 @@ def server(monkeypatch):
     for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
         monkeypatch.delenv(name)
     monkeypatch.delenv("GLOSS_DATA_MIRROR", raising=False)
-    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # between tries
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # no waiting between tries
     with Server() as server:
         threading.Thread(target=functools.partial(server.serve_forever, poll_interval=0.01), daemon=True).start()
         server.files["/file"] = CONTENT
@@ -77,7 +77,7 @@ PROOFS = [{"git_blob": git_blob(CONTENT)}, {"sha256": hashlib.sha256(CONTENT).he
 
 @pytest.mark.parametrize("expected", PROOFS)
 @pytest.mark.parametrize("faults", [[], ["broken", "no length", 503]])
-def test_a_good_download_whatever_came_before(server, tmp_path, expected, faults):
+def test_a_download_succeeds_after_failed_attempts(server, tmp_path, expected, faults):
     server.faults = list(faults)
     fetch(f"{server.url}/file", tmp_path / "x", expected)
     assert (tmp_path / "x").read_bytes() == CONTENT and os.listdir(tmp_path) == ["x"]
@@ -86,7 +86,7 @@ def test_a_good_download_whatever_came_before(server, tmp_path, expected, faults
 
 @pytest.mark.parametrize("expected", PROOFS)
 @pytest.mark.parametrize("content", [CONTENT[:-1] + b"?", CONTENT[:-1], b"", b"<html>sign in here</html>"])
-def test_a_wrong_content_is_refused(server, tmp_path, content, expected):
+def test_wrong_content_is_refused(server, tmp_path, content, expected):
     server.files["/file"] = content
     with pytest.raises(DataError, match="/file: not the content that the manifest names"):
         fetch(f"{server.url}/file", tmp_path / "x", expected)
@@ -94,21 +94,21 @@ def test_a_wrong_content_is_refused(server, tmp_path, content, expected):
 
 
 @pytest.mark.parametrize("fault", ["broken", 503, 404])
-def test_a_server_that_does_not_send_it_ends_in_an_error_and_leaves_nothing(server, tmp_path, fault):
+def test_server_errors_end_in_an_error_and_leave_no_file(server, tmp_path, fault):
     server.faults = [fault] * 9
     with pytest.raises(DataError, match="/file: not downloaded in 5 tries .*HTTPS_PROXY or GLOSS_DATA_MIRROR"):
         fetch(f"{server.url}/file", tmp_path / "x", PROOFS[0])
     assert os.listdir(tmp_path) == [] and len(server.asked) == download.TRIES
 
 
-def test_the_mirror_replaces_the_host_and_keeps_the_path(server, tmp_path, monkeypatch):
+def test_mirror_replaces_the_host_and_keeps_the_path(server, tmp_path, monkeypatch):
     server.files = {"/mirror/of/it/owner/name/file": CONTENT}
     monkeypatch.setenv("GLOSS_DATA_MIRROR", server.url + "/mirror/of/it/")
     fetch("https://raw.example.org/owner/name/file", tmp_path / "x", PROOFS[0])
     assert (tmp_path / "x").read_bytes() == CONTENT
 
 
-def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
+def test_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):
     server.files = {"http://nowhere.invalid/file": CONTENT}
     monkeypatch.setenv("http_proxy", server.url)
     fetch("http://nowhere.invalid/file", tmp_path / "x", PROOFS[0])
@@ -118,7 +118,7 @@ def test_the_proxy_of_the_environment_is_asked(server, tmp_path, monkeypatch):
 # -- whole sets --------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def toy(server, tmp_path, monkeypatch):
-    """A manifest of two sets as the authors and GLUE publish theirs: `toy` as CSV, `pairs` as parquet."""
+    """A manifest of two data sets: `toy` as CSV, like the authors' files; `pairs` as parquet, like GLUE."""
     rows = {
         "toy": {
             part: [[f'{part}, "{i}"\nend', "01"[i % 2]] for i in range(n)]
@@ -158,26 +158,28 @@ def toy(server, tmp_path, monkeypatch):
     return rows
 
 
-def test_sets_are_prepared_and_what_is_good_is_kept(server, toy, tmp_path):
-    said = []
-    assert prepare(["toy", "pairs"], tmp_path / "data", said.append) == []
+def test_data_sets_are_prepared_and_valid_files_are_kept(server, toy, tmp_path):
+    messages = []
+    assert prepare(["toy", "pairs"], tmp_path / "data", messages.append) == []
     for name, parts in toy.items():
         for part, rows in parts.items():
             columns = ["text", "label"] if name == "toy" else ["question", "sentence", "label"]
             assert read_table(tmp_path / "data" / name / f"{part}.csv.gz", columns) == rows
     assert sorted(os.listdir(tmp_path / "data" / "toy")) == ["test.csv.gz", "train.csv.gz"]
-    assert (tmp_path / "data" / "toy" / "train.csv.gz").read_bytes()[4:8] == bytes(4)  # gzip's time: always equal bytes
+    assert (tmp_path / "data" / "toy" / "train.csv.gz").read_bytes()[4:8] == bytes(
+        4
+    )  # gzip's time stamp is 0: equal content gives equal bytes
     cfg = DatasetConfig(name="pairs", text=["question", "sentence"])
     assert load_dataset(cfg, tmp_path / "data", 1).labels == ["yes", "no"]
     server.asked.clear()
     damaged = tmp_path / "data" / "toy" / "test.csv.gz"
     damaged.write_bytes(damaged.read_bytes()[:-20])
-    assert prepare(["toy", "pairs"], tmp_path / "data", said.append) == []
+    assert prepare(["toy", "pairs"], tmp_path / "data", messages.append) == []
     assert server.asked == ["/data/toy/test.csv"]
-    assert "there already" in said[-1] and any("made again, because of" in line for line in said)
+    assert "there already" in messages[-1] and any("made again, because of" in line for line in messages)
 
 
-def test_a_set_that_fails_does_not_stop_the_others(server, toy, tmp_path):
+def test_a_failed_data_set_does_not_stop_the_others(server, toy, tmp_path):
     del server.files["/data/toy/test.csv"]
     (problem,) = prepare(["toy", "pairs"], tmp_path / "data", lambda line: None)
     assert problem.startswith("toy: ") and "404 Client Error" in problem
@@ -185,7 +187,7 @@ def test_a_set_that_fails_does_not_stop_the_others(server, toy, tmp_path):
     assert sorted(os.listdir(tmp_path / "data" / "toy")) == ["train.csv.gz"]
 
 
-def test_the_right_file_with_other_rows_than_the_manifest_is_refused(server, toy, tmp_path):
+def test_a_file_with_another_row_count_than_the_manifest_is_refused(server, toy, tmp_path):
     manifest = json.loads(data.MANIFEST.read_text())
     manifest["sets"]["toy"]["splits"]["train"]["rows"] = 8999
     data.MANIFEST.write_text(json.dumps(manifest))
@@ -194,7 +196,7 @@ def test_the_right_file_with_other_rows_than_the_manifest_is_refused(server, toy
     assert not (tmp_path / "data" / "toy" / "train.csv.gz").exists()
 
 
-def test_an_unknown_set(toy, tmp_path):
+def test_an_unknown_data_set_is_refused(toy, tmp_path):
     with pytest.raises(DataError, match="tyo is none of the sets that can be fetched: toy, pairs"):
         prepare(["tyo"], tmp_path)
 
@@ -209,9 +211,9 @@ print(*download.prepare(["toy"], Path(sys.argv[2]), lambda line: None))
 """
 
 
-def test_a_limit_on_file_size_ends_in_an_error_and_the_next_run_goes_on(server, toy, tmp_path):
+def test_a_file_size_limit_ends_in_an_error_and_a_second_run_succeeds(server, toy, tmp_path):
     folder = tmp_path / "data"
-    assert len(server.files["/data/toy/train.csv"]) > 100_000  # the download is stopped in the middle
+    assert len(server.files["/data/toy/train.csv"]) > 100_000  # the limit stops the download in the middle
     command = [sys.executable, "-c", LIMITED, str(data.MANIFEST), str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert "train.csv.gz: cannot be written (File too large): free space there, raise `ulimit -f`" in done.stdout
@@ -222,8 +224,8 @@ def test_a_limit_on_file_size_ends_in_an_error_and_the_next_run_goes_on(server, 
 
 # -- the real texts ----------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", ["mr", "r8", "ohsumed", "20ng"])
-def test_the_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, monkeypatch, name):
-    """The authors' file, rebuilt: index, text, label. Its git blob id in the real manifest proves that it is theirs."""
+def test_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, monkeypatch, name):
+    """The authors' file, rebuilt from index, text and label; it must have the git blob id of the real manifest."""
     source = REAL / name / "test.csv.gz"
     if not os.environ.get("GLOSS_DATA_DIR") or not source.exists():
         pytest.skip(f"GLOSS_DATA_DIR has no {name}")
@@ -245,8 +247,8 @@ def test_the_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, mon
 @pytest.mark.parametrize(("name", "message"), [
     ("mr", "mr: .*404 Client Error"), ("[imdb]", "imdb is none of the sets that can be fetched: mr, r8, r52"),
 ])  # fmt: skip
-def test_the_command(server, toy, tmp_path, name, message):
-    """scripts/data.py with the repository's own manifest: nothing is fetched from the network."""
+def test_data_script_reports_failed_and_unknown_sets(server, toy, tmp_path, name, message):
+    """scripts/data.py with the repository's manifest and the local server as mirror."""
     command = [sys.executable, "scripts/data.py", f"paths.data={tmp_path / 'data'}", f"datasets={name}"]
     environment = {**os.environ, "GLOSS_DATA_MIRROR": server.url}
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=90)

@@ -1,4 +1,4 @@
-"""A user's own files as they come: every kind gives the same rows, and a mistake is refused with its place."""
+"""Files of the user: every format gives the same rows, and invalid files are refused with file, row and column."""
 
 import csv
 import gzip
@@ -58,17 +58,17 @@ FILES = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_kind_of_file_gives_the_same_examples(tmp_path, name):
+def test_every_file_format_gives_the_same_examples(tmp_path, name):
     content, first = FILES[name]
     (tmp_path / name).write_bytes(content)
     rows, _ = read_examples(tmp_path / name, ["text"], ["label"])
     assert rows == [Row(number, (text,), (label,)) for number, (text, label) in enumerate(ROWS, first)]
-    if name not in ("noending", "tab.txt"):  # which predict takes for lines
+    if name not in ("noending", "tab.txt"):  # predict reads these two as lines of text
         rows = [row for row in read_rows(str(tmp_path / name), kind_of(name), ["text"]) if row.texts]
         assert rows == [Row(number, (text,)) for number, (text, _) in enumerate(ROWS, first)]
 
 
-def test_a_folder_per_class(tmp_path):
+def test_a_folder_per_class_is_read(tmp_path):
     for i, (text, label) in enumerate(ROWS):
         (tmp_path / "train" / label).mkdir(parents=True, exist_ok=True)
         (tmp_path / "train" / label / f"{i:02}.txt").write_text(text)
@@ -91,7 +91,7 @@ def test_a_folder_per_class(tmp_path):
         load(tmp_path / "train", text=["a", "b"])
 
 
-def test_columns_separators_and_encodings(tmp_path):
+def test_columns_separators_and_encodings_are_respected(tmp_path):
     path = write(tmp_path / "x.csv", [["a, b; c, d", "x"], ["e, f", "y"]] * 6, ("text, which", "label"), delimiter=";")
     assert load(path, text="text, which").labels == ["x", "y"]
     with pytest.raises(DataError, match="no column 'label' in the header, which has 'text', 'which;label'"):
@@ -107,7 +107,7 @@ def test_columns_separators_and_encodings(tmp_path):
         dataset = load(pairs, text=["frage", "satz"], label="klasse", separator=separator, encoding="cp1252")
         train = dataset.splits["train"]
         assert train.texts[0] == (f"Wer ist {train.rows[0] - 2}?", f"Ganz schön {train.rows[0] - 2}")
-    one = tmp_path / "one.tsv"  # of a .tsv file commas separate nothing
+    one = tmp_path / "one.tsv"  # in a .tsv file commas do not separate columns
     one.write_text("text\nred, green\n")
     assert list(read_rows(str(one), "csv", ["text"])) == [Row(2, ("red, green",))]
     for setting, message in (
@@ -118,7 +118,7 @@ def test_columns_separators_and_encodings(tmp_path):
             load(path, **setting)
 
 
-def test_lines_of_another_encoding_are_read_by_the_fallback(tmp_path):
+def test_lines_in_another_encoding_use_the_fallback(tmp_path):
     path = tmp_path / "x.csv"
     path.write_bytes("größe\nschön\n".encode("cp1252") + "schön\n".encode())
     rows = read_rows(str(path), "csv", ["größe"], fallback="cp1252")
@@ -126,7 +126,7 @@ def test_lines_of_another_encoding_are_read_by_the_fallback(tmp_path):
     assert "save as UTF-8, or set the encoding" in next(read_rows(str(path), "txt", ["größe"])).problem
 
 
-def test_numbers_and_missing_labels_of_files_with_types(tmp_path):
+def test_typed_files_with_numbers_and_missing_labels_are_read(tmp_path):
     frame = pd.DataFrame({"text": [f"text {i}" for i in range(20)], "label": pd.Categorical(["x", "y"] * 10)})
     frame.to_parquet(tmp_path / "category.parquet")
     assert load(tmp_path / "category.parquet").labels == ["x", "y"]
@@ -148,7 +148,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
     [("NA", "null"), ("007", "1.0"), (" blanks ", "TRUE"), ('a "quote"', "two\nlines"), ("ünïcode 🎬", "nan")], ","
 )
 @given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8), st.sampled_from(",;\t|"))
-def test_what_a_csv_writer_wrote_is_read_back(tmp_path_factory, rows, separator):
+def test_csv_rows_are_read_back_unchanged(tmp_path_factory, rows, separator):
     path = write(tmp_path_factory.mktemp("csv") / "x.csv", rows, delimiter=separator)
     kept = [(n, row) for n, row in enumerate(rows, 2) if not any(map(is_blank, row)) and row != ("text", "label")]
     if kept:
@@ -184,7 +184,7 @@ def test_what_a_csv_writer_wrote_is_read_back(tmp_path_factory, rows, separator)
     ("x.parquet", b"PAR1 no more", "cannot be read: .*[pP]arquet"),
     ("x.parquet", pd.DataFrame({"body": ["a"]}).to_parquet(), "no column 'text' in the header, which has 'body': set"),
 ])  # fmt: skip
-def test_a_mistake_is_refused_with_its_place(tmp_path, name, content, message):
+def test_invalid_files_are_refused_with_their_position(tmp_path, name, content, message):
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -192,7 +192,7 @@ def test_a_mistake_is_refused_with_its_place(tmp_path, name, content, message):
         load(path)
 
 
-def test_blank_rows_repeated_headers_and_missing_cells_are_left_out_and_counted(tmp_path):
+def test_blank_rows_repeated_headers_and_missing_cells_are_dropped_and_counted(tmp_path):
     path = tmp_path / "x.csv"
     good = [f"text {i},{'xy'[i % 2]}" for i in range(20)]
     lines = ["text,label", *good[:5], "", ",", "\ufefftext,label", " \u200b ,x", "a,", *good[5:], "text,label", "", ""]
@@ -210,7 +210,7 @@ def test_blank_rows_repeated_headers_and_missing_cells_are_left_out_and_counted(
 
 
 @pytest.mark.parametrize("text", ["", " \t\n", "\u00a0", "\u200b\ufeff", "\u2800", "\u3164", None])
-def test_what_shows_nothing_is_blank(text):
+def test_invisible_texts_count_as_blank(text):
     assert is_blank(text) and not is_blank((text or "") + ".")
 
 
@@ -224,7 +224,7 @@ def reviews(num_good, num_bad, start=0):
     ]
 
 
-def test_one_file_is_split_by_us_and_we_say_so(tmp_path):
+def test_a_single_file_is_split_with_a_note(tmp_path):
     rows = reviews(60, 40)
     path = write(tmp_path / "reviews.csv", rows)
     dataset = load(path)
@@ -234,12 +234,14 @@ def test_one_file_is_split_by_us_and_we_say_so(tmp_path):
     assert [note.partition(" (")[0] for note in dataset.notes] == [
         f"{part} is 10 of the 100 training texts" for part in ("test", "val")
     ]
-    assert load(path, seed=2).splits["test"].texts == dataset.splits["test"].texts  # tested is the same by every seed
+    assert (
+        load(path, seed=2).splits["test"].texts == dataset.splits["test"].texts
+    )  # the test split does not depend on the seed
     for split in dataset.splits.values():
         assert all(text == rows[row - 2][0] for (text,), row in zip(split.texts, split.rows, strict=True))
 
 
-def test_given_files_are_taken_as_they_are(tmp_path):
+def test_given_split_files_are_used_unchanged(tmp_path):
     train, val, test = (write(tmp_path / f"{i}.csv", reviews(n, n, start=9 * i)) for i, n in enumerate((7, 3, 2)))
     dataset = load(train, val_path=str(val), test_path=str(test))
     assert [len(split) for split in dataset.splits.values()] == [14, 6, 4] and dataset.notes == []
@@ -248,8 +250,8 @@ def test_given_files_are_taken_as_they_are(tmp_path):
         load(train, test_path=str(test))
 
 
-def test_rare_classes(tmp_path):
-    """Of two texts one is trained and one tested; a class of one needs a test file, and stays in train."""
+def test_classes_with_one_or_two_texts_are_split(tmp_path):
+    """A class of two texts has one in train and one in test; a class of one text stays in train, with a test file."""
     twice = [[f"number {i} about {i // 2}", f"rare {i // 2}"] for i in range(40)]
     dataset = load(write(tmp_path / "all.csv", [*reviews(30, 30), *twice]))
     for label, name in enumerate(dataset.labels):
@@ -266,7 +268,7 @@ def test_rare_classes(tmp_path):
         load(write(tmp_path / "all.csv", [[f"number {i}", str(i // 2)] for i in range(10)]))
 
 
-def test_fingerprint_follows_the_texts_and_not_their_order(tmp_path):
+def test_fingerprint_depends_on_the_texts_and_not_on_their_order(tmp_path):
     rows = reviews(10, 10)
     orders = (rows, rows[::-1], rows[5:] + rows[:5])
     prints = {load(write(tmp_path / "x.csv", some)).fingerprint for some in orders}
@@ -280,7 +282,7 @@ def test_fingerprint_follows_the_texts_and_not_their_order(tmp_path):
     (["b", "10", "9"], ["10", "9", "b"]),
     (["1.5", "1", "10"], ["1", "1.5", "10"]),
 ])  # fmt: skip
-def test_labels_are_sorted_as_numbers_if_all_are_whole(tmp_path, labels, order):
+def test_labels_are_sorted_as_numbers_if_all_are_whole_numbers(tmp_path, labels, order):
     dataset = load(write(tmp_path / "x.csv", [[f"{label} {i}", label] for label in labels for i in range(5)]))
     assert dataset.labels == order
     for split in dataset.splits.values():

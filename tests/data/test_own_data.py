@@ -1,4 +1,4 @@
-"""Labels and texts of one's own that are almost what was meant, and sets of the Hugging Face hub."""
+"""The user's own files with suspicious labels or texts, and data sets of the Hugging Face hub."""
 
 import json
 
@@ -13,7 +13,7 @@ from gloss.errors import DataError
 
 
 def plain(labels, texts="number {}"):
-    """Rows of a short text each."""
+    """Rows of a short text and a label."""
     return [[texts.format(i), label] for i, label in enumerate(labels)]
 
 
@@ -26,21 +26,21 @@ def test_classes_that_look_alike_are_refused(tmp_path, pair):
 
 @pytest.mark.parametrize("pair", [("neg", "Neg"), ("1", "1.0"), ("007", "7"), ("1e2", "100"), ("SS", "\u00df"),
                                   ("A", "\uff21")])  # fmt: skip
-def test_classes_that_mean_alike_are_noted(tmp_path, pair):
+def test_classes_that_differ_only_in_case_or_number_format_give_a_note(tmp_path, pair):
     note = load(write(tmp_path / "x.csv", plain([*pair, "other"] * 10))).notes[0]
     assert note.startswith("classes that differ only in case, form of letters or form of numbers: ")
     assert f"{pair[0]!r} (10 texts, first in row 2) and {pair[1]!r} (10 texts, first in row 3)" in note
 
 
 @pytest.mark.parametrize("name", ["nan", "NaN", "None", "NULL", "n/a", "<NA>"])
-def test_a_class_with_the_name_of_a_missing_label_is_noted(tmp_path, name):
+def test_a_class_named_like_a_missing_label_gives_a_note(tmp_path, name):
     note = load(write(tmp_path / "x.csv", plain([name, "x", "y"] * 10))).notes[0]
     assert note.startswith(f"a class is called {name!r} (10 texts, first in row 2): if that means a missing label")
 
 
 @pytest.mark.parametrize("labels", [["+", "-"], ["C", "C++", "C#"], ["1", "2"], ["0.5", "1.0", "1.5"], ["a/b", "a"],
                                     ["(x)", "[y]"]])  # fmt: skip
-def test_classes_that_are_no_oddity_are_not_noted(tmp_path, labels):
+def test_ordinary_classes_give_no_note(tmp_path, labels):
     notes = load(write(tmp_path / "x.csv", plain(labels * 10))).notes
     assert [note.partition(" is ")[0] for note in notes] == ["test", "val"]
 
@@ -53,20 +53,20 @@ def test_classes_that_are_no_oddity_are_not_noted(tmp_path, labels):
     (["['a']", "['a', 'b']"] * 10, "several labels per text are not supported"),
     (["[0 1]", "[0]"] * 10, "several labels per text are not supported"),
 ])  # fmt: skip
-def test_a_column_that_holds_no_classes_is_refused(tmp_path, labels, message):
+def test_a_label_column_without_classes_is_refused(tmp_path, labels, message):
     path = write(tmp_path / "x.csv", plain(labels))
     with pytest.raises(DataError, match=message):
         load(path, test_path=str(write(tmp_path / "test.csv", plain(labels[:1], "another {}"))))
 
 
-def test_many_whole_numbers_are_noted(tmp_path):
+def test_many_whole_number_classes_give_a_note(tmp_path):
     note = load(write(tmp_path / "x.csv", plain([str(i) for i in range(1, 101)] * 4))).notes[0]
     assert note == "the 100 classes are numbers, 1 to 100: if these are ratings, group them"
 
 
 @pytest.mark.parametrize("label_first", [False, True])
 @pytest.mark.parametrize("num_swallowed", [1, 7])
-def test_a_quote_that_swallows_rows_is_refused(tmp_path, label_first, num_swallowed):
+def test_an_open_quote_that_spans_rows_is_refused(tmp_path, label_first, num_swallowed):
     rows = plain("xy" * 10)
     end = 3 + num_swallowed
     rows[3][0], rows[end][0] = f'"{rows[3][0]}', f'{rows[end][0]}"'
@@ -76,12 +76,12 @@ def test_a_quote_that_swallows_rows_is_refused(tmp_path, label_first, num_swallo
         load(tmp_path / "x.csv")
 
 
-def test_texts_of_several_lines_are_no_rows(tmp_path):
+def test_texts_of_several_lines_are_accepted(tmp_path):
     rows = [[f"It was, all in all, x\nand {i},\ny", "xy"[i % 2]] for i in range(20)]
     assert len(load(write(tmp_path / "x.csv", rows)).splits["train"]) == 16
 
 
-def test_texts_that_repeat_are_counted_or_refused(tmp_path):
+def test_repeated_texts_are_counted_or_refused(tmp_path):
     rows = plain("xy" * 10)
     train = write(tmp_path / "train.csv", rows)
     for test in (train, write(tmp_path / "copy.csv", rows[::-1])):
@@ -95,7 +95,7 @@ def test_texts_that_repeat_are_counted_or_refused(tmp_path):
     assert "test is 4 of the 40 training texts" in cut and "4 of them with the same words" in cut
 
 
-def test_texts_that_stand_for_missing_ones_are_noted(tmp_path):
+def test_texts_like_nan_or_none_give_a_note(tmp_path):
     dataset = load(write(tmp_path / "x.csv", [*plain("xy" * 10), ["nan", "x"], ["None", "y"]]))
     assert dataset.notes[0] == "2 of the 22 texts hold a word for a missing text, as nan or none (rows 22, 23)"
 
@@ -105,7 +105,7 @@ def test_texts_that_stand_for_missing_ones_are_noted(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """hub(**settings): a folder that `datasets` reads as it reads a set of the hub, loaded."""
+    """hub(**settings): load hub.folder, which `datasets` reads like a data set of the hub."""
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "set").mkdir()
@@ -131,7 +131,7 @@ def test_a_hub_set_keeps_the_order_of_its_class_names(hub):
         table = datasets.Dataset.from_dict({"body": texts[: len(labels)], "label": labels}, features=features)
         table.to_parquet(hub.folder / f"{part}-00000.parquet")
     dataset = hub(text=["body"])
-    assert dataset.labels == ["positive", "negative"]  # a class without texts is none
+    assert dataset.labels == ["positive", "negative"]  # a class without texts is dropped
     assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 31, "val": 4, "test": 4}
     assert dataset.notes[0] == "test is left aside: no labels"
     assert dataset.notes[1].startswith("21 rows left out, without 'label' (rows 1, 4, 7, 10, 13")
@@ -146,13 +146,13 @@ def test_a_hub_set_keeps_the_order_of_its_class_names(hub):
     (lambda i: {"a": i}, "column 'label' holds a dict: several labels per text are not"),
     (lambda i: i / 7, "the labels are 40 numbers, 0.0 to 5.57.*, which looks like ratings: regression is not"),
 ])  # fmt: skip
-def test_a_hub_set_without_classes_is_refused(hub, column, message):
+def test_a_hub_set_without_class_labels_is_refused(hub, column, message):
     write_lines(hub.folder / "train.jsonl", [{"text": f"text {i}", "label": column(i)} for i in range(40)])
     with pytest.raises(DataError, match=message):
         hub()
 
 
-def test_a_hub_set_of_csv_keeps_zeros_and_leaves_out_what_has_no_label(hub):
+def test_a_hub_set_of_csv_keeps_leading_zeros_and_drops_rows_without_label(hub):
     labels = ["007", "7", "NA", ""]
     write(hub.folder / "train.csv", [[str(i), labels[i % 4]] for i in range(80)], ("title", "topic"))
     dataset = hub(text="title", label="topic")
@@ -162,9 +162,9 @@ def test_a_hub_set_of_csv_keeps_zeros_and_leaves_out_what_has_no_label(hub):
     assert "a class is called 'NA' (20 texts" in dataset.notes[2]
 
 
-def test_a_hub_set_that_cannot_be_read_is_refused_in_a_line(hub):
+def test_an_unreadable_hub_set_gives_an_error(hub):
     with pytest.raises(DataError, match="dataset.path=.*set .* cannot be read"):
-        hub()  # nothing is there
+        hub()  # the folder is empty
     (hub.folder / "train.csv").write_text('text,label\n"a,b\n')
     with pytest.raises(DataError, match="set .* cannot be read"):
         hub()
@@ -178,7 +178,7 @@ def preset(name):
 
 
 def test_medqa_is_read_as_pairs_of_question_and_option(hub):
-    """Small files of its form, in which some questions have an option less."""
+    """Small files in the format of MedQA, in which some questions have one option less."""
 
     def write_questions(part, num, wrong_name=None):
         write_lines(hub.folder / f"{part}.jsonl", [
@@ -210,7 +210,7 @@ def test_medqa_is_read_as_pairs_of_question_and_option(hub):
         hub(**preset("medqa"))
 
 
-def test_pubmed_rct_is_read_from_files_of_its_form(hub):
+def test_pubmed_rct_is_read_with_its_splits_and_labels(hub):
     roles = ("background", "objective", "methods", "results", "conclusions")
     for part, num_abstracts in (("train", 3), ("dev", 1), ("test", 2)):
         write_lines(hub.folder / f"{part}.jsonl", [

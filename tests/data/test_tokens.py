@@ -1,4 +1,4 @@
-"""Texts as token ids: the tokenizers' own, cached, counted where they are truncated."""
+"""Token ids of texts: equality with the tokenizers', the cache, the count of truncated texts."""
 
 import contextlib
 
@@ -22,17 +22,17 @@ def roberta():
     return byte_level()
 
 
-def test_tokens_are_the_tokenizers_own(bert):
+def test_token_ids_equal_the_tokenizers(bert):
     texts = [(text,) for text, _ in some_rows(1234, seed=0)]
     tokens = tokenize(texts, bert, 8)
     assert len(tokens) == 1234 and tokens.input_ids.dtype == np.int32 and tokens.offsets.dtype == np.int64
     for i in (0, 999, 1000, 1233):
-        mine = tokens.input_ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
-        assert mine == bert.encode(texts[i][0], truncation=True, max_length=8)
-        assert mine[0] == bert.cls_token_id and mine[-1] == bert.sep_token_id and len(mine) == 8
+        ids = tokens.input_ids[tokens.offsets[i] : tokens.offsets[i + 1]].tolist()
+        assert ids == bert.encode(texts[i][0], truncation=True, max_length=8)
+        assert ids[0] == bert.cls_token_id and ids[-1] == bert.sep_token_id and len(ids) == 8
 
 
-def test_pairs_have_the_segments_of_their_model(bert, roberta):
+def test_pairs_have_the_token_types_of_their_model(bert, roberta):
     pair = [("what is it", "it is a film"), ("who", "the film")]
     tokens = tokenize(pair, bert, 16)
     assert tokens.token_type_ids.tolist() == [0] * 5 + [1] * 5 + [0] * 3 + [1] * 3  # [CLS] q [SEP] s [SEP]
@@ -45,13 +45,13 @@ def test_pairs_have_the_segments_of_their_model(bert, roberta):
     assert tokenize(pair, distilbert, 16).input_ids.tolist() == tokens.input_ids.tolist()
 
 
-def test_of_a_pair_the_longer_text_is_cut(bert):
+def test_the_longer_text_of_a_pair_is_truncated(bert):
     tokens = tokenize([("what is it", "good " * 50)], bert, 12)
     words = bert.convert_ids_to_tokens(tokens.input_ids.tolist())
     assert words[:5] == ["[CLS]", "what", "is", "it", "[SEP]"] and len(words) == 12 and words[-1] == "[SEP]"
 
 
-def test_a_tokenizer_that_knows_no_word_is_refused(bert, roberta):
+def test_a_tokenizer_with_only_unknown_words_is_refused(bert, roberta):
     known = [(text,) for text, _ in some_rows(50, seed=0)]
     foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25
     pairs = [(text, text) for (text,) in known]
@@ -67,19 +67,19 @@ def test_a_tokenizer_that_knows_no_word_is_refused(bert, roberta):
             check_tokens(texts, tokens, tokenizer, length)
 
 
-def test_the_cache_is_used_kept_apart_and_made_anew_when_damaged(bert, tmp_path, monkeypatch):
+def test_token_cache_is_used_keyed_by_its_inputs_and_rebuilt_when_damaged(bert, tmp_path, monkeypatch):
     texts = [(text,) for text, _ in some_rows(30, seed=0)]
     fresh = tokenize(texts, bert, 16, tmp_path)
     (path,) = tmp_path.iterdir()
-    whole = path.read_bytes()
+    content = path.read_bytes()
     with monkeypatch.context() as patch:
         patch.setattr(BertTokenizer, "__call__", lambda *args, **kwargs: pytest.fail("not taken from the cache"))
         again = tokenize(texts, bert, 16, tmp_path)
     assert all((getattr(fresh, key) == getattr(again, key)).all() for key in ("input_ids", "token_type_ids", "offsets"))
-    for length in (0, 10, len(whole) // 2, len(whole) - 1):
-        path.write_bytes(whole[:length])
+    for length in (0, 10, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:length])
         assert (tokenize(texts, bert, 16, tmp_path).input_ids == fresh.input_ids).all()
-        assert path.read_bytes() == whole
+        assert path.read_bytes() == content
     vocab = bert.get_vocab()
     other = BertTokenizer(vocab=vocab | {"good": vocab["bad"], "bad": vocab["good"]})
     for arguments in (
