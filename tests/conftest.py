@@ -1,4 +1,4 @@
-"""What all tests share: a small run, and no surprise from the environment."""
+"""Fixtures and helpers of all tests: the environment, small configurations, toy data sets, locks."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tests run beside each other
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for a hub
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run in parallel
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test downloads from a hub
 
 import pytest
 
@@ -19,11 +19,12 @@ from gloss.cli.command import show_messages
 from gloss.cli.hydra_main import configured
 from gloss.config import Config, TuneConfig, known_options
 from gloss.experiments.grid import own_fingerprint
+from gloss.records.reading import read_record
 from gloss.records.run_folder import run_folder
 from gloss.runtime.overrides import prepared
 
-for _of_make in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # of `make test`: with them a make of a test prints its folder
-    os.environ.pop(_of_make, None)
+for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # set by `make test`; with them a make inside a test prints more
+    os.environ.pop(_name, None)
 
 TINY = [
     "dataset=csv",
@@ -34,7 +35,7 @@ TINY = [
     "trainer.lr=1e-3",
     "trainer.device=cpu",
     "trainer.save_model=false",
-    "trainer.precision=float32",  # auto would be bf16 on some machines, with other numbers
+    "trainer.precision=float32",  # auto is bf16 on some machines
 ]
 WORDS = {
     "fruit": "apple pear plum cherry grape melon",
@@ -44,25 +45,33 @@ WORDS = {
 
 
 def folder_of(cfg: Config) -> Path:
-    """The run's folder, with the fingerprint of the texts where these are the user's own."""
+    """The run folder; for the user's own texts it depends on their fingerprint."""
     return run_folder(cfg, own_fingerprint(cfg))
 
 
 def composed(*overrides: str, config_name: str = "train") -> Config:
-    """The configuration that `python scripts/train.py <overrides>` would run, or tune.py."""
+    """The configuration of `python scripts/train.py <overrides>`, or of tune.py."""
     schema = TuneConfig if config_name == "tune" else Config
     return configured(prepared(overrides, known_options(schema)), config_name)
 
 
+def outcome(folder: Path) -> dict[str, object]:
+    """The parts of a record that are equal for equal runs: metrics, best epoch, predictions, epochs without seconds."""
+    record = read_record(folder)
+    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in record.epochs()]
+    arrays = {k: v.tobytes() for k, v in record.predictions().items()}
+    return {"metrics": record.result["metrics"], "best": record.result["best_epoch"], "rows": rows, "arrays": arrays}
+
+
 @pytest.fixture(autouse=True)
 def _messages() -> None:
-    """Messages are shown as scripts/train.py shows them."""
+    """Show messages like scripts/train.py."""
     show_messages(has_progress=True)
 
 
 @pytest.fixture(scope="session")
 def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file of 150 short texts in three classes that a few words tell apart."""
+    """A file of 150 short texts in three classes with different words."""
     rng = random.Random(0)
     rows = ["text,label"]
     for i in range(150):
@@ -80,7 +89,7 @@ def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def tiny_config(toy_csv: Path, tmp_path: Path) -> Callable[..., Config]:
-    """tiny_config(*overrides): a run of a second or so, in a folder of its own."""
+    """tiny_config(*overrides): the configuration of a run of about one second in a temporary folder."""
 
     def make(*overrides: str) -> Config:
         return composed(*TINY, f"dataset.path={toy_csv}", f"paths.outputs={tmp_path / 'outputs'}", *overrides)
@@ -90,7 +99,7 @@ def tiny_config(toy_csv: Path, tmp_path: Path) -> Callable[..., Config]:
 
 @pytest.fixture(scope="session")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 texts of two classes with different words."""
+    """A file of 60 texts in two classes with different words."""
     words = {"sea": "boat wave fish salt harbour", "sky": "cloud wind bird star plane"}
     rng = random.Random(0)
     rows = [f"{' '.join(rng.choices(words[label].split(), k=5))} {i},{label}" for i in range(30) for label in words]
@@ -108,7 +117,7 @@ def settings(toy: Path, tmp_path: Path) -> list[str]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 100 MB of its own; three checkpoints of the tiny model fill it."""
+    """A separate file system of 100 MB, the size of three checkpoints of the tiny model."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100m", "tmpfs", folder], capture_output=True)
@@ -120,7 +129,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 @contextmanager
 def held(lock: Path, seconds: float = 600) -> Iterator[subprocess.Popen]:
-    """Another process that holds a lock."""
+    """A second process that holds a lock for some seconds."""
     code = "import sys, time\nfrom filelock import FileLock\n"
     code += "with FileLock(sys.argv[1]):\n    print('held', flush=True)\n    time.sleep(float(sys.argv[2]))\n"
     process = subprocess.Popen([sys.executable, "-c", code, lock, str(seconds)], stdout=subprocess.PIPE, text=True)

@@ -74,6 +74,7 @@ REFUSED = {
     "dataset.path=x.csv": "dataset.path=x.csv has no effect with dataset=mr",
     "ablation.lam_offset=0.3": "loss.lam would become 1.1",
     "loss=ce ablation.gamma_offset=0.1": "ablation.gamma_offset=0.1 has no effect",
+    "loss=ce ablation.graph_shuffle=true": "ablation.graph_shuffle=True has no effect with loss=ce",
     "loss=ce ablation.graph_noise=0.1": "ablation.graph_noise=0.1 has no effect with loss=ce, which builds no graph",
     "loss=ce ablation.sigma_scale=2": "ablation.sigma_scale=2.0 has no effect with loss=ce",
 }

@@ -1,4 +1,4 @@
-"""Callbacks follow a run, TensorBoard among them, and change none of its numbers."""
+"""Callbacks, among them TensorBoard: their calls, exceptions and resumption of the run."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class Diary(Callback):
         self.lines.append(("end", result and result["best_epoch"]))
 
 
-def test_a_callback_hears_of_start_steps_epochs_and_end(tiny_config):
+def test_callbacks_are_called_at_start_steps_epochs_and_end(tiny_config):
     diary = Diary()
     record = train(tiny_config("loss=ce"), callbacks=[diary])
     scores = [row["score"] for row in record.epochs()]
-    steps = [(n, texts) for n, texts in enumerate((32, 32, 32, 24), start=1)]  # of 120 texts
+    steps = [(n, texts) for n, texts in enumerate((32, 32, 32, 24), start=1)]  # 120 texts
     expected = [("start", "ce", [])]
     for epoch in (1, 2):
         expected += [("step", epoch, n, 4, texts) for n, texts in steps] + [("epoch", epoch, scores[epoch - 1])]
     assert diary.lines == [*expected, ("end", record.result["best_epoch"])]
     again = Diary()
-    train(tiny_config("loss=ce"), callbacks=[again])  # finished: nothing to follow
+    train(tiny_config("loss=ce"), callbacks=[again])  # the run is finished: no calls
     assert again.lines == []
 
 
-def test_what_a_callback_raises_ends_the_run_which_then_goes_on_behind_the_epoch(tiny_config, capsys):
+def test_an_exception_in_a_callback_ends_the_run_and_it_resumes_after_the_epoch(tiny_config, capsys):
     options = ["loss=ce", "trainer.max_epochs=3", "trainer.checkpoint_minutes=0"]
     first, second = Diary(stop_after=2), Diary()
     with pytest.raises(KeyError, match="enough"):
@@ -66,12 +66,12 @@ def test_what_a_callback_raises_ends_the_run_which_then_goes_on_behind_the_epoch
     assert train(tiny_config(*options, "rerun=true")).epochs()[2]["score"] == record.epochs()[2]["score"]
 
 
-def test_tensorboard_does_not_change_the_folder_of_a_run(tiny_config):
+def test_tensorboard_does_not_change_the_run_folder(tiny_config):
     plain, shown = (tiny_config("loss=ce", f"trainer.tensorboard={x}") for x in ("false", "true"))
     assert config_hash(plain, "0" * 64) == config_hash(shown, "0" * 64)
 
 
-def test_without_tensorboard_nothing_imports_it_and_a_wish_for_it_is_told_how(tiny_config, monkeypatch):
+def test_tensorboard_is_imported_only_on_request_and_its_absence_gives_an_error(tiny_config, monkeypatch):
     original = builtins.__import__
 
     def without(name, *arguments, **options):
@@ -102,8 +102,8 @@ def init(project, dir, config):
 """
 
 
-def test_the_script_of_the_guide_follows_a_sweep(toy_csv, tmp_path):
-    """With a stand-in for the package."""
+def test_wandb_script_of_the_guide_logs_a_sweep(toy_csv, tmp_path):
+    """Uses a stub for the package wandb."""
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "live-curves.md").read_text(), re.DOTALL)
     (tmp_path / "wandb_train.py").write_text(script)
     (tmp_path / "wandb.py").write_text(WANDB)
@@ -124,12 +124,12 @@ def test_the_script_of_the_guide_follows_a_sweep(toy_csv, tmp_path):
     assert done.stdout.count("finished 0") == 2 and "test/accuracy" in done.stdout
 
 
-def test_the_numbers_of_an_epoch_by_their_path():
+def test_numbers_of_an_epoch_are_named_by_their_path():
     row = {"epoch": 2, "ce": None, "val": {"macro_f1": 60.5, "graph_quality": {"homophily": 0.5}}, "name": "x"}
     assert numbers_of(row) == {"epoch": 2.0, "val/macro_f1": 60.5, "val/graph_quality/homophily": 0.5}
 
 
-def test_tensorboard_has_the_numbers_of_each_epoch_once_also_after_an_interruption(tiny_config):
+def test_tensorboard_has_each_epoch_once_after_an_interruption(tiny_config):
     pytest.importorskip("tensorboard", reason="TensorBoard is no dependency")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -1,4 +1,4 @@
-"""Signs of a collapse are reported once and stay in the record, and sound runs have none."""
+"""Signs of a collapse give one note, which is kept in the record. Normal runs have no such note."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ def rows(*losses: float, score: float = 60.0, part: str = "ce") -> list[dict]:
 
 
 def noted(cfg, epochs: list[dict]) -> list[str]:
-    """The lines of a whole run, epoch by epoch."""
+    """The notes of a run, collected after each epoch."""
     return [line for n in range(1, len(epochs) + 1) for line in collapse.after_epoch(cfg, epochs[:n], 3, 24.2)]
 
 
-def test_a_loss_that_explodes_is_noted_once(tiny_config):
+def test_an_exploding_loss_gives_one_note(tiny_config):
     cfg = tiny_config("loss=ce")
     (line,) = noted(cfg, rows(1.0, 0.9, 3.1, 3.5, 8.0))
     assert line.startswith("the loss explodes: it is 3.1 at epoch 3, and was 1 at the first")
-    assert noted(cfg, rows(1.0, 1.5, 2.9)) == [] and noted(cfg, rows(0.5, 1e-4, 0.4)) == []  # up again, and no more
+    assert (
+        noted(cfg, rows(1.0, 1.5, 2.9)) == [] and noted(cfg, rows(0.5, 1e-4, 0.4)) == []
+    )  # the loss rises, but not enough for a note
     (line,) = noted(cfg, rows(10.1 * CHANCE, 1.0, 0.5))
     assert "at epoch 1 cross-entropy is 11.1, where guessing has 1.1" in line
     assert noted(cfg, rows(9.9 * CHANCE, 1.0)) == []
@@ -39,7 +41,7 @@ def test_a_loss_that_explodes_is_noted_once(tiny_config):
 
 
 @pytest.mark.parametrize(("score", "is_noted"), [(24.2, True), (20.0, True), (25.4, True), (25.5, False)])
-def test_the_majority_class_after_three_epochs_is_noted(tiny_config, score, is_noted):
+def test_scores_of_the_majority_class_after_three_epochs_give_a_note(tiny_config, score, is_noted):
     lines = noted(tiny_config("loss=ce"), rows(*[1.0] * 6, score=score))
     assert [("no better than the majority class's 24.2" in line) for line in lines] == [True] * is_noted
     assert noted(tiny_config("loss=ce"), rows(1.0, 1.0, score=score)) == []  # too early
@@ -47,20 +49,20 @@ def test_the_majority_class_after_three_epochs_is_noted(tiny_config, score, is_n
     assert noted(standalone, rows(*[1.0] * 6, score=0.1)) == []
 
 
-def test_ties_of_the_best_score_are_noted_unless_the_last_weights_are_tested():
+def test_ties_of_the_best_score_give_a_note_unless_the_last_weights_are_tested():
     epochs = rows(3.0, 2.0, 1.0, 1.5) + [rows(9.0, score=50.0)[0]]
     (line,) = collapse.ties(epochs, 3, "best")
     assert line.startswith("the best validation score, 60, is that of epochs 1, 2, 3, 4: the weights of 3 are kept")
     assert collapse.ties(epochs, 3, "last") == [] and collapse.ties(epochs[-1:] * 1, 1, "best") == []
 
 
-def test_a_kernel_so_wide_that_all_edges_weigh_alike_is_noted():
+def test_a_kernel_with_nearly_equal_edge_weights_gives_a_note():
     z = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     pairs = [float((z[i] - z[j]).norm()) for i in range(40) for j in range(i)]  # a plain loop
     for sigma, is_noted in ((0.5, False), (4.0, False), (8.0, True), (10.0, True)):
         weights = [np.exp(-(d**2) / (2 * sigma**2)) for d in pairs]
         assert (min(weights) >= 0.95 * max(weights)) == is_noted
-        lines = collapse.wide_kernel(3 * z, sigma)  # any scale
+        lines = collapse.wide_kernel(3 * z, sigma)  # σ applies to unit vectors: the scale has no effect
         assert len(lines) == is_noted
         if lines:
             assert f"between {min(weights):.3f} and {max(weights):.3f}" in lines[0]
@@ -69,12 +71,11 @@ def test_a_kernel_so_wide_that_all_edges_weigh_alike_is_noted():
     assert collapse.wide_kernel(z[:1], 1.0) == []
 
 
-def test_notes_stand_in_the_record_and_on_the_screen_once_also_after_an_interruption(tiny_config, monkeypatch, capsys):
-    """A learning rate of almost 0 stays at the majority class, with a tie in every epoch."""
+def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, monkeypatch, capsys):
+    """With a learning rate near 0 the run predicts the majority class, and all epochs tie."""
     options = ["loss=gloss_o", "loss.sigma=10", "trainer.lr=1e-12", "trainer.max_epochs=4"]
     options += ["trainer.checkpoint_minutes=0"]
-    labels = lambda self: 50.0  # noqa: E731
-    monkeypatch.setattr(Fit, "majority", property(labels))
+    monkeypatch.setattr(Fit, "majority", property(lambda self: 50.0))
 
     class Stop(Exception):
         pass

@@ -1,4 +1,4 @@
-"""Metrics against scikit-learn, on ordinary and odd inputs."""
+"""Metrics and probes against scikit-learn and the released recipe, also on corner cases."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def blobs(sizes: list[int], seed: int = 0, dim: int = 5) -> tuple[np.ndarray, np
 
 @pytest.mark.parametrize("sizes", [[20, 30], [5, 40, 2], [9, 1, 12], [1, 1, 6], [2, 2, 1]])
 @pytest.mark.parametrize("block", [7, 1024])
-def test_macro_silhouette_is_the_mean_of_sklearns_class_means(sizes: list[int], block: int):
+def test_macro_silhouette_equals_the_mean_of_sklearn_class_means(sizes: list[int], block: int):
     points, labels = blobs(sizes)
     unit = points / np.linalg.norm(points, axis=1, keepdims=True)
     samples = silhouette_samples(unit, labels)
@@ -31,7 +31,7 @@ def test_macro_silhouette_is_the_mean_of_sklearns_class_means(sizes: list[int], 
 
 
 def test_macro_silhouette_of_near_neighbours():
-    """Where |a|² + |b|² − 2ab would have no correct digit: all unit vectors within 1e-3 of each other."""
+    """All unit vectors lie within 1e-3 of each other, so |a|² + |b|² − 2ab would have no correct digit."""
     points, labels = blobs([20, 30])
     points = torch.from_numpy(np.array([1.0, 2.0, 3.0, 4.0, 5.0]) + 1e-3 * points).float()
     unit = torch.nn.functional.normalize(points, dim=1).double().numpy()
@@ -49,17 +49,20 @@ def test_macro_silhouette_of_equal_points_is_zero():
     assert macro_silhouette(torch.ones(6, 3), torch.tensor([0, 0, 0, 1, 1, 1])) == 0
 
 
-def test_accuracy_and_macro_f1_are_sklearns_in_percent():
+def test_accuracy_and_macro_f1_equal_sklearn_in_percent():
     rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(50, 4)), rng.integers(0, 3, size=50)  # class 3 is predicted, never true
+    logits, labels = (
+        rng.normal(size=(50, 4)),
+        rng.integers(0, 3, size=50),
+    )  # class 3 is predicted but not among the labels
     got = classification_metrics(logits, labels)
     assert got["accuracy"] == pytest.approx(100 * accuracy_score(labels, logits.argmax(1)))
     assert got["macro_f1"] == pytest.approx(100 * f1_score(labels, logits.argmax(1), average="macro"))
 
 
 @pytest.mark.parametrize("sizes", [[60, 20], [60, 20, 35]])
-def test_logistic_probe_is_the_best_of_sklearns_regressions_on_standardised_features(sizes: list[int]):
-    """Features of very different scales, a constant one, unequal classes that overlap."""
+def test_logistic_probe_equals_the_best_sklearn_regression_on_standardised_features(sizes: list[int]):
+    """Features of very different scales, a constant feature, and overlapping classes of unequal size."""
     scale = np.array([3.0, 0.05, 1.0, 1.0, 40.0, 0.0])
     train, labels = blobs(sizes, seed=1, dim=6)
     val, val_labels = blobs(sizes[::-1], seed=2, dim=6)
@@ -73,19 +76,19 @@ def test_logistic_probe_is_the_best_of_sklearns_regressions_on_standardised_feat
         predicted = references[strength].predict((val - mean) / deviation)
         scores[strength] = f1_score(val_labels, predicted, average="macro")
     assert len(set(scores.values())) > 2
-    assert settings["probe_strength"] == max(scores, key=scores.get)  # of equals the first, the strongest
+    assert settings["probe_strength"] == max(scores, key=scores.get)  # ties: the strongest regularisation
     assert settings["probe_converged"] is True
     logits = val @ weight.T + bias
     probability = np.exp(logits - logits.max(1, keepdims=True))
     probability /= probability.sum(1, keepdims=True)
     expected = references[settings["probe_strength"]].predict_proba((val - mean) / deviation)
     np.testing.assert_allclose(probability, expected, atol=2e-3)
-    if len(sizes) == 2:  # one row of scikit-learn's, shared out
+    if len(sizes) == 2:  # scikit-learn's one row is split into two opposite rows
         np.testing.assert_allclose(weight[0], -weight[1], rtol=1e-9)
 
 
 def test_logistic_probe_is_trained_to_convergence(monkeypatch):
-    """Strongly correlated features and hardly any regularisation take many steps: the gradient is 0 behind them."""
+    """With correlated features and little regularisation, which need many steps, the final gradient is 0."""
     monkeypatch.setattr("gloss.training.probe.PROBE_STRENGTHS", (1000.0,))
     train, labels = blobs([60, 50, 40], dim=30)
     train = train @ np.random.default_rng(3).normal(size=(30, 30))
@@ -98,7 +101,7 @@ def test_logistic_probe_is_trained_to_convergence(monkeypatch):
     assert np.abs(slope).max() < 1.1e-5 and settings["probe_converged"] is True
 
 
-def test_logistic_probe_says_that_it_was_stopped(monkeypatch):
+def test_logistic_probe_records_missing_convergence(monkeypatch):
     monkeypatch.setattr("gloss.training.probe.MAX_ITERATIONS", 1)
     train, labels = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32), np.arange(40) % 2
     with pytest.warns(ConvergenceWarning):
@@ -114,7 +117,7 @@ def test_logistic_probe_never_predicts_a_class_without_training_texts():
 
 
 def released_probe(train, labels, val, val_labels, num_classes, seed, patience=10, max_steps=50):
-    """The released recipe, written out: Adam by its formula, scikit-learn's macro-F1."""
+    """The released recipe with Adam by its formula and scikit-learn's macro-F1."""
     torch.manual_seed(seed)
     start = torch.nn.Linear(train.shape[1], num_classes)
     x, val = train.astype(np.float64), val.astype(np.float64)
@@ -136,7 +139,7 @@ def released_probe(train, labels, val, val_labels, num_classes, seed, patience=1
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_adam_probe_stops_and_ends_as_the_released_recipe(seed):
+def test_adam_probe_equals_the_released_recipe(seed):
     train, labels = blobs([40, 30, 20, 10], seed=seed, dim=16)
     val, val_labels = blobs([20, 15, 10, 5], seed=100 + seed, dim=16)
     train, val = train.astype(np.float32), (3.0 * val).astype(np.float32)
@@ -147,11 +150,11 @@ def test_adam_probe_stops_and_ends_as_the_released_recipe(seed):
     np.testing.assert_allclose(bias, theta[:, -1], atol=1e-6)
 
 
-def test_adam_probe_makes_fifty_steps_while_validation_gets_better_and_eleven_where_it_never_does():
+def test_adam_probe_makes_between_11_and_50_steps():
     train, labels = blobs([40, 30, 20, 10], dim=16)
     train = train.astype(np.float32)
     at_once = adam_probe(train, labels, np.zeros((4, 16), np.float32), np.arange(4), 4, seed=0)[2]
-    assert at_once == {"probe_steps": 11}  # all texts are alike: the first step is the best
-    many, truth = blobs([800, 600, 400, 200], dim=16)  # so many that each step gets a few more right
+    assert at_once == {"probe_steps": 11}  # all validation texts are equal: no step after the first is better
+    many, truth = blobs([800, 600, 400, 200], dim=16)  # with so many texts each step improves the score
     many = many.astype(np.float32)
     assert adam_probe(many, truth, many, truth, 4, seed=0)[2] == {"probe_steps": 50}

@@ -1,4 +1,4 @@
-"""Training: fast paths equal plain ones, the protocol is kept, interruptions and bad numbers leave no trace."""
+"""Training: fast paths equal plain paths; resumption, early stopping, checkpoints and non-finite losses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from conftest import outcome
 
 import gloss.training.trainer
 from gloss.config import STANDALONE, Config
@@ -34,7 +37,7 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
-    """The parts of a run as gloss.training.run puts them together, for a single step."""
+    """A Fit with the same parts as in gloss.training.run, for single steps."""
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
     tokenizer, device = load_tokenizer(cfg.model), torch.device(device)
     tables, labels = {}, {}
@@ -57,13 +60,13 @@ def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
         precision="float32",
         folder=folder,
         progress=Progress(sigma=0.5),
-        report=lambda what, values: None,
+        report=lambda event, values: None,
         on_epoch=None,
     )
 
 
 def gradient(fit: Fit) -> dict[str, torch.Tensor]:
-    """Of the first step, before the optimizer."""
+    """The gradients of the first step, before the optimizer."""
     rows = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
     device_rows = torch.from_numpy(rows).to(fit.device)
     labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(0))
@@ -81,9 +84,9 @@ def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
 ):
     options = [NO_DROPOUT, "variant.loss_dtype=float64", *loss, *options]
     gradients = []
-    for way in ("trainer.num_length_buckets=1", fast):
-        fit = prepared(tiny_config(way, *options), tmp_path, device)
-        fit.model.double()  # so that rounding cannot hide a difference
+    for path in ("trainer.num_length_buckets=1", fast):
+        fit = prepared(tiny_config(path, *options), tmp_path, device)
+        fit.model.double()  # float64: rounding cannot hide a difference
         gradients.append(gradient(fit))
     plain, got = gradients
     assert got.keys() == plain.keys()
@@ -92,15 +95,9 @@ def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"),
-    [
-        (["loss=ce"], 1),  # nothing would read the second
-        (["loss=scl", "mode=standalone"], 1),
-        (["loss=scl"], 2),
-        (["loss=gloss_o", "loss.sigma=0.5"], 2),
-    ],
+    ("options", "expected"), [(["loss=ce"], 1), (["loss=scl", "mode=standalone"], 1), (["loss=scl"], 2)]
 )
-def test_the_released_code_encodes_a_second_time_only_for_a_second_loss(tiny_config, tmp_path, options, expected):
+def test_released_variant_uses_a_second_pass_only_for_two_losses(tiny_config, tmp_path, options, expected):
     fit = prepared(tiny_config(*options, "variant=released"), tmp_path / "run")
     encode, seeds = fit._encode, []
     fit._encode = lambda rows, device_rows, seed: seeds.append(seed) or encode(rows, device_rows, seed)
@@ -109,7 +106,7 @@ def test_the_released_code_encodes_a_second_time_only_for_a_second_loss(tiny_con
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, device):
+def test_micro_batches_repeat_their_dropout_masks(tiny_config, tmp_path, monkeypatch, device):
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
     got = gradient(prepared(tiny_config("trainer.grad_cache_chunk=8", *options), tmp_path, device))
     encode = Fit._encode
@@ -118,14 +115,14 @@ def test_micro_batches_repeat_their_dropout(tiny_config, tmp_path, monkeypatch, 
         pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + i // 8) for i in range(0, 32, 8)]
         return torch.cat([encode(self, *piece) for piece in pieces])
 
-    monkeypatch.setattr(Fit, "_encode", at_once)  # the same seeds in one pass with a graph
+    monkeypatch.setattr(Fit, "_encode", at_once)  # the same seeds in one pass with gradients
     plain = gradient(prepared(tiny_config(*options), tmp_path, device))
     for name, value in plain.items():
         torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("fused_on", [("cpu", "cuda"), ()])
-def test_a_step_clips_the_norm_and_is_adams(tiny_config, tmp_path, monkeypatch, fused_on):
+def test_a_step_equals_gradient_clipping_and_adam(tiny_config, tmp_path, monkeypatch, fused_on):
     monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
     cfg = tiny_config(NO_DROPOUT, "loss=ce", "trainer.max_grad_norm=0.01", "trainer.num_length_buckets=1")
     ours, plain = prepared(cfg, tmp_path), prepared(cfg, tmp_path)
@@ -142,61 +139,62 @@ def test_a_step_clips_the_norm_and_is_adams(tiny_config, tmp_path, monkeypatch, 
         optimizer.step()
         optimizer.zero_grad()
     for a, b in zip(ours.model.parameters(), plain.model.parameters(), strict=True):
-        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)  # lr is 1e-3: a step moves a weight by up to that
+        torch.testing.assert_close(a, b, atol=2e-5, rtol=0)  # a step changes a weight by up to lr, 1e-3
 
 
-def files(folder: Path) -> dict[str, object]:
-    """What must be equal for two runs to be the same: metrics, predictions, and the epochs but for their seconds."""
-    record = read_record(folder)
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in record.epochs()]
-    arrays = {k: v.tobytes() for k, v in record.predictions().items()}
-    return {"metrics": record.result["metrics"], "best": record.result["best_epoch"], "rows": rows, "arrays": arrays}
-
-
-@pytest.mark.parametrize("options", [["loss=gloss_sqrt"], ["loss=scl", "mode=standalone"]])
-def test_the_same_run_twice_gives_the_same_numbers_to_the_last_bit(tiny_config, options):
-    record = train(tiny_config(*options))
-    first = files(record.folder)
-    assert train(tiny_config(*options)).result["finished_at"] == record.result["finished_at"]  # not run again
-    shutil.rmtree(record.folder)
-    assert files(train(tiny_config(*options)).folder) == first
-
-
-@pytest.mark.parametrize("stop_at", [(1, 2), (2, 1), (2, 3)])
-def test_a_run_stopped_at_any_step_ends_as_if_it_had_not_been(tiny_config, monkeypatch, stop_at):
-    options = ["loss=gloss_sqrt", "trainer.max_epochs=3"]
-    folder = train(tiny_config(*options)).folder
-    expected = files(folder)
-    shutil.rmtree(folder)
+@contextmanager
+def stopped_after(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int) -> Iterator[None]:
+    """Send SIGTERM after step `number` of an epoch and expect the run to stop."""
     step = Fit._step
 
-    def stopping(self: Fit, number: int, *arguments: object) -> None:
-        step(self, number, *arguments)
-        if (self.progress.epoch, number + 1) == stop_at:
+    def stopping(self: Fit, done: int, *arguments: object) -> None:
+        step(self, done, *arguments)
+        if (self.progress.epoch, done + 1) == (epoch, number):
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM"):
         patch.setattr(Fit, "_step", stopping)
+        yield
+
+
+@pytest.mark.parametrize("options", [["loss=gloss_sqrt"], ["loss=scl", "mode=standalone"]])
+def test_a_repeated_run_gives_identical_numbers(tiny_config, options):
+    record = train(tiny_config(*options))
+    first = outcome(record.folder)
+    assert (
+        train(tiny_config(*options)).result["finished_at"] == record.result["finished_at"]
+    )  # the finished run is not repeated
+    shutil.rmtree(record.folder)
+    assert outcome(train(tiny_config(*options)).folder) == first
+
+
+@pytest.mark.parametrize("stop_at", [(1, 2), (2, 1), (2, 3)])
+def test_a_resumed_run_equals_an_uninterrupted_run(tiny_config, monkeypatch, stop_at):
+    options = ["loss=gloss_sqrt", "trainer.max_epochs=3"]
+    folder = train(tiny_config(*options)).folder
+    expected = outcome(folder)
+    shutil.rmtree(folder)
+    with stopped_after(monkeypatch, *stop_at):
         train(tiny_config(*options))
     assert not (folder / "DONE").exists() and (folder / "checkpoint").exists()
-    assert files(train(tiny_config(*options)).folder) == expected
+    assert outcome(train(tiny_config(*options)).folder) == expected
     assert not (folder / "checkpoint").exists()
 
 
-def test_the_seconds_of_an_epoch_leave_its_checkpoints_out(tiny_config, monkeypatch):
+def test_epoch_seconds_exclude_checkpoints(tiny_config, monkeypatch):
     slept, save = [], Fit.save
     monkeypatch.setattr(Fit, "save", lambda self: (slept.append(time.sleep(0.3)), save(self)))
     record = train(tiny_config("loss=ce", "trainer.max_epochs=1", "trainer.checkpoint_minutes=1e-9"))
     assert len(slept) > 2 and record.result["seconds"]["training"] < 0.3 * (len(slept) - 1)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused_with_what_differs(tiny_config, tmp_path):
+def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(tiny_config, tmp_path):
     prepared(tiny_config("loss=ce"), tmp_path / "run").save()
     with pytest.raises(RunError, match=r"another configuration: trainer.lr was 0.001, is 0.002"):
         prepared(tiny_config("loss=ce", "trainer.lr=2e-3"), tmp_path / "run").run()
 
 
-def test_a_checkpoint_of_other_texts_is_refused_and_one_of_another_machine_is_told(tiny_config, tmp_path):
+def test_a_checkpoint_of_other_texts_is_refused_and_another_machine_is_recorded(tiny_config, tmp_path):
     def fit(**progress: object) -> Fit:
         made = prepared(tiny_config("loss=ce"), tmp_path / "run")
         vars(made.progress).update(progress)
@@ -206,7 +204,7 @@ def test_a_checkpoint_of_other_texts_is_refused_and_one_of_another_machine_is_to
     fit(fingerprint="one", machine=here, epoch=2, step=3).save()
     with pytest.raises(RunError, match="other texts: their fingerprint was one, is two"):
         fit(fingerprint="two", machine=here).run()
-    with pytest.raises(RunError, match="with 0 batches an epoch, now there are 4"):  # nothing was logged
+    with pytest.raises(RunError, match="with 0 batches an epoch, now there are 4"):  # the log of the saved run is empty
         fit(fingerprint="one", machine=here).run()
     same, other = fit(fingerprint="one", machine=here), fit(fingerprint="one", machine={**here, "threads": 8})
     same._restore(), other._restore()
@@ -215,7 +213,7 @@ def test_a_checkpoint_of_other_texts_is_refused_and_one_of_another_machine_is_to
 
 
 @pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_record_tells_that_its_run_went_on_elsewhere(tiny_config, monkeypatch, elsewhere):
+def test_a_record_names_changes_between_start_and_resumption(tiny_config, monkeypatch, elsewhere):
     save = Fit.save
 
     def killed(self: Fit) -> None:
@@ -256,18 +254,7 @@ def test_early_stopping_keeps_the_best_weights_and_the_patience(tiny_config, mon
     assert all(torch.equal(tested[name], value) for name, value in kept[2].items())
 
 
-def test_the_released_plateau_rule_restarts_the_counter_near_the_best(tiny_config, monkeypatch):
-    scores = iter([0.5, 0.497, 0.3, 0.496, 0.3, 0.3, 0.9])
-    quality = dict.fromkeys(KEYS, 0.0)
-    monkeypatch.setattr(Fit, "_validate", lambda self: (next(scores), {"graph_quality": quality}))
-    options = ["loss=scl", "mode=standalone", "trainer.max_epochs=7", "trainer.patience=2"]
-    released = train(tiny_config("variant=released", *options)).result
-    assert (released["epochs"], released["stopped"], released["best_epoch"]) == (6, "patience", 1)
-    scores = iter([0.5, 0.497, 0.3, 0.496, 0.3, 0.3, 0.9])
-    assert train(tiny_config(*options)).result["epochs"] == 3
-
-
-def test_the_learning_rate_drops_after_its_epoch(tiny_config):
+def test_learning_rate_drops_after_lr_decay_epoch(tiny_config):
     record = train(tiny_config("loss=ce", "trainer.max_epochs=3", "trainer.lr_decay_epoch=2", "trainer.lr=1e-4"))
     assert [row["lr"] for row in record.epochs()] == pytest.approx([1e-4, 1e-4, 1e-5])
 
@@ -277,19 +264,19 @@ def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
     embed = Fit.embed
     monkeypatch.setattr(Fit, "embed", lambda self, split: (seen.append(split), embed(self, split))[1])
     train(tiny_config("loss=scl", "mode=standalone"))
-    assert seen.count("test") == 1 and seen.count("val") == 4  # before training, two epochs, the record's metrics
+    assert (
+        seen.count("test") == 1 and seen.count("val") == 4
+    )  # before training, after two epochs, for the final metrics
 
 
-@pytest.mark.parametrize("bad, fused_on", [(float("nan"), ("cpu",)), (float("inf"), ("cpu",)), (float("nan"), ())])
-def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkeypatch, bad, fused_on):
-    monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
+def test_a_non_finite_loss_does_not_change_the_weights(tiny_config, monkeypatch):
     call, weights = Objective.__call__, {}
 
     def spoiled(self: Objective, embeddings, *arguments):
         spoiled.calls += 1
         parts = call(self, embeddings, *arguments)
         if spoiled.calls == 2:
-            object.__setattr__(parts, "loss", parts.loss * bad)
+            object.__setattr__(parts, "loss", parts.loss * float("nan"))
         return parts
 
     step = Fit._step
@@ -313,28 +300,19 @@ def test_a_loss_that_is_not_finite_never_reaches_the_weights(tiny_config, monkey
         read_record(folder)
 
 
-def test_the_released_objective_scores_every_hidden_text(tiny_config):
-    released = Objective.of(tiny_config("loss=gloss_o", "loss.sigma=0.5", "variant=released"), 4, 0.5)
-    ours = Objective.of(tiny_config("loss=gloss_o", "loss.sigma=0.5"), 4, 0.5)
-    z, logits, labels = torch.randn(4, 3), torch.randn(4, 4), torch.arange(4)
-    is_labeled = torch.tensor([True, True, False, False])
-    parts = released(z, logits, labels, is_labeled)
-    assert (int(parts.num_unscorable), bool(parts.is_empty)) == (0, False)
-    parts = ours(z, logits, labels, is_labeled)
-    assert (int(parts.num_unscorable), bool(parts.is_empty), float(parts.embedding_loss)) == (2, True, 0.0)
-
-
-def test_a_run_goes_on_with_the_sigma_it_began_with(tiny_config, tmp_path):
+def test_a_resumed_run_keeps_its_sigma(tiny_config, tmp_path):
     begun = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
     begun.progress.sigma = 0.7
     begun.save()
-    goes_on = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
-    goes_on._restore()
-    assert goes_on.objective.embedding_loss.keywords["sigma"] == 0.7
+    resumed = prepared(tiny_config("loss=gloss_o", "loss.sigma=0.5"), tmp_path / "run")
+    resumed._restore()
+    assert resumed.objective.embedding_loss.keywords["sigma"] == 0.7
 
 
-def test_batches_without_anything_to_learn_are_counted_and_told_once(tiny_config, monkeypatch, capsys):
-    monkeypatch.setattr(Objective, "draw_labeled", lambda self, n, g, known: torch.arange(n) < 1)  # one labeled text
+def test_batches_without_signal_are_counted_and_noted_once(tiny_config, monkeypatch, capsys):
+    monkeypatch.setattr(
+        Objective, "draw_labeled", lambda self, n, g, known: torch.arange(n) < 1
+    )  # one labeled text in a batch
     record = train(
         tiny_config(
             "loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=2", "dataset.train_limit=24", "trainer.max_epochs=1"

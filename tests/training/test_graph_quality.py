@@ -1,4 +1,4 @@
-"""Graph quality against a naive loop, at its corners, and in the record of a run."""
+"""Graph quality: against a naive loop, in corner cases, and in the record of a run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def texts(num: int = 53, num_classes: int = 4, separation: float = 0.7) -> tuple
 
 
 def naive(x, labels, sigma, gamma, num_classes, batch_size):
-    """Edge by edge in float64, the propagation by its linear system."""
+    """Graph quality edge by edge in float64; the propagation solves a linear system."""
     order = np.random.default_rng(SEED).permutation(len(labels)).tolist()
     batches = [order[i : i + batch_size] for i in range(0, len(order), batch_size)]
     if len(batches[-1]) == 1:
@@ -57,17 +57,17 @@ def naive(x, labels, sigma, gamma, num_classes, batch_size):
 @pytest.mark.parametrize(
     ("num", "batch_size", "sigma", "gamma"), [(53, 16, 0.5, 0.6), (49, 16, 0.3, 0.3), (40, 64, 2.0, 0.9)]
 )
-def test_equals_a_naive_loop(num, batch_size, sigma, gamma):
+def test_graph_quality_equals_a_naive_loop(num, batch_size, sigma, gamma):
     x, labels = texts(num)
     counts = torch.bincount(labels).tolist()
-    assert counts.count(max(counts)) == 1  # one class is the most frequent
+    assert counts.count(max(counts)) == 1  # exactly one class is the most frequent
     found = graph_quality(x, labels, sigma=sigma, gamma=gamma, num_classes=4, batch_size=batch_size)
     assert list(found.values()) == pytest.approx(naive(x, labels, sigma, gamma, 4, batch_size), rel=1e-9)
     single = graph_quality(x.float(), labels, sigma=sigma, gamma=gamma, num_classes=4, batch_size=batch_size)
     assert single == pytest.approx(found, rel=1e-5)
 
 
-def test_embeddings_that_know_nothing_stay_at_chance_and_those_that_know_all_are_right():
+def test_constant_embeddings_are_at_chance_and_one_hot_embeddings_at_100_percent():
     labels = torch.arange(400) % 4
     same = graph_quality(torch.ones(400, 3), labels, sigma=0.5, gamma=0.6, num_classes=4, batch_size=100)
     assert same["homophily"] == pytest.approx(same["homophily_chance"], rel=1e-5)
@@ -78,10 +78,10 @@ def test_embeddings_that_know_nothing_stay_at_chance_and_those_that_know_all_are
     assert found["majority_accuracy"] == same["majority_accuracy"] == pytest.approx(25.0, abs=5.0)
 
 
-def test_a_kernel_too_narrow_for_floating_point_has_finite_quality():
+def test_a_kernel_that_underflows_gives_finite_quality():
     x, labels = texts()
     z = x / x.norm(dim=1, keepdim=True)
-    assert gaussian_kernel(z.float(), 1e-3).sum() == 0  # what an ordinary sum would divide by
+    assert gaussian_kernel(z.float(), 1e-3).sum() == 0  # a plain sum of the weights would be 0 in the denominator
     found = graph_quality(x.float(), labels, sigma=1e-3, gamma=0.6, num_classes=4, batch_size=16)
     assert all(math.isfinite(value) for value in found.values())
 
@@ -91,7 +91,7 @@ def test_fewer_than_two_texts_have_no_graph():
     assert graph_quality(x, labels, sigma=0.5, gamma=0.6, num_classes=4, batch_size=16) is None
 
 
-def test_the_order_of_embeddings_within_their_texts_does_not_matter_to_labels_of_another_name():
+def test_renamed_classes_have_the_same_graph_quality():
     x, labels = texts()
     renamed = torch.tensor([2, 0, 3, 1])[labels]
     settings = {"sigma": 0.5, "gamma": 0.6, "num_classes": 4, "batch_size": 16}
@@ -101,7 +101,7 @@ def test_the_order_of_embeddings_within_their_texts_does_not_matter_to_labels_of
 @pytest.mark.parametrize(
     "options", [["loss=ce"], ["loss=gloss_sqrt", "mode=standalone"], ["loss=gloss_o", "loss.sigma=0.2"]]
 )
-def test_every_record_has_it_before_training_and_at_each_validation(tiny_config, monkeypatch, options):
+def test_records_have_graph_quality_before_training_and_at_each_validation(tiny_config, monkeypatch, options):
     seen = []
 
     def kept(embeddings, labels, **settings):
@@ -115,7 +115,7 @@ def test_every_record_has_it_before_training_and_at_each_validation(tiny_config,
     expected = [graph_quality(z, y, **settings) for z, y, settings in seen]
     assert [quality["at_start"], *rows] == expected and not torch.equal(start[0], one[0])
     assert quality["at_best"] == rows[record.result["best_epoch"] - 1]
-    for name in ("homophily_chance", "majority_accuracy"):  # of the texts alone
+    for name in ("homophily_chance", "majority_accuracy"):  # these depend only on the texts
         assert len({quality["at_start"][name], *(row[name] for row in rows)}) == 1
     settings = {"sigma": quality["sigma"], "gamma": quality["gamma"], "num_classes": 3, "batch_size": 32}
     assert start[2] == one[2] == two[2] == settings and settings["gamma"] == 0.6
@@ -123,13 +123,13 @@ def test_every_record_has_it_before_training_and_at_each_validation(tiny_config,
     assert sigma is None if options == ["loss=ce"] else sigma == quality["sigma"]
 
 
-def test_other_losses_are_measured_at_the_sigma_of_sqrt(tiny_config):
+def test_graph_quality_of_other_losses_uses_the_sigma_of_gloss_sqrt(tiny_config):
     ce, sqrt = (train(tiny_config(f"loss={loss}", "trainer.max_epochs=1")).result for loss in ("ce", "gloss_sqrt"))
     assert ce["graph_quality"]["at_start"] == sqrt["graph_quality"]["at_start"]
     assert ce["graph_quality"]["sigma"] == sqrt["hyperparameters"]["sigma"]
 
 
-def test_an_encoder_without_a_sigma_has_no_graph_quality(tiny_config, monkeypatch):
+def test_collapsed_embeddings_have_no_graph_quality(tiny_config, monkeypatch):
     def collapsed(embeddings, **options):
         return sqrt_bandwidth(torch.ones_like(embeddings), **options)
 
@@ -138,15 +138,15 @@ def test_an_encoder_without_a_sigma_has_no_graph_quality(tiny_config, monkeypatc
     assert record.result["graph_quality"] is None and record.epochs()[0]["val"]["graph_quality"] is None
 
 
-def test_a_damaged_graph_quality_is_refused(tiny_config):
+def test_invalid_graph_quality_is_refused(tiny_config):
     record = train(tiny_config("loss=ce", "trainer.max_epochs=1"))
     path = record.folder / "result.json"
-    whole = path.read_text()
+    content = path.read_text()
     for wrong in ('"at_start": {"homophily": 2}', '"at_start": []'):
-        path.write_text(whole.replace('"at_start": {', f'{wrong}, "before": {{'))
+        path.write_text(content.replace('"at_start": {', f'{wrong}, "before": {{'))
         with pytest.raises(RunError, match="graph_quality"):
             read_record(record.folder)
-    path.write_text(whole)
+    path.write_text(content)
     lines = record.folder / "epochs.jsonl"
     lines.write_text(lines.read_text().replace('"homophily": 0.', '"homophily": 10.'))
     with pytest.raises(RunError, match="homophily"):

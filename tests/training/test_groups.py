@@ -1,4 +1,4 @@
-"""Questions with options as rows: whole questions in each split, and the share whose best-scored option is right."""
+"""Multiple-choice questions with one option per row: splits by question, and the accuracy by question."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def config(path: Path) -> DatasetConfig:
     return DatasetConfig(name="mcq", source="csv", path=str(path), text=["question", "option"], group="id")
 
 
-def test_against_a_loop_over_questions():
+def test_grouped_accuracy_equals_a_loop_over_questions():
     rng = np.random.default_rng(0)
     groups = np.repeat(np.arange(300), 4)
     labels = np.eye(4, dtype=int)[rng.integers(0, 4, 300)].ravel()
@@ -49,16 +49,18 @@ def test_against_a_loop_over_questions():
     logits = rng.normal(size=(len(groups), 2)) + 0.5 * np.stack([1 - labels, labels], axis=1)
     hits = []
     for q in range(300):
-        mine = [i for i in range(len(groups)) if groups[i] == q]
-        hits.append(labels[max(mine, key=lambda i: logits[i, 1] - logits[i, 0])])
+        rows = [i for i in range(len(groups)) if groups[i] == q]
+        hits.append(labels[max(rows, key=lambda i: logits[i, 1] - logits[i, 0])])
     assert grouped_accuracy(logits, labels, groups, 1) == pytest.approx(100 * np.mean(hits))
     assert 25 < grouped_accuracy(logits, labels, groups, 1) < 100
-    assert grouped_accuracy(np.zeros_like(logits), labels, groups, 1) == 0  # one answer to everything: 75 % of the rows
+    assert (
+        grouped_accuracy(np.zeros_like(logits), labels, groups, 1) == 0
+    )  # equal logits are right for 75 % of the rows but for no question
     flipped = grouped_accuracy(logits[:, ::-1], 1 - labels, groups, 0)
     assert flipped == grouped_accuracy(logits, labels, groups, 1)
 
 
-def test_the_right_class_is_the_one_that_each_question_has_once():
+def test_right_class_occurs_once_in_each_question():
     groups = np.array(["a", "a", "a", "b", "b"])
     assert right_class(np.array([0, 1, 0, 1, 0]), groups) == 1
     assert right_class(np.array([1, 0, 1, 0, 1]), groups) == 0
@@ -73,7 +75,7 @@ def test_no_question_is_in_two_splits(tmp_path):
     assert sum(map(len, parts.values())) == 40 == len(set.union(*parts.values())) and len(parts["test"]) == 4
     assert all(len(text) == 2 for split in dataset.splits.values() for text in split.texts)
     other = load_dataset(DatasetConfig(**{**vars(config(tmp_path / "a.csv")), "group": None}), tmp_path, seed=1)
-    assert other.fingerprint != dataset.fingerprint  # of other texts: groups are among what is scored
+    assert other.fingerprint != dataset.fingerprint  # the fingerprint includes the groups
 
 
 def test_questions_without_one_right_option_are_refused(tmp_path):
@@ -84,7 +86,7 @@ def test_questions_without_one_right_option_are_refused(tmp_path):
         load_dataset(cfg, tmp_path, seed=1)
 
 
-def test_a_run_reports_it(tiny_config, tmp_path):
+def test_a_run_reports_grouped_accuracy(tiny_config, tmp_path):
     path = options(tmp_path / "a.csv")
     columns = "dataset.text=[question,option]", "dataset.group=id", f"dataset.path={path}"
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1", *columns)

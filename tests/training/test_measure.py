@@ -1,4 +1,4 @@
-"""Baselines and counts of texts, measured on a small set with a known answer."""
+"""Baselines and counts of texts, measured on a small data set with known results."""
 
 from dataclasses import replace
 
@@ -15,7 +15,7 @@ from gloss.training.baselines import measure_tfidf
 
 @pytest.fixture
 def separable(tmp_path):
-    """A CSV of texts whose class one word decides, in a set that splits by chance."""
+    """A CSV data set without given splits, in which one word determines the class."""
     words = {"ham": "cured leg of pork", "egg": "laid by a hen"}
     rows = [f"{label} number {i} {text},{label}" for i in range(60) for label, text in words.items()]
     (tmp_path / "texts.csv").write_text("text,label\n" + "\n".join(rows) + "\n")
@@ -26,12 +26,12 @@ def test_tfidf_is_measured_and_read_again(tmp_path, separable):
     record = measure_tfidf(separable, tmp_path, tmp_path)
     assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0}
     assert record["num_rows"] == {"train": 96, "val": 12, "test": 12}
-    assert record["C"] == 0.1  # of equally good ones the strongest regularisation
+    assert record["C"] == 0.1  # ties: the strongest regularisation
     assert starting.read_measured(tmp_path, "tfidf") == ([record], [])
     assert measure_tfidf(separable, tmp_path, tmp_path) == record
 
 
-def test_tfidf_does_not_look_at_test_labels(tmp_path, separable, monkeypatch):
+def test_tfidf_does_not_use_test_labels(tmp_path, separable, monkeypatch):
     before = measure_tfidf(separable, tmp_path, tmp_path)
     load = measure.load_dataset
 
@@ -74,7 +74,7 @@ def test_texts_are_measured_for_table1(tmp_path, separable):
     assert len(problems) == 1 and "texts-broken.json" in problems[0]
 
 
-def test_what_cannot_be_measured_is_told(tmp_path, capsys):
+def test_unknown_measures_and_missing_data_sets_give_an_error(tmp_path, capsys):
     measure.measure(["tfidf"], ["mr"], "minilm", tmp_path, tmp_path)
     assert "mr is not measured" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="measure=tables is not allowed"):

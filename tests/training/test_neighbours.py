@@ -1,4 +1,4 @@
-"""Nearest neighbours in the space of an encoder: against a double loop, and in every record."""
+"""Nearest neighbours of embeddings: against a double loop, and in the records of runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gloss.training.run import train
 
 
 def by_loop(train, labels, queries, k):
-    """By a double loop over cosines."""
+    """The predicted classes by a double loop over cosines."""
     found = []
     for q in queries:
         cosine = [float(q @ x / np.linalg.norm(q) / np.linalg.norm(x)) for x in train]
@@ -19,11 +19,11 @@ def by_loop(train, labels, queries, k):
     return found
 
 
-def test_nearest_neighbours_are_those_of_a_double_loop_and_k_is_chosen_on_validation():
+def test_nearest_neighbours_equal_a_double_loop_and_k_is_chosen_on_validation():
     rng = np.random.default_rng(0)
     labels = {name: rng.integers(0, 3, size) for name, size in (("train", 60), ("val", 25), ("test", 25))}
     z = {n: 4 * np.eye(3, 5)[y] + rng.normal(0, 2.0, (len(y), 5)) for n, y in labels.items()}
-    z = {n: x * rng.uniform(0.1, 10, (len(x), 1)) for n, x in z.items()}  # lengths say nothing
+    z = {n: x * rng.uniform(0.1, 10, (len(x), 1)) for n, x in z.items()}  # the lengths of the vectors have no effect
     nearest = {n: nearest_labels(z["train"], labels["train"], z[n], block=7) for n in ("val", "test")}
     assert nearest["test"].shape == (25, 50)
     found = {j: np.mean(by_loop(z["train"], labels["train"], z["val"], j) == labels["val"]) for j in NEIGHBOURS}
@@ -39,18 +39,18 @@ def test_fewer_texts_than_neighbours():
     assert nearest.tolist() == [[0, 1, 2], [1, 0, 2], [2, 0, 1]] and best_k(nearest, y) == 1
 
 
-def test_equal_texts_are_equally_near_whatever_the_order_of_sums():
-    """Of texts with one content, the earlier come first: no last bit of a product decides."""
+def test_equal_texts_keep_their_order_despite_rounding():
+    """Equal texts are ordered by their row, not by rounding errors of the products."""
     rng = np.random.default_rng(1)
     content = rng.normal(size=(4, 384)).astype(np.float32)
-    which = rng.integers(0, 4, 300)
-    train = content[which] * rng.uniform(0.5, 2, (300, 1)).astype(np.float32)
+    content_of = rng.integers(0, 4, 300)
+    train = content[content_of] * rng.uniform(0.5, 2, (300, 1)).astype(np.float32)
     for i, row in enumerate(nearest_labels(train, np.arange(300), content)):
-        assert row.tolist() == np.flatnonzero(which == i)[:50].tolist()
+        assert row.tolist() == np.flatnonzero(content_of == i)[:50].tolist()
 
 
 @pytest.mark.parametrize("options", [["loss=ce"], ["loss=scl", "mode=standalone"]])
-def test_every_record_has_its_nearest_neighbours(tiny_config, monkeypatch, options):
+def test_records_have_a_nearest_neighbour_accuracy(tiny_config, monkeypatch, options):
     record = train(tiny_config(*options, "trainer.max_epochs=1", "trainer.save_embeddings=true"))
     for split in ("val", "test"):
         assert 0 <= record.result["metrics"][split]["knn_accuracy"] <= 100

@@ -1,4 +1,4 @@
-"""L = λ · L_embedding + (1 − λ) · L_CE: each loss in both modes against plain loops, value and gradient."""
+"""The objective λ · L_embedding + (1 − λ) · L_CE against plain loops: value and gradient, all losses, both modes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ ALLOWED = [
 
 @cache
 def config(*overrides: str) -> Config:
-    """What these overrides compose to, without Hydra (which takes longer than all that is tested here)."""
+    """The configuration of these overrides, composed without Hydra, which is slow."""
     cfg = Config(mode="integrated", variant=VariantConfig(name="paper", loss_dtype="float64"))
     for key, _, value in (override.partition("=") for override in overrides):
         group, _, field = key.partition(".")
@@ -61,14 +61,14 @@ def config(*overrides: str) -> Config:
 
 
 def objective(loss: str, mode: str = "integrated", *overrides: str, weights: torch.Tensor | None = None) -> Objective:
-    """With λ = 0.7 unless a loss or mode has none."""
+    """An objective with λ = 0.7, if the loss and mode have a λ."""
     lam = () if mode == "standalone" or loss == "ce" else (f"loss.lam={LAM}",)
     cfg = config(f"mode={mode}", f"loss={loss}", *OPTIONS[loss], *lam, *overrides)
     return Objective.of(cfg, CLASSES, SIGMA if loss in GRAPH else None, weights)
 
 
 def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Embeddings [10, 3], logits [10, 4], both leaves, and labels."""
+    """Embeddings [10, 3], logits [10, 4] (both leaf tensors) and labels."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(len(LABELS), 3, dtype=torch.float64, generator=generator)
     logits = torch.randn(len(LABELS), CLASSES, dtype=torch.float64, generator=generator)
@@ -77,7 +77,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize(("loss", "mode"), ALLOWED)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
+def test_objective_equals_plain_loops_for_every_loss_and_mode(loss, mode, weighted):
     weights = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64) if weighted else None
     as_list = weights.tolist() if weighted else None
     by_loop = dict(BY_LOOP)
@@ -111,7 +111,7 @@ def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
         if wanted is not None:
             torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-12)
     assert laps == [*(["graph", "propagation"] if loss in GRAPH else []), "loss"]
-    if loss in GRAPH:  # unlabeled are 2 of class 2 and 1 of class 3, without a labeled one, and 3 that can be scored
+    if loss in GRAPH:  # 6 are unlabeled: 3 of classes 2 and 3, which have no labeled text, and 3 that can be scored
         assert (int(parts.num_unscorable), bool(parts.is_empty)) == (3, False)
     else:
         assert parts.num_unscorable is None
@@ -119,7 +119,7 @@ def test_every_loss_in_both_modes_is_its_loop(loss, mode, weighted):
 
 
 def test_lambda_weighs_the_embedding_loss():
-    """Two texts of one class at a right angle: the cosine loss is 1. Equal logits of two classes: CE is log 2."""
+    """The cosine loss of two orthogonal texts of one class is 1. The cross-entropy of two equal logits is log 2."""
     x, logits, labels = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2).long()
     for lam, expected in [(0.8, 0.8 + 0.2 * math.log(2)), (0.0, math.log(2)), (1.0, 1.0), (0.25, 0.769860385419959)]:
         parts = Objective.of(config("loss=cosine", f"loss.lam={lam}"), 2, None)(x, logits, labels, None)
@@ -136,20 +136,20 @@ def test_lambda_is_0_without_an_embedding_loss_and_1_without_cross_entropy():
 @pytest.mark.parametrize(
     ("loss", "labels", "is_empty"),
     [
-        ("scl", [0, 1, 2, 3], True),  # no pair of a class
+        ("scl", [0, 1, 2, 3], True),  # no pair within a class
         ("scl", [0, 0, 2, 3], False),
-        ("scl", [0, 0, 0, 0], False),  # a pair needs no negative
+        ("scl", [0, 0, 0, 0], False),  # a positive pair is enough
         ("scl_ce", [0, 1, 2, 3], True),
         ("triplet", [0, 1, 2, 3], True),
         ("triplet", [0, 0, 0, 0], True),  # no negative
         ("triplet", [0, 1, 1, 2], False),
         ("cosine", [0, 1, 2, 3], False),  # every pair has a target
         ("cosine", [0, 0, 0, 0], False),
-        ("gloss_o", [0, 1, 2, 3], True),  # unlabeled are the last two
+        ("gloss_o", [0, 1, 2, 3], True),  # the last two are unlabeled
         ("gloss_o", [0, 1, 2, 1], False),
     ],
 )
-def test_a_batch_with_nothing_to_compare_is_told(loss, labels, is_empty):
+def test_batches_without_comparable_pairs_are_flagged(loss, labels, is_empty):
     x, logits, _ = batch()
     is_labeled = torch.tensor([True, True, False, False]) if loss in GRAPH else None
     mode = "standalone" if loss == "scl" else "integrated"
@@ -158,7 +158,7 @@ def test_a_batch_with_nothing_to_compare_is_told(loss, labels, is_empty):
     assert loss in ("cosine", "gloss_o") or (parts.embedding_loss == 0) == is_empty
 
 
-def test_the_split_of_a_batch_has_the_fraction_gamma_visible():
+def test_draw_labeled_draws_the_fraction_gamma():
     drawn = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(1))
     assert (drawn.dtype, drawn.shape, int(drawn.sum())) == (torch.bool, (20,), 12)
     again = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(1))
@@ -168,6 +168,6 @@ def test_the_split_of_a_batch_has_the_fraction_gamma_visible():
 
 
 def test_balanced_class_weights_by_hand():
-    """6 texts, 3 classes of 3, 1 and 2 texts, and one without any: N / (C · N_c)."""
+    """6 texts; classes of 3, 1, 2 and 0 texts. The weight is N / (C · N_c), with N_c of at least 1."""
     weights = balanced_class_weights(torch.tensor([0, 0, 0, 1, 2, 2]), 4)
     assert weights.tolist() == [6 / 12, 6 / 4, 6 / 8, 6 / 4] and weights.dtype == torch.float64

@@ -1,10 +1,10 @@
-"""Small runs whose numbers are pinned, epoch by epoch, and every other way to compute the same reaches them.
+"""Small runs with pinned numbers for each epoch. Other paths of computation must give the same numbers.
 
-The tiny encoder without dropout on made-up texts of unequal classes: 3 epochs of 4 batches, the rate lowered for the
-last. Tolerance: float32 sums in another order (other processors, other paths) move these numbers by 6e-5 of themselves
-at most (measured between the paths below), and by 1e-6 where they are near 0; a swapped sign, label, weight or rate
-moves them by per cents. The numbers are what the code gave once test_objective.py held its formulas;
-where all three epochs tie in macro-F1, the metrics are the last epoch's, whose training loss is the lowest.
+The tiny encoder without dropout is trained on made-up texts of unequal classes: 3 epochs of 4 batches, the last with a
+lower learning rate. Tolerance: float32 sums in another order (other processors, other paths) change these numbers by at
+most 6e-5 of their value (measured between the paths below), and by 1e-6 near 0; a swapped sign, label, weight or rate
+changes them by several per cent. The numbers were recorded when the code passed test_objective.py. Where all three
+epochs tie in macro-F1, the metrics are of the last epoch, which has the lowest training loss.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ PINNED = {
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """72 texts, 36, 24 and 12 of a class, with a word of another class in every second one."""
+    """72 texts in classes of 36, 24 and 12; every second text has a word of another class."""
     rows, names = ["text,label"], sorted(WORDS)
     for i in range(72):
         own = (0, 1, 0, 2, 1, 0)[i % 6]
@@ -148,7 +148,7 @@ def check(record: Record, mode: str, loss: str) -> None:
 
 @pytest.mark.parametrize(("mode", "loss"), PINNED)
 @pytest.mark.parametrize("path", ["", "trainer.grad_cache_chunk=5", "trainer.num_length_buckets=4"])
-def test_the_run_has_its_pinned_numbers_in_slices_too(run, mode, loss, path):
+def test_runs_have_their_pinned_numbers(run, mode, loss, path):
     check(run(mode, loss, *filter(None, [path])), mode, loss)
 
 
@@ -164,7 +164,7 @@ def test_other_paths_reach_the_pinned_numbers(run, monkeypatch, mode, loss, path
 
 
 def plain_elimination(rates: Tensor, num_classes: int) -> Tensor:
-    """Log of the absorption probabilities by the linear system, which these runs' graphs allow, in float64."""
+    """Log of the absorption probabilities by a linear system in float64; it is regular for the graphs of these runs."""
     exact = rates.double()
     hidden = torch.arange(len(rates))
     exact = exact.index_put((hidden, num_classes + hidden), exact.new_tensor(-torch.inf))
@@ -173,12 +173,12 @@ def plain_elimination(rates: Tensor, num_classes: int) -> Tensor:
     return torch.linalg.solve(torch.eye(len(rates)).double() - among, to_class).clamp(min=1e-300).log().to(rates)
 
 
-@pytest.mark.parametrize("way", ["linear system", "Triton"])
+@pytest.mark.parametrize("method", ["linear system", "Triton"])
 @pytest.mark.parametrize("mode", ["integrated", "standalone"])
-def test_other_eliminations_reach_the_pinned_numbers(run, monkeypatch, mode, way):
-    if way == "Triton":
+def test_other_eliminations_reach_the_pinned_numbers(run, monkeypatch, mode, method):
+    if method == "Triton":
         pytest.importorskip("triton")
-        import test_elimination  # sets the interpreter, where there is no GPU
+        import test_elimination  # the import selects Triton's interpreter without a GPU
 
         from gloss.losses.state_elimination_triton import Eliminate
 

@@ -1,4 +1,4 @@
-"""What a run shows: lines everywhere, and on a terminal of its own a live view."""
+"""The output of a run: lines in all cases, and a live view on a terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def row(epoch: int, score: float = 60.0, seconds: float = 8.0) -> dict:
 
 @pytest.fixture
 def view(tiny_config, monkeypatch):
-    """A display of a run of 20 epochs at most with a patience of 5, at a clock that the test sets; and its text."""
+    """(display, clock, text): a run of at most 20 epochs with a patience of 5; the test sets the clock."""
     now = [100.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     display = Display(tiny_config("loss=gloss_sqrt", "trainer.max_epochs=20", "trainer.patience=5"), "run 2 of 6")
@@ -42,7 +42,7 @@ def step(display: Display, epoch: int, number: int, loss: float | None = 0.25) -
     display.show("step", {"epoch": epoch, "step": number, "steps": 10, "texts": 32, "loss": loss})
 
 
-def test_the_view_has_a_place_a_phase_and_honest_totals(view):
+def test_live_view_shows_run_phase_and_estimated_time(view):
     display, now, text = view
     display.show("phase", {"name": "tokenising"})
     now[0] += 65
@@ -53,7 +53,7 @@ def test_the_view_has_a_place_a_phase_and_honest_totals(view):
     step(display, 1, 3)  # two steps in four seconds
     step(display, 1, 4)
     assert "epoch 1 of at most 20" in text() and "step 4 of 10 · 16 examples/s" in text()
-    # 3 steps in 4 s: 13.3 s an epoch; 0.4 of the first is done. The first is always better, so 6 epochs at least
+    # 3 steps take 4 s, an epoch 13.3 s; 0.4 of epoch 1 is done. Epoch 1 always improves: at least 6 epochs
     assert display._time_left(now[0]) == pytest.approx((5.6 * 40 / 3, 19.6 * 40 / 3))
     display.progress = Progress(epochs=[row(1), row(2, 61.0), row(3, 50.0)], best_epoch=2, best_score=61.0, num_stale=1)
     step(display, 4, 5)
@@ -64,7 +64,7 @@ def test_the_view_has_a_place_a_phase_and_honest_totals(view):
     assert "training ends in 0:35 (no better score) to 2:45 (all epochs)" in shown
 
 
-def test_without_patience_there_is_one_end_and_a_gpu_shows_no_loss_of_a_step(view):
+def test_live_view_without_patience_and_without_step_loss(view):
     display, now, text = view
     display.cfg.trainer.patience = None
     display.progress = Progress(epochs=[row(1)], best_epoch=1, best_score=60.0)
@@ -72,7 +72,7 @@ def test_without_patience_there_is_one_end_and_a_gpu_shows_no_loss_of_a_step(vie
     assert "training ends in 3:00\n" in text() and "\nepoch 1: loss" in text() and "patience" not in text()
 
 
-def test_an_early_stop_is_told_and_all_epochs_are_not(tiny_config, capsys):
+def test_only_an_early_stop_prints_a_line(tiny_config, capsys):
     display = Display(tiny_config("loss=ce"))
     display.progress = Progress(epochs=[row(1)] * 7, num_stale=5, best_score=61.234, stopped="patience")
     display.show("stopped", {})
@@ -83,12 +83,12 @@ def test_an_early_stop_is_told_and_all_epochs_are_not(tiny_config, capsys):
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.9, "0:00"), (61, "1:01"), (3599, "59:59"), (3723.5, "1:02:03")])
-def test_a_clock(seconds, text):
+def test_clock_formats_seconds(seconds, text):
     assert clock(seconds) == text
 
 
 def on_terminal(*arguments: str) -> str:
-    """What scripts/train.py shows on a terminal of its own."""
+    """The output of scripts/train.py on a pseudo-terminal."""
     main, side = pty.openpty()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "160"}
     command = [sys.executable, "scripts/train.py", *arguments]
@@ -98,7 +98,7 @@ def on_terminal(*arguments: str) -> str:
     while True:
         try:
             part = os.read(main, 65536)
-        except OSError:  # the other end is closed
+        except OSError:  # the process closed its end
             break
         shown += part
     assert process.wait(timeout=60) == 0
@@ -107,7 +107,7 @@ def on_terminal(*arguments: str) -> str:
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_on_a_terminal_phases_and_lines_are_shown_and_workers_show_lines_only(toy_csv, tmp_path, jobs):
+def test_terminal_shows_phases_and_lines_but_workers_only_lines(toy_csv, tmp_path, jobs):
     arguments = ["-m", "seed=1,2", "dataset=csv", f"dataset.path={toy_csv}", "model=tiny", "loss=ce"]
     arguments += ["trainer.batch_size=16", "trainer.max_epochs=2", "trainer.device=cpu", f"paths.outputs={tmp_path}"]
     arguments += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] * (jobs > 1)
@@ -126,7 +126,7 @@ def test_on_a_terminal_phases_and_lines_are_shown_and_workers_show_lines_only(to
     assert re.search(r" ± ", table[1]) and f"{tmp_path}/report/index.html" in "".join(table)
 
 
-def test_what_goes_to_a_pipe_has_lines_only(tiny_config, capsys):
+def test_output_to_a_pipe_has_only_lines(tiny_config, capsys):
     with Display(tiny_config("loss=ce")) as display:
         display.show("phase", {"name": "training"})
         step(display, 1, 1)

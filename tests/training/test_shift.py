@@ -1,4 +1,4 @@
-"""Domain shift: the other set's test split, without what the run has seen in training or validation."""
+"""Domain shift: tests on another data set, without the texts of training and validation."""
 
 from __future__ import annotations
 
@@ -37,14 +37,18 @@ def kept_of(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "po
     return shifted_test(cfg, own(), "sst2")
 
 
-def test_texts_that_the_run_has_seen_are_left_out_whatever_their_case_and_punctuation(monkeypatch, capsys):
+def test_training_texts_are_left_out_ignoring_case_and_punctuation(monkeypatch, capsys):
     kept = kept_of(monkeypatch, "a fine film", "new", "It's OK!", "only tested here", "dull ?", "a fine films")
-    assert kept.texts == [("new",), ("only tested here",), ("a fine films",)]  # its own test texts it has not seen
+    assert kept.texts == [
+        ("new",),
+        ("only tested here",),
+        ("a fine films",),
+    ]  # texts of the run's own test split are kept
     assert kept.rows.tolist() == [1, 3, 5] and kept.labels.tolist() == [1, 1, 1]
     assert "test_on sst2: 3 of 6 texts are left out, because mr trains or validates on them" in capsys.readouterr().err
 
 
-def test_nothing_left_and_other_classes_are_refused(monkeypatch):
+def test_an_empty_rest_and_other_classes_are_refused(monkeypatch):
     with pytest.raises(ConfigError, match="it trains on all these texts"):
         kept_of(monkeypatch, "A fine film", "DULL")
     with pytest.raises(ConfigError, match="its classes"):
@@ -55,7 +59,7 @@ def test_nothing_left_and_other_classes_are_refused(monkeypatch):
     "GLOSS_DATA_DIR" not in os.environ,
     reason="the texts of mr and sst2 may not be distributed: `make data`, then set GLOSS_DATA_DIR",
 )
-def test_the_reviews_of_mr_and_sst2_overlap_as_the_experiment_says():
+def test_mr_and_sst2_overlap_by_the_documented_counts():
     data = os.environ["GLOSS_DATA_DIR"]
     for name, other, num_kept in (("mr", "sst2", 872 - 486), ("sst2", "mr", 3554 - 1858)):
         cfg = Config(ablation=AblationConfig(test_on=other), paths=PathsConfig(data, ""))
@@ -67,13 +71,13 @@ def shift_file(path: Path, *rows: str) -> str:
     return str(path)
 
 
-def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(tiny_config, toy_csv, tmp_path, capsys):
+def test_a_file_with_the_same_classes_is_tested_without_its_training_texts(tiny_config, toy_csv, tmp_path, capsys):
     trained_on = toy_csv.read_text().splitlines()[1:]
     name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "storm and hail,weather", *trained_on)
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={name}")
     record = train(cfg)
     kept = record.result["num_rows"]["test_on"]
-    assert kept == 2 + record.result["num_rows"]["test"]  # its own test split was not trained on
+    assert kept == 2 + record.result["num_rows"]["test"]  # the texts of its own test split are kept
     arrays = record.predictions()
     assert set(record.result["metrics"]) == {"val", "test", "test_on"} and len(arrays["test_on_labels"]) == kept
     assert f"test_on other.csv: {152 - kept} of 152 texts are left out" in capsys.readouterr().err
@@ -83,17 +87,17 @@ def test_a_file_of_the_same_classes_is_tested_whole_but_for_what_was_trained_on(
     )
 
 
-def test_a_list_of_sets_is_tested_one_by_one(tiny_config, tmp_path):
+def test_a_list_of_data_sets_is_tested_one_by_one(tiny_config, tmp_path):
     rows = {"one.csv": ("a ripe plum,fruit", "storm and hail,weather"), "two.csv": ("a blunt saw,tool",)}
     names = [shift_file(tmp_path / name, *lines) for name, lines in rows.items()]
     both = train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on=[{','.join(names)}]"))
     assert both.result["num_rows"] | {f"test_on_{names[0]}": 2, f"test_on_{names[1]}": 1} == both.result["num_rows"]
     one = train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={names[1]}"))
-    assert one.result["metrics"]["test_on"] == both.result["metrics"][f"test_on_{names[1]}"]  # by the same weights
+    assert one.result["metrics"]["test_on"] == both.result["metrics"][f"test_on_{names[1]}"]  # with the same weights
     assert (both.predictions()[f"test_on_{names[1]}_logits"] == one.predictions()["test_on_logits"]).all()
 
 
-def test_the_folder_of_a_run_follows_from_the_content_of_the_other_file(tiny_config, tmp_path):
+def test_run_folder_depends_on_the_content_of_the_other_file(tiny_config, tmp_path):
     rows = ("a,fruit", "a,fruit", "b,tool")
     one, same, other = (shift_file(tmp_path / f"{i}.csv", row) for i, row in enumerate(rows))
     first, copy, changed = (folder_of(tiny_config("loss=ce", f"ablation.test_on={x}")) for x in (one, same, other))
@@ -108,7 +112,7 @@ def test_a_file_with_another_class_is_refused(tiny_config, tmp_path):
         train(tiny_config("loss=ce", "ablation.test_on=gone.csv"))
 
 
-def test_a_hub_set_is_named_with_its_revision():
+def test_other_set_parses_hub_names_with_revision():
     own = DatasetConfig(name="mine", source="csv", path="a.csv", text=["title", "body"], label="class")
     found = other_set(own, "hub:owner/name:subset@abc")
     assert (found.source, found.path, found.revision, found.text, found.label) == (
@@ -124,7 +128,7 @@ def test_a_folder_as_hub_set_gives_its_test_split(tmp_path):
     assert labels == ["a", "b", "c"] and (split.texts, split.labels.tolist()) == ([("z",)], [1])
 
 
-def test_a_set_without_another_domain_is_refused(capsys):
+def test_a_data_set_without_another_domain_is_refused(capsys):
     with pytest.raises(ConfigError, match="experiment=shift is not for dataset=r8"):
         expand_grid("shift", ["dataset=r8", "loss=ce", "seed=1"])
     assert main(lambda *_: None, ["experiment=shift", "dataset=r8", "loss=ce", "seed=1"]) == 2

@@ -1,4 +1,4 @@
-"""What one step and one epoch of the loop do and write down, each number worked out by hand."""
+"""One step and one epoch of the training loop, with expected numbers worked out by hand."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from gloss.training.trainer import LOG, Fit
 
 
 class Laps(list):
-    """A stopwatch that only keeps the names of the parts."""
+    """A stopwatch that records only the names of the parts."""
 
     lap = list.append
 
 
 @pytest.fixture(scope="module")
 def texts(toy_csv: Path) -> SimpleNamespace:
-    """Token ids and labels of the toy texts, and the tiny encoder's classifier with the first weights of seed 1."""
+    """Token ids and labels of the toy texts, and a classifier with the tiny encoder and the first weights of seed 1."""
     cfg = composed(*TINY, f"dataset.path={toy_csv}", "loss=ce")
     tokenizer, tables, labels = load_tokenizer(cfg.model), {}, {}
     dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
@@ -47,7 +47,7 @@ def texts(toy_csv: Path) -> SimpleNamespace:
 
 @pytest.fixture
 def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
-    """fit_of("loss=ce", "trainer.lr=1e-3", …): a training of the toy texts in float32, before its first step."""
+    """fit_of("loss=ce", "trainer.lr=1e-3", …): a Fit on the toy texts in float32, before its first step."""
 
     def make(*overrides: str) -> Fit:
         cfg = copy.deepcopy(
@@ -79,7 +79,7 @@ IS_LABELED = torch.arange(10) < 6
 
 
 def stub_backward(fit: Fit, loss: float, gradient: float, **parts: object) -> list[tuple]:
-    """Instead of a backward pass: a loss, its parts, and the same gradient for each parameter; returns its calls."""
+    """Replace the backward pass by a constant loss, parts and gradient; return the list of its calls."""
     calls = []
 
     def backward(*arguments: object) -> LossOutput:
@@ -98,7 +98,7 @@ def stub_backward(fit: Fit, loss: float, gradient: float, **parts: object) -> li
 
 @pytest.mark.parametrize("fused_on", [("cpu",), ()])
 @pytest.mark.parametrize("max_norm", [0.25, 1e6])
-def test_a_step_divides_the_gradient_by_what_its_norm_is_too_large(fit_of, monkeypatch, fused_on, max_norm):
+def test_a_step_clips_the_gradient_norm(fit_of, monkeypatch, fused_on, max_norm):
     monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
     fit = fit_of("loss=ce", f"trainer.max_grad_norm={max_norm}")
     stub_backward(fit, 2.0, 0.5)
@@ -109,13 +109,15 @@ def test_a_step_divides_the_gradient_by_what_its_norm_is_too_large(fit_of, monke
     for p, old in zip(fit.parameters, before, strict=True):
         state = fit.optimizer.state[p]
         torch.testing.assert_close(state["exp_avg"], torch.full_like(p, 0.1 * clipped), rtol=1e-4, atol=0)
-        torch.testing.assert_close(old - p, torch.full_like(p, 1e-3), rtol=2e-2, atol=0)  # Adam's first step: the rate
+        torch.testing.assert_close(
+            old - p, torch.full_like(p, 1e-3), rtol=2e-2, atol=0
+        )  # Adam's first step equals the learning rate
         assert p.grad is None
     assert fit.log[1].tolist() == pytest.approx([2.0, 0, 0, 0, 0, 0, norm, 0], rel=1e-4)
     assert (fit.log[[0, 2]] == 0).all()
 
 
-def test_a_step_writes_down_its_parts(fit_of):
+def test_a_step_logs_its_losses_and_counts(fit_of):
     fit = fit_of("loss=gloss_o", "loss.sigma=0.5")
     parts = {"ce": torch.tensor(1.5), "embedding_loss": torch.tensor(2.5, dtype=torch.float64, requires_grad=True)}
     stub_backward(fit, 2.0, 0.0, **parts, num_unscorable=torch.tensor(3), is_empty=torch.tensor(True))
@@ -125,7 +127,7 @@ def test_a_step_writes_down_its_parts(fit_of):
     assert fit.watch == ["data", "backward", "optimizer"]
 
 
-def test_a_step_gives_the_rows_their_labels_and_a_seed_of_its_own(fit_of):
+def test_a_step_passes_labels_and_a_distinct_seed(fit_of):
     fit, seeds = fit_of("loss=ce"), []
     calls = stub_backward(fit, 1.0, 0.0)
     for epoch, step in ((1, 0), (1, 1), (2, 0), (1, 0)):
@@ -143,7 +145,7 @@ def test_a_step_gives_the_rows_their_labels_and_a_seed_of_its_own(fit_of):
 
 @pytest.mark.parametrize("fused_on", [("cpu",), ()])
 @pytest.mark.parametrize("loss, gradient", [(float("nan"), 1.0), (1.0, float("inf")), (float("inf"), float("nan"))])
-def test_a_bad_step_and_all_after_it_leave_the_weights(fit_of, monkeypatch, fused_on, loss, gradient):
+def test_a_non_finite_step_blocks_all_later_updates(fit_of, monkeypatch, fused_on, loss, gradient):
     monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
     fit = fit_of("loss=ce")
     stub_backward(fit, 1.0, 1.0)
@@ -156,7 +158,7 @@ def test_a_bad_step_and_all_after_it_leave_the_weights(fit_of, monkeypatch, fuse
     assert fit.log[:, LOG.index("is_bad")].tolist() == [0, 1, 1]
 
 
-def test_the_seed_of_a_pass_is_that_of_its_dropout(fit_of):
+def test_the_seed_of_a_pass_sets_its_dropout(fit_of):
     fit = fit_of("loss=ce", "model.dropout=0.3")
     fit.model.train()
     first, again, other = (fit._encode(ROWS, DEVICE_ROWS, seed) for seed in (4, 4, 5))
@@ -166,7 +168,7 @@ def test_the_seed_of_a_pass_is_that_of_its_dropout(fit_of):
     assert fit._encode(ROWS, DEVICE_ROWS, 4).dtype == torch.float64
 
 
-def test_a_pass_runs_in_the_precision_of_the_run_and_gives_float32(fit_of):
+def test_a_pass_uses_the_precision_of_the_run_and_returns_float32(fit_of):
     fit = fit_of("loss=ce", "model.dropout=0")
     exact = fit._encode(ROWS, DEVICE_ROWS, 1)
     fit.precision = "bf16"
@@ -174,7 +176,7 @@ def test_a_pass_runs_in_the_precision_of_the_run_and_gives_float32(fit_of):
     assert rounded.dtype == torch.float32 and 1e-4 < (rounded - exact).abs().max() < 0.2
 
 
-def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypatch):
+def test_a_pass_uses_num_length_buckets(fit_of, monkeypatch):
     fit = fit_of("loss=ce", "trainer.num_length_buckets=3")
     given, pack = [], TokenTable.pack
     monkeypatch.setattr(TokenTable, "pack", lambda *args: (given.append(args[1:]), pack(*args))[1])
@@ -183,7 +185,7 @@ def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypa
 
 
 @pytest.mark.parametrize(
-    "overrides, passes",  # texts and seeds of each encoding
+    "overrides, passes",  # (texts, seed) of each pass
     [
         (["loss=cosine"], [(10, 7)]),
         (["loss=cosine", "variant.forward_passes=2"], [(10, 7), (10, 8)]),
@@ -194,7 +196,7 @@ def test_a_pass_takes_the_number_of_groups_of_the_configuration(fit_of, monkeypa
         (["loss=cosine", "trainer.grad_cache_chunk=10"], [(10, 7)] * 2),
     ],
 )
-def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
+def test_sizes_and_seeds_of_the_encoder_passes(fit_of, overrides, passes):
     fit, made = fit_of(*overrides), []
     encode = fit._encode
 
@@ -207,7 +209,7 @@ def test_a_batch_is_encoded_in_these_passes(fit_of, overrides, passes):
     is_labeled = IS_LABELED if fit.cfg.loss.name == "gloss_o" else None
     parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], is_labeled, 7)
     assert [entry[:2] for entry in made] == passes
-    if "micro" in overrides[-1]:  # first without a graph, then with one
+    if "grad_cache_chunk" in overrides[-1]:  # first without gradients, then with them
         assert [entry[2] for entry in made] == [False] * (len(passes) // 2) + [True] * (len(passes) // 2)
     assert fit.watch == ["forward", *["graph", "propagation"] * (is_labeled is not None), "loss"]
     assert (parts.ce is None) == (fit.cfg.mode == "standalone") and parts.embedding_loss is not None
@@ -239,7 +241,7 @@ def test_the_second_pass_feeds_cross_entropy_and_the_first_the_embedding_loss(fi
 
 
 def ended(fit: Fit, score: float, total: float = 1.0, **log: list[float]) -> dict:
-    """The row of an epoch that ends with this validation score and these columns of the log."""
+    """End an epoch with this validation score and these columns of the log; return its row."""
     fit.log = torch.tensor([log.get(name, [0.0, 0.0]) for name in LOG]).T
     fit.progress.seconds = {"forward": 0.1234567, "total": total}
     fit._validate = lambda: (score, {"macro_f1": score})
@@ -248,7 +250,7 @@ def ended(fit: Fit, score: float, total: float = 1.0, **log: list[float]) -> dic
     return row
 
 
-def test_a_row_of_an_epoch(fit_of):
+def test_row_of_an_epoch_by_hand(fit_of):
     fit = fit_of("loss=gloss_o", "loss.sigma=0.5", "trainer.lr=1e-3")
     log = {"loss": [1.0, 2.0], "ce": [3.0, 5.0], "embedding_loss": [0.5, 1.0], "num_unscorable": [1.0, 2.0]}
     row = ended(fit, 61.5, **log, num_unlabeled=[4.0, 8.0], is_empty=[1.0, 0.0], grad_norm=[9.0, 9.0])
@@ -262,14 +264,14 @@ def test_a_row_of_an_epoch(fit_of):
     assert fit.progress.epochs[0]["epoch"] == 1 and len(fit.progress.epochs) == 1
 
 
-def test_a_row_has_no_part_that_the_objective_lacks(fit_of):
+def test_row_has_none_for_missing_parts_of_the_objective(fit_of):
     row = ended(fit_of("loss=ce"), 1.0, ce=[1.0, 2.0])
     assert (row["ce"], row["embedding_loss"], row["frac_unscorable"]) == (1.5, None, None)
     row = ended(fit_of("loss=scl", "mode=standalone"), 1.0, embedding_loss=[1.0, 2.0])
     assert (row["ce"], row["embedding_loss"], row["frac_unscorable"]) == (None, 1.5, None)
 
 
-def test_the_best_epoch_its_weights_and_its_time(fit_of):
+def test_best_epoch_is_kept_with_weights_and_time(fit_of):
     fit = fit_of("loss=ce")
     head = fit.model.head.weight
     expected = []
@@ -280,13 +282,13 @@ def test_the_best_epoch_its_weights_and_its_time(fit_of):
         progress = fit.progress
         expected.append((progress.best_score, progress.best_epoch, progress.num_stale, progress.seconds_to_best))
     assert expected == [(0.25, 1, 0, 1.0), (0.25, 1, 1, 1.0), (0.5, 3, 0, 7.0), (0.5, 3, 1, 7.0)]
-    torch.testing.assert_close(fit.best["head.weight"], head.detach() - 1.0)  # a copy of the third epoch's
+    torch.testing.assert_close(fit.best["head.weight"], head.detach() - 1.0)  # the weights of the third epoch
     assert fit.best.keys() == fit.model.state_dict().keys() and not fit.best["head.weight"].requires_grad
     evaluation = sum(row["seconds"]["evaluation"] for row in progress.epochs)
     assert progress.total_seconds == pytest.approx(evaluation, abs=1e-5)
 
 
-def test_of_epochs_with_the_same_score_the_one_with_the_lowest_training_loss_is_kept(fit_of):
+def test_ties_keep_the_epoch_with_the_lowest_training_loss(fit_of):
     fit, expected = fit_of("loss=ce"), []
     head = fit.model.head.weight
     for score, loss in ((50.0, 3.0), (50.0, 2.0), (50.0, 2.5), (50.0, 2.0), (49.0, 1.0)):
@@ -294,11 +296,17 @@ def test_of_epochs_with_the_same_score_the_one_with_the_lowest_training_loss_is_
             head.add_(1.0)
         ended(fit, score, loss=[loss, loss])
         expected.append((fit.progress.best_epoch, fit.progress.num_stale, fit.progress.seconds_to_best))
-    assert expected == [(1, 0, 1.0), (2, 1, 2.0), (2, 2, 2.0), (2, 3, 2.0), (2, 4, 2.0)]  # a tie does not lengthen it
+    assert expected == [
+        (1, 0, 1.0),
+        (2, 1, 2.0),
+        (2, 2, 2.0),
+        (2, 3, 2.0),
+        (2, 4, 2.0),
+    ]  # a tie does not reset the count
     torch.testing.assert_close(fit.best["head.weight"], head.detach() - 3.0)
 
 
-def test_a_run_that_tests_its_last_weights_keeps_no_others(fit_of):
+def test_tested_weights_last_keeps_no_best_weights(fit_of):
     fit = fit_of("loss=ce", "variant.tested_weights=last")
     ended(fit, 0.5)
     assert fit.best is None and fit.progress.best_epoch == 1
@@ -322,7 +330,7 @@ def test_epochs_without_a_better_score_are_counted(fit_of, mode, tolerance, scor
     assert (fit.progress.num_stale, fit.progress.best_score, fit.progress.best_epoch) == (stale, 0.5, 1)
 
 
-def test_an_epoch_keeps_the_largest_memory_and_whether_the_device_was_shared(fit_of, monkeypatch):
+def test_epochs_record_peak_memory_and_device_sharing(fit_of, monkeypatch):
     fit, found = fit_of("loss=ce"), []
     memory, shared = iter([5, 9, 7]), iter([False, True, False])
     peak = lambda device: next(memory) * (device == fit.device)  # noqa: E731
@@ -334,7 +342,7 @@ def test_an_epoch_keeps_the_largest_memory_and_whether_the_device_was_shared(fit
     assert found == [(5, False), (9, True), (9, True)]
 
 
-def test_validation_watches_macro_f1_or_the_silhouette(fit_of):
+def test_validation_score_is_macro_f1_or_silhouette(fit_of):
     fit = fit_of("loss=ce")
     z = fit.embed("val")
     truth = fit.labels["val"].numpy()
@@ -361,7 +369,7 @@ def test_validation_watches_macro_f1_or_the_silhouette(fit_of):
         fit._validate()
 
 
-def test_the_rate_is_lowered_after_its_epoch(fit_of):
+def test_lr_is_lowered_after_lr_decay_epoch(fit_of):
     fit = fit_of("loss=ce", "trainer.lr=1e-3", "trainer.lr_decay_epoch=2", "trainer.lr_decay_factor=0.25")
     rates = []
     for fit.progress.epoch in (1, 2, 3, 4):

@@ -1,7 +1,7 @@
-"""Every switch of configs/variant/released.yaml and every ablation does what it says, against a number found otherwise.
+"""Every switch of configs/variant/released.yaml and every ablation, against an independent calculation.
 
-A test is named after its key, test_variant_<key>, test_trainer_<key> or test_ablation_<key>, here (one call of the
-objective) or in test_switches_in_runs.py (one step, or a small run); the first test below counts them.
+The name of a test contains its key: test_variant_<key>, test_trainer_<key> or test_ablation_<key>. Tests of one call of
+the objective are here, tests of a step or a small run in test_switches_in_runs.py. The first test checks completeness.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from gloss.errors import ConfigError
 from gloss.training.objective import Objective
 
 
-def test_every_switch_has_its_test():
+def test_every_switch_has_a_test():
     overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
     keys = {f"variant_{f.name}" for f in fields(VariantConfig)} | {f"ablation_{f.name}" for f in fields(AblationConfig)}
     keys |= {f"{group}_{key}" for group, values in overlay.items() for key in values}
@@ -44,12 +44,12 @@ def test_variant_gloss_objective():
     for name, value in expected.items():
         parts = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")(x, logits, labels, IS_LABELED)
         assert parts.embedding_loss.item() == pytest.approx(value, rel=1e-9)
-        # softmax scores all six unlabeled texts, the paper's formula three of them
+        # softmax scores all six unlabeled texts, nll (the paper) three of them
         assert int(parts.num_unscorable) == {"nll": 3, "softmax": 0}[name]
         assert parts.loss.item() == pytest.approx(LAM * value + (1 - LAM) * parts.ce.item(), rel=1e-12)
 
 
-def test_variant_gloss_objective_softmax_has_always_something_to_score():
+def test_variant_gloss_objective_softmax_scores_every_hidden_text():
     x, logits, _ = batch()
     is_labeled = torch.tensor([True, True, False, False])
     for name, is_empty in (("nll", True), ("softmax", False)):
@@ -63,7 +63,7 @@ def test_variant_divide_by_unlabeled():
     parts = objective("gloss_o", "integrated", "variant.divide_by_unlabeled=true")(x, logits, labels, IS_LABELED)
     assert parts.embedding_loss.item() == pytest.approx(value / 6, rel=1e-9)  # six of ten texts are unlabeled
     assert parts.loss.item() == pytest.approx(LAM * value / 6 + (1 - LAM) * ce, rel=1e-9)
-    # Of the integrated mode only.
+    # The switch has an effect only in integrated mode.
     alone = objective("gloss_o", "standalone", "variant.divide_by_unlabeled=true")
     assert alone(x, None, labels, IS_LABELED).loss.item() == pytest.approx(value, rel=1e-9)
 
@@ -74,7 +74,7 @@ def test_variant_supcon():
         expected = loops.supcon(x, LABELS, TEMPERATURE, released=name == "released").item()
         parts = objective("scl_ce", "integrated", f"variant.supcon={name}")(x, logits, labels, None)
         assert parts.embedding_loss.item() == pytest.approx(expected, rel=1e-9)
-    # One of ten texts has no other of its class: 9/10 of the mean over the others, times 0.3 / 0.07.
+    # One of ten texts is alone in its class: 9/10 of the mean over the others, times 0.3 / 0.07.
     khosla = objective("scl", "standalone")(x, None, labels, None).loss.item()
     released = objective("scl", "standalone", "variant.supcon=released")(x, None, labels, None).loss.item()
     assert released == pytest.approx(khosla * 0.9 * 0.3 / 0.07, rel=1e-12)
@@ -95,7 +95,7 @@ def test_variant_scl_lam():
 
 @pytest.mark.parametrize("loss", ["ce", "scl_ce", "triplet", "cosine", "gloss_o"])
 def test_variant_loss_dtype(loss):
-    """float32 embeddings and logits: every part in float64, and as exact as the loop that got the same numbers."""
+    """With float64 every part of the loss of float32 inputs is as exact as the loop on the same inputs."""
     x, logits, labels = batch()
     narrow, narrow_logits = x.detach().float(), logits.detach().float()
     is_labeled = IS_LABELED if loss == "gloss_o" else None
@@ -111,7 +111,7 @@ def test_variant_loss_dtype(loss):
         exact = gloss_by_loop(narrow.double()).item()
         assert wide.embedding_loss.item() == pytest.approx(exact, rel=1e-12)
         assert 0 < abs(short.embedding_loss.item() - exact) < 1e-5
-    weights = torch.ones(CLASSES, dtype=torch.float64)  # take the type of the loss
+    weights = torch.ones(CLASSES, dtype=torch.float64)  # the weights are cast to the dtype of the loss
     weighted = objective(loss, "integrated", "variant.loss_dtype=float32", weights=weights)
     assert torch.equal(weighted(narrow, narrow_logits, labels, is_labeled).loss, short.loss)
     if loss != "ce":
@@ -140,7 +140,7 @@ def test_ablation_gamma_offset(gamma, offset, labeled):
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_ablation_graph_noise(noise):
-    """Normal noise on the vectors of length 1, before the graph; cross-entropy does not see it."""
+    """Normal noise is added to the unit vectors before the graph; cross-entropy is unchanged."""
     x, logits, labels = batch()
     torch.manual_seed(3)
     moved = torch.stack(loops.unit(x)) + noise * torch.randn(x.shape, dtype=torch.float64)

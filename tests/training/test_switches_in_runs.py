@@ -1,4 +1,4 @@
-"""The switches of test_switches.py that more than the objective heeds: σ, passes, weights, stopping, probe, labels."""
+"""The switches with effects outside the objective: σ, passes, weights, early stopping, probe, labels."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ COUNTS = {"fruit": 60, "tool": 30, "weather": 15}
 
 @pytest.fixture
 def texts(tmp_path: Path) -> Path:
-    """A file of unequal classes."""
+    """A file with classes of unequal size."""
     words = {"fruit": "apple pear plum cherry", "tool": "hammer saw drill wrench", "weather": "rain snow wind storm"}
     rng, rows = np.random.default_rng(0), ["text,label"]
     for label, count in COUNTS.items():
@@ -42,7 +42,7 @@ def texts(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def one_step(texts: Path, tmp_path: Path, monkeypatch) -> Callable[..., SimpleNamespace]:
-    """one_step(*overrides): a run of one epoch of one batch; its record, and what its objective was given."""
+    """one_step(*overrides): a run of one epoch of one batch; returns its record and the inputs of its objective."""
 
     def run(*overrides: str) -> SimpleNamespace:
         cfg = composed(
@@ -78,13 +78,13 @@ def one_step(texts: Path, tmp_path: Path, monkeypatch) -> Callable[..., SimpleNa
 
 
 def first_head(cfg: Config, num_classes: int) -> torch.nn.Linear:
-    """The head before training: drawn from the run's seed."""
+    """The head before training, drawn with the seed of the run."""
     torch.manual_seed(cfg.seed)
     return torch.nn.Linear(64, num_classes)
 
 
 def pretrained_embeddings(cfg: Config, split: str) -> np.ndarray:
-    """Of the encoder as it is loaded, one text at a time, by transformers' own forward pass."""
+    """Embeddings of the untrained encoder, one text at a time, by the forward pass of transformers."""
     tokenizer, model = load_tokenizer(cfg.model), load_encoder(cfg.model).transformer.eval()
     rows = []
     for (text,) in load_dataset(cfg.dataset, cfg.paths.data, cfg.seed).splits[split].texts:
@@ -102,7 +102,7 @@ def distances(embeddings: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("rule", ["d/sqrt(3)", "sqrt(d/3)"])
 @pytest.mark.parametrize("scale", [1.0, 2.0])
 def test_variant_sqrt_rule_and_ablation_sigma_scale(one_step, rule, scale):
-    """σ from the pretrained encoder's embeddings of the training texts."""
+    """σ is computed from the pretrained encoder's embeddings of the training texts."""
     step = one_step("loss=gloss_sqrt", f"variant.sqrt_rule='{rule}'", f"ablation.sigma_scale={scale}")
     full = distances(pretrained_embeddings(step.cfg, "train"))
     pairs = full[np.triu_indices(len(full), k=1)]
@@ -112,7 +112,7 @@ def test_variant_sqrt_rule_and_ablation_sigma_scale(one_step, rule, scale):
 
 
 def test_ablation_sigma_scale(one_step):
-    """Of a σ that is given, too; and the loss has it."""
+    """A given σ is scaled too, and the loss uses the scaled value."""
     step = one_step("loss=gloss_o", "loss.sigma=0.02", "ablation.sigma_scale=0.5", "dataset.train_limit=16")
     z = loops.unit(step.x.double())
     values = {s: loops.gloss(z, step.labels.tolist(), step.is_labeled.tolist(), s, 3).item() for s in (0.01, 0.02)}
@@ -121,8 +121,8 @@ def test_ablation_sigma_scale(one_step):
     assert abs(values[0.02] - values[0.01]) > 1e-2 * values[0.01]
 
 
-def test_variant_sqrt_rule_takes_all_texts_or_a_sample(one_step, monkeypatch):
-    """The paper's rule looks at a sample, the released one at all texts."""
+def test_variant_sqrt_rule_uses_a_sample_or_all_texts(one_step, monkeypatch):
+    """The paper's rule uses a sample, the released rule all texts."""
     monkeypatch.setattr(gloss.training.sigma, "SIGMA_SAMPLE", 20)
     seen, of = [], gloss.training.sigma.sqrt_bandwidth
     monkeypatch.setattr(
@@ -131,7 +131,7 @@ def test_variant_sqrt_rule_takes_all_texts_or_a_sample(one_step, monkeypatch):
     one_step("loss=gloss_sqrt")
     one_step("loss=gloss_sqrt", "variant.sqrt_rule='sqrt(d/3)'")
     num_train = len(pretrained_embeddings(one_step("loss=ce").cfg, "train"))
-    assert seen[:2] == [20, num_train] and num_train > 50  # then the σ by which the quality of CE's graph is measured
+    assert seen[:2] == [20, num_train] and num_train > 50  # the third call is for the graph quality of CE
 
 
 @pytest.mark.parametrize("balanced", [False, True])
@@ -140,7 +140,7 @@ def test_variant_class_weights_in_cross_entropy_and_in_gloss(one_step, balanced)
         "loss=gloss_o", "loss.sigma=0.6", "dataset.train_limit=24", *["variant.class_weights=balanced"] * balanced
     )
     labels = step.labels.tolist()
-    counts = [labels.count(c) for c in range(3)]  # the batch is all training texts
+    counts = [labels.count(c) for c in range(3)]  # the batch has all training texts
     assert min(counts) > 1 and len(set(counts)) == 3
     weights = [len(labels) / (3 * count) for count in counts] if balanced else None
     ce = loops.cross_entropy(step.logits.double(), labels, weights).item()
@@ -156,7 +156,7 @@ def test_variant_class_weights_in_cross_entropy_and_in_gloss(one_step, balanced)
 
 @pytest.mark.parametrize("passes", [1, 2])
 def test_variant_forward_passes(one_step, passes):
-    """With two, the logits come from other embeddings than the embedding loss: of another dropout mask."""
+    """With two passes, logits and embedding loss use embeddings with different dropout masks."""
     step = one_step("loss=gloss_o", "loss.sigma=0.6", f"variant.forward_passes={passes}", "model.dropout=0.1")
     head = first_head(step.cfg, 3)
     with torch.no_grad():
@@ -168,14 +168,14 @@ def test_variant_forward_passes(one_step, passes):
         assert (head(same.x) - same.logits).abs().max() < 1e-5
 
 
-def test_variant_forward_passes_of_standalone_mode_are_one(one_step):
+def test_variant_forward_passes_is_one_in_standalone_mode(one_step):
     assert one_step("loss=scl", "mode=standalone", "variant=released").passes == 1
 
 
 @pytest.mark.parametrize("mode", ["integrated", "standalone"])
 @pytest.mark.parametrize("tested", ["best", "last"])
 def test_variant_tested_weights(tiny_config, monkeypatch, mode, tested):
-    """Epoch 2 of 3 is the best; the weights at the end of that, or of epoch 3, are in the model that is tested."""
+    """Epoch 2 of 3 is the best: the tested model has the weights of epoch 2 (best) or of epoch 3 (last)."""
     scores, weights, at_test = iter([0.3, 0.5, 0.4]), {}, {}
 
     def validate(self: Fit) -> tuple[float, dict]:
@@ -200,11 +200,16 @@ def test_variant_tested_weights(tiny_config, monkeypatch, mode, tested):
     "mode, tolerance, scores, epochs",  # patience is 2
     [
         ("standalone", 0.0, [0.5, 0.4921875, 0.4921875, 0.9], 3),
-        ("standalone", 0.0, [0.5, 0.5, 0.5, 0.9], 3),  # an equal score is no better
-        ("standalone", 0.0078125, [0.5, 0.3, 0.4921875, 0.3, 0.3, 0.9], 5),  # exactly the best less the tolerance
+        ("standalone", 0.0, [0.5, 0.5, 0.5, 0.9], 3),  # an equal score does not count as better
+        (
+            "standalone",
+            0.0078125,
+            [0.5, 0.3, 0.4921875, 0.3, 0.3, 0.9],
+            5,
+        ),  # exactly the best score minus the tolerance
         ("standalone", 0.0078125, [0.5, 0.4921, 0.4921, 0.9], 3),  # below it
-        ("standalone", 0.0078125, [0.5, 0.501, 0.494, 0.3, 0.3, 0.9], 5),  # any better score is the best
-        ("integrated", 0.0078125, [0.5, 0.4921875, 0.4921875, 0.9], 3),  # of standalone mode only
+        ("standalone", 0.0078125, [0.5, 0.501, 0.494, 0.3, 0.3, 0.9], 5),  # any higher score becomes the best score
+        ("integrated", 0.0078125, [0.5, 0.4921875, 0.4921875, 0.9], 3),  # the tolerance applies only in standalone mode
     ],
 )
 def test_variant_early_stopping_min_delta(tiny_config, monkeypatch, mode, tolerance, scores, epochs):
@@ -212,15 +217,17 @@ def test_variant_early_stopping_min_delta(tiny_config, monkeypatch, mode, tolera
     monkeypatch.setattr(Fit, "_validate", lambda self: (next(given), {"graph_quality": self.progress.graph_at_start}))
     loss = ["loss=ce"] if mode == "integrated" else ["loss=scl", "mode=standalone"]
     cfg = tiny_config(*loss, "trainer.max_epochs=6", "trainer.patience=2", "trainer.batch_size=128")
-    cfg.variant.early_stopping_min_delta = tolerance  # past the check that refuses it in integrated mode
+    cfg.variant.early_stopping_min_delta = (
+        tolerance  # set directly, because the configuration refuses it in integrated mode
+    )
     result = train(cfg).result
-    best = {0.501: 2, 0.5: 3}.get(scores[1], 1)  # of equal scores that of the lowest training loss: here the last
+    best = {0.501: 2, 0.5: 3}.get(scores[1], 1)  # ties: the epoch with the lowest training loss, here the last
     assert (result["epochs"], result["stopped"], result["best_epoch"]) == (epochs, "patience", best)
 
 
 @pytest.fixture
 def embedded(monkeypatch) -> dict[str, np.ndarray]:
-    """The last embeddings of each split that a run made."""
+    """The last embeddings of each split in a run."""
     found: dict[str, np.ndarray] = {}
     embed = Fit.embed
 
@@ -239,7 +246,7 @@ def kept(record: Record, name: str) -> np.ndarray:
 
 @pytest.mark.parametrize("balanced", [False, True])
 def test_variant_probe_adam(one_step, embedded, balanced):
-    """Full-batch Adam at 1e-4 from torch's first weights of the seed, written out; class weights in its loss."""
+    """The probe equals full-batch Adam with rate 1e-4 from torch's initial weights, with class weights in the loss."""
     weights = ["variant.class_weights=balanced"] * balanced
     step = one_step("loss=cosine", "mode=standalone", "variant.probe=adam", "seed=5", *weights)
     truth = load_dataset(step.cfg.dataset, step.cfg.paths.data, 5).splits["train"].labels
@@ -262,7 +269,7 @@ def test_variant_probe_adam(one_step, embedded, balanced):
 
 
 def test_variant_probe_logistic(one_step, embedded):
-    """The strongest of scikit-learn's regressions with the best macro-F1 on validation."""
+    """The probe equals scikit-learn's logistic regression of the recorded strength."""
     step = one_step("loss=cosine", "mode=standalone", "variant.probe=logistic")
     data = load_dataset(step.cfg.dataset, step.cfg.paths.data, step.cfg.seed)
     train_x, truth = embedded["train"].astype(np.float64), data.splits["train"].labels
@@ -279,7 +286,7 @@ def test_variant_probe_logistic(one_step, embedded):
 
 
 def test_trainer_precision(one_step):
-    """float32 embeddings are transformers' own; bf16 ones are near them, and the loss gets float32 of both."""
+    """float32 embeddings equal those of transformers, bf16 embeddings are near them; the loss always gets float32."""
     float32, bf16 = (one_step("loss=ce", f"trainer.precision={name}") for name in ("float32", "bf16"))
     expected = pretrained_embeddings(float32.cfg, "train")
     order = [int(np.abs(expected - row).sum(1).argmin()) for row in float32.x.numpy()]
@@ -292,7 +299,7 @@ def test_trainer_precision(one_step):
 
 
 def test_ablation_label_noise(one_step):
-    """A quarter of the training labels is another one; validation and test keep theirs."""
+    """A quarter of the training labels is changed; the labels of validation and test are not."""
     plain, noisy = one_step("loss=ce"), one_step("loss=ce", "ablation.label_noise=0.25")
     torch.testing.assert_close(noisy.x, plain.x, rtol=0, atol=0)  # the same texts in the same order
     changed = int((noisy.labels != plain.labels).sum())
@@ -304,7 +311,7 @@ def test_ablation_label_noise(one_step):
 
 
 def test_ablation_test_on(one_step, monkeypatch):
-    """The other set's test split is tested by the same weights; nothing else changes."""
+    """The test split of the other data set is tested with the same weights; the other metrics do not change."""
     plain = one_step("loss=ce")
     words = [("apple pear",), ("saw drill",), ("rain wind",), ("pear plum",), ("rain saw",)]
     other = Split(words, np.array([0, 1, 2, 0, 1]), np.arange(5))

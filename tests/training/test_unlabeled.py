@@ -1,16 +1,14 @@
-"""Examples without a label: propagated through, never scored, never labeled, and the same after an interruption."""
+"""Unlabeled texts: they take part in the propagation, are not scored, and do not prevent exact resumption."""
 
 from __future__ import annotations
 
-import os
-import signal
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
-from conftest import folder_of
-from test_fit import files, gradient, prepared
+from conftest import folder_of, outcome
+from test_fit import gradient, prepared, stopped_after
 
 from gloss.config import DatasetConfig
 from gloss.data.datasets import load_dataset
@@ -21,7 +19,6 @@ from gloss.losses import gloss_loss, is_scored
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 from gloss.models.encoder import Encoder, TokenTable
 from gloss.models.pretrained import load_tokenizer
-from gloss.runtime.signals import Interrupted
 from gloss.training.objective import Objective
 from gloss.training.run import train
 from gloss.training.trainer import Fit
@@ -40,10 +37,12 @@ def batch(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
 
 
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
-def test_loss_scores_the_known_nodes_of_the_whole_graph(objective):
+def test_loss_scores_only_nodes_with_known_labels(objective):
     x, labels, is_labeled = batch()
     transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.7)))
-    found = propagate_labels(transition, labels.clamp(min=0), is_labeled, 3)  # all nodes; hidden labels are not read
+    found = propagate_labels(
+        transition, labels.clamp(min=0), is_labeled, 3
+    )  # over all nodes; labels of hidden nodes are not used
     hidden = (~is_labeled).nonzero()[:, 0].tolist()
     losses = []
     for row, node in enumerate(hidden):
@@ -56,7 +55,7 @@ def test_loss_scores_the_known_nodes_of_the_whole_graph(objective):
     assert is_scored(labels, is_labeled, 3).tolist() == [n in hidden and labels[n] >= 0 for n in range(14)]
 
 
-def test_the_gradient_reaches_the_unlabeled_and_is_that_of_the_formula():
+def test_gradient_passes_gradcheck_and_reaches_unlabeled_texts():
     x, labels, is_labeled = batch()
 
     def loss(x):
@@ -68,16 +67,7 @@ def test_the_gradient_reaches_the_unlabeled_and_is_that_of_the_formula():
     assert (grad[labels < 0].norm(dim=1) > 1e-6).all()
 
 
-def test_what_is_not_known_cannot_be_visible():
-    x, labels, is_labeled = batch()
-    is_labeled[5] = True
-    with pytest.raises(ValueError, match="is_labeled must be False where the label is -1"):
-        gloss_loss(x, labels, sigma=0.7, is_labeled=is_labeled, num_classes=3)
-    with pytest.raises(ValueError, match="or be -1 where they are not known, got -2"):
-        gloss_loss(x, labels.masked_fill(labels < 0, -2), sigma=0.7, is_labeled=~is_labeled, num_classes=3)
-
-
-def test_gamma_is_a_fraction_of_the_labeled(tiny_config):
+def test_gamma_is_a_fraction_of_the_labeled_texts(tiny_config):
     objective = Objective.of(tiny_config(*GRAPH), 3, 0.5)
     is_known = torch.arange(50) % 5 < 2
     drawn = objective.draw_labeled(50, torch.Generator().manual_seed(0), is_known)
@@ -92,12 +82,12 @@ def test_the_objective_counts_and_classifies_labeled_texts_only(tiny_config):
     known = labels >= 0
     torch.testing.assert_close(parts.ce, torch.nn.functional.cross_entropy(logits[known], labels[known]))
     assert int(parts.num_unscorable) == 0
-    alone = is_labeled & (labels == 0)  # no labeled text of the other classes
+    alone = is_labeled & (labels == 0)  # the other classes have no labeled text
     parts = objective(x, logits, labels, alone, lambda part: None)
     assert int(parts.num_unscorable) == int((known & (labels != 0)).sum())
 
 
-def test_unlabeled_batches_go_through_all_before_any_comes_again():
+def test_unlabeled_batches_use_all_texts_before_repeating_one():
     batches = unlabeled_batches(10, 7, 4, seed=1, epoch=1)
     counts = Counter(np.concatenate(batches[:5]).tolist())
     assert set(counts.values()) == {2} and len(counts) == 10 and all(len(set(b.tolist())) == 4 for b in batches)
@@ -106,7 +96,7 @@ def test_unlabeled_batches_go_through_all_before_any_comes_again():
     assert [len(b) for b in unlabeled_batches(3, 2, 8, seed=1, epoch=1)] == [3, 3]
 
 
-def test_the_rest_is_what_the_limit_leaves_out_without_its_labels(tiny_config):
+def test_unlabeled_rest_is_the_training_set_beyond_the_limit(tiny_config):
     cfg = tiny_config(*GRAPH, *REST)
     full = load_dataset(tiny_config(*GRAPH).dataset, "", 1).splits["train"]
     dataset = load_dataset(cfg.dataset, "", 1)
@@ -118,7 +108,7 @@ def test_the_rest_is_what_the_limit_leaves_out_without_its_labels(tiny_config):
         load_dataset(tiny_config(*GRAPH, "dataset.train_limit=120", "dataset.unlabeled=rest").dataset, "", 1)
 
 
-def test_a_file_of_unlabeled_texts_is_part_of_the_fingerprint_and_the_folder(tiny_config, tmp_path):
+def test_unlabeled_file_changes_fingerprint_and_folder(tiny_config, tmp_path):
     paths = [tmp_path / f"{name}.csv" for name in "ab"]
     for path in paths:
         path.write_text(f"text\nan apple {path.stem}\nthe old saw\n")
@@ -132,7 +122,7 @@ def test_a_file_of_unlabeled_texts_is_part_of_the_fingerprint_and_the_folder(tin
     assert record.result["num_rows"]["unlabeled"] == 2
 
 
-def test_a_prepared_set_with_unlabeled_texts_has_a_folder_by_their_fingerprint():
+def test_has_own_texts_is_true_with_an_unlabeled_file():
     assert DatasetConfig(name="mr", unlabeled_path="a.csv").has_own_texts and not DatasetConfig(name="mr").has_own_texts
 
 
@@ -148,12 +138,12 @@ def test_a_prepared_set_with_unlabeled_texts_has_a_folder_by_their_fingerprint()
         ([*GRAPH, "dataset.unlabeled=all"], "expected one of rest"),
     ],
 )
-def test_keys_that_nothing_would_read_are_refused(tiny_config, overrides, message):
+def test_unlabeled_keys_without_effect_are_refused(tiny_config, overrides, message):
     with pytest.raises(ConfigError, match=message.replace(".", r"\.")):
         tiny_config(*overrides)
 
 
-def test_tables_are_joined_row_by_row(tiny_config):
+def test_token_tables_are_joined_row_by_row(tiny_config):
     cfg = tiny_config("loss=ce")
     tokenizer = load_tokenizer(cfg.model)
     short, long = [("a saw",), ("rain",)], [("the old red apple pear and plum",)]
@@ -174,7 +164,7 @@ def test_tables_are_joined_row_by_row(tiny_config):
                 assert torch.equal(joined.token_type_ids[i, :length], expected)
 
 
-def test_each_batch_gets_its_number_and_the_labels_stay_unread(tiny_config, monkeypatch):
+def test_each_batch_has_the_given_number_of_unlabeled_texts(tiny_config, monkeypatch):
     seen = []
     step = Fit._step
 
@@ -193,25 +183,17 @@ def test_each_batch_gets_its_number_and_the_labels_stay_unread(tiny_config, monk
     assert plain.folder != record.folder and plain.epochs()[0]["loss"] != record.epochs()[0]["loss"]
 
 
-def test_a_run_with_unlabeled_texts_ends_as_if_it_had_not_been_stopped(tiny_config, monkeypatch):
+def test_a_resumed_run_with_unlabeled_texts_equals_an_uninterrupted_run(tiny_config, monkeypatch):
     options = [*GRAPH, *REST, "trainer.unlabeled_per_batch=20", "trainer.max_epochs=3"]
-    whole = train(tiny_config(*options, "rerun=true"))
-    expected = files(whole.folder)
-    step = Fit._step
-
-    def stopping(self: Fit, number: int, *arguments: object) -> None:
-        step(self, number, *arguments)
-        if (self.progress.epoch, number + 1) == (2, 1):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Fit, "_step", stopping)
+    folder = train(tiny_config(*options, "rerun=true")).folder
+    expected = outcome(folder)
+    with stopped_after(monkeypatch, 2, 1):
         train(tiny_config(*options, "rerun=true"))
-    assert not (whole.folder / "DONE").exists()
-    assert files(train(tiny_config(*options)).folder) == expected
+    assert not (folder / "DONE").exists()
+    assert outcome(train(tiny_config(*options)).folder) == expected
 
 
-def test_the_warm_up_of_a_gpu_takes_batches_larger_than_the_training_set(tiny_config, monkeypatch):
+def test_warm_up_accepts_batches_larger_than_the_training_set(tiny_config, monkeypatch):
     class Stop(Exception):
         pass
 
@@ -225,7 +207,7 @@ def test_the_warm_up_of_a_gpu_takes_batches_larger_than_the_training_set(tiny_co
 
     monkeypatch.setattr(Fit, "_warm_up", warmed)
     cfg = tiny_config(*GRAPH, *REST, "trainer.unlabeled_per_batch=150")
-    cfg.trainer.compile = True  # as a GPU does, a compiled run warms up
+    cfg.trainer.compile = True  # a compiled run has a warm-up, like a run on a GPU
     monkeypatch.setattr(Encoder, "compile_layers", lambda encoder: None)
     with pytest.raises(Stop):
         train(cfg)
@@ -242,7 +224,9 @@ def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
     before = gradient(fit)
     fit.__post_init__()
     fit.model.zero_grad()
-    assert all(torch.equal(value, before[name]) for name, value in gradient(fit).items())  # of labeled rows alone
+    assert all(
+        torch.equal(value, before[name]) for name, value in gradient(fit).items()
+    )  # the batch has only labeled rows
     rows = np.concatenate([np.arange(32), np.arange(60, 70)])
     device_rows, labeled = torch.from_numpy(rows), torch.arange(42) < 20
     fit.model.zero_grad()
