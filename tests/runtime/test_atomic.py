@@ -1,4 +1,4 @@
-"""What is written is there as a whole, or the old one still is, and nothing beside it."""
+"""Atomic writes: either the complete new file or the old file remains, and no temporary file."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def full(*arguments: object, **options: object) -> None:
     raise OSError(errno.ENOSPC, "full")
 
 
-def test_who_may_read_is_the_umasks_to_say(tmp_path):
+def test_file_permissions_follow_the_umask(tmp_path):
     before = os.umask(0o077)
     try:
         write_atomic(tmp_path / "a", "private")
@@ -45,7 +45,7 @@ CASES += [(atomic_folder, x) for x in (*FAULTS, (Path, "rename"))]
 
 
 @pytest.mark.parametrize(("make", "fault"), CASES)
-def test_what_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_path, monkeypatch, make, fault):
+def test_a_failed_write_keeps_the_old_file_and_leaves_no_temporary_file(tmp_path, monkeypatch, make, fault):
     path = tmp_path / "x"
     with make(path) as new:
         fill(new, "old")
@@ -61,8 +61,8 @@ def test_what_cannot_be_written_leaves_the_old_one_and_nothing_beside_it(tmp_pat
     assert (path / "f" if path.is_dir() else path).read_text() == "old"
 
 
-def test_the_error_of_any_writer_names_the_file(tmp_path, monkeypatch):
-    """safetensors tells a full disk as an error of its own, with the number in its text."""
+def test_errors_of_writers_name_the_file(tmp_path, monkeypatch):
+    """safetensors raises its own error type for a full disk, with the errno only in the message."""
     with pytest.raises(OSError) as found, atomic_folder(tmp_path / "model") as new:
         save_file({"x": torch.zeros(1)}, new / "no" / "folder")
     assert found.value.errno == errno.ENOENT and found.value.filename == str(tmp_path / "model")
@@ -72,19 +72,19 @@ def test_the_error_of_any_writer_names_the_file(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("make", [atomic_file, atomic_folder])
-def test_what_a_killed_process_left_is_removed(tmp_path, make):
-    (tmp_path / ".nfs0001").touch()  # not ours
+def test_temporary_files_of_a_killed_process_are_removed(tmp_path, make):
+    (tmp_path / ".nfs0001").touch()  # a file of another program
     if os.fork() == 0:
         with make(tmp_path / "below" / "x") as new:
             fill(new, "half")
-            os._exit(0)  # no cleaning up, as with kill -9
+            os._exit(0)  # no clean-up, as with kill -9
     os.wait()
     assert len(os.listdir(tmp_path / "below")) == 1
     remove_half_written(tmp_path)
     assert os.listdir(tmp_path / "below") == [] and (tmp_path / ".nfs0001").exists()
 
 
-def test_a_script_that_is_told_to_stop_leaves_nothing_half_written(tmp_path):
+def test_a_script_stopped_by_sigterm_leaves_no_partial_file(tmp_path):
     def task() -> None:
         with atomic_file(tmp_path / "predictions.csv") as file:
             file.write(b"half")

@@ -1,4 +1,4 @@
-"""A record says how to make it again, with which code it was made, and whether its weights are there."""
+"""A record contains the command that repeats the run, the hash of its code, and whether weights are kept."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gloss.training.run import train
 
 
 def composed(*words: str) -> Config:
-    """What scripts/train.py would run."""
+    """The configuration that scripts/train.py would run."""
     seen: list[Config] = []
     assert main(lambda cfg, is_sweep: seen.append(cfg), list(words)) == 0
     return seen[0]
@@ -38,7 +38,7 @@ def composed(*words: str) -> Config:
         ["experiment=few_shot", "dataset=mr", "loss=ce", "seed=1", "dataset.train_limit=64", "dataset.unlabeled=null"],
     ],
 )
-def test_the_command_of_a_configuration_makes_it_again(words: list[str]):
+def test_command_of_a_configuration_composes_to_the_same_configuration(words: list[str]):
     cfg = composed(*words)
     python, script, *again = shlex.split(command_of(dataclasses.asdict(cfg), "rerun=true"))
     found = composed(*again)
@@ -49,7 +49,7 @@ def test_the_command_of_a_configuration_makes_it_again(words: list[str]):
     assert (found.paths.outputs, found.paths.data) == (cfg.paths.outputs, cfg.paths.data)
 
 
-def test_the_hash_of_the_code_is_of_what_can_change_a_number(tmp_path):
+def test_code_hash_covers_the_modules_that_can_change_results(tmp_path):
     package = Path(gloss.__file__).parent
     before = code_hash(package)
     for changed, matters in {
@@ -70,7 +70,7 @@ def test_the_hash_of_the_code_is_of_what_can_change_a_number(tmp_path):
         assert (code_hash(copy) != before) is matters, changed
 
 
-def test_a_run_finished_with_other_code_says_so_with_its_score_and_how_to_rerun(tiny_config, monkeypatch, capsys):
+def test_a_run_finished_with_other_code_shows_its_score_and_the_command_to_rerun(tiny_config, monkeypatch, capsys):
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
     record = train(cfg)
     assert record.result["code"] == code_hash()
@@ -99,14 +99,14 @@ def test_a_run_finished_with_other_code_says_so_with_its_score_and_how_to_rerun(
         (["experiment=demo", "model=minilm", "loss=ce", "seed=1"], False),
     ],
 )
-def test_weights_are_kept_of_single_runs_and_own_texts(words: list[str], is_kept: bool, monkeypatch):
+def test_weights_are_kept_for_single_runs_and_own_texts(words: list[str], is_kept: bool, monkeypatch):
     monkeypatch.setenv("YES", "1")
     assert (composed("loss=ce", "seed=1", *words).trainer.save_model is not False) is is_kept
 
 
 def test_the_library_logs_and_prints_nothing(tiny_config, capsys, caplog):
     logger = logging.getLogger("gloss")
-    logger.handlers, logger.propagate = [], True  # as in a program of one's own
+    logger.handlers, logger.propagate = [], True  # as in a program that uses gloss as a library
     caplog.set_level(logging.INFO, "gloss")
     record = train(tiny_config("loss=ce", "trainer.max_epochs=1"))
     assert capsys.readouterr() == ("", "")
@@ -114,7 +114,7 @@ def test_the_library_logs_and_prints_nothing(tiny_config, capsys, caplog):
     assert any("epoch 1 · loss " in text for text in output) and any(str(record.folder) in text for text in output)
 
 
-def test_a_finished_run_without_weights_says_so_and_is_trained_again_when_asked(tiny_config, caplog):
+def test_a_finished_run_without_weights_is_trained_again_on_request(tiny_config, caplog):
     caplog.set_level(logging.INFO, "gloss")
     logging.getLogger("gloss").propagate = True
     record = train(tiny_config("loss=ce", "trainer.save_model=false"))

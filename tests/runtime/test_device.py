@@ -1,4 +1,4 @@
-"""First contact with a GPU, without one: drivers that are too old, attention's backends, what the first epoch pays."""
+"""The choice of the device, simulated without a GPU: old drivers, attention backends, the warm-up."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ A100, V100 = "NVIDIA A100-SXM4-40GB, 8.0, {}\n", "Tesla V100-SXM2-16GB, 7.0, {}\
 
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch):
-    """machine(driver, its line, GPUs as nvidia-smi shows them or None, CUDA of PyTorch): a machine with that."""
+    """machine(driver, version line, output of nvidia-smi or None, CUDA of PyTorch): simulate such a machine."""
 
     def make(driver: str, version: str, gpus: str | None, cuda: str | None) -> None:
         (tmp_path / "version").write_text(version.format(driver))
@@ -52,7 +52,7 @@ def machine(tmp_path: Path, monkeypatch):
     ("580.65.06", OPEN, "No devices were found", "13.0", False, ("finds none it may use",)),
     ("535.104.05", CLOSED, A100, None, False, ("built without CUDA", "make setup")),
 ])  # fmt: skip
-def test_auto_says_why_a_gpu_that_is_there_is_not_used(machine, capsys, driver, version, gpus, cuda, stops, parts):
+def test_auto_device_explains_why_a_gpu_is_not_used(machine, capsys, driver, version, gpus, cuda, stops, parts):
     machine(driver, version, gpus, cuda)
     if stops:
         with pytest.raises(ConfigError) as caught:
@@ -69,7 +69,7 @@ def test_auto_says_why_a_gpu_that_is_there_is_not_used(machine, capsys, driver, 
 
 
 @pytest.mark.parametrize("hidden", ["", "-1"])
-def test_a_gpu_that_the_user_hides_or_that_is_not_there_is_not_mentioned(machine, capsys, monkeypatch, hidden):
+def test_a_hidden_or_missing_gpu_gives_no_message(machine, capsys, monkeypatch, hidden):
     machine("535.104.05", CLOSED, A100, "13.0")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", hidden)
     choose_device("auto")
@@ -80,7 +80,7 @@ def test_a_gpu_that_the_user_hides_or_that_is_not_there_is_not_mentioned(machine
     assert not capsys.readouterr().err
 
 
-def test_the_gpu_that_is_named_becomes_the_current_one_and_cudnn_does_not_attend(monkeypatch):
+def test_the_chosen_gpu_becomes_current_and_cudnn_attention_is_off(monkeypatch):
     chosen = []
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
@@ -89,7 +89,7 @@ def test_the_gpu_that_is_named_becomes_the_current_one_and_cudnn_does_not_attend
     assert not torch.backends.cuda.cudnn_sdp_enabled()
 
 
-def test_make_setup_takes_another_index_for_torch_whatever_was_installed():
+def test_make_setup_accepts_another_package_index_for_torch():
     def commands(*words: str) -> str:
         return subprocess.run(["make", "-n", "setup", *words], cwd=ROOT, capture_output=True, text=True).stdout
 
@@ -99,7 +99,7 @@ def test_make_setup_takes_another_index_for_torch_whatever_was_installed():
 
 
 @pytest.mark.parametrize("options", [["loss=gloss_o", "loss.sigma=0.5"], ["loss=scl", "mode=standalone"], ["loss=ce"]])
-def test_the_warm_up_runs_the_loss_for_each_size_and_changes_nothing(tiny_config, tmp_path, monkeypatch, options):
+def test_warm_up_runs_the_loss_for_each_batch_size_and_changes_no_weights(tiny_config, tmp_path, monkeypatch, options):
     fit, sizes = prepared(tiny_config(*options), tmp_path), []
     call = type(fit.objective).__call__
     monkeypatch.setattr(
@@ -114,5 +114,5 @@ def test_the_warm_up_runs_the_loss_for_each_size_and_changes_nothing(tiny_config
 
 
 @pytest.mark.parametrize("text", ["CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "out of memory"])
-def test_cublas_without_memory_is_out_of_memory(tiny_config, text):
+def test_cublas_errors_count_as_out_of_memory(tiny_config, text):
     assert "trainer.grad_cache_chunk=16" in str(out_of_memory(RuntimeError(text), tiny_config(), torch.device("cpu")))

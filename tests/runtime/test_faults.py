@@ -1,4 +1,4 @@
-"""Faults: full disks, no memory, numbers that are none. Nothing half is taken for whole; messages say what to do."""
+"""Faults: full disks, lack of memory, non-finite numbers. The last checkpoint survives; messages name the remedy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import subprocess
 
 import pytest
 import torch
-from conftest import folder_of
-from test_stops import EVERY_EPOCH, after_step, outcome, undisturbed
+from conftest import folder_of, outcome
+from test_stops import EVERY_EPOCH, after_step, undisturbed
 
 from gloss.cli.hydra_main import main
 from gloss.config import Config
@@ -24,10 +24,10 @@ from gloss.training.failures import Diverged, out_of_memory
 from gloss.training.run import train
 from gloss.training.trainer import Fit
 
-# ------------------------------------------------------------------------------------------------ what gets in the way
+# ---------------------------------------------------------------------------------------------------- disks and memory
 
 
-def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_later(small_disk, tiny_config, monkeypatch):
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_resumes(small_disk, tiny_config, monkeypatch):
     cfg = tiny_config(f"paths.outputs={small_disk}/outputs", *EVERY_EPOCH)
     folder, expected = undisturbed(cfg)
     filler = small_disk / "filler"
@@ -41,19 +41,19 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint_and_the_run_goes_on_late
     with after_step(monkeypatch, 2, fill), pytest.raises(OSError, match="No space left") as caught:
         train(cfg)
     assert caught.value.errno == errno.ENOSPC and str(folder) in str(caught.value.filename)
-    [kept] = (folder / "checkpoint").iterdir()  # the one of epoch 1, and nothing half
+    [kept] = (folder / "checkpoint").iterdir()  # the checkpoint of epoch 1, and no partial one
     assert kept.name == "00002-0000000" and not is_done(folder)
     filler.unlink()
     assert outcome(train(cfg).folder) == expected
 
 
 @pytest.mark.parametrize("limit, number", [("RLIMIT_FSIZE", errno.EFBIG), ("RLIMIT_NOFILE", errno.EMFILE)])
-def test_limits_of_the_system_keep_the_last_checkpoint(tiny_config, monkeypatch, limit, number):
+def test_resource_limits_keep_the_last_checkpoint_and_the_run_resumes(tiny_config, monkeypatch, limit, number):
     cfg = tiny_config(*EVERY_EPOCH)
     folder, expected = undisturbed(cfg)
     kind = getattr(resource, limit)
     soft, hard = resource.getrlimit(kind)
-    os.close(free := os.dup(0))  # the lowest number there is, which the run's lock will take
+    os.close(free := os.dup(0))  # the lowest free file descriptor, which the lock of the run will get
     least = {"RLIMIT_FSIZE": 2**20, "RLIMIT_NOFILE": free + 1}[limit]
     try:
         with (
@@ -68,7 +68,7 @@ def test_limits_of_the_system_keep_the_last_checkpoint(tiny_config, monkeypatch,
     assert outcome(train(cfg).folder) == expected
 
 
-def test_a_read_only_folder_is_told_and_finished_runs_there_are_still_read(small_disk, tiny_config, capsys):
+def test_a_read_only_folder_refuses_new_runs_and_finished_runs_are_read(small_disk, tiny_config, capsys):
     outputs = f"paths.outputs={small_disk}/outputs"
     record = train(tiny_config(outputs, "loss=ce"))
     subprocess.run(["mount", "-o", "remount,ro", small_disk], check=True)
@@ -78,7 +78,7 @@ def test_a_read_only_folder_is_told_and_finished_runs_there_are_still_read(small
     assert len(read_records(small_disk / "outputs")[0]) == 1
 
 
-def test_one_full_disk_does_not_end_a_sweep(tmp_path, toy_csv, capsys):
+def test_a_full_disk_in_one_run_does_not_end_a_sweep(tmp_path, toy_csv, capsys):
     def task(cfg: Config, is_sweep: bool) -> None:
         done.append(cfg.seed)
         if cfg.seed == 2:
@@ -93,7 +93,7 @@ def test_one_full_disk_does_not_end_a_sweep(tmp_path, toy_csv, capsys):
     assert "1 run failed" in output
 
 
-def test_a_job_that_a_launcher_lost_is_told_in_a_line(capsys):
+def test_a_lost_job_of_a_launcher_gives_one_line(capsys):
     from submitit.core.utils import UncompletedJobError
 
     def task(cfg, is_sweep):
@@ -104,7 +104,7 @@ def test_a_job_that_a_launcher_lost_is_told_in_a_line(capsys):
     assert output.startswith("error: a job was cancelled or killed") and output.count("\n") == 1
 
 
-def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
+def test_out_of_memory_names_batch_size_text_length_and_remedy(tiny_config, monkeypatch):
     def starved(*arguments: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
@@ -117,26 +117,26 @@ def test_no_memory_names_batch_length_and_micro_batch(tiny_config, monkeypatch):
         message = r"out of memory with batches of 32 texts of up to 16 tokens: set trainer.grad_cache_chunk=16"
         with pytest.raises(RunError, match=message):
             train(cfg)
-    for where in (
+    for target in (
         "gloss.training.trainer.embed",
         "gloss.training.run.choose_sigma",
         "gloss.models.encoder.Classifier.to",
     ):
         with monkeypatch.context() as patch, pytest.raises(RunError, match=message):
-            patch.setattr(where, no_room)
+            patch.setattr(target, no_room)
             train(cfg)
     folder = folder_of(cfg)
     assert json.loads((folder / "error.json").read_text())["error"] == "RunError"
-    train(cfg)  # the folder is as good as new
+    train(cfg)  # the folder can be used again
     assert not (folder / "error.json").exists()
 
 
-def test_no_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
+def test_out_of_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
     monkeypatch.setattr(Fit, "_backward", lambda *arguments: torch.zeros(10**14))
     with pytest.raises(RunError, match="cpu is out of memory with batches"):
         train(tiny_config("loss=ce"))
     monkeypatch.setattr(Fit, "_backward", lambda *arguments: torch.zeros(2) @ torch.zeros(3))
-    with pytest.raises(RuntimeError, match="size") as caught:  # any other error stays what it is
+    with pytest.raises(RuntimeError, match="size") as caught:  # other errors are unchanged
         train(tiny_config("loss=ce"))
     assert not isinstance(caught.value, RunError)
 
@@ -150,13 +150,13 @@ def test_no_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
         (["loss=gloss_sqrt", "variant=released"], None),
     ],
 )
-def test_what_is_advised_without_memory_is_allowed(tiny_config, options, advised):
+def test_the_remedy_for_out_of_memory_is_a_valid_setting(tiny_config, options, advised):
     output = str(out_of_memory(torch.OutOfMemoryError("out of memory"), tiny_config(*options), torch.device("cpu")))
     assert re.findall(r"\S+=\S+", output) == ([advised] if advised else [])
     tiny_config(*options, *([advised] if advised else []))
 
 
-def test_micro_batch_limits_an_evaluation_too(tiny_config, monkeypatch):
+def test_micro_batches_limit_the_batches_of_an_evaluation(tiny_config, monkeypatch):
     sizes, encode = [], TokenTable.encode
 
     def watched(self: TokenTable, model: object, rows, *arguments: object):
@@ -173,7 +173,7 @@ def test_micro_batch_limits_an_evaluation_too(tiny_config, monkeypatch):
 
 
 @pytest.mark.parametrize("loss", ["loss=ce", "loss=gloss_sqrt", "loss=gloss_o"])
-def test_weights_made_huge_by_the_last_step_make_no_record_and_keys_of_this_loss_are_advised(tiny_config, loss):
+def test_non_finite_embeddings_after_the_last_step_give_no_record_and_name_keys_of_the_loss(tiny_config, loss):
     options = [loss, "trainer.lr=1e38", "trainer.batch_size=128", "trainer.max_epochs=1"]  # one step
     options += ["loss.sigma=0.5"] * (loss == "loss=gloss_o")
     with pytest.raises(Diverged, match="embeddings of val are not finite at epoch 1, step 1") as caught:
@@ -186,7 +186,7 @@ def test_weights_made_huge_by_the_last_step_make_no_record_and_keys_of_this_loss
     tiny_config(*options, *(f"{key}=0.7" for key in advised))
 
 
-def test_logits_that_are_not_finite_make_no_record(tiny_config, monkeypatch):
+def test_non_finite_logits_give_no_record(tiny_config, monkeypatch):
     def huge(self: Fit, split: str) -> torch.Tensor:
         return 3e38 * self.model.head.weight[:1].sign().expand(len(self.tables[split]), -1)
 
@@ -195,7 +195,7 @@ def test_logits_that_are_not_finite_make_no_record(tiny_config, monkeypatch):
         train(tiny_config("loss=ce", "trainer.max_epochs=1"))
 
 
-def test_embeddings_that_give_no_sigma_end_the_run_with_what_to_do(tiny_config, monkeypatch):
+def test_collapsed_embeddings_end_the_run_with_an_error(tiny_config, monkeypatch):
     monkeypatch.setattr("gloss.training.sigma.embed", lambda *arguments: torch.ones(5, 3))
     with pytest.raises(RunError, match=r"loss=gloss_sqrt cannot compute σ with model=tiny: .*collapsed"):
         train(tiny_config("loss=gloss_sqrt"))

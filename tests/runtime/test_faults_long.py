@@ -1,4 +1,4 @@
-"""kill -9 at random moments, and sweeps that die twice: what is there at the end is what an undisturbed run gives."""
+"""kill -9 at random moments, and sweeps killed twice: the final records equal those of uninterrupted runs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ import time
 from pathlib import Path
 
 import pytest
-from test_stops import command_of, outcome, start
+from conftest import outcome
+from test_stops import command_of, start
 
 from gloss.records.reading import read_records
 from gloss.records.run_folder import is_done
 
 pytestmark = pytest.mark.long
 
-# One process that has imported everything forks a child for each attempt, so that a moment costs no start of Python.
+# One process that has imported all modules forks a child for each attempt, which saves the start of Python.
 FORKING = """
 import os, sys, time
 import torch
@@ -46,7 +47,7 @@ for line in sys.stdin:
 
 
 class Runner:
-    """Attempts at one run, each a process of its own that can be killed."""
+    """Attempts at one run, each in a forked process."""
 
     def __init__(self, arguments: list[str], log: Path) -> None:
         command = [sys.executable, "-c", FORKING, *arguments]
@@ -59,7 +60,7 @@ class Runner:
         assert self.process.stdout.readline() == "ready\n", log.read_text()
 
     def attempt(self, kill_after: float | None = None) -> tuple[int, float]:
-        """(wait status, seconds); the process gets kill -9 after so many seconds, if it lives that long."""
+        """Run one attempt, with kill -9 after `kill_after` seconds; returns (wait status, seconds)."""
         self.process.stdin.write("go\n")
         child, started = int(self.process.stdout.readline()), time.monotonic()
         if kill_after is not None:
@@ -83,8 +84,8 @@ class Runner:
     ],
     ids=["integrated", "standalone"],
 )
-def test_a_run_killed_at_fifteen_random_moments_ends_as_if_it_had_not_been(options, toy_csv, tmp_path):
-    # checkpoint_minutes is far below a step: a checkpoint after each, so that many moments fall into one.
+def test_a_run_killed_at_15_random_moments_equals_an_uninterrupted_run(options, toy_csv, tmp_path):
+    # checkpoint_minutes is below the time of a step: a checkpoint after every step, so many kills hit one.
     options = [*options, "trainer.max_epochs=3", "trainer.patience=null", "trainer.checkpoint_minutes=1e-9"]
     runner = Runner(command_of(toy_csv, tmp_path, *options), tmp_path / "log")
     try:
@@ -94,7 +95,7 @@ def test_a_run_killed_at_fifteen_random_moments_ends_as_if_it_had_not_been(optio
         expected, moments = outcome(folder), random.Random(0)
         kills, finished = 0, 0
         while kills < 15:
-            for path in sorted(folder.rglob("*"), reverse=True):  # afresh, after a chain of attempts that ended
+            for path in sorted(folder.rglob("*"), reverse=True):  # start again after a finished chain of attempts
                 path.rmdir() if path.is_dir() else path.unlink()
             while kills < 15 and not is_done(folder):
                 status, _ = runner.attempt(kill_after=moments.uniform(0.05, 1.05) * duration)
@@ -111,7 +112,7 @@ def test_a_run_killed_at_fifteen_random_moments_ends_as_if_it_had_not_been(optio
         runner.close()
 
 
-def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_cell_once(toy_csv, tmp_path):
+def test_a_sweep_killed_twice_trains_every_run_once(toy_csv, tmp_path):
     sweep = command_of(
         *(toy_csv, tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=4", "trainer.max_epochs=2"),
         *("loss=ce,scl_ce,cosine,gloss_sqrt", "seed=1,2,3,4", "trainer.checkpoint_minutes=1e-9"),
@@ -121,25 +122,25 @@ def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_
         return len(list(tmp_path.glob("runs/*/*/*/*/seed=*/DONE")))
 
     before: dict[Path, str] = {}
-    for wanted, whole_group in ((3, True), (8, False)):
+    for wanted, kills_group in ((3, True), (8, False)):
         process = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         deadline = time.monotonic() + 300
         while done() < wanted and process.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
         assert process.poll() is None and done() >= wanted
-        if whole_group:  # the machine dies; the second time only the parent, and its workers are left behind
+        if kills_group:  # first all processes are killed, as in a crash; then only the parent, which leaves its workers
             os.killpg(process.pid, signal.SIGKILL)
         else:
             process.kill()
         process.wait()
         assert done() < 16
         finished = {path: path.read_text() for path in tmp_path.glob("runs/*/*/*/*/seed=*/result.json")}
-        assert all(finished[path] == text for path, text in before.items())  # no cell was trained twice
+        assert all(finished[path] == text for path, text in before.items())  # no run was trained twice
         before = {path: text for path, text in finished.items() if is_done(path.parent)}
     process = start("-m", *sweep, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     output = process.communicate(timeout=600)[1]
     assert process.returncode == 0, output
-    deadline = time.monotonic() + 60  # a run that an orphan was at is left to it
+    deadline = time.monotonic() + 60  # a run that an orphaned worker trains is left to it
     while done() < 16 and time.monotonic() < deadline:
         time.sleep(0.2)
     records, problems = read_records(tmp_path)
@@ -154,7 +155,7 @@ def test_a_sweep_of_sixteen_runs_in_four_processes_killed_twice_ends_with_every_
 
 
 @pytest.mark.parametrize("fault", ["a worker is killed", "SIGTERM", "Ctrl-C"])
-def test_a_sweep_that_is_stopped_tells_so_leaves_nobody_behind_and_goes_on(toy_csv, tmp_path, fault):
+def test_a_stopped_sweep_prints_the_reason_ends_its_workers_and_can_resume(toy_csv, tmp_path, fault):
     sweep = command_of(
         *(toy_csv, tmp_path, "hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "trainer.max_epochs=8"),
         *("loss=ce", "seed=1,2", "trainer.patience=null", "trainer.checkpoint_minutes=1e-9"),
@@ -165,7 +166,7 @@ def test_a_sweep_that_is_stopped_tells_so_leaves_nobody_behind_and_goes_on(toy_c
     if fault == "SIGTERM":
         process.terminate()
     elif fault == "Ctrl-C":
-        os.killpg(process.pid, signal.SIGINT)  # a terminal sends it to all
+        os.killpg(process.pid, signal.SIGINT)  # a terminal sends the signal to the whole group
     else:
         command = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)]
         listed = subprocess.run(command, capture_output=True, text=True).stdout
@@ -186,10 +187,10 @@ def test_a_sweep_that_is_stopped_tells_so_leaves_nobody_behind_and_goes_on(toy_c
     assert sorted(r.identity.seed for r in records) == [1, 2] and not problems
 
 
-def test_a_job_of_submitit_that_is_warned_is_queued_again_and_goes_on_from_its_checkpoint(toy_csv, tmp_path):
+def test_a_warned_submitit_job_is_requeued_and_resumes_from_its_checkpoint(toy_csv, tmp_path):
     job = command_of(
         *(toy_csv, tmp_path, "hydra/launcher=submitit_local", "hydra.launcher.timeout_min=1440", "loss=ce", "seed=1"),
-        *("trainer.max_epochs=60", "trainer.patience=null", "trainer.checkpoint_minutes=0"),  # one an epoch
+        *("trainer.max_epochs=60", "trainer.patience=null", "trainer.checkpoint_minutes=0"),  # one checkpoint per epoch
     )
     process = start("-m", *job, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     while process.poll() is None and not list(tmp_path.glob("runs/*/*/*/*/*/checkpoint/[0-9]*")):
@@ -197,7 +198,7 @@ def test_a_job_of_submitit_that_is_warned_is_queued_again_and_goes_on_from_its_c
     [folder] = tmp_path.glob("runs/*/*/*/*/*")
     command = ["pgrep", "-g", str(process.pid), "-f", "submitit.core._submit"]
     [*_, worker] = subprocess.run(command, capture_output=True, text=True).stdout.split()
-    os.kill(int(worker), signal.SIGTERM)  # of a preemption: left to who then kills it
+    os.kill(int(worker), signal.SIGTERM)  # a SIGTERM, as of a preemption, does not end the job
     os.kill(int(worker), signal.SIGUSR2)
     output = process.communicate(timeout=300)[1]
     assert process.returncode == 0 and is_done(folder), output
@@ -210,7 +211,7 @@ def test_a_job_of_submitit_that_is_warned_is_queued_again_and_goes_on_from_its_c
 
 
 def _group(number: int) -> list[str]:
-    """The living processes of a process group."""
+    """The running processes of a process group."""
     listed = subprocess.run(["ps", "-eo", "pgid=,stat=,args="], capture_output=True, text=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     return [" ".join(row) for row in rows if row[0] == str(number) and not row[1].startswith("Z")]

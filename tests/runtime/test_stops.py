@@ -1,4 +1,4 @@
-"""Signals, kills, two at once: what is there at the end is what an undisturbed run gives, and nothing half is read."""
+"""Signals, kills and concurrent processes: the final record equals an uninterrupted run, partial files are ignored."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, folder_of, held
+from conftest import TINY, folder_of, held, outcome
 
 import gloss.training.run
 from gloss.cli.hydra_main import main
@@ -35,16 +35,8 @@ from gloss.training.trainer import Fit
 EVERY_EPOCH = ["loss=ce", "trainer.max_epochs=3", "trainer.checkpoint_minutes=1e-9"]
 
 
-def outcome(folder: Path) -> dict[str, object]:
-    """What two runs must share to be the same: metrics, predictions to the last bit, epochs but for their seconds."""
-    record = read_record(folder)
-    rows = [{k: v for k, v in row.items() if k != "seconds"} for row in record.epochs()]
-    arrays = {k: v.tobytes() for k, v in record.predictions().items()}
-    return {"metrics": record.result["metrics"], "rows": rows, "arrays": arrays}
-
-
 def undisturbed(cfg: Config) -> tuple[Path, dict[str, object]]:
-    """Train once, remember the outcome, and take it away again."""
+    """Train once, delete the run, and return its folder and outcome."""
     folder = train(cfg).folder
     expected = outcome(folder)
     shutil.rmtree(folder)
@@ -69,7 +61,7 @@ def after_step(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], No
 # ------------------------------------------------------------------------------------------------------------- signals
 
 
-def test_a_signal_during_the_last_evaluation_keeps_the_training(tiny_config, monkeypatch):
+def test_a_signal_during_the_final_evaluation_keeps_the_training(tiny_config, monkeypatch):
     cfg = tiny_config("loss=scl", "mode=standalone", "trainer.checkpoint_minutes=60")
     folder, expected = undisturbed(cfg)
 
@@ -82,40 +74,42 @@ def test_a_signal_during_the_last_evaluation_keeps_the_training(tiny_config, mon
         train(cfg)
     assert len(list((folder / "checkpoint").iterdir())) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_step", stop)  # no step is made again
+        patch.setattr(Fit, "_step", stop)  # no training step is repeated
         assert outcome(train(cfg).folder) == expected
 
 
 @pytest.fixture
 def heeds_ctrl_c() -> Iterator[None]:
-    """SIGINT as a terminal leaves it; a job in the background is started ignoring it."""
+    """SIGINT with its default handler, as on a terminal; background jobs are started with SIGINT ignored."""
     inherited = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, inherited)
 
 
-def test_signals_are_noted_then_raised_and_left_as_they_were(heeds_ctrl_c):
+def test_signals_are_recorded_then_raised_and_handlers_restored(heeds_ctrl_c):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     with raise_on_signal():
         with noted() as pending:
             os.kill(os.getpid(), signal.SIGTERM)
             assert pending == [signal.SIGTERM]
-            with pytest.raises(Interrupted):  # the second at once
+            with pytest.raises(Interrupted):  # a second signal is raised at once
                 os.kill(os.getpid(), signal.SIGTERM)
         with pytest.raises(Interrupted, match="SIGINT") as caught:
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert pickle.loads(pickle.dumps(caught.value)).number == signal.SIGINT  # a worker's reaches its parent
+    assert (
+        pickle.loads(pickle.dumps(caught.value)).number == signal.SIGINT
+    )  # a worker sends the exception to its parent
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with raise_on_signal():
-            os.kill(os.getpid(), signal.SIGTERM)  # ignored by who started us: stays ignored
+            os.kill(os.getpid(), signal.SIGTERM)  # ignored by the parent process: stays ignored
     finally:
         signal.signal(signal.SIGTERM, before[0])
 
 
 def start(*overrides: str, **options: object) -> subprocess.Popen:
-    """scripts/train.py in a process group of its own, with signals as a shell leaves them."""
+    """Start scripts/train.py in a new process group with the default handling of signals."""
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *overrides]
     heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
     return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, preexec_fn=heed, **options)
@@ -126,7 +120,7 @@ def command_of(toy_csv: Path, outputs: Path, *overrides: str) -> list[str]:
     return [*settings, f"dataset.path={toy_csv}", f"paths.outputs={outputs}", *overrides]
 
 
-def test_the_command_stops_with_the_signals_status_while_it_starts_and_while_it_trains(toy_csv, tmp_path):
+def test_train_script_exits_with_the_status_of_the_signal(toy_csv, tmp_path):
     arguments = command_of(toy_csv, tmp_path, "loss=ce", "trainer.max_epochs=500", "trainer.patience=null")
     for moment, number in (("runs", signal.SIGINT), ("trains", signal.SIGTERM)):
         process = start(*arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -141,27 +135,27 @@ def test_the_command_stops_with_the_signals_status_while_it_starts_and_while_it_
     assert len(list((folder / "checkpoint").iterdir())) == 1 and not is_done(folder)
 
 
-# --------------------------------------------------------------------------------------------------------- two at once
+# ------------------------------------------------------------------------------------------------ concurrent processes
 
 
-def test_who_comes_second_waits_or_goes_on_and_a_dead_ones_lock_is_free(tiny_config, tmp_path, capsys):
+def test_a_second_process_waits_or_skips_and_a_killed_process_releases_its_lock(tiny_config, tmp_path, capsys):
     cfg = tiny_config("loss=ce")
     folder = folder_of(cfg)
     folder.mkdir(parents=True)
     with held(folder / "lock"):
         assert train(cfg, wait=False) is None and "left to it" in capsys.readouterr().err
-    with held(folder / "lock", 3) as other:  # the one before was killed, with no chance to clean up
+    with held(folder / "lock", 3) as other:  # the process that held the lock was killed
         record = train(cfg)
         assert record is not None and other.poll() == 0 and "waiting for it" in capsys.readouterr().err
     with locked(folder, wait=False) as mine:
         assert mine
 
 
-# ------------------------------------------------------------------------------------------------------ the last write
+# -------------------------------------------------------------------------------------------- output and partial files
 
 
 class Gone:
-    """A pipe that nobody reads any more."""
+    """A pipe without a reader."""
 
     def write(self, text: str) -> int:
         raise BrokenPipeError(errno.EPIPE, "Broken pipe")
@@ -171,13 +165,13 @@ class Gone:
     fileno = lambda self: os.open(os.devnull, os.O_WRONLY)  # noqa: E731
 
 
-def test_a_reader_that_leaves_does_not_fail_the_run(tiny_config, monkeypatch):
+def test_a_closed_pipe_does_not_fail_a_run(tiny_config, monkeypatch):
     monkeypatch.setattr(sys, "stdout", Gone())
     record = train(tiny_config("loss=ce"))
     assert is_done(record.folder) and not (record.folder / "error.json").exists()
 
 
-def test_a_reader_that_leaves_does_not_end_a_sweep(monkeypatch, tmp_path, toy_csv):
+def test_a_closed_pipe_does_not_end_a_sweep(monkeypatch, tmp_path, toy_csv):
     def task(cfg: Config, is_sweep: bool) -> None:
         print("a note", file=sys.stderr, flush=True)
         done.append(cfg.seed)
@@ -192,21 +186,21 @@ def test_a_reader_that_leaves_does_not_end_a_sweep(monkeypatch, tmp_path, toy_cs
     assert main(task, sweep) == 1 and done == [1, 2]
 
 
-def test_what_a_kill_after_the_last_write_left_is_removed(tiny_config):
+def test_a_checkpoint_left_beside_a_finished_run_is_removed(tiny_config):
     record = train(tiny_config("loss=ce"))
     (record.folder / "checkpoint" / "00003-0000000").mkdir(parents=True)
-    with locked(record.folder):  # by who is just removing it
+    with locked(record.folder):  # another process is removing the checkpoint
         train(tiny_config("loss=ce"))
     assert (record.folder / "checkpoint").is_dir()
     train(tiny_config("loss=ce"))
     assert not (record.folder / "checkpoint").exists() and is_done(record.folder)
-    (record.folder / "error.json").write_text('{"message": "old"}')  # a finished run counts all the same
+    (record.folder / "error.json").write_text('{"message": "old"}')  # the run still counts as finished
     records, problems = read_records(Path(record.folder).parents[5])
     assert len(records) == 1 and not problems
 
 
 @pytest.mark.parametrize("error", [DataError("no network"), OSError(errno.ENOSPC, "full")])
-def test_a_run_that_cannot_be_trained_again_keeps_its_record(tiny_config, monkeypatch, error):
+def test_a_failed_rerun_keeps_the_old_record(tiny_config, monkeypatch, error):
     record = train(tiny_config("loss=ce"))
 
     def fails(*arguments: object) -> None:
@@ -219,7 +213,7 @@ def test_a_run_that_cannot_be_trained_again_keeps_its_record(tiny_config, monkey
     train(tiny_config("loss=ce", "rerun=true", "trainer.embeddings_at=[0]"))
 
 
-def test_a_run_is_no_longer_finished_once_it_is_being_cleared(tmp_path, monkeypatch):
+def test_a_partly_cleared_run_counts_as_unfinished(tmp_path, monkeypatch):
     for name in ("result.json", "DONE", "epochs.jsonl"):
         (tmp_path / name).touch()
 
@@ -232,14 +226,14 @@ def test_a_run_is_no_longer_finished_once_it_is_being_cleared(tmp_path, monkeypa
     assert not is_done(tmp_path)
 
 
-def test_the_embeddings_of_an_epoch_are_there_even_if_it_was_the_last_before_a_stop(tiny_config, monkeypatch):
+def test_embeddings_of_the_last_epoch_before_a_stop_are_kept(tiny_config, monkeypatch):
     cfg = tiny_config(*EVERY_EPOCH, "trainer.embeddings_at=[0,1,2]")
     folder, expected = undisturbed(cfg)
     save = Fit.save
 
     def killed(self: Fit) -> None:
         save(self)
-        raise KeyboardInterrupt  # stands for kill -9: nothing after the checkpoint of epoch 1
+        raise KeyboardInterrupt  # as with kill -9: nothing runs after the checkpoint of epoch 1
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Fit, "save", killed)
@@ -248,7 +242,7 @@ def test_the_embeddings_of_an_epoch_are_there_even_if_it_was_the_last_before_a_s
     assert {f"epoch_{n}_embeddings" for n in (0, 1, 2)} <= read_record(folder).predictions().keys()
 
 
-def test_a_checkpoint_is_never_taken_away_before_its_successor_is_there(tmp_path, monkeypatch):
+def test_a_checkpoint_is_removed_only_after_the_next_one_is_written(tmp_path, monkeypatch):
     state = {"x": torch.arange(3.0)}
 
     def save() -> None:
@@ -256,12 +250,12 @@ def test_a_checkpoint_is_never_taken_away_before_its_successor_is_there(tmp_path
 
     save()
     monkeypatch.setattr(shutil, "rmtree", lambda *arguments, **options: pytest.fail("removed"))
-    save()  # of the same moment
+    save()  # at the same epoch and step
     progress, model, *_ = load_checkpoint(tmp_path, {"lr": 1})
     assert progress.epoch == 2 and torch.equal(model["x"], state["x"])
 
 
-def test_what_a_killed_process_was_writing_is_removed(tiny_config):
+def test_partial_files_in_a_run_folder_are_removed_at_the_start(tiny_config):
     cfg = tiny_config("loss=ce")
     folder = folder_of(cfg)
     folder.mkdir(parents=True)
@@ -271,4 +265,4 @@ def test_what_a_killed_process_was_writing_is_removed(tiny_config):
     callback = Callback()
     callback.on_epoch = lambda row: seen.append(list(folder.rglob(".*")))
     train(cfg, callbacks=[callback])
-    assert seen[0] == []  # from the start: a checkpoint needs the room
+    assert seen[0] == []  # removed at the start, because checkpoints need the space
