@@ -1,4 +1,4 @@
-"""The public DataFrame of runs."""
+"""The DataFrame of runs from gloss.load_runs."""
 
 import re
 import subprocess
@@ -13,13 +13,13 @@ from gloss.config import ROOT
 from gloss.errors import RunError
 
 
-def test_a_row_holds_what_the_record_holds(tmp_path):
+def test_a_row_of_load_runs_equals_the_record(tmp_path):
     graph = {key: {"homophily": x, "homophily_chance": 0.5, "propagated_accuracy": 70.0, "majority_accuracy": 50.0}
              for key, x in (("at_start", 0.6), ("at_best", 0.9))}  # fmt: skip
     graph |= {"sigma": 1, "gamma": 1}
     record = result(accuracy=81.5, macro_f1=80.5, silhouette=0.25, val=79.0, graph_quality=graph)
     record["metrics"]["test_on"] = {"accuracy": 60.0, "macro_f1": 59.0}
-    record["hyperparameters"]["epochs"] = 999  # a name that the record itself has
+    record["hyperparameters"]["epochs"] = 999  # a name that is also a key of the record
     folder = write_run(tmp_path, record)
     write_run(tmp_path, seed=2, loss="gloss_o")
     runs = gloss.load_runs(tmp_path)
@@ -38,10 +38,12 @@ def test_a_row_holds_what_the_record_holds(tmp_path):
     expected |= {"trainer.max_epochs": 200, "precision": "float32", "folder": str(folder)}
     assert {key: row[key] for key in expected} == expected
     other = runs[runs["loss"] == "gloss_o"].iloc[0]
-    assert np.isnan(other["test_on_accuracy"]) and np.isnan(other["graph_at_best_homophily"])  # no cell is invented
+    assert np.isnan(other["test_on_accuracy"]) and np.isnan(
+        other["graph_at_best_homophily"]
+    )  # missing values stay missing
 
 
-def test_what_is_left_out_is_counted_and_a_wrong_folder_is_named(tmp_path):
+def test_load_runs_counts_omitted_folders_and_refuses_a_wrong_folder(tmp_path):
     write_run(tmp_path)
     (write_run(tmp_path, seed=2) / "DONE").unlink()
     with pytest.warns(UserWarning, match="1 folders under .* are left out; the first, .*seed=2: is not finished"):
@@ -52,7 +54,7 @@ def test_what_is_left_out_is_counted_and_a_wrong_folder_is_named(tmp_path):
     assert gloss.load_runs(tmp_path / "empty").empty and "dataset" in gloss.load_runs(tmp_path / "empty")
 
 
-def test_the_lines_of_the_readme_remake_table_2(tmp_path, monkeypatch, capsys):
+def test_readme_code_computes_a_cell_of_table_2(tmp_path, monkeypatch, capsys):
     found = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(encoding="utf-8"), re.M | re.S)
     (code,) = (text for text in found if "load_runs" in text)
     assert len(code.splitlines()) == 5

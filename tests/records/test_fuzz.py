@@ -1,6 +1,6 @@
-"""Random inputs: losses, CSV reader, record reader and configuration hold what they promise, or say why not.
+"""Random inputs: properties of losses, CSV reader, record reader and configuration; invalid inputs give an error.
 
-A short round of fixed cases by default, a long one of new random cases with `-m long` (more than 10,000 in all).
+By default a short round of fixed cases runs; with `-m long`, a long round of new random cases (more than 10,000).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gloss.resolve import resolve
 
 
 def fuzz(short: int, long: int, *strategies: st.SearchStrategy) -> Callable:
-    """Make a test of a property of random arguments: `short` cases always, `long` ones with -m long."""
+    """Make a test of a property with random arguments: `short` cases by default, `long` cases with -m long."""
 
     def decorate(check: Callable) -> Callable:
         @pytest.mark.parametrize("cases", [short, pytest.param(long, marks=pytest.mark.long)])
@@ -61,7 +61,7 @@ def fuzz(short: int, long: int, *strategies: st.SearchStrategy) -> Callable:
 
 @st.composite
 def batches(draw: st.DrawFn, tame: bool = False) -> tuple[torch.Tensor, torch.Tensor, dict[str, Any]]:
-    """Embeddings [B, D], labels [B] and settings of all losses; tame: generic points, where losses are smooth."""
+    """Embeddings [B, D], labels [B] and settings of all losses; tame: only generic points, where losses are smooth."""
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
     num, width, classes = draw(st.integers(2, 14)), draw(st.integers(1, 8)), draw(st.integers(1, 6))
     x = torch.randn(num, width, dtype=torch.float64, generator=generator)
@@ -100,7 +100,7 @@ def losses(s: dict[str, Any]) -> dict[str, Callable]:
 
 
 @fuzz(40, 3000, batches(), st.sampled_from([torch.float32, torch.float64, torch.bfloat16]))
-def test_losses_are_finite_and_at_least_0_and_so_are_their_gradients(batch, dtype):
+def test_losses_are_finite_and_at_least_0_with_finite_gradients(batch, dtype):
     x, labels, chosen = batch
     for name, loss in losses(chosen).items():
         value, gradient = value_and_gradient(loss, x.to(dtype), labels)
@@ -112,7 +112,7 @@ def test_losses_do_not_depend_on_the_order_of_the_batch(batch):
     x, labels, chosen = batch
     order = torch.randperm(len(x), generator=chosen["generator"])
     ordered = losses({**chosen, "is_labeled": chosen["is_labeled"][order]})
-    # The graph works with logarithms as large as 2/σ², the contrastive loss with 1/τ: their rounding is the bound.
+    # The bound is the rounding of logarithms as large as 2/σ² (graph) and 1/τ (contrastive loss).
     rounding = {"gloss nll": 2 / chosen["sigma"] ** 2, "gloss softmax": 2 / chosen["sigma"] ** 2}
     rounding |= {"supcon": 1 / chosen["temperature"], "triplet": chosen["scale"], "cosine": 1.0}
     for name, loss in losses(chosen).items():
@@ -121,17 +121,17 @@ def test_losses_do_not_depend_on_the_order_of_the_batch(batch):
 
 
 @fuzz(30, 2000, batches(tame=True))
-def test_gradients_are_those_of_finite_differences(batch):
+def test_gradients_equal_finite_differences(batch):
     x, labels, chosen = batch
     gaps = torch.cdist(x, x)[:, :, None] - torch.cdist(x, x)[:, None, :] + chosen["margin"]
     apart = 1 - torch.eye(len(x), dtype=torch.float64)
-    assume(x.shape[1] > 1)  # on a line unit vectors are ±1, and no loss but the triplet one moves at all
-    assume((x.norm(dim=1) > 0.2 * chosen["scale"]).all())  # there unit length is nearly singular
+    assume(x.shape[1] > 1)  # with D = 1 unit vectors are ±1, and only the triplet loss has a gradient
+    assume((x.norm(dim=1) > 0.2 * chosen["scale"]).all())  # near 0 the normalisation to unit length is nearly singular
     direction = torch.randn(x.shape, dtype=torch.float64, generator=chosen["generator"])
     step = 1e-5 * chosen["scale"]
     for name, loss in losses(chosen).items():
         if name == "triplet" and (gaps.abs()[apart.bool()] < 1e-3 * chosen["scale"]).any():
-            continue  # a triplet at the edge of its margin: the loss jumps there
+            continue  # a triplet at the edge of its margin: the mean over positive triplets jumps there
         value, gradient = value_and_gradient(loss, x, labels)
         measured = (loss(x + step * direction, labels) - loss(x - step * direction, labels)) / (2 * step)
         expected = (gradient * direction).sum()
@@ -156,7 +156,7 @@ def edited(content: bytes, edits: list[tuple[int, int]]) -> bytes:
 
 @st.composite
 def csv_bytes(draw: st.DrawFn) -> bytes:
-    """Anything from noise to a proper file of texts and labels, sometimes with a few bytes changed."""
+    """Noise, a random table, or a valid file of texts and labels, sometimes with a few bytes changed."""
     kind = draw(st.sampled_from(["noise", "table", "texts", "texts", "texts"]))
     if kind == "noise":
         return draw(st.binary(max_size=200))
@@ -170,7 +170,7 @@ ENCODING = st.sampled_from(["utf-8", "utf-8", "utf-8", "latin-1", "utf-16", "cp1
 
 
 @fuzz(60, 2500, csv_bytes(), ENCODING, st.sampled_from([None, None, *",,;\t|"]))
-def test_a_csv_file_is_read_whole_or_refused(content, encoding, separator):
+def test_a_csv_file_is_read_completely_or_refused(content, encoding, separator):
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "x.csv"
         path.write_bytes(content)
@@ -182,7 +182,7 @@ def test_a_csv_file_is_read_whole_or_refused(content, encoding, separator):
             return
     rows = np.concatenate([split.rows for split in dataset.splits.values()])
     left_out = sum(int(count) for count in re.findall(r"(\d+) rows? left out", str(dataset.notes)))
-    assert len(set(rows.tolist())) == len(rows)  # each in one split, and what is in none is noted
+    assert len(set(rows.tolist())) == len(rows)  # each row is in one split, and omitted rows are noted
     assert 2 <= min(rows) and max(rows) - 1 - len(rows) <= left_out
     assert len(dataset.labels) >= 2 and all(len(split) for split in dataset.splits.values())
     for split in dataset.splits.values():
@@ -198,7 +198,7 @@ JSON = st.recursive(LEAF, lambda x: st.lists(x, max_size=3) | st.dictionaries(st
 
 @st.composite
 def records(draw: st.DrawFn) -> bytes:
-    """result.json of a sound record with some values replaced or taken out, or with some bytes changed."""
+    """A valid result.json with some values replaced or removed, or with some bytes changed."""
     record = result()
     for _ in range(draw(st.sampled_from([0, 1, 1, 2, 3]))):
         path = draw(st.sampled_from(list(places(record))))
@@ -214,7 +214,7 @@ def numbers(tree: Any) -> list[float]:
 
 
 @fuzz(60, 2500, records())
-def test_a_record_is_sound_or_refused(content):
+def test_a_record_is_valid_or_refused(content):
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "result.json").write_bytes(content)
         (Path(folder) / "DONE").touch()
@@ -246,7 +246,7 @@ with initialize_config_dir(str(CONFIG_DIR), version_base=None):
 
 
 @fuzz(60, 2000, st.lists(st.tuples(st.sampled_from(list(known_options())), VALUE), min_size=1, max_size=3))
-def test_a_configuration_is_checked_or_refused(changes):
+def test_a_configuration_is_valid_or_refused(changes):
     cfg = copy.deepcopy(DEFAULT)
     try:
         for key, value in changes:

@@ -1,4 +1,4 @@
-"""Records, studies and model folders that somebody else wrote: used where sound, else refused with a reason."""
+"""Manipulated records, studies and model folders: valid ones are used, others are refused with a reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ LINE = '{"epoch": 1, "score": 50.0, "loss": 1.0, "seconds": {"total": 1.0, "eval
 
 
 def places(tree: Any, path: tuple = ()) -> Iterator[tuple]:
-    """The path of every value inside."""
+    """The paths of all values in a tree."""
     for key in list(tree) if isinstance(tree, dict) else range(len(tree)) if isinstance(tree, list) else ():
         yield (*path, key)
         yield from places(tree[key], (*path, key))
@@ -56,7 +56,7 @@ def changed(tree: Any, path: tuple, value: Any) -> Any:
     return tree
 
 
-def sound(**changes: Any) -> dict[str, Any]:
+def valid_record(**changes: Any) -> dict[str, Any]:
     config = {
         "dataset": {"name": "mr", "source": "prepared", "text": ["text"], "train_limit": None},
         "trainer": {"max_epochs": 200, "lr": 2e-5},
@@ -76,21 +76,21 @@ def folder_of(root: Path, config_hash: str, seed: int = 1) -> Path:
 
 
 def check_page(root: Path) -> str:
-    """The page of a report, which must show no value as anything but text."""
+    """Build a report and check that its page escapes all values; return the page."""
     page = build(root, dpi=20).page.read_text(encoding="utf-8")
     assert "<script>alert" not in page and "\x1b" not in page and "\u202e" not in page and "<img src=x" not in page
     return page
 
 
 def test_one_wrong_value_anywhere_in_a_record_is_refused_or_shown_as_text(tmp_path):
-    """An identity is only believed in its own folder: of all its keys, only the variant may be any text."""
-    wrong = [(path, value) for path in places(sound()) for value in (*HOSTILE, GONE)]
+    """A record is valid only in the folder of its identity; only the variant may be any text."""
+    wrong = [(path, value) for path in places(valid_record()) for value in (*HOSTILE, GONE)]
     for number, (path, value) in enumerate(wrong):
-        record = changed(sound(config_hash=f"{number:08x}"), path, value)
+        record = changed(valid_record(config_hash=f"{number:08x}"), path, value)
         (folder_of(tmp_path, f"{number:08x}") / "result.json").write_text(json.dumps(record))
     records, problems = read_records(tmp_path)
     assert len(records) + len(problems) == len(wrong) > 1000
-    assert len(records) > 100 and len(problems) > 800  # both paths are walked
+    assert len(records) > 100 and len(problems) > 800  # enough records of both kinds
     assert all(r.folder.parts[-2] == r.identity.config_hash and r.identity.dataset == "mr" for r in records)
     page = check_page(tmp_path)
     listed = (tmp_path / "report" / "runs.csv").read_text()
@@ -99,21 +99,21 @@ def test_one_wrong_value_anywhere_in_a_record_is_refused_or_shown_as_text(tmp_pa
 
 
 DAMAGE = {
-    "pipe": os.mkfifo,  # reading it would never end
+    "pipe": os.mkfifo,  # reading it would block
     "folder": Path.mkdir,
     "link": lambda path: path.symlink_to(SOUND),
     "huge": lambda path: (path.touch(), os.truncate(path, gloss.records.reading.MAX_BYTES + 1)),
     "infinite": lambda path: path.write_text('{"x": 1e999}'),
 }
-SOUND = Path(__file__).parents[1] / "golden" / "losses.json"  # JSON that could be read
+SOUND = Path(__file__).parents[1] / "golden" / "losses.json"  # valid JSON
 
 
-def test_files_that_are_none_of_ours(tmp_path):
+def test_foreign_files_in_run_folders_are_problems(tmp_path):
     secret = tmp_path / "elsewhere"
     secret.mkdir()
-    other = write_run(secret, sound(config_hash="00000000"))
+    other = write_run(secret, valid_record(config_hash="00000000"))
     root = tmp_path / "outputs"
-    cut = json.dumps(sound(config_hash="00000004"))[:-40]
+    cut = json.dumps(valid_record(config_hash="00000004"))[:-40]
     contents = ["", "null", cut, '{"identity": NaN}', "\ufeff{}", '"' + SCRIPT, "9" * 5000]
     for number, content in enumerate(contents):
         (folder_of(root, f"1000000{number}") / "result.json").write_text(content)
@@ -134,7 +134,7 @@ def test_files_that_are_none_of_ours(tmp_path):
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
+def test_files_that_are_not_plain_json_are_problems_in_every_reader(tmp_path, damage):
     root = tmp_path.resolve()
     failed = folder_of(root, "00000001")
     (failed / "DONE").unlink()
@@ -147,7 +147,7 @@ def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
     problems = build(root, only=["table1"], dpi=20).problems + gloss.report.tables.speed.read_bench(root)[1]
     output = [problem for problem in problems if "cannot be used" in problem]
     assert len(output) == 3 and all("study.json" in p or "x.json" in p or "texts-mr.json" in p for p in output)
-    if damage != "pipe" and damage != "folder":  # which is no error.json
+    if damage != "pipe" and damage != "folder":  # these do not count as error.json
         assert gloss.records.reading.failure(failed) == "its error.json cannot be read"
 
 
@@ -158,7 +158,7 @@ def test_what_is_no_plain_json_is_told_wherever_json_is_read(tmp_path, damage):
     + ["trainer: {lr: 1" + "0" * 400 + "}\ntuned: {}", "#" * 2**23, None],
     ids=["cut", "code", "zero", "nan", "large", "huge", "link"],
 )
-def test_yaml_of_others_is_refused_whatever_it_is(tmp_path, name, text):
+def test_invalid_or_hostile_yaml_is_refused(tmp_path, name, text):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(SOUND) if text is None else path.write_text(text)
@@ -167,11 +167,11 @@ def test_yaml_of_others_is_refused_whatever_it_is(tmp_path, name, text):
     assert len(str(caught.value)) < len(str(path)) + 700 and not Path("pwned").exists()
 
 
-def test_reasons_are_shown_in_part_and_steer_no_terminal(tmp_path):
+def test_reasons_are_truncated_and_contain_no_control_characters(tmp_path):
     failed = folder_of(tmp_path, "00000001")
     (failed / "DONE").unlink()
     (failed / "error.json").write_text(json.dumps({"message": "\x1b[31m" + "x" * 10**6}))
-    long = sound(config_hash="00000002") | {"labels": ["a"], "metrics": {"y" * 10**6: None}}
+    long = valid_record(config_hash="00000002") | {"labels": ["a"], "metrics": {"y" * 10**6: None}}
     (folder_of(tmp_path, "00000002") / "result.json").write_text(json.dumps(long))
     assert all(len(problem.reason) < 1000 for problem in read_records(tmp_path)[1])
     line = SimpleNamespace(spec=SimpleNamespace(folder=lambda seed: failed), states={1: "failed"})
@@ -197,14 +197,14 @@ ARRAYS = (
 )
 
 
-def test_epochs_and_predictions_that_are_not_what_the_result_promises(tmp_path):
+def test_invalid_epochs_and_predictions_are_refused(tmp_path):
     for number, content in enumerate(EPOCHS):
-        folder = write_run(tmp_path, sound(config_hash=f"0{number:07x}"))
+        folder = write_run(tmp_path, valid_record(config_hash=f"0{number:07x}"))
         (folder / "epochs.jsonl").write_text(content)
     for number, arrays in enumerate(ARRAYS):
-        write_run(tmp_path, sound(config_hash=f"1{number:07x}"), arrays=arrays)
+        write_run(tmp_path, valid_record(config_hash=f"1{number:07x}"), arrays=arrays)
     for number, damage in enumerate((b"", b"PK\x03\x04", b"\x93NUMPY")):
-        (write_run(tmp_path, sound(config_hash=f"2{number:07x}")) / "predictions.npz").write_bytes(damage)
+        (write_run(tmp_path, valid_record(config_hash=f"2{number:07x}")) / "predictions.npz").write_bytes(damage)
     records, problems = read_records(tmp_path)
     assert len(records) == len(EPOCHS) + len(ARRAYS) + 3 and not problems
     for record in records:
@@ -217,8 +217,8 @@ def test_epochs_and_predictions_that_are_not_what_the_result_promises(tmp_path):
     check_page(tmp_path)
 
 
-def test_studies_and_selections_of_others(tmp_path):
-    write_run(tmp_path, sound())
+def test_hostile_studies_and_selections_are_refused_or_escaped(tmp_path):
+    write_run(tmp_path, valid_record())
     study = json.loads(write_study(tmp_path).read_text())
     count = 0
     for path in places(study):
@@ -229,7 +229,9 @@ def test_studies_and_selections_of_others(tmp_path):
             wrong = changed(study | {"name": folder.name}, path, value)
             (folder / "study.json").write_text(json.dumps(wrong))
     problems: list[str] = []
-    for other in read_studies(tmp_path, problems):  # drawing each takes seconds; one with every text replaced will do
+    for other in read_studies(
+        tmp_path, problems
+    ):  # drawing takes seconds per study; a single one with every text replaced is enough
         shutil.rmtree(other.folder)
     assert 250 < len(problems) < count - 50
     texts = dict.fromkeys(("dataset", "model", "mode", "loss", "variant", "search"), SCRIPT)
@@ -246,7 +248,7 @@ def test_studies_and_selections_of_others(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- predict
 
 
-def test_a_run_folder_of_somebody_else_given_to_predict(tiny_config, monkeypatch):
+def test_predict_accepts_or_refuses_a_manipulated_run_folder(tiny_config, monkeypatch):
     folder = train(tiny_config("loss=gloss_sqrt", "trainer.save_model=true", "trainer.max_epochs=1")).folder
     loaded = gloss.inference.predictor.load_model(folder / "model")
     monkeypatch.setattr(gloss.inference.predictor, "load_model", lambda path: loaded)

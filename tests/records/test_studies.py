@@ -1,4 +1,4 @@
-"""What reports read of a search, and what they show of it."""
+"""Searches as reports read and show them."""
 
 import json
 import subprocess
@@ -13,7 +13,7 @@ from gloss.records.study import read_studies, read_study
 from gloss.report.figures.search import importances, study_figure, trials_table
 
 
-def test_studies_are_read_back_and_damage_is_told(settings, monkeypatch, tmp_path):
+def test_studies_are_read_back_and_damaged_ones_are_refused(settings, monkeypatch, tmp_path):
     study = finished(settings, monkeypatch)
     assert read_studies(tmp_path / "out") == [study]
     assert study.space["sigma"] == (0.1, 10.0, True) and study.space["gamma"] == [0.5, 0.6, 0.7, 0.8, 0.9]
@@ -36,7 +36,7 @@ def test_studies_are_read_back_and_damage_is_told(settings, monkeypatch, tmp_pat
         read_study(study.folder)
 
 
-def test_the_study_is_shown(settings, monkeypatch):
+def test_a_study_is_shown_as_table_and_figure(settings, monkeypatch):
     study = finished(settings, monkeypatch, "search.trials=12")
     table = trials_table(study)
     assert len(table.rows) == 12 and table.rows[0][0].plain() == f"{study.best['number']} (best)"
@@ -48,7 +48,7 @@ def test_the_study_is_shown(settings, monkeypatch):
     assert {row["trial"]: row["value"] for row in drawing.data if "trial" in row} == values
 
 
-def test_studies_are_read_without_optuna_or_torch():
+def test_studies_are_read_without_importing_optuna_or_torch():
     slow = "{'optuna', 'sqlalchemy', 'torch'}"
     code = f"import sys, gloss.report.build, gloss.records.study; assert not {slow} & sys.modules.keys()"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
