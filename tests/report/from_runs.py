@@ -1,4 +1,4 @@
-"""Groups, tables and figures from synthetic runs: what several test files here share."""
+"""Helpers of the report tests: groups, tables and figures from synthetic runs."""
 
 import zlib
 
@@ -9,8 +9,8 @@ from gloss.records.reading import read_records
 from gloss.report.figure import styled
 from gloss.report.seed_groups import gather, ungrouped_runs
 
-DPI = 40  # small pictures, so that the tests are quick
-SPREAD = (-0.2, 0.0, 0.2)  # added to a mean for seeds 1, 2, 3: standard deviation 0.2
+DPI = 40  # small pictures for fast tests
+SPREAD = (-0.2, 0.0, 0.2)  # offsets of seeds 1, 2, 3 from a mean: standard deviation 0.2
 OF_CELLS = ("dataset", "model", "mode", "loss", "config_hash", "config", "point")
 
 
@@ -23,10 +23,10 @@ def loose(root):
 
 
 def made(root, *specs, seeds=(1, 2, 3)):
-    """Write runs; return the groups of their cells, for which `seeds` are asked.
+    """Write runs; return the groups of their cells, which request `seeds`.
 
-    specs: arguments of `cell` and of `result`. accuracy: of seeds 1, 2 …, or a mean that SPREAD is added to; without
-    it no run is written. config: of the cell.
+    specs: arguments of `cell` and of `result`. accuracy: a tuple with the values of seeds 1, 2 …, or a mean, to which
+    SPREAD is added; without it no run is written. config: changes of the configuration of the cell.
     """
     cells = []
     for spec in specs:
@@ -46,7 +46,7 @@ def made(root, *specs, seeds=(1, 2, 3)):
 
 
 def records(table):
-    """The rows of a table's tidy form."""
+    """The rows of a table's tidy data."""
     return table.data.to_dict("records")
 
 
@@ -55,18 +55,18 @@ def texts(row):
 
 
 def ours(table):
-    """The rows of our numbers."""
+    """The rows of a table with our numbers."""
     return [row for row in table.rows if "ours" in texts(row[:4])]
 
 
 def row(table, *keys):
-    """The plain texts of the row that starts with these keys, and of the row below."""
+    """The plain texts of the row that starts with these keys, and of the next row."""
     i = next(i for i, r in enumerate(table.rows) if tuple(texts(r[: len(keys)])) == keys)
     return texts(table.rows[i]), texts(table.rows[i + 1]) if i + 1 < len(table.rows) else []
 
 
 def check_files(make, tmp_path):
-    """The figure is written as PDF, PNG and CSV, twice the same."""
+    """Check that the figure is written as PDF, PNG and CSV, with equal bytes in two runs."""
     written = []
     for name in ("first", "second"):
         folder = tmp_path / name

@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing broken, nothing too wide, folds open, tables sort. Needs Chromium."""
+"""The page in a real browser: no errors, no overflow, folds, sorting of tables. Needs Chromium."""
 
 import shutil
 
@@ -48,7 +48,7 @@ def open_folds(browser, is_open):
     browser.execute_script("for (const x of document.querySelectorAll('details')) x.open = arguments[0]", is_open)
 
 
-def test_no_error_and_no_picture_is_missing(browser):
+def test_page_has_no_errors_and_no_missing_pictures(browser):
     assert browser.get_log("browser") == []
     open_folds(browser, True)
     widths = browser.execute_script("return [...document.images].map(i => i.complete ? i.naturalWidth : 0)")
@@ -56,7 +56,7 @@ def test_no_error_and_no_picture_is_missing(browser):
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_nothing_is_wider_than_the_window(browser, width):
+def test_page_is_not_wider_than_the_window(browser, width):
     emulate(browser, width)
     for is_open in (False, True):
         open_folds(browser, is_open)
@@ -67,12 +67,14 @@ def test_nothing_is_wider_than_the_window(browser, width):
     nav, main = browser.execute_script(
         "return ['nav', 'main'].map(x => document.querySelector(x).getBoundingClientRect().toJSON())"
     )
-    assert nav["right"] <= main["left"] if width >= 1100 else nav["bottom"] <= main["top"]  # beside it, or above
+    assert (
+        nav["right"] <= main["left"] if width >= 1100 else nav["bottom"] <= main["top"]
+    )  # the navigation is beside the text, or above it
     first = browser.execute_script("return document.images[0].getBoundingClientRect().top + scrollY")
-    assert first < 3 * 844  # at most three screens before the first figure
+    assert first < 3 * 844  # the first figure is within three screens
 
 
-def test_a_picture_wider_than_the_window_says_that_it_goes_on(browser):
+def test_pictures_wider_than_the_window_have_a_scroll_hint(browser):
     look = (
         "return [...document.querySelectorAll('figure')].filter(f => f.checkVisibility()).map(f => { "
         "const b = f.querySelector('.scroll'); return [b.scrollWidth > b.clientWidth + 1, "
@@ -83,15 +85,15 @@ def test_a_picture_wider_than_the_window_says_that_it_goes_on(browser):
         emulate(browser, width)
         browser.execute_async_script(frame)
         seen = browser.execute_script(look)
-        assert all(is_wide == is_said for is_wide, is_said in seen)
+        assert all(is_wide == has_hint for is_wide, has_hint in seen)
         assert any(is_wide for is_wide, _ in seen) == (width == 390)
     emulate(browser, 390)
     browser.execute_script("for (const b of document.querySelectorAll('figure .scroll')) b.scrollLeft = b.scrollWidth")
     browser.execute_async_script(frame)
-    assert not any(is_said for _, is_said in browser.execute_script(look))
+    assert not any(has_hint for _, has_hint in browser.execute_script(look))
 
 
-def test_folds_are_closed_on_a_screen_and_open_by_a_click_a_link_and_on_paper(browser):
+def test_folds_open_by_click_by_link_and_in_print(browser):
     emulate(browser, 1400)
     browser.execute_script("location.hash = ''")
     open_folds(browser, False)
@@ -117,13 +119,13 @@ def test_tables_sort_by_a_click(browser):
         "return [...t.tBodies[0].rows].map(r => r.cells[i].textContent.trim())"
     )
     assert len(browser.execute_script(cells, "Accuracy %", False)) == 3
-    falling = ["85.50 ± 0.71", "81.50 ± 0.71", "11.00 ± 0.71"]  # as numbers, where texts would put 11 before 8
+    falling = ["85.50 ± 0.71", "81.50 ± 0.71", "11.00 ± 0.71"]  # sorted as numbers; as texts 11 would be before 8
     assert browser.execute_script(cells, "Accuracy %", True) == falling
     assert browser.execute_script(cells, "Accuracy %", True) == falling[::-1]
     assert browser.execute_script(cells, "Loss", True) == ["CE", "G-Loss-SQRT + CE", "SCL + CE"]
 
 
-def test_light_and_dark_differ(browser):
+def test_light_and_dark_scheme_differ(browser):
     colors = []
     for scheme in ("light", "dark"):
         emulate(browser, 1400, scheme)

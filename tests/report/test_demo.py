@@ -1,4 +1,4 @@
-"""The demo's table and picture from synthetic runs, and what its experiment composes."""
+"""The demo: table and picture from synthetic runs, and the cells of its experiment."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def parts(tmp_path: Path):
     return make
 
 
-def test_the_losses_stand_beside_the_frozen_encoder(parts):
+def test_demo_compares_the_losses_with_the_frozen_encoder(parts):
     table, picture = parts()
     assert [texts(row)[:5] for row in table.rows] == [
         ["Frozen encoder + probe", "68.3", "0.002", "0.500", "53.0"],
@@ -58,7 +58,7 @@ def test_the_losses_stand_beside_the_frozen_encoder(parts):
     assert gaps[1] > 2 * gaps[0]
 
 
-def test_what_lacks_embeddings_is_told(parts, tmp_path):
+def test_missing_or_mismatched_embeddings_give_an_error(parts, tmp_path):
     assert texts(parts([])[0].rows[0])[0] == "Frozen encoder + probe"
     path = tmp_path / "baselines" / "frozen-mr-bert.npz"
     np.savez_compressed(path, test_embeddings=np.ones((59, 4)))
@@ -69,7 +69,7 @@ def test_what_lacks_embeddings_is_told(parts, tmp_path):
         parts()
 
 
-def test_an_arch_stands_on_its_ends_and_the_last_class_right():
+def test_upright_orients_the_plane_consistently():
     angle = np.linspace(0, np.pi, 80)
     arch = np.stack([np.cos(angle), np.sin(angle), 0.01 * np.sin(9 * angle)], axis=1) @ np.diag([1, 0.5, 1])
     labels = (angle < 1.5).astype(int)

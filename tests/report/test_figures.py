@@ -1,4 +1,4 @@
-"""Figures of single runs and of all runs: the numbers they show, and that they are drawn the same each time."""
+"""Figures of single runs and of all runs: their numbers and their reproducibility."""
 
 import json
 import math
@@ -16,14 +16,14 @@ from gloss.report.figures.method import NODES, SIGMA, fig1
 from gloss.report.figures.training import convergence, graph_quality
 
 
-def test_losses_differ_in_more_than_colour():
+def test_plot_styles_differ_in_marker_or_line_style():
     for looks in (LOSS_LOOK, DATASET_LOOK):
         marks = {(look["marker"], str(look["linestyle"])) for name, look in looks.items() if name != "scl_ce"}
         assert len(marks) == len(looks) - ("scl_ce" in looks)
 
 
-def test_fig1_shows_labels_that_were_propagated(tmp_path):
-    """Against a walk step by step: labels kept where they are given, averaged over the edges elsewhere."""
+def test_fig1_shows_propagated_labels(tmp_path):
+    """The shares equal an iteration: given labels are fixed, other nodes average over their edges."""
     xyz = [(x, y, math.sqrt(1 - x * x - y * y)) for x, y, *_ in NODES.tolist()]
     weights = np.array([[math.exp(-(math.dist(a, b) ** 2) / (2 * SIGMA**2)) * (a != b) for b in xyz] for a in xyz])
     scale = weights.sum(axis=1) ** -0.5
@@ -41,8 +41,8 @@ def test_fig1_shows_labels_that_were_propagated(tmp_path):
     check_files(fig1, tmp_path)
 
 
-def test_fig4_shows_the_weights_of_the_formula_between_quantiles_of_all(tmp_path):
-    """A wide σ leaves nearly all weights in a narrow band: a single far text must not set the scale."""
+def test_fig4_shows_edge_weights_between_quantiles(tmp_path):
+    """With a wide σ nearly all weights lie in a narrow band; a single distant text must not set the scale."""
     labels = np.arange(40) % 2
     arrays = {"sample_labels": labels, "epoch_1_embeddings": embeddings_of(0.2, labels)}
     arrays["epoch_20_embeddings"] = embeddings_of(3.0, labels)
@@ -63,7 +63,7 @@ def test_fig4_shows_the_weights_of_the_formula_between_quantiles_of_all(tmp_path
     check_files(lambda: pictures.fig4(groups), tmp_path)
 
 
-def test_figures_of_embeddings_that_were_not_kept(tmp_path):
+def test_figures_without_saved_embeddings(tmp_path):
     groups = made(tmp_path, {"loss": "gloss_o", "accuracy": 85.0})
     assert pictures.fig4(groups) is None
     with pytest.raises(RunError, match="save_embeddings=true"):
@@ -84,7 +84,7 @@ def test_fig5_shows_the_same_texts_for_every_loss(tmp_path):
     check_files(lambda: pictures.fig5(groups, max_points=40), tmp_path)
 
 
-def test_fig5_has_a_row_a_data_set_and_model_and_says_the_seeds(tmp_path):
+def test_fig5_has_one_row_per_data_set_and_model_and_names_the_seeds(tmp_path):
     labels = np.arange(30) % 2
     seeds = {("mr", "bert"): {"scl": (2, 3), "gloss_o": (1, 3)}, ("r8", "minilm"): {"scl": (4,), "gloss_o": (5,)}}
     cells = []
@@ -97,8 +97,8 @@ def test_fig5_has_a_row_a_data_set_and_model_and_says_the_seeds(tmp_path):
                 write_run(tmp_path, silhouette=seed / 10, arrays=arrays, seed=seed, **place)
     drawing = pictures.fig5(groups_of(tmp_path, cells))
     assert {(r["model"], r["loss"], r["seed"]) for r in drawing.data} == {
-        *(("bert", "scl", 3), ("bert", "gloss_o", 3)),  # the seed that both ran
-        *(("minilm", "scl", 4), ("minilm", "gloss_o", 5)),  # none in common: each panel names its own
+        *(("bert", "scl", 3), ("bert", "gloss_o", 3)),  # the common seed
+        *(("minilm", "scl", 4), ("minilm", "gloss_o", 5)),  # no common seed: each panel names its seed
     }
     axes = drawing.figure.axes
     assert [ax.get_ylabel() for ax in axes] == ["MR, BERT-base\nseed 3", "", "R8, MiniLM", ""]
@@ -107,8 +107,7 @@ def test_fig5_has_a_row_a_data_set_and_model_and_says_the_seeds(tmp_path):
     assert drawing.notes[0].startswith("BERT-base, MiniLM; ") and "seed 3, 4, 5;" in drawing.notes[0]
 
 
-def test_fig6_leaves_the_first_epoch_and_shared_devices_out(tmp_path):
-    """A panel a data set and model."""
+def test_fig6_omits_the_first_epoch_and_shared_devices(tmp_path):
     write_run(tmp_path, loss="ce", epochs=3, per_epoch=3.7)
     write_run(tmp_path, loss="ce", epochs=3, per_epoch=99.0, seed=2, shared_device=True)
     slow_start = write_run(tmp_path, loss="gloss_o", epochs=3, per_epoch=7.4) / "epochs.jsonl"
@@ -128,7 +127,7 @@ def test_fig6_leaves_the_first_epoch_and_shared_devices_out(tmp_path):
 
 
 def changed(folder, **content):
-    """Replace keys of a run's result.json."""
+    """Replace keys in the result.json of a run."""
     path = folder / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | content))
 
@@ -137,7 +136,7 @@ QUALITY = {"homophily": 0.5, "homophily_chance": 0.5, "propagated_accuracy": 50.
 
 
 def measured_runs(root, loss, seeds, slope):
-    """Runs whose graph gets better by `slope` points of homophily and twice that of propagation an epoch."""
+    """Runs whose homophily rises by `slope` points per epoch, and propagated accuracy by twice that."""
     for seed in seeds:
         folder = write_run(root, loss=loss, seed=seed, accuracy=80.0 + seed, epochs=4)
         rows = [json.loads(line) for line in (folder / "epochs.jsonl").read_text().splitlines()]
@@ -153,7 +152,7 @@ def measured_runs(root, loss, seeds, slope):
 
 
 def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
-    write_run(tmp_path, loss="scl_ce")  # an older record, without it
+    write_run(tmp_path, loss="scl_ce")  # an older record without graph quality
     assert graph_quality(loose(tmp_path)) == []
     measured_runs(tmp_path, "ce", (1, 2), 1.0)
     measured_runs(tmp_path, "gloss_sqrt", (1, 2), 3.0)
@@ -171,8 +170,8 @@ def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
     check_files(lambda: graph_quality(loose(tmp_path))[0], tmp_path)
 
 
-def test_a_control_is_not_drawn_in_place_of_the_loss_itself(tmp_path):
-    """A shuffled graph has as many seeds and a better score here; neither is the paper's protocol."""
+def test_a_control_does_not_replace_its_loss_in_convergence(tmp_path):
+    """The control with a shuffled graph has equally many seeds and a better score; both are off the protocol."""
     for config_hash, is_shuffled, accuracy in (("11111111", False, 70.0), ("22222222", True, 90.0)):
         config = {"ablation": {"graph_shuffle": is_shuffled}, "dataset": {"train_limit": 2000}}
         for seed in (1, 2):
@@ -182,22 +181,22 @@ def test_a_control_is_not_drawn_in_place_of_the_loss_itself(tmp_path):
     assert any("Left out" in note and "graph_shuffle=True" in note for note in drawing.notes)
 
 
-def test_convergence_ends_where_the_first_seed_stopped(tmp_path):
+def test_convergence_ends_at_the_first_stopped_seed(tmp_path):
     write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
     write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)
-    write_run(tmp_path, seed=3, accuracy=10.0, config_hash="ffffffff")  # fewer seeds: left out, and said
+    write_run(tmp_path, seed=3, accuracy=10.0, config_hash="ffffffff")  # fewer seeds: omitted with a note
     (drawing,) = convergence(loose(tmp_path))
     by_epoch = [r for r in drawing.data if r["by"] == "epoch"]
     assert [r["epoch"] for r in by_epoch] == [1, 2, 3, 4]
-    # best epochs 3 and 5; scores fall by the square of the distance, over 10: 80 - 0 and 82 - 0.4 at epoch 3
+    # best epochs 3 and 5; the score falls by distance² / 10: 80 - 0 and 82 - 0.4 at epoch 3
     assert by_epoch[2]["score"] == pytest.approx((80.0 + 81.6) / 2)
     assert [r["x"] for r in drawing.data if r["by"] == "seconds"] == pytest.approx([15.0, 30.0, 45.0, 60.0])
     left_out = "Left out of MR, BERT-base, integrated, for their other settings: CE config_hash=ffffffff (n=1)."
     assert left_out in drawing.notes
 
 
-def test_convergence_draws_one_protocol_and_of_equal_seed_counts_the_better_on_validation(tmp_path):
-    """A figure a model; a reduced run has the smaller config_hash and more losses."""
+def test_convergence_draws_one_protocol_and_the_best_on_validation(tmp_path):
+    """One figure per model. Reduced runs have a smaller config_hash and more losses, but are not drawn."""
     for dataset, model, seed in ((d, m, s) for d in ("mr", "r8", "r52") for m in ("bert", "minilm") for s in (1, 2)):
         place = {"dataset": dataset, "model": model, "seed": seed}
         for loss in ("ce", "gloss_o"):
@@ -215,7 +214,7 @@ def test_convergence_draws_one_protocol_and_of_equal_seed_counts_the_better_on_v
     check_files(lambda: convergence(loose(tmp_path))[0], tmp_path)
 
 
-def test_convergence_has_no_panel_without_a_line(tmp_path):
+def test_convergence_omits_empty_panels(tmp_path):
     (write_run(tmp_path, seed=1) / "epochs.jsonl").write_text('{"epoch": 1, "sco')
     (write_run(tmp_path, seed=2) / "epochs.jsonl").write_text("")
     assert convergence(loose(tmp_path)) == []
@@ -225,7 +224,7 @@ def test_convergence_has_no_panel_without_a_line(tmp_path):
     assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["Epoch"]
 
 
-def test_convergence_says_where_times_do_not_compare_and_its_legend_covers_no_line(tmp_path):
+def test_convergence_marks_incomparable_times_and_its_legend_covers_no_panel(tmp_path):
     for dataset, shared in (("mr", False), ("r8", True)):
         write_run(tmp_path, dataset=dataset, seed=1, shared_device=shared)
         write_run(tmp_path, dataset=dataset, loss="gloss_o", seed=1, shared_device=shared)
@@ -242,7 +241,7 @@ def test_convergence_says_where_times_do_not_compare_and_its_legend_covers_no_li
     assert not any(ax.get_legend() or covered.overlaps(ax.get_window_extent()) for ax in drawing.figure.axes)
 
 
-def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
+def test_convergence_prefers_the_cells_of_the_tables(tmp_path):
     short = {"trainer": {"max_epochs": 3}}
     for loss in ("ce", "gloss_o"):
         write_run(tmp_path, loss=loss, config_hash="0" * 8, config=short)
@@ -253,7 +252,7 @@ def test_convergence_draws_the_cells_of_the_tables_first(tmp_path):
     assert "Not the paper's protocol (MR, BERT-base, integrated): trainer.max_epochs=3." in drawing.notes
 
 
-def test_no_two_of_r52s_classes_look_alike():
+def test_the_52_classes_of_r52_have_distinct_markers():
     figure, axes = panels(1, 1, width=1.0, height=1.0)
     labels = np.arange(52)
     handles = pictures.class_points(axes[0, 0], np.zeros((52, 2)), labels, list(map(str, labels)))

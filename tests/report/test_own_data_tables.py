@@ -1,4 +1,4 @@
-"""A close look at runs on one's own texts: scores by class, confusions, and errors as text where these can be read."""
+"""Tables of runs on the user's own texts: scores by class, confusions, and errors with their texts."""
 
 import os
 
@@ -19,7 +19,7 @@ TEST = [("a", f"text {i} <b>") for i in range(6)] + [("b", f"other {i}") for i i
 
 @pytest.fixture
 def outputs(tmp_path):
-    """A run on a CSV file: of 6 texts of a, 2 taken for b; of 4 of b, 1 taken for a."""
+    """A run on a CSV file: 2 of 6 texts of class a are predicted as b, 1 of 4 texts of b as a."""
     for part, rows in (("train", TEST + [("b", "one more"), ("a", "yet one")]), ("test", TEST)):
         lines = "".join(f"{label},{text}\n" for label, text in rows)
         (tmp_path / f"{part}.csv").write_text("label,text\n" + lines)
@@ -47,14 +47,16 @@ def tables(outputs):
     return own_data_tables(ungrouped_runs(read_records(outputs)[0]), [])["mine"][0]
 
 
-def test_scores_by_class_and_what_was_taken_for_what(outputs):
+def test_own_data_tables_show_scores_by_class_confusions_and_errors(outputs):
     by_class, errors = tables(outputs)
     assert [[e.plain() for e in row] for row in by_class.rows] == [
-        ["a", "6", "80.00", "66.67", "72.73", "4", "2"],  # 4 of 5 predicted, 4 of 6 there
+        ["a", "6", "80.00", "66.67", "72.73", "4", "2"],  # precision 4 of 5, recall 4 of 6
         ["b", "4", "60.00", "75.00", "66.67", "1", "3"],
     ]
     assert by_class.columns[-2:] == ["→ a", "→ b"] and "3 errors among 10" in errors.title
-    assert [[e.plain() for e in row] for row in errors.rows] == [  # the row as a spreadsheet counts, the header being 1
+    assert [
+        [e.plain() for e in row] for row in errors.rows
+    ] == [  # row numbers as in a spreadsheet, with the header as row 1
         ["3", "text 1 <b>", "a", "b", "90.0"],
         ["10", "other 2", "b", "a", "70.0"],
         ["6", "text 4 <b>", "a", "b", "60.0"],
@@ -64,13 +66,13 @@ def test_scores_by_class_and_what_was_taken_for_what(outputs):
 
 
 @pytest.mark.parametrize("change", ["gone", "pipe", "changed"])
-def test_texts_that_cannot_be_read_again_are_rows_with_the_reason(outputs, change):
+def test_errors_without_readable_texts_are_listed_with_the_reason(outputs, change):
     path = outputs / "test.csv"
     if change == "changed":
         path.write_text(path.read_text() + "b,a new one\n")
     else:
         path.unlink()
-    if change == "pipe":  # a record of somebody else's may name anything
+    if change == "pipe":  # a foreign record may name any path
         os.mkfifo(path)
     errors = tables(outputs)[1]
     assert errors.columns[0] == "Prediction" and "Text" not in errors.columns and len(errors.rows) == 3
@@ -80,7 +82,7 @@ def test_texts_that_cannot_be_read_again_are_rows_with_the_reason(outputs, chang
     )
 
 
-def test_predictions_in_another_order_than_the_texts_are_not_matched(outputs):
+def test_predictions_in_another_order_are_not_matched_with_texts(outputs):
     (record,) = read_records(outputs)[0]
     arrays = dict(np.load(record.folder / "predictions.npz"))
     order = np.argsort(-arrays["test_labels"], kind="stable")
@@ -93,12 +95,12 @@ def test_predictions_in_another_order_than_the_texts_are_not_matched(outputs):
     )
 
 
-def test_runs_on_prepared_sets_have_no_such_section(tmp_path):
+def test_runs_on_prepared_sets_have_no_own_data_tables(tmp_path):
     write_run(tmp_path)
     assert own_data_tables(ungrouped_runs(read_records(tmp_path)[0]), []) == {}
 
 
-def test_broken_predictions_cost_that_run_only(outputs):
+def test_broken_predictions_omit_only_their_run(outputs):
     record = read_records(outputs)[0][0].result
     other = record | {"identity": record["identity"] | {"seed": 2}}
     (write_run(outputs, other) / "predictions.npz").write_bytes(b"PK half a file")

@@ -1,4 +1,4 @@
-"""The page and the written files as a whole."""
+"""The page and the files of a report."""
 
 import errno
 import json
@@ -51,7 +51,7 @@ def test_runs_without_an_experiment_make_a_table_a_figure_and_a_page(outputs):
     assert "| G-Loss-SQRT + CE |   2 | **85.05 ± 1.48** |" in first["runs.md"].decode()
     page = first["index.html"].decode()
     assert "85.05 ± 1.48" in page and "81.00 ± 1.41" in page and "data:image/png;base64," in page
-    assert not re.search(r'(src|href)="(https?:)?//', page)  # opens without a network
+    assert not re.search(r'(src|href)="(https?:)?//', page)  # no external resources
     (outputs / "empty").mkdir()
     assert "make demo" in page_of(outputs / "empty")
 
@@ -59,11 +59,13 @@ def test_runs_without_an_experiment_make_a_table_a_figure_and_a_page(outputs):
 def test_hostile_names_are_shown_as_text(tmp_path):
     write_run(tmp_path, dataset="<script>alert(1)<", model='"onload=x', accuracy=50.0)
     page = page_of(tmp_path)
-    assert page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page  # the one that sorts tables
+    assert (
+        page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page
+    )  # the script that sorts tables
     assert "\\<script\\>" not in page
 
 
-def test_records_that_cannot_be_used_are_listed_with_the_reason(outputs):
+def test_unusable_records_are_listed_with_the_reason(outputs):
     newer, unfinished, broken = (write_run(outputs, loss="scl_ce", seed=seed, **RUN) for seed in (1, 2, 3))
     (newer / "result.json").write_text(json.dumps(result(loss="scl_ce", seed=1, schema_version=99, **RUN)))
     (unfinished / "DONE").unlink()
@@ -76,7 +78,7 @@ def test_records_that_cannot_be_used_are_listed_with_the_reason(outputs):
 
 @pytest.fixture
 def experiments(outputs, monkeypatch):
-    """An outputs folder in which table2 was asked for, and the cells that its overrides compose."""
+    """(outputs, calls): a folder with a selection for table2, with a stub for expand_grid that records its calls."""
     asked = []
 
     def expand_grid(name, overrides):
@@ -92,8 +94,8 @@ def experiments(outputs, monkeypatch):
     return outputs, asked
 
 
-def test_the_experiments_that_were_run_have_a_section_each(experiments):
-    """The page opens with what was run, and says that some are smoke runs; other settings stand beside the table."""
+def test_each_requested_experiment_has_a_section(experiments):
+    """The page starts with the results and a note on smoke runs; runs with other settings have a separate table."""
     outputs, asked = experiments
     short = {"trainer": {"max_epochs": 2}, "dataset": {"train_limit": 50}}
     write_run(outputs, loss="ce", config_hash="ffffffff", accuracy=11.0, config=short, **RUN)
@@ -103,7 +105,7 @@ def test_the_experiments_that_were_run_have_a_section_each(experiments):
     assert [t.name for t in report.tables] == names
     page = report.page.read_text()
     assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
-    assert "<code>make reproduce-table6</code>" in page  # among what was not run yet
+    assert "<code>make reproduce-table6</code>" in page  # in the list of experiments without runs
     claim = next(row for row in report.tables[1].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
     assert claim[2].verdict == "supported" and claim[4].plain() == "+4.05"  # 84 - 80 and 86.1 - 82
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
@@ -115,7 +117,7 @@ def test_the_experiments_that_were_run_have_a_section_each(experiments):
     assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
 
 
-def test_only_makes_what_was_asked_for(experiments):
+def test_only_builds_the_given_tables(experiments):
     outputs, asked = experiments
     report = build(outputs, only=["table3", "table9", "fig1"], dpi=DPI)
     assert [t.name for t in report.tables] == ["table3", "table9"] and [name for name, _ in asked] == ["table3"]
@@ -124,8 +126,8 @@ def test_only_makes_what_was_asked_for(experiments):
         build(outputs, only=["table10"])
 
 
-def test_what_cannot_be_composed_or_read_is_a_problem_and_no_crash(experiments):
-    """Broken predictions cost one figure only."""
+def test_experiments_and_files_with_errors_are_problems(experiments):
+    """Each error gives a problem, and the other tables are built."""
     outputs, _ = experiments
     (outputs / "selections.yaml").write_text("table2: []\nfig2: []\nfig4: []\nfig99: []\n")
     (outputs / "baselines").mkdir()
@@ -134,8 +136,13 @@ def test_what_cannot_be_composed_or_read_is_a_problem_and_no_crash(experiments):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     report = build(outputs, dpi=DPI)
     problems = "\n".join(report.problems)
-    said = ("fig2: loss=gloss_o needs a σ", "no experiment fig99", "tfidf-mr.json", "predictions.npz cannot be read")
-    assert all(x in problems for x in said) and "table2" in [t.name for t in report.tables]
+    expected = (
+        "fig2: loss=gloss_o needs a σ",
+        "no experiment fig99",
+        "tfidf-mr.json",
+        "predictions.npz cannot be read",
+    )
+    assert all(x in problems for x in expected) and "table2" in [t.name for t in report.tables]
     (outputs / "selections.yaml").write_text("table2: {")
     assert any("selections.yaml cannot be used" in p for p in build(outputs, dpi=DPI).problems)
 
@@ -148,7 +155,7 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     write_study(outputs, "bad-seconds", trials=[{"number": 0, "state": "fail", "params": {}, "value": None}])
     report = build(outputs, dpi=DPI)
     first, second = (f"study-mr-bert-integrated-ce-paper-fair-{end}" for end in ("0123abcd", "ffffffff"))
-    # all runs are the main table where no experiment was asked for
+    # without a requested experiment the main table lists all runs
     assert [t.name for t in report.tables] == ["runs", "table7", first, second]
     table7 = (outputs / "report" / "table7.md").read_text()
     assert "2e-05 (1 of 5)" in table7 and "ffffffff: 6 of 15 trials" in table7
@@ -157,25 +164,25 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     assert (outputs / "report" / f"{first}.pdf").is_file() and (outputs / "report" / f"{first}.csv").is_file()
     page = report.page.read_text()
     assert "python scripts/tune.py dataset=mr model=bert mode=integrated loss=ce search.trials=6" in page
-    # 4 runs of 60 s; two searches of 5 trials of 60 s, their repetitions cost nothing
+    # 4 runs of 60 s; two searches of 5 trials of 60 s; repeated trials take no time
     assert "0.23 hours in total: 0.07 of runs, 0.17 of 10 trials of searches" in page
-    assert page.count('href="#study-') == 1 and "<h2>Searches (2)</h2>" in page  # one fold and one link for all
+    assert page.count('href="#study-') == 1 and "<h2>Searches (2)</h2>" in page  # one fold and one link for all studies
     assert [p.partition(":")[0] for p in report.problems] == ["bad-seconds", "copied", "damaged"]
 
 
-def test_verdicts_are_counted_once_a_cell_and_metric(tmp_path):
-    """Table 4 shows the silhouettes of Table 3 again."""
+def test_verdicts_are_counted_once_per_cell_and_metric(tmp_path):
+    """Table 4 repeats the silhouettes of Table 3, which count once."""
     run = {"mode": "standalone", "accuracy": (86.0,) * 3, "silhouette": 0.56}
     groups = made(tmp_path, *(run | {"loss": loss} for loss in ("scl", "gloss_o")))
     tables = [table3(groups), table4(groups)]
     shown = [v for table in tables for row in table.rows for e in row for v in e.verdicts]
-    assert shown.count("ok") == 8 and set(shown) == {"ok"}  # accuracy, macro-F1, silhouette twice, of two losses
+    assert shown.count("ok") == 8 and set(shown) == {"ok"}  # accuracy, macro-F1 and twice the silhouette of two losses
     page = render("t", "", [Section(t.name, t.title, [t]) for t in tables])
     assert '<span class="verdict ok">ok</span> 6 </p>' in page
 
 
-def test_a_report_needs_no_texts_of_the_users_own(tmp_path):
-    """Records hold the fingerprint that config_hash of csv runs needs; what no record holds is a problem in a line."""
+def test_a_report_works_without_the_users_texts(tmp_path):
+    """The config_hash of csv runs uses the fingerprint in the records; a cell without a record is a problem."""
     given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
     selected = {"table2": [[*given, "seed=1,2", "model.max_length=16"]], "table6": [[*given, "seed=1"]]}
     (tmp_path / "selections.yaml").write_text(json.dumps(selected))
@@ -189,10 +196,10 @@ def test_a_report_needs_no_texts_of_the_users_own(tmp_path):
     assert problem.startswith("table6: ") and "gone.csv" in problem and "no run of it" in problem
     write_run(tmp_path, config_hash=config_hash(c.config, "e" * 64), fingerprint="e" * 64, **run)
     report = build(tmp_path, only=["table2"], dpi=DPI)
-    assert "runs on 2 different contents" in report.problems[0]  # neither is believed
+    assert "runs on 2 different contents" in report.problems[0]  # neither content is used
 
 
-def test_long_tables_are_folded_and_a_footnote_stands_once():
+def test_long_tables_are_folded_and_equal_footnotes_merged():
     tables = [
         Table(f"t{n}", "", ["x"], [[f"line {i}"] for i in range(n)], [], ["of both", f"of {n}"]) for n in (80, 81)
     ]
@@ -202,7 +209,7 @@ def test_long_tables_are_folded_and_a_footnote_stands_once():
     assert [page.count(f"of {n}</li>") for n in (80, 81)] == [1, 1]
 
 
-def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
+def test_benchmarks_have_a_section_and_damaged_ones_are_problems(outputs):
     spread = [2.0, 1.5, 2.5]
     step = {"rounds": 1, "seconds": spread, "tokens_per_second": spread, "share_of_peak": spread}
     machine = {"device_name": "a processor", "threads": 1, "cores": 2, "precision": "float32", "load": [0.1, 0.2]}
@@ -224,7 +231,7 @@ def test_benchmarks_have_a_section_and_damaged_ones_cost_no_page(outputs):
         assert problem.startswith("bench: the results cannot be used")
 
 
-def test_the_command_prints_its_tables_and_mistakes_in_a_line(outputs):
+def test_report_script_prints_tables_and_one_line_per_error(outputs):
     def run(*arguments):
         command = [sys.executable, str(ROOT / "scripts" / "report.py"), f"paths.outputs={outputs}", *arguments]
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -244,7 +251,7 @@ def test_the_command_prints_its_tables_and_mistakes_in_a_line(outputs):
     assert len(refused.stderr.splitlines()) == 1
 
 
-def test_a_full_disk_is_told_and_leaves_no_half_figure(outputs, monkeypatch, capsys):
+def test_a_full_disk_gives_an_error_and_no_partial_figure(outputs, monkeypatch, capsys):
     def full(path, content):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
@@ -254,10 +261,10 @@ def test_a_full_disk_is_told_and_leaves_no_half_figure(outputs, monkeypatch, cap
     assert not list((outputs / "report").iterdir())
 
 
-def test_a_report_of_real_cells_is_composed_by_the_command(outputs):
-    """Through Hydra in the same process, as the command does it: the cells of an experiment and their missing runs."""
+def test_a_report_composes_real_cells_and_lists_missing_runs(outputs):
+    """The report composes the cells of an experiment with Hydra in the same process."""
     given = "[dataset=docstrings, model=minilm, 'loss=ce,gloss_sqrt', 'seed=1,2']"
     (outputs / "selections.yaml").write_text(f"table2: {given}\n")
     report = build(outputs, only=["table2"], dpi=DPI)
     assert report.problems == [] and [t.name for t in report.tables] == ["table2", "table2_others"]
-    assert len(report.tables[0].missing) == 2  # the synthetic runs have config_hash of no real configuration
+    assert len(report.tables[0].missing) == 2  # no real configuration has the config_hash of the synthetic runs

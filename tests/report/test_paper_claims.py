@@ -1,4 +1,4 @@
-"""What the paper's text claims against its own tables: known contradictions with their numbers, and our runs beside."""
+"""Claims in the text of the paper: against its own tables, with the known contradictions, and against our runs."""
 
 import pytest
 from from_runs import made
@@ -7,7 +7,7 @@ from gloss.report.build import build
 from gloss.report.tables.paper_claims import paper_claims, paper_claims_table
 
 SWAPPED = "Triplet: 86.50 against 86.32; Cosine: 86.32 against 86.49; G-Loss-O: 87.05 against 87.01"
-KNOWN = {  # claim -> (verdict, cells where it holds, of how many, what speaks against it)
+KNOWN = {  # claim -> (verdict, cells where it holds, number of cells, an example against it)
     "G-Loss-O converges in fewer epochs": ("contradicted", 1, 5, "MR, BERT-base, Cosine: 25 against 20"),
     "G-Loss is more accurate than the second": ("contradicted", 11, 15, "R8, RoBERTa-large, CE: 97.49 against 97.75"),
     "G-Loss has a higher macro-F1": ("contradicted", 12, 15, "20NG, RoBERTa-large, SCL + CE: 84.61 against 84.90"),
@@ -30,22 +30,22 @@ KNOWN = {  # claim -> (verdict, cells where it holds, of how many, what speaks a
 
 
 @pytest.mark.parametrize("start", KNOWN)
-def test_what_the_papers_own_tables_say(start):
-    (said,) = (c for c in paper_claims() if c.text.startswith(start))
-    held = [c.holds for c in said.comparisons]
-    against = "; ".join(c.shown for c in said.comparisons if not c.holds)
+def test_claims_of_the_paper_against_its_own_tables(start):
+    (claim,) = (c for c in paper_claims() if c.text.startswith(start))
+    held = [c.holds for c in claim.comparisons]
+    against = "; ".join(c.shown for c in claim.comparisons if not c.holds)
     verdict, num_held, num, expected = KNOWN[start]
-    assert (said.verdict, sum(held), len(held)) == (verdict, num_held, num)
+    assert (claim.verdict, sum(held), len(held)) == (verdict, num_held, num)
     assert expected in against and bool(expected) == bool(against)
 
 
-def test_every_claim_has_its_line_with_the_margins():
+def test_paper_claims_table_has_a_row_with_margins_per_claim():
     table = paper_claims_table([])
     assert len(table.rows) == len(paper_claims()) == len(KNOWN)
     rows = {r[1].plain(): [e.plain() for e in r] for r in table.rows}
     ours = rows["G-Loss with BERT-base beats BERT-base on all sets"]
     assert ours[3:] == ["4 of 5", "-0.57 to +1.84", "20NG, BERT-base: 85.13 against 85.70", "—"]
-    assert all(r[-1].plain() == "—" for r in table.rows)  # no run, no word of ours
+    assert all(r[-1].plain() == "—" for r in table.rows)  # without runs there is no verdict on ours
 
 
 def runs(root, mode, scores, config=None, **changes):
@@ -64,7 +64,7 @@ def output(groups, start):
     return row[-1].plain()
 
 
-def test_our_runs_stand_beside_by_the_rule_of_the_claims(tmp_path):
+def test_our_runs_are_judged_by_the_rule_of_the_claims(tmp_path):
     scores = {"scl": 86.0, "triplet": 84.0, "cosine": 85.0, "gloss_o": 87.0}
     changes = {"gloss_o": {"epochs": 12, "silhouette": 0.5}, "scl": {"epochs": 9, "silhouette": 0.6}}
     changes |= {x: {"epochs": 20, "silhouette": 0.2} for x in ("triplet", "cosine")}
@@ -72,13 +72,15 @@ def test_our_runs_stand_beside_by_the_rule_of_the_claims(tmp_path):
     assert output(groups, "G-Loss-O is more accurate than its rivals") == "1 supported"  # 1.0 ± 0.25 against SCL
     assert output(groups, "G-Loss-O converges in fewer epochs") == "1 contradicted"  # 12 against SCL's 9
     assert output(groups, "G-Loss-O has the highest silhouette") == "1 contradicted"
-    assert output(groups, "G-Loss with BERT-base beats") == "—"  # other systems were not run
-    assert output([g for g in groups if g.loss != "cosine"], "G-Loss-O is more accurate") == "—"  # a rival is missing
+    assert output(groups, "G-Loss with BERT-base beats") == "—"  # the other systems were not run
+    assert (
+        output([g for g in groups if g.loss != "cosine"], "G-Loss-O is more accurate") == "—"
+    )  # one compared loss is missing
 
 
-def test_a_variant_is_chosen_on_validation_and_runs_off_the_protocol_say_nothing(tmp_path):
+def test_the_variant_is_chosen_on_validation_and_runs_off_the_protocol_have_no_verdict(tmp_path):
     scores = {"ce": 85.0, "scl_ce": 86.0, "gloss_sqrt": 85.5, "gloss_o": 88.0}
-    changes = {"gloss_sqrt": {"val": 99.0}, "gloss_o": {"val": 90.0}}  # better on test: not looked at
+    changes = {"gloss_sqrt": {"val": 99.0}, "gloss_o": {"val": 90.0}}  # gloss_o is better on test, which is not used
     groups = runs(tmp_path, "integrated", scores, **changes)
     assert output(groups, "G-Loss is more accurate than the second") == "1 contradicted"
     assert output(groups, "G-Loss-O is the better of the two") == "1 supported"
@@ -86,7 +88,7 @@ def test_a_variant_is_chosen_on_validation_and_runs_off_the_protocol_say_nothing
     assert output(short, "G-Loss is more accurate than the second") == "—"
 
 
-def test_the_page_has_the_section_where_it_was_asked_for_or_runs_are(tmp_path):
+def test_paper_claims_are_on_the_page_only_on_request_without_runs(tmp_path):
     report = build(tmp_path, only=["paper_claims"])
     assert [t.name for t in report.tables] == ["paper_claims"] and not report.problems
     assert "Claims of the paper" in report.page.read_text()

@@ -1,4 +1,4 @@
-"""Runs off the paper's protocol: what they are, and that they bear no verdict."""
+"""Deviations of runs from the paper's protocol: their detection, and the absence of verdicts."""
 
 from dataclasses import asdict
 
@@ -16,7 +16,7 @@ from gloss.report.tables import comparisons as compare
 from gloss.report.tables import results as tables
 
 
-def test_reduced_runs_and_models_of_our_own_bear_no_verdict(tmp_path):
+def test_reduced_runs_and_other_models_have_no_verdict(tmp_path):
     reduced = {"config": {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}}
     table = tables.table2(
         made(
@@ -32,7 +32,7 @@ def test_reduced_runs_and_models_of_our_own_bear_no_verdict(tmp_path):
     assert "paper" not in [r[2].plain() for r in table.rows if r[0].plain() == "MiniLM"]
 
 
-def test_mixed_precision_and_unsearched_values_are_said(tmp_path):
+def test_notes_name_mixed_precision_and_unsearched_values(tmp_path):
     write_run(tmp_path, seed=1, precision="float32")
     write_run(tmp_path, seed=2, precision="bf16", tuned={"trials": 15}, resumed_on=["epoch 3: threads was 4, is 8"])
     notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
@@ -51,12 +51,12 @@ FAIR = {"trials": 15, "search": "fair"}
         ("scl_ce", FAIR | {"applied": ["loss.lam", "loss.temperature", "trainer.lr"]}, []),
         ("cosine", {"trials": 5, "search": "authors"}, []),  # the authors' own budget
         ("triplet", {"trials": 5, "search": "fair"}, ["search.trials=5"]),
-        ("gloss_o", {"file": "x.yaml", "applied": []}, ["search.trials=0"]),  # all by hand
+        ("gloss_o", {"file": "x.yaml", "applied": []}, ["search.trials=0"]),  # all values set by hand
         ("gloss_sqrt", {}, ["search.trials=0"]),  # nothing searched
         ("gloss_sqrt", FAIR | {"applied": ["trainer.lr"]}, ["loss.lam=0.8 by hand", "loss.gamma=0.6 by hand"]),
     ],
 )
-def test_a_smaller_search_is_a_departure(tmp_path, loss, tuned, expected):
+def test_a_smaller_search_deviates_from_the_protocol(tmp_path, loss, tuned, expected):
     config = {"tuned": tuned, "loss": {"lam": 0.8, "gamma": 0.6}}
     assert protocol_deviations(asdict(cell(loss=loss, config=config).config)) == expected
     table = tables.table2(made(tmp_path, {"loss": loss, "config": config, "accuracy": 86.0}))
@@ -67,17 +67,21 @@ def test_a_smaller_search_is_a_departure(tmp_path, loss, tuned, expected):
 
 
 @pytest.mark.parametrize(("experiment", "given"), [("variant", ["variant=released"]), ("fig6", [])])
-def test_the_released_code_fixes_lam_and_a_timing_needs_no_search(experiment, given):
+def test_released_variant_and_timings_need_no_searched_lam(experiment, given):
     c = expand_grid(experiment, ["loss=scl", "dataset=mr", "seed=1", *given])[0]
     config = asdict(c.config) | ({"tuned": FAIR | {"applied": ["trainer.lr"]}} if given else {})
     assert [x for x in protocol_deviations(config) if x.startswith(("search", "loss.lam"))] == []
 
 
-def test_every_key_that_changes_a_run_is_protocol_searched_or_harmless():
-    """A changed value of any other key of the configuration must take the verdict away."""
+def test_every_hashed_key_is_in_the_protocol_searched_or_harmless():
+    """A changed value of any key that is not listed here must be a deviation from the protocol."""
     harmless = {
-        *("dataset.text", "dataset.label", "dataset.revision"),  # checked against the manifest; of hub sets only
-        *("model.sha256", "variant.name", "trainer.classes_per_batch"),  # a check; its keys count; with the sampler
+        *("dataset.text", "dataset.label", "dataset.revision"),  # checked against the manifest; only for hub sets
+        *(
+            "model.sha256",
+            "variant.name",
+            "trainer.classes_per_batch",
+        ),  # a check; its keys are compared instead; only with the sampler
         *("trainer.embeddings_at", "trainer.save_embeddings", "ablation.test_on", "trainer.precision"),
         *("trainer.lr", "loss.lam", "loss.gamma", "loss.sigma", "loss.temperature"),  # searched
     }
@@ -85,16 +89,16 @@ def test_every_key_that_changes_a_run_is_protocol_searched_or_harmless():
     config["variant"] |= {"name": "paper", "scl_lam": None}
     assert protocol_deviations(config) == []
     keys = [f"{s}.{k}" for s, rest in hashed_config(cell(loss="triplet").config).items() for k in rest]
-    unsaid = set()
+    unnoticed = set()
     for section, key in (k.split(".") for k in keys):
         changed = {**config, section: {**config[section], key: 0.123}}
         if not protocol_deviations(changed):
-            unsaid.add(f"{section}.{key}")
-    assert unsaid - harmless == set() and len(keys) > 40
+            unnoticed.add(f"{section}.{key}")
+    assert unnoticed - harmless == set() and len(keys) > 40
     assert protocol_deviations(config | {"mode": "integrated"}) == ["trainer.max_grad_norm=5.0"]
 
 
-def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
+def test_notes_name_searches_on_other_amounts_of_data(tmp_path):
     note = "the values of mr-bert-integrated-ce.yaml were searched on 450 training texts, this run is on all"
     tuned = {"file": "mr-bert-integrated-ce.yaml", "trials": 15, "note": note}
     write_run(tmp_path, seed=1, tuned=tuned)
@@ -111,11 +115,11 @@ def test_a_search_on_other_amounts_of_data_is_said(tmp_path):
         ({"model": {"name": "google-bert/bert-base-uncased", "revision": "main"}}, "model.revision=main"),
         ({"dataset": {"source": "csv", "path": "x.csv"}}, "dataset.source=csv"),
         ({"dataset": {"source": "hub", "path": "who/mr"}}, "dataset.source=hub"),
-        ({"variant": {"name": "released"}}, "variant.forward_passes=1"),  # by name alone, with the paper's keys
+        ({"variant": {"name": "released"}}, "variant.forward_passes=1"),  # only the name, with the keys of the paper
         ({"variant": {"forward_passes": 2}}, "variant.forward_passes=2"),
     ],
 )
-def test_other_texts_under_the_name_another_encoder_or_variant_bear_no_verdict(tmp_path, config, expected):
+def test_other_texts_encoders_or_variants_have_no_verdict(tmp_path, config, expected):
     known = {"name": "google-bert/bert-base-uncased", "revision": "86b5e0934494bd15c9632b12f734a8a67f723594"}
     for changes, verdict in (({"model": known}, "ok"), (config, "")):
         table = tables.table2(made(tmp_path, {"accuracy": 85.64, "config": changes}))
@@ -124,14 +128,14 @@ def test_other_texts_under_the_name_another_encoder_or_variant_bear_no_verdict(t
 
 
 def released(**changes):
-    """The changes of a cell's configuration that make it one of the released code's variant."""
+    """Changes that give the configuration of a cell the released variant."""
     overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
     return {"variant": {**overlay["variant"], **changes}, "trainer": overlay["trainer"]}
 
 
-def test_the_released_variant_bears_verdicts_that_say_so(tmp_path):
+def test_verdicts_of_the_released_variant_are_marked(tmp_path):
     scores = {"ce": 85.64, "scl_ce": 60.0, "gloss_o": 85.64}
-    changes = {"gloss_o": {"forward_passes": 1}}  # a mixture of the two
+    changes = {"gloss_o": {"forward_passes": 1}}  # a mixture of both variants
     specs = [{"loss": x, "accuracy": y, "config": released(**changes.get(x, {}))} for x, y in scores.items()]
     groups = made(tmp_path, *specs)
     table = tables.table2(groups)
@@ -148,7 +152,7 @@ def test_the_released_variant_bears_verdicts_that_say_so(tmp_path):
     assert (found.where, found.verdict) == ("BERT-base on MR (not the paper's protocol)", "")
 
 
-def test_runs_off_the_protocol_bear_no_verdict_among_claims_either(tmp_path):
+def test_runs_off_the_protocol_have_no_verdict_in_claims(tmp_path):
     limits, scores = {"mr": None, "r8": 500}, {"scl": 80.0, "gloss_o": 90.0}
     groups = made(
         tmp_path,
@@ -176,11 +180,14 @@ def test_runs_off_the_protocol_bear_no_verdict_among_claims_either(tmp_path):
         ({"trainer": {"max_epochs": 3}}, ["trainer.max_epochs=3"]),
         ({"trainer": {"max_epochs": 20}}, []),
         ({"model": {"alias": "tiny"}, "dataset": {"train_limit": 9}}, ["model=tiny", "dataset.train_limit=9"]),
-        ({"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}}, []),  # its file sets three
+        (
+            {"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}},
+            [],
+        ),  # the file of the experiment sets 3 epochs
         ({"dataset": {"train_limit": 20}, "experiment": {"name": "few_shot"}}, []),
         ({"dataset": {"train_limit": 2000}, "trainer": {"max_epochs": 10, "patience": 2}}, []),  # stopped early
         ({"trainer": {"max_epochs": 10, "patience": 10}}, ["trainer.max_epochs=10"]),
     ],
 )
-def test_what_makes_a_smoke_run(config, expected):
+def test_reductions_of_smoke_runs(config, expected):
     assert reductions(config) == expected

@@ -1,4 +1,4 @@
-"""Reference lines of Tables 2 and 3."""
+"""Reference lines of Tables 2 and 3: frozen encoder, nearest neighbours, TF-IDF, published numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def groups(root, mode, loss):
 
 
 def added_to(table, *references):
-    """The table with reference lines, and the texts of those lines."""
+    """The table with reference lines, and the texts of these lines."""
     found = with_references(table, *references)
     assert found.rows[: len(table.rows)] == table.rows
     new = found.rows[len(table.rows) :]
@@ -34,9 +34,9 @@ def added_to(table, *references):
     return found, [texts(row) for row in new]
 
 
-def test_reference_lines_of_table2_stand_below_it_without_rank_or_verdict(tmp_path):
-    mine = groups(tmp_path, "integrated", "ce")
-    table, added = added_to(tables.table2(mine), mine, FROZEN, TFIDF)
+def test_reference_lines_of_table2_have_no_rank_or_verdict(tmp_path):
+    runs = groups(tmp_path, "integrated", "ce")
+    table, added = added_to(tables.table2(runs), runs, FROZEN, TFIDF)
     assert added == [
         ["BERT-base", "Frozen encoder + logistic probe", "reference", "71.50 / 71.25", "—"],
         ["BERT-base", "CE: nearest neighbours", "reference", "81.00 ± 1.41 (2)", "—"],
@@ -50,8 +50,8 @@ def test_reference_lines_of_table2_stand_below_it_without_rank_or_verdict(tmp_pa
 
 
 def test_reference_lines_of_table3(tmp_path):
-    mine = groups(tmp_path, "standalone", "scl")
-    _, added = added_to(tables.table3(mine), mine, FROZEN, TFIDF)
+    runs = groups(tmp_path, "standalone", "scl")
+    _, added = added_to(tables.table3(runs), runs, FROZEN, TFIDF)
     assert [row[:6] for row in added] == [
         ["MR", "BERT-base", "Frozen encoder + logistic probe", "reference", "71.50", "71.25"],
         ["MR", "BERT-base", "SCL: nearest neighbours", "reference", "81.00 ± 1.41 (2)", "—"],
@@ -62,15 +62,15 @@ def test_reference_lines_of_table3(tmp_path):
 @pytest.mark.parametrize(
     ("make", "mode", "loss"), [(tables.table2, "integrated", "ce"), (tables.table3, "standalone", "scl")]
 )
-def test_the_papers_numbers_stand_there_where_another_model_ran(tmp_path, make, mode, loss):
-    mine = made(
+def test_published_numbers_are_reference_lines_for_another_model(tmp_path, make, mode, loss):
+    runs = made(
         tmp_path, *({"model": "minilm", "mode": mode, "loss": loss, "dataset": d} for d in ("mr", "r8", "mine"))
     )
-    table, added = added_to(make(mine), mine, [], [])
+    table, added = added_to(make(runs), runs, [], [])
     if make is tables.table2:
         assert added == [["BERT-base", "CE", "paper", "85.64 / 85.64", "97.57 / 93.90", "—"]]
     else:
         assert added[0] == ["MR", "BERT-base", "SCL", "paper", "86.18", "86.18", "0.5725", "1258.4", "33.04", "35"]
-        assert [row[0] for row in added] == ["MR", "R8"]  # of one's own set the paper has none
+        assert [row[0] for row in added] == ["MR", "R8"]  # the paper has no number for the user's own data set
     assert set(table.data["reference"].dropna()) == {"paper"} and "its own for BERT-base" in table.notes[-1]
     assert "paper key" in table.html()

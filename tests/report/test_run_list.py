@@ -1,4 +1,4 @@
-"""The lists of runs on the terminal: by run, by configuration, and two compared."""
+"""The lists of runs on the terminal: by run, by cell, and the comparison of two runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def frame(*changes: dict) -> pd.DataFrame:
     return pd.DataFrame([FIXED | change for change in changes])
 
 
-def test_a_cell_has_mean_and_deviation_of_its_seeds_and_the_best_is_marked():
+def test_by_cell_shows_mean_and_deviation_and_marks_the_best():
     values = [61.0, 63.0, 68.0]
     seeds = [{"seed": s, "test_accuracy": x} for s, x in enumerate(values, start=1)]
     better = {"loss": "gloss_sqrt", "test_accuracy": 64.5, "config_hash": "b" * 8}
@@ -36,8 +36,8 @@ def test_a_cell_has_mean_and_deviation_of_its_seeds_and_the_best_is_marked():
     header, ce, gloss, r8, _ = run_list.by_cell(frame(*seeds, better, r8)).splitlines()
     expected = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
     assert f"{expected} " in ce and f"{expected}*" not in ce and "64.50*" in gloss
-    assert "99.00*" not in r8  # alone in its block
-    assert "60.00*" not in ce + gloss  # a tie is nobody's
+    assert "99.00*" not in r8  # the only cell of its block
+    assert "60.00*" not in ce + gloss  # ties have no mark
     assert "Settings" not in header and "Variant" not in header
 
 
@@ -46,15 +46,15 @@ def test_a_cell_has_mean_and_deviation_of_its_seeds_and_the_best_is_marked():
     [
         ([{"trainer.lr": lr} for lr in (1e-5, 2e-5, 3e-5)], ["lr=1e-05", "lr=2e-05", "lr=3e-05"]),
         ([{"trainer.patience": x} for x in (10, 10, 10, None)], ["", "", "", "patience=null"]),
-        ([{}, {"loss": "scl", "trainer.lr": 7e-5}], ["", ""]),  # another loss is no other setting
+        ([{}, {"loss": "scl", "trainer.lr": 7e-5}], ["", ""]),  # the loss is not a setting
     ],
 )
-def test_settings_are_those_that_tell_configurations_apart(changes, expected):
+def test_settings_are_the_keys_that_differ_between_configurations(changes, expected):
     found = run_list.settings(frame(*({"config_hash": f"{i:08}", **x} for i, x in enumerate(changes))))
     assert list(found.values()) == expected
 
 
-def test_two_runs_are_compared_by_what_differs():
+def test_compared_lists_the_differing_values_of_two_runs():
     rows = frame({}, {"trainer.lr": 3e-5, "test_accuracy": 60.25, "folder": "y"})
     lines = run_list.compared(rows.iloc[0], rows.iloc[1]).splitlines()[-2:]
     assert [line.split() for line in lines] == [
@@ -81,13 +81,13 @@ def outputs(tmp_path_factory) -> Path:
 
 def test_the_script_filters_sorts_and_compares_runs(outputs):
     runs = load_runs(outputs)
-    mine = runs[(runs.dataset == "mr") & runs.loss.isin(["ce", "scl"])].sort_values("test_accuracy", kind="stable")
-    names = [f"{x.config_hash}/{x.seed}" for x in mine.itertuples()]
+    selected = runs[(runs.dataset == "mr") & runs.loss.isin(["ce", "scl"])].sort_values("test_accuracy", kind="stable")
+    names = [f"{x.config_hash}/{x.seed}" for x in selected.itertuples()]
     listed = script(outputs, "dataset=mr", "loss=ce,scl", "sort=-test_accuracy").stdout.splitlines()[1:]
     assert [line.split()[0] for line in listed] == names
-    both = script(outputs, f"compare={names[0]},'{mine.iloc[-1].folder}'").stdout
-    difference = mine.iloc[-1].test_accuracy - mine.iloc[0].test_accuracy
-    assert f"{difference:+.4g}" in both and str(mine.iloc[0].folder) in both
+    both = script(outputs, f"compare={names[0]},'{selected.iloc[-1].folder}'").stdout
+    difference = selected.iloc[-1].test_accuracy - selected.iloc[0].test_accuracy
+    assert f"{difference:+.4g}" in both and str(selected.iloc[0].folder) in both
     assert len(script(outputs).stdout.splitlines()) == len(runs) + 1
     assert len(script(outputs, "by=cell").stdout.splitlines()) == runs.groupby(CELL).ngroups + 2
 
@@ -102,6 +102,6 @@ def test_the_script_filters_sorts_and_compares_runs(outputs):
         ("compare=x,y", "no finished run named x"),
     ],
 )
-def test_mistakes_are_told_in_a_line(outputs, argument, message):
+def test_invalid_arguments_of_the_runs_script_give_one_line(outputs, argument, message):
     done = script(outputs, argument)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1

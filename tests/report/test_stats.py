@@ -1,4 +1,4 @@
-"""The report's statistics against scipy, brute force and values worked out by hand."""
+"""The statistics of the report against scipy, brute force and values worked out by hand."""
 
 import itertools
 import math
@@ -59,12 +59,12 @@ def test_sign_flip_agrees_with_scipy_on_all_permutations():
     assert stats.sign_flip(values) == pytest.approx(expected.pvalue, rel=1e-12)
 
 
-def test_sign_flip_of_25_pairs_is_exact_and_bounded():
+def test_sign_flip_is_exact_with_bounds_on_the_number_of_pairs():
     assert stats.sign_flip([1.0] * 25) == 2 / 2**25 == stats.smallest_p(25)
     assert stats.smallest_p(0) == stats.smallest_p(1) == 1.0
-    assert stats.smallest_p(5) == 0.0625  # five seeds of one data set never reach 0.05
+    assert stats.smallest_p(5) == 0.0625  # with five seeds of one data set p cannot reach 0.05
     assert stats.sign_flip([1.0] * 40) == 2 / 2**40
-    assert stats.sign_flip([5e-10, 5e-10]) == 1.0  # what rounding alone can make: every pattern reaches it
+    assert stats.sign_flip([5e-10, 5e-10]) == 1.0  # within rounding: every sign pattern counts
     assert stats.sign_flip([]) is None
     with pytest.raises(ValueError, match="at most 40 differences, got 41"):
         stats.sign_flip([1.0] * 41)
@@ -81,20 +81,20 @@ def test_holm_by_hand():
 @pytest.mark.parametrize(
     "values, published, metric, expected",
     [
-        ([85.0, 85.1, 85.2], 85.6, "accuracy", "ok"),  # difference 0.5: the bound belongs to ok
+        ([85.0, 85.1, 85.2], 85.6, "accuracy", "ok"),  # a difference of 0.5, the bound, is ok
         ([85.0, 85.1, 85.2], 85.61, "accuracy", "near"),
         ([85.0, 85.1, 85.2], 86.6, "accuracy", "near"),
         ([85.0, 85.1, 85.2], 86.61, "accuracy", "unresolved"),  # 1.51 ± 0.25 reaches below 1.5
-        ([85.0, 85.1, 85.2], 86.86, "accuracy", "off"),  # 1.76 ± 0.25 does not
+        ([85.0, 85.1, 85.2], 86.86, "accuracy", "off"),  # 1.76 ± 0.25 lies above 1.5
         ([85.0, 85.0, 85.0], 86.51, "accuracy", "off"),
         ([50.12, 52.26, 50.65, 51.72, 51.19], 71.28, "accuracy", "off"),  # a wide interval, and 20 points away
         ([30.0, 50.0, 70.0], 71.28, "accuracy", "unresolved"),  # 21 ± 50
         ([85.0, 85.1], 85.0, "accuracy", "unresolved"),  # two seeds
         ([84.0, 85.0, 86.0], 85.0, "accuracy", "unresolved"),  # interval 85 ± 2.48
-        ([84.6, 85.0, 85.4], 85.0, "accuracy", "ok"),  # half the width 0.99
-        ([84.4, 85.0, 85.6], 85.0, "accuracy", "ok"),  # 1.49
-        ([84.38, 85.0, 85.62], 85.0, "accuracy", "unresolved"),  # 1.54
-        ([84.8, 85.0, 85.2], 85.0, "accuracy", "ok"),  # width 0.99
+        ([84.6, 85.0, 85.4], 85.0, "accuracy", "ok"),  # half width 0.99
+        ([84.4, 85.0, 85.6], 85.0, "accuracy", "ok"),  # half width 1.49
+        ([84.38, 85.0, 85.62], 85.0, "accuracy", "unresolved"),  # half width 1.54
+        ([84.8, 85.0, 85.2], 85.0, "accuracy", "ok"),  # full width 0.99
         ([84.0, 84.1, 84.2], 85.1, "macro_f1", "ok"),
         ([84.0, 84.1, 84.2], 87.1, "macro_f1", "near"),
         ([84.0, 84.1, 84.2], 87.4, "macro_f1", "off"),
@@ -111,13 +111,13 @@ def test_verdict(values, published, metric, expected):
 
 
 @pytest.mark.parametrize(("score", "expected"), [(87.5, "ok"), (88.5, "near"), (88.625, "off")])
-def test_a_difference_on_a_bound_is_within_it(score, expected):
-    """Binary fractions, so that no rounding decides; equal seeds have an interval of no width."""
+def test_a_difference_equal_to_a_bound_is_within_it(score, expected):
+    """Binary fractions avoid rounding; equal seeds have an interval of width 0."""
     assert stats.verdict([score] * 3, 87.0, "accuracy") == expected
 
 
-def test_an_interval_as_wide_as_the_bound_still_resolves():
-    """Half the width of three seeds is 4.3027 · std / √3: here 1.5, the bound of "near", give or take 5e-10."""
+def test_an_interval_as_wide_as_the_bound_is_resolved():
+    """The half width of three seeds is 4.3027 · std / √3: here 1.5, the bound of "near", up to 5e-10 or 2e-9."""
     for half, expected in ((1.5 - 5e-10, "ok"), (1.5 + 5e-10, "ok"), (1.5 + 2e-9, "unresolved")):
         spread = half * math.sqrt(3) / stdtrit(2, 0.975)
         assert stats.verdict([85 - spread, 85.0, 85 + spread], 85.0, "accuracy") == expected
@@ -129,30 +129,30 @@ def sample(mean, std, n=5):
     return [mean + std * x / stats.std(shape) for x in shape]
 
 
-@pytest.mark.parametrize("mine, theirs", [(0.85, 0.17), (0.3, 1.1), (1.0, 1.0), (0.01, 0.4), (2.0, 1e-9)])
-def test_the_interval_of_the_difference_is_scipys_welch(mine, theirs):
-    ours, printed = sample(51.0, mine, 4), sample(71.28, theirs)
+@pytest.mark.parametrize("our_std, their_std", [(0.85, 0.17), (0.3, 1.1), (1.0, 1.0), (0.01, 0.4), (2.0, 1e-9)])
+def test_welch_half_equals_scipy(our_std, their_std):
+    ours, printed = sample(51.0, our_std, 4), sample(71.28, their_std)
     low, high = scipy_stats.ttest_ind(ours, printed, equal_var=False).confidence_interval()
-    assert stats.welch_half(ours, theirs) == pytest.approx((high - low) / 2, rel=1e-6)
+    assert stats.welch_half(ours, their_std) == pytest.approx((high - low) / 2, rel=1e-6)
     assert (low + high) / 2 == pytest.approx(stats.mean(ours) - 71.28)
 
 
-def test_two_means_that_vary_alike_have_an_interval_all_the_same():
+def test_welch_half_of_equal_variances_equals_scipy():
     values = [1.0, 2.0, 3.0, 4.0]
     low, high = scipy_stats.ttest_ind(values, values, equal_var=False).confidence_interval()
     assert stats.welch_half(values, stats.std(values), n=4) == pytest.approx((high - low) / 2, rel=1e-9)
 
 
-def test_the_papers_deviation_widens_the_interval():
+def test_the_published_deviation_widens_the_interval():
     values = [84.6, 85.0, 85.4]
     assert stats.verdict(values, 85.0, "accuracy", 0.1) == "ok"
-    assert stats.verdict(values, 85.0, "accuracy", 1.6) == "unresolved"  # half the width 2.0
+    assert stats.verdict(values, 85.0, "accuracy", 1.6) == "unresolved"  # half width 2.0
     assert stats.verdict([85.0, 85.1, 85.2], 86.9, "accuracy", 0.0) == "off"  # 1.8 ± 0.25
     assert stats.verdict([85.0, 85.1, 85.2], 86.9, "accuracy", 0.5) == "unresolved"  # 1.8 ± 0.6
 
 
-def test_an_exact_repeat_of_a_published_cell_is_ok():
-    """Unresolved are only the two of 160 whose deviation is too large for five runs to tell: half is 1.458 of it."""
+def test_repeating_a_published_cell_exactly_is_ok():
+    """Only two of 160 cells are unresolved: their deviation is too large for five runs (half width 1.458 · std)."""
     verdicts = {}
     for table in ("table2", "table3"):
         for row in paper.rows(table):
@@ -172,14 +172,14 @@ def test_an_exact_repeat_of_a_published_cell_is_ok():
     "differences, expected",
     [
         ([0.9, 1.0, 1.1], "supported"),  # 1 ± 0.25
-        ([0.1, 0.11, 0.12], "supported"),  # small but certain: above 0 comes first
+        ([0.1, 0.11, 0.12], "supported"),  # small, but the interval is above 0
         ([-0.9, -1.0, -1.1], "contradicted"),
         ([-0.1, 0.0, 0.1], "no practical difference"),  # 0 ± 0.25
         ([-1.0, 0.0, 1.0], "inconclusive"),  # 0 ± 2.48
         ([1.0], "inconclusive"),
         ([0.0, 0.0, 0.0], "no practical difference"),
         ([4.0, 4.1], "supported"),  # 4.05 ± 0.64
-        ([4.0, 4.0], "inconclusive"),  # no spread to judge by
+        ([4.0, 4.0], "inconclusive"),  # no spread, so no interval
     ],
 )
 def test_claim(differences, expected):
@@ -196,6 +196,6 @@ def test_the_bounds_of_a_claim_belong_to_no_practical_difference():
     assert stats.claim([-d for d in differences], practical=high - 1e-6) == "inconclusive"
 
 
-def test_what_rounding_alone_can_make_supports_nothing():
+def test_differences_within_rounding_support_no_claim():
     assert stats.claim([1e-9] * 4) == stats.claim([-1e-9] * 4) == "no practical difference"
     assert (stats.claim([2e-9] * 4), stats.claim([-2e-9] * 4)) == ("supported", "contradicted")

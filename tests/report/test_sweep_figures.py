@@ -1,4 +1,4 @@
-"""Figures 2, 3 and 7 and our own experiments, from synthetic runs with known answers."""
+"""Figures 2, 3 and 7 and our own experiments, from synthetic runs with known results."""
 
 import pytest
 from from_runs import check_files, groups_of, made, texts
@@ -26,16 +26,18 @@ def test_fig2_shows_the_distance_to_the_best_mean(tmp_path):
     check_files(lambda: sweeps.fig2(groups), tmp_path)
 
 
-def test_fig3_has_a_panel_for_gamma_and_one_for_sigma(tmp_path):
+def test_fig3_has_one_panel_for_gamma_and_one_for_sigma(tmp_path):
     gamma = made(tmp_path, at("loss.gamma", 0.5, 86.0, 88.0))
     sigma = made(tmp_path, at("ablation.sigma_scale", 2.0, 80.0))
     drawing = sweeps.fig3(gamma, sigma)
     assert [(r["setting"], r["x"]) for r in drawing.data] == [("loss.gamma", 0.5), ("ablation.sigma_scale", 2.0)]
-    assert not any("sigma_scale" in note for note in drawing.notes)  # what is swept is no departure
+    assert not any(
+        "sigma_scale" in note for note in drawing.notes
+    )  # the swept key is not a deviation from the protocol
     assert sweeps.fig3([], []) is None
 
 
-def test_fig2_mixes_no_models_losses_or_other_settings(tmp_path):
+def test_fig2_separates_models_losses_and_other_settings(tmp_path):
     specs = []
     for i, (model, loss) in enumerate((m, x) for m in ("bert", "minilm") for x in ("gloss_sqrt", "gloss_o")):
         for dataset, offset in (("mr", 0.0), ("r8", 10.0)):
@@ -48,7 +50,7 @@ def test_fig2_mixes_no_models_losses_or_other_settings(tmp_path):
     assert "BERT-base, integrated, G-Loss-SQRT + CE; BERT-base, integrated, G-Loss-O + CE; MiniLM" in drawing.notes[0]
 
 
-def test_what_else_was_swept_has_a_line_of_its_own(tmp_path):
+def test_other_swept_keys_have_separate_lines(tmp_path):
     specs = [
         {
             **at("dataset.train_limit", limit, 70.0 + 1e5 * lr),
@@ -62,11 +64,11 @@ def test_what_else_was_swept_has_a_line_of_its_own(tmp_path):
     assert found == {"trainer.lr=1e-05": [71.0, 71.0], "trainer.lr=2e-05": [72.0, 72.0]}
 
 
-def test_fig7_compares_each_cell_with_its_own_best_values(tmp_path):
+def test_fig7_compares_each_cell_with_its_best_values(tmp_path):
     sigma, lam = "ablation.sigma_scale", "ablation.lam_offset"
     mr = [at(sigma, 0.5, 85.0, 86.0), at(sigma, 2.0, 87.5), at(lam, -0.1, 86.9)]
     r8 = [at(sigma, 1.0, 95.0, 95.0, dataset="r8"), at(sigma, 0.5, 93.0, 93.0, dataset="r8")]
-    r52 = [at(sigma, 0.5, 50.0, dataset="r52")]  # its best was not run
+    r52 = [at(sigma, 0.5, 50.0, dataset="r52")]  # the cell with its best values is missing
     groups = made(tmp_path, at(sigma, 1.0, 86.0, 87.0, 88.0), *mr, *r8, *r52)
     drawing = sweeps.fig7(groups)
     shown = [(r["dataset"], r["setting"], r["x"], round(r["change"], 9), r["n"]) for r in drawing.data]
@@ -77,7 +79,7 @@ def test_fig7_compares_each_cell_with_its_own_best_values(tmp_path):
         ("r8", sigma, 0.5, -2.0, 2),
     ]
     assert drawing.figure.axes[1].get_title() == "R8, BERT-base, integrated, G-Loss-O + CE"
-    assert sweeps.fig7([g for g in groups if g.dataset == "r52"]) is None  # nothing to compare with
+    assert sweeps.fig7([g for g in groups if g.dataset == "r52"]) is None  # no reference cell
     check_files(lambda: sweeps.fig7(groups), tmp_path)
 
 
@@ -90,7 +92,7 @@ def test_fig7_compares_each_cell_with_its_own_best_values(tmp_path):
         ("graph_size", "trainer.batch_size", (128, 1024)),
     ],
 )
-def test_our_own_sweeps_draw_a_line_a_loss(tmp_path, name, path, values):
+def test_own_sweeps_draw_one_line_per_loss(tmp_path, name, path, values):
     losses = ("gloss_sqrt", "gloss_o")
     groups = made(
         tmp_path, *(at(path, x, 80.0 + i, 82.0 + i, loss=loss) for loss in losses for i, x in enumerate(values))
@@ -102,7 +104,7 @@ def test_our_own_sweeps_draw_a_line_a_loss(tmp_path, name, path, values):
 
 
 def noise_cells(root, gloss=(82.0, 83.2, 84.1), **changes):
-    """Cross-entropy at 80, 81, 82; G-Loss with two noises; its graph shuffled."""
+    """Cross-entropy with scores 80, 81, 82; G-Loss with two noise levels and with a shuffled graph."""
     specs = [{"accuracy": (80.0, 81.0, 82.0), "point": {"ablation.graph_shuffle": False}, "config": changes}]
     for noise, is_shuffled, scores in ((0.0, False, gloss), (0.08, False, (79.0,)), (0.0, True, (80.5, 81.0, 82.5))):
         ablation = {"graph_noise": noise, "graph_shuffle": is_shuffled}
@@ -112,14 +114,14 @@ def noise_cells(root, gloss=(82.0, 83.2, 84.1), **changes):
     return made(root, *specs)
 
 
-def test_graph_noise_says_what_of_the_gain_survives_the_shuffle(tmp_path):
+def test_graph_noise_notes_the_share_of_the_gain_after_the_shuffle(tmp_path):
     groups = noise_cells(tmp_path)
     drawing = sweeps.sweep("graph_noise", groups)
     start = "MR, BERT-base, G-Loss-O + CE (integrated, n=3): 16 % of its gain over CE (+2.10 points"
     assert drawing.notes[0].startswith(start)
     assert drawing.notes[0].endswith("survives the shuffle; shuffled it is +0.33 from CE.")  # 0.3333 / 2.1
     looks = [container.lines[0].get_linestyle() for container in drawing.figure.axes[0].containers]
-    assert looks[2] == ":" and ":" not in looks[:2]  # a line with another setting
+    assert looks[2] == ":" and ":" not in looks[:2]  # the line style of another setting
     labels = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
     assert labels == ["CE (n=3)", "G-Loss-O + CE (n=1–3)", "G-Loss-O + CE (shuffled graph) (n=3)"]
     across = [line for line in drawing.figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]
@@ -127,20 +129,20 @@ def test_graph_noise_says_what_of_the_gain_survives_the_shuffle(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"trainer": {"max_epochs": 3}}, "bear no verdict"),  # off the protocol
-        ({"gloss": (79.0, 81.5, 83.0)}, "no share of it can be named"),  # not resolved
-        ({"gloss": (79.0, 80.0, 81.0)}, "no share of it can be named"),  # a loss
+        ({"gloss": (79.0, 81.5, 83.0)}, "no share of it can be named"),  # the gain is not resolved
+        ({"gloss": (79.0, 80.0, 81.0)}, "no share of it can be named"),  # the gain is negative
         ({"gloss": (82.0,)}, "no share of it can be named"),
     ],
 )
-def test_no_share_of_a_gain_that_is_none(tmp_path, changes, said):
+def test_no_share_is_noted_without_a_resolved_gain(tmp_path, changes, message):
     (note,) = sweeps.shuffle_notes(noise_cells(tmp_path, **changes))
-    assert said in note and "survives" not in note
+    assert message in note and "survives" not in note
 
 
-def test_shift_is_a_matrix_of_training_and_test_sets_and_pairs_the_drop_by_seed(tmp_path):
+def test_shift_table_has_training_and_test_sets_and_the_paired_drop(tmp_path):
     scores = {"mr": {"test": (80.0, 82.0), "test_on_r8": (70.0, 70.0), "test_on_r52": (50.0, 51.0)}}
     scores["r8"] = {"test": (90.0,), "test_on_mr": (60.0,), "test_on_r52": (85.0,)}
     cells = []

@@ -1,4 +1,4 @@
-"""Tables 2 to 6 and 9, the claims and the table of all runs, from synthetic runs with known answers."""
+"""Tables 2 to 6 and 9, the claims and the table of all runs, from synthetic runs with known results."""
 
 import csv
 import io
@@ -17,8 +17,8 @@ from gloss.report.tables import results as tables
 LOSSES = ("ce", "scl_ce", "gloss_sqrt", "gloss_o")
 
 
-def test_table2_shows_means_verdicts_ranks_and_what_is_missing(tmp_path):
-    found = {"ce": {"accuracy": 85.64}, "scl_ce": {"accuracy": 84.97, "macro_f1": 80.0}}  # CE: the paper's own mean
+def test_table2_shows_means_verdicts_ranks_and_missing_runs(tmp_path):
+    found = {"ce": {"accuracy": 85.64}, "scl_ce": {"accuracy": 84.97, "macro_f1": 80.0}}  # CE: the published mean
     found["gloss_o"] = {"accuracy": (86.43, 86.63)}
     specs = [{"loss": x, "dataset": d, **(found.get(x, {}) if d == "mr" else {})} for x in LOSSES for d in ("mr", "r8")]
     table = tables.table2(made(tmp_path, *specs))
@@ -39,15 +39,15 @@ def test_table2_shows_means_verdicts_ranks_and_what_is_missing(tmp_path):
     assert float(first["difference"]) == pytest.approx(0, abs=1e-9)
 
 
-def test_a_cell_is_judged_with_the_deviation_that_the_paper_prints_for_it(tmp_path):
-    """Both lie 2.3 points below: CE's ± 0.81 leaves it open whether by more than 1.5, G-Loss-O's ± 0.12 does not."""
+def test_verdicts_use_the_published_standard_deviation(tmp_path):
+    """Both are 2.3 points below. With CE's ± 0.81 it may be less than 1.5 points, with G-Loss-O's ± 0.12 it is more."""
     found = {"ce": 85.64 - 2.3, "gloss_o": 86.63 - 2.3}
     table = tables.table2(made(tmp_path, *({"loss": x, "accuracy": y} for x, y in found.items())))
     assert [r[3].verdicts[0] for r in ours(table)] == ["unresolved", "off"]
 
 
-def test_a_cell_in_another_mode_stands_beside_and_is_not_judged(tmp_path):
-    """integrated at the paper's 86.63; standalone two points below it, which would be off, and would hide the other."""
+def test_a_cell_in_another_mode_is_listed_without_verdict(tmp_path):
+    """integrated at the published 86.63, standalone two points below; in one cell one would hide the other."""
     scores = {"integrated": 86.63, "standalone": 84.63}
     groups = made(tmp_path, *({"mode": m, "loss": "gloss_o", "accuracy": x} for m, x in scores.items()))
     table = tables.table2(groups)
@@ -57,7 +57,7 @@ def test_a_cell_in_another_mode_stands_beside_and_is_not_judged(tmp_path):
     ]
     assert [r[3].verdict for r in table.rows] == ["ok", "", ""] and table.rows[2][3].plain().startswith("84.63")
     assert [r["paper"] for r in records(table)] == [86.63, 86.61, None, None]
-    assert all(part.rank == 0 for r in table.rows for part in r[3].parts)  # no contest between modes
+    assert all(part.rank == 0 for r in table.rows for part in r[3].parts)  # modes are not ranked against each other
     third = tables.table3(groups)
     assert [r[2].plain() for r in third.rows] == ["G-Loss-O + CE (integrated)", "G-Loss-O", ""]
     assert [r[4].verdict for r in third.rows] == ["", "unresolved", ""]  # 86.22 in Table 3: 1.59 ± 0.40
@@ -65,7 +65,7 @@ def test_a_cell_in_another_mode_stands_beside_and_is_not_judged(tmp_path):
     assert tables.table2(gather([only], [])[0]).rows[0][1].plain() == "G-Loss-O (standalone)"
 
 
-def test_pairs_tables_and_ranks_keep_modes_apart(tmp_path):
+def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
     scores = {("integrated", "gloss_o"): 87.0, ("integrated", "cosine"): 86.0}
     scores |= {("standalone", "gloss_o"): 80.0, ("standalone", "cosine"): 81.0, ("standalone", "scl"): 80.5}
     groups = made(tmp_path, *({"mode": m, "loss": x, "accuracy": y} for (m, x), y in scores.items()))
@@ -82,13 +82,13 @@ def test_pairs_tables_and_ranks_keep_modes_apart(tmp_path):
     assert {(r["mode"], r["loss"]) for r in records(shifted)} == set(scores)
 
 
-def test_runs_with_other_hyperparameters_are_listed_beside_and_never_mixed_in(tmp_path):
+def test_runs_with_other_hyperparameters_are_listed_separately(tmp_path):
     made(
         tmp_path, {"accuracy": 85.0}, {"accuracy": 50.0, "config_hash": "ffffffff"}, {"dataset": "r8", "accuracy": 9.0}
     )
     groups, others = gather([cell(seeds=(1, 2))], read_records(tmp_path)[0])
     assert sorted(groups[0].test("accuracy").values()) == [84.8, 85.0]
-    # seed 3 of the cell itself was not asked for; the other config_hash were never asked for; r8 is no cell here
+    # others: seed 3 and the other config_hash were not requested; r8 has no cell here
     assert [(g.config_hash, len(g.runs)) for g in others] == [("0123abcd", 1), ("ffffffff", 3)]
 
 
@@ -109,7 +109,7 @@ def table3_groups(tmp_path):
     return made(tmp_path, *specs)
 
 
-def test_table3_gives_times_as_ratios_and_leaves_shared_devices_out(table3_groups):
+def test_table3_shows_time_ratios_and_omits_shared_devices(table3_groups):
     table, times = tables.table3(table3_groups), ("total_seconds", "seconds_per_epoch")
     mine, printed = row(table, "MR", "BERT-base", "G-Loss-O", "ours")
     assert mine[4:8] == ["86.30 ± 0.20 (3)", "86.30 ± 0.20", "0.5500 ± 0.0000", "376.0 ± 0.0"]  # 25 · 15 + 1
@@ -122,8 +122,8 @@ def test_table3_gives_times_as_ratios_and_leaves_shared_devices_out(table3_group
     assert [len(r) for r in table.rows] == [len(table.columns)] * 8
 
 
-def test_times_of_other_devices_are_left_out_and_never_averaged(tmp_path):
-    """Two seeds on an A100 at 10 s and one on an H100 at 4 s are 10 s, not 8.00 ± 3.46; a cell on an H100 has none."""
+def test_times_of_other_devices_are_omitted_from_means(tmp_path):
+    """Two seeds on an A100 (10 s) and one on an H100 (4 s) give 10 s, not 8.00 ± 3.46; a cell only on H100 has none."""
     found = {"scl": "HHH", "triplet": "A", "cosine": "AAA", "gloss_o": "AAH"}
     for loss, devices in found.items():
         for seed, name in enumerate(devices, start=1):
@@ -137,7 +137,7 @@ def test_times_of_other_devices_are_left_out_and_never_averaged(tmp_path):
     }
     assert "Times are those on A100: the times of 4 runs on H100 are left out." in table.notes
     mine, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
-    assert mine[6:] == ["4.00 (1)", "4.00 (1)", "+0.0 %"]  # on the one device where a seed of both was timed
+    assert mine[6:] == ["4.00 (1)", "4.00 (1)", "+0.0 %"]  # on the only device with times of a common seed
     runs = runs_table(loose(tmp_path))
     times = {"SCL": "—", "Triplet": "—", "Cosine": "10.00 ± 0.00", "G-Loss-O": "10.00 ± 0.00"}
     assert {r[3].plain(): r[8].plain() for r in runs.rows} == times
@@ -145,7 +145,7 @@ def test_times_of_other_devices_are_left_out_and_never_averaged(tmp_path):
     assert any("runs shared their device (1)" in n for n in runs.notes)
 
 
-def test_table4_gives_the_change_in_percent(table3_groups):
+def test_table4_shows_changes_in_percent(table3_groups):
     table = tables.table4(table3_groups)
     mine, printed = row(table, "MR", "BERT-base", "ours")
     silhouettes = ["0.5500 ± 0.0000 (3)", "0.5000 ± 0.0000 (3)", "+10.0 %"]
@@ -154,7 +154,7 @@ def test_table4_gives_the_change_in_percent(table3_groups):
     assert printed[3:] == ["0.5507", "0.5725", "-3.8 %", "27.77", "33.04", "-16.0 %"]  # the paper: 16.0 % faster
 
 
-def test_table4_compares_the_seeds_that_both_ran(tmp_path):
+def test_table4_compares_common_seeds(tmp_path):
     found = {"scl": {1: (0.5, 20.0), 2: (0.6, 30.0), 9: (0.9, 1.0)}}
     found["gloss_o"] = {1: (0.6, 10.0), 2: (0.7, 20.0), 3: (0.1, 1.0)}
     for loss, runs in found.items():
@@ -174,7 +174,7 @@ def test_table9_pairs_by_data_set_and_seed(tmp_path):
     scl = [{"mode": "standalone", "loss": "scl", "dataset": d, "accuracy": (86.0, 87.0, 88.0)} for d in differences]
     both = [{**x, "loss": "gloss_o", "accuracy": tuple(86.0 + i + d for i, d in enumerate(differences[x["dataset"]]))}
             for x in scl]  # fmt: skip
-    write_run(tmp_path, loss="scl", accuracy=1.0, mode="standalone", seed=9)  # no partner
+    write_run(tmp_path, loss="scl", accuracy=1.0, mode="standalone", seed=9)  # no seed 9 of the other loss
     pooled, within = compare.table9(made(tmp_path, *scl, *both, seeds=(1, 2, 3, 9)))
     mine, printed = row(pooled, "G-Loss-O against SCL", "ours")
     assert mine[2:5] == ["87.65", "87.00", "+0.65"]
@@ -186,8 +186,8 @@ def test_table9_pairs_by_data_set_and_seed(tmp_path):
     assert row(pooled, "G-Loss-O against Triplet", "ours")[0][2:] == ["—"] * 8 + ["0", "—"]
 
 
-def test_claims_say_what_the_interval_says(tmp_path):
-    """Of two settings of a loss that no sweep tells apart the last speaks."""
+def test_verdicts_of_claims_follow_the_interval(tmp_path):
+    """Of two settings of a loss that do not belong to a sweep, the last one is used."""
     scores = {"ce": (85.0,) * 3, "gloss_sqrt": (82.3, 82.0, 81.7), "gloss_o": (85.9, 86.0, 86.1)}
     specs = [{"loss": x, "accuracy": y} for x, y in scores.items()]
     specs.insert(1, {"loss": "gloss_o", "accuracy": 70.0, "config_hash": "ffffffff"})
@@ -200,7 +200,7 @@ def test_claims_say_what_the_interval_says(tmp_path):
 
 def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_path):
     specs = [{"loss": "ce"}, {"loss": "gloss_sqrt", "accuracy": 86.0, "val": 90.0}]
-    specs += [{"loss": "gloss_o", "accuracy": 87.0, "val": 89.0}]  # better on test: not looked at
+    specs += [{"loss": "gloss_o", "accuracy": 87.0, "val": 89.0}]  # better on test, which is not used
     table = compare.table5(made(tmp_path, *specs), [{"dataset": "mr", "test": {"accuracy": 76.14}}])
     mine, best = row(table, "G-Loss + BERT-base (ours, mean)")
     assert mine[1] == "86.00 SQRT (3)" and best[1] == "86.20 [seed 3]"
@@ -208,7 +208,7 @@ def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_pa
     assert row(table, "TextGCN")[0][1] == "76.74"
     ranks = {r[0].plain(): r[1].parts[0].rank for r in table.rows}
     assert ranks["RoBERTa-GCN"] == 1 and ranks["RoBERTa-large"] == 2
-    assert ranks["G-Loss + RoBERTa-large (paper)"] == 0  # one best number: not ranked
+    assert ranks["G-Loss + RoBERTa-large (paper)"] == 0  # a best number instead of a mean: not ranked
 
 
 def test_table5_does_not_rank_reduced_runs_of_ours(tmp_path):
@@ -221,7 +221,7 @@ def test_table5_does_not_rank_reduced_runs_of_ours(tmp_path):
     assert any("not ranked" in n and "protocol" in n for n in table.notes)
 
 
-def test_table6_carries_the_papers_contradictions(tmp_path):
+def test_table6_notes_contradictions_in_the_paper(tmp_path):
     table = tables.table6(made(tmp_path, {"dataset": "sst2"}, {"dataset": "qnli", "accuracy": 89.08}))
     mine, printed = row(table, "BERT-base", "CE", "ours")
     assert mine[3:] == ["—", "89.08 ± 0.20 (3)"] and printed[3:] == ["91.20", "89.08"]
@@ -229,7 +229,7 @@ def test_table6_carries_the_papers_contradictions(tmp_path):
     assert "92.32" in notes and "90.06 against 89.62" in notes
 
 
-def test_records_of_an_older_schema_count_what_they_have(tmp_path):
+def test_records_of_an_older_schema_are_used_where_possible(tmp_path):
     write_run(tmp_path, seed=1)
     old = write_run(tmp_path, seed=2) / "result.json"
     text = old.read_text().replace('"schema_version": 1', '"schema_version": 0')
@@ -238,14 +238,14 @@ def test_records_of_an_older_schema_count_what_they_have(tmp_path):
     assert list(group.values("seconds", "per_epoch")) == [1] and list(group.test("accuracy")) == [1, 2]
 
 
-def test_runs_are_listed_by_the_values_of_their_settings(tmp_path):
+def test_runs_are_sorted_by_the_values_of_their_settings(tmp_path):
     for i, limit in enumerate((100, 20, 1000)):
         write_run(tmp_path, config_hash=f"{i}" * 8, config={"dataset": {"train_limit": limit}})
     settings = [row[4].plain() for row in runs_table(loose(tmp_path)).rows]
-    assert settings == ["train_limit=20", "train_limit=100", "train_limit=1000"]  # not as words: 100, 1000, 20
+    assert settings == ["train_limit=20", "train_limit=100", "train_limit=1000"]  # as texts: 100, 1000, 20
 
 
-def test_runs_are_ranked_among_their_like_only(tmp_path):
+def test_runs_are_ranked_only_within_equal_settings(tmp_path):
     for loss, accuracy in (("ce", 80.0), ("gloss_o", 81.0)):
         write_run(tmp_path, loss=loss, accuracy=accuracy, config_hash="1" * 8)
         limited = {"dataset": {"train_limit": 20}}
@@ -254,8 +254,11 @@ def test_runs_are_ranked_among_their_like_only(tmp_path):
     table = runs_table(loose(tmp_path))
     reduced, whole = "max_epochs=null train_limit=20", "max_epochs=200 train_limit=null"
     assert [(r[3].plain(), r[4].plain(), r[6].parts[0].rank) for r in table.rows] == [
-        *[("CE", whole, 0), ("G-Loss-O + CE", whole, 1)],  # contests one after the other, named by what differs
+        *[
+            ("CE", whole, 0),
+            ("G-Loss-O + CE", whole, 1),
+        ],  # groups of comparable runs in order, named by the differing settings
         *[("CE", reduced, 0), ("G-Loss-O + CE", reduced, 1)],
-        *[("CE", "released", 0), ("G-Loss-O + CE", "released", 0)],  # equal
+        *[("CE", "released", 0), ("G-Loss-O + CE", "released", 0)],  # equal scores
     ]
     assert "Not the paper's protocol (2 of 6 rows; the CSV says of which): dataset.train_limit=20." in table.notes

@@ -1,4 +1,4 @@
-"""Tables 1 and 7, and how tables are written."""
+"""Tables 1 and 7, and the formats of tables: Markdown, LaTeX, CSV, HTML."""
 
 from types import SimpleNamespace
 
@@ -11,7 +11,7 @@ from gloss.report.table import Entry, Part, Table, csv_text, entry, number_text,
 from gloss.report.tables import datasets_and_search as starting
 
 
-def test_table1_stands_beside_the_papers():
+def test_table1_shows_our_counts_and_the_papers():
     splits = {
         part: {"rows": n, "classes": 2, "too_long": 0.015}
         for part, n in {"train": 6397, "val": 711, "test": 3554}.items()
@@ -37,7 +37,7 @@ def test_table1_stands_beside_the_papers():
 
 
 def study(name="a-11111111", values=(), **changes):
-    """A finished study of γ and σ; values: (γ, σ, score) a trial."""
+    """A finished study of γ and σ; values: (γ, σ, score) of each trial."""
     trials = [
         {"number": i, "params": {"gamma": g, "sigma": x}, "value": v, "state": "complete", "duplicate_of": None}
         for i, (g, x, v) in enumerate(values)
@@ -52,16 +52,16 @@ def test_table7_gives_the_interval_of_the_best_fifth():
     values = [(0.1, 1.0, 50), (0.5, 2.0, 80), (0.6, 3.0, 90), (0.7, 4.0, 70), (0.8, 5.0, 60), (0.9, 6.0, 99)]
     one = study(values=values)
     failed = {"number": 6, "params": {"gamma": 0.2, "sigma": 9.0}, "value": None, "state": "fail", "duplicate_of": None}
-    twin = one.trials[5] | {"number": 7, "duplicate_of": 5}  # counted, the best fifth would be trial 5 twice
+    twin = one.trials[5] | {"number": 7, "duplicate_of": 5}  # if it counted, the best fifth would be trial 5 twice
     one.trials += [failed, twin]
     table = starting.table7([one])
-    theirs = ["0.5, 0.6, 0.7, 0.8, 0.9", "0.5 – 0.7"]
-    assert [e.plain() for e in table.rows[0][3:]] == ["γ", "0.5, 0.6", *theirs, "0.6 – 0.9 (2 of 6)"]
+    published = ["0.5, 0.6, 0.7, 0.8, 0.9", "0.5 – 0.7"]
+    assert [e.plain() for e in table.rows[0][3:]] == ["γ", "0.5, 0.6", *published, "0.6 – 0.9 (2 of 6)"]
     assert [e.plain() for e in table.rows[1][3:]] == ["σ", "0.1 – 10, log", "0.1 – 10", "by data set", "3 – 6 (2 of 6)"]
     assert records(table)[0]["paper_best"] == "0.5 – 0.7" and table.columns[5:7] == ["Paper: searched", "Paper: best"]
 
 
-def test_the_papers_ranges_are_those_that_its_code_searches():
+def test_published_search_ranges_equal_the_released_code():
     search = yaml.safe_load((CONFIG_DIR / "search" / "authors.yaml").read_text())
     for printed in paper.rows("table7"):
         row = search["space"][printed["mode"]][printed["loss"]][printed["hyperparameter"]]
@@ -71,10 +71,10 @@ def test_the_papers_ranges_are_those_that_its_code_searches():
     assert len(paper.rows("table7")) == 19
 
 
-def test_table7_keeps_searches_apart_and_unfinished_ones_out():
+def test_table7_separates_searches_and_omits_unfinished_ones():
     studies = [
         study("full-1", [(0.5, 1.0, 90)]),
-        study("full-2", [(0.6, 2.0, 91)]),  # of the same cell, with another seed
+        study("full-2", [(0.6, 2.0, 91)]),  # same cell, another seed
         study("short-3", [(0.7, 3.0, 80)], train_limit=500, max_epochs=3),
         study("authors-4", [(0.8, 4.0, 92)], search="authors"),
         study("half-5", [(0.9, 5.0, 99)], is_finished=False, num_trials=15),
@@ -92,14 +92,14 @@ def test_table7_keeps_searches_apart_and_unfinished_ones_out():
     assert table.missing == ["half-5: 1 of 15 trials"]
 
 
-def test_rank_marks_equal_as_printed_alike():
+def test_rank_treats_values_equal_as_printed_as_ties():
     assert rank([1.001, 1.004, 0.5, None]) == [1, 1, 2, 0]
     assert rank([3.0, 1.0, 2.0], higher_is_better=False) == [0, 1, 2]
     assert rank([1.0, None]) == rank([1.0, 1.0]) == [0, 0]
-    assert rank([1.0, 2.0]) == [0, 1]  # of two, the worse is not praised
+    assert rank([1.0, 2.0]) == [0, 1]  # of two values only the best is marked
 
 
-def test_hostile_text_cannot_break_out_of_a_table():
+def test_hostile_text_is_escaped_in_markdown_latex_and_csv():
     name = "a|b\n<img src=x> $\\input{x}$ =1+1"
     table = Table("t", name, ["x"], [[entry(name)]], [{"name": "=1+1", "n": -1.5}])
     assert len([line for line in table.markdown().splitlines() if line.startswith("|")]) == 3
@@ -108,15 +108,15 @@ def test_hostile_text_cannot_break_out_of_a_table():
     assert table.csv() == "name,n\n'=1+1,-1.5\n"
 
 
-def test_hostile_text_cannot_break_out_of_the_page():
-    """As a heading, a number, a remark, a verdict and the table's own name."""
+def test_hostile_text_is_escaped_in_html():
+    """Hostile text as heading, number, note, verdict and name of the table."""
     name = "<img src=x onerror=y>"
     html = Table(f'x"{name}', name, [name], [[Entry((Part(name, 1, name),), name)]], []).html()
     assert "<img" not in html and html.count("&lt;img src=x onerror=y&gt;") == 4
     assert f"<b>{'&lt;img src=x onerror=y&gt;'}</b>" in html
 
 
-def test_csv_keeps_whole_numbers_and_leaves_missing_ones_empty():
+def test_csv_keeps_integers_and_leaves_missing_values_empty():
     rows = [{"n": 3, "x": 0.1 + 0.2, "ok": True}, {"n": None, "y": "-1"}, {"n": 2**62, "x": float("nan")}]
     assert csv_text(rows) == f"n,x,ok,y\n3,0.30000000000000004,True,\n,,,-1\n{2**62},,,\n"
     assert number_text(None) == number_text(float("nan"), 1.0) == "—" and number_text(0.0, 0.0, 1) == "0.0 ± 0.0"
@@ -137,7 +137,7 @@ def test_published_numbers_are_complete():
     assert paper.published("table6", "qnli", "bert", "scl_ce", "accuracy") == 90.06
 
 
-def test_the_papers_table4_repeats_its_table3():
+def test_published_table4_repeats_table3():
     for printed in paper.rows("table4"):
         for metric, column in (("macro_silhouette", "silhouette"), ("seconds_per_epoch", "seconds_per_epoch")):
             for loss in ("gloss_o", "scl"):
