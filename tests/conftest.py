@@ -17,7 +17,7 @@ import pytest
 
 from gloss.cli.command import show_messages
 from gloss.cli.hydra_main import configured
-from gloss.config import Config, TuneConfig, known_options
+from gloss.config import ROOT, Config, TuneConfig, known_options
 from gloss.experiments.grid import own_fingerprint
 from gloss.records.reading import read_record
 from gloss.records.run_folder import run_folder
@@ -53,6 +53,15 @@ def composed(*overrides: str, config_name: str = "train") -> Config:
     """The configuration of `python scripts/train.py <overrides>`, or of tune.py."""
     schema = TuneConfig if config_name == "tune" else Config
     return configured(prepared(overrides, known_options(schema)), config_name)
+
+
+def run_python(
+    *words: str, cwd: Path = ROOT, timeout: float = 300, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """Run Python with one thread, by default in the root of the checkout; the output is text."""
+    variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, *words]
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=timeout)
 
 
 def outcome(folder: Path) -> dict[str, object]:

@@ -1,19 +1,17 @@
-"""From a command line to a table: a few runs with a tiny encoder on real text, as a user would start them."""
+"""The command line from training to report: a few runs with a tiny encoder on real texts."""
 
 from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
+from conftest import run_python
 
-from gloss.config import ROOT
 from gloss.records.reading import read_records
 from gloss.training.metrics import classification_metrics
 
@@ -30,10 +28,9 @@ OVERRIDES = [
 ]
 
 
-def script(name: str, *arguments: str, status: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, **environment})
-    assert done.returncode == status, done.stdout + done.stderr
+def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    done = run_python(f"scripts/{name}", *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
@@ -46,7 +43,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_every_run_leaves_the_whole_record(outputs: Path):
+def test_every_run_leaves_a_complete_record(outputs: Path):
     records, problems = read_records(outputs)
     assert len(records) == 4 and not problems
     for record in records:
@@ -76,7 +73,7 @@ def test_every_run_leaves_the_whole_record(outputs: Path):
         assert set(rows[0]["seconds"]) == parts | graph
 
 
-def test_a_finished_run_is_not_run_again_unless_asked(outputs: Path):
+def test_a_finished_run_is_repeated_only_with_rerun(outputs: Path):
     arguments = [*OVERRIDES, "loss=ce", "seed=1", f"paths.outputs={outputs}"]
     folder = next(outputs.glob("runs/docstrings/tiny/integrated-ce/*/seed=1"))
     before = (folder / "result.json").read_bytes()

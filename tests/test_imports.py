@@ -1,12 +1,12 @@
-"""Importing the package changes nothing in the importer's process; what other packages change is theirs."""
+"""Importing the package changes no global state beyond the changes made by its dependencies."""
 
 from __future__ import annotations
 
 import ast
 import json
-import subprocess
-import sys
 from importlib.util import find_spec
+
+from conftest import run_python
 
 from gloss.config import ROOT
 
@@ -33,7 +33,7 @@ def state():
 
 
 def imports_of_others() -> list[str]:
-    """Every import statement of the package, also inside functions, but of its own modules."""
+    """All import statements of the package, also inside functions, except those of its own modules."""
     found = set()
     for path in (ROOT / "gloss").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -43,17 +43,17 @@ def imports_of_others() -> list[str]:
 
 
 def changed_by(before: list[str], code: list[str]) -> dict[str, list]:
-    """What is another before and after `code`, in a process that has run `before`."""
+    """The state that `code` changes in a process that has run `before`: key -> [old, new]."""
     others = [f"with contextlib.suppress(ImportError): exec({text!r})" for text in before]
     end = "new = state(); print(json.dumps({key: [old[key], new[key]] for key in old if old[key] != new[key]}))"
     script = "\n".join([STATE, *others, "old = state()", *code, end])
-    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=300)
+    done = run_python("-c", script)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_importing_every_module_changes_nothing():
+def test_importing_all_modules_changes_no_global_state():
     assert len(MODULES) > 80
-    needs_triton = "gloss.losses.state_elimination_triton"  # which not every machine has
+    needs_triton = "gloss.losses.state_elimination_triton"  # Triton is optional
     names = [name for name in MODULES if name != needs_triton or find_spec("triton")]
     assert changed_by(imports_of_others(), [f"import {name}" for name in names]) == {}

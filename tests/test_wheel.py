@@ -1,9 +1,8 @@
-"""The wheel is whole: it works without the checkout, and its losses with torch alone."""
+"""The wheel: its content, its use without the checkout, its console scripts, its dependencies."""
 
 from __future__ import annotations
 
 import configparser
-import os
 import subprocess
 import sys
 import tomllib
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import run_python
 
 from gloss.cli.entry import COMMANDS
 from gloss.config import ROOT
@@ -23,7 +23,7 @@ DATA = "from gloss.data.datasets import read_manifest; print('mr' in read_manife
 @pytest.fixture(scope="module")
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    source = folder / "source"  # building leaves files beside the sources
+    source = folder / "source"  # a copy, because building leaves files beside the sources
     ignored = "--exclude=.git", "--exclude=.venv", "--exclude=outputs"
     source.mkdir()
     archive = subprocess.run(["tar", "-C", ROOT, *ignored, "-c", "."], check=True, capture_output=True).stdout
@@ -36,7 +36,7 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "site"
 
 
-def test_it_holds_every_module_and_data_file(unpacked):
+def test_wheel_contains_all_modules_and_data_files(unpacked):
     tracked = subprocess.run(["git", "ls-files", "gloss", "configs"], cwd=ROOT, capture_output=True, text=True).stdout
     expected = {name if name.startswith("gloss/") else f"gloss/{name}" for name in tracked.split()}
     if not expected:
@@ -47,14 +47,13 @@ def test_it_holds_every_module_and_data_file(unpacked):
 
 
 @pytest.mark.parametrize(("code", "printed"), [(COMPOSED, "r8"), (DATA, "True")])
-def test_it_works_outside_the_checkout(unpacked, tmp_path, code, printed):
-    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True)
+def test_wheel_works_outside_the_checkout(unpacked, tmp_path, code, printed):
+    done = run_python("-c", code, cwd=tmp_path, PYTHONPATH=str(unpacked))
     assert done.stdout.strip() == printed, done.stderr
 
 
 def script(unpacked: Path, name: str, before: str = "") -> str:
-    """The program that pip makes of an entry point, after the code `before`."""
+    """The program that pip makes for an entry point; it starts with the code `before`."""
     (folder,) = unpacked.glob("gloss-*.dist-info")
     entries = configparser.ConfigParser()
     entries.read(folder / "entry_points.txt")
@@ -62,19 +61,15 @@ def script(unpacked: Path, name: str, before: str = "") -> str:
     return f"import sys; {before}\nfrom {module} import {function}; sys.exit({function}())"
 
 
-def run(unpacked: Path, folder: Path, code: str, *words: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(unpacked)}
-    command = [sys.executable, "-c", code, *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
-
-
-def test_a_console_script_runs_and_says_which_extra_it_needs(unpacked, tmp_path):
-    done = run(unpacked, tmp_path, script(unpacked, "gloss-train"), "loss=gloss_o", "loss.sigma=0.5", "--cfg", "job")
+def test_console_scripts_run_and_name_the_missing_extra(unpacked, tmp_path):
+    place = {"cwd": tmp_path, "PYTHONPATH": str(unpacked)}
+    words = "loss=gloss_o", "loss.sigma=0.5", "--cfg", "job"
+    done = run_python("-c", script(unpacked, "gloss-train"), *words, **place)
     assert done.returncode == 0 and yaml.safe_load(done.stdout)["loss"]["sigma"] == 0.5, done.stderr
-    done = run(unpacked, tmp_path, script(unpacked, "gloss-predict"), "--help")
+    done = run_python("-c", script(unpacked, "gloss-predict"), "--help", **place)
     assert done.returncode == 0 and "\n  gloss-predict run=best" in done.stdout, done.stderr
     without = script(unpacked, "gloss-runs", "sys.modules['hydra'] = None")
-    done = run(unpacked, tmp_path, without)
+    done = run_python("-c", without, **place)
     assert done.returncode == 2 and "needs the package hydra" in done.stderr and "gloss[train]" in done.stderr
     assert "Traceback" not in done.stderr
 
@@ -85,6 +80,6 @@ def test_every_command_is_a_console_script_and_a_script():
     assert {path.stem for path in (ROOT / "scripts").glob("*.py")} == {*COMMANDS, "lengths"}
 
 
-def test_the_losses_ask_for_torch_alone():
+def test_torch_is_the_only_required_dependency():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert [word.split(">")[0] for word in project["dependencies"]] == ["torch"]

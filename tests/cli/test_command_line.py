@@ -1,4 +1,4 @@
-"""What users type: words that mean what was typed wherever they stand, and one line for those that cannot be meant."""
+"""Command lines: values are taken literally, words may stand in any order, and errors give one line each."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import importlib
 import os
 import re
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 from typing import get_type_hints
 
 import pytest
 import yaml
+from conftest import run_python
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
@@ -36,7 +34,7 @@ OPTIONS = known_options(TuneConfig)
 
 
 def read(*words: str, key: str) -> object:
-    """What a key is once Hydra's parser and OmegaConf have had these words."""
+    """The value of a key after Hydra's parser and OmegaConf."""
     cfg = OmegaConf.structured(TuneConfig)
     for word in OverridesParser.create().parse_overrides(prepared(words, OPTIONS, is_sweep=False)):
         OmegaConf.update(cfg, word.key_or_group, word.value(), force_add=word.is_force_add())
@@ -44,51 +42,61 @@ def read(*words: str, key: str) -> object:
     return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
 
 
-SIGNS = ["a=b.csv", "a,b.csv", "[x].csv", "{x}.csv", "a b.csv", " a ", "données.csv", "表.csv", "it's.csv", 'a"b']
-SIGNS += ["a;b"]
+SIGNS = [
+    "a=b.csv",
+    "a,b.csv",
+    "[x].csv",
+    "{x}.csv",
+    "a b.csv",
+    " a ",
+    "données.csv",
+    "表.csv",
+    "it's.csv",
+    'a"b',
+    "a;b",
+]
 SIGNS += ["a(1).csv", "f(1)", "#x", "100%", "a&b", "back\\slash", "end\\", "x\\'y", "", "$x", "null.csv", "a:b", "~x~"]
 NUMBERS = ["2024_05", "1e3", "1.10", "007", "true", "yes", "no", "inf", "nan", "2024-05-01", "0x1f", "1_0"]
 
 
 @pytest.mark.parametrize("value", [*SIGNS, *NUMBERS])
-@pytest.mark.parametrize("key", ["dataset.path", "dataset.test_path", "paths.data", "paths.outputs", "model.name",
-                                 "dataset.label"])  # fmt: skip
-def test_a_text_is_what_was_typed(key: str, value: str):
+@pytest.mark.parametrize("key", ["dataset.path", "paths.outputs", "model.name", "dataset.label"])
+def test_text_values_are_taken_literally(key: str, value: str):
     assert read(f"{key}={value}", key=key) == value
     assert read(override(key, value), key=key) == value
     assert value_of([override(key, value)], key) == value
 
 
-def test_names_columns_and_null_are_what_was_typed():
+def test_names_and_columns_are_taken_literally_and_null_where_allowed():
     for value in NUMBERS:
         assert read(f"dataset.name={value}", key="dataset.name") == value
         assert read(f"dataset.text={value}", key="dataset.text") == [value]
         assert read(f"dataset.text=[{value},body]", key="dataset.text") == [value, "body"]
     assert read("dataset.path=null", key="dataset.path") is None
-    assert read("dataset.name=null", key="dataset.name") == "null"  # a key that is never none
+    assert read("dataset.name=null", key="dataset.name") == "null"  # this key cannot be None
 
 
 @pytest.mark.parametrize("key", ["dataset.path", "dataset.unlabeled_path", "paths.outputs", "model.name"])
 @pytest.mark.parametrize("quote", ["", "'", '"'])
-def test_a_tilde_is_the_home_folder(key: str, quote: str, monkeypatch):
+def test_a_tilde_is_expanded_in_paths(key: str, quote: str, monkeypatch):
     monkeypatch.setenv("HOME", "/ho me")
     assert read(f"{key}={quote}~/x y{quote}", key=key) == "/ho me/x y"
     found = read_command(Predict, ["to=~/x", "text=~/x"])
     assert (found.to, found.text) == ("/ho me/x", "~/x")
 
 
-def test_a_sweep_over_texts_is_one_over_each(tmp_path):
-    whole = tmp_path / "a,b.csv"
-    whole.touch()
-    words = ["dataset.name=1e3,b", "-m", f"dataset.path={whole}", "dataset.label=é,y", "seed=1,2"]
-    expected = ["-m", "dataset.name='1e3',b", f"dataset.path='{whole}'", "dataset.label='é',y", "seed=1,2"]
+def test_sweeps_over_text_values_are_quoted_per_value(tmp_path):
+    file = tmp_path / "a,b.csv"
+    file.touch()
+    words = ["dataset.name=1e3,b", "-m", f"dataset.path={file}", "dataset.label=é,y", "seed=1,2"]
+    expected = ["-m", "dataset.name='1e3',b", f"dataset.path='{file}'", "dataset.label='é',y", "seed=1,2"]
     assert prepared(words, OPTIONS) == expected
     assert value_of(prepared(["dataset.name=1e3,2_0", "-m"], OPTIONS), "dataset.name") == "'1e3','2_0'"
     kept = ["seed=range(1,3)", "model=choice(bert,tiny)", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     assert prepared(["--multirun", *kept], OPTIONS) == ["--multirun", *kept]
 
 
-def test_the_flag_of_a_sweep_may_stand_anywhere(tmp_path):
+def test_the_sweep_flag_may_stand_anywhere(tmp_path):
     words = ["dataset=docstrings", "loss=ce,cosine", f"paths.outputs={tmp_path / 'a b=c'}"]
     for flag in ("-m", "--multirun"):
         for place in range(4):
@@ -124,18 +132,18 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("word", REFUSED)
-def test_a_word_that_cannot_be_meant_is_refused_with_what_may_be(word: str, capsys):
+def test_invalid_words_are_refused_with_a_suggestion(word: str, capsys):
     assert main(lambda cfg, place: pytest.fail("it ran"), [word]) == 2
     output = capsys.readouterr().err
     assert REFUSED[word] in output and output.startswith("error: ") and len(output.splitlines()) == 1
 
 
-def test_a_plus_before_a_key_that_there_is_changes_nothing():
+def test_a_plus_before_an_existing_key_has_no_effect():
     assert prepared(["+trainer.lr=1e-3", "++experiment=fig2"], OPTIONS) == ["trainer.lr=1e-3", "experiment=fig2"]
     assert read("+search.budget.cosine=3", key="search.budget.cosine") == 3
 
 
-def test_mistakes_of_every_kind_are_told_together(capsys):
+def test_all_errors_of_a_command_line_are_printed_together(capsys):
     words = ["epochs=3", "trainer.lr=x", "loss.gamma=0.5,3", "dataset=mrr", "trainer.device=cpu", "--multi-run", "-m"]
     assert main(lambda cfg, place: pytest.fail("it ran"), words) == 2
     output = capsys.readouterr().err.splitlines()
@@ -171,7 +179,7 @@ def test_mistakes_of_every_kind_are_told_together(capsys):
         ("gpu_check", ["--device=cpu"], "error: there is no flag --device=cpu"),
     ],
 )
-def test_every_command_has_the_same_grammar_words_and_status(command, words, message, capsys):
+def test_every_command_has_the_same_syntax_error_format_and_status(command, words, message, capsys):
     assert run_command(importlib.import_module(f"gloss.cli.{command}"), words) == 2
     output = capsys.readouterr()
     assert output.err.startswith(message) and not output.out
@@ -179,7 +187,7 @@ def test_every_command_has_the_same_grammar_words_and_status(command, words, mes
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_help_has_examples_and_a_line_for_every_key(name: str, capsys):
+def test_help_has_examples_and_a_line_per_key(name: str, capsys):
     command = importlib.import_module(f"gloss.cli.{name}")
     options = known_options(get_type_hints(command.task)["cfg"])
     assert options and [key for key, option in options.items() if not option.help] == []
@@ -190,14 +198,16 @@ def test_help_has_examples_and_a_line_for_every_key(name: str, capsys):
         assert re.search(rf"^  {re.escape(key)}=\S* +\S", text, re.MULTILINE), key
     if name == "train":
         assert re.search("trainer.lr=2e-05 +learning rate; expected: above 0\n", text)
-        assert "share of training labels changed" in text and "  search" not in text  # a comment on a line of its own
+        assert (
+            "share of training labels changed" in text and "  search" not in text
+        )  # its comment is on a separate line
 
 
 @pytest.mark.parametrize(("name", "words", "key", "value"), [
     ("predict", ["text=a, b"], ["text"], "a, b"),
     ("train", ["loss=ce", "dataset.name=1e3"], ["dataset", "name"], "1e3"),
 ])  # fmt: skip
-def test_cfg_job_shows_what_would_run(name, words, key, value, capsys):
+def test_cfg_job_prints_the_configuration(name, words, key, value, capsys):
     assert run_command(importlib.import_module(f"gloss.cli.{name}"), [*words, "--cfg", "job"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
     for part in key:
@@ -205,19 +215,18 @@ def test_cfg_job_shows_what_would_run(name, words, key, value, capsys):
     assert shown == value
 
 
-def test_keys_of_a_command_may_be_called_as_groups_of_a_run():
+def test_keys_of_a_command_may_have_names_of_run_groups():
     found = read_command(Predict, ["run=best", "dataset=mr", "mode=integrated", "seed=1"])
     assert found.selected() == {"dataset": "mr", "mode": "integrated", "seed": "1"}
 
 
-def test_a_command_line_is_read_without_torch():
+def test_command_lines_are_read_without_importing_torch():
     code = "import sys; " + "; ".join(f"import gloss.cli.{name}" for name in COMMANDS)
-    assert (
-        run_script("-c", f"{code}; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)").returncode == 0
-    )
+    code += "; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+    assert run_python("-c", code).returncode == 0
 
 
-def test_an_experiment_without_a_sweep_says_what_it_needs(capsys):
+def test_an_experiment_without_a_sweep_names_the_missing_choices(capsys):
     assert main(lambda cfg, place: pytest.fail("it ran"), ["experiment=table2"]) == 2
     output = capsys.readouterr().err
     assert "seed=1 dataset=mr model=bert loss=ce" in output and "a sweep of 300" in output and "-m" in output
@@ -226,35 +235,29 @@ def test_an_experiment_without_a_sweep_says_what_it_needs(capsys):
     seen = []
     words = ["experiment=table3", "dataset=mr", "model=bert", "loss=scl", "seed=2"]
     assert main(lambda cfg, place: seen.append((cfg.mode, cfg.seed, place)), words) == 0
-    assert seen == [("standalone", 2, "")]  # its only mode is taken over
+    assert seen == [("standalone", 2, "")]  # the only mode of table3
 
 
 # ------------------------------------------------------------------------------------------ terminals, locks, checkouts
 
 
-def run_script(*words: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    return subprocess.run(command, capture_output=True, cwd=cwd, env=environment, timeout=300)
-
-
-def test_a_run_ends_well_where_only_ascii_can_be_shown_or_read(toy_csv, tmp_path):
+def test_a_run_succeeds_in_an_ascii_locale(toy_csv, tmp_path):
     words = ["dataset=csv", f"dataset.path={toy_csv}", "model=tiny", "loss=ce", "trainer.max_epochs=1",
              "trainer.device=cpu", f"paths.outputs={tmp_path / 'out'}"]  # fmt: skip
     plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    done = run_script("scripts/train.py", *words, **plain)
+    done = run_python("scripts/train.py", *words, **plain)
     assert done.returncode == 0, done.stderr
-    assert b"epoch 1" in done.stdout and done.stdout.isascii()
-    refused = run_script("scripts/train.py", *words, "dataset.label=catégorie", **plain)
-    assert refused.returncode == 2 and b"PYTHONUTF8=1" in refused.stderr and b"Traceback" not in refused.stderr
+    assert "epoch 1" in done.stdout and done.stdout.isascii()
+    refused = run_python("scripts/train.py", *words, "dataset.label=catégorie", **plain)
+    assert refused.returncode == 2 and "PYTHONUTF8=1" in refused.stderr and "Traceback" not in refused.stderr
 
 
-def test_the_scripts_of_a_checkout_run_its_own_package(tmp_path):
+def test_scripts_of_a_checkout_use_its_package(tmp_path):
     for name in ("gloss", "scripts", "configs"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "configs" / "ablation" / "mine.yaml").write_text("sigma_scale: 1.0\n")
-    done = run_script("scripts/train.py", "--help", cwd=tmp_path, PYTHONPATH=str(ROOT))
-    assert done.returncode == 0 and b" mine," in done.stdout
+    done = run_python("scripts/train.py", "--help", cwd=tmp_path, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0 and " mine," in done.stdout
     first = [script.read_text().split("sys.path.insert(0")[0] for script in (ROOT / "scripts").glob("*.py")]
     assert len(first) == len(COMMANDS) + 1 and all(
         "import gloss" not in text and "from gloss" not in text for text in first
@@ -262,7 +265,7 @@ def test_the_scripts_of_a_checkout_run_its_own_package(tmp_path):
 
 
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS])
-def test_a_file_system_without_locks_is_told_with_its_folder(number: int, tmp_path, monkeypatch):
+def test_a_file_system_without_locks_gives_an_error_with_the_folder(number: int, tmp_path, monkeypatch):
     def flock(file, operation):
         raise OSError(number, os.strerror(number))
 
@@ -277,12 +280,12 @@ def test_a_lock_names_its_holder(tmp_path):
         output = holder(tmp_path / "lock")
     assert f"process {os.getpid()} on " in output and f"remove {tmp_path / 'lock'}" in output
     (tmp_path / "lock").write_text("process 7 on node13 since 2026-01-01 00:00:00\n" * 3)
-    with FileLock(tmp_path / "lock"):  # nobody holds it: what it says means nothing
+    with FileLock(tmp_path / "lock"):  # no process holds the lock: its old content is ignored
         assert f"process {os.getpid()} on " in holder(tmp_path / "lock")
 
 
 @pytest.mark.parametrize("password", ["p@ss", "a/b", "x#y?z", "100%", "a:b@c", "[x]", "%40", "q u"])
-def test_a_password_may_have_any_sign(password: str):
+def test_passwords_may_contain_any_character(password: str):
     import sqlalchemy
 
     url = sqlalchemy.make_url(_encoded(f"postgresql+psycopg://me:{password}@host:5432/db"))
@@ -290,7 +293,7 @@ def test_a_password_may_have_any_sign(password: str):
     assert _encoded("postgresql://me@host/db") == "postgresql://me@host/db"
 
 
-def test_no_message_shows_a_password(capsys):
+def test_messages_contain_no_password(capsys):
     for url in ("postgresql://me:se{cret@host/db", "postgresql://me:se,cret@host/db", "mysql://me:secret@host/db"):
         main(lambda cfg, place: None, [f"search.storage={url}", "nosuch=1"], "tune")
         main(lambda cfg, place: None, [f"search.storage={url}", "loss=nosuch"], "tune")

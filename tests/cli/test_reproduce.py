@@ -1,4 +1,4 @@
-"""One command a table or figure: what it asks for, keeps and calls."""
+"""scripts/reproduce.py: selections, the commands that it runs, plans and status."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from gloss.report.plan import show
 CE = ["dataset=mr", "model=bert", "loss=ce"]
 
 
-def test_combinations_are_merged_without_gaining_or_losing_any():
+def test_grouped_merges_combinations_exactly():
     losses, sets = ("ce", "scl"), ("mr", "r8", "r52")
     rows = [{"dataset": d, "model": "bert", "loss": x, "mode": "integrated"} for d in sets for x in losses]
     assert grouped(rows) == [{"dataset": "mr,r8,r52", "model": "bert", "loss": "ce,scl", "mode": "integrated"}]
-    merged = grouped(rows[1:])  # not a full grid any more
+    merged = grouped(rows[1:])  # no longer a full grid
     expanded = [(d, x) for row in merged for d in row["dataset"].split(",") for x in row["loss"].split(",")]
     assert sorted(expanded) == sorted((row["dataset"], row["loss"]) for row in rows[1:])
 
 
-def test_selections_are_kept_for_the_report(tmp_path, capsys):
+def test_selections_are_saved_for_the_report(tmp_path, capsys):
     save_selection(tmp_path, "table2", [*CE, "seed=1", f"paths.outputs={tmp_path}"])
     save_selection(tmp_path, "fig6", ["model=tiny"])
     asked = [*CE, "seed=1,2"]
@@ -39,7 +39,9 @@ def test_selections_are_kept_for_the_report(tmp_path, capsys):
     assert status(tmp_path, "cpu", 2)
     shown = capsys.readouterr().out
     assert all(x in shown for x in ("table2  dataset=mr model=bert loss=ce seed=1,2", "2 trials", "85.64", "fig6"))
-    (tmp_path / "selections.yaml").write_text("table2: [dataset=mr, model=bert]\nfig6: []\n")  # one selection each
+    (tmp_path / "selections.yaml").write_text(
+        "table2: [dataset=mr, model=bert]\nfig6: []\n"
+    )  # one selection per experiment
     assert selections(tmp_path) == {"table2": [["dataset=mr", "model=bert"]], "fig6": [[]]}
     for text in ("- what\n", "table2: {", "table2: mr\n"):
         (tmp_path / "selections.yaml").write_text(text)
@@ -47,7 +49,7 @@ def test_selections_are_kept_for_the_report(tmp_path, capsys):
             selections(tmp_path)
 
 
-def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
+def test_a_smaller_selection_does_not_reduce_a_larger_one(tmp_path):
     larger, smaller = ["dataset=mr,r8", "model=bert", "loss=ce", "seed=1,2"], ["dataset=mr", "model=bert", "loss=ce"]
     for overrides in (["dataset=mr", "model=minilm", "loss=gloss_sqrt", "seed=4"], larger, [*smaller, "seed=2,3"]):
         save_selection(tmp_path, "table2", overrides)
@@ -58,7 +60,7 @@ def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
         ("mr", "minilm", "gloss_sqrt", (4,)),
         ("r8", "bert", "ce", (1, 2)),
     ]
-    # settings of its own make a group of its own, so that a table never compares unlike runs
+    # other settings make a separate group, so that a table compares only runs with equal settings
     save_selection(tmp_path, "table2", [*smaller, "trainer.max_epochs=3", "search.trials=2"])
     first, last = same_settings("table2", selections(tmp_path)["table2"])
     assert first == group and [c.config.trainer.max_epochs for c in requested_runs("table2", last, tmp_path)] == [3]
@@ -78,31 +80,31 @@ def test_a_smaller_selection_takes_nothing_from_a_larger_one(tmp_path):
     assert [c.point["loss.lam"] for c in requested_runs("fig2", group, tmp_path)] == [0.1, 0.2, 0.3]
 
 
-def test_all_leaves_out_what_is_not_about_the_sets_asked_for(tmp_path, capsys):
+def test_all_omits_experiments_without_the_requested_data_sets(tmp_path, capsys):
     task = Task("all", ["dataset=mr,r8", f"paths.outputs={tmp_path}"])
     assert set(NAMES) - set(task.experiments) == {"table6", "shift"}
     assert "table6, shift: left out, not about dataset=mr,r8" in capsys.readouterr().err
     assert task.overrides_of("fig4")[0] == "dataset=mr" and task.overrides_of("fig2")[0] == "dataset=mr,r8"
     assert Task("all", ["dataset=qnli"]).experiments == ("table6",)
-    assert Task("table6", ["dataset=mr"]).overrides_of("table6") == ["dataset=mr"]  # asked for by its name
+    assert Task("table6", ["dataset=mr"]).overrides_of("table6") == ["dataset=mr"]  # requested by name
     with pytest.raises(ConfigError, match="no experiment is about dataset=csv"):
         Task("all", ["dataset=csv"])
 
 
 @pytest.fixture
 def called(monkeypatch) -> list[tuple[str, ...]]:
-    """The commands that follow, which are not run."""
+    """The list of commands that would run; they are not executed."""
     found: list[tuple[str, ...]] = []
     name = "run_command"
     monkeypatch.setattr(reproduce, name, lambda command, words: found.append((command.__name__[10:], *words)) or 0)
     return found
 
 
-def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tmp_path, called, capsys):
+def test_commands_contain_no_password_and_all_reports_everything(tmp_path, called, capsys):
     given = ["dataset=mr", "model=tiny", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
     url = "search.storage=postgresql://me:secret@host/db"
     task = Task("table2", [*given, url, "search.trials=2"])
-    assert task.run() == 1  # its run is not there
+    assert task.run() == 1  # the run is missing
     assert [(name, url in words) for name, *words in called] == [("tune", True), ("train", False), ("report", False)]
     assert "search.trials=2" in called[0]
     shown = capsys.readouterr().out
@@ -112,9 +114,9 @@ def test_commands_that_follow_show_no_password_and_no_report_is_asked_for_all(tm
     assert not any("only" in x for x in called[-1])
 
 
-def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, called, capsys):
+def test_table7_runs_only_the_searches_of_tables_2_and_3(tmp_path, called, capsys):
     given = ["dataset=mr", "model=tiny", "search.trials=2", f"paths.outputs={tmp_path}"]
-    task = Task("table8", [*given, "loss=ce,gloss_o"])  # the same table
+    task = Task("table8", [*given, "loss=ce,gloss_o"])  # another name of table7
     assert task.name == "table7" and task.run(searches_only=True) == 0
     assert [c[0] for c in called] == ["tune"]  # table3 has no loss=ce: left out
     assert "left out: table3: loss=ce mode=standalone" in capsys.readouterr().err
@@ -132,17 +134,19 @@ def test_table7_runs_the_searches_of_tables_2_and_3_and_nothing_else(tmp_path, c
     assert build(tmp_path, only=["table8"]).problems == []
 
 
-def test_a_table_without_runs_of_its_own_has_another_s():
+def test_derived_tables_use_the_runs_of_other_experiments():
     assert experiments_of("table9") == ("table3",) and experiments_of("fig3") == ("fig3a", "fig3b")
     assert experiments_of("table1") == () and experiments_of("demo") == ("demo",) and len(experiments_of("all")) == 16
     with pytest.raises(ConfigError, match="nosuch is no table"):
         experiments_of("nosuch")
 
 
-def test_status_needs_no_texts_and_tells_what_it_cannot_know(tmp_path, capsys):
+def test_status_works_without_texts_and_names_unknown_cells(tmp_path, capsys):
     given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
     source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15, "fingerprint": "f" * 64}
-    overlay = tmp_path / "tuned" / "mine-tiny-integrated-ce.yaml"  # of the same texts, which cannot be looked at
+    overlay = (
+        tmp_path / "tuned" / "mine-tiny-integrated-ce.yaml"
+    )  # searched values for the same texts, which cannot be read
     overlay.parent.mkdir()
     overlay.write_text(yaml.safe_dump({"trainer": {"lr": 1e-5}, "tuned": source}))
     (cell,) = expand_grid("table2", [*given, "seed=1", f"paths.outputs={tmp_path}"])

@@ -1,4 +1,4 @@
-"""Sweeps as a user starts them: launchers, failures, and a table that is interrupted and finished later."""
+"""Sweeps from the command line: launchers, failures, and a table that is interrupted and resumed."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import run_python
 
 from gloss.config import ROOT
 from gloss.experiments.status import state
@@ -23,7 +24,7 @@ WORDS = {"up": "good great fine superb happy".split(), "down": "bad poor sad awf
 
 @pytest.fixture
 def toys(tmp_path):
-    """Two small sets of the user's own, as data sets toy_a and toy_b, and the arguments that make them known."""
+    """Arguments that define two small data sets of the user, toy_a and toy_b."""
     (tmp_path / "configs" / "dataset").mkdir(parents=True)
     for name in ("toy_a", "toy_b"):
         draw = random.Random(name)
@@ -41,22 +42,19 @@ def toys(tmp_path):
     return [*where, *words, "trainer.precision=float32"]
 
 
-def run(*command, timeout=300):
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, env=environment, cwd=ROOT)
-
-
 def train(*arguments):
-    return run(sys.executable, "scripts/train.py", "-m", *arguments)
+    return run_python("scripts/train.py", "-m", *arguments)
 
 
 def run_folders(outputs: Path) -> dict[str, Path]:
     return {"/".join(f.parts[-5:-1]): f for f in sorted((outputs / "runs").glob("*/*/*/*/seed=*"))}
 
 
-def test_a_failed_run_keeps_its_error_and_the_sweep_goes_on_with_several_workers(toys, tmp_path):
+def test_failed_runs_keep_their_errors_and_the_sweep_continues(toys, tmp_path):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = train(*toys, *launcher, "dataset=toy_a", "loss=ce,triplet", "trainer.lr=1e30,1e-3")  # the first diverges
+    done = train(
+        *toys, *launcher, "dataset=toy_a", "loss=ce,triplet", "trainer.lr=1e30,1e-3"
+    )  # the runs with lr=1e30 diverge
     assert done.returncode == 1 and "2 runs failed; the others are done" in done.stderr
     folders = list(run_folders(tmp_path / "out").values())
     assert sorted(map(state, folders)) == ["done", "done", "failed", "failed"]
@@ -68,15 +66,15 @@ def test_a_failed_run_keeps_its_error_and_the_sweep_goes_on_with_several_workers
     assert sorted(r.identity.loss for r in records) == ["ce", "triplet"] and len(problems) == 2
 
 
-def test_a_sweep_through_submitit(toys, tmp_path):
+def test_a_sweep_runs_through_submitit(toys, tmp_path):
     launcher = ["hydra/launcher=submitit_local", f"hydra.launcher.submitit_folder={tmp_path / 'logs'}"]
     done = train(*toys, *launcher, "dataset=toy_a", "loss=ce,triplet")
     assert done.returncode == 0, done.stderr
     assert [state(f) for f in run_folders(tmp_path / "out").values()] == ["done", "done"]
-    assert len(list((tmp_path / "logs").glob("*_result.pkl"))) == 2  # submitit ran them, not this process
+    assert len(list((tmp_path / "logs").glob("*_result.pkl"))) == 2  # results of submitit's processes
 
 
-def test_a_cluster_gets_partition_time_and_gpus():
+def test_slurm_launcher_has_partition_time_and_gpus():
     code = (
         "from hydra import compose, initialize_config_dir\nfrom gloss.config import CONFIG_DIR\n"
         "with initialize_config_dir(str(CONFIG_DIR), version_base=None):\n"
@@ -84,7 +82,7 @@ def test_a_cluster_gets_partition_time_and_gpus():
         "    cfg = compose('train', given, return_hydra_config=True).hydra.launcher\n"
         "print(cfg._target_.split('.')[-1], cfg.partition, cfg.timeout_min, cfg.gpus_per_node, cfg.max_num_timeout)\n"
     )
-    done = run(sys.executable, "-c", code)
+    done = run_python("-c", code)
     assert done.stdout.split() == ["SlurmLauncher", "gpu", "1440", "1", "20"], done.stderr
 
 
@@ -97,8 +95,8 @@ def make(toys, **options):
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
-def test_a_table_that_is_killed_goes_on_where_it_was(toys, tmp_path, number):
-    toys = [*toys, "trainer.max_epochs=4", "trainer.checkpoint_minutes=0"]  # a checkpoint every epoch
+def test_a_killed_table_resumes(toys, tmp_path, number):
+    toys = [*toys, "trainer.max_epochs=4", "trainer.checkpoint_minutes=0"]  # one checkpoint per epoch
     log = tmp_path / "log"
     with log.open("w") as file:
         first = make(toys, stdout=file, stderr=file)
@@ -114,7 +112,7 @@ def test_a_table_that_is_killed_goes_on_where_it_was(toys, tmp_path, number):
         assert interrupted is not None, log.read_text()
         os.killpg(first.pid, number)
         assert first.wait(timeout=60) != 0
-    for _ in range(500):  # until the last process of the group has gone, and with it its lock
+    for _ in range(500):  # until the last process of the group has ended and released its lock
         if state(interrupted) != "running":
             break
         time.sleep(0.02)
@@ -126,13 +124,13 @@ def test_a_table_that_is_killed_goes_on_where_it_was(toys, tmp_path, number):
     assert second.returncode == 0, text
     folders = run_folders(tmp_path / "out")
     assert [state(f) for f in folders.values()] == ["done"] * 2 and "table2: 2 of 2 runs done" in text
-    for key, time_before in done_before.items():  # nothing was run twice
+    for key, time_before in done_before.items():  # no run was repeated
         assert (folders[key] / "result.json").stat().st_mtime_ns == time_before
     output = f"{interrupted.parts[-5]} tiny integrated gloss_sqrt seed 1 · epoch "
     before, after = (
         [line.removeprefix(output)[0] for line in part.splitlines() if line.startswith(output)]
         for part in (log.read_text(), text)
-    )  # an epoch may be in the checkpoint and not yet printed, but none is trained twice, and the last is printed
+    )  # an epoch in the checkpoint may not be printed yet, but no epoch is trained twice
     assert "1" not in after and after[-1] == "4" and not set(before) & set(after)
     assert len((interrupted / "epochs.jsonl").read_text().splitlines()) == 4
     assert (tmp_path / "out" / "report" / "table2.csv").is_file()

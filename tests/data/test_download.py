@@ -7,16 +7,15 @@ import http.server
 import json
 import os
 import re
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import run_python
 
-from gloss.config import ROOT, DatasetConfig
+from gloss.config import DatasetConfig
 from gloss.data import datasets as data
 from gloss.data import download
 from gloss.data.datasets import load_dataset
@@ -214,8 +213,7 @@ print(*download.prepare(["toy"], Path(sys.argv[2]), lambda line: None))
 def test_a_file_size_limit_ends_in_an_error_and_a_second_run_succeeds(server, toy, tmp_path):
     folder = tmp_path / "data"
     assert len(server.files["/data/toy/train.csv"]) > 100_000  # the limit stops the download in the middle
-    command = [sys.executable, "-c", LIMITED, str(data.MANIFEST), str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    done = run_python("-c", LIMITED, str(data.MANIFEST), str(folder), timeout=60)
     assert "train.csv.gz: cannot be written (File too large): free space there, raise `ulimit -f`" in done.stdout
     assert "Traceback" not in done.stderr and not list(folder.rglob("*.*"))
     assert prepare(["toy"], folder, lambda line: None) == []
@@ -249,7 +247,6 @@ def test_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, monkeyp
 ])  # fmt: skip
 def test_data_script_reports_failed_and_unknown_sets(server, toy, tmp_path, name, message):
     """scripts/data.py with the repository's manifest and the local server as mirror."""
-    command = [sys.executable, "scripts/data.py", f"paths.data={tmp_path / 'data'}", f"datasets={name}"]
-    environment = {**os.environ, "GLOSS_DATA_MIRROR": server.url}
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment, timeout=90)
+    arguments = [f"paths.data={tmp_path / 'data'}", f"datasets={name}"]
+    done = run_python("scripts/data.py", *arguments, timeout=90, GLOSS_DATA_MIRROR=server.url)
     assert done.returncode == 2 and re.search(message, done.stderr) and "Traceback" not in done.stderr

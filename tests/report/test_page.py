@@ -5,15 +5,13 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 
 import pytest
+from conftest import run_python
 from from_runs import DPI, made
 from synthetic import cell, result, write_run, write_study
 
 import gloss.report.figure
-from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.experiments.grid import expand_grid
 from gloss.records.run_folder import config_hash
@@ -233,9 +231,7 @@ def test_benchmarks_have_a_section_and_damaged_ones_are_problems(outputs):
 
 def test_report_script_prints_tables_and_one_line_per_error(outputs):
     def run(*arguments):
-        command = [sys.executable, str(ROOT / "scripts" / "report.py"), f"paths.outputs={outputs}", *arguments]
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+        return run_python("scripts/report.py", f"paths.outputs={outputs}", *arguments)
 
     done = run("only=[table2]", "show=[table2]")
     assert done.returncode == 0 and "| G-Loss-SQRT + CE |" in done.stdout

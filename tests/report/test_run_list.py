@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import statistics
 import subprocess
-import sys
 from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import run_python
 from synthetic import write_run
 
-from gloss.config import ROOT
 from gloss.records.frame import load_runs
 from gloss.report import run_list
 from gloss.report.seed_groups import CELL
@@ -64,9 +63,8 @@ def test_compared_lists_the_differing_values_of_two_runs():
     assert run_list.compared(rows.iloc[0], rows.iloc[0]).endswith("nothing differs")
 
 
-def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(ROOT / "scripts" / "runs.py"), f"paths.outputs={folder}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return run_python("scripts/runs.py", f"paths.outputs={folder}", *arguments)
 
 
 @pytest.fixture(scope="module")

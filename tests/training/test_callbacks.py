@@ -5,12 +5,10 @@ from __future__ import annotations
 import builtins
 import importlib.util
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+from conftest import run_python
 
 from gloss.config import ROOT
 from gloss.errors import ConfigError
@@ -109,9 +107,7 @@ def test_wandb_script_of_the_guide_logs_a_sweep(toy_csv, tmp_path):
     (tmp_path / "wandb.py").write_text(WANDB)
     arguments = ["-m", "seed=1,2", "dataset=csv", f"dataset.path={toy_csv}", "model=tiny", "loss=ce"]
     arguments += ["trainer.max_epochs=2", "trainer.device=cpu", f"paths.outputs={tmp_path / 'out'}"]
-    command = [sys.executable, str(tmp_path / "wandb_train.py"), *arguments]
-    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{ROOT}"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT)
+    done = run_python(str(tmp_path / "wandb_train.py"), *arguments, PYTHONPATH=f"{tmp_path}:{ROOT}")
     assert done.returncode == 0, done.stderr
     records, _ = read_records(tmp_path / "out")
     assert [line for line in done.stdout.splitlines() if line.startswith("begun")] == [
