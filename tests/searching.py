@@ -1,4 +1,4 @@
-"""What the tests of searches share: a search on toy texts, workers, and a training that learns nothing."""
+"""Helpers of the search tests: workers, dead workers, a stub for training, a finished search."""
 
 import time
 from functools import partial
@@ -15,15 +15,20 @@ from gloss.search.worker import Worker, counted, tune
 composed = partial(conftest.composed, config_name="tune")
 
 
+def without_search(words: list[str]) -> list[str]:
+    """The overrides that also apply to runs."""
+    return [word for word in words if not word.startswith("search.")]
+
+
 def worker_of(cfg) -> Worker:
-    """A worker, without the texts: for tests whose training is a stand-in."""
+    """A worker without texts, for tests with a stub for training."""
     search = cfg.search
     plain = tuning.Config(**{f.name: getattr(cfg, f.name) for f in tuning.fields(tuning.Config)})
     return Worker(plain, search, search_space(plain, search), 48, "0" * 64)
 
 
 def die(worker: Worker):
-    """Start a trial and leave it as a worker does that is killed; returns it."""
+    """Start a trial and leave it like a killed worker; return the trial."""
     trial = worker.study.ask(worker.space)
     worker.storage.record_heartbeat(trial._trial_id)
     age(worker)
@@ -31,7 +36,7 @@ def die(worker: Worker):
 
 
 def age(worker: Worker) -> None:
-    """Make the heartbeats of all running trials an hour older, once there are any: they come from threads."""
+    """Wait for the heartbeats of all running trials, which threads write, and make them an hour older."""
     older = "UPDATE trial_heartbeats SET heartbeat = datetime(heartbeat, '-1 hour') WHERE trial_id IN "
     older += "(SELECT trial_id FROM trials WHERE state = 'RUNNING')"
     running = states(worker).count("running")
@@ -44,7 +49,7 @@ def age(worker: Worker) -> None:
 
 
 def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
-    """A `train` that learns nothing and keeps a list of what it was asked to run."""
+    """A stub for `train`, with the list of requested configurations in its attribute `asked`."""
     asked = []
 
     def train(cfg, wait=True, callbacks=(), is_trial=False, place=""):
@@ -62,7 +67,7 @@ def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
 
 
 def trial_records(study):
-    """The records of a study's finished trials."""
+    """The records of the finished trials of a study."""
     return [read_record(done.parent) for done in sorted(study.folder.glob("runs/*/*/*/*/seed=*/DONE"))]
 
 

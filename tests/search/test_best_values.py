@@ -1,11 +1,11 @@
-"""What a search leaves behind: which runs take its values, and what they say of that."""
+"""Values of a search: which runs use them, and the messages about them."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
-from searching import composed, finished, stand_in
+from searching import composed, finished, stand_in, without_search
 
 from gloss.cli.hydra_main import main
 from gloss.config import CONFIG_DIR
@@ -15,15 +15,15 @@ from gloss.search.best_values import tuned_file
 from gloss.search.worker import tune
 
 
-def test_runs_pick_up_what_was_found(settings, monkeypatch, capsys):
+def test_runs_use_the_values_of_a_search(settings, monkeypatch, capsys):
     study = finished(settings, monkeypatch)
     best = max(study.trials, key=lambda t: t["value"])
-    settings = [word for word in settings if not word.startswith("search.")]
+    settings = without_search(settings)
     cfg = composed("loss=gloss_o", *settings, config_name="train")
     assert {"lr": cfg.trainer.lr, **{k: getattr(cfg.loss, k) for k in ("lam", "gamma", "sigma")}} == best["params"]
     assert cfg.tuned["study"] == study.name and cfg.tuned["file"] == "csv-tiny-integrated-gloss_o-e2.yaml"
     assert cfg.tuned["value"] == best["value"] and cfg.tuned["train_examples"] == 48 and "note" not in cfg.tuned
-    # the run of the best trial and this one are the same run, but for the folder
+    # the best trial has the same configuration in another folder
     assert run_folder(cfg, "0" * 64).name == "seed=1"
     assert (study.folder / "runs/csv/tiny/integrated-gloss_o" / run_folder(cfg, "0" * 64).parent.name).is_dir()
 
@@ -31,16 +31,16 @@ def test_runs_pick_up_what_was_found(settings, monkeypatch, capsys):
     assert cfg.loss.sigma == 0.5 and cfg.tuned["applied"] == ["loss.gamma", "loss.lam", "trainer.lr"]
 
 
-def test_runs_take_the_search_of_their_own_amounts_of_data_else_the_full_one(settings, monkeypatch, capsys):
+def test_runs_use_the_search_of_their_amount_of_data_or_else_the_full_one(settings, monkeypatch, capsys):
     settings = [word for word in settings if not word.startswith("trainer.max_epochs")]
-    plain = [word for word in settings if not word.startswith("search.")]
+    plain = without_search(settings)
 
     def applied(*words):
         return composed("loss=gloss_o", *plain, *words, config_name="train").tuned
 
     full, reduced = finished(settings, monkeypatch), finished(settings, monkeypatch, "trainer.max_epochs=3")
     assert full.name != reduced.name
-    assert applied()["study"] == full.name and "note" not in applied()  # the reduced one, made later, changes nothing
+    assert applied()["study"] == full.name and "note" not in applied()  # the later reduced search has no effect
     assert applied("trainer.max_epochs=3")["study"] == reduced.name and "note" not in applied("trainer.max_epochs=3")
     assert "note: " not in capsys.readouterr().err
     other = applied("trainer.max_epochs=4")
@@ -53,20 +53,20 @@ def test_runs_take_the_search_of_their_own_amounts_of_data_else_the_full_one(set
 
 
 def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monkeypatch, tmp_path, toy, capsys):
-    """csv and hf are names that any file and encoder have, unless the user gives others."""
+    """csv and hf are the default names of all files and encoders of the user."""
     words = [word for word in settings if not word.startswith(("dataset.path", "trainer.max_epochs", "search."))]
-    mine = [*words, f"dataset.path={toy}"]
-    theirs = tmp_path / "theirs.csv"
-    theirs.write_text(toy.read_text().replace("boat", "ship"))
-    study = finished([*mine, "search.trials=5"], monkeypatch, "loss=ce")
-    found = composed("loss=ce", *mine, config_name="train")
+    same = [*words, f"dataset.path={toy}"]
+    other_file = tmp_path / "other.csv"
+    other_file.write_text(toy.read_text().replace("boat", "ship"))
+    study = finished([*same, "search.trials=5"], monkeypatch, "loss=ce")
+    found = composed("loss=ce", *same, config_name="train")
     assert found.tuned["study"] == study.name and found.trainer.lr == study.best["params"]["lr"]
     output = f"searched values: trainer.lr={found.trainer.lr:.6g}, from {tuned_file(found)} (tuned=false"
     assert output in capsys.readouterr().err
     others = {
-        "on other texts that are called csv too": [*words, f"dataset.path={theirs}"],
+        "on other texts that are called csv too": [*words, f"dataset.path={other_file}"],
         "with the encoder random, this run is with some/encoder at 0123": [
-            *(word for word in mine if word != "model=tiny"),
+            *(word for word in same if word != "model=tiny"),
             *("model=hf", "model.alias=tiny", "model.name=some/encoder", "model.revision=0123"),
         ],
     }
@@ -74,20 +74,20 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
         cfg = composed("loss=ce", *overrides, config_name="train")
         assert cfg.trainer.lr == 2e-5 and cfg.tuned["applied"] == [] and "study" not in cfg.tuned
         assert f"were not applied: they were searched {reason}" in capsys.readouterr().err
-    assert main(lambda *_: None, ["loss=gloss_o", *words, f"dataset.path={theirs}"]) == 2
+    assert main(lambda *_: None, ["loss=gloss_o", *words, f"dataset.path={other_file}"]) == 2
     assert "needs a σ: no file " in capsys.readouterr().err
-    again = finished([*words, f"dataset.path={theirs}", "search.trials=5"], monkeypatch, "loss=ce")
+    again = finished([*words, f"dataset.path={other_file}", "search.trials=5"], monkeypatch, "loss=ce")
     assert again.name != study.name
     assert "which were searched on other texts that are called csv too" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("outputs", ["outputs", "outputs/", "./outputs", str(Path.cwd() / "outputs")])
-def test_default_outputs_are_that_however_they_are_written(outputs):
+def test_the_default_outputs_folder_is_recognised_in_any_spelling(outputs):
     cfg = composed("loss=ce", f"paths.outputs={outputs}", config_name="train")
     assert tuned_file(cfg).parent == CONFIG_DIR / "tuned"
 
 
-def test_searched_values_are_told_shown_and_can_be_left_out(settings, monkeypatch, capsys):
+def test_searched_values_are_printed_and_can_be_disabled(settings, monkeypatch, capsys):
     best = finished(settings, monkeypatch, "loss=ce").best["params"]["lr"]
     words = ["loss=ce", *(word for word in settings if not word.startswith("search."))]
     capsys.readouterr()
@@ -96,7 +96,7 @@ def test_searched_values_are_told_shown_and_can_be_left_out(settings, monkeypatc
     assert yaml.safe_load(output.out)["trainer"]["lr"] == best and f"trainer.lr={best:.6g}" in output.err
     assert composed(*words, "tuned=false", config_name="train").trainer.lr == 2e-5
     assert composed(*words, "trainer.lr=1e-3", config_name="train").tuned["applied"] == []
-    assert "searched values" not in capsys.readouterr().err  # none was taken
+    assert "searched values" not in capsys.readouterr().err  # no values were applied
     assert main(lambda *_: None, [*words, "tuned=maybe"]) == 2
     assert "expected true or false" in capsys.readouterr().err
 
@@ -108,11 +108,11 @@ def test_searched_values_are_told_shown_and_can_be_left_out(settings, monkeypatc
         (lambda cfg: 20 + cfg.trainer.lr, "no trial beat the majority class, which has 33.3"),
     ],
 )
-def test_a_search_that_found_nothing_is_not_applied(settings, monkeypatch, capsys, score, reason):
+def test_a_search_without_a_useful_result_is_not_applied(settings, monkeypatch, capsys, score, reason):
     monkeypatch.setattr(tuning, "train", stand_in(score))
     assert tune(composed("loss=ce", *settings)).best is not None
     assert reason in capsys.readouterr().err
-    words = [word for word in settings if not word.startswith("search.")]
+    words = without_search(settings)
     cfg = composed("loss=ce", *words, config_name="train")
     assert cfg.trainer.lr == 2e-5 and cfg.tuned["applied"] == []
     assert f"were not applied: {reason}" in capsys.readouterr().err
@@ -125,7 +125,7 @@ def test_a_search_that_found_nothing_is_not_applied(settings, monkeypatch, capsy
         )
 
 
-def test_the_majority_class_has_the_score_of_a_constant_answer():
+def test_majority_f1_equals_sklearn():
     from sklearn.metrics import f1_score
 
     for labels in ([0, 0, 1], [2, 0, 1, 1, 2, 2, 2], [0, 1]):
@@ -135,19 +135,19 @@ def test_the_majority_class_has_the_score_of_a_constant_answer():
         assert tuning.majority_f1(truth) == pytest.approx(expected)
 
 
-def test_what_was_set_by_hand_in_a_search_goes_with_what_it_found(settings, monkeypatch):
+def test_values_set_by_hand_in_a_search_are_applied_with_its_result(settings, monkeypatch):
     finished(settings, monkeypatch, "loss.lam=0.65")
-    words = [word for word in settings if not word.startswith("search.")]
+    words = without_search(settings)
     assert composed("loss=gloss_o", *words, config_name="train").loss.lam == 0.65
 
 
-def test_a_search_does_not_start_from_what_an_earlier_one_found(settings, monkeypatch):
+def test_a_search_does_not_use_the_values_of_an_earlier_search(settings, monkeypatch):
     finished(settings, monkeypatch)
     cfg = composed("loss=gloss_o", *settings)
     assert cfg.loss.sigma is None and cfg.trainer.lr == 2e-5 and cfg.tuned is True
 
 
-def test_a_finished_search_is_not_written_anew_and_another_one_s_values_are_replaced(settings, monkeypatch, capsys):
+def test_a_finished_search_is_written_once_and_replaces_other_values(settings, monkeypatch, capsys):
     first = finished(settings, monkeypatch)
     path = Path(first.folder).parents[1] / "tuned" / "csv-tiny-integrated-gloss_o-e2.yaml"
     before = path.stat().st_mtime_ns
@@ -161,20 +161,20 @@ def test_a_finished_search_is_not_written_anew_and_another_one_s_values_are_repl
 @pytest.mark.parametrize(
     "text", ["", "trainer: {lr: 1.0e-5}", "trainer: {lr: fast}\ntuned: {}", "seed: {x: 1}\ntuned: {}", "{"]
 )
-def test_a_damaged_overlay_is_told(settings, text, capsys):
+def test_a_damaged_overlay_is_refused(settings, text, capsys):
     path = Path(settings[-1].partition("=")[2]) / "tuned" / "csv-tiny-integrated-ce.yaml"
     path.parent.mkdir(parents=True)
     path.write_text(text)
-    settings = [word for word in settings if not word.startswith("search.")]
+    settings = without_search(settings)
     assert main(lambda *_: None, ["loss=ce", *settings]) == 2
     assert f"{path} is no overlay of a search" in capsys.readouterr().err
 
 
-def test_gloss_o_without_a_search_names_the_command(settings, capsys):
-    settings = [word for word in settings if not word.startswith("search.")]
+def test_gloss_o_without_a_search_names_the_search_command(settings, capsys):
+    settings = without_search(settings)
     assert main(lambda *_: None, ["loss=gloss_o", "variant=released", *settings]) == 2
     error = capsys.readouterr().err
     command = error.partition("python scripts/")[2].partition("\n")[0]
     assert command.startswith("tune.py dataset=csv model=tiny mode=integrated loss=gloss_o variant=released")
-    assert set(settings) <= set(command.split())  # so that it can be copied
+    assert set(settings) <= set(command.split())  # the command has all settings
     assert "loss.sigma=0.5" in error

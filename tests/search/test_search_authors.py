@@ -1,11 +1,11 @@
-"""search=authors is the released code's search: its spaces, fixed values, sampler and pruning, and what it hands on."""
+"""search=authors, the search of the released code: spaces, fixed values, sampler, pruning, values passed to runs."""
 
 from dataclasses import asdict
 
 import numpy as np
 import optuna
 import pytest
-from searching import composed, stand_in, states, work, worker_of
+from searching import composed, stand_in, states, without_search, work, worker_of
 
 from gloss.records.study import _space_of, read_study
 from gloss.report.protocol import protocol_deviations
@@ -16,7 +16,7 @@ from gloss.search.worker import tune
 RATES = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5]
 SHARES = [0.5, 0.6, 0.7, 0.8, 0.9]
 SIGMA = (0.1, 10.0, False)  # uniform
-SPACES = {  # as saditya13/G-Loss-LoG has them
+SPACES = {  # as in saditya13/G-Loss-LoG
     ("integrated", "ce"): {"lr": RATES},
     ("integrated", "scl_ce"): {"lr": RATES, "temperature": [0.1, 0.3, 0.5, 0.7]},
     ("integrated", "gloss_sqrt"): {"lr": RATES, "lam": SHARES, "gamma": SHARES},
@@ -34,7 +34,7 @@ def authors(*overrides):
 
 
 @pytest.mark.parametrize(("mode", "loss"), SPACES)
-def test_spaces_and_trials(mode, loss):
+def test_search_spaces_and_numbers_of_trials(mode, loss):
     cfg = composed("search=authors", f"mode={mode}", f"loss={loss}")
     found = search_space(cfg, cfg.search)
     assert {name: _space_of(range_of(row)) for name, row in found.items()} == SPACES[mode, loss]
@@ -44,10 +44,10 @@ def test_spaces_and_trials(mode, loss):
     assert isinstance(worker.study.pruner, optuna.pruners.NopPruner) == (mode == "integrated")
 
 
-def test_scl_with_ce_has_lam_09_in_every_trial_and_its_tau_never_reaches_the_runs(settings, monkeypatch):
-    train = stand_in(lambda cfg: 60 + 10 * cfg.loss.temperature + 1e5 * cfg.trainer.lr)  # the largest τ is the best
+def test_scl_ce_has_fixed_lam_and_its_searched_tau_is_not_applied(settings, monkeypatch):
+    train = stand_in(lambda cfg: 60 + 10 * cfg.loss.temperature + 1e5 * cfg.trainer.lr)  # the score rises with τ
     monkeypatch.setattr(tuning, "train", train)
-    words = [word for word in settings if not word.startswith("search.")]
+    words = without_search(settings)
     for change, lam in (("seed=1", 0.9), ("loss.lam=0.6", 0.6), ("variant=released", 0.9)):
         train.asked.clear()
         study = tune(composed("loss=scl_ce", "search=authors", *words, change))
@@ -61,9 +61,9 @@ def test_scl_with_ce_has_lam_09_in_every_trial_and_its_tau_never_reaches_the_run
         assert reread.space["temperature"] == [0.1, 0.3, 0.5, 0.7] and reread.trials == study.trials
 
 
-def test_tau_is_handed_on_by_search_fair_and_in_standalone_mode(settings, monkeypatch):
+def test_searched_tau_is_applied_with_search_fair_and_in_standalone_mode(settings, monkeypatch):
     monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 + 10 * cfg.loss.temperature))
-    words = [word for word in settings if not word.startswith("search.")]
+    words = without_search(settings)
     for search, given in (("fair", ["loss=scl_ce"]), ("authors", ["loss=scl", "mode=standalone"])):
         best = tune(composed(f"search={search}", *given, *words)).best["params"]
         run = composed(*given, *words, config_name="train")
@@ -77,7 +77,7 @@ def drawn(settings, monkeypatch, score, tmp_path, *overrides):
     return worker
 
 
-def test_draws_are_those_of_optunas_sampler_as_it_was_by_default_for_the_authors(settings, monkeypatch, tmp_path):
+def test_draws_equal_the_authors_default_optuna_sampler(settings, monkeypatch, tmp_path):
     worker = drawn(
         settings, monkeypatch, lambda cfg: 50 - cfg.loss.sigma, tmp_path, "search=authors", "search.trials=13"
     )
@@ -91,7 +91,7 @@ def test_draws_are_those_of_optunas_sampler_as_it_was_by_default_for_the_authors
         assert trial.params == trials[number].params
 
 
-def test_standalone_trials_are_stopped_after_three_finished_ones_and_count_with_their_best(settings, monkeypatch):
+def test_standalone_trials_are_pruned_after_three_and_keep_their_best_value(settings, monkeypatch):
     scores = iter([0.50, 0.52, 0.54, 0.51, 0.53])  # the median of the first three is 0.52
     by_tau = {}
 

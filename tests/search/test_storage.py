@@ -1,4 +1,4 @@
-"""Where a search is kept: workers that are killed, with a SQLite file and with a database."""
+"""Storage of searches: killed workers with a SQLite file and with a database, locks, passwords."""
 
 import json
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy
-from searching import composed, trial_records, worker_of
+from searching import composed, trial_records, without_search, worker_of
 
 from gloss.cli.hydra_main import main
 from gloss.config import ROOT
@@ -33,9 +33,10 @@ def start(*overrides: str, log: Path) -> subprocess.Popen:
 
 
 def kill_one(overrides: list[str], tmp_path: Path, number: signal.Signals, num_workers: int, moment: str) -> str:
-    """Start workers, stop the first at a moment of its first trial, wait for the others; all logs.
+    """Start workers, stop the first when its log contains `moment`, wait for the others; return all logs.
 
-    A single worker is started again."""
+    A single worker is started again.
+    """
     logs = [tmp_path / f"{n}.log" for n in range(max(2, num_workers))]
     workers = [start(*overrides, log=log) for log in logs[:num_workers]]
     try:
@@ -55,7 +56,7 @@ def kill_one(overrides: list[str], tmp_path: Path, number: signal.Signals, num_w
 
 
 def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path: Path) -> None:
-    """None lost, none double: each trial is there once, and trained once; the interrupted one as if it had not been."""
+    """Check that each trial exists and was trained once, and that the interrupted trial equals an undisturbed run."""
     [study] = read_studies(tmp_path / "out")
     assert [(t["number"], t["state"]) for t in study.trials] == [(n, "complete") for n in range(num_trials)]
     assert study.is_finished and len({json.dumps(t["params"]) for t in study.trials}) == num_trials
@@ -63,20 +64,20 @@ def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path:
     for record in trial_records(study):
         assert [row["epoch"] for row in record.epochs()] == [1, 2, 3, 4, 5, 6]
     again = logs.partition("going on where another worker left it")[2]
-    assert "· going on from epoch " in again.partition("· epoch ")[0], logs  # from its checkpoint
+    assert "· going on from epoch " in again.partition("· epoch ")[0], logs  # it resumed from its checkpoint
     [number] = re.findall(r"· trial (\d+) of \d+ · going on where another worker left it", logs)
-    interrupted = study.trials[int(number) - 1]  # counted from 1 on the screen
-    plain = [w for w in overrides if not w.startswith("search.")]
+    interrupted = study.trials[int(number) - 1]  # the log counts from 1
+    plain = without_search(overrides)
     rate = f"trainer.lr={interrupted['params']['lr']}"
     cfg = composed(*plain, rate, f"paths.outputs={tmp_path / 'undisturbed'}", config_name="train")
     assert max(row["score"] for row in train(cfg).epochs()) == interrupted["value"]
-    assert start(*overrides, log=tmp_path / "again.log").wait(60) == 0  # has nothing left to do
+    assert start(*overrides, log=tmp_path / "again.log").wait(60) == 0  # all trials are finished
     assert "epoch" not in (tmp_path / "again.log").read_text().partition("| Trial")[0]
 
 
 @pytest.fixture
 def to_be_killed(settings):
-    """Trials of six epochs, with a checkpoint after every step."""
+    """Settings of a search: trials of six epochs with a checkpoint after every step."""
     words = ["trainer.max_epochs=6", "trainer.patience=null", "trainer.checkpoint_minutes=1e-9", "search.trials=3"]
     return ["loss=ce", *settings, *words, "search.heartbeat_seconds=2"]
 
@@ -96,9 +97,7 @@ def to_be_killed(settings):
         ),
     ],
 )
-def test_a_worker_that_is_stopped_in_the_middle_of_a_trial_loses_nothing(
-    to_be_killed, tmp_path, number, num_workers, moment
-):
+def test_a_trial_of_a_stopped_worker_is_resumed(to_be_killed, tmp_path, number, num_workers, moment):
     logs = kill_one(to_be_killed, tmp_path, number, num_workers, moment)
     check_after_kill(to_be_killed, logs, 3, tmp_path)
     assert number == signal.SIGKILL or f"stopped by {number.name}; the same command goes on" in logs
@@ -106,12 +105,12 @@ def test_a_worker_that_is_stopped_in_the_middle_of_a_trial_loses_nothing(
 
 @pytest.fixture
 def postgres():
-    """The URL of a PostgreSQL server of our own, on loopback, gone afterwards."""
+    """The URL of a temporary PostgreSQL server on loopback."""
     found = [*map(Path, filter(None, [shutil.which("pg_ctl")])), *Path("/usr/lib/postgresql").glob("*/bin/pg_ctl")]
     if not found:
         pytest.skip("there is no pg_ctl: install PostgreSQL to test a search with a database")
     programs = found[-1].resolve().parent
-    user = {"user": "nobody"} if os.geteuid() == 0 else {}  # the server refuses to be root
+    user = {"user": "nobody"} if os.geteuid() == 0 else {}  # the server refuses to run as root
     folder = Path(tempfile.mkdtemp(prefix="gloss-pg-"))
     if user:
         shutil.chown(folder, "nobody")
@@ -135,16 +134,16 @@ def postgres():
 
 
 @pytest.mark.long
-def test_a_database_lets_a_killed_worker_lose_nothing(to_be_killed, tmp_path, postgres):
+def test_a_trial_of_a_killed_worker_is_resumed_with_a_database(to_be_killed, tmp_path, postgres):
     overrides = [*to_be_killed, f"search.storage={postgres}"]
     logs = kill_one(overrides, tmp_path, signal.SIGKILL, 3, "· epoch 2 ·")
     check_after_kill(overrides, logs, 3, tmp_path)
     written = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
     assert len(written) > 20 and not list((tmp_path / "out").rglob("study.db"))
-    assert not any(b"secret" in path.read_bytes() for path in written)  # the password stays out of every record
+    assert not any(b"secret" in path.read_bytes() for path in written)  # no file contains the password
 
 
-def test_a_sweep_writes_no_password(monkeypatch, tmp_path, capsys):
+def test_a_sweep_of_searches_writes_no_password(monkeypatch, tmp_path, capsys):
     def task(cfg, is_sweep):
         found.append(cfg.search.storage)
         raise ConfigError("the server is away")
@@ -161,8 +160,8 @@ def test_a_sweep_writes_no_password(monkeypatch, tmp_path, capsys):
     assert main(task, [*sweep, "search.storage=null"], "tune") == 1 and found[2:] == [None, None]
 
 
-def test_a_worker_that_reads_keeps_others_from_reading_the_same(tmp_path):
-    """SQLite locks the file for a writer only, so that two workers could read that a trial is free."""
+def test_a_reading_worker_locks_the_database_for_others(tmp_path):
+    """By default SQLite locks the file only for writers, and two workers could take the same trial."""
     path = tmp_path / "study.db"
     storage = open_storage(None, path, 20)
     with storage.engine.connect() as connection:
@@ -172,7 +171,7 @@ def test_a_worker_that_reads_keeps_others_from_reading_the_same(tmp_path):
     sqlite3.connect(path, timeout=0, isolation_level=None).execute("BEGIN IMMEDIATE")
 
 
-def test_a_database_that_is_not_there_is_told_without_its_password(settings):
+def test_an_unreachable_database_gives_an_error_without_the_password(settings):
     cfg = composed("loss=ce", *settings, "search.storage=postgresql://me:secret@127.0.0.1:1/search")
     with pytest.raises(ConfigError, match=r"search.storage=postgresql://me:\*\*\*@127.0.0.1:1/search cannot be used"):
         worker_of(cfg)

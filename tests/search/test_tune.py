@@ -1,4 +1,4 @@
-"""The search: its spaces, what two workers share, how trials end; and a real one."""
+"""The search: its spaces, several workers, the ends of trials, and a real search."""
 
 import json
 
@@ -22,7 +22,7 @@ from gloss.training.failures import Diverged
 CELLS = [(mode, loss) for mode in (INTEGRATED, STANDALONE) for loss, row in LOSSES.items() if mode in row.modes]
 
 
-def test_every_loss_and_mode_has_a_space():
+def test_every_loss_and_mode_has_a_search_space():
     seen = 0
     for mode, loss in CELLS:
         cfg = composed("search=authors", f"mode={mode}", f"loss={loss}")
@@ -42,7 +42,7 @@ def test_every_loss_and_mode_has_a_space():
     assert seen == 11
 
 
-def test_what_is_set_by_hand_or_by_the_variant_is_not_searched():
+def test_keys_set_by_hand_or_by_the_variant_are_not_searched():
     cfg = composed("loss=gloss_o", "loss.lam=0.7", "trainer.lr=3e-5")
     assert set(search_space(cfg, cfg.search)) == {"gamma", "sigma"}
     cfg = composed("loss=scl_ce", "variant=released")
@@ -61,7 +61,7 @@ def test_what_is_set_by_hand_or_by_the_variant_is_not_searched():
         ({"lr": [1e-5, 2e-5]}, "lr=.* is not allowed"),
     ],
 )
-def test_a_wrong_space_is_told(change, message):
+def test_a_wrong_search_space_is_refused(change, message):
     cfg = composed("loss=ce")
     cfg.search.space["integrated"]["ce"] = change
     with pytest.raises(ConfigError, match=message):
@@ -71,7 +71,7 @@ def test_a_wrong_space_is_told(change, message):
 # ---------------------------------------------------------------------------------------------------- several workers
 
 
-def test_two_runs_of_one_worker_give_the_same_trials_and_an_interruption_changes_none(settings, monkeypatch, tmp_path):
+def test_a_single_worker_is_reproducible_also_after_interruptions(settings, monkeypatch, tmp_path):
     train = stand_in(lambda cfg: 50 + cfg.loss.gamma)
 
     def interrupted(cfg, **about):
@@ -81,9 +81,9 @@ def test_two_runs_of_one_worker_give_the_same_trials_and_an_interruption_changes
         return train(cfg, **about)
 
     found = []
-    for name, how in (("one", train), ("two", train), ("three", interrupted)):
+    for name, function in (("one", train), ("two", train), ("three", interrupted)):
         train.asked.clear()
-        monkeypatch.setattr(tuning, "train", how)
+        monkeypatch.setattr(tuning, "train", function)
         words = ["loss=gloss_o", *settings, "search.trials=7", f"paths.outputs={tmp_path / name}"]
         worker = worker_of(composed(*words))
         while True:
@@ -91,17 +91,17 @@ def test_two_runs_of_one_worker_give_the_same_trials_and_an_interruption_changes
                 work(worker)
                 break
             except Interrupted:
-                worker = worker_of(composed(*words))  # the same command again
+                worker = worker_of(composed(*words))  # as if the same command ran again
         found.append([(t["params"], t["value"], t["state"]) for t in worker.conclude().trials])
     assert found[0] == found[1] == found[2] and len(found[0]) == 7
     assert len(worker.study.trials) == 10 and len({json.dumps(row[0]) for row in found[0]}) == 7
 
 
-def test_workers_at_once_end_with_the_trials_asked_for(settings, monkeypatch):
+def test_concurrent_workers_make_the_requested_number_of_trials(settings, monkeypatch):
     first, second, third = (worker_of(composed("loss=gloss_o", *settings)) for _ in range(3))
     plain = stand_in()
 
-    def nested(cfg, **about):  # while one trains, two others begin
+    def nested(cfg, **about):  # while the first trains, two others start
         if len(plain.asked) < 2:
             plain.asked.append(cfg)
             assert [second, third][len(plain.asked) - 1].step()
@@ -110,16 +110,16 @@ def test_workers_at_once_end_with_the_trials_asked_for(settings, monkeypatch):
     monkeypatch.setattr(tuning, "train", nested)
     assert first.step() and states(first) == ["complete"] * 3
     late = worker_of(composed("loss=gloss_o", *settings, "search.trials=3"))
-    late.num_trials = 4  # as if it had looked before the third was started
+    late.num_trials = 4  # as if it had counted before the third trial started
     late.study.optimize = lambda objective, **more: (setattr(late, "num_trials", 3), study_optimize(objective, **more))
     study_optimize = optuna.Study.optimize.__get__(late.study)
-    assert late.step() and len(late.study.trials) == 4 and len(states(late)) == 3  # the fourth is not trained
+    assert late.step() and len(late.study.trials) == 4 and len(states(late)) == 3  # the fourth trial is not trained
     assert not late.step() and len(late.conclude().trials) == 3
     work(second)
     assert states(first) == ["complete"] * 5 and len({json.dumps(t.params) for t in first.study.trials}) == 6
 
 
-def test_more_trials_extend_a_study_and_other_settings_make_another(settings, monkeypatch):
+def test_more_trials_extend_a_study_and_other_settings_make_a_new_one(settings, monkeypatch):
     monkeypatch.setattr(tuning, "train", stand_in())
     names = set()
     for change in ("search.trials=2", "search.trials=3", "search.trials=3", "search.trials=1"):
@@ -127,7 +127,7 @@ def test_more_trials_extend_a_study_and_other_settings_make_another(settings, mo
         work(worker)
         names.add(worker.study_name)
     assert states(worker) == ["complete"] * 3 and len(names) == 1
-    # Optuna's own tools, the dashboard among them, open the file as it is
+    # Optuna's tools, such as the dashboard, can open the file
     url = f"sqlite:///{worker.folder / 'study.db'}"
     assert len(optuna.load_study(study_name=worker.study_name, storage=url).trials) == 3
     for change in ("seed=2", "trainer.max_epochs=3", "dataset.train_limit=20", "search=authors", "trainer.patience=3"):
@@ -135,7 +135,7 @@ def test_more_trials_extend_a_study_and_other_settings_make_another(settings, mo
     assert len(names) == 6
 
 
-def test_a_dead_worker_s_trial_is_retried(settings, monkeypatch):
+def test_a_trial_of_a_dead_worker_is_retried(settings, monkeypatch):
     train = stand_in()
     monkeypatch.setattr(tuning, "train", train)
     cfg = composed("loss=ce", *settings, "search.trials=2")
@@ -146,18 +146,18 @@ def test_a_dead_worker_s_trial_is_retried(settings, monkeypatch):
     assert train.asked[0].trainer.lr == pytest.approx(killed.params["lr"], rel=1e-5) != train.asked[1].trainer.lr
 
 
-def test_a_worker_that_died_before_its_first_heartbeat_leaves_no_trial_behind(settings, monkeypatch):
+def test_a_trial_without_a_heartbeat_is_removed(settings, monkeypatch):
     monkeypatch.setattr(tuning, "train", stand_in())
     monkeypatch.setattr(tuning, "POLL_SECONDS", 0)
     worker = worker_of(composed("loss=scl_ce", *settings, "search.trials=2"))
-    worker.study.ask()  # started, no values yet
+    worker.study.ask()  # a started trial without values
     assert worker.step() and worker.step() and states(worker) == ["running", "complete"]
     age(worker)
     work(worker)
     assert states(worker) == ["complete"] * 2
 
 
-def test_a_trial_that_kills_its_workers_is_given_up(settings, monkeypatch):
+def test_a_trial_fails_after_three_dead_workers(settings, monkeypatch):
     train = stand_in()
     monkeypatch.setattr(tuning, "train", train)
     cfg = composed("loss=ce", *settings, "search.trials=2")
@@ -171,12 +171,12 @@ def test_a_trial_that_kills_its_workers_is_given_up(settings, monkeypatch):
 
 
 @pytest.mark.parametrize("end", ["epoch", "complete", "pruned"])
-def test_a_worker_taken_for_dead_does_not_book_its_trial(settings, monkeypatch, end, capsys):
+def test_a_worker_taken_for_dead_does_not_record_its_trial(settings, monkeypatch, end, capsys):
     slow, other = (worker_of(composed("loss=ce", *settings, "search.trials=1")) for _ in range(2))
 
     def train(cfg, callbacks, **about):
         monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 20.0))
-        age(slow)  # as it seems to the other
+        age(slow)  # the other worker takes it for dead
         work(other)
         if end == "pruned":
             raise optuna.TrialPruned
@@ -190,7 +190,7 @@ def test_a_worker_taken_for_dead_does_not_book_its_trial(settings, monkeypatch, 
     assert len(slow.study.trials) == 2 and not slow.study.trials[0].intermediate_values
 
 
-def test_an_error_that_is_not_the_values_fault_stops_the_worker_and_keeps_the_trial(settings, monkeypatch):
+def test_a_system_error_stops_the_worker_and_keeps_the_trial(settings, monkeypatch):
     asked = []
 
     def broken(cfg, **about):
@@ -198,7 +198,7 @@ def test_an_error_that_is_not_the_values_fault_stops_the_worker_and_keeps_the_tr
         raise OSError(28, "no space left on device")
 
     worker = worker_of(composed("loss=ce", *settings, "search.trials=2"))
-    for _ in range(5):  # as often as it takes to free the disk
+    for _ in range(5):  # repeated until the disk has space
         monkeypatch.setattr(tuning, "train", broken)
         with pytest.raises(OSError, match="no space"):
             worker.step()
@@ -208,10 +208,10 @@ def test_an_error_that_is_not_the_values_fault_stops_the_worker_and_keeps_the_tr
     assert worker.conclude().trials[0]["params"]["lr"] == asked[0]
 
 
-# ------------------------------------------------------------------------------------------------------ a trial's end
+# ------------------------------------------------------------------------------------------------------ ends of trials
 
 
-def test_repeated_values_are_not_trained_again(settings):
+def test_repeated_values_are_not_trained_twice(settings):
     cfg = composed("loss=ce", *settings, "search.trials=4")
     cfg.search.space["integrated"]["ce"]["lr"] = {"choices": [1e-3, 2e-3]}
     study = tune(cfg)
@@ -222,7 +222,7 @@ def test_repeated_values_are_not_trained_again(settings):
         assert (trial["params"], trial["value"], trial["epochs"]) == (twin["params"], twin["value"], 2)
 
 
-def test_a_diverged_trial_fails_with_its_reason_and_the_study_goes_on(settings, monkeypatch):
+def test_a_diverged_trial_fails_with_its_reason_and_the_study_continues(settings, monkeypatch):
     sound = stand_in()
 
     def train(cfg, wait=True, callbacks=(), is_trial=False, place=""):
@@ -271,13 +271,13 @@ def test_rerun_is_refused(settings):
         tune(composed("loss=ce", *settings, "rerun=true"))
 
 
-def test_a_real_study_chooses_on_validation_and_never_sees_the_test_texts(toy, settings, tmp_path, capsys):
-    """The same search with the test labels turned round: same trials, same values, and nothing of the test texts."""
+def test_a_real_study_selects_on_validation_and_does_not_use_test_texts(toy, settings, tmp_path, capsys):
+    """With swapped test labels the search has the same trials and values, and no results on test texts."""
     lines = toy.read_text().splitlines()
     parts = {"train": lines[1:41], "val": lines[41:51], "test": lines[51:]}
-    turned = [line.rpartition(",")[0] + (",sea" if line.endswith("sky") else ",sky") for line in parts["test"]]
+    swapped = [line.rpartition(",")[0] + (",sea" if line.endswith("sky") else ",sky") for line in parts["test"]]
     studies = []
-    for name, test in (("straight", parts["test"]), ("turned", turned)):
+    for name, test in (("original", parts["test"]), ("swapped", swapped)):
         folder = tmp_path / name
         folder.mkdir()
         for part, rows in (parts | {"test": test}).items():
@@ -295,7 +295,7 @@ def test_a_real_study_chooses_on_validation_and_never_sees_the_test_texts(toy, s
         studies.append([(t["params"], t["value"]) for t in study.trials])
         assert all(r.result["metrics"].keys() == r.result["num_rows"].keys() - {"train"} == {"val"} for r in records)
         assert not any(name.startswith("test") for r in records for name in r.predictions())
-        assert read_records(folder / "out") == ([], [])  # trials are not runs of a table
+        assert read_records(folder / "out") == ([], [])  # trials do not count as runs
         found, problems = read_records(study.folder)
         assert not found and ["is a trial of a search" in p.reason for p in problems] == [True] * 2
     assert studies[0] == studies[1]
