@@ -1,4 +1,4 @@
-"""The benchmark measures what it says: never how fast it is."""
+"""The benchmark: correctness of its measurements and ratios, independent of speed."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ TINY = Settings(
 
 
 def rounds(**seconds: list[float]) -> list[dict]:
-    """Rounds of steps with 100 tokens and 2000 operations each."""
+    """Measured rounds with 100 tokens and 2000 operations per step."""
     turns = [dict(zip(seconds, values, strict=True)) for values in zip(*seconds.values(), strict=True)]
     return [{"tokens": 100, "flops": 2000, "turns": {k: {"seconds": v} for k, v in t.items()}} for t in turns]
 
 
-def test_a_benchmark_leaves_a_whole_result_and_the_report_shows_it(tmp_path):
+def test_a_benchmark_writes_a_result_and_the_report_shows_it(tmp_path):
     result, path = bench(replace(TINY, baselines=True, outputs=str(tmp_path)))
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     found = result["candidates"]
@@ -51,12 +51,12 @@ def test_a_benchmark_leaves_a_whole_result_and_the_report_shows_it(tmp_path):
     results, problems = read_bench(tmp_path)
     table = speed_table(results)
     assert problems == [] and len(table.rows) == 5 and "CE, Hugging Face Trainer" in table.markdown()
-    assert table.data["ratio_median"].isna().sum() == 1  # of CE to itself
+    assert table.data["ratio_median"].isna().sum() == 1  # CE has no ratio to itself
     (tmp_path / "bench" / "half.json").write_text('{"schema_version": 1')
     assert len(read_bench(tmp_path)[1]) == 1
 
 
-def test_every_candidate_of_a_round_gets_the_same_batches_and_the_order_shifts(monkeypatch):
+def test_candidates_of_a_round_get_equal_batches_in_rotating_order(monkeypatch):
     ours, seen = Bench.build(replace(TINY, baselines=True)), []
 
     def note(self, fit, batches):
@@ -67,7 +67,7 @@ def test_every_candidate_of_a_round_gets_the_same_batches_and_the_order_shifts(m
     for number, order in enumerate((["ce", "gloss_o", "ce"], ["gloss_o", "ce", "ce"])):
         seen.clear()
         measured = ours.round(number)
-        turns = seen[3:] if number == 0 else seen  # the first round is warmed up before
+        turns = seen[3:] if number == 0 else seen  # the first round starts with a warm-up
         assert [name for name, _ in turns] == order
         assert all(rows == turns[0][1] and len(rows) == 16 for _, rows in turns)
         assert measured["tokens"] == ours.fits["ce"].tables["train"].host_lengths[turns[0][1]].sum()
@@ -80,15 +80,15 @@ def test_every_candidate_of_a_round_gets_the_same_batches_and_the_order_shifts(m
     assert "".join(order) == "abcbcacab"
 
 
-def test_operations_are_those_of_the_layers_counted_by_hand():
+def test_step_flops_equal_a_count_by_hand():
     encoder = Bench.build(TINY).fits["ce"].model.encoder
     width, inner, layers = 64, 128, 2
     parameters = layers * (4 * width * (width + 1) + 2 * width * inner + inner + width + 4 * width)
-    attention = sum(4 * n * n * width * layers * 3 for n in (5, 9))  # QKᵀ and its product with V, forward and backward
+    attention = sum(4 * n * n * width * layers * 3 for n in (5, 9))  # QKᵀ and the product with V, forward and backward
     assert step_flops(encoder, np.array([5, 9])) == 6 * parameters * 14 + attention
 
 
-def test_ratios_are_formed_within_a_round_and_shares_count_real_tokens():
+def test_ratios_are_within_a_round_and_shares_count_real_tokens():
     measured = rounds(ce=[0.5, 10, 2], ce_repeat=[1.5, 10, 2], gloss_o=[1, 10, 2], released=[5, 60, 7])
     del measured[2]["turns"]["released"]
     found = summary(measured, peak=4000, alone={"ce": 0.1, "gloss_o": 0.4})
@@ -99,8 +99,8 @@ def test_ratios_are_formed_within_a_round_and_shares_count_real_tokens():
     assert found["gloss_o"]["added"] == pytest.approx([1.15, 1.03, 1.6])
 
 
-def test_equal_steps_have_a_ratio_of_one_however_others_disturb_them():
-    """The mean of CE's two turns would lie above the median of one, and flatter every other step."""
+def test_equal_steps_have_ratio_1_under_noise():
+    """A mean of the two CE steps as denominator would be biased: it exceeds the median of a single step."""
     rng = np.random.default_rng(0)
     measured = rounds(**{name: 1 + rng.exponential(0.2, size=2001) for name in ("ce", "ce_repeat", "gloss_o")})
     _, low, high = summary(measured, 1, {})["gloss_o"]["ratio"]
@@ -108,20 +108,20 @@ def test_equal_steps_have_a_ratio_of_one_however_others_disturb_them():
 
 
 @pytest.mark.parametrize("size", [1, 5, 6, 12, 101])
-def test_the_interval_of_a_median_holds_it_in_95_percent(size):
+def test_interval_of_the_median_has_95_percent_coverage(size):
     values = np.random.default_rng(size).permutation(size) + 1.0
     median, low, high = interval(values.tolist())
     k = int(low)  # the k-th lowest and the k-th highest
     assert median == np.median(values) and high == size + 1 - k
     if size < 6:
-        assert k == 1  # not even the extremes would do
+        assert k == 1  # even the extremes do not reach 95 %
     else:
         assert 2 * binom.cdf(k - 1, size, 0.5) <= 0.05 < 2 * binom.cdf(k, size, 0.5)
 
 
-def test_what_a_device_adds_in_another_order_is_seen(monkeypatch):
+def test_difference_of_equal_steps_detects_nondeterminism(monkeypatch):
     fit, step, calls = Bench.build(TINY).fits["ce"], Fit._backward, []
-    assert difference_of_equal_steps(fit, np.arange(16)) == 0.0  # on a CPU
+    assert difference_of_equal_steps(fit, np.arange(16)) == 0.0  # on a CPU sums are deterministic
 
     def perturbed(self, *arguments, **options):
         step(self, *arguments, **options)
@@ -133,7 +133,7 @@ def test_what_a_device_adds_in_another_order_is_seen(monkeypatch):
     assert difference_of_equal_steps(fit, np.arange(16)) == pytest.approx(0.5)
 
 
-def test_the_trainer_pads_to_the_longest_of_the_batch_and_its_first_step_is_not_counted(monkeypatch):
+def test_trainer_baseline_pads_to_the_longest_text_and_skips_its_first_step(monkeypatch):
     fit = Bench.build(TINY).fits["ce"]
     table, labels = fit.tables["train"], fit.labels["train"]
     trainer = TrainerSteps(fit.model.encoder, table, labels, fit.device, time.perf_counter, "float32")
@@ -161,12 +161,12 @@ def test_the_trainer_pads_to_the_longest_of_the_batch_and_its_first_step_is_not_
     ({"lengths": None, "dataset": "mrr"}, "dataset=mrr is not allowed"),
     ({"clock": "cpu", "threads": 2}, "threads=1"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_used_are_told(change, message):
+def test_invalid_settings_are_refused(change, message):
     with pytest.raises(ConfigError, match=message):
         bench(replace(TINY, **change))
 
 
-def test_the_processors_seconds_do_not_count_a_wait(monkeypatch):
+def test_cpu_clock_excludes_waiting(monkeypatch):
     step = Fit._step
     monkeypatch.setattr(Fit, "_step", lambda *arguments: (time.sleep(0.5), step(*arguments)))
     benches = [Bench.build(replace(TINY, clock=clock)) for clock in ("wall", "cpu")]
@@ -175,7 +175,7 @@ def test_the_processors_seconds_do_not_count_a_wait(monkeypatch):
     assert cpu < 0.5 < wall
 
 
-def test_losses_beside_peers_compute_the_same_and_have_a_time_and_a_memory(monkeypatch):
+def test_peer_losses_give_equal_values_and_have_time_and_memory(monkeypatch):
     ours, peers = candidates()
     x, labels = torch.randn(16, 4, generator=torch.Generator().manual_seed(0)), torch.arange(16) % 2
     assert len(peers) == 3
@@ -184,10 +184,15 @@ def test_losses_beside_peers_compute_the_same_and_have_a_time_and_a_memory(monke
     monkeypatch.setattr("gloss.benchmark.peers.BATCHES", (8, 64))
     monkeypatch.setattr("gloss.benchmark.peers.MOST_TRIPLETS", 8**3)
     rows = list(beside_peers(torch.device("cpu"), time.perf_counter, rounds=2, width=4))
-    assert [sum(row["batch"] == num for row in rows) for num in (8, 64)] == [6, 4]  # no peer makes 64³ triplets here
+    assert [sum(row["batch"] == num for row in rows) for num in (8, 64)] == [
+        6,
+        4,
+    ]  # peers with more than 8³ triplets are left out
     assert all(row["seconds"] > 0 for row in rows) and all(row["memory_ratio"] > 0 for row in rows if "ratio" in row)
     x = torch.zeros(100, 10)
-    peak = _peak_bytes(lambda x, y: (x + 1).exp().sum(), x, x)  # the sum is gone when the gradient comes
+    peak = _peak_bytes(
+        lambda x, y: (x + 1).exp().sum(), x, x
+    )  # the intermediate sum is freed before the gradient is allocated
     assert peak == pytest.approx(2 * x.nbytes, rel=0.01)
 
 
@@ -195,14 +200,14 @@ def test_losses_beside_peers_compute_the_same_and_have_a_time_and_a_memory(monke
 @pytest.mark.parametrize(("lengths", "batch", "grad_cache_chunk"), [
     ("16", 16, None), ("4-12", 16, None), ("4-12", 16, 4), ("128", 128, None),
 ])  # fmt: skip
-def test_a_training_step_never_waits_for_the_gpu(lengths, batch, grad_cache_chunk):
-    """As far as PyTorch notices."""
+def test_a_training_step_does_not_synchronize_with_the_gpu(lengths, batch, grad_cache_chunk):
+    """Only synchronisations that PyTorch detects."""
     sizes = {"lengths": lengths, "batch": batch, "grad_cache_chunk": grad_cache_chunk}
     ours = Bench.build(replace(TINY, device="cuda", losses=MEASURED, **sizes))
     for loss, fit in ours.fits.items():
         rows = np.sort(next(ours.batches))
         device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_labeled(len(rows), torch.Generator())
-        fit._step(0, rows, device_rows, visible)  # makes the optimizer's state
+        fit._step(0, rows, device_rows, visible)  # creates the state of the optimizer
         torch.cuda.synchronize()
         try:
             torch.cuda.set_sync_debug_mode("error")

@@ -1,4 +1,4 @@
-"""`make gpu-check` on a CPU: the checks run, can fail, and one that breaks does not end the others."""
+"""`make gpu-check` on a CPU: the checks run and can fail, and an exception in one check does not end the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import gloss.training.trainer
 from gloss.benchmark import gpu_check as module
 from gloss.config import ROOT
 
-LONG = (module.benchmark, module.short_run)  # tests of their own cover what these two call
+LONG = (module.benchmark, module.short_run)  # slow checks; other tests cover the functions that they call
 
 
 def check(monkeypatch, tmp_path, *checks) -> dict:
@@ -21,7 +21,7 @@ def check(monkeypatch, tmp_path, *checks) -> dict:
     return module.gpu_check("cpu", str(tmp_path), None, lambda row: None)
 
 
-def test_a_rehearsal_passes_and_is_kept(monkeypatch, tmp_path, capsys):
+def test_the_checks_pass_on_a_cpu_and_the_result_is_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(module, "CHECKS", tuple(one for one in module.CHECKS if one not in LONG))
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", "device=cpu", f"paths.outputs={tmp_path}"])
     with pytest.raises(SystemExit) as ended:
@@ -31,23 +31,23 @@ def test_a_rehearsal_passes_and_is_kept(monkeypatch, tmp_path, capsys):
     assert sum(row["verdict"] == "ok" for row in kept["rows"]) >= 8
 
 
-def test_the_tests_that_it_runs_are_there():
+def test_the_listed_cuda_tests_exist():
     assert all(len(list((ROOT / "tests").glob(f"*/{name}"))) == 1 for name in module.CUDA_TESTS)
 
 
-def test_a_wrong_elimination_fails(monkeypatch, tmp_path):
+def test_a_wrong_elimination_fails_its_check(monkeypatch, tmp_path):
     right = module.elimination.eliminate
     wrong = lambda rates, classes: right(rates, classes) * (1 if rates.dtype == torch.float64 else 1 + 1e-4)  # noqa: E731
     monkeypatch.setattr(module.elimination, "eliminate", wrong)
     assert len(check(monkeypatch, tmp_path, module.elimination_kernels)["failed"]) == 2
 
 
-def test_another_dropout_in_the_second_pass_fails(monkeypatch, tmp_path):
+def test_another_dropout_in_the_second_pass_fails_its_check(monkeypatch, tmp_path):
     monkeypatch.setattr(gloss.training.trainer.torch, "manual_seed", lambda seed: None)
     assert check(monkeypatch, tmp_path, module.gradient_caching)["failed"]
 
 
-def test_a_check_that_breaks_is_a_failed_row(monkeypatch, tmp_path):
+def test_an_exception_in_a_check_gives_a_failed_row(monkeypatch, tmp_path):
     def broken(place):
         raise RuntimeError("no such kernel image")
 

@@ -1,4 +1,4 @@
-"""Experiments as Hydra overlays: how many runs each has, and that cells are what the command line would run."""
+"""Experiments as Hydra overlays: the number of runs, and the equality of cells with the command line."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gloss.resolve import resolve
 from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
 
-RUNS = {  # with the default seeds; the first three as the paper's tables have them
+RUNS = {  # with the default seeds; the first three numbers are the paper's
     "table2": 300,
     "table3": 100,
     "table6": 90,
@@ -32,7 +32,7 @@ RUNS = {  # with the default seeds; the first three as the paper's tables have t
     "fig7": 21,
     "few_shot": 150,  # 120, and 30 with unlabeled texts
     "label_noise": 96,
-    "graph_noise": 102,  # a set and seed: CE, 2 losses with 5 noises and shuffled, standalone as they are and shuffled
+    "graph_noise": 102,  # per set and seed: CE; 2 losses with 5 noises and shuffled; standalone plain and shuffled
     "shift": 36,
     "graph_size": 72,
     "variant": 180,
@@ -41,19 +41,19 @@ RUNS = {  # with the default seeds; the first three as the paper's tables have t
 
 @pytest.fixture(autouse=True)
 def no_overlays(tmp_path, monkeypatch):
-    """Overlays that were found and committed must not change what is tested."""
+    """Ignore the committed overlays of searches."""
     monkeypatch.setattr("gloss.search.best_values.CONFIG_DIR", tmp_path)
 
 
-def test_every_experiment_is_known_and_has_its_number_of_runs():
+def test_every_experiment_has_its_number_of_runs():
     files = {path.stem for path in (CONFIG_DIR / "experiment").rglob("*.yaml")}
-    assert len(RUNS) == 16 and files - {"demo"} == set(NAMES) == set(RUNS)  # the demo is no table or figure
+    assert len(RUNS) == 16 and files - {"demo"} == set(NAMES) == set(RUNS)  # the demo is neither a table nor a figure
     found = {name: sum(len(cell.seeds) for cell in expand_grid(name)) for name in NAMES}
     assert found == RUNS
 
 
 @pytest.mark.parametrize("name", ["table3", "fig3b", "fig7", "shift", "variant"])
-def test_a_cell_is_what_the_command_line_composes(name):
+def test_cells_equal_the_configurations_of_the_command_line(name):
     given = ["model=tiny,minilm", "seed=2,3", "trainer.max_epochs=3", "loss=gloss_sqrt"]
     cells = {(c.dataset, c.model, c.mode, c.variant, str(c.point)): c for c in expand_grid(name, given)}
     arguments = in_sweep_order(name, [f"experiment={name}", *given])
@@ -61,7 +61,7 @@ def test_a_cell_is_what_the_command_line_composes(name):
     num_jobs = 0
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
         jobs = list(itertools.product(*swept))
-        for job in jobs[:: max(1, len(jobs) // 6)]:  # composing all of them would take a minute
+        for job in jobs[:: max(1, len(jobs) // 6)]:  # a sample, because composing all jobs takes a minute
             cfg = resolve(apply_tuned(compose("train", overrides=list(job)), job))
             (cell,) = [c for c in cells.values() if c.folder(cfg.seed) == run_folder(cfg)]
             assert cfg.seed in cell.seeds and cell.config.trainer == cfg.trainer
@@ -69,7 +69,7 @@ def test_a_cell_is_what_the_command_line_composes(name):
     assert num_jobs >= 2 and len(jobs) == 2 * len(cells)
 
 
-def test_a_file_that_sets_more_than_its_own_node_is_composed_in_full(tmp_path):
+def test_a_data_set_file_may_set_keys_of_other_groups(tmp_path):
     (tmp_path / "dataset").mkdir()
     text = "# @package _global_\ndataset: {name: odd, source: csv, path: a.csv}\ntrainer: {patience: 3}\n"
     (tmp_path / "dataset" / "odd.yaml").write_text(text)
@@ -78,15 +78,19 @@ def test_a_file_that_sets_more_than_its_own_node_is_composed_in_full(tmp_path):
     assert (odd.dataset, odd.config.trainer.patience, mr.config.trainer.patience) == ("odd", 3, 10)
 
 
-def test_cells_come_in_the_papers_order_whatever_the_order_of_the_arguments():
+def test_cells_keep_the_sweep_order_for_any_order_of_arguments():
     cells = expand_grid("table2", ["loss=gloss_sqrt,ce", "seed=1", "dataset=r8,mr", "model=bert"])
     expected = [("r8", "gloss_sqrt"), ("r8", "ce"), ("mr", "gloss_sqrt"), ("mr", "ce")]
     assert [(c.dataset, c.loss) for c in cells] == expected
     seeds = [a for a in in_sweep_order("table2", ["-m", "experiment=table2", "dataset=mr", "seed=4,5"]) if "=" in a]
-    assert seeds[:3] == ["experiment=table2", "seed=4,5", "dataset=mr"]  # all cells of a seed, then the next
+    assert seeds[:3] == [
+        "experiment=table2",
+        "seed=4,5",
+        "dataset=mr",
+    ]  # all cells of one seed come before the next seed
 
 
-def test_points_are_the_swept_keys_that_no_cell_is_named_by():
+def test_points_are_the_swept_keys_outside_the_identity():
     assert [c.point for c in expand_grid("fig2", ["dataset=mr", "loss.lam=0.2,0.4", "trainer.lr=1e-5"])] == [
         {"loss.lam": 0.2},
         {"loss.lam": 0.4},
@@ -96,7 +100,7 @@ def test_points_are_the_swept_keys_that_no_cell_is_named_by():
     assert [c.point for c in overridden] == [{"trainer.lr": 1e-5}, {"trainer.lr": 2e-5}]
 
 
-def test_offsets_of_fig7_and_the_other_domain_of_shift():
+def test_fig7_has_its_offsets_and_shift_its_other_domains():
     ablations = {c.point["ablation"]: c.config.ablation for c in expand_grid("fig7", ["loss=gloss_sqrt"])}
     assert (ablations["sigma_half"].sigma_scale, ablations["sigma_double"].sigma_scale) == (0.5, 2.0)
     assert [ablations[k].lam_offset for k in ("lam_minus", "lam_plus", "none")] == [-0.1, 0.1, 0.0]
@@ -108,7 +112,7 @@ def test_offsets_of_fig7_and_the_other_domain_of_shift():
     assert pair == {"mr": "sst2", "sst2": "mr"}
 
 
-def test_experiments_share_runs_where_they_ask_for_the_same():
+def test_experiments_share_equal_runs():
     given = ["dataset=mr", "loss=gloss_sqrt", "seed=1"]
     table2 = expand_grid("table2", [*given, "model=bert"])[0]
     assert table2.config_hash in {c.config_hash for c in expand_grid("label_noise", given)}
@@ -116,7 +120,7 @@ def test_experiments_share_runs_where_they_ask_for_the_same():
     assert table2.config_hash not in {c.config_hash for c in expand_grid("few_shot", given)}
 
 
-def test_the_controls_of_graph_noise_are_what_their_names_say():
+def test_graph_noise_has_its_noise_levels_and_controls():
     cells = expand_grid("graph_noise", ["dataset=mr", "loss=ce,gloss_sqrt", "seed=1"])
     found = {(c.loss, c.mode, c.config.ablation.graph_noise, c.config.ablation.graph_shuffle) for c in cells}
     noisy = {("gloss_sqrt", "integrated", noise, False) for noise in (0.0, 0.01, 0.02, 0.04, 0.08)}
@@ -125,10 +129,10 @@ def test_the_controls_of_graph_noise_are_what_their_names_say():
     assert found == noisy | shuffled | {("ce", "integrated", 0.0, False), ("gloss_sqrt", "standalone", 0.0, False)}
 
 
-def test_an_experiment_leaves_out_what_its_only_says():
+def test_only_excludes_jobs_of_an_experiment():
     only = {"a=1": {"b": 2, "c": 5}, "d=true": {"e": "null"}}
     for job in ("a=1 b=2", "a=1 b=2.0", "a=2 b=3", "b=3", "a=1 c=5", "d=True e=null", "d=False e=rest"):
-        assert is_run(job.split(), only), job  # 2.0 is 2, and Hydra writes True for true
+        assert is_run(job.split(), only), job  # 2.0 equals 2, and Hydra writes True for true
     for job in ("a=1 b=3", "a=1 b=2 c=on", "d=true e=rest"):
         assert not is_run(job.split(), only), job
     few_shot = expand_grid("few_shot", ["dataset=mr", "seed=1", "dataset.train_limit=20"])
@@ -137,14 +141,14 @@ def test_an_experiment_leaves_out_what_its_only_says():
     assert sorted(found, key=str) == sorted([*losses, ("gloss_sqrt", "rest")], key=str)
 
 
-def test_jobs_are_those_of_hydras_own_sweeper():
+def test_jobs_equal_hydras_sweeper():
     words = ["loss=ce,scl", "seed=1,2", "trainer.lr=1e-4", "loss.lam=choice(0.1,0.3)", "seed=range(3,6)", "+a=b"]
     parsed = OverridesParser.create().parse_overrides(words)
     assert jobs_of(words) == BasicSweeper.split_arguments(parsed, None)[0] and len(jobs_of(words)) == 12
 
 
-def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path, monkeypatch):
-    monkeypatch.setenv("YES", "1")  # it would take days
+def test_a_sweep_of_the_command_line_excludes_the_same_jobs(tmp_path, monkeypatch):
+    monkeypatch.setenv("YES", "1")  # without it the sweep is refused, because it takes days
     seen = []
 
     def task(cfg, is_sweep):
@@ -159,12 +163,12 @@ def test_a_sweep_of_the_command_line_leaves_the_same_out(tmp_path, monkeypatch):
     assert len(seen) == 6
 
 
-def test_what_an_experiment_leaves_out_alone_is_told():
+def test_a_selection_of_only_excluded_jobs_gives_an_error():
     with pytest.raises(ConfigError, match="experiment=few_shot leaves this out: .*loss=ce.* with loss=gloss_sqrt"):
         expand_grid("few_shot", ["loss=ce", "dataset.unlabeled=rest"])
 
 
-def test_gloss_o_waits_for_its_search(tmp_path):
+def test_gloss_o_cannot_run_before_its_search(tmp_path):
     given = ["dataset=mr", "model=bert", "loss=gloss_o", f"paths.tuned={tmp_path}"]
     (cell,) = expand_grid("table2", given)
     assert (cell.can_run, cell.config_hash, cell.folder(1)) == (False, None, None)
@@ -174,7 +178,7 @@ def test_gloss_o_waits_for_its_search(tmp_path):
     (cell,) = expand_grid("table2", given)
     assert cell.can_run and cell.config.loss.sigma == 0.7 and cell.config.trainer.lr == 1e-5
     assert cell.folder(4) == run_folder(resolve(_with_seed(cell.config, 4)))
-    swept = expand_grid("fig2", given)  # the swept λ wins over the one that was found
+    swept = expand_grid("fig2", given)  # the swept λ has priority over the searched one
     assert [c.config.loss.lam for c in swept] == pytest.approx([0.1 * k for k in range(1, 10)])
     assert {c.config.loss.sigma for c in swept} == {0.7}
 
@@ -184,7 +188,7 @@ def _with_seed(cfg, seed):
     return cfg
 
 
-def test_a_search_is_made_without_the_experiments_own_settings():
+def test_searches_ignore_the_settings_of_the_experiment():
     cell = expand_grid("few_shot", ["dataset=mr", "loss=ce", "dataset.train_limit=20"])[0]
     search = search_spec(cell, ["dataset=mr", "loss=ce", "dataset.train_limit=20", "trainer.max_epochs=7"])
     trainer = search.config.trainer
@@ -203,7 +207,7 @@ def test_a_search_is_made_without_the_experiments_own_settings():
         ("few_shot", ["dataset.train_limit=x"], "train_limit"),
     ],
 )
-def test_mistakes_are_told_in_one_message(name, overrides, message):
+def test_invalid_overrides_give_one_message(name, overrides, message):
     with pytest.raises(ConfigError) as error:
         expand_grid(name, prepared(overrides, known_options(TuneConfig), is_sweep=True))
     assert message in str(error.value)

@@ -1,4 +1,4 @@
-"""What a plan says: states of runs, arithmetic against a count by hand, where speeds and epochs come from, searches."""
+"""Plans: states of runs, operations against a count by hand, the sources of speeds and epochs, searches."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def cells_in(outputs, name="table2", given=CE, seeds="1,2,3,4,5"):
 
 
 def put_run(root, cell, seed=1, gpu=None, **changes):
-    """A run of MR's texts; gpu: the name of its GPU, else it is a CPU's."""
+    """Write a run on the texts of MR; gpu: the name of its GPU, or None for a CPU."""
     config = {"trainer": {"max_epochs": 200, "patience": 10, "batch_size": 128}, "dataset": {}, "model": {}}
     texts = {"num_rows": {"train": 6397, "val": 711, "test": 3554}, "tokens_per_epoch": 175_406}
     where = {"device": "cuda", "device_name": gpu, "precision": "bf16"} if gpu else {"device": "cpu"}
@@ -37,7 +37,7 @@ def put_run(root, cell, seed=1, gpu=None, **changes):
     return write_run(root, result(**names, **{"config": config, "seed": seed, **texts, **where, **changes}))
 
 
-def test_states_of_runs(tmp_path):
+def test_states_of_runs_are_detected(tmp_path):
     (cell,) = cells_in(tmp_path)
     put_run(tmp_path, cell, 1)
     for seed, name in ((2, "lock"), (3, "error.json"), (4, "checkpoint/1-0/state.json")):
@@ -51,10 +51,10 @@ def test_states_of_runs(tmp_path):
         assert failures(plan.lines) == [f"{cell.folder(3)}: the disk is full"]
         assert "1 done, 1 running, 1 failed, 1 interrupted of 5" in show(plan)
         assert len(plan.runs_to_do()) == 4
-    assert state(cell.folder(2)) == "to do"  # a dead process holds nothing
+    assert state(cell.folder(2)) == "to do"  # the lock is released when its process ends
 
 
-def test_states_and_costs_of_a_read_only_folder(small_disk, capsys):
+def test_states_are_detected_in_a_read_only_folder(small_disk, capsys):
     (cell,) = cells_in(small_disk)
     save_selection(small_disk, "table2", [*CE, "seed=1,2"])
     for seed in (1, 2):
@@ -68,21 +68,23 @@ def test_states_and_costs_of_a_read_only_folder(small_disk, capsys):
         assert status(small_disk, "cpu", 2) and "1 running" in capsys.readouterr().out
 
 
-def test_operations_of_an_epoch_against_the_matrices_themselves():
-    """Texts of one length: count 2 m n k for every product, forward, and three times that for a step."""
+def test_operations_of_an_epoch_equal_a_count_of_matrix_products():
+    """For texts of one length: 2 m n k per matrix product in the forward pass, and three times that for a step."""
     tokens, width, rows = 16, 64, 10
 
     def product(m, n, k):
         return 2 * m * n * k
 
-    whole = 4 * product(tokens, width, width) + 2 * product(tokens, width, 4 * width)  # attention is left out
-    last = 2 * product(tokens, width, width)  # keys and values of all tokens; all else is the first token's
+    layer = 4 * product(tokens, width, width) + 2 * product(tokens, width, 4 * width)  # without attention
+    last = 2 * product(
+        tokens, width, width
+    )  # only keys and values of all tokens; the rest is computed for the first token
     counted = epoch_flops(3, width, 1, rows * tokens, 0)
-    assert counted == pytest.approx(3 * rows * (2 * whole + last))
+    assert counted == pytest.approx(3 * rows * (2 * layer + last))
     assert epoch_flops(3, width, 2, rows * tokens, rows * tokens) == pytest.approx(counted * (2 + 1 / 3))
 
 
-def test_lengths_agree_with_the_manifest_and_shapes_with_the_encoders():
+def test_text_lengths_agree_with_the_manifest_and_shapes_with_bert():
     sets = read_manifest()["sets"]
     assert lengths().keys() == {*sets, "docstrings"}
     for name, (train, val, tokens) in lengths().items():
@@ -91,14 +93,14 @@ def test_lengths_agree_with_the_manifest_and_shapes_with_the_encoders():
             assert train + val == sets[name]["splits"]["train"]["rows"]
         elif name in sets:
             assert (train, val) == tuple(sets[name]["splits"][part]["rows"] for part in ("train", "val"))
-    config = transformers.BertConfig()  # BERT-base is its default
+    config = transformers.BertConfig()  # the default is BERT-base
     with torch.device("meta"):
         model = transformers.BertModel(config, add_pooling_layer=True)
     shape = config.num_hidden_layers, config.hidden_size, sum(p.numel() for p in model.parameters())
     assert ENCODERS["bert"] == shape
 
 
-def test_without_a_run_the_data_sheet_speaks(tmp_path):
+def test_without_runs_the_speed_is_from_the_data_sheet(tmp_path):
     (cell,) = cells_in(tmp_path)
     (line,) = make_plan([cell], "a100", 2).lines
     flops = epoch_flops(12, 768, 1, 6397 * 27.42, 711 * 27.42)
@@ -110,7 +112,7 @@ def test_without_a_run_the_data_sheet_speaks(tmp_path):
     assert slower.epoch_seconds == pytest.approx(flops / (2 * 60e9))
 
 
-def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tmp_path):
+def test_runs_on_the_device_replace_the_data_sheet(tmp_path):
     r8 = cells_in(tmp_path, given=["dataset=r8", "model=bert", "loss=ce"])[0]
     texts = {"num_rows": {"train": 4936, "val": 549, "test": 2189}, "tokens_per_epoch": 400_850, "epochs": 10}
     put_run(tmp_path, r8, 1, **texts, gpu="NVIDIA A100-SXM4-80GB")
@@ -129,7 +131,7 @@ def test_a_run_on_the_device_replaces_the_data_sheet_and_the_closest_run_wins(tm
     assert make_plan([r8], "a100", 2).lines[0].speed_from == "data sheet"
 
 
-def test_a_device_that_is_not_known_has_no_estimate_until_a_run_was_measured_on_it(tmp_path):
+def test_an_unknown_device_has_an_estimate_only_after_a_run(tmp_path):
     (cell,) = cells_in(tmp_path)
     for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100
         plan = make_plan([cell], name, 2)
@@ -142,22 +144,22 @@ def test_a_device_that_is_not_known_has_no_estimate_until_a_run_was_measured_on_
         assert make_plan([cell], name, 2).lines[0].speed_from == "measured"
 
 
-def test_passes_of_the_released_code_and_its_float32_are_priced_as_they_are_made(tmp_path):
-    """One pass with one loss; a fifth of bf16's speed on a GPU, and of a run in bf16 nothing follows for them."""
+def test_released_variant_counts_its_passes_and_float32_speed(tmp_path):
+    """One pass for one loss, a fifth of the bf16 speed on a GPU; runs in bf16 do not change the estimate."""
     flops = {n: epoch_flops(12, 768, n, 6397 * 27.42, 711 * 27.42) for n in (1, 2)}
     given = ["dataset=mr", "model=bert", "variant=released", "seed=1", f"paths.outputs={tmp_path}"]
     for name, loss, passes in (("table3", "scl", 1), ("table2", "ce", 1), ("table2", "scl_ce", 2)):
         (cell,) = expand_grid(name, [*given, f"loss={loss}"])
         for device, speed in (("cpu", 60e9), ("a100", 0.25 * 312e12 / 5)):
             assert make_plan([cell], device, 2).lines[0].epoch_seconds == pytest.approx(flops[passes] / speed), loss
-    ours, theirs = cells_in(tmp_path, seeds="1")[0], expand_grid("table2", [*given, "loss=ce"])[0]
-    put_run(tmp_path, ours, 1, gpu="NVIDIA A100-SXM4-80GB")
-    plan = make_plan([ours, theirs], "a100", 2)
+    paper, released = cells_in(tmp_path, seeds="1")[0], expand_grid("table2", [*given, "loss=ce"])[0]
+    put_run(tmp_path, paper, 1, gpu="NVIDIA A100-SXM4-80GB")
+    plan = make_plan([paper, released], "a100", 2)
     assert [line.speed_from for line in plan.lines] == ["measured", "data sheet"]
     assert "25 % of 312 TFLOP/s (bf16), a 5th of it in float32 is assumed" in show(plan)
 
 
-def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
+def test_epochs_are_from_the_paper_where_published(tmp_path):
     def epochs(name, *given):
         line = make_plan(expand_grid(name, [*given, f"paths.outputs={tmp_path}"])[:1], "a100", 2).lines[0]
         return line.epochs, line.epochs_from
@@ -169,17 +171,19 @@ def test_epochs_from_the_paper_only_where_it_has_them(tmp_path):
     assert epochs("fig6") == (3, "fixed")
 
 
-def test_runs_that_two_experiments_share_are_counted_once(tmp_path):
+def test_shared_runs_are_counted_once(tmp_path):
     given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", f"paths.outputs={tmp_path}"]
     cells = [*expand_grid("graph_noise", given), *expand_grid("label_noise", given)]
-    assert len(cells) == 12 and len(make_plan(cells, "a100", 2).runs_to_do()) == 11  # both begin without noise
+    assert (
+        len(cells) == 12 and len(make_plan(cells, "a100", 2).runs_to_do()) == 11
+    )  # both experiments have the run without noise
 
 
-def test_unlabeled_texts_cost_their_encoding(tmp_path):
+def test_unlabeled_texts_add_the_cost_of_encoding(tmp_path):
     given = ["dataset=mr", "loss=gloss_sqrt", "seed=1", "dataset.train_limit=1000", f"paths.outputs={tmp_path}"]
     plain, unlabeled = make_plan(expand_grid("few_shot", given), "cpu", 2).lines
-    without_start = [line.run_hours - START_SECONDS / 3600 for line in (plain, unlabeled)]
-    assert 1.5 < without_start[1] / without_start[0] < 2.0  # twice the texts in each batch, the same validation
+    training_hours = [line.run_hours - START_SECONDS / 3600 for line in (plain, unlabeled)]
+    assert 1.5 < training_hours[1] / training_hours[0] < 2.0  # twice as many texts per batch, the same validation
 
 
 def put_overlay(outputs, name, source, **values):
@@ -192,31 +196,33 @@ def left(cells, given, *search):
     return {path.stem: n for path, (_, n) in searches_left(cells, given, search).items()}
 
 
-def test_searches_are_those_that_cells_lack(tmp_path):
+def test_searches_left_are_those_missing_for_the_cells(tmp_path):
     given = ["dataset=mr", "model=bert", "seed=1", f"paths.outputs={tmp_path}"]
     cells = expand_grid("table2", given)
-    everything = {f"mr-bert-integrated-{loss}": 15 for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o")}
-    assert left(cells, given) == everything
+    all_searches = {f"mr-bert-integrated-{loss}": 15 for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o")}
+    assert left(cells, given) == all_searches
     assert set(left(cells, given, "search.trials=2").values()) == {2}
     assert left(cells, given, "search.trials=0") == {}
     overridden = [*given, "trainer.lr=1e-5"]
-    assert "mr-bert-integrated-ce" not in left(expand_grid("table2", overridden), overridden)  # nothing to search
+    assert "mr-bert-integrated-ce" not in left(
+        expand_grid("table2", overridden), overridden
+    )  # no key is left to search
     put_run(tmp_path, cells[0])
-    assert left(cells, given) == everything  # it ran with default values; the others would be searched
+    assert left(cells, given) == all_searches  # the run has default values, so the search is still missing
     source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15}
     put_overlay(tmp_path, "mr-bert-integrated-gloss_o", source, loss={"sigma": 0.5})
-    open_ = set(everything) - {"mr-bert-integrated-gloss_o"}
-    assert set(left(expand_grid("table2", given), given)) == open_
-    assert left(expand_grid("fig6", given), given) == {}  # a timing needs no search
+    expected = set(all_searches) - {"mr-bert-integrated-gloss_o"}
+    assert set(left(expand_grid("table2", given), given)) == expected
+    assert left(expand_grid("fig6", given), given) == {}  # measurements of time need no search
     with pytest.raises(ConfigError, match="expected one of authors, fair"):
         left(cells, given, "search=authers")
-    put_overlay(tmp_path, "mr-bert-integrated-ce", source)  # more trials, or another search, are searched for
+    put_overlay(tmp_path, "mr-bert-integrated-ce", source)  # with more trials or another search it is missing again
     ce = [c for c in cells if c.loss == "ce"]
     assert left(ce, given, "search.trials=15") == {} != left(ce, given, "search.trials=16")
     assert left(ce, given, "search=authors") == {"mr-bert-integrated-ce": 15}
 
 
-def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(tmp_path):
+def test_reduced_and_full_searches_are_separate(tmp_path):
     given = ["dataset=mr", "model=bert", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
     reduced = [*given, "dataset.train_limit=500", "trainer.max_epochs=3"]
     assert set(left(expand_grid("table2", reduced), reduced)) == {"mr-bert-integrated-ce-n500-e3"}
@@ -228,30 +234,30 @@ def test_a_reduced_search_serves_no_full_cell_and_a_full_one_is_no_reduced_one(t
 
     put_overlay(tmp_path, "mr-bert-integrated-ce", {**source, "train_limit": None, "max_epochs": 200})
     assert expand_grid("table2", reduced)[0].config.tuned["file"] == "mr-bert-integrated-ce-n500-e3.yaml"
-    # a sweep over amounts takes the search on all texts, unless there is one on its own
+    # a sweep over amounts of data uses the search on all texts, unless there is a search on its amount
     few = ["loss=ce", "dataset=mr", f"paths.outputs={tmp_path}"]
     assert left(expand_grid("few_shot", few), few) == {}
     put_overlay(tmp_path, "mr-bert-integrated-ce-n20", {**source, "train_limit": 20, "max_epochs": 200})
     files = {c.point["dataset.train_limit"]: c.config.tuned["file"] for c in expand_grid("few_shot", few)}
     assert files == {n: f"mr-bert-integrated-ce{'-n20' * (n == 20)}.yaml" for n in (20, 100, 1000)}
-    fewer = [*few, "trainer.max_epochs=3"]  # its search is on all texts for three epochs
+    fewer = [*few, "trainer.max_epochs=3"]  # it needs the search on all texts with three epochs
     assert set(left(expand_grid("few_shot", fewer), fewer)) == {"mr-bert-integrated-ce-e3"}
     put_overlay(tmp_path, "mr-bert-integrated-ce-e3", {**source, "train_limit": None})
     assert expand_grid("few_shot", fewer)[1].config.tuned["file"] == "mr-bert-integrated-ce-e3.yaml"
 
 
-def test_the_cost_of_a_search_is_that_of_its_own_runs_not_of_the_cells_it_serves(tmp_path):
+def test_the_cost_of_a_search_is_the_cost_of_its_trials(tmp_path):
     given = ["dataset=mr", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
     plan = make_plan(expand_grid("few_shot", given), "a100", 2, given, ["search.trials=1"])
-    whole = make_plan(expand_grid("table2", [*given, "model=bert"]), "a100", 2).hours()[0]
-    assert plan.hours()[1] == pytest.approx(whole)
+    full_hours = make_plan(expand_grid("table2", [*given, "model=bert"]), "a100", 2).hours()[0]
+    assert plan.hours()[1] == pytest.approx(full_hours)
 
 
-def test_the_full_paper_on_an_a100_can_be_planned_without_texts_or_weights(tmp_path, monkeypatch):
+def test_table2_can_be_planned_without_texts_or_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOSS_DATA_DIR", str(tmp_path / "nothing"))
     task = Task("table2", [f"paths.outputs={tmp_path}", f"paths.tuned={tmp_path}"])
     plan = task.plan("a100", 2)
     runs, searches, unknown = plan.hours()
-    assert unknown == 0 and 1 < runs < searches == pytest.approx(3 * runs)  # 15 trials before 5 seeds
+    assert unknown == 0 and 1 < runs < searches == pytest.approx(3 * runs)  # 15 trials of a search, then 5 seeds
     text = show(plan)
     assert "Runs: 300" in text and "900 trials" in text and "GB a job" in text and "25 % of 312 TFLOP/s" in text

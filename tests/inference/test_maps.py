@@ -1,4 +1,4 @@
-"""Maps of many classes, and of classes with long or unusual names, stay maps."""
+"""Maps of embeddings: many classes, long or unusual class names, distances, predictions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gloss.report.figure import styled
 
 
 def map_of(names: list[str]):
-    """A map of three texts a class, written to memory sizes only; warnings are errors."""
+    """A map of three texts per class; warnings are errors."""
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(len(names)), 3)
     embeddings = rng.normal(size=(len(labels), 4))
@@ -24,7 +24,7 @@ def map_of(names: list[str]):
 
 
 def width_of_axes(drawing) -> float:
-    """Inches that the map itself has, once all is laid out."""
+    """The width of the axes in inches after the layout."""
     with styled():
         drawing.figure.draw_without_rendering()
     ax = drawing.figure.axes[0]
@@ -41,7 +41,7 @@ def width_of_axes(drawing) -> float:
         (["天気", "été", "\u202eabc"], True),
     ],
 )
-def test_a_map_has_room_whatever_its_classes(names: list[str], has_legend: bool, tmp_path):
+def test_a_map_has_room_for_any_number_and_length_of_class_names(names: list[str], has_legend: bool, tmp_path):
     drawing = map_of(names)
     ax = drawing.figure.axes[0]
     assert (ax.get_legend() is not None) is has_legend
@@ -54,10 +54,10 @@ def test_a_map_has_room_whatever_its_classes(names: list[str], has_legend: bool,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["map.csv", "map.pdf", "map.png"]
     if has_legend:
         assert max(len(text.get_text()) for text in ax.get_legend().get_texts()) < 40
-    assert {row["label"] for row in drawing.data} == set(names)  # the CSV keeps the names whole
+    assert {row["label"] for row in drawing.data} == set(names)  # the CSV has the full names
 
 
-def test_a_map_shows_the_runs_answers_and_keeps_the_distances_of_a_plane(tmp_path):
+def test_a_map_shows_the_predictions_and_keeps_the_distances_of_a_plane(tmp_path):
     record = train_tiny(tmp_path)
     drawing = map_of_run(record, "test", "pca", "cpu")
     drawing.save(tmp_path / "map")
@@ -68,7 +68,7 @@ def test_a_map_shows_the_runs_answers_and_keeps_the_distances_of_a_plane(tmp_pat
     assert [row["predicted"] for row in rows] == [names[i] for i in recorded["test_logits"].argmax(axis=1)]
     assert [row["label"] for row in rows] == [names[i] for i in recorded["test_labels"]]
 
-    # Two directions hold all the variance of a plane, and PCA keeps its distances.
+    # PCA keeps the distances of points in a plane.
     rng = np.random.default_rng(0)
     angle = rng.uniform(0, 2 * np.pi, 40)
     plane = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ np.linalg.qr(rng.normal(size=(8, 8)))[0][:2] * 5

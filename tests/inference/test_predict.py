@@ -1,4 +1,4 @@
-"""Choosing runs, reading texts, predictions and neighbours of a small run that was really trained."""
+"""Selection of runs, predictions, neighbours and scripts, with a small trained run."""
 
 import csv
 import dataclasses
@@ -27,7 +27,7 @@ from gloss.training.texts import log_once
 
 
 def train_tiny(folder, *overrides, columns=("text",)):
-    """A finished run with weights on 60 short texts of three classes; its record."""
+    """Train a run with weights on 63 short texts of three classes; return its record."""
     words = {"red": "apple cherry rose", "green": "grass leaf frog", "blue": "sea sky jeans"}
     rows = [
         [f"{'very ' * (i % 7)}{word} {i}", *["the other text"] * (len(columns) - 1), label]
@@ -50,7 +50,7 @@ def run(record):
     return Run(record, device="cpu")
 
 
-def test_predictions_are_those_of_the_record(record, run):
+def test_predictions_equal_the_record(record, run):
     recorded = torch.from_numpy(record.predictions()["test_logits"]).softmax(dim=1).numpy()
     split = run.split("test")
     found = run.predict(split.texts)
@@ -59,7 +59,7 @@ def test_predictions_are_those_of_the_record(record, run):
     assert all(p.probability == max(p.probabilities.values()) for p in found)
 
 
-def test_order_and_window_do_not_matter(run, monkeypatch):
+def test_predictions_do_not_depend_on_order_or_window(run, monkeypatch):
     texts = [f"{'very ' * (i % 9)}frog {i}" for i in range(50)]
     expected, embeddings = run.predict(texts), run.embed(texts)
     monkeypatch.setattr(predict_module, "WINDOW", 7)
@@ -69,7 +69,7 @@ def test_order_and_window_do_not_matter(run, monkeypatch):
     assert run.embed([]).shape == (0, 64) and run.predict([]) == []
 
 
-def test_stream_reads_no_further_than_a_window(run, monkeypatch):
+def test_stream_reads_at_most_one_window_ahead(run, monkeypatch):
     monkeypatch.setattr(predict_module, "WINDOW", 8)
     num_read = 0
 
@@ -85,7 +85,7 @@ def test_stream_reads_no_further_than_a_window(run, monkeypatch):
         assert row.number == expected and num_read <= 8 * (1 + (expected - 1) // 8)
 
 
-def test_neighbours_against_a_double_loop(run):
+def test_neighbours_equal_a_double_loop(run):
     texts = ["a green frog", "the sky 3", "very very apple"]
     split = run.split("train")
     z, train_z = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (run.embed(texts), run.embed(split.texts)))
@@ -97,13 +97,13 @@ def test_neighbours_against_a_double_loop(run):
         for n in prediction.neighbours:
             (at,) = np.flatnonzero(split.rows == n.row)
             assert n.texts == split.texts[at] and n.label == run.labels[split.labels[at]]
-    run = Run(run.record, device="cpu")  # of a loss without a graph: the cosine
+    run = Run(run.record, device="cpu")  # for a loss without a graph the weight is the cosine
     run.record = dataclasses.replace(run.record, result={**run.record.result, "hyperparameters": {"sigma": None}})
     (prediction,) = run.predict(texts[:1], neighbours=1000)
     np.testing.assert_allclose([n.weight for n in prediction.neighbours], np.sort(train_z @ z[0])[::-1], atol=1e-5)
 
 
-def test_pairs(tmp_path):
+def test_predictions_for_pairs_use_both_texts(tmp_path):
     run = Run(train_tiny(tmp_path, columns=("question", "answer")), device="cpu")
     assert run.columns == ["question", "answer"]
     (one,), (other,) = run.predict([("frog", "leaf")]), run.predict([("frog", "a sea and a sky")])
@@ -112,7 +112,7 @@ def test_pairs(tmp_path):
         run.predict(["frog"])
 
 
-def test_mistakes_in_python_are_told(run):
+def test_invalid_arguments_give_an_error(run):
     with pytest.raises(TypeError, match="list of texts"):
         run.predict("a frog")
     with pytest.raises(DataError, match=r"texts\[1\] must hold text"):
@@ -121,7 +121,7 @@ def test_mistakes_in_python_are_told(run):
         run.split("dev")
 
 
-def test_changed_training_texts_are_noticed(tmp_path):
+def test_changed_training_texts_are_refused(tmp_path):
     record = train_tiny(tmp_path)
     with open(tmp_path / "texts.csv", "a") as file:
         file.write("one more,red\n")
@@ -129,17 +129,17 @@ def test_changed_training_texts_are_noticed(tmp_path):
         Run(record, device="cpu").predict(["a frog"], neighbours=1)
 
 
-@pytest.mark.parametrize("part, what, number", [
+@pytest.mark.parametrize("part, kind, number", [
     ("encoder", "embeddings", torch.nan), ("head", "probabilities", torch.inf),
 ])  # fmt: skip
-def test_a_model_that_gives_no_finite_numbers_is_refused(run, part, what, number):
+def test_non_finite_embeddings_and_probabilities_are_refused(run, part, kind, number):
     run = Run(run.record, device="cpu")
     torch.nn.init.constant_(list(getattr(run.model, part).parameters())[-1], number)
-    with pytest.raises(RunError, match=f"expected finite {what}, got NaN .* train the run again"):
+    with pytest.raises(RunError, match=f"expected finite {kind}, got NaN .* train the run again"):
         run.predict(["a frog"])
 
 
-def test_a_run_reads_files_as_it_read_its_own(tmp_path, monkeypatch, capsys):
+def test_files_are_read_with_the_settings_of_the_run(tmp_path, monkeypatch, capsys):
     record = train_tiny(tmp_path, "dataset.encoding=cp1252", "model.max_length=6")
     lines = ["nr;text", "1;grün", f"2;{'very ' * 20}red", "", "3;größer"]
     (tmp_path / "x.csv").write_bytes("\n".join(lines).encode("cp1252"))
@@ -156,12 +156,14 @@ def test_a_run_reads_files_as_it_read_its_own(tmp_path, monkeypatch, capsys):
     assert "no column 'text' in the header, which has 'nr;text': set the columns" in capsys.readouterr().err
 
 
-def test_notes_on_the_data_are_printed_and_kept(tmp_path, capsys):
+def test_notes_on_the_data_are_printed_and_recorded(tmp_path, capsys):
     log_once.cache_clear()
     record = train_tiny(tmp_path, "model.max_length=6", "seed=3")
     err = capsys.readouterr().err
     assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
-    about_texts = [note for note in record.result["notes"] if " of the 63 " in note]  # others are about the training
+    about_texts = [
+        note for note in record.result["notes"] if " of the 63 " in note
+    ]  # other notes are about the training
     *cut, truncated = about_texts
     output = [note.partition(" (")[0] for note in cut[-2:]]
     assert output == [f"{part} is 6 of the 63 training texts" for part in ("test", "val")]
@@ -177,7 +179,7 @@ def test_notes_on_the_data_are_printed_and_kept(tmp_path, capsys):
 
 @pytest.fixture
 def outputs(tmp_path, record):
-    """Four records: the identity, validation score and weights of each as given."""
+    """Three records with different losses, validation scores and weights."""
     scores = {"ce": (80.0, 99.0, True), "gloss_sqrt": (90.0, 50.0, True), "scl_ce": (95.0, 60.0, False)}
     for loss, (val, test, has_model) in scores.items():
         folder = tmp_path / "runs" / "colours" / "tiny" / f"integrated-{loss}" / "0000abcd" / "seed=1"
@@ -189,8 +191,8 @@ def outputs(tmp_path, record):
     return tmp_path
 
 
-def test_best_is_by_validation_among_those_with_weights(outputs, capsys):
-    show_messages()  # as scripts/predict.py
+def test_best_is_chosen_by_validation_among_runs_with_weights(outputs, capsys):
+    show_messages()  # like scripts/predict.py
     assert find_run("best dataset=colours", outputs).identity.loss == "gloss_sqrt"
     assert "best of 2 (1 more without weights) by macro-F1 on validation, 90.00" in capsys.readouterr().err
     assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
@@ -198,7 +200,7 @@ def test_best_is_by_validation_among_those_with_weights(outputs, capsys):
         find_run("best", outputs)
 
 
-def test_selection(outputs):
+def test_runs_are_selected_by_keys_and_folder(outputs):
     chosen = find_run("dataset=colours loss=ce mode=integrated seed=1", outputs)
     assert chosen.identity.loss == "ce" and find_run(str(chosen.folder)).result == chosen.result
     assert find_run("", outputs, loss="ce", seed=1).folder == chosen.folder
@@ -219,7 +221,7 @@ def test_selection(outputs):
 
 
 def call(monkeypatch, script, *arguments, stdin=b""):
-    """The exit status of a script, run in this process."""
+    """Run a script in this process and return its exit status."""
     monkeypatch.setattr(sys, "argv", [script, *arguments])
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
     with pytest.raises(SystemExit) as end:
@@ -227,7 +229,7 @@ def call(monkeypatch, script, *arguments, stdin=b""):
     return end.value.code
 
 
-def test_script_predicts_the_rest_and_names_bad_lines(record, monkeypatch, capsys, tmp_path):
+def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch, capsys, tmp_path):
     chosen = (f"run={record.folder}", "trainer.device=cpu")
     assert call(monkeypatch, "predict.py", *chosen, "file=-", "format=jsonl", stdin=b"frog\n\n\xff\nsky\n") == 1
     out, err = capsys.readouterr()
@@ -258,7 +260,7 @@ def test_script_predicts_the_rest_and_names_bad_lines(record, monkeypatch, capsy
     (["file=x.docx"], "file=x.docx has an unknown ending"),
     (["file=x.csv", "separator=;;"], "separator=;; is not allowed"),
 ])  # fmt: skip
-def test_script_tells_mistakes(record, monkeypatch, capsys, arguments, message):
+def test_script_refuses_invalid_arguments(record, monkeypatch, capsys, arguments, message):
     chosen = [] if any("device" in one for one in arguments) else ["trainer.device=cpu"]
     assert call(monkeypatch, "predict.py", f"run={record.folder}", *chosen, *arguments) == 2
     err = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Files of texts as they are read for predictions, and predictions as they are written."""
+"""Input files and output formats of predictions."""
 
 import csv
 import gzip
@@ -17,7 +17,7 @@ from gloss.runtime.terminal import escape_control_characters
 
 
 def read(path, content, columns=("text",)):
-    """The texts of a file by row number, and of the rows that cannot be predicted the reasons."""
+    """The texts of a file by row number, and the reasons for rows that cannot be predicted."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     rows = list(read_rows(str(path), input_kind(str(path)), columns))
     return {r.number: r.texts for r in rows if r.texts}, {
@@ -25,7 +25,7 @@ def read(path, content, columns=("text",)):
     }
 
 
-def test_lines(tmp_path):
+def test_text_files_are_read_line_by_line(tmp_path):
     good, bad = read(tmp_path / "x.txt", b"\xef\xbb\xbfone\n\ntwo\r\n\xff\xfe bad\n  \nwith \x1b\nnul \0\nlast")
     assert good == {1: ("one",), 3: ("two",), 6: ("with \x1b",), 8: ("last",)}
     assert bad.pop(4).startswith("column 'text' is not in the encoding expected (byte 0xff): save as UTF-8")
@@ -34,14 +34,14 @@ def test_lines(tmp_path):
     assert (good, bad) == ({1: ("a", "b")}, {2: "expected question and answer with a tab between, got 1 part(s)"})
 
 
-def test_csv(tmp_path):
+def test_csv_files_are_read_by_row(tmp_path):
     content = 'id,text\n1,"a ""b"", c"\n2,"two\nlines"\n3\n\n4,"open" x\n5,\n6,last\n'
     good, bad = read(tmp_path / "x.csv.gz", gzip.compress(content.encode()))
     assert good == {2: ('a "b", c',), 3: ("two\nlines",), 8: ("last",)}
     assert bad.keys() == {4, 5, 6, 7} and bad[5] == "blank"
 
 
-def test_json_lines(tmp_path):
+def test_json_lines_are_read_by_line(tmp_path):
     lines = ['{"text": "one", "x": [1]}', '"two"', "{", "", '{"body": "x"}', '{"text": 3}', '{"text": "\\ud800"}',
              "[1]", "[" * 100_000, '{"text": "last"}']  # fmt: skip
     good, bad = read(tmp_path / "x.jsonl", "\n".join(lines))
@@ -59,13 +59,13 @@ def test_kinds_and_formats_follow_the_name_of_the_file(tmp_path):
             format_of(name)
 
 
-def test_a_file_is_packed_a_pipe_is_written_to_and_a_link_stays(tmp_path):
+def test_output_supports_gzip_pipes_and_links(tmp_path):
     with output(str(tmp_path / "a.csv.gz")) as file:
         file.write("é\n")
     assert gzip.decompress((tmp_path / "a.csv.gz").read_bytes()).decode() == "é\n"
     pipe, target, link, dangling = (tmp_path / name for name in ("pipe", "target", "link", "dangling"))
     os.mkfifo(pipe)
-    reader = os.open(pipe, os.O_RDWR)  # which waits for no writer
+    reader = os.open(pipe, os.O_RDWR)  # opened for reading and writing, so that it does not wait for a writer
     with output(str(pipe)) as file:
         file.write("é\n")
     assert pipe.is_fifo() and os.read(reader, 100).decode() == "é\n"
@@ -93,7 +93,7 @@ def written(form, columns=("text",), near=(), p=0.75):
     return file.getvalue()
 
 
-def test_formats():
+def test_predictions_are_written_in_all_formats():
     found = json.loads(written("jsonl"))
     assert found == {"number": 7, "text": 'a "text", of\ntwo lines', "truth": "b", "label": EVIL, "probability": 0.75,
                      "probabilities": {EVIL: 0.75, "b": 0.25}}  # fmt: skip
@@ -106,6 +106,6 @@ def test_formats():
     assert row["input label"].startswith("a") and row["label"] == EVIL
     with pytest.raises(ValueError, match="not JSON compliant"):
         written("jsonl", p=np.nan)
-    table = written("table", near=near)  # and nothing steers the terminal
+    table = written("table", near=near)  # without control characters
     assert all(c.isprintable() or c == "\n" for c in table) and "\\x1b[2J" in table and len(table.splitlines()) == 3
     assert escape_control_characters("naïve 文 \u202e\x07\ud800") == "naïve 文 \\u202e\\x07\\ud800"
