@@ -1,4 +1,4 @@
-"""Run folders with known answers, written as plain files, without the code that is tested."""
+"""Run folders with known results, written as plain files without the tested code."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def result(
     variant: str = "paper",
     **changes: Any,
 ) -> dict[str, Any]:
-    """A result.json of schema_version 1; changes replace top-level keys."""
+    """The content of a result.json of schema_version 1; changes replace top-level keys."""
     macro_f1 = accuracy if macro_f1 is None else macro_f1
     metrics = {"accuracy": accuracy, "macro_f1": macro_f1, "macro_silhouette": silhouette}
     val = accuracy if val is None else val
@@ -83,7 +83,7 @@ def result(
 def write_run(
     root: Path, record: dict[str, Any] | None = None, arrays: dict[str, Any] | None = None, **identity: Any
 ) -> Path:
-    """Write a finished run under root/runs, return its folder. record: `result(**identity)` unless given."""
+    """Write a finished run under root/runs and return its folder. record: by default `result(**identity)`."""
     record = record or result(**identity)
     i = record["identity"]
     folder = (
@@ -116,7 +116,7 @@ def cell(
     config: dict[str, Any] | None = None,
     experiment: str = "table2",
 ) -> SimpleNamespace:
-    """A cell as expand_grid gives it, with searched values; config: changes of the default."""
+    """A cell like those of expand_grid, with searched values; config: changes of the default configuration."""
     changes = dict(config or {})
     full = Config(tuned=changes.pop("tuned", {"trials": 15}), mode=mode)
     full.loss.name, full.variant.name = loss, "paper"
@@ -134,7 +134,7 @@ def cell(
 
 
 def write_study(root: Path, folder: str = "mr-bert-integrated-ce-paper-fair-0123abcd", **changes: Any) -> Path:
-    """Write a finished search of six trials of a minute each, the last a repetition; returns its study.json."""
+    """Write a finished search of six trials of a minute each, the last a repetition; return its study.json."""
     values = [(1e-5, 70.0), (2e-5, 80.0), (3e-5, 75.0), (4e-5, 72.0), (5e-5, 60.0), (2e-5, 80.0)]
     trials = [
         {"number": i, "state": "complete", "params": {"lr": lr}, "value": value, "epochs": 5, "seconds": 60.0}

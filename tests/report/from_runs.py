@@ -18,11 +18,11 @@ def groups_of(root, cells):
     return gather(cells, read_records(root)[0])[0]
 
 
-def loose(root):
+def ungrouped(root):
     return ungrouped_runs(read_records(root)[0])
 
 
-def made(root, *specs, seeds=(1, 2, 3)):
+def write_groups(root, *specs, seeds=(1, 2, 3)):
     """Write runs; return the groups of their cells, which request `seeds`.
 
     specs: arguments of `cell` and of `result`. accuracy: a tuple with the values of seeds 1, 2 …, or a mean, to which

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from from_runs import embeddings_of, made, texts
+from from_runs import embeddings_of, texts, write_groups
 
 from gloss.errors import RunError
 from gloss.experiments.grid import expand_grid
@@ -32,7 +32,7 @@ def parts(tmp_path: Path):
     arrays = {"test_labels": labels, "test_embeddings": embeddings_of(2.0, labels)}
     run = {"config": CONFIG, "silhouette": 0.3, "arrays": arrays, "graph_quality": QUALITY}
     scores = {"ce": (80.0,), "gloss_sqrt": (82.0,)}
-    groups = made(tmp_path, *({**run, "loss": x, "accuracy": y} for x, y in scores.items()), seeds=(1,))
+    groups = write_groups(tmp_path, *({**run, "loss": x, "accuracy": y} for x, y in scores.items()), seeds=(1,))
     (tmp_path / "baselines").mkdir()
     np.savez_compressed(tmp_path / "baselines" / "frozen-mr-bert.npz", test_embeddings=embeddings_of(0.0, labels))
 

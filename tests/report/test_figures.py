@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from from_runs import check_files, embeddings_of, groups_of, loose, made
+from from_runs import check_files, embeddings_of, groups_of, ungrouped, write_groups
 from synthetic import SECONDS, cell, write_run
 
 from gloss.errors import RunError
@@ -47,7 +47,7 @@ def test_fig4_shows_edge_weights_between_quantiles(tmp_path):
     arrays = {"sample_labels": labels, "epoch_1_embeddings": embeddings_of(0.2, labels)}
     arrays["epoch_20_embeddings"] = embeddings_of(3.0, labels)
     arrays["epoch_1_embeddings"][0] = [0, 0, -50, 0, 0, 0, 0, 0]
-    groups = made(tmp_path, {"loss": "gloss_o", "arrays": arrays, "accuracy": (85.0,)})
+    groups = write_groups(tmp_path, {"loss": "gloss_o", "arrays": arrays, "accuracy": (85.0,)})
     drawing = pictures.fig4(groups)
     z = arrays["epoch_1_embeddings"].astype(np.float64)
     z /= np.linalg.norm(z, axis=1, keepdims=True)
@@ -64,7 +64,7 @@ def test_fig4_shows_edge_weights_between_quantiles(tmp_path):
 
 
 def test_figures_without_saved_embeddings(tmp_path):
-    groups = made(tmp_path, {"loss": "gloss_o", "accuracy": 85.0})
+    groups = write_groups(tmp_path, {"loss": "gloss_o", "accuracy": 85.0})
     assert pictures.fig4(groups) is None
     with pytest.raises(RunError, match="save_embeddings=true"):
         pictures.fig5(groups)
@@ -76,7 +76,7 @@ def test_fig5_shows_the_same_texts_for_every_loss(tmp_path):
     for spec, separation in zip(specs[:2], (0.5, 3.0), strict=True):
         arrays = {"test_labels": labels, "test_embeddings": embeddings_of(separation, labels)}
         spec |= {"arrays": arrays, "accuracy": (85.0,)}
-    groups = made(tmp_path, *specs, seeds=(1,))
+    groups = write_groups(tmp_path, *specs, seeds=(1,))
     drawing = pictures.fig5(groups, max_points=40)
     rows = {loss: [r["row"] for r in drawing.data if r["loss"] == loss] for loss in ("scl", "gloss_o")}
     assert rows["scl"] == rows["gloss_o"] and len(set(rows["scl"])) == 40
@@ -153,10 +153,10 @@ def measured_runs(root, loss, seeds, slope):
 
 def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
     write_run(tmp_path, loss="scl_ce")  # an older record without graph quality
-    assert graph_quality(loose(tmp_path)) == []
+    assert graph_quality(ungrouped(tmp_path)) == []
     measured_runs(tmp_path, "ce", (1, 2), 1.0)
     measured_runs(tmp_path, "gloss_sqrt", (1, 2), 3.0)
-    (drawing,) = graph_quality(loose(tmp_path))
+    (drawing,) = graph_quality(ungrouped(tmp_path))
     rows = {(r["loss"], r["measure"], r.get("epoch", r.get("seed"))): r for r in drawing.data}
     assert {loss for loss, *_ in rows} == {"ce", "gloss_sqrt"}
     assert rows["ce", "homophily", 4]["mean"] == pytest.approx(0.54)
@@ -167,7 +167,7 @@ def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
     left, _, right = drawing.figure.axes
     assert left.lines[0].get_ydata()[-1] == pytest.approx(4.0)  # points above chance
     assert list(right.lines[0].get_ydata()) == [81.0, 82.0]
-    check_files(lambda: graph_quality(loose(tmp_path))[0], tmp_path)
+    check_files(lambda: graph_quality(ungrouped(tmp_path))[0], tmp_path)
 
 
 def test_a_control_does_not_replace_its_loss_in_convergence(tmp_path):
@@ -177,7 +177,7 @@ def test_a_control_does_not_replace_its_loss_in_convergence(tmp_path):
         for seed in (1, 2):
             run = {"loss": "gloss_sqrt", "mode": "standalone", "config_hash": config_hash, "config": config}
             write_run(tmp_path, seed=seed, accuracy=accuracy, **run)
-    (drawing,) = convergence(loose(tmp_path))
+    (drawing,) = convergence(ungrouped(tmp_path))
     assert any("Left out" in note and "graph_shuffle=True" in note for note in drawing.notes)
 
 
@@ -185,7 +185,7 @@ def test_convergence_ends_at_the_first_stopped_seed(tmp_path):
     write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
     write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)
     write_run(tmp_path, seed=3, accuracy=10.0, config_hash="ffffffff")  # fewer seeds: omitted with a note
-    (drawing,) = convergence(loose(tmp_path))
+    (drawing,) = convergence(ungrouped(tmp_path))
     by_epoch = [r for r in drawing.data if r["by"] == "epoch"]
     assert [r["epoch"] for r in by_epoch] == [1, 2, 3, 4]
     # best epochs 3 and 5; the score falls by distance² / 10: 80 - 0 and 82 - 0.4 at epoch 3
@@ -203,7 +203,7 @@ def test_convergence_draws_one_protocol_and_the_best_on_validation(tmp_path):
             write_run(tmp_path, loss=loss, config_hash="0" * 8, config={"trainer": {"max_epochs": 3}}, **place)
         for config_hash, val in (("1" * 8, 80.0), ("2" * 8, 90.0)):
             write_run(tmp_path, config_hash=config_hash, accuracy=70.0, val=val, **place)
-    drawings = convergence(loose(tmp_path))
+    drawings = convergence(ungrouped(tmp_path))
     assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
     for drawing in drawings:
         assert {r["loss"] for r in drawing.data} == {"ce"} and len(drawing.figure.axes) == 6
@@ -211,16 +211,16 @@ def test_convergence_draws_one_protocol_and_the_best_on_validation(tmp_path):
         assert {round(max(r["score"] for r in drawing.data if r["dataset"] == d)) for d in sets} == {90}
         (note,) = [n for n in drawing.notes if n.startswith("Left out of R8")]
         assert all(x in note for x in ("CE max_epochs=3 (n=2)", "G-Loss-O + CE (n=2)", "CE config_hash=11111111 (n=2)"))
-    check_files(lambda: convergence(loose(tmp_path))[0], tmp_path)
+    check_files(lambda: convergence(ungrouped(tmp_path))[0], tmp_path)
 
 
 def test_convergence_omits_empty_panels(tmp_path):
     (write_run(tmp_path, seed=1) / "epochs.jsonl").write_text('{"epoch": 1, "sco')
     (write_run(tmp_path, seed=2) / "epochs.jsonl").write_text("")
-    assert convergence(loose(tmp_path)) == []
+    assert convergence(ungrouped(tmp_path)) == []
     for loss in ("ce", "gloss_o"):
         write_run(tmp_path, loss=loss, seed=3, shared_device=True)
-    (drawing,) = convergence(loose(tmp_path))
+    (drawing,) = convergence(ungrouped(tmp_path))
     assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["Epoch"]
 
 
@@ -230,7 +230,7 @@ def test_convergence_marks_incomparable_times_and_its_legend_covers_no_panel(tmp
         write_run(tmp_path, dataset=dataset, loss="gloss_o", seed=1, shared_device=shared)
     write_run(tmp_path, seed=2)
     with styled():
-        (drawing,) = convergence(loose(tmp_path))
+        (drawing,) = convergence(ungrouped(tmp_path))
         drawing.figure.draw_without_rendering()
     mr, mr_time, r8, r8_time = drawing.figure.axes
     assert (mr.get_title(), r8.get_title()) == ("MR, BERT-base, integrated (n=1–2)", "R8, BERT-base, integrated (n=1)")
@@ -247,7 +247,7 @@ def test_convergence_prefers_the_cells_of_the_tables(tmp_path):
         write_run(tmp_path, loss=loss, config_hash="0" * 8, config=short)
         write_run(tmp_path, loss=loss, config_hash="f" * 8, accuracy=99.0)
     cells = groups_of(tmp_path, [cell(loss=loss, config_hash="0" * 8, config=short) for loss in ("ce", "gloss_o")])
-    (drawing,) = convergence(loose(tmp_path), cells)
+    (drawing,) = convergence(ungrouped(tmp_path), cells)
     assert {r["loss"] for r in drawing.data} == {"ce", "gloss_o"} and max(r["score"] for r in drawing.data) < 86
     assert "Not the paper's protocol (MR, BERT-base, integrated): trainer.max_epochs=3." in drawing.notes
 

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 from conftest import run_python
-from from_runs import DPI, made
+from from_runs import DPI, write_groups
 from synthetic import cell, result, write_run, write_study
 
 import gloss.report.figure
@@ -171,7 +171,7 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
 def test_verdicts_are_counted_once_per_cell_and_metric(tmp_path):
     """Table 4 repeats the silhouettes of Table 3, which count once."""
     run = {"mode": "standalone", "accuracy": (86.0,) * 3, "silhouette": 0.56}
-    groups = made(tmp_path, *(run | {"loss": loss} for loss in ("scl", "gloss_o")))
+    groups = write_groups(tmp_path, *(run | {"loss": loss} for loss in ("scl", "gloss_o")))
     tables = [table3(groups), table4(groups)]
     shown = [v for table in tables for row in table.rows for e in row for v in e.verdicts]
     assert shown.count("ok") == 8 and set(shown) == {"ok"}  # accuracy, macro-F1 and twice the silhouette of two losses

@@ -1,7 +1,7 @@
 """Claims in the text of the paper: against its own tables, with the known contradictions, and against our runs."""
 
 import pytest
-from from_runs import made
+from from_runs import write_groups
 
 from gloss.report.build import build
 from gloss.report.tables.paper_claims import paper_claims, paper_claims_table
@@ -56,7 +56,7 @@ def runs(root, mode, scores, config=None, **changes):
         {"mode": mode, "loss": x, "accuracy": y, "epochs": 10, **changes.get(x, {}), **config}
         for x, y in spread.items()
     ]
-    return made(root, *specs)
+    return write_groups(root, *specs)
 
 
 def output(groups, start):

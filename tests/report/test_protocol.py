@@ -4,7 +4,7 @@ from dataclasses import asdict
 
 import pytest
 import yaml
-from from_runs import groups_of, made, ours, records, row
+from from_runs import groups_of, ours, records, row, write_groups
 from synthetic import cell, write_run
 
 from gloss.config import CONFIG_DIR
@@ -19,7 +19,7 @@ from gloss.report.tables import results as tables
 def test_reduced_runs_and_other_models_have_no_verdict(tmp_path):
     reduced = {"config": {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}}
     table = tables.table2(
-        made(
+        write_groups(
             tmp_path,
             {"accuracy": 85.64, **reduced},
             {"accuracy": 85.64, "model": "minilm"},
@@ -52,14 +52,14 @@ FAIR = {"trials": 15, "search": "fair"}
         ("cosine", {"trials": 5, "search": "authors"}, []),  # the authors' own budget
         ("triplet", {"trials": 5, "search": "fair"}, ["search.trials=5"]),
         ("gloss_o", {"file": "x.yaml", "applied": []}, ["search.trials=0"]),  # all values set by hand
-        ("gloss_sqrt", {}, ["search.trials=0"]),  # nothing searched
+        ("gloss_sqrt", {}, ["search.trials=0"]),  # no search
         ("gloss_sqrt", FAIR | {"applied": ["trainer.lr"]}, ["loss.lam=0.8 by hand", "loss.gamma=0.6 by hand"]),
     ],
 )
 def test_a_smaller_search_deviates_from_the_protocol(tmp_path, loss, tuned, expected):
     config = {"tuned": tuned, "loss": {"lam": 0.8, "gamma": 0.6}}
     assert protocol_deviations(asdict(cell(loss=loss, config=config).config)) == expected
-    table = tables.table2(made(tmp_path, {"loss": loss, "config": config, "accuracy": 86.0}))
+    table = tables.table2(write_groups(tmp_path, {"loss": loss, "config": config, "accuracy": 86.0}))
     assert bool(table.rows[0][3].verdict) == (not expected and loss == "scl_ce")
     assert [n for n in table.notes if n.startswith("Not the paper's protocol")] == [
         f"Not the paper's protocol (all cells): {x}." for x in [", ".join(expected)] if x
@@ -122,7 +122,7 @@ def test_notes_name_searches_on_other_amounts_of_data(tmp_path):
 def test_other_texts_encoders_or_variants_have_no_verdict(tmp_path, config, expected):
     known = {"name": "google-bert/bert-base-uncased", "revision": "86b5e0934494bd15c9632b12f734a8a67f723594"}
     for changes, verdict in (({"model": known}, "ok"), (config, "")):
-        table = tables.table2(made(tmp_path, {"accuracy": 85.64, "config": changes}))
+        table = tables.table2(write_groups(tmp_path, {"accuracy": 85.64, "config": changes}))
         assert table.rows[0][3].verdict == verdict
         assert any(expected in note for note in table.notes) == (not verdict)
 
@@ -137,7 +137,7 @@ def test_verdicts_of_the_released_variant_are_marked(tmp_path):
     scores = {"ce": 85.64, "scl_ce": 60.0, "gloss_o": 85.64}
     changes = {"gloss_o": {"forward_passes": 1}}  # a mixture of both variants
     specs = [{"loss": x, "accuracy": y, "config": released(**changes.get(x, {}))} for x, y in scores.items()]
-    groups = made(tmp_path, *specs)
+    groups = write_groups(tmp_path, *specs)
     table = tables.table2(groups)
     assert [r[3].verdict for r in ours(table)] == ["ok (released)", "off (released)", ""]
     assert [r["verdict"] for r in records(table)] == ["ok (released)"] * 2 + ["off (released)"] * 2 + [None] * 2
@@ -154,7 +154,7 @@ def test_verdicts_of_the_released_variant_are_marked(tmp_path):
 
 def test_runs_off_the_protocol_have_no_verdict_in_claims(tmp_path):
     limits, scores = {"mr": None, "r8": 500}, {"scl": 80.0, "gloss_o": 90.0}
-    groups = made(
+    groups = write_groups(
         tmp_path,
         *(
             {"mode": "standalone", "loss": x, "dataset": d, "accuracy": y, "config": {"dataset": {"train_limit": n}}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from from_runs import made, texts
+from from_runs import texts, write_groups
 
 from gloss.records.reading import read_records
 from gloss.report.tables import results as tables
@@ -17,11 +17,13 @@ TFIDF = [{"dataset": "mr", "test": {"accuracy": 76.25, "macro_f1": 76.0}}, {"dat
 
 def groups(root, mode, loss):
     specs = [{"mode": mode, "loss": loss, "accuracy": (85.0, 85.0)}, {"mode": mode, "loss": loss, "dataset": "r8"}]
-    made(root, *specs, seeds=(1, 2))
+    write_groups(root, *specs, seeds=(1, 2))
     for record, knn in zip(read_records(root)[0], (80.0, 82.0), strict=True):
         record.result["metrics"]["test"]["knn_accuracy"] = knn
         (record.folder / "result.json").write_text(json.dumps(record.result))
-    return made(root, *({key: x for key, x in spec.items() if key != "accuracy"} for spec in specs), seeds=(1, 2))
+    return write_groups(
+        root, *({key: x for key, x in spec.items() if key != "accuracy"} for spec in specs), seeds=(1, 2)
+    )
 
 
 def added_to(table, *references):
@@ -45,7 +47,7 @@ def test_reference_lines_of_table2_have_no_rank_or_verdict(tmp_path):
     numbers = dict(table.data[["reference", "mean"]].iloc[-3:].values.tolist())
     assert numbers == {"frozen": 71.5, "knn": 81.0, "tfidf": 76.25}
     assert "are not ranked and bear no verdict" in table.notes[-1]
-    plain = tables.table2(made(tmp_path, {"dataset": "r52"}))
+    plain = tables.table2(write_groups(tmp_path, {"dataset": "r52"}))
     assert with_references(plain, [], [], []) is plain
 
 
@@ -63,7 +65,7 @@ def test_reference_lines_of_table3(tmp_path):
     ("make", "mode", "loss"), [(tables.table2, "integrated", "ce"), (tables.table3, "standalone", "scl")]
 )
 def test_published_numbers_are_reference_lines_for_another_model(tmp_path, make, mode, loss):
-    runs = made(
+    runs = write_groups(
         tmp_path, *({"model": "minilm", "mode": mode, "loss": loss, "dataset": d} for d in ("mr", "r8", "mine"))
     )
     table, added = added_to(make(runs), runs, [], [])

@@ -1,7 +1,7 @@
 """Figures 2, 3 and 7 and our own experiments, from synthetic runs with known results."""
 
 import pytest
-from from_runs import check_files, groups_of, made, texts
+from from_runs import check_files, groups_of, texts, write_groups
 from synthetic import cell, write_run
 
 from gloss.report.figures import sweeps
@@ -16,7 +16,7 @@ def at(path, value, *scores, **spec):
 
 def test_fig2_shows_the_distance_to_the_best_mean(tmp_path):
     specs = [at("loss.lam", 0.8, 86.0, 88.0), at("loss.lam", 0.2, 84.0, 84.0, 84.0), at("loss.lam", 0.5)]
-    groups = made(tmp_path, *specs)
+    groups = write_groups(tmp_path, *specs)
     drawing = sweeps.fig2(groups)
     shown = [(row["x"], row["mean"], row["n"], row["distance"]) for row in drawing.data]
     assert shown == [(0.2, 84.0, 3, -3.0), (0.8, 87.0, 2, 0.0)]
@@ -27,8 +27,8 @@ def test_fig2_shows_the_distance_to_the_best_mean(tmp_path):
 
 
 def test_fig3_has_one_panel_for_gamma_and_one_for_sigma(tmp_path):
-    gamma = made(tmp_path, at("loss.gamma", 0.5, 86.0, 88.0))
-    sigma = made(tmp_path, at("ablation.sigma_scale", 2.0, 80.0))
+    gamma = write_groups(tmp_path, at("loss.gamma", 0.5, 86.0, 88.0))
+    sigma = write_groups(tmp_path, at("ablation.sigma_scale", 2.0, 80.0))
     drawing = sweeps.fig3(gamma, sigma)
     assert [(r["setting"], r["x"]) for r in drawing.data] == [("loss.gamma", 0.5), ("ablation.sigma_scale", 2.0)]
     assert not any(
@@ -43,7 +43,7 @@ def test_fig2_separates_models_losses_and_other_settings(tmp_path):
         for dataset, offset in (("mr", 0.0), ("r8", 10.0)):
             place = {"dataset": dataset, "model": model, "loss": loss}
             specs += [at("loss.lam", lam, *[70.0 + i + offset + lam] * 2, **place) for lam in (0.2, 0.8)]
-    drawing = sweeps.fig2(made(tmp_path, *specs))
+    drawing = sweeps.fig2(write_groups(tmp_path, *specs))
     assert len(drawing.figure.axes) == 4 and [len(ax.containers) for ax in drawing.figure.axes] == [2] * 4
     assert {row["distance"] for row in drawing.data if row["x"] == 0.8} == {0.0}
     assert all(row["distance"] == pytest.approx(-0.6) for row in drawing.data if row["x"] == 0.2)
@@ -59,7 +59,7 @@ def test_other_swept_keys_have_separate_lines(tmp_path):
         for limit in (20, 100)
         for lr in (1e-5, 2e-5)
     ]
-    data = sweeps.sweep("few_shot", made(tmp_path, *specs)).data
+    data = sweeps.sweep("few_shot", write_groups(tmp_path, *specs)).data
     found = {row["others"]: [r["mean"] for r in data if r["others"] == row["others"]] for row in data}
     assert found == {"trainer.lr=1e-05": [71.0, 71.0], "trainer.lr=2e-05": [72.0, 72.0]}
 
@@ -69,7 +69,7 @@ def test_fig7_compares_each_cell_with_its_best_values(tmp_path):
     mr = [at(sigma, 0.5, 85.0, 86.0), at(sigma, 2.0, 87.5), at(lam, -0.1, 86.9)]
     r8 = [at(sigma, 1.0, 95.0, 95.0, dataset="r8"), at(sigma, 0.5, 93.0, 93.0, dataset="r8")]
     r52 = [at(sigma, 0.5, 50.0, dataset="r52")]  # the cell with its best values is missing
-    groups = made(tmp_path, at(sigma, 1.0, 86.0, 87.0, 88.0), *mr, *r8, *r52)
+    groups = write_groups(tmp_path, at(sigma, 1.0, 86.0, 87.0, 88.0), *mr, *r8, *r52)
     drawing = sweeps.fig7(groups)
     shown = [(r["dataset"], r["setting"], r["x"], round(r["change"], 9), r["n"]) for r in drawing.data]
     assert shown == [
@@ -94,7 +94,7 @@ def test_fig7_compares_each_cell_with_its_best_values(tmp_path):
 )
 def test_own_sweeps_draw_one_line_per_loss(tmp_path, name, path, values):
     losses = ("gloss_sqrt", "gloss_o")
-    groups = made(
+    groups = write_groups(
         tmp_path, *(at(path, x, 80.0 + i, 82.0 + i, loss=loss) for loss in losses for i, x in enumerate(values))
     )
     rows = [r for r in sweeps.sweep(name, groups).data if r["metric"] == "accuracy"]
@@ -111,7 +111,7 @@ def noise_cells(root, gloss=(82.0, 83.2, 84.1), **changes):
         point = {f"ablation.{key}": value for key, value in ablation.items()}
         config = {"ablation": ablation, **changes}
         specs.append({"loss": "gloss_o", "accuracy": scores, "point": point, "config": config})
-    return made(root, *specs)
+    return write_groups(root, *specs)
 
 
 def test_graph_noise_notes_the_share_of_the_gain_after_the_shuffle(tmp_path):
@@ -166,7 +166,7 @@ def test_variant_compares_paper_and_released_by_seed_and_equal_settings(tmp_path
     for name, lr, score in runs:
         point = {"variant": name, "trainer.lr": lr}
         specs.append({"config": {"variant": {"name": name}}, "variant": name, "point": point, "accuracy": (score,)})
-    table, claims = comparisons.variant(made(tmp_path, *specs))
+    table, claims = comparisons.variant(write_groups(tmp_path, *specs))
     assert [r[3].plain() for r in table.rows] == ["G-Loss-O + CE", "CE (trainer.lr=1)", "CE (trainer.lr=2)"]
     shown = ["87.00 ± 0.10 (3)", "86.00 ± 0.00 (3)", "+1.00", "+0.75 to +1.25", "supported"]
     assert texts(table.rows[0][4:]) == shown

@@ -4,7 +4,7 @@ import csv
 import io
 
 import pytest
-from from_runs import groups_of, loose, made, ours, records, row, texts
+from from_runs import groups_of, ours, records, row, texts, ungrouped, write_groups
 from synthetic import cell, write_run
 
 from gloss.experiments.grid import expand_grid
@@ -21,9 +21,9 @@ def test_table2_shows_means_verdicts_ranks_and_missing_runs(tmp_path):
     found = {"ce": {"accuracy": 85.64}, "scl_ce": {"accuracy": 84.97, "macro_f1": 80.0}}  # CE: the published mean
     found["gloss_o"] = {"accuracy": (86.43, 86.63)}
     specs = [{"loss": x, "dataset": d, **(found.get(x, {}) if d == "mr" else {})} for x in LOSSES for d in ("mr", "r8")]
-    table = tables.table2(made(tmp_path, *specs))
-    mine, printed = row(table, "BERT-base", "CE", "ours")
-    assert mine[3:] == ["85.64 ± 0.20 / 85.64 ± 0.20 (3)", "—"]
+    table = tables.table2(write_groups(tmp_path, *specs))
+    our_row, printed = row(table, "BERT-base", "CE", "ours")
+    assert our_row[3:] == ["85.64 ± 0.20 / 85.64 ± 0.20 (3)", "—"]
     assert printed[2:] == ["paper", "85.64 ± 0.81 / 85.64 ± 0.81", "97.57 ± 0.16 / 93.90 ± 0.84"]
     mr = [r[3] for r in ours(table)]
     assert [e.verdict for e in mr] == ["ok", "near/off", "", "unresolved"]
@@ -42,14 +42,14 @@ def test_table2_shows_means_verdicts_ranks_and_missing_runs(tmp_path):
 def test_verdicts_use_the_published_standard_deviation(tmp_path):
     """Both are 2.3 points below. With CE's ± 0.81 it may be less than 1.5 points, with G-Loss-O's ± 0.12 it is more."""
     found = {"ce": 85.64 - 2.3, "gloss_o": 86.63 - 2.3}
-    table = tables.table2(made(tmp_path, *({"loss": x, "accuracy": y} for x, y in found.items())))
+    table = tables.table2(write_groups(tmp_path, *({"loss": x, "accuracy": y} for x, y in found.items())))
     assert [r[3].verdicts[0] for r in ours(table)] == ["unresolved", "off"]
 
 
 def test_a_cell_in_another_mode_is_listed_without_verdict(tmp_path):
     """integrated at the published 86.63, standalone two points below; in one cell one would hide the other."""
     scores = {"integrated": 86.63, "standalone": 84.63}
-    groups = made(tmp_path, *({"mode": m, "loss": "gloss_o", "accuracy": x} for m, x in scores.items()))
+    groups = write_groups(tmp_path, *({"mode": m, "loss": "gloss_o", "accuracy": x} for m, x in scores.items()))
     table = tables.table2(groups)
     assert [texts(r[1:3]) for r in table.rows] == [
         *(["G-Loss-O + CE", "ours"], ["", "paper"]),
@@ -68,7 +68,7 @@ def test_a_cell_in_another_mode_is_listed_without_verdict(tmp_path):
 def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
     scores = {("integrated", "gloss_o"): 87.0, ("integrated", "cosine"): 86.0}
     scores |= {("standalone", "gloss_o"): 80.0, ("standalone", "cosine"): 81.0, ("standalone", "scl"): 80.5}
-    groups = made(tmp_path, *({"mode": m, "loss": x, "accuracy": y} for (m, x), y in scores.items()))
+    groups = write_groups(tmp_path, *({"mode": m, "loss": x, "accuracy": y} for (m, x), y in scores.items()))
     assert row(compare.table9(groups)[0], "G-Loss-O against Cosine", "ours")[0][4] == "-1.00"
     found = {c.text: c.differences for c in compare.claims("x", groups)}
     assert found["G-Loss-O + CE beats Cosine + CE"] == pytest.approx([1.0] * 3)
@@ -83,7 +83,7 @@ def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
 
 
 def test_runs_with_other_hyperparameters_are_listed_separately(tmp_path):
-    made(
+    write_groups(
         tmp_path, {"accuracy": 85.0}, {"accuracy": 50.0, "config_hash": "ffffffff"}, {"dataset": "r8", "accuracy": 9.0}
     )
     groups, others = gather([cell(seeds=(1, 2))], read_records(tmp_path)[0])
@@ -93,7 +93,7 @@ def test_runs_with_other_hyperparameters_are_listed_separately(tmp_path):
 
 
 def test_two_candidates_for_one_cell_and_seed_are_both_refused(tmp_path):
-    made(tmp_path / "a", {"accuracy": 85.0})
+    write_groups(tmp_path / "a", {"accuracy": 85.0})
     write_run(tmp_path / "b", seed=1)
     kept, problems = refuse_doubles(read_records(tmp_path / "a")[0] + read_records(tmp_path / "b")[0])
     assert [r.identity.seed for r in kept] == [2, 3]
@@ -106,14 +106,14 @@ def table3_groups(tmp_path):
     specs = [{"mode": "standalone", "loss": loss, "shared_device": loss == "cosine"} for loss in found]
     for spec, x in zip(specs, found.values(), strict=True):
         spec |= {"accuracy": x[0], "silhouette": x[1], "per_epoch": x[2], "epochs": 25} if x else {}
-    return made(tmp_path, *specs)
+    return write_groups(tmp_path, *specs)
 
 
 def test_table3_shows_time_ratios_and_omits_shared_devices(table3_groups):
     table, times = tables.table3(table3_groups), ("total_seconds", "seconds_per_epoch")
-    mine, printed = row(table, "MR", "BERT-base", "G-Loss-O", "ours")
-    assert mine[4:8] == ["86.30 ± 0.20 (3)", "86.30 ± 0.20", "0.5500 ± 0.0000", "376.0 ± 0.0"]  # 25 · 15 + 1
-    assert mine[8:] == ["15.00 ± 0.00 ×0.54", "25 ± 0"]
+    our_row, printed = row(table, "MR", "BERT-base", "G-Loss-O", "ours")
+    assert our_row[4:8] == ["86.30 ± 0.20 (3)", "86.30 ± 0.20", "0.5500 ± 0.0000", "376.0 ± 0.0"]  # 25 · 15 + 1
+    assert our_row[8:] == ["15.00 ± 0.00 ×0.54", "25 ± 0"]
     assert printed[4:] == ["86.22", "86.22", "0.5507", "810.9", "27.77", "25"]
     total, per_epoch = (next(r for r in records(table) if r["loss"] == "gloss_o" and r["metric"] == m) for m in times)
     assert (total["mean"], total["ratio"]) == (376.0, None) and per_epoch["ratio"] == pytest.approx(15 / 27.77)
@@ -136,9 +136,9 @@ def test_times_of_other_devices_are_omitted_from_means(tmp_path):
         "G-Loss-O": "10.00 ± 0.00 (2 of 3) ×0.36",
     }
     assert "Times are those on A100: the times of 4 runs on H100 are left out." in table.notes
-    mine, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
-    assert mine[6:] == ["4.00 (1)", "4.00 (1)", "+0.0 %"]  # on the only device with times of a common seed
-    runs = runs_table(loose(tmp_path))
+    our_row, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
+    assert our_row[6:] == ["4.00 (1)", "4.00 (1)", "+0.0 %"]  # on the only device with times of a common seed
+    runs = runs_table(ungrouped(tmp_path))
     times = {"SCL": "—", "Triplet": "—", "Cosine": "10.00 ± 0.00", "G-Loss-O": "10.00 ± 0.00"}
     assert {r[3].plain(): r[8].plain() for r in runs.rows} == times
     assert [r["per_epoch"] for r in records(runs)] == [None, None, 10.0, 10.0]
@@ -147,9 +147,9 @@ def test_times_of_other_devices_are_omitted_from_means(tmp_path):
 
 def test_table4_shows_changes_in_percent(table3_groups):
     table = tables.table4(table3_groups)
-    mine, printed = row(table, "MR", "BERT-base", "ours")
+    our_row, printed = row(table, "MR", "BERT-base", "ours")
     silhouettes = ["0.5500 ± 0.0000 (3)", "0.5000 ± 0.0000 (3)", "+10.0 %"]
-    assert mine[3:] == [*silhouettes, "15.00 ± 0.00 (3)", "20.00 ± 0.00 (3)", "-25.0 %"]
+    assert our_row[3:] == [*silhouettes, "15.00 ± 0.00 (3)", "20.00 ± 0.00 (3)", "-25.0 %"]
     assert [e.verdict for e in table.rows[0][3:5]] == ["ok", "near"]  # the paper: 0.5507 and 0.5725
     assert printed[3:] == ["0.5507", "0.5725", "-3.8 %", "27.77", "33.04", "-16.0 %"]  # the paper: 16.0 % faster
 
@@ -162,9 +162,9 @@ def test_table4_compares_common_seeds(tmp_path):
             measured = {"silhouette": silhouette, "per_epoch": seconds, "shared_device": (loss, seed) == ("scl", 2)}
             write_run(tmp_path, mode="standalone", loss=loss, seed=seed, **measured)
     table = tables.table4(groups_of(tmp_path, [cell(mode="standalone", loss=x, seeds=(1, 2, 3, 9)) for x in found]))
-    mine, _ = row(table, "MR", "BERT-base", "ours")
-    assert mine[3:6] == ["0.6500 ± 0.0707 (2)", "0.5500 ± 0.0707 (2)", "+18.2 %"]
-    assert mine[6:] == ["10.00 (1)", "20.00 (1)", "-50.0 %"]  # seed 2 of SCL shared its device
+    our_row, _ = row(table, "MR", "BERT-base", "ours")
+    assert our_row[3:6] == ["0.6500 ± 0.0707 (2)", "0.5500 ± 0.0707 (2)", "+18.2 %"]
+    assert our_row[6:] == ["10.00 (1)", "20.00 (1)", "-50.0 %"]  # seed 2 of SCL shared its device
     assert [e.verdict for e in table.rows[0][3:5]] == ["unresolved", "unresolved"]
     assert [r["seeds"] for r in records(table)] == ["1 2", "1"]
 
@@ -175,11 +175,11 @@ def test_table9_pairs_by_data_set_and_seed(tmp_path):
     both = [{**x, "loss": "gloss_o", "accuracy": tuple(86.0 + i + d for i, d in enumerate(differences[x["dataset"]]))}
             for x in scl]  # fmt: skip
     write_run(tmp_path, loss="scl", accuracy=1.0, mode="standalone", seed=9)  # no seed 9 of the other loss
-    pooled, within = compare.table9(made(tmp_path, *scl, *both, seeds=(1, 2, 3, 9)))
-    mine, printed = row(pooled, "G-Loss-O against SCL", "ours")
-    assert mine[2:5] == ["87.65", "87.00", "+0.65"]
+    pooled, within = compare.table9(write_groups(tmp_path, *scl, *both, seeds=(1, 2, 3, 9)))
+    our_row, printed = row(pooled, "G-Loss-O against SCL", "ours")
+    assert our_row[2:5] == ["87.65", "87.00", "+0.65"]
     # scipy: ttest_1samp(differences, 0).pvalue = 0.01857; of 64 sign patterns 4 reach |sum| 3.9
-    assert mine[6:12] == ["0.0186", "0.0625", "0.0625", "0.0312", "6", "supported"]
+    assert our_row[6:12] == ["0.0186", "0.0625", "0.0625", "0.0312", "6", "supported"]
     assert printed[2:5] == ["87.05", "86.41", "0.63"] and printed[6] == "0.0062"
     assert row(within, "G-Loss-O against SCL", "MR")[0][7:12] == ["0.0351", "0.2500", "0.5000", "0.2500", "3"]
     assert any("swapped" in note for note in pooled.notes)
@@ -191,7 +191,7 @@ def test_verdicts_of_claims_follow_the_interval(tmp_path):
     scores = {"ce": (85.0,) * 3, "gloss_sqrt": (82.3, 82.0, 81.7), "gloss_o": (85.9, 86.0, 86.1)}
     specs = [{"loss": x, "accuracy": y} for x, y in scores.items()]
     specs.insert(1, {"loss": "gloss_o", "accuracy": 70.0, "config_hash": "ffffffff"})
-    table = compare.claims_table(compare.claims("Table 2", made(tmp_path, *specs)))
+    table = compare.claims_table(compare.claims("Table 2", write_groups(tmp_path, *specs)))
     assert {r[1].plain(): (r[4].plain(), r[6].plain(), r[2].verdict) for r in table.rows} == {
         "G-Loss-SQRT + CE beats CE": ("-3.00", "3", "contradicted"),
         "G-Loss-O + CE beats CE": ("+1.00", "3", "supported"),
@@ -201,9 +201,9 @@ def test_verdicts_of_claims_follow_the_interval(tmp_path):
 def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_path):
     specs = [{"loss": "ce"}, {"loss": "gloss_sqrt", "accuracy": 86.0, "val": 90.0}]
     specs += [{"loss": "gloss_o", "accuracy": 87.0, "val": 89.0}]  # better on test, which is not used
-    table = compare.table5(made(tmp_path, *specs), [{"dataset": "mr", "test": {"accuracy": 76.14}}])
-    mine, best = row(table, "G-Loss + BERT-base (ours, mean)")
-    assert mine[1] == "86.00 SQRT (3)" and best[1] == "86.20 [seed 3]"
+    table = compare.table5(write_groups(tmp_path, *specs), [{"dataset": "mr", "test": {"accuracy": 76.14}}])
+    our_row, best = row(table, "G-Loss + BERT-base (ours, mean)")
+    assert our_row[1] == "86.00 SQRT (3)" and best[1] == "86.20 [seed 3]"
     assert row(table, "TF-IDF + linear classifier (measured here)")[0][1] == "76.14"
     assert row(table, "TextGCN")[0][1] == "76.74"
     ranks = {r[0].plain(): r[1].parts[0].rank for r in table.rows}
@@ -214,7 +214,7 @@ def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_pa
 def test_table5_does_not_rank_reduced_runs_of_ours(tmp_path):
     reduced = {"dataset": "r8", "config": {"dataset": {"train_limit": 500}}}
     specs = [{"loss": "gloss_o", "accuracy": (99.9,), **x} for x in ({}, reduced)]
-    table = compare.table5(made(tmp_path, *specs), [])
+    table = compare.table5(write_groups(tmp_path, *specs), [])
     ranks = {r[0].plain(): [e.parts[0].rank for e in r[1:]] for r in table.rows}
     assert ranks["G-Loss + BERT-base (ours, mean)"] == [1, 0]
     assert [name for name, (_, r8) in ranks.items() if r8 == 1] == ["RoBERTa-GCN"]
@@ -222,9 +222,9 @@ def test_table5_does_not_rank_reduced_runs_of_ours(tmp_path):
 
 
 def test_table6_notes_contradictions_in_the_paper(tmp_path):
-    table = tables.table6(made(tmp_path, {"dataset": "sst2"}, {"dataset": "qnli", "accuracy": 89.08}))
-    mine, printed = row(table, "BERT-base", "CE", "ours")
-    assert mine[3:] == ["—", "89.08 ± 0.20 (3)"] and printed[3:] == ["91.20", "89.08"]
+    table = tables.table6(write_groups(tmp_path, {"dataset": "sst2"}, {"dataset": "qnli", "accuracy": 89.08}))
+    our_row, printed = row(table, "BERT-base", "CE", "ours")
+    assert our_row[3:] == ["—", "89.08 ± 0.20 (3)"] and printed[3:] == ["91.20", "89.08"]
     notes = " ".join(table.notes)
     assert "92.32" in notes and "90.06 against 89.62" in notes
 
@@ -234,14 +234,14 @@ def test_records_of_an_older_schema_are_used_where_possible(tmp_path):
     old = write_run(tmp_path, seed=2) / "result.json"
     text = old.read_text().replace('"schema_version": 1', '"schema_version": 0')
     old.write_text(text.replace('"per_epoch"', '"per_epoch_before"'))
-    (group,) = loose(tmp_path)
+    (group,) = ungrouped(tmp_path)
     assert list(group.values("seconds", "per_epoch")) == [1] and list(group.test("accuracy")) == [1, 2]
 
 
 def test_runs_are_sorted_by_the_values_of_their_settings(tmp_path):
     for i, limit in enumerate((100, 20, 1000)):
         write_run(tmp_path, config_hash=f"{i}" * 8, config={"dataset": {"train_limit": limit}})
-    settings = [row[4].plain() for row in runs_table(loose(tmp_path)).rows]
+    settings = [row[4].plain() for row in runs_table(ungrouped(tmp_path)).rows]
     assert settings == ["train_limit=20", "train_limit=100", "train_limit=1000"]  # as texts: 100, 1000, 20
 
 
@@ -251,12 +251,12 @@ def test_runs_are_ranked_only_within_equal_settings(tmp_path):
         limited = {"dataset": {"train_limit": 20}}
         write_run(tmp_path, loss=loss, accuracy=accuracy - 30, config_hash="2" * 8, config=limited)
         write_run(tmp_path, loss=loss, accuracy=95.0, config_hash="3" * 8, variant="released")
-    table = runs_table(loose(tmp_path))
-    reduced, whole = "max_epochs=null train_limit=20", "max_epochs=200 train_limit=null"
+    table = runs_table(ungrouped(tmp_path))
+    reduced, full = "max_epochs=null train_limit=20", "max_epochs=200 train_limit=null"
     assert [(r[3].plain(), r[4].plain(), r[6].parts[0].rank) for r in table.rows] == [
         *[
-            ("CE", whole, 0),
-            ("G-Loss-O + CE", whole, 1),
+            ("CE", full, 0),
+            ("G-Loss-O + CE", full, 1),
         ],  # groups of comparable runs in order, named by the differing settings
         *[("CE", reduced, 0), ("G-Loss-O + CE", reduced, 1)],
         *[("CE", "released", 0), ("G-Loss-O + CE", "released", 0)],  # equal scores
