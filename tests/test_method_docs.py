@@ -1,4 +1,4 @@
-"""docs/METHOD.md and docs/FIDELITY.md name what exists, and the ledger has a row for every key of the variants."""
+"""docs/METHOD.md and docs/FIDELITY.md: named functions exist, and the ledger agrees with the configuration."""
 
 import importlib
 import re
@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def variant(name: str) -> dict[str, str]:
-    """Every key of an overlay as FIDELITY.md writes it, with its value as YAML writes it."""
+    """All keys of a variant in the notation of FIDELITY.md, with their values in YAML."""
     groups = yaml.safe_load((ROOT / f"configs/variant/{name}.yaml").read_text())
     return {
         f"{group}.{key}": {"None": "null", "True": "true", "False": "false"}.get(str(value), str(value))
@@ -29,10 +29,10 @@ def test_ledger_has_every_key_with_both_values():
     paper, released = variant("paper"), variant("released")
     assert sorted(rows) == sorted((key, paper[key], released[key]) for key in paper)
     assert paper.keys() == released.keys() and len(rows) >= 12
-    assert all(ours != theirs for _, ours, theirs in rows)
+    assert all(paper_value != released_value for _, paper_value, released_value in rows)
 
 
-def test_functions_of_the_method_exist():
+def test_functions_named_in_method_docs_exist():
     names = re.findall(r"`(gloss(?:\.[a-z]+)*)\.([a-z_]+)`", (ROOT / "docs/METHOD.md").read_text(encoding="utf-8"))
     modules = ("gloss.losses.reference", "gloss.training.graph_quality")
     functions = [pair for pair in names if ".".join(pair) not in modules]
@@ -42,7 +42,7 @@ def test_functions_of_the_method_exist():
 
 
 def ledger_row(point: str) -> list[str]:
-    """The cells of the one row of FIDELITY.md that begins with a point."""
+    """The cells of the row of FIDELITY.md that starts with `point`."""
     lines = (ROOT / "docs/FIDELITY.md").read_text(encoding="utf-8").splitlines()
     (row,) = [line for line in lines if line.startswith(f"| {point} |")]
     return [cell.strip() for cell in row.strip("|").split(" | ")]
@@ -64,11 +64,11 @@ def ledger_row(point: str) -> list[str]:
         ('seeds behind "±"', "one fixed seed"),
     ],
 )
-def test_ledger_says_what_the_released_code_does(point, words):
+def test_ledger_describes_the_released_code(point, words):
     assert words in ledger_row(point)[2]
 
 
-def test_ledgers_defaults_are_the_configurations():
+def test_ledger_defaults_equal_the_configuration():
     cfg = {loss: composed(f"loss={loss}") for loss in ("gloss_sqrt", "scl_ce")}
     gloss, scl = cfg["gloss_sqrt"], cfg["scl_ce"]
     lr = f"{gloss.trainer.lr:.0e}".replace("e-0", "e-")
@@ -76,9 +76,9 @@ def test_ledgers_defaults_are_the_configurations():
     assert ledger_row("defaults without a search")[3] == f"{expected}, τ {scl.loss.temperature}; no σ"
 
 
-def test_ledger_names_every_contradiction_with_the_tables_numbers():
+def test_ledger_names_every_contradiction_with_its_numbers():
     text = (ROOT / "docs/FIDELITY.md").read_text(encoding="utf-8").partition("## Numbers in the paper that disagree")[2]
-    numbers = {  # claim -> the numbers against it that the ledger gives
+    numbers = {  # claim -> the contradicting numbers in the ledger
         "converges in fewer epochs": "25 20 39 34 41 39 180 171",
         "beats CE and SCL + CE on both": "89.62 90.06",
         "with BERT-base beats BERT-base": "85.13 85.70",
@@ -86,13 +86,13 @@ def test_ledger_names_every_contradiction_with_the_tables_numbers():
         "more accurate than its rivals": "86.22 86.30",
         "Its means equal the means of Table 3": "86.50 86.32 86.32 86.49 87.05 87.01",
     }
-    for said, shown in numbers.items():
-        (claim,) = [c for c in paper_claims() if said in c.text]
+    for text_part, shown in numbers.items():
+        (claim,) = [c for c in paper_claims() if text_part in c.text]
         against = " ".join(
             c.shown.rpartition(": ")[2].replace("against ", "") for c in claim.comparisons if not c.holds
         )
-        assert sorted(against.split()) == sorted(shown.split()), said
-        assert all(number in text for number in shown.split()), said
+        assert sorted(against.split()) == sorted(shown.split()), text_part
+        assert all(number in text for number in shown.split()), text_part
     cells = [c for c in paper_claims() if c.where == "5.1" and "second best" in c.text]
     assert [sum(not x.holds for x in c.comparisons) for c in cells] == [4, 3]
     assert "4 of 15 cells in accuracy, in 3 of 15 in macro-F1" in text

@@ -1,4 +1,4 @@
-"""What is installed is pinned, and nothing runs what it reads."""
+"""All dependencies are pinned, and no code executes or unpickles the files that it reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from gloss.config import ROOT
 
 
-def test_the_requirements_are_whole_pinned_and_agree_with_each_other():
+def test_requirements_are_complete_pinned_and_consistent():
     lines = (ROOT / "requirements.txt").read_text().splitlines()
     requirements = [Requirement(line) for line in lines if line and not line.startswith("#")]
     pins = {canonicalize_name(r.name): str(r.specifier).removeprefix("==") for r in requirements}
@@ -23,12 +23,12 @@ def test_the_requirements_are_whole_pinned_and_agree_with_each_other():
     assert len(wanted) > 100
     for name, r in wanted:
         if name == "torch" and r.name.startswith(("nvidia", "cuda", "triton")):
-            continue  # torch's own pins, of a CUDA build alone
+            continue  # pins of CUDA builds of torch
         assert canonicalize_name(r.name) in pins, f"{name} needs {r}, which is not pinned"
         assert r.specifier.contains(pins[canonicalize_name(r.name)]), f"{name} needs {r}"
 
 
-def test_nothing_of_ours_is_instantiated_from_a_name_or_unpickled():
+def test_no_code_instantiates_by_name_or_unpickles():
     files = [p for group in ("gloss", "scripts", "configs") for p in (ROOT / group).rglob("*") if p.is_file()]
     text = {p.relative_to(ROOT): p.read_text(encoding="utf-8") for p in files if p.suffix in (".py", ".yaml")}
     assert len(text) > 50
