@@ -114,7 +114,7 @@ def test_proxy_of_the_environment_is_used(server, tmp_path, monkeypatch):
     assert server.asked[0] == "http://nowhere.invalid/file"
 
 
-# -- whole sets --------------------------------------------------------------------------------------------------------
+# -- data sets ---------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def toy(server, tmp_path, monkeypatch):
     """A manifest of two data sets: `toy` as CSV, like the authors' files; `pairs` as parquet, like GLUE."""

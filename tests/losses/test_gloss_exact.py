@@ -46,15 +46,15 @@ def exact_loss(rows: list[list[mpf]], labels: list[int], num_labeled: int, sigma
     column = [sum(s[i][j] for i in n) for j in n]
     rate = [[s[i][j] / column[j] / sum(s[i][k] / column[k] for k in n) for j in n] for i in n]
     unlabeled = range(num_labeled, len(rows))
-    everything, right = mpf(0), {i: mpf(0) for i in unlabeled}
+    total, right = mpf(0), {i: mpf(0) for i in unlabeled}
     for following, ends in forests(num_labeled, len(unlabeled)):
         weight = mp.fprod(rate[i][j] for i, j in zip(unlabeled, following, strict=True))
-        everything += weight
+        total += weight
         for i, end in zip(unlabeled, ends, strict=True):
             if labels[end] == labels[i]:
                 right[i] += weight
     scored = [i for i in unlabeled if labels[i] in labels[:num_labeled]]
-    return -sum(mp.log(right[i] / everything) for i in scored) / len(scored)
+    return -sum(mp.log(right[i] / total) for i in scored) / len(scored)
 
 
 def tight_groups() -> tuple[torch.Tensor, list[int]]:

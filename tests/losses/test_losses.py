@@ -266,7 +266,7 @@ def test_autocast_does_not_change_a_loss(name):
     assert value.item() == pytest.approx(exact, rel=1e-5)  # an error of bfloat16 would be 1e-3
 
 
-def test_losses_need_nothing_but_torch():
+def test_losses_need_only_torch():
     """`import gloss.losses` loads only gloss and the standard library in addition to the modules of `import torch`."""
     code = (
         "import sys, torch; before = set(sys.modules); from gloss.losses import *\n"

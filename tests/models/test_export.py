@@ -97,8 +97,8 @@ def test_exported_model_gives_our_embeddings_and_logits_in_other_libraries(expor
     inputs = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")
     assert inputs["input_ids"].shape[1] <= 24
     with torch.no_grad():
-        theirs = encoder(**inputs).last_hidden_state[:, 0]
-    torch.testing.assert_close(theirs, ours, atol=1e-5, rtol=0)
+        found = encoder(**inputs).last_hidden_state[:, 0]
+    torch.testing.assert_close(found, ours, atol=1e-5, rtol=0)
     assert encoder.config.id2label == {0: "bad", 1: "so-so | fine", 2: "good"}
 
     probabilities = logits.softmax(dim=1)
@@ -112,8 +112,8 @@ def test_exported_model_gives_our_embeddings_and_logits_in_other_libraries(expor
         assert [scores[label] for label in ("bad", "so-so | fine", "good")] == pytest.approx(expected, abs=1e-5)
 
     sentence_transformers = pytest.importorskip("sentence_transformers")
-    theirs = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
-    torch.testing.assert_close(theirs.clone(), ours, atol=1e-5, rtol=0)
+    found = sentence_transformers.SentenceTransformer(str(folder), device="cpu").encode(TEXTS, convert_to_tensor=True)
+    torch.testing.assert_close(found.clone(), ours, atol=1e-5, rtol=0)
 
     model, tokenizer, labels, max_length = load_model(folder)
     assert (labels, max_length) == (["bad", "so-so | fine", "good"], 24)
@@ -257,8 +257,8 @@ def test_export_writes_onnx_if_the_packages_are_installed(exported, tmp_path):
     session = runtime.InferenceSession(copy / "onnx" / "model.onnx")
     tokenizer = transformers.AutoTokenizer.from_pretrained(copy)
     inputs = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="np")
-    (theirs,) = session.run(["logits"], {x.name: inputs[x.name].astype(np.int64) for x in session.get_inputs()})
-    np.testing.assert_allclose(theirs, logits, atol=1e-5)
+    (found,) = session.run(["logits"], {x.name: inputs[x.name].astype(np.int64) for x in session.get_inputs()})
+    np.testing.assert_allclose(found, logits, atol=1e-5)
     load_model(copy)
 
 

@@ -31,10 +31,10 @@ def zipped(files: dict[str, bytes]) -> bytes:
 def small(tmp_path: Path, monkeypatch) -> ModelConfig:
     """A model whose two halves lie in wheels in a folder; the hub's cache is empty and no index is used."""
     model = Path(folder_of(tmp_path / "small", transformers.AutoModel.from_config(ARCHITECTURES["bert"])).name)
-    whole = zipped({f"small/{path.name}": path.read_bytes() for path in model.iterdir()})
+    archive = zipped({f"small/{path.name}": path.read_bytes() for path in model.iterdir()})
     wheels, packages = tmp_path / "wheels", {}
     wheels.mkdir()
-    for i, piece in enumerate((whole[:9000], whole[9000:]), 1):
+    for i, piece in enumerate((archive[:9000], archive[9000:]), 1):
         info = {
             "METADATA": f"Metadata-Version: 2.1\nName: small-part-{i}\nVersion: 1\n",
             "WHEEL": "Wheel-Version: 1.0\n",

@@ -111,8 +111,8 @@ def test_signals_are_recorded_then_raised_and_handlers_restored(heeds_ctrl_c):
 def start(*overrides: str, **options: object) -> subprocess.Popen:
     """Start scripts/train.py in a new process group with the default handling of signals."""
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *overrides]
-    heed = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
-    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, preexec_fn=heed, **options)
+    default_sigint = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731
+    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, preexec_fn=default_sigint, **options)
 
 
 def command_of(toy_csv: Path, outputs: Path, *overrides: str) -> list[str]:
@@ -147,8 +147,8 @@ def test_a_second_process_waits_or_skips_and_a_killed_process_releases_its_lock(
     with held(folder / "lock", 3) as other:  # the process that held the lock was killed
         record = train(cfg)
         assert record is not None and other.poll() == 0 and "waiting for it" in capsys.readouterr().err
-    with locked(folder, wait=False) as mine:
-        assert mine
+    with locked(folder, wait=False) as is_held:
+        assert is_held
 
 
 # -------------------------------------------------------------------------------------------- output and partial files

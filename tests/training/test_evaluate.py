@@ -31,7 +31,7 @@ def test_macro_silhouette_equals_the_mean_of_sklearn_class_means(sizes: list[int
 
 
 def test_macro_silhouette_of_near_neighbours():
-    """All unit vectors lie within 1e-3 of each other, so |a|² + |b|² − 2ab would have no correct digit."""
+    """All unit vectors are within 1e-3 of each other, so |a|² + |b|² − 2ab would have no correct digit."""
     points, labels = blobs([20, 30])
     points = torch.from_numpy(np.array([1.0, 2.0, 3.0, 4.0, 5.0]) + 1e-3 * points).float()
     unit = torch.nn.functional.normalize(points, dim=1).double().numpy()
