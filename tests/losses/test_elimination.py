@@ -22,12 +22,12 @@ if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"  # read when Triton is imported
 
 
-def weighted(of, rates: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
+def weighted(function, rates: torch.Tensor, num_classes: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Log probabilities [U, C], and the gradient of a weighted sum of them with respect to the log rates [U, C + U]."""
     generator = torch.Generator().manual_seed(1)
-    weight = torch.randn(len(rates), num_classes, generator=generator, dtype=rates.dtype)
+    weight = torch.randn(len(rates), num_classes, generator=generator, dtype=torch.float64).to(rates)
     x = rates.clone().requires_grad_()
-    value = of(x, num_classes)
+    value = function(x, num_classes)
     (gradient,) = torch.autograd.grad((value * weight).sum(), x)
     return value.detach(), gradient
 
@@ -64,8 +64,8 @@ def log_rates(num_unlabeled: int, num_classes: int, spread: float, num_groups: i
 def test_blocks_and_loop_equal_a_plain_solve(num_unlabeled, num_classes):
     rates = log_rates(num_unlabeled, num_classes, 1.0)
     expected = weighted(solve, rates, num_classes)
-    for of in (blocks, loop):
-        torch.testing.assert_close(weighted(of, rates, num_classes), expected, rtol=1e-10, atol=1e-10)
+    for function in (blocks, loop):
+        torch.testing.assert_close(weighted(function, rates, num_classes), expected, rtol=1e-10, atol=1e-10)
 
 
 @pytest.mark.parametrize(("num_unlabeled", "spread", "num_groups"), [(150, 5.0, 1), (150, 5.0, 3), (70, 25.0, 5)])
@@ -167,19 +167,11 @@ def kernel():
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-13), (torch.float32, 2e-5)])
 def test_triton_kernel_equals_the_loop(kernel, num_unlabeled, num_classes, spread, dtype, tolerance):
-    generator = torch.Generator().manual_seed(0)
-    rates = spread * torch.randn(num_unlabeled, num_classes + num_unlabeled, generator=generator, dtype=torch.float64)
-    rates[:, num_classes:].diagonal().fill_(-1e30)
-    weight = torch.randn(num_unlabeled, num_classes, generator=generator, dtype=torch.float64).to(dtype)
-
-    def value_and_gradient(of, device: str):
-        x = rates.to(device, dtype).requires_grad_()
-        value = of(x, num_classes).log_softmax(dim=1)
-        (value * weight.to(device)).sum().backward()
-        return value.detach().cpu(), x.grad.cpu()
-
-    expected_value, expected_gradient = value_and_gradient(eliminate, "cpu")
-    value, gradient = value_and_gradient(kernel, "cuda" if HAS_GPU else "cpu")
+    rates = log_rates(num_unlabeled, num_classes, spread).to(dtype)
+    expected_value, expected_gradient = weighted(loop, rates, num_classes)
+    rates = rates.to("cuda" if HAS_GPU else "cpu")
+    found = weighted(lambda x, num: kernel(x, num).log_softmax(dim=1), rates, num_classes)
+    value, gradient = (tensor.cpu() for tensor in found)
     torch.testing.assert_close(value, expected_value, rtol=tolerance, atol=tolerance)
     largest = expected_gradient.abs().max().item()
     torch.testing.assert_close(gradient, expected_gradient, rtol=0, atol=tolerance * largest)

@@ -164,21 +164,26 @@ def test_timed_parts_are_graph_and_propagation(sigma):
     assert parts == ["graph", "propagation"]
 
 
-def test_a_node_with_unknown_label_is_propagated_but_not_scored():
-    """The loss equals the reference's propagation over all nodes, scored on the nodes with known labels."""
+@pytest.mark.parametrize("objective", ["nll", "softmax"])
+def test_a_node_with_unknown_label_is_propagated_but_not_scored(objective):
+    """Value and gradient equal the reference's propagation over all nodes, scored on the nodes with known labels."""
     x, labels, is_labeled = batch()
+    x.requires_grad_()
     unknown = (~is_labeled).nonzero()[0]
     known = labels.index_fill(0, unknown, -1)
-    found = value_and_gradient(x, known, sigma=0.5, is_labeled=is_labeled, num_classes=3)
-    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5)))
-    propagated = propagate_labels(transition, labels, is_labeled, 3)
+    propagated = propagate_labels(
+        transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5))), labels, is_labeled, 3
+    )
     truth, scored = labels[~is_labeled], known[~is_labeled] >= 0
-    torch.testing.assert_close(found[0], -propagated[scored, truth[scored]].log().mean(), rtol=1e-9, atol=0)
-    assert found[1][unknown].abs().sum() > 0
-    with pytest.raises(ValueError, match="is_labeled must be False where the label is -1"):
-        gloss_loss(
-            x, labels.index_fill(0, is_labeled.nonzero()[0], -1), sigma=0.5, is_labeled=is_labeled, num_classes=3
-        )
+    log_p = propagated.log() if objective == "nll" else propagated.log_softmax(1)
+    expected = -log_p[scored, truth[scored]].mean()
+    expected = expected.detach(), torch.autograd.grad(expected, x)[0]
+    settings = {"sigma": 0.5, "is_labeled": is_labeled, "num_classes": 3, "objective": objective}
+    found = value_and_gradient(x, known, **settings)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
+    assert (found[1][unknown].norm(dim=1) > 1e-6).all()
+    assert torch.equal(is_scored(known, is_labeled, 3)[~is_labeled], scored)
+    assert not is_scored(known, is_labeled, 3)[is_labeled].any()
 
 
 def test_no_scored_node_gives_loss_0_and_gradient_0():

@@ -14,7 +14,7 @@ from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import AvgNonZeroReducer
 from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss as LibraryTriplet
-from test_gloss_loss import minilm_batch
+from test_gloss_loss import CORNERS, minilm_batch
 
 from gloss.losses import (
     BatchAllTripletLoss,
@@ -161,18 +161,6 @@ def test_scale_changes_only_the_triplet_loss():
         torch.testing.assert_close(LOSSES[name](1e3 * x, labels), LOSSES[name](x, labels))
     scaled = batch_all_triplet_loss(1e3 * x, labels, 1e3)
     torch.testing.assert_close(scaled, 1e3 * batch_all_triplet_loss(x, labels, 1.0))
-
-
-CORNERS = {
-    "one class": lambda x, y: (x, torch.zeros_like(y)),
-    "every text a class": lambda x, y: (x, torch.arange(len(y))),
-    "duplicates": lambda x, y: (x[torch.arange(len(x)) // 4], y),
-    "all equal": lambda x, y: (x[:1].expand_as(x), y),
-    "all zero": lambda x, y: (0 * x, y),
-    "a zero": lambda x, y: (x * (torch.arange(len(x)) > 0)[:, None], y),
-    "two texts": lambda x, y: (x[:2], torch.tensor([0, 1])),
-    "two texts, one class": lambda x, y: (x[:2], torch.tensor([1, 1])),
-}
 
 
 @pytest.mark.parametrize("corner", CORNERS)

@@ -254,11 +254,6 @@ def test_early_stopping_keeps_the_best_weights_and_the_patience(tiny_config, mon
     assert all(torch.equal(tested[name], value) for name, value in kept[2].items())
 
 
-def test_learning_rate_drops_after_lr_decay_epoch(tiny_config):
-    record = train(tiny_config("loss=ce", "trainer.max_epochs=3", "trainer.lr_decay_epoch=2", "trainer.lr=1e-4"))
-    assert [row["lr"] for row in record.epochs()] == pytest.approx([1e-4, 1e-4, 1e-5])
-
-
 def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
     seen = []
     embed = Fit.embed

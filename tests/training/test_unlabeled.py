@@ -15,8 +15,6 @@ from gloss.data.datasets import load_dataset
 from gloss.data.sampler import unlabeled_batches
 from gloss.data.tokens import tokenize
 from gloss.errors import ConfigError, DataError
-from gloss.losses import gloss_loss, is_scored
-from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 from gloss.models.encoder import Encoder, TokenTable
 from gloss.models.pretrained import load_tokenizer
 from gloss.training.objective import Objective
@@ -34,37 +32,6 @@ def batch(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     is_labeled = torch.arange(14) % 7 < 4  # every class has a labeled member
     labels[[5, 6, 13]] = -1
     return x, labels, is_labeled
-
-
-@pytest.mark.parametrize("objective", ["nll", "softmax"])
-def test_loss_scores_only_nodes_with_known_labels(objective):
-    x, labels, is_labeled = batch()
-    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.7)))
-    found = propagate_labels(
-        transition, labels.clamp(min=0), is_labeled, 3
-    )  # over all nodes; labels of hidden nodes are not used
-    hidden = (~is_labeled).nonzero()[:, 0].tolist()
-    losses = []
-    for row, node in enumerate(hidden):
-        if labels[node] >= 0:
-            p = found[row] if objective == "nll" else found[row].exp() / found[row].exp().sum()
-            losses.append(-p[labels[node]].log())
-    assert len(losses) == len(hidden) - 3
-    settings = {"sigma": 0.7, "is_labeled": is_labeled, "num_classes": 3, "objective": objective}
-    torch.testing.assert_close(gloss_loss(x, labels, **settings), sum(losses) / len(losses))
-    assert is_scored(labels, is_labeled, 3).tolist() == [n in hidden and labels[n] >= 0 for n in range(14)]
-
-
-def test_gradient_passes_gradcheck_and_reaches_unlabeled_texts():
-    x, labels, is_labeled = batch()
-
-    def loss(x):
-        return gloss_loss(x, labels, sigma=0.7, is_labeled=is_labeled, num_classes=3)
-
-    x.requires_grad_()
-    assert torch.autograd.gradcheck(loss, x)
-    (grad,) = torch.autograd.grad(loss(x), x)
-    assert (grad[labels < 0].norm(dim=1) > 1e-6).all()
 
 
 def test_gamma_is_a_fraction_of_the_labeled_texts(tiny_config):
