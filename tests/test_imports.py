@@ -6,8 +6,10 @@ import ast
 import json
 from importlib.util import find_spec
 
+import pytest
 from conftest import run_python
 
+from gloss.cli.entry import COMMANDS
 from gloss.config import ROOT
 
 MODULES = sorted(
@@ -50,6 +52,20 @@ def changed_by(before: list[str], code: list[str]) -> dict[str, list]:
     done = run_python("-c", script)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        (["gloss"], {"pandas", "torch"}),
+        (["gloss.config", "gloss.losses.registry", "gloss.records.frame"], {"torch"}),
+        (["gloss.report.build", "gloss.records.study"], {"optuna", "sqlalchemy", "torch"}),
+        ([f"gloss.cli.{name}" for name in COMMANDS], {"torch", "transformers"}),
+    ],
+)
+def test_light_modules_import_no_heavy_packages(modules, heavy):
+    code = f"import sys, {', '.join(modules)}; assert not {heavy} & sys.modules.keys(); print(gloss.load_runs)"
+    assert run_python("-c", code).stdout.startswith("<function load_runs")
 
 
 def test_importing_all_modules_changes_no_global_state():

@@ -220,12 +220,6 @@ def test_keys_of_a_command_may_have_names_of_run_groups():
     assert found.selected() == {"dataset": "mr", "mode": "integrated", "seed": "1"}
 
 
-def test_command_lines_are_read_without_importing_torch():
-    code = "import sys; " + "; ".join(f"import gloss.cli.{name}" for name in COMMANDS)
-    code += "; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
-    assert run_python("-c", code).returncode == 0
-
-
 def test_an_experiment_without_a_sweep_names_the_missing_choices(capsys):
     assert main(lambda cfg, place: pytest.fail("it ran"), ["experiment=table2"]) == 2
     output = capsys.readouterr().err
