@@ -124,13 +124,8 @@ def test_linear_and_log_space_give_the_same_loss(sigma, spread, objective, monke
     centers = torch.randn(7, 16, generator=generator, dtype=torch.float64)
     x = centers[labels + torch.randint(3, (200,), generator=generator)]
     x += spread * torch.randn(200, 16, generator=generator, dtype=torch.float64)
-    settings = {
-        "labels": labels,
-        "sigma": sigma,
-        "num_classes": 6,
-        "objective": objective,
-        "is_labeled": choose_labeled(200, 0.4, generator) & (labels > 0),
-    }
+    settings = {"labels": labels, "sigma": sigma, "num_classes": 6, "objective": objective}
+    settings["is_labeled"] = choose_labeled(200, 0.4, generator) & (labels > 0)
     value, gradient = loss_and_gradient(x, **settings)
     narrow, narrow_gradient = loss_and_gradient(x.float(), **settings)
     monkeypatch.setattr(gloss_module, "NARROW", 1e9)

@@ -76,12 +76,8 @@ def test_golden_propagation_and_scored_nodes(case):
     order = torch.cat([is_labeled.nonzero()[:, 0], (~is_labeled).nonzero()[:, 0]])
     log_rates = log_transition_rates(x[order], case["sigma"])
     stable = log_propagate(log_rates, labels[order], int(is_labeled.sum()), case["num_classes"]).exp()
-    linear = propagate_labels(
-        transition_matrix(symmetric_normalize(gaussian_kernel(x, case["sigma"]))),
-        labels,
-        is_labeled,
-        case["num_classes"],
-    )
+    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, case["sigma"])))
+    linear = propagate_labels(transition, labels, is_labeled, case["num_classes"])
     torch.testing.assert_close(stable, expected, rtol=1e-9, atol=1e-15)
     torch.testing.assert_close(linear, expected, rtol=1e-9, atol=1e-15)
     assert is_scored(labels, is_labeled, case["num_classes"])[~is_labeled].tolist() == case["evaluable"]
@@ -96,19 +92,12 @@ def test_log_rates_equal_the_transition_matrix():
 @pytest.mark.parametrize("sigma", [0.2, 0.7, 3.0])
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
 @pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize(
-    "num_classes", [3, 9]
-)  # with 9 classes on 14 texts some unlabeled nodes have a class without labeled nodes
+@pytest.mark.parametrize("num_classes", [3, 9])  # 9 classes on 14 texts: some have no labeled node
 def test_equals_the_linear_reference(sigma, objective, weighted, num_classes):
     x, labels, is_labeled = batch(num_classes=num_classes)
     weights = torch.linspace(0.5, 2.0, num_classes, dtype=torch.float64) if weighted else None
-    settings = {
-        "sigma": sigma,
-        "is_labeled": is_labeled,
-        "num_classes": num_classes,
-        "objective": objective,
-        "class_weights": weights,
-    }
+    settings = {"sigma": sigma, "is_labeled": is_labeled, "num_classes": num_classes}
+    settings |= {"objective": objective, "class_weights": weights}
     x_reference = x.clone().requires_grad_()
     reference = linear_reference(x_reference, labels, **settings)
     expected = reference.detach(), torch.autograd.grad(reference, x_reference)[0]

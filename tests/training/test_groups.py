@@ -25,14 +25,8 @@ def options(path: Path, num_questions: int = 40, num_options: int = 4, right: st
         for q in range(num_questions):
             for o in range(num_options):
                 label = right if o == q % num_options else "0"
-                out.writerow(
-                    [
-                        f"{WORDS[q % 7]} {WORDS[q % 5]} {q}",
-                        f"{WORDS[o]} {'good' if label == right else 'bad'}",
-                        f"q{q}",
-                        label,
-                    ]
-                )
+                option = f"{WORDS[o]} {'good' if label == right else 'bad'}"
+                out.writerow([f"{WORDS[q % 7]} {WORDS[q % 5]} {q}", option, f"q{q}", label])
     return path
 
 

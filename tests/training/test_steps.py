@@ -354,16 +354,10 @@ def test_validation_score_is_macro_f1_or_silhouette(fit_of):
     assert fit._validate() == (expected, {"macro_silhouette": expected, "graph_quality": None})
     for options in (["loss=gloss_o"], ["loss=gloss_o", "mode=standalone"]):
         fit = fit_of(*options)
-        fit.progress.graph_sigma = sigma = 0.5
-        of_graph = graph_quality(
-            fit.embed("val"),
-            fit.labels["val"],
-            sigma=sigma,
-            gamma=fit.objective.gamma,
-            num_classes=fit.objective.num_classes,
-            batch_size=fit.cfg.trainer.batch_size,
-        )
-        assert fit._validate()[1]["graph_quality"] == of_graph
+        fit.progress.graph_sigma = 0.5
+        settings = {"gamma": fit.objective.gamma, "num_classes": 3, "batch_size": fit.cfg.trainer.batch_size}
+        expected = graph_quality(fit.embed("val"), fit.labels["val"], sigma=0.5, **settings)
+        assert fit._validate()[1]["graph_quality"] == expected
     fit.labels["val"] = torch.arange(len(truth))
     with pytest.raises(RunError, match="no two classes with two texts"):
         fit._validate()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -62,17 +63,8 @@ def one_step(texts: Path, tmp_path: Path, monkeypatch) -> Callable[..., SimpleNa
         of, x, logits, labels, is_labeled, _ = given[0]
         x, logits = x.detach(), None if logits is None else logits.detach()
         row = record.epochs()[0]
-        return SimpleNamespace(
-            cfg=cfg,
-            record=record,
-            row=row,
-            of=of,
-            x=x,
-            logits=logits,
-            labels=labels,
-            is_labeled=is_labeled,
-            passes=len(count),
-        )
+        inputs = {"of": of, "x": x, "logits": logits, "labels": labels, "is_labeled": is_labeled}
+        return SimpleNamespace(cfg=cfg, record=record, row=row, passes=len(count), **inputs)
 
     return run
 
@@ -249,20 +241,12 @@ def test_variant_probe_adam(one_step, embedded, balanced):
     step = one_step("loss=cosine", "mode=standalone", "variant.probe=adam", "seed=5", *weights)
     truth = load_dataset(step.cfg.dataset, step.cfg.paths.data, 5).splits["train"].labels
     w = (len(truth) / (3 * np.bincount(truth)))[truth] if balanced else np.ones(len(truth))
-    head = first_head(step.cfg, 3)
-    theta = np.concatenate([head.weight.detach().numpy().T, head.bias.detach().numpy()[None]]).astype(np.float64)
-    x = np.concatenate([embedded["train"], np.ones((len(truth), 1))], axis=1).astype(np.float64)
-    m, v = np.zeros_like(theta), np.zeros_like(theta)
     steps = step.record.result["hyperparameters"]["probe_steps"]
     assert 1 <= steps <= 50
-    for t in range(1, steps + 1):
-        p = np.exp(x @ theta)
-        p /= p.sum(1, keepdims=True)
-        gradient = x.T @ (w[:, None] * (p - np.eye(3)[truth])) / w.sum()
-        m, v = 0.9 * m + 0.1 * gradient, 0.999 * v + 0.001 * gradient**2
-        theta -= 1e-4 * (m / (1 - 0.9**t)) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8)
+    by_step = loops.adam_steps(first_head(step.cfg, 3), embedded["train"], truth, w)
+    theta = next(itertools.islice(by_step, steps - 1, None))
     for split in ("val", "test"):
-        expected = embedded[split] @ theta[:-1] + theta[-1]
+        expected = embedded[split] @ theta[:, :-1].T + theta[:, -1]
         np.testing.assert_allclose(kept(step.record, f"{split}_logits"), expected, atol=2e-4)
 
 
