@@ -129,27 +129,12 @@ def test_scl_in_integrated_mode_is_the_papers_scl_ce():
 
 def test_config_hash_depends_only_on_keys_that_change_a_result():
     base = config_hash(composed())
-    for same in (
-        "trainer.device=cpu",
-        "trainer.grad_cache_chunk=16",
-        "paths.outputs=x",
-        "rerun=true",
-        "seed=2",
-        "trainer.save_model=true",
-        "trainer.lr=2.0e-5",
-    ):
-        assert config_hash(composed(same)) == base, same
-    for other in (
-        "trainer.precision=bf16",
-        "trainer.lr=3e-5",
-        "loss.gamma=0.5",
-        "dataset.train_limit=100",
-        "variant=released",
-        "model.max_length=64",
-        "ablation.graph_noise=0.1",
-        "ablation.graph_shuffle=true",
-    ):
-        assert config_hash(composed(other)) != base, other
+    same = "trainer.device=cpu trainer.grad_cache_chunk=16 paths.outputs=x rerun=true seed=2 trainer.save_model=true"
+    for word in (*same.split(), "trainer.lr=2.0e-5"):
+        assert config_hash(composed(word)) == base, word
+    other = "trainer.precision=bf16 trainer.lr=3e-5 loss.gamma=0.5 dataset.train_limit=100 variant=released"
+    for word in (*other.split(), "model.max_length=64", "ablation.graph_noise=0.1", "ablation.graph_shuffle=true"):
+        assert config_hash(composed(word)) != base, word
 
 
 def test_a_single_text_column_needs_no_list():

@@ -125,13 +125,9 @@ def toy(server, tmp_path, monkeypatch):
         },
         "pairs": {p: [[f"q{i}", f"{p} {i}", ("yes", "no")[i % 2]] for i in range(50)] for p in ("train", "dev")},
     }
-    entries = {
-        "toy": {"labels": {"0": "bad", "1": "good"}, "columns": {"text": "text", "label": "label"}},
-        "pairs": {
-            "labels": {"yes": "yes", "no": "no"},
-            "columns": {"question": "question", "s": "sentence", "label": "label"},
-        },
-    }
+    entries = {"toy": {"labels": {"0": "bad", "1": "good"}, "columns": {"text": "text", "label": "label"}}}
+    columns = {"question": "question", "s": "sentence", "label": "label"}
+    entries["pairs"] = {"labels": {"yes": "yes", "no": "no"}, "columns": columns}
     for name, parts in rows.items():
         entry = entries[name] | {"source": "here", "splits": {}}
         for part, table in parts.items():
@@ -144,12 +140,8 @@ def toy(server, tmp_path, monkeypatch):
                 content, path = frame.replace({"label": {"yes": 0, "no": 1}}).to_parquet(), f"pairs/{part}.parquet"
             server.files[f"/data/{path}"] = content
             known = data.fingerprint_of(table, entry) if (name, part) != ("pairs", "train") else None
-            entry["splits"][part] = {
-                "rows": len(table),
-                "fingerprint": known,
-                "path": path,
-                "git_blob": git_blob(content),
-            }
+            split = {"rows": len(table), "fingerprint": known, "path": path}
+            entry["splits"][part] = split | {"git_blob": git_blob(content)}
         entries[name] = entry
     manifest = tmp_path / "manifest.json"
     manifest.write_text(json.dumps({"sources": {"here": {"url": f"{server.url}/data/"}}, "sets": entries}))

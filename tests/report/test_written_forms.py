@@ -16,13 +16,8 @@ def test_table1_shows_our_counts_and_the_papers():
         part: {"rows": n, "classes": 2, "too_long": 0.015}
         for part, n in {"train": 6397, "val": 711, "test": 3554}.items()
     }
-    record = {
-        "dataset": "mr",
-        "splits": splits,
-        "duplicates": {"train-val": 0, "train-test": 3, "val-test": 1},
-        "note": None,
-        "tokenizer": "minilm",
-    }
+    duplicates = {"train-val": 0, "train-test": 3, "val-test": 1}
+    record = {"dataset": "mr", "splits": splits, "duplicates": duplicates, "note": None, "tokenizer": "minilm"}
     rows = {"train": 5879, "val": 653, "test": 2568}
     classes, long = {"train": 52, "val": 51, "test": 52}, {"train": 0.2, "val": 0.1004, "test": 0.0}
     splits = {part: {"rows": n, "classes": classes[part], "too_long": long[part]} for part, n in rows.items()}
