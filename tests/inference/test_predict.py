@@ -208,7 +208,7 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
         find_run("dataset=colours", outputs)
     with pytest.raises(RunError, match="no finished run(.|\n)*fits dataset=mr; there are(.|\n)*loss=ce"):
         find_run("dataset=mr", outputs)
-    with pytest.raises(RunError, match="'outputs/typo' says nothing"):
+    with pytest.raises(RunError, match="'outputs/typo' is no key of a run"):
         find_run("outputs/typo", outputs)
     with pytest.raises(RunError, match="trainer.save_model=true"):
         load_run("loss=scl", outputs, device="cpu")
