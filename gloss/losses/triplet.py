@@ -29,8 +29,7 @@ def batch_all_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) ->
         reaches = reach.masked_fill(~is_positive, torch.inf).sort(dim=1).values
         per_positive = torch.searchsorted(negatives, reach).masked_fill(~is_positive, 0)
         beyond = torch.searchsorted(reaches, distances, right=True)  # positives that leave this negative out
-        # The positives of either end: distances are symmetric, and the sum takes both.
-        per_negative = (is_positive.sum(dim=1) - beyond).masked_fill(~is_negative, 0)
+        per_negative = (is_positive.sum(dim=1, keepdim=True) - beyond).masked_fill(~is_negative, 0)
         num_active = per_positive.sum()
         weight = (per_positive - per_negative) / num_active.clamp(min=1).to(distances.dtype)
     return (weight * distances).sum() + margin * (num_active > 0)

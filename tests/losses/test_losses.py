@@ -86,6 +86,14 @@ def test_triplets_with_loss_0_are_not_counted():
     assert value == 1.0 and gradient.tolist() == [[-1.0], [2.0], [-1.0]]
 
 
+def test_triplet_loss_without_a_positive_triplet_is_exactly_0():
+    """Classes of different sizes: distances weighted by another anchor's count would cancel only up to rounding."""
+    x = torch.tensor([[1.6951], [1.5117], [1.3231], [-0.2366], [1.4325], [-0.4333], [-0.2531], [1.6248]])
+    labels = torch.tensor([0, 0, 0, 1, 0, 1, 1, 0])
+    value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 0.0), x, labels)
+    assert value == 0 and not gradient.any()
+
+
 def test_triplet_equals_other_libraries():
     """Both libraries take the mean over the triplets with positive loss."""
     x, labels = batch(24, 3)
