@@ -65,13 +65,13 @@ def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> 
     return _in_order(name, found.values())
 
 
-def shown_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> tuple[list[RunSpec], list[Sequence[str]]]:
+def shown_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> tuple[list[RunSpec], list[list[str]]]:
     """The specs that a report shows, and their selections: for each data set and model the settings selected last.
 
     So rows and panels may have different settings, but never the cells within one. Raises ConfigError.
     """
     specs: list[RunSpec] = []
-    used: list[Sequence[str]] = []
+    used: list[list[str]] = []
     for group in reversed(same_settings(name, asked)):
         known = {(spec.dataset, spec.model) for spec in specs}
         if new := [s for s in requested_runs(name, group, outputs) if (s.dataset, s.model) not in known]:

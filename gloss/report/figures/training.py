@@ -109,7 +109,8 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
     columns = 2 if has_times else 1  # score by epoch, and by time if some times compare
     in_row = min(4 // columns, len(blocks))
     figure, axes = panels(-(-len(blocks) // in_row), columns * in_row, width=3.0, height=2.4)
-    data, entries = [], {}
+    data: list[dict[str, object]] = []
+    entries: dict[str, Any] = {}
     pairs = axes.reshape(-1, columns)
     for (left, *by_time), block in zip(pairs, blocks, strict=False):
         for g in block.drawn:
@@ -129,7 +130,7 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
     for unused in pairs[len(blocks) :].flat:
         unused.remove()
     figure.set_figwidth(figure.get_figwidth() + 1.4)
-    figure.legend(entries.values(), entries.keys(), loc="outside right center")
+    figure.legend(list(entries.values()), list(entries), loc="outside right center")
     return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
 
 
