@@ -127,6 +127,21 @@ def test_other_texts_encoders_or_variants_have_no_verdict(tmp_path, config, expe
         assert any(expected in note for note in table.notes) == (not verdict)
 
 
+def test_deviations_of_some_data_sets_name_them(tmp_path):
+    """A report may show a data set with one setting beside another with a different one."""
+    epochs = {"mr": 3, "r8": 30}
+    specs = [
+        {"dataset": d, "loss": x, "config": {"trainer": {"max_epochs": n}}}
+        for d, n in epochs.items()
+        for x in ("ce", "gloss_o")
+    ]
+    notes = [n for n in tables.table2(write_groups(tmp_path, *specs)).notes if "max_epochs" in n]
+    assert notes == [
+        "Not the paper's protocol (2 of 4 cells of MR, BERT-base): trainer.max_epochs=3.",
+        "Not the paper's protocol (2 of 4 cells of R8, BERT-base): trainer.max_epochs=30.",
+    ]
+
+
 def released(**changes):
     """Changes that give the configuration of a cell the released variant."""
     overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -275,8 +274,14 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
         return "all" if num == total else f"{num} of {total}"
 
     found = [[x for x in protocol_deviations(g.config) if x.partition("=")[0] not in swept] for g in groups]
-    others = Counter(", ".join(x for x in said if x != RELEASED) for said in found)
-    notes = [f"Not the paper's protocol ({share(n, len(groups))} cells): {x}." for x, n in others.items() if x]
+    others: dict[str, list[str]] = {}  # the places of the cells with these deviations
+    for g, said in zip(groups, found, strict=True):
+        others.setdefault(", ".join(x for x in said if x != RELEASED), []).append(g.place)
+    places = {g.place for g in groups}
+    notes = []
+    for text, mine in others.items():
+        where = f" of {'; '.join(sorted({*mine}))}" if len({*mine}) < min(len(places), 4) else ""
+        notes += [f"Not the paper's protocol ({share(len(mine), len(groups))} cells{where}): {text}."] if text else []
     if released := sum(RELEASED in said for said in found):
         notes.append(f"The released code's variant ({share(released, len(groups))} cells): {RELEASED}.")
     unknown = sorted({model_name(g.model) for g in groups} - {model_name(r["model"]) for r in paper.rows("table2")})
