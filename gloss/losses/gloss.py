@@ -1,10 +1,10 @@
 """G-Loss: how well the labels of some texts of a batch, spread over its graph, predict the labels of the others.
 
-On a CPU, for all but narrow kernels: weights and rates in float64 (`linear_rates`, `log_absorption`). On a GPU with a
-kernel of its own, and for kernels so narrow that weights would leave float64: in log space, kernel and normalisations
-as logsumexp (`log_transition_rates`, `log_propagate`). Either way the closed form of the propagation is an elimination
-that never subtracts, so that no bandwidth, scale or cluster structure makes a value or gradient infinite. Where
-ordinary arithmetic suffices, the result equals the formulas in `gloss.losses.geometry` and `gloss.losses.reference`.
+Weights and rates in float64 (`linear_rates`, `log_absorption`). For kernels so narrow that weights would leave float64:
+in log space, kernel and normalisations as logsumexp (`log_transition_rates`, `log_propagate`). Either way the closed
+form of the propagation is an elimination that never subtracts, so that no bandwidth, scale or cluster structure makes a
+value or gradient infinite. Where ordinary arithmetic suffices, the result equals the formulas in
+`gloss.losses.geometry` and `gloss.losses.reference`.
 """
 
 import math
@@ -17,7 +17,7 @@ from torch.autograd.function import once_differentiable
 
 from gloss.losses.checks import check_batch, outside_autocast
 from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, to_working_precision, unit_length
-from gloss.losses.state_elimination import eliminate, has_kernel, log_absorption
+from gloss.losses.state_elimination import eliminate, log_absorption
 
 NO_EDGE = -1e30  # log of a rate that is 0: finite, so inf − inf never arises, and far below any −2/σ²
 NARROW = 0.06  # σ below which weights between unit vectors, e^(−2/σ²) at least (here 1e-241), may leave float64
@@ -179,14 +179,14 @@ def propagation_loss(
     ordered_labels = labels.long().clamp(min=0)[order]  # the value for an unknown class is never read
     embeddings = embeddings.index_select(0, order)
     settings = len(labeled), num_classes
-    if sigma < NARROW or has_kernel(embeddings.device):
+    if sigma < NARROW:
         log_rates = log_transition_rates(embeddings, sigma)
         lap("graph")
         log_prob = log_propagate(log_rates, ordered_labels, *settings)  # [U, C]
     else:
         rates = linear_rates(embeddings, ordered_labels, sigma, *settings)
         lap("graph")
-        log_prob = log_absorption(rates, num_classes).to(to_working_precision(embeddings))
+        log_prob = log_absorption(rates, num_classes, to_working_precision(embeddings).dtype)
 
     target = ordered_labels[len(labeled) :]
     can_score = is_scored(labels, is_labeled, num_classes) if objective == "nll" else labels >= 0

@@ -14,15 +14,20 @@ from torch.autograd.function import once_differentiable
 BLOCK = 64  # nodes that are eliminated before the rest of the matrix is updated
 
 
-def log_absorption(rates: Tensor, num_classes: int) -> Tensor:
+def log_absorption(rates: Tensor, num_classes: int, dtype: torch.dtype = torch.float64) -> Tensor:
     """Rates [U, C + U] of U unlabeled nodes to C classes and to each other -> log F_U [U, C], where their walks end.
 
     rates: float64, >= 0, not so far apart that they leave float64; a node's rate to itself never matters, nor does a
-    factor of a row. A class that no walk reaches gets about −708, probability 0, and no gradient. Costs U² (C + U)
-    operations and U (C + U) numbers for the gradient; there is no second derivative.
+    factor of a row. dtype: of the result, and of the elimination by a GPU's kernel. A class that no walk reaches gets
+    about −708, probability 0, and no gradient. Costs U² (C + U) operations and U (C + U) numbers for the gradient (the
+    kernel: U² (C + U)); there is no second derivative.
     """
-    probabilities = _Absorption.apply(rates, num_classes)
-    return probabilities.clamp(min=torch.finfo(rates.dtype).tiny).log().log_softmax(dim=1)
+    tiny = torch.finfo(rates.dtype).tiny
+    if has_kernel(rates.device):
+        log_probabilities = eliminate(rates.clamp(min=tiny).log().to(dtype), num_classes)
+    else:
+        log_probabilities = _Absorption.apply(rates, num_classes).clamp(min=tiny).log()
+    return log_probabilities.log_softmax(dim=1).to(dtype)
 
 
 def eliminate(rates: Tensor, num_classes: int) -> Tensor:
@@ -30,7 +35,7 @@ def eliminate(rates: Tensor, num_classes: int) -> Tensor:
 
     Eliminating node k redirects each rate to k to the nodes that k leads to. Rates of a node to itself never matter,
     nor does a constant added to a row. Costs U² (C + U) operations and, for the gradient, as many numbers:
-    for the rates that `log_absorption` can't hold, and for GPUs.
+    for rates that float64 can't hold, and for GPUs.
     """
     if has_kernel(rates.device):
         return _kernel(rates.device)(rates.contiguous(), num_classes)

@@ -43,9 +43,11 @@ class Encoder(nn.Module):
         """Let torch.compile fuse the part of each layer after attention, once for any number of tokens."""
         if not self.is_packed:
             raise ConfigError(f"trainer.compile=true is for {', '.join(_UNPADDED)}, not for {self.kind}")
-        # One program for each mix of training, gradients, precision and kind of input: some ten.
-        options: Any = {"recompile_limit": 32, "isolate_recompiles": True}  # newer than the types of torch.compile
-        self.finish = torch.compile(_finish, dynamic=True, fullgraph=True, **options)
+        # One program for each mix of training, gradients, precision and kind of input: some ten. The limit is one for
+        # all encoders of a process, so the programs of earlier ones are dropped.
+        torch.compiler.reset()
+        torch._dynamo.config.recompile_limit = 32
+        self.finish = torch.compile(_finish, dynamic=True, fullgraph=True)
 
     def forward(self, texts: Packed) -> Tensor:
         """Embeddings [n, D]."""

@@ -107,6 +107,14 @@ def test_an_unreachable_class_has_probability_0_and_gradient_0():
     assert (gradient * rates).abs().max() < 1e-14
 
 
+def kernel_as_loop(rates: torch.Tensor, num_classes: int) -> torch.Tensor:
+    """The elimination as a GPU's kernel does it, on any device."""
+    for k in reversed(range(len(rates))):
+        rest, to_k = rates.split([num_classes + k, 1], dim=1)
+        rates = torch.logaddexp(rest, to_k + rest[k].log_softmax(dim=0))
+    return rates
+
+
 def loss_and_gradient(x, **settings) -> tuple[torch.Tensor, torch.Tensor]:
     x = x.clone().requires_grad_()
     value = gloss_loss(x, **settings)
@@ -128,12 +136,21 @@ def test_linear_and_log_space_give_the_same_loss(sigma, spread, objective, monke
     settings["is_labeled"] = choose_labeled(200, 0.4, generator) & (labels > 0)
     value, gradient = loss_and_gradient(x, **settings)
     narrow, narrow_gradient = loss_and_gradient(x.float(), **settings)
+    with monkeypatch.context() as patch:  # as on a GPU: the rates in float64, the elimination by a kernel
+        patch.setattr(elimination, "has_kernel", lambda device: True)
+        patch.setattr(elimination, "_kernel", lambda device: kernel_as_loop)
+        by_kernel, kernel_gradient = loss_and_gradient(x, **settings)
+        narrow_by_kernel, _ = loss_and_gradient(x.float(), **settings)
     monkeypatch.setattr(gloss_module, "NARROW", 1e9)
     expected, expected_gradient = loss_and_gradient(x, **settings)
     assert value.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-14)
     assert (gradient - expected_gradient).norm() < 1e-7 * expected_gradient.norm() + 1e-12
-    assert narrow.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
-    assert narrow.dtype == narrow_gradient.dtype == torch.float32
+    assert by_kernel.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-14)
+    assert (kernel_gradient - expected_gradient).norm() < 1e-7 * expected_gradient.norm() + 1e-12
+    for value in (narrow, narrow_by_kernel):
+        assert value.dtype == torch.float32
+        assert value.item() == pytest.approx(expected.item(), rel=1e-3, abs=1e-6)
+    assert narrow_gradient.dtype == torch.float32
 
 
 def test_memory_for_the_backward_pass_is_quadratic_in_the_batch_size():
