@@ -13,7 +13,7 @@ import gloss.training.trainer
 from gloss.benchmark import gpu_check as module
 from gloss.config import ROOT
 
-LONG = (module.benchmark, module.short_run)  # slow checks; other tests cover the functions that they call
+LONG = (module.benchmarks, module.short_run)  # slow checks; other tests cover the functions that they call
 
 
 def check(monkeypatch, tmp_path, *checks) -> dict:
@@ -53,3 +53,21 @@ def test_an_exception_in_a_check_gives_a_failed_row(monkeypatch, tmp_path):
 
     result = check(monkeypatch, tmp_path, broken, module.precision)
     assert result["failed"] == ["broken"] and result["rows"][1]["verdict"] == "ok"
+
+
+def test_an_exception_in_a_benchmark_leaves_the_other_benchmarks(monkeypatch, tmp_path):
+    def only_plain(settings):
+        if settings.compile:
+            raise TypeError("no such option")
+        candidate = {"seconds": [0.02] * 3, "share_of_peak": [0.3] * 3, "added": [1.1, 1.0, 1.2]}
+        return {"candidates": dict.fromkeys(settings.losses, candidate)}, tmp_path
+
+    monkeypatch.setattr(module, "bench", only_plain)
+    monkeypatch.setattr(module, "device_name", lambda device: "H100")
+    place = module.Place(torch.device("cuda"), module.Settings(losses=("ce", "gloss_o")))
+    found = {row.what: row.verdict for row in module.benchmarks(place)}
+    assert [name for name, verdict in found.items() if verdict == "failed"] == ["benchmark, 128 tokens, compiled"]
+    assert [name for name, verdict in found.items() if verdict == "ok"] == [
+        "CE's step with G-Loss in it ÷ CE's, 128 tokens",
+        "CE's step with G-Loss in it ÷ CE's, 10-45 tokens",
+    ]
