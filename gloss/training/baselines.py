@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,17 +17,21 @@ from gloss.data.datasets import load_dataset
 from gloss.data.statistics import measure_texts
 from gloss.data.tokens import tokenize
 from gloss.errors import ConfigError, DataError
+from gloss.losses.geometry import sqrt_bandwidth
 from gloss.models.encoder import Classifier, TokenTable, embed
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.run_folder import write_arrays, write_json
 from gloss.runtime.device import choose_device, choose_precision
+from gloss.training.graph_quality import DEFAULT_GAMMA, graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.neighbours import best_k, nearest_labels, vote
 from gloss.training.probe import logistic_probe
+from gloss.training.sigma import SIGMA_SAMPLE
 
 log = logging.getLogger(__name__)
 
 STRENGTHS = (0.1, 0.3, 1.0, 3.0, 10.0)  # C of the linear classifier: a larger one regularises less
+SCALES = (0.125, 0.25, 0.375, 0.5, 0.75, 1.0, 2.0)  # of G-Loss-SQRT's σ, at which a frozen encoder's graph is measured
 
 
 def measure(
@@ -127,7 +132,9 @@ def measure_frozen(
     <outputs>/baselines/frozen-<name>-<model>.json, and with `save_embeddings` the test embeddings in .npz beside it.
 
     The probe's regularisation and the number of neighbours are chosen on validation; the test split is scored once.
-    `cfg.train_limit` texts are drawn with seed 1. Raises DataError, and ConfigError for the encoder.
+    "graph" is the quality of the validation graph before training, in batches of 128, at SCALES of G-Loss-SQRT's σ
+    (empty where all embeddings are one). `cfg.train_limit` texts are drawn with seed 1. Raises DataError, and
+    ConfigError for the encoder.
     """
     dataset, tokenizer = load_dataset(cfg, data_dir, seed=1), load_tokenizer(model_cfg)
     device = choose_device("auto")
@@ -158,6 +165,17 @@ def measure_frozen(
         silhouette = macro_silhouette(torch.from_numpy(z[part]), torch.from_numpy(y[part]))
         metrics = classification_metrics(z[part] @ weight.T + bias, y[part])
         record[part] = {**metrics, "knn_accuracy": knn_accuracy, "macro_silhouette": silhouette}
+    sample = np.random.default_rng(1).permutation(len(z["train"]))[:SIGMA_SAMPLE]
+    sigmas: list[float] = []
+    with contextlib.suppress(ValueError):
+        sqrt_sigma = sqrt_bandwidth(torch.from_numpy(z["train"][sample]))
+        sigmas = [scale * sqrt_sigma for scale in SCALES]
+    val = torch.from_numpy(z["val"]), torch.from_numpy(y["val"])
+    record["graph"] = [
+        {"sigma": sigma, "scale": scale}
+        | (graph_quality(*val, sigma=sigma, gamma=DEFAULT_GAMMA, num_classes=len(dataset.labels), batch_size=128) or {})
+        for sigma, scale in zip(sigmas, SCALES, strict=False)
+    ]
     path = Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json"
     write_json(path, record)
     if save_embeddings:

@@ -52,6 +52,10 @@ def test_a_frozen_encoder_is_measured_with_probe_and_neighbours(tmp_path, separa
     assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0, "knn_accuracy": 100.0} and 0 < silhouette <= 1
     record["test"]["macro_silhouette"] = silhouette
     assert (record["num_neighbours"], record["probe_strength"], record["num_rows"]["train"]) == (1, 0.001, 96)
+    graph = {row["scale"]: row for row in record["graph"]}
+    assert tuple(graph) == measure.SCALES and graph[0.5]["sigma"] == graph[1.0]["sigma"] / 2 > 0
+    assert graph[0.125]["homophily"] > 0.9 and graph[0.125]["propagated_accuracy"] == 100.0  # like texts are near
+    assert graph[2.0]["homophily"] < graph[1.0]["homophily"] < graph[0.125]["homophily"]
     assert starting.read_measured(tmp_path, "frozen") == ([record], [])
     monkeypatch.setattr(measure, "_read", lambda group, name, schema: separable if group == "dataset" else tiny)
     measure.measure(["frozen"], ["food"], "minilm", tmp_path, tmp_path, models=["tiny"])
