@@ -17,7 +17,7 @@ from gloss.report.figures import runs as pictures
 from gloss.report.figures import sweeps
 from gloss.report.figures.method import fig1
 from gloss.report.figures.search import search_command, study_figure, trials_table
-from gloss.report.figures.training import convergence, graph_quality
+from gloss.report.figures.training import convergence, graph_quality, pretrained_graph
 from gloss.report.html_page import ALL_RUNS, OTHER_RUNS, OTHER_SETTINGS, SEARCHES, SPEED, Section, render
 from gloss.report.run_list import runs_table
 from gloss.report.seed_groups import Group, gather, identity, refuse_doubles, ungrouped_runs
@@ -107,6 +107,7 @@ SECTIONS = {
     "fig5": Kind("Figure 5: test embeddings", ("fig5",), lambda m, x: [pictures.fig5(x)]),
     "fig6": Kind("Figure 6: where the time goes", ("fig6",), lambda m, x: [pictures.fig6(x)]),
     "fig7": Kind("Figure 7: sensitivity", ("fig7",), lambda m, x: [sweeps.fig7(x)]),
+    "pretrained_graph": Kind("The graph before training", (), lambda m: [pretrained_graph(m.measured("frozen"))]),
     **{name: _sweep(name) for name in ("few_shot", "label_noise", "graph_noise")},
     "shift": Kind("Another domain", ("shift",), lambda m, x: [comparisons.shift(x)]),
     "graph_size": _sweep("graph_size"),

@@ -13,7 +13,7 @@ from gloss.paper.names import DATASET_LOOK, LOSS_LOOK
 from gloss.report.figure import panels, styled
 from gloss.report.figures import runs as pictures
 from gloss.report.figures.method import NODES, SIGMA, fig1
-from gloss.report.figures.training import convergence, graph_quality
+from gloss.report.figures.training import convergence, graph_quality, pretrained_graph
 
 
 def test_plot_styles_differ_in_marker_or_line_style():
@@ -168,6 +168,20 @@ def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
     assert left.lines[0].get_ydata()[-1] == pytest.approx(4.0)  # points above chance
     assert list(right.lines[0].get_ydata()) == [81.0, 82.0]
     check_files(lambda: graph_quality(ungrouped(tmp_path))[0], tmp_path)
+
+
+def test_the_graph_before_training_by_sigma(tmp_path):
+    graph = [QUALITY | {"scale": x, "sigma": x / 2, "homophily": 0.5 + 0.1 / x} for x in (0.25, 1.0)]
+    frozen = [
+        {"dataset": d, "model": "minilm", "graph": rows} for d, rows in (("r8", graph), ("mr", graph), ("r52", []))
+    ]
+    assert pretrained_graph(frozen[2:]) is None
+    drawing = pretrained_graph(frozen)
+    assert [(r["dataset"], r["scale"]) for r in drawing.data] == [("mr", 0.25), ("mr", 1.0), ("r8", 0.25), ("r8", 1.0)]
+    homophily, propagated = drawing.figure.axes
+    assert list(homophily.lines[0].get_ydata()) == pytest.approx([40.0, 10.0])  # points above chance
+    assert list(propagated.lines[1].get_ydata()) == [0.0, 0.0]
+    check_files(lambda: pretrained_graph(frozen), tmp_path)
 
 
 def test_a_control_does_not_replace_its_loss_in_convergence(tmp_path):

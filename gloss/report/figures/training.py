@@ -1,16 +1,16 @@
-"""Convergence of the losses and quality of the graph during training: figures of any runs."""
+"""Convergence of the losses, and quality of the graph before and during training: figures of any runs."""
 
 from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from matplotlib.ticker import MaxNLocator
 
 from gloss.errors import RunError
-from gloss.paper.names import LOSS_LOOK, paper_order
+from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, band, bare, num_seeds, panels
 from gloss.report.protocol import protocol_deviations
@@ -19,6 +19,7 @@ from gloss.report.seed_groups import Group, blocks, identity, setting, timed
 from gloss.report.statistics import mean, std
 
 MAX_NAMES = 6  # of runs in a note
+MODEL_DASHES = ("-", "--", ":", "-.")
 MEASURES = (  # heading, key, its chance level, factor
     ("Homophily\nabove chance (points)", "homophily", "homophily_chance", 100),
     ("Propagated accuracy\nabove majority (points)", "propagated_accuracy", "majority_accuracy", 1),
@@ -65,6 +66,36 @@ def graph_quality(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[
     groups and cells: as in `convergence`, by whose rules runs are chosen; those without the measure are left out.
     """
     return _a_figure_a_model("graph_quality", [g for g in groups if qualities(g)], cells, _graph_quality)
+
+
+def pretrained_graph(frozen: Sequence[Mapping[str, Any]]) -> Drawing | None:
+    """Quality of the graph before training against σ, a line a data set and encoder.
+
+    frozen: records of gloss.training.baselines.measure_frozen; those without a graph are left out.
+    """
+    found = sorted(
+        (r for r in frozen if r.get("graph")), key=lambda r: paper_order(dataset=r["dataset"], model=r["model"])
+    )
+    if not found:
+        return None
+    figure, axes = panels(1, len(MEASURES), width=3.2, height=2.8)
+    models, data = list(dict.fromkeys(r["model"] for r in found)), []
+    for record in found:
+        look = DATASET_LOOK.get(record["dataset"], {}) | {"linestyle": MODEL_DASHES[models.index(record["model"]) % 4]}
+        label = f"{dataset_name(record['dataset'])}, {model_name(record['model'])}"
+        for ax, (_, key, chance, factor) in zip(axes[0], MEASURES, strict=True):
+            above = [_above(row, key, chance, factor) for row in record["graph"]]
+            ax.plot([row["scale"] for row in record["graph"]], above, label=label, **look)
+        data += [{"dataset": record["dataset"], "model": record["model"], **row} for row in record["graph"]]
+    for ax, (heading, *_) in zip(axes[0], MEASURES, strict=True):
+        ax.set_xscale("log", base=2)
+        ax.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+        ax.axhline(0, color="#000000", linewidth=0.7)
+        ax.axvline(1, color="#999999", linewidth=0.7)
+        ax.set(xlabel="σ ÷ σ of G-Loss-SQRT (log scale)", ylabel=heading)
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+    notes = ["Validation graphs of the pretrained encoder, batches of 128, γ 0.6; 0 is the chance level of a graph."]
+    return Drawing("pretrained_graph", "The graph before training", figure, data, notes)
 
 
 def _a_figure_a_model(
