@@ -168,15 +168,20 @@ def this_device() -> str:
 def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> None:
     """Call `confirm` for the runs of `train.py -m experiment=…`, or for the searches of `tune.py -m experiment=…`."""
     task = Task(experiment, [a for a in arguments if not a.startswith("experiment=")])
-    runs, trials, _ = task.plan(this_device(), os.cpu_count() or 1).hours()
-    confirm(experiment, trials if searches else runs)
+    runs, trials, unknown = task.plan(this_device(), os.cpu_count() or 1).hours()
+    confirm(experiment, trials if searches else runs, unknown)
 
 
-def confirm(name: str, hours: float) -> None:
-    """Ask on a terminal before a job of more than ASK_ABOVE hours. Raises ConfigError without a yes."""
-    if hours <= ASK_ABOVE or os.environ.get("YES") == "1":
+def confirm(name: str, hours: float, unknown: int = 0) -> None:
+    """Ask on a terminal before a job of more than ASK_ABOVE hours, or with runs or trials of unknown cost.
+
+    Raises ConfigError without a yes.
+    """
+    if hours <= ASK_ABOVE and not unknown or os.environ.get("YES") == "1":
         return
     message = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} lists them)"
+    if unknown:
+        message += f", not counting {unknown} runs or trials whose encoder, texts or device have no known cost"
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
         raise ConfigError(f"{message}: YES=1 starts it, and DATASET=… MODEL=… LOSS=… SEED=… make it smaller")
     print(f"{message}. Start? [y/N] ", end="", file=sys.stderr, flush=True)
@@ -258,8 +263,8 @@ def task(cfg: Reproduce) -> int:
     task, cores = Task(cfg.target, cfg.overrides), os.cpu_count() or 1
     if cfg.action in ("run", "tune"):
         if os.environ.get("YES") != "1" and (plan := task.plan(this_device(), cores)) is not None:
-            runs, searches, _ = plan.hours()
-            confirm(cfg.target, searches + runs * (cfg.action == "run"))
+            runs, searches, unknown = plan.hours()
+            confirm(cfg.target, searches + runs * (cfg.action == "run"), unknown)
         os.environ["YES"] = "1"  # the commands that follow do not ask again
         return task.run(searches_only=cfg.action == "tune")
     device = cfg.device or this_device()

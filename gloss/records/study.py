@@ -48,6 +48,7 @@ class Study(BaseModel):
     train_limit: Count | None
     max_epochs: Count
     num_trials: Count
+    given: dict[str, Any] = Field(default_factory=dict)  # dotted keys of the command line; empty in older records
     space: Annotated[dict[str, tuple[float, float, bool] | list[float]], Field(min_length=1)]  # by hyperparameter
     trials: list[Trial]
 

@@ -103,7 +103,7 @@ def _names(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, list[str]]:
         "Mode": rows["mode"],
         "Loss": [loss_name(*pair) for pair in zip(rows["loss"], rows["mode"], strict=True)],
         "Variant": rows["variant"],
-        "Settings": [settings_of[cell] for cell in rows[CELL].itertuples(index=False, name=None)],
+        "Settings": [shortened(settings_of[cell], 60) for cell in rows[CELL].itertuples(index=False, name=None)],
     }
     idle = {"Variant": {"paper"}, "Settings": {""}}  # values of columns that are left out
     return {key: list(texts) for key, texts in names.items() if set(texts) != idle.get(key)}

@@ -34,7 +34,7 @@ def command_of(config: Mapping[str, Any], *more: str) -> str:
     for key in (key for key in known_options() if key not in _ELSEWHERE):
         value = _at(config, key)
         if value is not _ABSENT and value != _at(default, key):
-            words.append(_word(key, value))
+            words.append(word_of(key, value))
     return shlex.join([*program("train").split(), *words, "tuned=false", *more])  # a search's values are in `words`
 
 
@@ -44,7 +44,8 @@ def _at(tree: Any, key: str) -> Any:
     return tree
 
 
-def _word(key: str, value: Any) -> str:
+def word_of(key: str, value: Any) -> str:
+    """key=value as a command line takes it, before quoting."""
     if value is None or isinstance(value, bool):
         return f"{key}={'null' if value is None else str(value).lower()}"
     if isinstance(value, list):

@@ -16,9 +16,10 @@ import shutil
 import time
 import warnings
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields
+from functools import reduce
 from importlib.metadata import version
-from operator import attrgetter
+from operator import attrgetter, getitem
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,7 @@ class Worker:
         self.study_name = "-".join((*self.about.values(), self._config_hash()))
         self.about |= {"name": self.study_name, "seed": cfg.seed, "train_examples": num_examples}
         self.about |= {"train_limit": cfg.dataset.train_limit, "max_epochs": cfg.trainer.max_epochs}
+        self.about |= {"given": given(cfg, search)}
         self.folder = Path(cfg.paths.outputs) / "studies" / self.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / "lock")
@@ -319,6 +321,15 @@ class Worker:
             "commit": commit,
             "commit_clean": is_clean,
         }
+
+
+def given(cfg: Config, search: SearchConfig) -> dict[str, Any]:
+    """The dotted keys of the command line and their values, for a report's command; without paths and groups."""
+    tree: Any = asdict(cfg) | {"search": asdict(search)}
+    keys = [key for key in search.overridden if "." in key and not key.startswith(("paths.", "hydra."))]
+    return {
+        key: reduce(getitem, key.split("."), tree) for key in keys if key not in ("search.storage", "search.worker")
+    }
 
 
 def found_nothing(study: Study, majority: float) -> str | None:

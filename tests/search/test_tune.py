@@ -1,6 +1,7 @@
 """The search: its spaces, several workers, the ends of trials, and a real search."""
 
 import json
+import shlex
 
 import optuna
 import pytest
@@ -11,7 +12,7 @@ from gloss.config import INTEGRATED, STANDALONE
 from gloss.errors import ConfigError
 from gloss.losses.registry import LOSSES
 from gloss.records.reading import read_records
-from gloss.report.figures.search import trials_table
+from gloss.report.figures.search import search_command, trials_table
 from gloss.runtime.signals import Interrupted
 from gloss.search import worker as tuning
 from gloss.search.best_values import tuned_file
@@ -209,6 +210,18 @@ def test_a_system_error_stops_the_worker_and_keeps_the_trial(settings, monkeypat
 
 
 # ------------------------------------------------------------------------------------------------------ ends of trials
+
+
+def test_the_shown_command_of_a_search_makes_the_same_search(settings, monkeypatch):
+    monkeypatch.setattr(tuning, "train", stand_in())
+    given = [*settings, "loss=ce", "trainer.patience=2", "search.space.integrated.ce.lr.low=4e-5", "search.trials=2"]
+    worker = worker_of(composed(*given))
+    work(worker)
+    shown = shlex.split(search_command(worker.conclude()))[2:]
+    assert {"trainer.patience=2", "search.space.integrated.ce.lr.low=4e-05", "search.trials=2"} <= set(shown)
+    places = [word for word in given if word.startswith(("dataset=", "paths."))]  # the texts and the folder
+    again = [word for word in shown if not word.startswith("dataset=")]
+    assert worker_of(composed(*places, *again)).study_name == worker.study_name
 
 
 def test_repeated_values_are_not_trained_twice(settings):

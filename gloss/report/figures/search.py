@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from typing import Any
 
 import pandas as pd
@@ -14,6 +15,7 @@ from gloss.records.study import Study
 from gloss.report.figure import Drawing, panels
 from gloss.report.table import MISSING, Table, number_text
 from gloss.report.tables.datasets_and_search import NAMES
+from gloss.runtime.terminal import program
 
 LOOK = {"complete": ("o", "#1f6fb4"), "pruned": ("x", "#999999")}
 
@@ -24,13 +26,13 @@ def title(study: Study) -> str:
 
 
 def trials_table(study: Study) -> Table:
-    """A line a trial, best first, then the pruned and the failed."""
+    """A line a trial, best first, then the pruned and the failed; numbered from 1, as the search reports them."""
     ranks, best = {"complete": 0, "pruned": 1}, study.best["number"] if study.best else None
     order = sorted(study.trials, key=lambda t: (ranks.get(t["state"], 2), -(t["value"] or 0), t["number"]))
     rows = [
         [
-            f"{t['number']} (best)" if t["number"] == best else t["number"],
-            t["state"] if t["duplicate_of"] is None else f"{t['state']}, as trial {t['duplicate_of']}",
+            f"{t['number'] + 1} (best)" if t["number"] == best else t["number"] + 1,
+            t["state"] if t["duplicate_of"] is None else f"{t['state']}, as trial {t['duplicate_of'] + 1}",
             *(f"{t['params'][name]:.3g}" if name in t["params"] else MISSING for name in study.space),
             number_text(t["value"], digits=2 if study.mode == "integrated" else 4),
             t["epochs"] or MISSING,
@@ -43,7 +45,7 @@ def trials_table(study: Study) -> Table:
     amounts = f"{study.train_examples} training texts, at most {study.max_epochs} epochs, seed {study.seed}"
     notes = [f"{amounts}; search={study.search}."]
     notes += [] if study.is_finished else [f"Not finished: {study.num_trials} trials were asked for."]
-    notes += [f"Trial {t['number']} failed: {shortened(t['reason'])}" for t in study.trials if t["reason"]]
+    notes += [f"Trial {t['number'] + 1} failed: {shortened(t['reason'])}" for t in study.trials if t["reason"]]
     return Table(f"study-{study.name}", f"Search: {title(study)}", columns, rows, data, notes, num_keys=2)
 
 
@@ -53,9 +55,9 @@ def study_figure(study: Study) -> Drawing | None:
     if len(done) < 2:
         return None
     trials = pd.DataFrame(
-        [{"trial": t["number"], "state": t["state"], "value": t["value"], **t["params"]} for t in done]
+        [{"trial": t["number"] + 1, "state": t["state"], "value": t["value"], **t["params"]} for t in done]
     )
-    importance = importances(study)
+    importance = importances(study) if len(study.space) > 1 else {}
     figure, axes = panels(1, 1 + bool(importance) + len(study.space), width=2.2, height=2.2)
     history, *others = axes[0]
     _points(history, trials, "trial")
@@ -118,6 +120,8 @@ def importances(study: Study) -> dict[str, float]:
 
 def search_command(study: Study) -> str:
     """The command that makes or resumes a search."""
+    from gloss.runtime.command import word_of  # here: it loads Hydra, which a report without studies does without
+
     settings = {  # the value, and its default
         "variant": (study.variant, "paper"),
         "search": (study.search, "fair"),
@@ -127,5 +131,5 @@ def search_command(study: Study) -> str:
         "search.trials": (study.num_trials, 15),
     }
     words = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss")}
-    words |= {key: value for key, (value, usual) in settings.items() if value != usual}
-    return "python scripts/tune.py " + " ".join(f"{key}={value}" for key, value in words.items())
+    words |= {key: value for key, (value, usual) in settings.items() if value != usual} | study.given
+    return shlex.join([*program("tune").split(), *(word_of(key, value) for key, value in words.items())])
