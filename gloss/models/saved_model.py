@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def save_model(
         for name, settings in content.items():
             (temporary / name).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
         (temporary / "README.md").write_text(model_card(result, predictions, is_classifier), encoding="utf-8")
+        for weights in temporary.glob("*.safetensors"):  # which its library makes readable to this user alone
+            shutil.copymode(temporary / "README.md", weights)
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
