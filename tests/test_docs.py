@@ -55,6 +55,11 @@ def test_own_data_guide_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "my-model" / "head.safetensors").is_file()
     shown = capsys.readouterr().out
     assert "test accuracy" in shown and "neighbour" not in shown and "truth" in shown
+    guide = (ROOT / "docs" / "own-data.md").read_text(encoding="utf-8")
+    in_guide, printed = (  # the form of the lines: another processor gives other numbers
+        {re.sub(r"[\d.]+", "0", line) for line in text.splitlines() if " · epoch " in line} for text in (guide, shown)
+    )
+    assert in_guide == printed
 
     # The example in the docstring of load_run uses the run of this test.
     import gloss.inference.predictor

@@ -106,6 +106,7 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
     except ValueError:  # all embeddings are one
         hint = ""
     return [
-        f"σ={sigma:.4g} is so wide that before training all edge weights among {len(embeddings)} validation texts lie "
-        f"between {low:.3f} and {high:.3f}: the graph hardly separates near from far. Try a smaller loss.sigma{hint}"
+        f"σ={sigma:.4g} is so wide that before training all edge weights among {len(embeddings)} validation texts "
+        f"lie {1 - high:.4g} to {1 - low:.4g} below 1: the graph hardly separates near from far. Try a smaller "
+        f"loss.sigma{hint}"
     ]

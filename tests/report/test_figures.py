@@ -63,6 +63,20 @@ def test_fig4_shows_edge_weights_between_quantiles(tmp_path):
     check_files(lambda: pictures.fig4(groups), tmp_path)
 
 
+@pytest.mark.parametrize("num_epochs", [2, 4, 6])
+def test_fig4_titles_are_whole_and_apart(tmp_path, num_epochs):
+    labels = np.arange(40) % 2
+    arrays = {f"epoch_{i}_embeddings": embeddings_of(1.0, labels) for i in range(num_epochs)}
+    groups = write_groups(
+        tmp_path, {"loss": "gloss_o", "arrays": arrays | {"sample_labels": labels}, "accuracy": (85.0,)}
+    )
+    with styled():
+        figure = pictures.fig4(groups).figure
+        figure.draw_without_rendering()
+    first, last = [ax.title.get_window_extent() for ax in figure.axes if "within a class" in ax.get_title()]
+    assert figure.bbox.x0 <= first.x0 and first.x1 < last.x0 and last.x1 <= figure.bbox.x1
+
+
 def test_figures_without_saved_embeddings(tmp_path):
     groups = write_groups(tmp_path, {"loss": "gloss_o", "accuracy": 85.0})
     assert pictures.fig4(groups) is None
@@ -238,7 +252,7 @@ def test_convergence_omits_empty_panels(tmp_path):
     assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["Epoch"]
 
 
-def test_convergence_marks_incomparable_times_and_its_legend_covers_no_panel(tmp_path):
+def test_convergence_has_a_title_on_each_panel_no_empty_panels_and_a_legend_that_covers_none(tmp_path):
     for dataset, shared in (("mr", False), ("r8", True)):
         write_run(tmp_path, dataset=dataset, seed=1, shared_device=shared)
         write_run(tmp_path, dataset=dataset, loss="gloss_o", seed=1, shared_device=shared)
@@ -246,13 +260,17 @@ def test_convergence_marks_incomparable_times_and_its_legend_covers_no_panel(tmp
     with styled():
         (drawing,) = convergence(ungrouped(tmp_path))
         drawing.figure.draw_without_rendering()
-    mr, mr_time, r8, r8_time = drawing.figure.axes
-    assert (mr.get_title(), r8.get_title()) == ("MR, BERT-base, integrated (n=1–2)", "R8, BERT-base, integrated (n=1)")
-    assert mr_time.lines and not r8_time.lines and [t.get_text() for t in r8_time.texts] == ["no comparable times"]
+    mr, r8 = "MR, BERT-base, integrated\nn=1–2", "R8, BERT-base, integrated\nn=1"
+    axes = drawing.figure.axes
+    assert [(ax.get_title(), ax.get_xlabel()) for ax in axes] == [
+        *((mr, "Epoch"), (mr, "Training time (s)"), (r8, "Epoch"))  # the times of R8 do not compare
+    ]
+    assert all(ax.lines for ax in axes) and axes[2].get_position().x0 < axes[1].get_position().x0
+    assert "No comparable times: R8, BERT-base, integrated." in drawing.notes
     (legend,) = drawing.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["CE", "G-Loss-O + CE"]
     covered = legend.get_window_extent()
-    assert not any(ax.get_legend() or covered.overlaps(ax.get_window_extent()) for ax in drawing.figure.axes)
+    assert not any(ax.get_legend() or covered.overlaps(ax.get_window_extent()) for ax in axes)
 
 
 def test_convergence_prefers_the_cells_of_the_tables(tmp_path):

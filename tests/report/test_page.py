@@ -158,7 +158,7 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     table7 = (outputs / "report" / "table7.md").read_text()
     assert "2e-05 (1 of 5)" in table7 and "ffffffff: 6 of 15 trials" in table7
     trials = (outputs / "report" / f"{first}.md").read_text()
-    assert "| 1 (best) | complete             | " in trials and "complete, as trial 1" in trials
+    assert "| 2 (best) | complete             | " in trials and "complete, as trial 2" in trials
     assert (outputs / "report" / f"{first}.pdf").is_file() and (outputs / "report" / f"{first}.csv").is_file()
     page = report.page.read_text()
     assert "python scripts/tune.py dataset=mr model=bert mode=integrated loss=ce search.trials=6" in page

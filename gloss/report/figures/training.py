@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from gloss.errors import RunError
 from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, model_name, paper_order
 from gloss.records.reading import number
-from gloss.report.figure import Drawing, band, bare, num_seeds, panels
+from gloss.report.figure import Drawing, band, num_seeds, panels
 from gloss.report.protocol import protocol_deviations
 from gloss.report.run_list import differences
 from gloss.report.seed_groups import Group, blocks, identity, setting, timed
@@ -136,32 +136,34 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
     notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
     clocked, times = timed([g for block in blocks for g in block.drawn])
     on_time = {identity(g): g for g in clocked}
-    has_times = any(not math.isnan(line[-1][0]) for g in clocked for line in curves(g).values())
-    columns = 2 if has_times else 1  # score by epoch, and by time if some times compare
-    in_row = min(4 // columns, len(blocks))
-    figure, axes = panels(-(-len(blocks) // in_row), columns * in_row, width=3.0, height=2.4)
+    shown: list[tuple[Panel, str, list[Group]]] = []
+    without: list[str] = []  # comparable times
+    for block in blocks:
+        shown.append((block, "epoch", block.drawn))
+        if found := [g for g in (on_time[identity(g)] for g in block.drawn) if _lines(g, "seconds")]:
+            shown.append((block, "seconds", found))
+        else:
+            without.append(block.where)
+    columns = min(2, len(shown))
+    figure, axes = panels(-(-len(shown) // columns), columns, width=3.0, height=2.4)
     data: list[dict[str, object]] = []
     entries: dict[str, Any] = {}
-    pairs = axes.reshape(-1, columns)
-    for (left, *by_time), block in zip(pairs, blocks, strict=False):
-        for g in block.drawn:
-            data += _line(left, g, g.loss_name, "epoch")
-            for right in by_time:
-                data += _line(right, on_time[identity(g)], g.loss_name, "seconds")
-                right.set(xlabel="Training time (s)")
-        for right in (ax for ax in by_time if not ax.lines):
-            bare(right, has_frame=False)
-            right.set_xlabel("")
-            right.text(0.5, 0.5, "no comparable times", ha="center", va="center", color="#767676")
-        score = "Validation macro-F1 (%)" if block.drawn[0].mode == "integrated" else "Validation silhouette"
-        left.set(title=f"{block.where} ({num_seeds([len(g.runs) for g in block.drawn])})", ylabel=score)
-        _epochs_below(left)
-        entries |= {text: line for line, text in zip(*left.get_legend_handles_labels(), strict=True)}
-        notes += block.notes()
-    for unused in pairs[len(blocks) :].flat:
+    for ax, (block, x, groups) in zip(axes.flat, shown, strict=False):
+        for g in groups:
+            data += _line(ax, g, g.loss_name, x)
+        score = "Validation macro-F1 (%)" if groups[0].mode == "integrated" else "Validation silhouette"
+        n = num_seeds([len(_lines(g, x)) for g in groups])
+        ax.set(title=f"{block.where}\n{n}", xlabel="Training time (s)", ylabel=score)
+        if x == "epoch":
+            _epochs_below(ax)
+        entries |= {text: line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
+    for unused in axes.flat[len(shown) :]:
         unused.remove()
     figure.set_figwidth(figure.get_figwidth() + 1.4)
     figure.legend(list(entries.values()), list(entries), loc="outside right center")
+    if without:
+        notes.append(f"No comparable times: {'; '.join(without)}.")
+    notes += [note for block in blocks for note in block.notes()]
     return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
 
 
@@ -170,9 +172,13 @@ def _epochs_below(ax: Any) -> None:
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
+def _lines(g: Group, x: str) -> list[list[tuple[float, float]]]:
+    """The curves that have x: all by epoch, not all by seconds."""
+    return [line for line in curves(g).values() if x == "epoch" or not math.isnan(line[-1][0])]
+
+
 def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
-    lines = [line for line in curves(g).values() if x == "epoch" or not math.isnan(line[-1][0])]
-    if not lines:
+    if not (lines := _lines(g, x)):
         return []
     by_epoch = list(zip(*lines, strict=False))  # as far as every seed ran
     scores = [[score for _, score in found] for found in by_epoch]
