@@ -153,6 +153,18 @@ def test_linear_and_log_space_give_the_same_loss(sigma, spread, objective, monke
     assert narrow_gradient.dtype == torch.float32
 
 
+def test_a_kernel_takes_no_more_nodes_than_its_memory_allows(monkeypatch):
+    asked = []
+    monkeypatch.setattr(elimination, "has_kernel", lambda device: True)
+    monkeypatch.setattr(
+        elimination, "_kernel", lambda device: lambda rates, num: asked.append(len(rates)) or rates[:, :num]
+    )
+    monkeypatch.setattr(elimination, "MOST_NODES", 9)
+    for num in (9, 10):
+        log_absorption(log_rates(num, 2, 1.0).exp(), 2)
+    assert asked == [9]
+
+
 def test_memory_for_the_backward_pass_is_quadratic_in_the_batch_size():
     def kept(num: int) -> int:
         generator, sizes = torch.Generator().manual_seed(0), []
