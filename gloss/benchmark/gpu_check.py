@@ -237,7 +237,7 @@ def tests(place: Place) -> Iterator[Row]:
     if not place.is_gpu:
         return
     files = [str(path) for name in CUDA_TESTS for path in (ROOT / "tests").glob(f"*/{name}")]
-    command = [sys.executable, "-m", "pytest", "-rf", "--tb=line", "-k", "cuda or gpu or kernel", *files]
+    command = [sys.executable, "-m", "pytest", "-rfE", "--tb=line", "-k", "cuda or gpu or kernel", *files]
     wide = os.environ | {"COLUMNS": "400"}  # or pytest cuts the reasons
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=400, env=wide)
     lines = [line for line in done.stdout.splitlines() if line.strip()] or [done.stderr[-300:]]

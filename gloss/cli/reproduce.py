@@ -168,8 +168,8 @@ def this_device() -> str:
 def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> None:
     """Call `confirm` for the runs of `train.py -m experiment=…`, or for the searches of `tune.py -m experiment=…`."""
     task = Task(experiment, [a for a in arguments if not a.startswith("experiment=")])
-    runs, trials, unknown = task.plan(this_device(), os.cpu_count() or 1).hours()
-    confirm(experiment, trials if searches else runs, unknown)
+    runs, trials, *unknown = task.plan(this_device(), os.cpu_count() or 1).hours()
+    confirm(experiment, trials if searches else runs, unknown[searches])
 
 
 def confirm(name: str, hours: float, unknown: int = 0) -> None:
@@ -263,8 +263,9 @@ def task(cfg: Reproduce) -> int:
     task, cores = Task(cfg.target, cfg.overrides), os.cpu_count() or 1
     if cfg.action in ("run", "tune"):
         if os.environ.get("YES") != "1" and (plan := task.plan(this_device(), cores)) is not None:
-            runs, searches, unknown = plan.hours()
-            confirm(cfg.target, searches + runs * (cfg.action == "run"), unknown)
+            runs, searches, unknown_runs, unknown_trials = plan.hours()
+            does_runs = cfg.action == "run"
+            confirm(cfg.target, searches + runs * does_runs, unknown_trials + unknown_runs * does_runs)
         os.environ["YES"] = "1"  # the commands that follow do not ask again
         return task.run(searches_only=cfg.action == "tune")
     device = cfg.device or this_device()

@@ -186,7 +186,7 @@ def propagation_loss(
     else:
         rates = linear_rates(embeddings, ordered_labels, sigma, *settings)
         lap("graph")
-        log_prob = log_absorption(rates, num_classes, to_working_precision(embeddings).dtype)
+        log_prob = log_absorption(rates, num_classes, to_working_precision(embeddings).dtype).to(embeddings.device)
 
     target = ordered_labels[len(labeled) :]
     can_score = is_scored(labels, is_labeled, num_classes) if objective == "nll" else labels >= 0

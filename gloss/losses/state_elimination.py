@@ -21,8 +21,8 @@ def log_absorption(rates: Tensor, num_classes: int, dtype: torch.dtype = torch.f
 
     rates: float64, >= 0, not so far apart that they leave float64; a node's rate to itself never matters, nor does a
     factor of a row. dtype: of the result, and of the elimination by a GPU's kernel, which is used for up to MOST_NODES
-    nodes. A class that no walk reaches gets about −708, probability 0, and no gradient. Costs U² (C + U) operations and
-    U (C + U) numbers for the gradient (the kernel: U² (C + U)); there is no second derivative.
+    nodes. A class that no walk reaches gets −150 or less, probability 0, and no gradient. Costs U² (C + U) operations
+    and U (C + U) numbers for the gradient (the kernel: U² (C + U)); there is no second derivative.
     """
     tiny = torch.finfo(rates.dtype).tiny
     if len(rates) <= MOST_NODES and has_kernel(rates.device):

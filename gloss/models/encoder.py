@@ -40,7 +40,10 @@ class Encoder(nn.Module):
                     setattr(parent, name, Dropout(child.p).train(child.training))
 
     def compile_layers(self) -> None:
-        """Let torch.compile fuse the part of each layer after attention, once for any number of tokens."""
+        """Let torch.compile fuse the part of each layer after attention, once for any number of tokens.
+
+        Drops the compiled programs of this process, and sets torch.compile's limit of recompilations.
+        """
         if not self.is_packed:
             raise ConfigError(f"trainer.compile=true is for {', '.join(_UNPADDED)}, not for {self.kind}")
         # One program for each mix of training, gradients, precision and kind of input: some ten. The limit is one for

@@ -13,7 +13,7 @@ from gloss.errors import RunError
 from gloss.records.reading import files_under, read_json, shortened
 from gloss.runtime.terminal import escape_control_characters
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
 
@@ -48,7 +48,7 @@ class Study(BaseModel):
     train_limit: Count | None
     max_epochs: Count
     num_trials: Count
-    given: dict[str, Any] = Field(default_factory=dict)  # dotted keys of the command line; empty in older records
+    given: dict[str, Any] = Field(default_factory=dict)  # keys of the command line; empty in older records
     space: Annotated[dict[str, tuple[float, float, bool] | list[float]], Field(min_length=1)]  # by hyperparameter
     trials: list[Trial]
 

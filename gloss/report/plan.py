@@ -61,12 +61,12 @@ class Plan:
                 found[c.dataset, c.model, c.mode, c.loss, level, seed] = line
         return found
 
-    def hours(self) -> tuple[float, float, int]:
-        """Hours of the runs, hours of the searches, and how many runs and trials have no estimate."""
+    def hours(self) -> tuple[float, float, int, int]:
+        """Hours of the runs and of the searches, and the numbers of runs and of trials without an estimate."""
         runs = [line.run_hours for line in self.runs_to_do().values()]
         trials = [(self.speeds.run_hours(spec), num_trials) for spec, num_trials in self.searches.values()]
-        unknown = runs.count(None) + sum(num for hours, num in trials if hours is None)
-        return sum(hours or 0.0 for hours in runs), sum((hours or 0.0) * num for hours, num in trials), unknown
+        in_runs, in_trials = (sum(hours or 0.0 for hours in runs), sum((hours or 0.0) * num for hours, num in trials))
+        return in_runs, in_trials, runs.count(None), sum(num for hours, num in trials if hours is None)
 
     def disk(self) -> tuple[float, float]:
         """Bytes: of weights that are kept, and of a run's checkpoint (weights, Adam's two, the best)."""
@@ -137,7 +137,7 @@ def _row(line: Line) -> dict[str, str]:
 
 
 def _sums(plan: Plan) -> list[str]:
-    runs, searches, unknown = plan.hours()
+    runs, searches, *unknown = plan.hours()
     states, left = Counter(s for line in plan.lines for s in line.states.values()), len(plan.runs_to_do())
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
     text = ["Runs: none of its own."]
@@ -156,8 +156,10 @@ def _sums(plan: Plan) -> list[str]:
         text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
         text.append(f"Disk: {running / 1e9:.1f} GB a job for its checkpoint{weights}.")
         text += _basis(plan)
-    if unknown:
-        text.append(f"{unknown} runs or trials are not counted: nothing is known about their encoder, texts or device.")
+    if any(unknown):
+        text.append(
+            f"{sum(unknown)} runs or trials are not counted: nothing is known about their encoder, texts or device."
+        )
     return text
 
 

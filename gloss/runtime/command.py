@@ -48,6 +48,8 @@ def word_of(key: str, value: Any) -> str:
     """key=value as a command line takes it, before quoting."""
     if value is None or isinstance(value, bool):
         return f"{key}={'null' if value is None else str(value).lower()}"
+    if isinstance(value, Mapping):
+        return f"{key}={{{','.join(word_of(name, x).replace('=', ':', 1) for name, x in value.items())}}}"
     if isinstance(value, list):
         return f"{key}=[{','.join(override('', part)[1:] for part in value)}]"
     return override(key, value) if isinstance(value, str) else f"{key}={value}"

@@ -31,7 +31,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
 from optuna.trial import FrozenTrial, TrialState
 
-from gloss.config import HYPERPARAMETERS, ROOT, Config, SearchConfig, TuneConfig
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS, ROOT, Config, SearchConfig, TuneConfig
 from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError, RunError
 from gloss.losses.registry import INTEGRATED
@@ -324,12 +324,14 @@ class Worker:
 
 
 def given(cfg: Config, search: SearchConfig) -> dict[str, Any]:
-    """The dotted keys of the command line and their values, for a report's command; without paths and groups."""
+    """The keys of the command line and their values, for a report's command; without paths, and of the groups only
+    those of own texts and encoders."""
+    own: dict[str, Any] = {"dataset": cfg.dataset.source} if cfg.dataset.source in ("csv", "hub") else {}
+    own |= {} if (CONFIG_DIR / "model" / f"{cfg.model.alias}.yaml").is_file() else {"model": "hf"}
     tree: Any = asdict(cfg) | {"search": asdict(search)}
     keys = [key for key in search.overridden if "." in key and not key.startswith(("paths.", "hydra."))]
-    return {
-        key: reduce(getitem, key.split("."), tree) for key in keys if key not in ("search.storage", "search.worker")
-    }
+    keys = [key for key in keys if key not in ("search.storage", "search.worker")]
+    return own | {key: reduce(getitem, key.split("."), tree) for key in keys}
 
 
 def found_nothing(study: Study, majority: float) -> str | None:

@@ -133,7 +133,7 @@ def measure_frozen(
 
     The probe's regularisation and the number of neighbours are chosen on validation; the test split is scored once.
     "graph" is the quality of the validation graph before training, in batches of 128, at SCALES of G-Loss-SQRT's σ
-    (empty where all embeddings are one). `cfg.train_limit` texts are drawn with seed 1. Raises DataError, and
+    (empty where all embeddings are the same). `cfg.train_limit` texts are drawn with seed 1. Raises DataError, and
     ConfigError for the encoder.
     """
     dataset, tokenizer = load_dataset(cfg, data_dir, seed=1), load_tokenizer(model_cfg)
@@ -175,6 +175,7 @@ def measure_frozen(
         {"sigma": sigma, "scale": scale}
         | (graph_quality(*val, sigma=sigma, gamma=DEFAULT_GAMMA, num_classes=len(dataset.labels), batch_size=128) or {})
         for sigma, scale in zip(sigmas, SCALES, strict=False)
+        if len(z["val"]) > 1
     ]
     path = Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json"
     write_json(path, record)

@@ -135,7 +135,7 @@ def test_an_unknown_device_has_an_estimate_only_after_a_run(tmp_path):
     (cell,) = cells_in(tmp_path)
     for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100
         plan = make_plan([cell], name, 2)
-        assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5)
+        assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5, 0)
         assert f"Speed on {name}: 1 configurations unknown. It is none of a100, h100, h200, cpu" in show(plan)
         assert "5 runs or trials are not counted" in show(plan)
     assert make_plan([cell], "NVIDIA A100-SXM4-80GB", 2).speeds.data_sheet == "a100"
@@ -257,7 +257,7 @@ def test_table2_can_be_planned_without_texts_or_weights(tmp_path, monkeypatch):
     monkeypatch.setenv("GLOSS_DATA_DIR", str(tmp_path / "nothing"))
     task = Task("table2", [f"paths.outputs={tmp_path}", f"paths.tuned={tmp_path}"])
     plan = task.plan("a100", 2)
-    runs, searches, unknown = plan.hours()
-    assert unknown == 0 and 1 < runs < searches == pytest.approx(3 * runs)  # 15 trials of a search, then 5 seeds
+    runs, searches, *unknown = plan.hours()
+    assert unknown == [0, 0] and 1 < runs < searches == pytest.approx(3 * runs)  # 15 trials of a search, then 5 seeds
     text = show(plan)
     assert "Runs: 300" in text and "900 trials" in text and "GB a job" in text and "25 % of 312 TFLOP/s" in text

@@ -92,7 +92,7 @@ def exported(request, tmp_path):
 def test_exported_model_gives_our_embeddings_and_logits_in_other_libraries(exported):
     folder, ours, logits = exported
     assert np.diff(ours.numpy(), axis=0).any(axis=1).all()  # the embeddings of the four texts differ
-    assert len({path.stat().st_mode for path in folder.iterdir() if path.is_file()}) == 1  # who reads one reads all
+    assert len({path.stat().st_mode for path in folder.iterdir() if path.is_file()}) == 1  # readable by the same users
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     encoder = transformers.AutoModel.from_pretrained(folder).eval()
     inputs = tokenizer(TEXTS, padding=True, truncation=True, return_tensors="pt")

@@ -185,7 +185,8 @@ def test_graph_quality_by_epoch_and_against_accuracy(tmp_path):
 
 
 def test_the_graph_before_training_by_sigma(tmp_path):
-    graph = [QUALITY | {"scale": x, "sigma": x / 2, "homophily": 0.5 + 0.1 / x} for x in (0.25, 1.0)]
+    found = {x: {"homophily": 0.5 + 0.1 / x, "propagated_accuracy": 50 + 10 / x} for x in (0.25, 1.0)}
+    graph = [QUALITY | {"scale": x, "sigma": x / 2} | found[x] for x in found]
     frozen = [
         {"dataset": d, "model": "minilm", "graph": rows} for d, rows in (("r8", graph), ("mr", graph), ("r52", []))
     ]
@@ -194,7 +195,7 @@ def test_the_graph_before_training_by_sigma(tmp_path):
     assert [(r["dataset"], r["scale"]) for r in drawing.data] == [("mr", 0.25), ("mr", 1.0), ("r8", 0.25), ("r8", 1.0)]
     homophily, propagated = drawing.figure.axes
     assert list(homophily.lines[0].get_ydata()) == pytest.approx([40.0, 10.0])  # points above chance
-    assert list(propagated.lines[1].get_ydata()) == [0.0, 0.0]
+    assert list(propagated.lines[1].get_ydata()) == [40.0, 10.0]
     check_files(lambda: pretrained_graph(frozen), tmp_path)
 
 

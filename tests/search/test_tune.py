@@ -214,14 +214,14 @@ def test_a_system_error_stops_the_worker_and_keeps_the_trial(settings, monkeypat
 
 def test_the_shown_command_of_a_search_makes_the_same_search(settings, monkeypatch):
     monkeypatch.setattr(tuning, "train", stand_in())
-    given = [*settings, "loss=ce", "trainer.patience=2", "search.space.integrated.ce.lr.low=4e-5", "search.trials=2"]
+    given = [*settings, "loss=ce", "trainer.patience=2", "search.space.integrated.ce.lr={low:4e-5,high:1e-3,log:true}"]
+    given.append("search.trials=2")
     worker = worker_of(composed(*given))
     work(worker)
     shown = shlex.split(search_command(worker.conclude()))[2:]
-    assert {"trainer.patience=2", "search.space.integrated.ce.lr.low=4e-05", "search.trials=2"} <= set(shown)
-    places = [word for word in given if word.startswith(("dataset=", "paths."))]  # the texts and the folder
-    again = [word for word in shown if not word.startswith("dataset=")]
-    assert worker_of(composed(*places, *again)).study_name == worker.study_name
+    assert {"dataset=csv", "trainer.patience=2", "search.trials=2"} <= set(shown)
+    places = [word for word in given if word.startswith("paths.")]
+    assert worker_of(composed(*places, *shown)).study_name == worker.study_name
 
 
 def test_repeated_values_are_not_trained_twice(settings):

@@ -120,7 +120,7 @@ def importances(study: Study) -> dict[str, float]:
 
 def search_command(study: Study) -> str:
     """The command that makes or resumes a search."""
-    from gloss.runtime.command import word_of  # here: it loads Hydra, which a report without studies does without
+    from gloss.runtime.command import word_of  # here: it loads Hydra, which only studies need
 
     settings = {  # the value, and its default
         "variant": (study.variant, "paper"),

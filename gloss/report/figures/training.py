@@ -137,13 +137,13 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
     clocked, times = timed([g for block in blocks for g in block.drawn])
     on_time = {identity(g): g for g in clocked}
     shown: list[tuple[Panel, str, list[Group]]] = []
-    without: list[str] = []  # comparable times
+    untimed: list[str] = []  # blocks without comparable times
     for block in blocks:
         shown.append((block, "epoch", block.drawn))
         if found := [g for g in (on_time[identity(g)] for g in block.drawn) if _lines(g, "seconds")]:
             shown.append((block, "seconds", found))
         else:
-            without.append(block.where)
+            untimed.append(block.where)
     columns = min(2, len(shown))
     figure, axes = panels(-(-len(shown) // columns), columns, width=3.0, height=2.4)
     data: list[dict[str, object]] = []
@@ -161,8 +161,8 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
         unused.remove()
     figure.set_figwidth(figure.get_figwidth() + 1.4)
     figure.legend(list(entries.values()), list(entries), loc="outside right center")
-    if without:
-        notes.append(f"No comparable times: {'; '.join(without)}.")
+    if untimed:
+        notes.append(f"No comparable times: {'; '.join(untimed)}.")
     notes += [note for block in blocks for note in block.notes()]
     return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
 
