@@ -78,7 +78,7 @@ def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
     """Return by the values of CELL the settings in which a configuration differs from others of its kind.
 
     Runs of a kind share data set, model, mode, loss and variant. A value that more than half of them share is
-    left out.
+    left out; one that the fewest share comes first.
     """
     keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
     found = {}
@@ -86,8 +86,9 @@ def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
         cells = block.drop_duplicates("config_hash")
         shown = {key: cells[key].map(_value) for key in keys if cells[key].map(_value).nunique() > 1}
         for i, cell in enumerate(cells[CELL].itertuples(index=False, name=None)):
-            mine = {key: texts.iloc[i] for key, texts in shown.items() if 2 * sum(texts == texts.iloc[i]) <= len(cells)}
-            found[cell] = " ".join(f"{key.partition('.')[2]}={text}" for key, text in mine.items())
+            mine = {key: (texts == texts.iloc[i]).sum() for key, texts in shown.items()}
+            rare = sorted((key for key, count in mine.items() if 2 * count <= len(cells)), key=mine.__getitem__)
+            found[cell] = " ".join(f"{key.partition('.')[2]}={shown[key].iloc[i]}" for key in rare)
     return found
 
 
