@@ -39,6 +39,7 @@ MEASURED = {"table1": "texts", "table5": "tfidf"}  # the measurement that a tabl
 ALL = "all"
 STORAGE = SECRET + "="
 ASK_ABOVE = 1.0  # hours of a plan
+ASK_ABOVE_UNKNOWN = 10  # runs or trials without a known cost
 log = logging.getLogger(__name__)
 
 
@@ -173,11 +174,11 @@ def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> 
 
 
 def confirm(name: str, hours: float, unknown: int = 0) -> None:
-    """Ask on a terminal before a job of more than ASK_ABOVE hours, or with runs or trials of unknown cost.
+    """Ask on a terminal before a job of more than ASK_ABOVE hours, or of many runs or trials of unknown cost.
 
     Raises ConfigError without a yes.
     """
-    if hours <= ASK_ABOVE and not unknown or os.environ.get("YES") == "1":
+    if hours <= ASK_ABOVE and unknown <= ASK_ABOVE_UNKNOWN or os.environ.get("YES") == "1":
         return
     message = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} lists them)"
     if unknown:

@@ -60,11 +60,11 @@ def test_long_jobs_do_not_start_without_confirmation(script, tmp_path):
 
 def test_long_jobs_ask_for_confirmation_on_a_terminal(monkeypatch, capsys):
     monkeypatch.delenv("YES", raising=False)
-    confirm("table2", 0.9)
+    confirm("table2", 0.9, unknown=10)
     with pytest.raises(ConfigError, match="YES=1 starts it"):
         confirm("table2", 1.1)
-    with pytest.raises(ConfigError, match="not counting 3 runs or trials .* YES=1 starts it"):
-        confirm("table2", 0.0, unknown=3)
+    with pytest.raises(ConfigError, match="not counting 11 runs or trials .* YES=1 starts it"):
+        confirm("table2", 0.0, unknown=11)
     for answer, starts in {"y\n": True, "yes\n": True, "n\n": False, "\n": False, "": False}.items():
         monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda a=answer: a))
         monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)

@@ -56,6 +56,6 @@ def test_readme_code_computes_a_cell_of_table_2(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
-    (cell,) = names["cells"].to_dict("records")
+    (cell,) = names["table"].to_dict("records")
     assert cell == {"mean": pytest.approx(82.25), "std": pytest.approx(2.5 / 2**0.5), "count": 2}
     assert "82.25" in capsys.readouterr().out
