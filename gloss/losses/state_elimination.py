@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 BLOCK = 64  # nodes that are eliminated before the rest of the matrix is updated
-# Of a GPU's kernel: its time and memory grow with U³ (H100: 66 ms and 0.3 GB at 409 nodes, so 0.5 s and 2 GB at 819).
+# `log_absorption` leaves so many to a GPU's kernel, whose time and memory grow with U³ (H100: 66 ms and 0.3 GB at 409
+# nodes, so 0.5 s and 2 GB at 819).
 MOST_NODES = 512
 
 

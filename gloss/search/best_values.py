@@ -179,12 +179,7 @@ def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
     names |= {} if cfg.variant.name == "paper" else {"variant": cfg.variant.name}
     names |= {} if _is_default_outputs(cfg) else {"paths.outputs": cfg.paths.outputs}
     words = [given.pop(key, f"{key}={value}") for key, value in names.items()]
-    elsewhere = {
-        "seed",
-        "rerun",
-        "tuned",
-        "experiment",
-        *(sweep_of(cfg.experiment.name) if cfg.experiment.name else ()),
-    }
+    varied = sweep_of(cfg.experiment.name) if cfg.experiment.name else ()
+    elsewhere = {"seed", "rerun", "tuned", "experiment", *varied}
     words += [o for key, o in given.items() if key not in elsewhere]
     return shlex.join(["python", "scripts/tune.py", *words])

@@ -71,7 +71,7 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
         ax = figure.add_subplot(grid[1, i * len(epochs) : (i + 1) * len(epochs)])
         share = _graph(ax, kept[epoch][order][chosen], weights[epoch][np.ix_(chosen, chosen)], labels[chosen])
         name = "before training" if epoch == 0 else f"epoch {epoch}"
-        ax.set_title(f"{name}\n{100 * share:.0f} % of edges within a class")
+        ax.set_title(f"{name}\n{100 * share:.0f} % of drawn edges within a class")
     notes = [
         f"{g.place}, {g.loss_name}, seed {run.identity.seed}; {len(labels)} validation texts sorted by class, white "
         f"lines part the classes; σ = {sigma:.3f}. Colours span the {100 * SCALE[0]:.0f} to {100 * SCALE[1]:.0f} % "
