@@ -13,15 +13,29 @@ from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
+import yaml
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from gloss.errors import ConfigError
 from gloss.losses.registry import CE, INTEGRATED, LOSSES, STANDALONE
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs/, data/, outputs/
 # A wheel carries the configurations inside the package, since it has no checkout around it.
 CONFIG_DIR = next(path for path in (ROOT / "configs", ROOT / "gloss" / "configs") if (path / "train.yaml").is_file())
+
+
+@cache
+def config_file(group: str, name: str, is_optional: bool = False) -> dict[str, Any]:
+    """The content of configs/<group>/<name>.yaml, not to be changed. Raises ConfigError where there is no such file;
+    with is_optional it is then empty."""
+    files = {path.stem: path for path in sorted((CONFIG_DIR / group).glob("*.yaml"))}
+    if name not in files:
+        if is_optional:
+            return {}
+        raise ConfigError(f"{group}={name} is not allowed: expected one of {', '.join(files)}")
+    return yaml.safe_load(files[name].read_text(encoding="utf-8"))
 
 
 def _limited(default: Any, allowed: str, accepts: Any) -> Any:

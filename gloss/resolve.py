@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
@@ -13,7 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import CONFIG_DIR, Config, DatasetConfig, TuneConfig, forward_passes
+from gloss.config import Config, DatasetConfig, TuneConfig, config_file, forward_passes
 from gloss.errors import ConfigError
 from gloss.losses.registry import CE, GLOSS_O, GLOSS_SQRT, INTEGRATED, LOSSES, SCL_CE, STANDALONE, is_graph, name_in
 
@@ -94,7 +93,8 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         "early_stopping_min_delta": mode == STANDALONE,
         "probe": mode == STANDALONE,
     }
-    overlay = _variants().get(cfg.variant.name, {})  # sets all keys for all losses; another value was set by hand
+    # It sets all keys for all losses; another value was set by hand.
+    overlay = config_file("variant", cfg.variant.name, is_optional=True).get("variant", {})
     for key in (key for key, is_read in variant.items() if not is_read):
         yield f"variant.{key}", overlay.get(key, getattr(cfg.variant, key)), f"with loss={loss} mode={mode}"
 
@@ -180,9 +180,3 @@ def _contradictions(cfg: Config) -> Iterator[str]:
             f"experiment=shift is not for dataset={dataset.name}, of which no other domain is known: expected "
             "snippets_movie (product, news, tweets), mr or sst2, or another test set in ablation.test_on"
         )
-
-
-@cache
-def _variants() -> dict[str, Any]:
-    """The values of VariantConfig in each file of configs/variant, by the file's name."""
-    return {path.stem: OmegaConf.load(path).variant for path in (CONFIG_DIR / "variant").glob("*.yaml")}

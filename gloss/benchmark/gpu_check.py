@@ -14,7 +14,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from gloss.benchmark.steps import Bench, Settings, bench, difference_of_equal_steps, distance, gradient
+from gloss.benchmark.settings import Settings
+from gloss.benchmark.steps import Bench, bench, difference_of_equal_steps, distance, gradient, step_arguments
 from gloss.benchmark.turns import repeated, wall
 from gloss.config import ROOT
 from gloss.losses import state_elimination as elimination
@@ -35,49 +36,35 @@ from gloss.training.trainer import Fit
 
 CUDA_TESTS = ("test_elimination.py", "test_encoder.py", "test_fit.py", "test_bench.py", "test_gloss_loss.py")
 
-
-@dataclass(frozen=True)
-class Row:
-    """A line of the table; what: the name of the check."""
-
-    what: str
-    expected: str
-    measured: str
-    verdict: str
+Row = dict[str, str]  # what (the name of the check), expected, measured, verdict
 
 
 @dataclass(frozen=True)
 class Place:
-    """The device, and benchmark settings of a size that suits it."""
+    """The device, benchmark settings of a size that suits it, and the folder of results."""
 
     device: torch.device
     settings: Settings
+    outputs: str
 
     @property
     def is_gpu(self) -> bool:
         return self.device.type == "cuda"
 
-    @property
-    def chunk(self) -> int:
-        """Texts of a slice of gradient caching: a quarter of the batch."""
-        return self.settings.batch // 4
-
 
 def row(name: str, expected: str, measured: str, is_right: bool | None) -> Row:
     """A row with its verdict; is_right: None where nothing is required."""
-    return Row(name, expected, measured, "" if is_right is None else "ok" if is_right else "failed")
+    verdict = "" if is_right is None else "ok" if is_right else "failed"
+    return {"what": name, "expected": expected, "measured": measured, "verdict": verdict}
 
 
-def gpu_check(device: str, outputs: str, data: str | None, on_row: Callable[[Row], None]) -> dict[str, Any]:
-    """Run all checks; call `on_row` with each row as soon as it is there. Raises ConfigError for a missing device.
-
-    data: folder of prepared sets.
-    """
+def gpu_check(device: str, outputs: str, on_row: Callable[[Row], None]) -> dict[str, Any]:
+    """Run all checks; call `on_row` with each row as soon as it is there. Raises ConfigError for a missing device."""
     where = choose_device(device)
     small: dict[str, Any] = {"model": "tiny", "batch": 16, "rounds": 2}
     size = {"model": "bert_shape", "batch": 128, "rounds": 6} if where.type == "cuda" else small
-    size |= {"losses": (CE, GLOSS_O), "baselines": False, "device": str(where), "outputs": outputs, "data": data}
-    place = Place(where, Settings(dataset=None, lengths="20-30", **size))
+    size |= {"losses": [CE, GLOSS_O], "baselines": False, "device": str(where)}
+    place = Place(where, Settings(lengths="20-30", **size), outputs)
     rows, started = [], time.perf_counter()
     for check in CHECKS:
         for one in _guarded(check.__name__.replace("_", " "), check, place):
@@ -88,8 +75,8 @@ def gpu_check(device: str, outputs: str, data: str | None, on_row: Callable[[Row
     return {
         "schema_version": 1,
         "machine": environment(where, "bf16" if has_bf16(where) else "float32"),
-        "rows": [asdict(one) for one in rows],
-        "failed": [one.what for one in rows if one.verdict == "failed"],
+        "rows": rows,
+        "failed": [one["what"] for one in rows if one["verdict"] == "failed"],
         "seconds": round(time.perf_counter() - started, 1),
     }
 
@@ -189,8 +176,8 @@ def training_steps(place: Place) -> Iterator[Row]:
 
 def gradient_caching(place: Place) -> Iterator[Row]:
     """Check that chunks encoded twice see the same dropout in bf16: compare with one pass with the same seeds."""
-    bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,), precision="bf16"))
-    fit, size, encode = bench_.fits[GLOSS_O], place.chunk, Fit._encode
+    bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O], precision="bf16"))
+    fit, size, encode = bench_.fits[GLOSS_O], place.settings.batch // 4, Fit._encode
     rows, device_rows, is_labeled = _batch(bench_, fit)
 
     def at_once(rows: np.ndarray, device_rows: torch.Tensor, seed: int) -> torch.Tensor:
@@ -207,7 +194,7 @@ def gradient_caching(place: Place) -> Iterator[Row]:
 
 def precision(place: Place) -> Iterator[Row]:
     """Compare the gradient of one step without dropout in bf16 and in float32."""
-    bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,)))
+    bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O]))
     fit = bench_.fits[GLOSS_O]
     arguments, gradients = _batch(bench_, fit), []
     fit.model.eval()
@@ -222,7 +209,7 @@ def compiled_layers(place: Place) -> Iterator[Row]:
     """Compare the gradient of one float32 step without dropout with and without compiled layers."""
     if not place.is_gpu:
         return
-    bench_ = Bench.build(replace(place.settings, losses=(GLOSS_O,), precision="float32"))
+    bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O], precision="float32"))
     fit = bench_.fits[GLOSS_O]
     arguments = _batch(bench_, fit)
     fit.model.eval()
@@ -256,7 +243,7 @@ def benchmarks(place: Place) -> Iterator[Row]:
 
 
 def _benchmark(place: Place, texts: str, lengths: str, is_compiled: bool) -> Iterator[Row]:
-    result, path = bench(replace(place.settings, lengths=lengths, compile=is_compiled))
+    result, path = bench(replace(place.settings, lengths=lengths, compile=is_compiled), place.outputs)
     ce, gloss_o = (result["candidates"][name] for name in (CE, GLOSS_O))
     share, ratio = ce["share_of_peak"], gloss_o["added"]
     measured = "{:.3f} ({:.3f} – {:.3f})"
@@ -276,7 +263,7 @@ def short_run(place: Place) -> Iterator[Row]:
     """Train a short run from the command line."""
     words = ["dataset=docstrings", "dataset.train_limit=512", "loss=gloss_sqrt", "trainer.max_epochs=2", "rerun=true"]
     model = ["model=minilm"] if place.is_gpu else ["model=tiny", "model.max_length=16", "trainer.lr=1e-3"]
-    outputs = Path(place.settings.outputs).absolute() / "gpu_check"
+    outputs = Path(place.outputs).absolute() / "gpu_check"
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, *model]
     where = [f"trainer.device={place.device}", f"paths.outputs={outputs}"]
     done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=300)
@@ -303,11 +290,7 @@ def _guarded(name: str, check: Callable[..., Iterator[Row]], *arguments: Any) ->
 
 
 def _batch(bench_: Bench, fit: Fit) -> tuple[np.ndarray, torch.Tensor, torch.Tensor | None]:
-    """The arguments of `Fit._step` after the step's number."""
-    rows = next(bench_.batches)
-    rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
-    is_labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(0))
-    return rows, torch.from_numpy(rows).to(bench_.device), is_labeled
+    return step_arguments(fit, next(bench_.batches), torch.Generator().manual_seed(0))
 
 
 def _milliseconds(act: Callable[[], object]) -> float:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import transformers
 from hydra.errors import HydraException
 
 from gloss.benchmark.baselines import PADDED_TO, ReleasedSteps, TrainerSteps
+from gloss.benchmark.settings import Settings
 from gloss.benchmark.turns import CLOCKS, Clock, in_turn, interval, repeated
 from gloss.config import CONFIG_DIR, Config
 from gloss.data.datasets import load_dataset
@@ -30,7 +31,7 @@ from gloss.data.sampler import epoch_batches
 from gloss.data.tokens import Tokens, tokenize
 from gloss.errors import ConfigError
 from gloss.experiments.cost import DEVICES, is_named
-from gloss.losses.registry import CE, GLOSS_O, GLOSS_SQRT, INTEGRATED, LOSSES
+from gloss.losses.registry import CE, GLOSS_O
 from gloss.models.encoder import Classifier, Encoder, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.run_folder import write_json
@@ -44,8 +45,6 @@ from gloss.training.objective import Objective
 from gloss.training.trainer import LOG, Fit
 
 SCHEMA_VERSION = 3
-# gloss_sqrt has the same step as gloss_o.
-MEASURED = tuple(name for name, row in LOSSES.items() if INTEGRATED in row.modes and name != GLOSS_SQRT)
 AGAIN, TRAINER, RELEASED = "ce_repeat", "trainer", "released"
 BASELINE_ROUNDS = 6  # rounds with baselines: their steps are long, and their times far from ours
 SIGMA = 0.5  # any number takes the same time
@@ -57,37 +56,6 @@ SHAPES: dict[str, Callable[[], transformers.PretrainedConfig]] = {  # encoders w
         max_position_embeddings=514, type_vocab_size=1,
     ),
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings of a measurement.
-
-    dataset: the set with the training texts; or lengths (n: all texts of n tokens; n-m: evenly spread) with random
-    tokens and `classes`. steps: of a candidate's turn, without a wait in between (0: 1 on a CPU, 20 elsewhere). clock:
-    "wall", or "cpu" for the processor's seconds spent on this process, which other processes disturb less (one thread).
-    baselines: also the Hugging Face Trainer and the released procedure, in the first rounds.
-    """
-
-    dataset: str | None = "mr"
-    lengths: str | None = None
-    classes: int = 2
-    model: str = "minilm"
-    losses: tuple[str, ...] = MEASURED
-    batch: int = 128
-    rounds: int = 12
-    steps: int = 0
-    clock: str = "wall"
-    baselines: bool = True
-    threads: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    grad_cache_chunk: int | None = None
-    num_length_buckets: int | None = None
-    compile: bool = False
-    seed: int = 1
-    data: str | None = None
-    outputs: str = "outputs"
 
 
 @dataclass
@@ -104,9 +72,11 @@ class Bench:
     baselines: dict[str, TrainerSteps | ReleasedSteps] = field(default_factory=dict)
 
     @classmethod
-    def build(cls, settings: Settings) -> Bench:
+    def build(cls, settings: Settings, outputs: str = "outputs", data: str | None = None) -> Bench:
         """Load the texts and the encoder, and prepare every candidate. Raises ConfigError or DataError."""
-        configs = {loss: _config(settings, loss) for loss in dict.fromkeys((CE, *settings.losses))}
+        if settings.lengths is None:
+            settings = replace(settings, dataset=settings.dataset or "mr")
+        configs = {loss: _config(settings, loss, outputs, data) for loss in dict.fromkeys((CE, *settings.losses))}
         cfg, clock = configs[CE], CLOCKS[settings.clock]
         device = choose_device(cfg.trainer.device)
         precision = choose_precision(cfg.trainer, device)
@@ -174,27 +144,31 @@ class Bench:
         }
 
     def _ours(self, fit: Fit, batches: Sequence[np.ndarray]) -> dict[str, Any]:
-        generator, lengths = torch.Generator().manual_seed(self.settings.seed), fit.tables["train"].host_lengths
+        generator = torch.Generator().manual_seed(self.settings.seed)
         reset_peak_memory(self.device)
         before = self.clock()
         for rows in batches:
-            rows = rows[np.argsort(lengths[rows], kind="stable")]
-            device_rows = torch.from_numpy(rows).to(self.device, non_blocking=True)
-            fit._step(0, rows, device_rows, fit.objective.draw_labeled(len(rows), generator))
+            fit._step(0, *step_arguments(fit, rows, generator))
         seconds = (self.clock() - before) / len(batches)
         return {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes(self.device)}
 
 
-def bench(settings: Settings, on_progress: Callable[[str], None] = lambda text: None) -> tuple[dict[str, Any], Path]:
+def bench(
+    settings: Settings,
+    outputs: str = "outputs",
+    data: str | None = None,
+    on_progress: Callable[[str], None] = lambda text: None,
+) -> tuple[dict[str, Any], Path]:
     """Measure, and write the result to <outputs>/bench/<name>.json; `on_progress` is called with lines of progress.
 
-    Raises ConfigError and DataError for settings and texts that cannot be used.
+    data: folder of the prepared sets; None: the usual one. Raises ConfigError and DataError for settings and texts that
+    cannot be used.
     """
     if settings.clock == "cpu" and (settings.threads != 1 or choose_device(settings.device).type != "cpu"):
         raise ConfigError("clock=cpu is not allowed here: it needs threads=1 on a CPU")
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    load, measured, rounds = [os.getloadavg()[0]], Bench.build(settings), []
+    load, measured, rounds = [os.getloadavg()[0]], Bench.build(settings, outputs, data), []
     on_progress(f"{measured.name}: {measured.texts}")
     for number in range(settings.rounds):
         rounds.append(measured.round(number))
@@ -208,14 +182,14 @@ def bench(settings: Settings, on_progress: Callable[[str], None] = lambda text: 
     result = {
         "schema_version": SCHEMA_VERSION,
         "name": measured.name,
-        "settings": asdict(settings),
+        "settings": asdict(measured.settings),
         "machine": machine | {"peak_flops": peak, "peak_from": peak_from},
         "texts": measured.texts,
         "rounds": rounds,
         "candidates": summary(rounds, peak, alone),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-    path = Path(settings.outputs) / "bench" / f"{measured.name}.json"
+    path = Path(outputs) / "bench" / f"{measured.name}.json"
     write_json(path, result)
     return result, path
 
@@ -289,11 +263,20 @@ def peak_flops(device: torch.device, precision: str, clock: Clock) -> tuple[floa
     return 2 * size**3 / min(repeated(lambda: a @ a, clock, seconds=4.0)), "matrix product measured here"
 
 
+def step_arguments(
+    fit: Fit, rows: np.ndarray, generator: torch.Generator
+) -> tuple[np.ndarray, torch.Tensor, torch.Tensor | None]:
+    """The arguments of `Fit._step` after the step's number, for a batch of rows [B] in any order."""
+    rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
+    device_rows = torch.from_numpy(rows).to(fit.device, non_blocking=True)
+    return rows, device_rows, fit.objective.draw_labeled(len(rows), generator)
+
+
 def difference_of_equal_steps(fit: Fit, rows: np.ndarray) -> float:
     """‖g − g'‖ / ‖g‖ of the gradients of two steps with the same weights, texts and seed: the effect of a device that
-    adds in another order each time. rows: [B], sorted by length."""
-    is_labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(fit.cfg.seed))
-    once, again = (gradient(fit, rows, torch.from_numpy(rows).to(fit.device), is_labeled) for _ in range(2))
+    adds in another order each time. rows: [B]."""
+    arguments = step_arguments(fit, rows, torch.Generator().manual_seed(fit.cfg.seed))
+    once, again = (gradient(fit, *arguments) for _ in range(2))
     return distance(again, once)
 
 
@@ -314,7 +297,7 @@ def distance(got: list[torch.Tensor], expected: list[torch.Tensor]) -> float:
     return (difference / torch.nn.utils.get_total_norm(expected)).item()
 
 
-def _config(settings: Settings, loss: str) -> Config:
+def _config(settings: Settings, loss: str, outputs: str, data: str | None) -> Config:
     model = "tiny" if settings.model in SHAPES else settings.model  # its tokenizer serves all shapes
     given = {
         "dataset": settings.dataset if settings.lengths is None else None, "model": model, "loss": loss,
@@ -322,7 +305,7 @@ def _config(settings: Settings, loss: str) -> Config:
         "trainer.device": settings.device, "trainer.precision": settings.precision,
         "trainer.grad_cache_chunk": settings.grad_cache_chunk,
         "trainer.num_length_buckets": settings.num_length_buckets,
-        "paths.data": settings.data, "paths.outputs": settings.outputs,
+        "paths.data": data, "paths.outputs": outputs,
         "loss.sigma": SIGMA if loss == GLOSS_O else None,
     }  # fmt: skip
     words = [f"{key}={value}" for key, value in given.items() if value is not None]

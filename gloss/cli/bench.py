@@ -12,37 +12,19 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import partial
 
-from gloss.cli.command import Paths, names
-from gloss.config import at_least, choice
+from gloss.benchmark.settings import Settings
+from gloss.cli.command import Paths
 from gloss.errors import ConfigError
-from gloss.losses.registry import GLOSS_SQRT, INTEGRATED, LOSSES
+from gloss.losses.registry import LOSSES
 
-MEASURED = [name for name, row in LOSSES.items() if INTEGRATED in row.modes and name != GLOSS_SQRT]
 OF_PEERS = ("threads", "rounds", "clock", "device", "peers", "paths")
 
 
 @dataclass
-class Benchmark:
-    dataset: str | None = None  # the set with the training texts; null: mr, or none with lengths
-    lengths: str | None = None  # n or n-m: so many random tokens a text instead
-    classes: int = at_least(1, 2)  # of random texts
-    model: str = "minilm"  # in configs/model, or random weights: bert_shape distilbert_shape roberta_large_shape
-    losses: list[str] = names(*MEASURED)  # which to time; gloss_sqrt has the same step as gloss_o
-    batch: int = at_least(1, 128)  # texts
-    rounds: int = at_least(1, 12)  # in which candidates take turns
-    steps: int = at_least(0, 0)  # of one candidate's turn; 0: 1 on a CPU, 20 elsewhere
-    seed: int = at_least(0, 1)  # of the batches
-    baselines: bool = True  # also the Trainer and the released procedure
+class Benchmark(Settings):
     peers: bool = False  # only the losses alone by batch size, beside other libraries' losses
-    clock: str = choice("wall", "wall", "cpu")  # cpu: the processor's seconds, for a machine that others use
-    threads: int | None = at_least(1, None)  # of PyTorch
-    device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
-    precision: str = choice("auto", "auto", "float32", "bf16")  # as in training
-    grad_cache_chunk: int | None = at_least(1, None)  # as in training
-    num_length_buckets: int | None = at_least(1, None)  # as in training
-    compile: bool = False  # as in training
     paths: Paths = field(default_factory=Paths)
 
 
@@ -53,18 +35,16 @@ def task(cfg: Benchmark) -> None:
         raise ConfigError("classes= has no effect without lengths=: a data set has its own")
     if unknown := [loss for loss in cfg.losses if loss not in LOSSES]:
         raise ConfigError(f"losses={','.join(unknown)} is not allowed: expected some of {', '.join(LOSSES)}")
-    values: dict[str, Any] = asdict(cfg)
     if cfg.peers:
+        values = asdict(cfg)
         if unused := [k for k, default in asdict(Benchmark()).items() if k not in OF_PEERS and values[k] != default]:
             raise ConfigError(f"{unused[0]}= has no effect with peers=true")
         return show_peers(cfg)
-    from gloss.benchmark.steps import Settings, bench  # here: torch is loaded only once the command line is right
+    from gloss.benchmark.steps import bench  # here: torch is loaded only once the command line is right
     from gloss.report.tables.speed import speed_table
 
-    values |= {"dataset": cfg.dataset or (None if cfg.lengths else "mr"), "losses": tuple(cfg.losses)}
-    del values["peers"], values["paths"]
-    settings = Settings(**values, outputs=cfg.paths.outputs, data=cfg.paths.data or None)
-    result, path = bench(settings, lambda text: print(text, file=sys.stderr, flush=True))
+    say = partial(print, file=sys.stderr, flush=True)
+    result, path = bench(cfg, cfg.paths.outputs, cfg.paths.data or None, say)
     print(speed_table([result]).markdown())
     print(f"Kept in {path}; make report shows it")
 

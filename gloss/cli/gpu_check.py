@@ -13,26 +13,26 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gloss.cli.command import Paths
+from gloss.cli.command import Outputs
 
 
 @dataclass
 class GpuCheck:
     device: str = "cuda"  # cuda, cuda:N, mps or cpu
-    paths: Paths = field(default_factory=Paths)
+    paths: Outputs = field(default_factory=Outputs)
 
 
 def task(cfg: GpuCheck) -> int:
-    from gloss.benchmark.gpu_check import Row, gpu_check  # here: torch is loaded only once the command line is right
+    from gloss.benchmark.gpu_check import gpu_check  # here: torch is loaded only once the command line is right
     from gloss.records.run_folder import write_json
 
-    def show(row: Row) -> None:
-        print(f"{row.verdict or '-':6}  {row.what}: {row.measured}", file=sys.stderr, flush=True)
+    def show(row: dict[str, str]) -> None:
+        print(f"{row['verdict'] or '-':6}  {row['what']}: {row['measured']}", file=sys.stderr, flush=True)
 
-    result = gpu_check(cfg.device, cfg.paths.outputs, cfg.paths.data or None, show)
+    result = gpu_check(cfg.device, cfg.paths.outputs, show)
     print("| check | expected | measured | verdict |\n|---|---|---|---|")
     for row in result["rows"]:
-        print("| " + " | ".join(row[key] for key in ("what", "expected", "measured", "verdict")) + " |")
+        print("| " + " | ".join(row.values()) + " |")
     path = Path(cfg.paths.outputs) / "gpu_check" / "result.json"
     write_json(path, result)
     failed = result["failed"]

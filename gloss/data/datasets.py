@@ -14,13 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter, ValidationError
 
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
 from gloss.data.checks import examine, words
 from gloss.data.files import Row, checked, collect, read_examples, read_table
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
-from gloss.errors import DataError
+from gloss.errors import DataError, RunError
+from gloss.records.reading import Record, shortened
 
 MANIFEST = Path(__file__).parent / "manifest.json"
 CUT_FRACTION = 0.1  # of the training texts, for a split that a set does not have
@@ -310,3 +312,28 @@ def _options(cells: Iterable[tuple[int, Sequence[Any]]], cfg: DatasetConfig, whe
 
 
 SOURCES = {"prepared": _read_prepared, "docstrings": _read_docstrings, "csv": _read_csv, "hub": _read_hub}
+
+
+# -- the texts of a finished run, read again from the source in its configuration --------------------------------------
+def dataset_config(record: Record) -> DatasetConfig:
+    """The data set configuration of a run. Raises RunError where a record, which may come from anywhere, has none."""
+    try:
+        return TypeAdapter(DatasetConfig).validate_python(record.result["config"].get("dataset"))
+    except ValidationError as error:
+        raise RunError(f"{record.folder}: its configuration names no data set: {shortened(error)}") from None
+
+
+def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDataset:
+    """The data set of a run, in the order of its predictions.
+
+    data_dir: folder of the prepared sets; None: the run's own. Raises DataError where the data set cannot be read,
+    RunError where its texts differ from the run's.
+    """
+    cfg = dataset_config(record)
+    try:
+        dataset = load_dataset(cfg, data_dir or record.result["config"]["paths"]["data"], record.identity.seed)
+    except (LookupError, TypeError, AttributeError) as error:
+        raise RunError(f"{record.folder}: its configuration names no data set ({error!r})") from None
+    if dataset.fingerprint != record.result.get("fingerprint") or dataset.labels != record.result["labels"]:
+        raise RunError(f"the texts of {dataset.name} have changed since the run: it was trained on others")
+    return dataset

@@ -34,8 +34,8 @@ def step_batches(
 def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int) -> list[np.ndarray]:
     """The batches of an epoch, each an int array of row numbers.
 
-    random: a permutation of all texts, cut into batches of B; the last is kept, and joined to the one before where it
-    would be a single text. balanced: P x K, for data with many rare classes; see `_balanced`.
+    random: a permutation of all texts, `cut` into batches of B. balanced: P x K, for data with many rare classes; see
+    `_balanced`.
 
     labels: int64 [N], N >= 2.
     """
@@ -44,11 +44,15 @@ def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int)
     rng = np.random.default_rng([seed, epoch])
     if cfg.sampler == "balanced":
         return _balanced(labels, cfg.batch_size, cfg.classes_per_batch, rng)
-    order = rng.permutation(len(labels))
-    starts = list(range(0, len(order), cfg.batch_size))
+    return cut(rng.permutation(len(labels)), cfg.batch_size)
+
+
+def cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    """Pieces of `size` rows; the last is kept, and joined to the one before where it would be a single row."""
+    starts = list(range(0, len(order), size))
     if len(order) - starts[-1] == 1 and len(starts) > 1:
         starts.pop()
-    return [order[a:b] for a, b in zip(starts, [*starts[1:], len(order)], strict=True)]
+    return np.split(order, starts[1:])
 
 
 def unlabeled_batches(num_examples: int, num_batches: int, per_batch: int, seed: int, epoch: int) -> list[np.ndarray]:

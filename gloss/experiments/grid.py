@@ -18,12 +18,12 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import Config
+from gloss.config import Config, config_file
 from gloss.errors import ConfigError
 from gloss.losses.registry import GLOSS_O
 from gloss.records.run_folder import run_folder
 from gloss.resolve import resolve
-from gloss.runtime.compose import _composed, experiment_of, hydra_of_our_own, readable, sweep_of
+from gloss.runtime.compose import _composed, hydra_of_our_own, readable, sweep_of
 from gloss.runtime.overrides import value_of
 from gloss.search.best_values import apply_best_values
 
@@ -185,7 +185,7 @@ def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[st
 
 def only_of(name: str) -> dict[str, dict[str, Any]]:
     """The combinations to which an experiment is restricted, as `is_run` takes them; "null": no experiment."""
-    return {} if name == "null" else experiment_of(name)["experiment"].get("only", {})
+    return {} if name == "null" else config_file("experiment", name)["experiment"].get("only", {})
 
 
 def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:

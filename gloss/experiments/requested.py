@@ -22,14 +22,12 @@ _SELECTIONS = TypeAdapter(dict[str, list[list[str]]])
 def selections(outputs: Path) -> dict[str, list[list[str]]]:
     """<outputs>/selections.yaml: experiment -> the overrides of each request, the latest at the end.
 
-    Also reads a file with one list of overrides per experiment. Raises ConfigError for any other file.
+    Raises ConfigError for any other file.
     """
     path = outputs / "selections.yaml"
     try:
-        found = dict((read_yaml(path) if path.is_file() else None) or {})
-        times = {name: x if x and all(isinstance(y, list) for y in x) else [x] for name, x in found.items()}
-        asked = _SELECTIONS.validate_python(times)
-    except (OSError, ValueError, TypeError) as error:
+        asked = _SELECTIONS.validate_python((read_yaml(path) if path.is_file() else None) or {})
+    except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be used ({shortened(error)}): repair or remove it") from None
     elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # paths of another time; a URL may hold a password
     return {

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
-from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config
-from gloss.errors import ConfigError
+from gloss.config import HYPERPARAMETERS, Config, config_file
 from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_overrides, search_spec
 from gloss.records.run_folder import is_done, is_running
 from gloss.search.best_values import mismatch, read_tuned, tuned_file
@@ -41,10 +38,7 @@ def searches_left(
     unknown search.
     """
     given = {key: value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
-    files = {path.stem: path for path in sorted((CONFIG_DIR / "search").glob("*.yaml"))}
-    if (name := given.get("search", "fair")) not in files:
-        raise ConfigError(f"search={name} is not allowed: expected one of {', '.join(files)}")
-    settings = yaml.safe_load(files[name].read_text(encoding="utf-8"))
+    settings = config_file("search", name := given.get("search", "fair"))
     one_of_each: dict[tuple, RunSpec] = {}  # composing takes time
     for spec in (spec for spec in specs if spec.config.experiment.search):
         chosen = tuple(spec.choices.get(key) for key in SEARCH_KEYS)

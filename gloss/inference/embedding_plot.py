@@ -10,8 +10,8 @@ from sklearn.preprocessing import normalize
 
 from gloss.inference.predictor import Run
 from gloss.records.reading import Record
-from gloss.report.figure import Drawing, clipped, legend_beside, panels, plain, styled
-from gloss.report.figures.runs import CLASS_COLORS, CLASS_MARKERS, tsne
+from gloss.report.figure import Drawing, bare, clipped, legend_beside, panels, plain, styled
+from gloss.report.figures.runs import class_points, tsne
 
 MAX_POINTS = 1500  # t-SNE of more takes minutes, and shows no more
 
@@ -62,19 +62,15 @@ def embedding_map(
     with styled():
         figure, axes = panels(1, 1, width=5.2, height=4.0)
         ax = axes[0, 0]
-        ax.set(xticks=[], yticks=[], xlabel=x_label, ylabel=y_label)
-        ax.set_title(plain(clipped(title, 70)))
-        ax.grid(visible=False)
-        for k in np.unique(labels):
-            mine = xy[labels == k]
-            # 8 colours times 8 shapes: 64 classes can be distinguished.
-            look = {"color": CLASS_COLORS[k % 8], "marker": CLASS_MARKERS[k // 8 % 8]}
-            entry = f"{plain(clipped(names[k]))} ({len(mine)})"
-            ax.scatter(mine[:, 0], mine[:, 1], s=9, linewidth=0, label=entry, **look)
+        ax.set(xlabel=x_label, ylabel=y_label, title=plain(clipped(title, 70)))
+        bare(ax)
+        handles = class_points(ax, xy, labels, names, size=9)
+        counts = np.unique(labels, return_counts=True)[1]
+        entries = [f"{handle.get_label()} ({n})" for handle, n in zip(handles, counts, strict=True)]
         wrong = xy[predicted != labels]
         ring = {"facecolor": "none", "edgecolor": "black", "linewidth": 0.5}
-        ax.scatter(wrong[:, 0], wrong[:, 1], s=26, label=f"wrong ({len(wrong)})", **ring)
-        handles, entries = ax.get_legend_handles_labels()
+        handles.append(ax.scatter(wrong[:, 0], wrong[:, 1], s=26, **ring))
+        entries.append(f"wrong ({len(wrong)})")
         notes += legend_beside(ax, handles, entries, per_column=26)
     if len(keep) < len(embeddings):
         notes.append(f"{len(keep):,} of {len(embeddings):,} texts, drawn at random.")

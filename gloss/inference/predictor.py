@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gloss.data.datasets import dataset_config, dataset_of
 from gloss.data.files import Row
-from gloss.data.of_run import dataset_config, dataset_of
 from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import DataError, RunError

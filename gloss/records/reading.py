@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +19,7 @@ from pydantic_core import from_json
 from gloss.errors import RunError
 from gloss.records.run_folder import is_done
 from gloss.records.schema import EPOCHS, checked_result
+from gloss.runtime.terminal import escape_control_characters
 
 SELECTION = ("dataset", "model", "loss", "mode", "variant", "config_hash", "seed")  # they distinguish runs
 MAX_BYTES = 4 * 2**20  # 8,000 epochs, or a study of 10,000 trials; in memory JSON takes up to 30 times its size
@@ -128,10 +130,23 @@ def shortened(reason: object, length: int = MAX_REASON) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
-def files_under(root: str | Path, pattern: str) -> list[Path]:
-    """Paths under `root` that match, sorted, without those behind a link; `read_json` refuses a path that is a link."""
-    root = Path(root).resolve()
-    return [path for path in sorted(root.glob(pattern)) if os.path.realpath(path.parent) == str(path.parent)]
+def read_each(root: str | Path, pattern: str, read: Callable[[Path], Any]) -> tuple[list[Any], list[str]]:
+    """The files under `root` that match, sorted, as `read` gives them; and messages about those that cannot be used.
+
+    read: raises OSError, ValueError, KeyError or TypeError for such a file, or RunError with the complete message.
+    Files behind a link are left out; `read_json` refuses a path that is a link.
+    """
+    found, problems = [], []
+    for path in sorted(Path(root).resolve().glob(pattern)):
+        if os.path.realpath(path.parent) != str(path.parent):
+            continue
+        try:
+            found.append(read(path))
+        except RunError as error:
+            problems.append(escape_control_characters(error))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            problems.append(escape_control_characters(f"{path} cannot be used: {shortened(error)}"))
+    return found, problems
 
 
 def read_json(path: Path) -> Any:

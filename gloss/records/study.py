@@ -10,8 +10,7 @@ from typing_extensions import TypedDict
 
 from gloss.config import HYPERPARAMETERS, INTEGRATED
 from gloss.errors import RunError
-from gloss.records.reading import files_under, read_json, shortened
-from gloss.runtime.terminal import escape_control_characters
+from gloss.records.reading import read_each, read_json, shortened
 
 SCHEMA_VERSION = 2
 Count = Annotated[int, Field(ge=0, lt=2**31)]
@@ -82,20 +81,10 @@ class Study(BaseModel):
         return len(done) == len(self.trials) >= self.num_trials
 
 
-def read_studies(outputs: str | Path, problems: list[str] | None = None) -> list[Study]:
-    """The studies under `<outputs>/studies`, sorted by name, without folders that are links.
-
-    problems: takes the message about a study.json that cannot be used; if None, such a file raises RunError.
-    """
-    found = []
-    for path in files_under(outputs, "studies/*/study.json"):
-        try:
-            found.append(read_study(path.parent))
-        except RunError as error:
-            if problems is None:
-                raise
-            problems.append(escape_control_characters(f"{path.parent.name}: {error}"))
-    return found
+def read_studies(outputs: str | Path) -> tuple[list[Study], list[str]]:
+    """The studies under `<outputs>/studies`, sorted by name, without folders that are links; and messages about each
+    study.json that cannot be used."""
+    return read_each(outputs, "studies/*/study.json", lambda path: read_study(path.parent))
 
 
 def read_study(folder: Path) -> Study:

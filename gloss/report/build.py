@@ -20,7 +20,7 @@ from gloss.report.figures.search import search_command, study_figure, trials_tab
 from gloss.report.figures.training import convergence, graph_quality, pretrained_graph
 from gloss.report.html_page import ALL_RUNS, OTHER_RUNS, OTHER_SETTINGS, SEARCHES, SPEED, Section, render
 from gloss.report.run_list import runs_table
-from gloss.report.seed_groups import Group, gather, identity, refuse_doubles, ungrouped_runs
+from gloss.report.seed_groups import Group, gather, identity, ungrouped_runs
 from gloss.report.table import Table
 from gloss.report.tables import comparisons, results
 from gloss.report.tables.datasets_and_search import read_measured, study_order, table1, table7
@@ -46,7 +46,7 @@ class Material:
     groups: dict[str, list[Group]]
     studies: list[Study]
     problems: list[str]
-    claims: list[comparisons.Claim] = field(default_factory=list)
+    claims: list[dict[str, Any]] = field(default_factory=list)
 
     def measured(self, kind: str) -> list[dict[str, Any]]:
         """All records of a kind ("texts", "tfidf", "frozen") that lie in <outputs>/baselines, by data set."""
@@ -141,13 +141,14 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     if not outputs.is_dir():
         raise ConfigError(f"paths.outputs={outputs}: no such folder of runs; `make demo` makes outputs/demo")
     records, broken = read_records(outputs)
-    records, problems = refuse_doubles(records)
     root = outputs.resolve()
-    problems = [escape_control_characters(f"{p.folder.relative_to(root)}: {p.reason}") for p in broken] + problems
+    problems = [escape_control_characters(f"{p.folder.relative_to(root)}: {p.reason}") for p in broken]
     cells, commands = _compose(outputs, only, records, problems)
     gathered = {name: gather(found, records) for name, found in cells.items()}
-    studies = sorted(read_studies(outputs, problems), key=study_order)
-    m = Material(outputs, {name: mine for name, (mine, _) in gathered.items()}, studies, problems)
+    studies, unread = read_studies(outputs)
+    problems += unread
+    groups = {name: mine for name, (mine, _) in gathered.items()}
+    m = Material(outputs, groups, sorted(studies, key=study_order), problems)
     loose = ungrouped_runs(records)
     with styled():
         sections = _sections(m, only, {name: others for name, (_, others) in gathered.items()}, commands)

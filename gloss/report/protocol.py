@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import yaml
-
-from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config
+from gloss.config import HYPERPARAMETERS, Config, config_file
 from gloss.losses.registry import SCL_CE
 from gloss.records.reading import number
 
@@ -119,13 +116,7 @@ def _smaller_search(config: dict[str, Any]) -> list[str]:
 
 def _file(config: dict[str, Any], group: str) -> dict[str, Any]:
     """The file of configs/<group> that a configuration names; empty where there is none."""
-    return _read(group, str(_at(config, *_NAMED_AT[group])))
-
-
-@cache
-def _read(group: str, name: str) -> dict[str, Any]:
-    known = {path.stem: path for path in (CONFIG_DIR / group).glob("*.yaml")}
-    return yaml.safe_load(known[name].read_text(encoding="utf-8")) if name in known else {}
+    return config_file(group, str(_at(config, *_NAMED_AT[group])), is_optional=True)
 
 
 def _at(config: dict[str, Any], path: str, default: Any) -> Any:

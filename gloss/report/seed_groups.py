@@ -120,7 +120,7 @@ def _device(run: Any) -> str:
 
 
 def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
-    """All records, grouped by configuration, in the paper's order. Two records of one seed: see `refuse_doubles`."""
+    """All records, grouped by configuration, in the paper's order."""
     cells: dict[tuple, dict[int, Any]] = defaultdict(dict)
     for record in records:
         cells[tuple(record.result["identity"][key] for key in CELL)][record.identity.seed] = record
@@ -132,22 +132,6 @@ def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
     return sorted(
         groups, key=lambda g: (*paper_order(g.dataset, g.model), g.mode, *paper_order(loss=g.loss), g.config_hash)
     )
-
-
-def refuse_doubles(records: Sequence[Any]) -> tuple[list[Any], list[str]]:
-    """The records, without pairs that claim one configuration and seed, and a message for each such pair.
-
-    A run's folder follows from its configuration, so a second candidate was copied or renamed: neither is believed.
-    """
-    claims: dict[tuple, list[Any]] = defaultdict(list)
-    for record in records:
-        claims[(*identity(record.identity), record.identity.seed)].append(record)
-    problems = [
-        "several runs claim one configuration and seed, none is used: " + ", ".join(sorted(str(r.folder) for r in same))
-        for same in claims.values()
-        if len(same) > 1
-    ]
-    return [same[0] for same in claims.values() if len(same) == 1], problems
 
 
 def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], list[Group]]:

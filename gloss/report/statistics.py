@@ -28,12 +28,12 @@ def std(values: Collection[float]) -> float:
     return math.sqrt(math.fsum((v - centre) ** 2 for v in values) / (len(values) - 1)) if len(values) > 1 else math.nan
 
 
-def t_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Student's confidence interval of the mean; None for fewer than two numbers."""
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's 95 % confidence interval of the mean; None for fewer than two numbers."""
     n = len(values)
     if n < 2:
         return None
-    half = float(stdtrit(n - 1, (1 + level) / 2)) * std(values) / math.sqrt(n)
+    half = float(stdtrit(n - 1, 0.975)) * std(values) / math.sqrt(n)
     return mean(values) - half, mean(values) + half
 
 
@@ -93,16 +93,16 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return adjusted
 
 
-def welch_half(values: Sequence[float], spread: float | None = None, n: int = PAPER_SEEDS) -> float:
-    """Half the width of the 95 % interval (Welch) of the mean of `values` minus another mean.
+def welch_half(values: Sequence[float], spread: float | None) -> float:
+    """Half the width of the 95 % interval (Welch) of the mean of `values` minus a published mean.
 
-    spread: the other's standard deviation, over n values; None: a plain number, and Student's interval of ours.
+    spread: its standard deviation, over PAPER_SEEDS values; None: a plain number, and Student's interval of ours.
     values: at least two.
     """
-    mine, other = std(values) ** 2 / len(values), (spread or 0.0) ** 2 / n
+    mine, other = std(values) ** 2 / len(values), (spread or 0.0) ** 2 / PAPER_SEEDS
     if mine + other == 0:
         return 0.0
-    freedom = (mine + other) ** 2 / (mine**2 / (len(values) - 1) + other**2 / (n - 1))
+    freedom = (mine + other) ** 2 / (mine**2 / (len(values) - 1) + other**2 / (PAPER_SEEDS - 1))
     return float(stdtrit(freedom, 0.975)) * math.sqrt(mine + other)
 
 

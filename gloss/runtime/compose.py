@@ -1,19 +1,16 @@
-"""Composing a configuration inside the program, the files of experiments, and Hydra's error messages in a line."""
+"""Composing a configuration inside the program, the sweeps of experiments, and Hydra's error messages in a line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import Any
 
-import yaml
 from hydra import compose, initialize, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from gloss.config import CONFIG_DIR
-from gloss.errors import ConfigError
+from gloss.config import CONFIG_DIR, config_file
 
 
 def readable(error: Exception) -> str:
@@ -49,14 +46,6 @@ def _composed(overrides: tuple[str, ...], name: str = "train") -> DictConfig:
     return compose(name, overrides=list(overrides))
 
 
-def experiment_of(name: str) -> dict[str, Any]:
-    """The content of configs/experiment/<name>.yaml. Raises ConfigError."""
-    files = {path.stem: path for path in sorted((CONFIG_DIR / "experiment").glob("*.yaml"))}
-    if name not in files:
-        raise ConfigError(f"experiment={name} is not allowed: expected one of {', '.join(files)}")
-    return yaml.safe_load(files[name].read_text(encoding="utf-8"))
-
-
 def sweep_of(name: str) -> dict[str, str]:
-    """The sweep of an experiment: override -> its values, separated by commas."""
-    return {key: str(value) for key, value in experiment_of(name)["hydra"]["sweeper"]["params"].items()}
+    """The sweep of an experiment: override -> its values, separated by commas. Raises ConfigError."""
+    return {key: str(value) for key, value in config_file("experiment", name)["hydra"]["sweeper"]["params"].items()}

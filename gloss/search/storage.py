@@ -54,7 +54,7 @@ def open_storage(url: str | None, path: Path, heartbeat_seconds: int) -> optuna.
             if is_last or isinstance(error, ImportError):
                 reason = str(error.__cause__ or error).splitlines()[0]
                 raise ConfigError(f"search.storage={parsed} cannot be used: {reason}") from None
-            time.sleep(1)  # two workers that make the tables of a new database at once collide
+            time.sleep(1)  # two studies, each with its own lock, that make the tables of a new server at once collide
     if not url:  # Optuna reads before it writes: two workers would read that a trial is free
         sqlalchemy.event.listen(storage.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage

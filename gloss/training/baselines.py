@@ -23,8 +23,7 @@ from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.run_folder import write_arrays, write_json
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.training.graph_quality import DEFAULT_GAMMA, graph_quality
-from gloss.training.metrics import classification_metrics, macro_silhouette
-from gloss.training.neighbours import best_k, nearest_labels, vote
+from gloss.training.metrics import best_k, classification_metrics, macro_silhouette, nearest_labels, vote
 from gloss.training.probe import logistic_probe
 from gloss.training.sigma import SIGMA_SAMPLE
 

@@ -12,10 +12,15 @@ from torch import Tensor
 from gloss.data.datasets import TextDataset
 from gloss.data.splits import right_class
 from gloss.losses.registry import STANDALONE
-from gloss.models.encoder import embed
 from gloss.records.run_folder import write_arrays
-from gloss.training.metrics import classification_metrics, grouped_accuracy, macro_silhouette
-from gloss.training.neighbours import best_k, nearest_labels, vote
+from gloss.training.metrics import (
+    best_k,
+    classification_metrics,
+    grouped_accuracy,
+    macro_silhouette,
+    nearest_labels,
+    vote,
+)
 from gloss.training.probe import adam_probe, logistic_probe
 from gloss.training.trainer import Fit
 
@@ -76,9 +81,8 @@ def _fit_probe(fit: Fit, train: Tensor, val: Tensor) -> dict[str, Any]:
 
 def keep_embeddings(fit: Fit, epoch: int) -> None:
     """Keep the embeddings of the first validation texts after an epoch (0: the pretrained encoder)."""
-    table, chunk = fit.tables["val"], fit.cfg.trainer.grad_cache_chunk
-    sample = np.arange(min(len(table), KEPT_SAMPLE))
-    embeddings = embed(fit.model, table.take(sample), fit.device, fit.precision, chunk).cpu().numpy()
+    sample = np.arange(min(len(fit.tables["val"]), KEPT_SAMPLE))
+    embeddings = fit.embed("val", sample).cpu().numpy()
     labels = fit.labels["val"][: len(sample)].cpu().numpy()
     kept = {f"epoch_{epoch}_embeddings": embeddings, "sample_labels": labels}
     write_arrays(fit.folder / "embeddings" / f"{epoch}.npz", **kept)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gloss.data.sampler import cut
 from gloss.losses.geometry import pairwise_distances, unit_length
 from gloss.losses.gloss import choose_labeled, log_propagate, log_transition_rates
 
@@ -42,15 +43,11 @@ def graph_quality(
     if len(labels) < 2:
         return None
     order = np.random.default_rng(SEED).permutation(len(labels))
-    starts = list(range(0, len(order), batch_size))
-    if len(order) - starts[-1] == 1 and len(starts) > 1:
-        starts.pop()
     generator = torch.Generator().manual_seed(SEED)
     majority = torch.bincount(labels, minlength=num_classes).argmax()
     log_within, log_weight, counts = [], [], []
     num_pairs = num_unlabeled = 0
-    for start, stop in zip(starts, [*starts[1:], len(order)], strict=True):
-        nodes = torch.from_numpy(order[start:stop])
+    for nodes in map(torch.from_numpy, cut(order, batch_size)):
         is_labeled = choose_labeled(len(nodes), gamma, generator)
         nodes = torch.cat([nodes[is_labeled], nodes[~is_labeled]]).to(labels.device)  # labeled nodes first
         num_labeled = int(is_labeled.sum())

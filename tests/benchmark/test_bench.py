@@ -14,11 +14,10 @@ from scipy.stats import binom
 
 from gloss.benchmark.baselines import TrainerSteps
 from gloss.benchmark.peers import _peak_bytes, beside_peers, candidates
+from gloss.benchmark.settings import MEASURED, Settings
 from gloss.benchmark.steps import (
     BASELINE_ROUNDS,
-    MEASURED,
     Bench,
-    Settings,
     bench,
     difference_of_equal_steps,
     step_flops,
@@ -26,6 +25,7 @@ from gloss.benchmark.steps import (
 )
 from gloss.benchmark.turns import in_turn, interval
 from gloss.errors import ConfigError
+from gloss.report.build import build
 from gloss.report.tables.speed import read_bench, speed_table
 from gloss.training.trainer import Fit
 
@@ -42,7 +42,7 @@ def rounds(**seconds: list[float]) -> list[dict]:
 
 
 def test_a_benchmark_writes_a_result_and_the_report_shows_it(tmp_path):
-    result, path = bench(replace(TINY, baselines=True, outputs=str(tmp_path)))
+    result, path = bench(replace(TINY, baselines=True), str(tmp_path))
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     found = result["candidates"]
     assert list(found) == ["ce", "gloss_o", "ce_repeat", "trainer", "released"]
@@ -52,6 +52,13 @@ def test_a_benchmark_writes_a_result_and_the_report_shows_it(tmp_path):
     table = speed_table(results)
     assert problems == [] and len(table.rows) == 5 and "CE, Hugging Face Trainer" in table.markdown()
     assert table.data["ratio_median"].isna().sum() == 1  # CE has no ratio to itself
+    median, low, high = found["ce"]["seconds"]
+    page = build(tmp_path, dpi=20).page.read_text()
+    assert "<code>make bench</code>" in page and f"{median:.4g} ({low:.4g} – {high:.4g})" in page
+    for changes in ({"candidates": {"ce": {}}}, {"machine": None}):
+        path.write_text(json.dumps(result | changes))
+        (problem,) = build(tmp_path, dpi=20).problems
+        assert problem.startswith("bench: the results cannot be used")
     (tmp_path / "bench" / "half.json").write_text('{"schema_version": 1')
     assert len(read_bench(tmp_path)[1]) == 1
 

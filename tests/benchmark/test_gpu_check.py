@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import runpy
-import sys
 
-import pytest
 import torch
+from conftest import run_script
 
 import gloss.training.trainer
 from gloss.benchmark import gpu_check as module
@@ -18,16 +16,14 @@ LONG = (module.benchmarks, module.short_run)  # slow checks; other tests cover t
 
 def check(monkeypatch, tmp_path, *checks) -> dict:
     monkeypatch.setattr(module, "CHECKS", checks or tuple(one for one in module.CHECKS if one not in LONG))
-    return module.gpu_check("cpu", str(tmp_path), None, lambda row: None)
+    return module.gpu_check("cpu", str(tmp_path), lambda row: None)
 
 
 def test_the_checks_pass_on_a_cpu_and_the_result_is_written(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(module, "CHECKS", tuple(one for one in module.CHECKS if one not in LONG))
-    monkeypatch.setattr(sys, "argv", ["gpu_check.py", "device=cpu", f"paths.outputs={tmp_path}"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(ROOT / "scripts" / "gpu_check.py"), run_name="__main__")
+    assert run_script(monkeypatch, "gpu_check.py", "device=cpu", f"paths.outputs={tmp_path}") == 0
     kept = json.loads((tmp_path / "gpu_check" / "result.json").read_text())
-    assert ended.value.code == 0 and kept["failed"] == [] and "| check | expected |" in capsys.readouterr().out
+    assert kept["failed"] == [] and "| check | expected |" in capsys.readouterr().out
     assert sum(row["verdict"] == "ok" for row in kept["rows"]) >= 8
 
 
@@ -56,7 +52,7 @@ def test_an_exception_in_a_check_gives_a_failed_row(monkeypatch, tmp_path):
 
 
 def test_an_exception_in_a_benchmark_leaves_the_other_benchmarks(monkeypatch, tmp_path):
-    def only_plain(settings):
+    def only_plain(settings, outputs):
         if settings.compile:
             raise TypeError("no such option")
         candidate = {"seconds": [0.02] * 3, "share_of_peak": [0.3] * 3, "added": [1.1, 1.0, 1.2]}
@@ -64,8 +60,8 @@ def test_an_exception_in_a_benchmark_leaves_the_other_benchmarks(monkeypatch, tm
 
     monkeypatch.setattr(module, "bench", only_plain)
     monkeypatch.setattr(module, "device_name", lambda device: "H100")
-    place = module.Place(torch.device("cuda"), module.Settings(losses=("ce", "gloss_o")))
-    found = {row.what: row.verdict for row in module.benchmarks(place)}
+    place = module.Place(torch.device("cuda"), module.Settings(losses=["ce", "gloss_o"]), "outputs")
+    found = {row["what"]: row["verdict"] for row in module.benchmarks(place)}
     assert [name for name, verdict in found.items() if verdict == "failed"] == ["benchmark, 128 tokens, compiled"]
     assert [name for name, verdict in found.items() if verdict == "ok"] == [
         "CE's step with G-Loss in it ÷ CE's, 128 tokens",

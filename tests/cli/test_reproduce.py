@@ -1,13 +1,23 @@
-"""scripts/reproduce.py: selections, the commands that it runs, plans and status."""
+"""make and scripts/reproduce.py: selections, the commands that it runs, plans, status, long jobs are confirmed."""
 
 from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from synthetic import write_run
 
-from gloss.cli import reproduce
-from gloss.cli.reproduce import Task, experiments_of, grouped, save_selection, status
+from gloss.cli import reproduce, train
+from gloss.cli.command import run_command
+from gloss.cli.reproduce import Task, confirm, experiments_of, grouped, save_selection, status
+from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.experiments.grid import NAMES, expand_grid
 from gloss.experiments.requested import requested_runs, same_settings, selections, shown_runs
@@ -39,11 +49,7 @@ def test_selections_are_saved_for_the_report(tmp_path, capsys):
     assert status(tmp_path, "cpu", 2)
     shown = capsys.readouterr().out
     assert all(x in shown for x in ("table2  dataset=mr model=bert loss=ce seed=1,2", "2 trials", "85.64", "fig6"))
-    (tmp_path / "selections.yaml").write_text(
-        "table2: [dataset=mr, model=bert]\nfig6: []\n"
-    )  # one selection per experiment
-    assert selections(tmp_path) == {"table2": [["dataset=mr", "model=bert"]], "fig6": [[]]}
-    for text in ("- what\n", "table2: {", "table2: mr\n"):
+    for text in ("- what\n", "table2: {", "table2: mr\n", "table2: [dataset=mr, model=bert]\n"):
         (tmp_path / "selections.yaml").write_text(text)
         with pytest.raises(ConfigError, match="selections.yaml cannot be used"):
             selections(tmp_path)
@@ -141,21 +147,92 @@ def test_derived_tables_use_the_runs_of_other_experiments():
         experiments_of("nosuch")
 
 
-def test_status_works_without_texts_and_names_unknown_cells(tmp_path, capsys):
+def test_status_and_report_work_without_texts_and_name_unknown_cells(tmp_path, capsys):
+    """The config_hash of csv runs uses the fingerprint in the records."""
     given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
     source = {"train_limit": None, "max_epochs": 200, "search": "fair", "trials": 15, "fingerprint": "f" * 64}
-    overlay = (
-        tmp_path / "tuned" / "mine-tiny-integrated-ce.yaml"
-    )  # searched values for the same texts, which cannot be read
+    # searched values for the same texts, which cannot be read
+    overlay = tmp_path / "tuned" / "mine-tiny-integrated-ce.yaml"
     overlay.parent.mkdir()
     overlay.write_text(yaml.safe_dump({"trainer": {"lr": 1e-5}, "tuned": source}))
-    (cell,) = expand_grid("table2", [*given, "seed=1", f"paths.outputs={tmp_path}"])
-    write_run(
-        tmp_path, dataset="mine", model="tiny", loss="ce", config_hash=config_hash(cell.config, "f" * 64), accuracy=77.0
-    )
-    save_selection(tmp_path, "table2", [*given, "seed=1"])
+    (cell,) = expand_grid("table2", [*given, "seed=1,2", f"paths.outputs={tmp_path}"])
+    run = {"dataset": "mine", "model": "tiny", "loss": "ce"}
+    write_run(tmp_path, config_hash=config_hash(cell.config, "f" * 64), accuracy=77.0, **run)
+    save_selection(tmp_path, "table2", [*given, "seed=1,2"])
     save_selection(tmp_path, "table6", [*given, "seed=1", "model.max_length=16"])
     assert status(tmp_path, "cpu", 2)
     shown = capsys.readouterr().out
-    assert "1 done of 1" in shown and "77.00 (1)" in shown
+    assert "1 done of 2" in shown and "77.00 (1)" in shown
     assert "gone.csv" in shown and "no run of it" in shown
+    report = build(tmp_path, dpi=20)
+    table = next(t for t in report.tables if t.name == "table2")
+    assert table.rows[0][3].plain().startswith("77.00") and len(table.missing) == 1
+    (problem,) = report.problems
+    assert problem.startswith("table6: ") and "gone.csv" in problem and "no run of it" in problem
+    write_run(tmp_path, config_hash=config_hash(cell.config, "e" * 64), fingerprint="e" * 64, **run)
+    report = build(tmp_path, only=["table2"], dpi=20)
+    assert "runs on 2 different contents" in report.problems[0]  # neither content is used
+
+
+# -- make and the confirmation of long jobs ----------------------------------------------------------------------------
+
+
+def make(*words: str) -> subprocess.CompletedProcess:
+    """The commands that make would run."""
+    return subprocess.run(["make", "-n", "-o", "setup", *words], cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["DATASET=mr", "MODEL=minilm", "LOSS=ce,scl", "SEED=1", "TRIAL=2"],
+        ["DATASETS=mr", "MODELS=minilm", "LOSSES=ce,scl", "SEEDS=1", "TRIALS=2"],
+    ],
+)
+def test_make_selectors_may_be_singular_or_plural(words: list[str]):
+    for target, action in {
+        "reproduce-table2": [],
+        "plan-table2": ["action=plan"],
+        "tune-table2": ["action=tune"],
+    }.items():
+        done = make(target, *words, "OUTPUTS=it's here")
+        chosen = "dataset=mr model=minilm loss=ce,scl seed=1 search.trials=2".split()
+        command = ["scripts/reproduce.py", *action, "target=table2", *chosen, "paths.outputs=it's here"]
+        assert shlex.split(done.stdout)[1:] == command
+    assert shlex.split(make("data", words[0]).stdout)[-1] == "datasets=mr"
+
+
+@pytest.mark.parametrize(("word", "meant"), [("DATSET=mr", "DATASET"), ("MODLE=x", "MODEL"), ("seed=1", "SEED"),
+                                             ("SEEED=1", "SEED"), ("NOSUCH=1", "one of DATASETS")])  # fmt: skip
+def test_misspelt_make_selectors_are_refused(word: str, meant: str):
+    done = make("reproduce-table2", word)
+    assert done.returncode and not done.stdout
+    assert f"no variable {word.partition('=')[0]}; did you mean {meant}" in done.stderr
+
+
+@pytest.mark.parametrize(("command", "words"), [(reproduce, ["target=table2"]), (train, ["-m", "experiment=table2"])])
+def test_long_jobs_do_not_start_without_confirmation(command, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("YES", raising=False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())  # no terminal
+    assert run_command(command, [*words, f"paths.outputs={tmp_path / 'out'}"]) == 2
+    error = capsys.readouterr().err
+    assert not (tmp_path / "out").exists() and len(error.splitlines()) == 1
+    assert re.search(r"table2 takes about [\d,]+ hours", error) and "YES=1" in error
+
+
+def test_long_jobs_ask_for_confirmation_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("YES", raising=False)
+    confirm("table2", 0.9, unknown=10)
+    with pytest.raises(ConfigError, match="YES=1 starts it"):
+        confirm("table2", 1.1)
+    with pytest.raises(ConfigError, match="not counting 11 runs or trials .* YES=1 starts it"):
+        confirm("table2", 0.0, unknown=11)
+    for answer, starts in {"y\n": True, "yes\n": True, "n\n": False, "\n": False, "": False}.items():
+        monkeypatch.setattr(sys, "stdin", SimpleNamespace(isatty=lambda: True, readline=lambda a=answer: a))
+        monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+        with contextlib.nullcontext() if starts else pytest.raises(ConfigError, match="not started"):
+            confirm("table2", 1234.5)
+        assert "1,234 hours" in capsys.readouterr().err
+    monkeypatch.setenv("YES", "1")
+    monkeypatch.setattr(sys, "stdin", None)
+    confirm("table2", 1e6)

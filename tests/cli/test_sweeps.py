@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import run_python
+from conftest import on_terminal, run_python
+from hydra import compose, initialize_config_dir
 
-from gloss.config import ROOT
+from gloss.config import CONFIG_DIR, ROOT
 from gloss.experiments.status import state
 from gloss.records.reading import read_records
 
@@ -50,20 +52,27 @@ def run_folders(outputs: Path) -> dict[str, Path]:
     return {"/".join(f.parts[-5:-1]): f for f in sorted((outputs / "runs").glob("*/*/*/*/seed=*"))}
 
 
-def test_failed_runs_keep_their_errors_and_the_sweep_continues(toys, tmp_path):
+def test_failed_runs_keep_their_errors_the_sweep_continues_and_workers_show_only_lines(toys, tmp_path):
     launcher = ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
-    done = train(
-        *toys, *launcher, "dataset=toy_a", "loss=ce,triplet", "trainer.lr=1e30,1e-3"
-    )  # the runs with lr=1e30 diverge
-    assert done.returncode == 1 and "2 runs failed; the others are done" in done.stderr
+    runs = ["dataset=toy_a", "loss=ce,triplet", "trainer.lr=1e30,1e-3"]  # the runs with lr=1e30 diverge
+    status, lines = on_terminal("scripts/train.py", "-m", *toys, *launcher, *runs)
+    shown = "\n".join(lines)
+    assert status == 1 and "2 runs failed; the others are done" in shown
     folders = list(run_folders(tmp_path / "out").values())
     assert sorted(map(state, folders)) == ["done", "done", "failed", "failed"]
     for folder in folders:
         if state(folder) == "failed":
             assert "not finite" in json.loads((folder / "error.json").read_text())["message"]
-            assert f"loss={folder.parts[-3].partition('-')[2]} " in done.stderr
+            assert f"loss={folder.parts[-3].partition('-')[2]} " in shown
     records, problems = read_records(tmp_path / "out")
     assert sorted(r.identity.loss for r in records) == ["ce", "triplet"] and len(problems) == 2
+    for loss in ("ce", "triplet"):
+        name = f"toy_a tiny integrated {loss} seed 1"
+        assert [sum(line.startswith(f"{name} · epoch {n} · loss ") for line in lines) for n in (1, 2)] == [1, 1]
+    live_view = re.search(r"^run \d of 4 · .* \(\d:\d\d\)", shown, re.MULTILINE)
+    assert "starting …" in shown and not live_view
+    table = lines[next(i for i, line in enumerate(lines) if line.startswith("Data set")) :]
+    assert f"{tmp_path}/out/report/index.html" in "".join(table)
 
 
 def test_a_sweep_runs_through_submitit(toys, tmp_path):
@@ -75,15 +84,11 @@ def test_a_sweep_runs_through_submitit(toys, tmp_path):
 
 
 def test_slurm_launcher_has_partition_time_and_gpus():
-    code = (
-        "from hydra import compose, initialize_config_dir\nfrom gloss.config import CONFIG_DIR\n"
-        "with initialize_config_dir(str(CONFIG_DIR), version_base=None):\n"
-        "    given = ['hydra/launcher=slurm', 'hydra.launcher.partition=gpu']\n"
-        "    cfg = compose('train', given, return_hydra_config=True).hydra.launcher\n"
-        "print(cfg._target_.split('.')[-1], cfg.partition, cfg.timeout_min, cfg.gpus_per_node, cfg.max_num_timeout)\n"
-    )
-    done = run_python("-c", code)
-    assert done.stdout.split() == ["SlurmLauncher", "gpu", "1440", "1", "20"], done.stderr
+    words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
+    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        launcher = compose("train", words, return_hydra_config=True).hydra.launcher
+    assert launcher._target_.endswith(".SlurmLauncher") and launcher.partition == "gpu"
+    assert (launcher.timeout_min, launcher.gpus_per_node, launcher.max_num_timeout) == (1440, 1, 20)
 
 
 def make(toys, **options):

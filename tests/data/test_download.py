@@ -6,7 +6,6 @@ import hashlib
 import http.server
 import json
 import os
-import re
 import threading
 import time
 from pathlib import Path
@@ -15,6 +14,8 @@ import pandas as pd
 import pytest
 from conftest import run_python
 
+import gloss.cli.data
+from gloss.cli.command import run_command
 from gloss.config import DatasetConfig
 from gloss.data import datasets as data
 from gloss.data import download
@@ -83,20 +84,21 @@ def test_a_download_succeeds_after_failed_attempts(server, tmp_path, expected, f
     assert len(server.asked) == 1 + len(faults)
 
 
+WRONG = "not the content that the manifest names"
+FAILED = "not downloaded in 5 tries .*HTTPS_PROXY or GLOSS_DATA_MIRROR"
+
+
 @pytest.mark.parametrize("expected", PROOFS)
-@pytest.mark.parametrize("content", [CONTENT[:-1] + b"?", CONTENT[:-1], b"", b"<html>sign in here</html>"])
-def test_wrong_content_is_refused(server, tmp_path, content, expected):
-    server.files["/file"] = content
-    with pytest.raises(DataError, match="/file: not the content that the manifest names"):
+@pytest.mark.parametrize(("content", "fault", "message"), [
+    *((content, None, WRONG) for content in (CONTENT[:-1] + b"?", CONTENT[:-1], b"", b"<html>sign in here</html>")),
+    *((CONTENT, fault, FAILED) for fault in ("broken", 503, 404)),
+])  # fmt: skip
+def test_wrong_content_and_server_errors_end_in_an_error_and_leave_no_file(
+    server, tmp_path, content, fault, message, expected
+):
+    server.files["/file"], server.faults = content, [fault] * 9
+    with pytest.raises(DataError, match=f"/file: {message}"):
         fetch(f"{server.url}/file", tmp_path / "x", expected)
-    assert os.listdir(tmp_path) == [] and len(server.asked) == download.TRIES
-
-
-@pytest.mark.parametrize("fault", ["broken", 503, 404])
-def test_server_errors_end_in_an_error_and_leave_no_file(server, tmp_path, fault):
-    server.faults = [fault] * 9
-    with pytest.raises(DataError, match="/file: not downloaded in 5 tries .*HTTPS_PROXY or GLOSS_DATA_MIRROR"):
-        fetch(f"{server.url}/file", tmp_path / "x", PROOFS[0])
     assert os.listdir(tmp_path) == [] and len(server.asked) == download.TRIES
 
 
@@ -187,11 +189,6 @@ def test_a_file_with_another_row_count_than_the_manifest_is_refused(server, toy,
     assert not (tmp_path / "data" / "toy" / "train.csv.gz").exists()
 
 
-def test_an_unknown_data_set_is_refused(toy, tmp_path):
-    with pytest.raises(DataError, match="tyo is none of the sets that can be fetched: toy, pairs"):
-        prepare(["tyo"], tmp_path)
-
-
 LIMITED = """
 import resource, sys
 from pathlib import Path
@@ -234,11 +231,9 @@ def test_authors_test_files_are_prepared_byte_for_byte(server, tmp_path, monkeyp
 
 
 # -- the command -------------------------------------------------------------------------------------------------------
-@pytest.mark.parametrize(("name", "message"), [
-    ("mr", "mr: .*404 Client Error"), ("[imdb]", "imdb is none of the sets that can be fetched: mr, r8, r52"),
-])  # fmt: skip
-def test_data_script_reports_failed_and_unknown_sets(server, toy, tmp_path, name, message):
-    """scripts/data.py with the repository's manifest and the local server as mirror."""
-    arguments = [f"paths.data={tmp_path / 'data'}", f"datasets={name}"]
-    done = run_python("scripts/data.py", *arguments, timeout=90, GLOSS_DATA_MIRROR=server.url)
-    assert done.returncode == 2 and re.search(message, done.stderr) and "Traceback" not in done.stderr
+def test_the_command_reports_failed_sets(server, tmp_path, monkeypatch, capsys):
+    """With the repository's manifest and the local server as mirror."""
+    monkeypatch.setenv("GLOSS_DATA_MIRROR", server.url)
+    assert run_command(gloss.cli.data, [f"paths.data={tmp_path / 'data'}", "datasets=mr"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: mr: ") and "404 Client Error" in error

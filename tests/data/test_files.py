@@ -268,15 +268,6 @@ def test_classes_with_one_or_two_texts_are_split(tmp_path):
         load(write(tmp_path / "all.csv", [[f"number {i}", str(i // 2)] for i in range(10)]))
 
 
-def test_fingerprint_depends_on_the_texts_and_not_on_their_order(tmp_path):
-    rows = reviews(10, 10)
-    orders = (rows, rows[::-1], rows[5:] + rows[:5])
-    prints = {load(write(tmp_path / "x.csv", some)).fingerprint for some in orders}
-    assert len(prints) == 1
-    changed = [["a good film, number zero", "good"], *rows[1:]]
-    assert load(write(tmp_path / "x.csv", changed)).fingerprint not in prints
-
-
 @pytest.mark.parametrize(("labels", "order"), [
     (["10", "9", "-1"], ["-1", "9", "10"]),
     (["b", "10", "9"], ["10", "9", "b"]),

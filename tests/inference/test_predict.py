@@ -1,27 +1,27 @@
-"""Selection of runs, predictions, neighbours and scripts, with a small trained run."""
+"""Selection of runs, predictions, neighbours, maps of embeddings and scripts, with a small trained run."""
 
 import csv
 import dataclasses
 import gzip
-import io
 import json
-import runpy
 import shutil
-import sys
+import warnings
 
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, composed
+from conftest import TINY, composed, run_script
 
 from gloss.cli.command import show_messages
-from gloss.config import ROOT, ModelConfig
+from gloss.config import ModelConfig
 from gloss.data.files import Row
 from gloss.errors import DataError, RunError
 from gloss.inference import predictor as predict_module
+from gloss.inference.embedding_plot import embedding_map, map_of_run
 from gloss.inference.predictor import Run, find_run, load_run
 from gloss.models.pretrained import load_tokenizer
 from gloss.records.run_folder import write_json
+from gloss.report.figure import styled
 from gloss.training.run import train
 from gloss.training.texts import log_once
 
@@ -139,26 +139,9 @@ def test_non_finite_embeddings_and_probabilities_are_refused(run, part, kind, nu
         run.predict(["a frog"])
 
 
-def test_files_are_read_with_the_settings_of_the_run(tmp_path, monkeypatch, capsys):
-    record = train_tiny(tmp_path, "dataset.encoding=cp1252", "model.max_length=6")
-    lines = ["nr;text", "1;grün", f"2;{'very ' * 20}red", "", "3;größer"]
-    (tmp_path / "x.csv").write_bytes("\n".join(lines).encode("cp1252"))
-    arguments = (f"run={record.folder}", "trainer.device=cpu", f"file={tmp_path / 'x.csv'}")
-    assert call(monkeypatch, "predict.py", *arguments, f"to={tmp_path / 'out.csv.gz'}") == 0
-    err = capsys.readouterr().err
-    assert "blank rows skipped: 1" in err and "1 of 3 texts are truncated: the run reads 6 tokens" in err
-    with gzip.open(tmp_path / "out.csv.gz", "rt", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [(row["number"], row["text"]) for row in rows] == [("2", "grün"), ("3", lines[2][2:]), ("5", "größer")]
-    assert call(monkeypatch, "predict.py", *arguments, "encoding=utf-8") == 1
-    assert "row 2: column 'text' is not in the encoding expected (byte 0xfc)" in capsys.readouterr().err
-    assert call(monkeypatch, "predict.py", *arguments, "separator=,") == 2
-    assert "no column 'text' in the header, which has 'nr;text': set the columns" in capsys.readouterr().err
-
-
-def test_notes_on_the_data_are_printed_and_recorded(tmp_path, capsys):
+def test_notes_are_recorded_and_files_are_read_with_the_settings_of_the_run(tmp_path, monkeypatch, capsys):
     log_once.cache_clear()
-    record = train_tiny(tmp_path, "model.max_length=6", "seed=3")
+    record = train_tiny(tmp_path, "dataset.encoding=cp1252", "model.max_length=6", "seed=3")
     err = capsys.readouterr().err
     assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
     about_texts = [
@@ -172,6 +155,20 @@ def test_notes_on_the_data_are_printed_and_recorded(tmp_path, capsys):
         num_long = sum(len(tokenizer.encode(row["text"])) > 6 for row in csv.DictReader(file))
     assert truncated == f"{num_long} of the 63 texts ({num_long / 63:.0%}) are truncated at model.max_length=6 tokens"
     assert 0 < num_long < 63 and all(f"colours: note: {note}\n" in err for note in about_texts)
+
+    lines = ["nr;text", "1;grün", f"2;{'very ' * 20}red", "", "3;größer"]
+    (tmp_path / "x.csv").write_bytes("\n".join(lines).encode("cp1252"))
+    arguments = (f"run={record.folder}", "trainer.device=cpu", f"file={tmp_path / 'x.csv'}")
+    assert run_script(monkeypatch, "predict.py", *arguments, f"to={tmp_path / 'out.csv.gz'}") == 0
+    err = capsys.readouterr().err
+    assert "blank rows skipped: 1" in err and "1 of 3 texts are truncated: the run reads 6 tokens" in err
+    with gzip.open(tmp_path / "out.csv.gz", "rt", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["number"], row["text"]) for row in rows] == [("2", "grün"), ("3", lines[2][2:]), ("5", "größer")]
+    assert run_script(monkeypatch, "predict.py", *arguments, "encoding=utf-8") == 1
+    assert "row 2: column 'text' is not in the encoding expected (byte 0xfc)" in capsys.readouterr().err
+    assert run_script(monkeypatch, "predict.py", *arguments, "separator=,") == 2
+    assert "no column 'text' in the header, which has 'nr;text': set the columns" in capsys.readouterr().err
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------
@@ -217,27 +214,87 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
         find_run(str(chosen.folder))
 
 
+# -- maps --------------------------------------------------------------------------------------------------------------
+
+
+def map_of(names: list[str]):
+    """A map of three texts per class; warnings are errors."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(names)), 3)
+    embeddings = rng.normal(size=(len(labels), 4))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return embedding_map(embeddings, labels, labels, names, "pca", "map", "a set, " * 30)
+
+
+def width_of_axes(drawing) -> float:
+    """The width of the axes in inches after the layout."""
+    with styled():
+        drawing.figure.draw_without_rendering()
+    ax = drawing.figure.axes[0]
+    return ax.get_position().width * drawing.figure.get_figwidth()
+
+
+@pytest.mark.parametrize(
+    ("names", "has_legend"),
+    [
+        ([f"class {i}" for i in range(3)], True),
+        ([f"class {i}" for i in range(51)], True),
+        ([f"class {i}" for i in range(151)], False),
+        (["a very long name of a class " * 20, "$formula_", "x\x1b[31m"], True),
+        (["天気", "été", "\u202eabc"], True),
+    ],
+)
+def test_a_map_has_room_for_any_number_and_length_of_class_names(names: list[str], has_legend: bool, tmp_path):
+    drawing = map_of(names)
+    ax = drawing.figure.axes[0]
+    assert (ax.get_legend() is not None) is has_legend
+    assert any("No legend" in note for note in drawing.notes) is not has_legend
+    if len(names) > 3:
+        assert width_of_axes(drawing) > 1.5
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawing.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.csv", "map.pdf", "map.png"]
+    if has_legend:
+        assert max(len(text.get_text()) for text in ax.get_legend().get_texts()) < 40
+    assert {row["label"] for row in drawing.data} == set(names)  # the CSV has the full names
+
+
+def test_a_map_shows_the_predictions_and_keeps_the_distances_of_a_plane(record, tmp_path):
+    drawing = map_of_run(record, "test", "pca", "cpu")
+    drawing.save(tmp_path / "map")
+    assert {path.suffix for path in (tmp_path / "map").iterdir()} == {".pdf", ".png", ".csv"}
+    rows = list(csv.DictReader((tmp_path / "map" / f"{drawing.name}.csv").open()))
+    recorded = record.predictions()
+    names = record.result["labels"]
+    assert [row["predicted"] for row in rows] == [names[i] for i in recorded["test_logits"].argmax(axis=1)]
+    assert [row["label"] for row in rows] == [names[i] for i in recorded["test_labels"]]
+
+    # PCA keeps the distances of points in a plane.
+    rng = np.random.default_rng(0)
+    angle = rng.uniform(0, 2 * np.pi, 40)
+    plane = np.stack([np.cos(angle), np.sin(angle)], axis=1) @ np.linalg.qr(rng.normal(size=(8, 8)))[0][:2] * 5
+    labels = rng.integers(0, 3, 40)
+    drawing = embedding_map(plane, labels, labels, ["$a", "b_$", "c\x1b"], "pca", "plane", "$")
+    xy = np.array([[float(row["x"]), float(row["y"])] for row in drawing.data])
+    apart = np.linalg.norm(xy[:, None] - xy, axis=2)
+    np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane, axis=2) / 5, atol=1e-3)
+    drawing.save(tmp_path)
+
+
 # -- the scripts -------------------------------------------------------------------------------------------------------
-
-
-def call(monkeypatch, script, *arguments, stdin=b""):
-    """Run a script in this process and return its exit status."""
-    monkeypatch.setattr(sys, "argv", [script, *arguments])
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BufferedReader(io.BytesIO(stdin))))
-    with pytest.raises(SystemExit) as end:
-        runpy.run_path(str(ROOT / "scripts" / script), run_name="__main__")
-    return end.value.code
 
 
 def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch, capsys, tmp_path):
     chosen = (f"run={record.folder}", "trainer.device=cpu")
-    assert call(monkeypatch, "predict.py", *chosen, "file=-", "format=jsonl", stdin=b"frog\n\n\xff\nsky\n") == 1
+    assert run_script(monkeypatch, "predict.py", *chosen, "file=-", "format=jsonl", stdin=b"frog\n\n\xff\nsky\n") == 1
     out, err = capsys.readouterr()
     assert [json.loads(line)["number"] for line in out.splitlines()] == [1, 4]
     for output in ("row 2: without 'text'", "row 3: column 'text' is not in the enc", "2 predicted, 2 left out"):
         assert output in err
 
-    assert call(monkeypatch, "predict.py", *chosen, "split=test", f"to={tmp_path / 'out.csv'}") == 0
+    assert run_script(monkeypatch, "predict.py", *chosen, "split=test", f"to={tmp_path / 'out.csv'}") == 0
     assert f"accuracy {record.result['metrics']['test']['accuracy']:.2f} %" in capsys.readouterr().err
     rows = list(csv.DictReader((tmp_path / "out.csv").open(newline="")))
     assert len(rows) == record.result["num_rows"]["test"]
@@ -262,6 +319,6 @@ def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch,
 ])  # fmt: skip
 def test_script_refuses_invalid_arguments(record, monkeypatch, capsys, arguments, message):
     chosen = [] if any("device" in one for one in arguments) else ["trainer.device=cpu"]
-    assert call(monkeypatch, "predict.py", f"run={record.folder}", *chosen, *arguments) == 2
+    assert run_script(monkeypatch, "predict.py", f"run={record.folder}", *chosen, *arguments) == 2
     err = capsys.readouterr().err
     assert message in err and err.startswith("error: ")

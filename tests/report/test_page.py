@@ -7,14 +7,13 @@ import re
 import shutil
 
 import pytest
-from conftest import run_python
 from from_runs import DPI, write_groups
 from synthetic import cell, result, write_run, write_study
 
 import gloss.report.figure
+from gloss.cli import report as command
+from gloss.cli.command import run_command
 from gloss.errors import ConfigError
-from gloss.experiments.grid import expand_grid
-from gloss.records.run_folder import config_hash
 from gloss.report.build import build
 from gloss.report.html_page import Section, render
 from gloss.report.table import Table
@@ -127,7 +126,7 @@ def test_only_builds_the_given_tables(experiments):
 def test_experiments_and_files_with_errors_are_problems(experiments):
     """Each error gives a problem, and the other tables are built."""
     outputs, _ = experiments
-    (outputs / "selections.yaml").write_text("table2: []\nfig2: []\nfig4: []\nfig99: []\n")
+    (outputs / "selections.yaml").write_text("table2: [[]]\nfig2: [[]]\nfig4: [[]]\nfig99: [[]]\n")
     (outputs / "baselines").mkdir()
     (outputs / "baselines" / "tfidf-mr.json").write_text("{")
     for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
@@ -165,7 +164,9 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     # 4 runs of 60 s; two searches of 5 trials of 60 s; repeated trials take no time
     assert "0.23 hours in total: 0.07 of runs, 0.17 of 10 trials of searches" in page
     assert page.count('href="#study-') == 1 and "<h2>Searches (2)</h2>" in page  # one fold and one link for all studies
-    assert [p.partition(":")[0] for p in report.problems] == ["bad-seconds", "copied", "damaged"]
+    assert [p.partition("/study.json cannot be used: ")[0] for p in report.problems] == [
+        str(outputs / "studies" / name) for name in ("bad-seconds", "copied", "damaged")
+    ]
 
 
 def test_verdicts_are_counted_once_per_cell_and_metric(tmp_path):
@@ -179,24 +180,6 @@ def test_verdicts_are_counted_once_per_cell_and_metric(tmp_path):
     assert '<span class="verdict ok">ok</span> 6 </p>' in page
 
 
-def test_a_report_works_without_the_users_texts(tmp_path):
-    """The config_hash of csv runs uses the fingerprint in the records; a cell without a record is a problem."""
-    given = ["dataset=csv", "dataset.name=mine", f"dataset.path={tmp_path / 'gone.csv'}", "model=tiny", "loss=ce"]
-    selected = {"table2": [[*given, "seed=1,2", "model.max_length=16"]], "table6": [[*given, "seed=1"]]}
-    (tmp_path / "selections.yaml").write_text(json.dumps(selected))
-    (c,) = expand_grid("table2", selected["table2"][0])
-    run = {"dataset": "mine", "model": "tiny", "loss": "ce"}
-    write_run(tmp_path, config_hash=config_hash(c.config, "f" * 64), accuracy=77.0, **run)
-    report = build(tmp_path, dpi=DPI)
-    table = next(t for t in report.tables if t.name == "table2")
-    assert table.rows[0][3].plain().startswith("77.00") and len(table.missing) == 1
-    (problem,) = report.problems
-    assert problem.startswith("table6: ") and "gone.csv" in problem and "no run of it" in problem
-    write_run(tmp_path, config_hash=config_hash(c.config, "e" * 64), fingerprint="e" * 64, **run)
-    report = build(tmp_path, only=["table2"], dpi=DPI)
-    assert "runs on 2 different contents" in report.problems[0]  # neither content is used
-
-
 def test_long_tables_are_folded_and_equal_footnotes_merged():
     tables = [
         Table(f"t{n}", "", ["x"], [[f"line {i}"] for i in range(n)], [], ["of both", f"of {n}"]) for n in (80, 81)
@@ -207,44 +190,17 @@ def test_long_tables_are_folded_and_equal_footnotes_merged():
     assert [page.count(f"of {n}</li>") for n in (80, 81)] == [1, 1]
 
 
-def test_benchmarks_have_a_section_and_damaged_ones_are_problems(outputs):
-    spread = [2.0, 1.5, 2.5]
-    step = {"rounds": 1, "seconds": spread, "tokens_per_second": spread, "share_of_peak": spread}
-    machine = {"device_name": "a processor", "threads": 1, "cores": 2, "precision": "float32", "load": [0.1, 0.2]}
-    machine |= {"peak_flops": 1e11, "peak_from": "data sheet", "commit": "c" * 40}
-    turns = {"turns": {"ce": {"seconds": 1.0}, "ce_repeat": {"seconds": 1.1}}}
-    record = {
-        **{"schema_version": 3, "name": "mr-minilm", "settings": {"clock": "wall"}, "machine": machine},
-        **{"texts": {"mean_tokens": 20.0}, "rounds": [turns], "finished_at": "2026-01-01"},
-        "candidates": {"ce": step | {"peak_memory_bytes": 10**9}},
-    }
-    (outputs / "bench").mkdir()
-    path = outputs / "bench" / "mr-minilm.json"
-    path.write_text(json.dumps(record))
-    page = page_of(outputs)
-    assert "<code>make bench</code>" in page and "2 (1.5 – 2.5)" in page
-    for changes in ({"candidates": {"ce": {}}}, {"machine": None}):
-        path.write_text(json.dumps(record | changes))
-        (problem,) = build(outputs, dpi=DPI).problems
-        assert problem.startswith("bench: the results cannot be used")
-
-
-def test_report_script_prints_tables_and_one_line_per_error(outputs):
-    def run(*arguments):
-        return run_python("scripts/report.py", f"paths.outputs={outputs}", *arguments)
-
-    done = run("only=[table2]", "show=[table2]")
-    assert done.returncode == 0 and "| G-Loss-SQRT + CE |" in done.stdout
-    assert done.stdout.rstrip().endswith(f"The page: {outputs / 'report' / 'index.html'}")
-    mistakes = {"only=[table10]": "only=table10 is not allowed", "path.outputs=x": "no key path.outputs"}
-    for argument, message in mistakes.items():
-        wrong = run(argument)
-        assert wrong.returncode == 2 and message in wrong.stderr and "Traceback" not in wrong.stderr
+def test_the_command_prints_tables_and_one_line_per_error(outputs, capsys):
+    where = f"paths.outputs={outputs}"
+    assert run_command(command, [where, "only=[table2]", "show=[table2]"]) == 0
+    shown = capsys.readouterr().out
+    assert "| G-Loss-SQRT + CE |" in shown
+    assert shown.rstrip().endswith(f"The page: {outputs / 'report' / 'index.html'}")
     shutil.rmtree(outputs / "report")
     (outputs / "report").write_text("in the way")
-    refused = run()
-    assert refused.returncode == 1 and refused.stderr.startswith("error: ") and str(outputs) in refused.stderr
-    assert len(refused.stderr.splitlines()) == 1
+    assert run_command(command, [where]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and str(outputs) in error and len(error.splitlines()) == 1
 
 
 def test_a_full_disk_gives_an_error_and_no_partial_figure(outputs, monkeypatch, capsys):
@@ -260,7 +216,7 @@ def test_a_full_disk_gives_an_error_and_no_partial_figure(outputs, monkeypatch, 
 def test_a_report_composes_real_cells_and_lists_missing_runs(outputs):
     """The report composes the cells of an experiment with Hydra in the same process."""
     given = "[dataset=docstrings, model=minilm, 'loss=ce,gloss_sqrt', 'seed=1,2']"
-    (outputs / "selections.yaml").write_text(f"table2: {given}\n")
+    (outputs / "selections.yaml").write_text(f"table2: [{given}]\n")
     report = build(outputs, only=["table2"], dpi=DPI)
     assert report.problems == [] and [t.name for t in report.tables] == ["table2", "table2_others"]
     assert len(report.tables[0].missing) == 2  # no real configuration has the config_hash of the synthetic runs

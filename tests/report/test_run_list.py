@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import run_python
 from synthetic import write_run
 
+from gloss.cli import runs as command
+from gloss.cli.command import run_command
 from gloss.records.frame import load_runs
 from gloss.report import run_list
 from gloss.report.seed_groups import CELL
@@ -63,10 +63,6 @@ def test_compared_lists_the_differing_values_of_two_runs():
     assert run_list.compared(rows.iloc[0], rows.iloc[0]).endswith("nothing differs")
 
 
-def script(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return run_python("scripts/runs.py", f"paths.outputs={folder}", *arguments)
-
-
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("outputs")
@@ -77,17 +73,21 @@ def outputs(tmp_path_factory) -> Path:
     return root
 
 
-def test_the_script_filters_sorts_and_compares_runs(outputs):
+def test_the_command_filters_sorts_and_compares_runs(outputs, capsys):
+    def shown(*words: str) -> str:
+        assert run_command(command, [f"paths.outputs={outputs}", *words]) == 0
+        return capsys.readouterr().out
+
     runs = load_runs(outputs)
     selected = runs[(runs.dataset == "mr") & runs.loss.isin(["ce", "scl"])].sort_values("test_accuracy", kind="stable")
     names = [f"{x.config_hash}/{x.seed}" for x in selected.itertuples()]
-    listed = script(outputs, "dataset=mr", "loss=ce,scl", "sort=-test_accuracy").stdout.splitlines()[1:]
+    listed = shown("dataset=mr", "loss=ce,scl", "sort=-test_accuracy").splitlines()[1:]
     assert [line.split()[0] for line in listed] == names
-    both = script(outputs, f"compare={names[0]},'{selected.iloc[-1].folder}'").stdout
+    both = shown(f"compare={names[0]},'{selected.iloc[-1].folder}'")
     difference = selected.iloc[-1].test_accuracy - selected.iloc[0].test_accuracy
     assert f"{difference:+.4g}" in both and str(selected.iloc[0].folder) in both
-    assert len(script(outputs).stdout.splitlines()) == len(runs) + 1
-    assert len(script(outputs, "by=cell").stdout.splitlines()) == runs.groupby(CELL).ngroups + 2
+    assert len(shown().splitlines()) == len(runs) + 1
+    assert len(shown("by=cell").splitlines()) == runs.groupby(CELL).ngroups + 2
 
 
 @pytest.mark.parametrize(
@@ -100,6 +100,7 @@ def test_the_script_filters_sorts_and_compares_runs(outputs):
         ("compare=x,y", "no finished run named x"),
     ],
 )
-def test_invalid_arguments_of_the_runs_script_give_one_line(outputs, argument, message):
-    done = script(outputs, argument)
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+def test_invalid_arguments_of_the_command_give_one_line(outputs, argument, message, capsys):
+    assert run_command(command, [f"paths.outputs={outputs}", argument]) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1

@@ -170,4 +170,4 @@ def test_variant_compares_paper_and_released_by_seed_and_equal_settings(tmp_path
     assert [r[3].plain() for r in table.rows] == ["G-Loss-O + CE", "CE (trainer.lr=1)", "CE (trainer.lr=2)"]
     shown = ["87.00 ± 0.10 (3)", "86.00 ± 0.00 (3)", "+1.00", "+0.75 to +1.25", "supported"]
     assert texts(table.rows[0][4:]) == shown
-    assert [c.differences for c in claims[1:]] == [[1.0], [-2.0]]
+    assert [(c["pairs"], c["difference"]) for c in claims[1:]] == [(1, 1.0), (1, -2.0)]

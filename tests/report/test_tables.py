@@ -10,7 +10,7 @@ from synthetic import cell, write_run
 from gloss.experiments.grid import expand_grid
 from gloss.records.reading import read_records
 from gloss.report.run_list import runs_table
-from gloss.report.seed_groups import gather, refuse_doubles
+from gloss.report.seed_groups import gather
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import results as tables
 
@@ -70,9 +70,9 @@ def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
     scores |= {("standalone", "gloss_o"): 80.0, ("standalone", "cosine"): 81.0, ("standalone", "scl"): 80.5}
     groups = write_groups(tmp_path, *({"mode": m, "loss": x, "accuracy": y} for (m, x), y in scores.items()))
     assert row(compare.table9(groups)[0], "G-Loss-O against Cosine", "ours")[0][4] == "-1.00"
-    found = {c.text: c.differences for c in compare.claims("x", groups)}
-    assert found["G-Loss-O + CE beats Cosine + CE"] == pytest.approx([1.0] * 3)
-    assert found["G-Loss-O beats Cosine"] == pytest.approx([-1.0] * 3)
+    found = {c["text"]: [c[key] for key in ("pairs", "difference", "low", "high")] for c in compare.claims("x", groups)}
+    assert found["G-Loss-O + CE beats Cosine + CE"] == pytest.approx([3, 1.0, 1.0, 1.0])
+    assert found["G-Loss-O beats Cosine"] == pytest.approx([3, -1.0, -1.0, -1.0])
     assert row(compare.table5(groups, []), "G-Loss + BERT-base (ours, mean)")[0][1] == "87.00 O (3)"
     shifted = compare.shift(groups)
     assert {r[2].plain(): r[3].parts[0].rank for r in shifted.rows} == {
@@ -90,14 +90,6 @@ def test_runs_with_other_hyperparameters_are_listed_separately(tmp_path):
     assert sorted(groups[0].test("accuracy").values()) == [84.8, 85.0]
     # others: seed 3 and the other config_hash were not requested; r8 has no cell here
     assert [(g.config_hash, len(g.runs)) for g in others] == [("0123abcd", 1), ("ffffffff", 3)]
-
-
-def test_two_candidates_for_one_cell_and_seed_are_both_refused(tmp_path):
-    write_groups(tmp_path / "a", {"accuracy": 85.0})
-    write_run(tmp_path / "b", seed=1)
-    kept, problems = refuse_doubles(read_records(tmp_path / "a")[0] + read_records(tmp_path / "b")[0])
-    assert [r.identity.seed for r in kept] == [2, 3]
-    assert len(problems) == 1 and problems[0].count("seed=1") == 2
 
 
 @pytest.fixture

@@ -2,10 +2,8 @@
 
 from types import SimpleNamespace
 
-import yaml
 from from_runs import records, row
 
-from gloss.config import CONFIG_DIR
 from gloss.paper import published as paper
 from gloss.report.table import Entry, Part, Table, csv_text, entry, number_text, rank
 from gloss.report.tables import datasets_and_search as starting
@@ -54,16 +52,6 @@ def test_table7_gives_the_interval_of_the_best_fifth():
     assert [e.plain() for e in table.rows[0][3:]] == ["γ", "0.5, 0.6", *published, "0.6 – 0.9 (2 of 6)"]
     assert [e.plain() for e in table.rows[1][3:]] == ["σ", "0.1 – 10, log", "0.1 – 10", "by data set", "3 – 6 (2 of 6)"]
     assert records(table)[0]["paper_best"] == "0.5 – 0.7" and table.columns[5:7] == ["Paper: searched", "Paper: best"]
-
-
-def test_published_search_ranges_equal_the_released_code():
-    search = yaml.safe_load((CONFIG_DIR / "search" / "authors.yaml").read_text())
-    for printed in paper.rows("table7"):
-        row = search["space"][printed["mode"]][printed["loss"]][printed["hyperparameter"]]
-        steps = [row["low"] + i * row["step"] for i in range(5)] if "step" in row else row.get("choices")
-        expected = ", ".join(f"{x:.3g}" for x in steps) if steps else f"{row['low']:.3g} – {row['high']:.3g}"
-        assert printed["searched"] == expected, printed
-    assert len(paper.rows("table7")) == 19
 
 
 def test_table7_separates_searches_and_omits_unfinished_ones():
@@ -117,15 +105,9 @@ def test_csv_keeps_integers_and_leaves_missing_values_empty():
     assert number_text(None) == number_text(float("nan"), 1.0) == "—" and number_text(0.0, 0.0, 1) == "0.0 ± 0.0"
 
 
-def test_an_entry_joins_equal_verdicts():
-    assert Entry((Part("1", verdict="ok"), Part("2", verdict="ok"))).verdict == "ok"
-    assert Entry((Part("1", verdict="ok"), Part("2", verdict="off"))).verdict == "ok/off"
-
-
 def test_published_numbers_are_complete():
-    assert {t: len(paper.rows(t)) for t in ("table1", "table2", "table3", "table5", "table6", "table9")} == {
-        **{"table1": 5, "table2": 60, "table3": 20, "table5": 8, "table6": 9, "table9": 3}
-    }
+    lengths = {"table1": 5, "table2": 60, "table3": 20, "table5": 8, "table6": 9, "table7": 19, "table9": 3}
+    assert {name: len(paper.rows(name)) for name in lengths} == lengths
     assert paper.published("table2", "ohsumed", "roberta_large", "gloss_o", "macro_f1") == 68.58
     assert paper.published("table3", "r8", "bert", "gloss_o", "macro_silhouette") == 0.7870
     assert paper.published("table3", "r8", "distilbert", "gloss_o", "accuracy") is None

@@ -14,7 +14,6 @@ import gloss.runtime.device
 from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.runtime.device import choose_device
-from gloss.training.failures import out_of_memory
 
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (dvs-builder)\nGCC version:  gcc 12"
 CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Sat Aug 26 01:15:15 UTC 2023"
@@ -111,8 +110,3 @@ def test_warm_up_runs_the_loss_for_each_batch_size_and_changes_no_weights(tiny_c
     assert sizes == [32, 10]
     assert all(p.grad is None for p in fit.parameters) and not fit.watch.read()
     assert all(torch.equal(value, before[name]) for name, value in fit.model.state_dict().items())
-
-
-@pytest.mark.parametrize("text", ["CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`", "out of memory"])
-def test_cublas_errors_count_as_out_of_memory(tiny_config, text):
-    assert "trainer.grad_cache_chunk=16" in str(out_of_memory(RuntimeError(text), tiny_config(), torch.device("cpu")))

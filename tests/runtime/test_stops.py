@@ -21,7 +21,7 @@ from conftest import TINY, folder_of, held, outcome
 import gloss.training.run
 from gloss.cli.hydra_main import main
 from gloss.config import ROOT, Config
-from gloss.errors import DataError, RunError
+from gloss.errors import DataError
 from gloss.records.reading import read_record, read_records
 from gloss.records.run_folder import clear, is_done, locked
 from gloss.runtime.signals import Interrupted, noted, raise_on_signal
@@ -171,19 +171,25 @@ def test_a_closed_pipe_does_not_fail_a_run(tiny_config, monkeypatch):
     assert is_done(record.folder) and not (record.folder / "error.json").exists()
 
 
-def test_a_closed_pipe_does_not_end_a_sweep(monkeypatch, tmp_path, toy_csv):
+@pytest.mark.parametrize("is_closed", [False, True])
+def test_a_full_disk_in_one_run_or_a_closed_pipe_does_not_end_a_sweep(
+    monkeypatch, tmp_path, toy_csv, capsys, is_closed
+):
     def task(cfg: Config, is_sweep: bool) -> None:
         print("a note", file=sys.stderr, flush=True)
         done.append(cfg.seed)
-        if cfg.seed == 1:
-            raise RunError("a reason")
+        if cfg.seed == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/result.json")
 
     done: list[int] = []
-    monkeypatch.setattr(sys, "argv", ["train.py"])
-    for stream in ("stdout", "stderr"):
+    for stream in ("stdout", "stderr") if is_closed else ():
         monkeypatch.setattr(sys, stream, Gone())
-    sweep = ["-m", "dataset=csv", f"dataset.path={toy_csv}", "loss=ce", "seed=1,2", f"paths.outputs={tmp_path}"]
-    assert main(task, sweep) == 1 and done == [1, 2]
+    sweep = ["-m", "dataset=csv", f"dataset.path={toy_csv}", "loss=ce", "seed=1,2,3", f"paths.outputs={tmp_path}"]
+    assert main(task, sweep) == 1 and done == [1, 2, 3]
+    if not is_closed:
+        output = capsys.readouterr().err
+        assert "/somewhere/result.json: No space left on device: free some space there" in output
+        assert "1 run failed" in output
 
 
 def test_a_checkpoint_left_beside_a_finished_run_is_removed(tiny_config):

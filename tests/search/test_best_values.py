@@ -158,18 +158,6 @@ def test_a_finished_search_is_written_once_and_replaces_other_values(settings, m
     assert f"held the values of {first.name}: replaced" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "text", ["", "trainer: {lr: 1.0e-5}", "trainer: {lr: fast}\ntuned: {}", "seed: {x: 1}\ntuned: {}", "{"]
-)
-def test_a_damaged_overlay_is_refused(settings, text, capsys):
-    path = Path(settings[-1].partition("=")[2]) / "tuned" / "csv-tiny-integrated-ce.yaml"
-    path.parent.mkdir(parents=True)
-    path.write_text(text)
-    settings = without_search(settings)
-    assert main(lambda *_: None, ["loss=ce", *settings]) == 2
-    assert f"{path} is no overlay of a search" in capsys.readouterr().err
-
-
 def test_gloss_o_without_a_search_names_the_search_command(settings, capsys):
     settings = without_search(settings)
     assert main(lambda *_: None, ["loss=gloss_o", "variant=released", *settings]) == 2

@@ -5,39 +5,30 @@ from dataclasses import asdict
 import numpy as np
 import optuna
 import pytest
-from searching import composed, stand_in, states, without_search, work, worker_of
+from searching import composed, scored, stand_in, states, without_search, work, worker_of
 
+from gloss.paper.published import rows
 from gloss.records.study import _space_of, read_study
 from gloss.report.protocol import protocol_deviations
+from gloss.report.tables.datasets_and_search import _space
 from gloss.search import worker as tuning
 from gloss.search.space import range_of, search_space
 from gloss.search.worker import tune
 
-RATES = [1e-5, 2e-5, 3e-5, 4e-5, 5e-5]
-SHARES = [0.5, 0.6, 0.7, 0.8, 0.9]
-SIGMA = (0.1, 10.0, False)  # uniform
-SPACES = {  # as in saditya13/G-Loss-LoG
-    ("integrated", "ce"): {"lr": RATES},
-    ("integrated", "scl_ce"): {"lr": RATES, "temperature": [0.1, 0.3, 0.5, 0.7]},
-    ("integrated", "gloss_sqrt"): {"lr": RATES, "lam": SHARES, "gamma": SHARES},
-    ("integrated", "gloss_o"): {"lr": RATES, "lam": SHARES, "gamma": SHARES, "sigma": SIGMA},
-    ("standalone", "scl"): {"lr": RATES, "temperature": (0.1, 1.0, False)},
-    ("standalone", "triplet"): {"lr": RATES},
-    ("standalone", "cosine"): {"lr": RATES},
-    ("standalone", "gloss_sqrt"): {"lr": RATES, "gamma": SHARES},
-    ("standalone", "gloss_o"): {"lr": RATES, "gamma": SHARES, "sigma": SIGMA},
-}
+PRINTED: dict[tuple[str, str], dict[str, str]] = {}  # of the paper, which are those of saditya13/G-Loss-LoG
+for line in rows("table7"):
+    PRINTED.setdefault((line["mode"], line["loss"]), {})[line["hyperparameter"]] = line["searched"]
 
 
 def authors(*overrides):
     return worker_of(composed("search=authors", *overrides))
 
 
-@pytest.mark.parametrize(("mode", "loss"), SPACES)
+@pytest.mark.parametrize(("mode", "loss"), PRINTED)
 def test_search_spaces_and_numbers_of_trials(mode, loss):
     cfg = composed("search=authors", f"mode={mode}", f"loss={loss}")
     found = search_space(cfg, cfg.search)
-    assert {name: _space_of(range_of(row)) for name, row in found.items()} == SPACES[mode, loss]
+    assert {name: _space(_space_of(range_of(row))) for name, row in found.items()} == PRINTED[mode, loss]
     assert isinstance(found["lr"], optuna.distributions.CategoricalDistribution)
     worker = worker_of(cfg)
     assert worker.num_trials == (5 if loss in ("triplet", "cosine") else 15)
@@ -92,14 +83,7 @@ def test_draws_equal_the_authors_default_optuna_sampler(settings, monkeypatch, t
 
 
 def test_standalone_trials_are_pruned_after_three_and_keep_their_best_value(settings, monkeypatch):
-    scores = iter([0.50, 0.52, 0.54, 0.51, 0.53])  # the median of the first three is 0.52
-    by_tau = {}
-
-    def score(cfg):
-        if cfg.loss.temperature not in by_tau:
-            by_tau[cfg.loss.temperature] = next(scores)
-        return by_tau[cfg.loss.temperature]
-
+    score = scored(0.50, 0.52, 0.54, 0.51, 0.53)  # the median of the first three is 0.52
     monkeypatch.setattr(tuning, "train", stand_in(score, 8))
     worker = authors("loss=scl", "mode=standalone", *settings, "search.trials=5")
     work(worker)

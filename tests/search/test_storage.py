@@ -57,7 +57,7 @@ def kill_one(overrides: list[str], tmp_path: Path, number: signal.Signals, num_w
 
 def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path: Path) -> None:
     """Check that each trial exists and was trained once, and that the interrupted trial equals an undisturbed run."""
-    [study] = read_studies(tmp_path / "out")
+    ([study], _) = read_studies(tmp_path / "out")
     assert [(t["number"], t["state"]) for t in study.trials] == [(n, "complete") for n in range(num_trials)]
     assert study.is_finished and len({json.dumps(t["params"]) for t in study.trials}) == num_trials
     assert logs.count(": validation accuracy") == num_trials == len(trial_records(study))

@@ -6,7 +6,7 @@ import shlex
 import optuna
 import pytest
 import yaml
-from searching import age, composed, die, stand_in, states, trial_records, work, worker_of
+from searching import age, composed, die, scored, stand_in, states, trial_records, work, worker_of
 
 from gloss.config import INTEGRATED, STANDALONE
 from gloss.errors import ConfigError
@@ -258,14 +258,7 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_study_continues(settings
 
 
 def test_a_trial_below_the_median_is_pruned_and_leaves_no_checkpoint(settings, monkeypatch):
-    scores = iter([50.0, 52.0, 54.0, 56.0, 58.0, 53.9, 54.1])  # the median of the first five is 54
-    by_rate = {}
-
-    def score(cfg):
-        if cfg.trainer.lr not in by_rate:
-            by_rate[cfg.trainer.lr] = next(scores)
-        return by_rate[cfg.trainer.lr]
-
+    score = scored(50.0, 52.0, 54.0, 56.0, 58.0, 53.9, 54.1)  # the median of the first five is 54
     monkeypatch.setattr(tuning, "train", stand_in(score, 8))
     worker = worker_of(composed("loss=ce", *settings, "search.trials=7"))
     work(worker)

@@ -7,6 +7,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from test_callbacks import Diary
 
 from gloss.training import collapse
 from gloss.training.run import train
@@ -79,21 +80,8 @@ def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, 
     options = ["loss=gloss_o", "loss.sigma=10", "trainer.lr=1e-12", "trainer.max_epochs=4"]
     options += ["trainer.checkpoint_minutes=0"]
     monkeypatch.setattr(Fit, "majority", property(lambda self: 50.0))
-
-    class Stop(Exception):
-        pass
-
-    from gloss.training.callbacks import Callback
-
-    stop = Callback()
-
-    def on_epoch(row: dict) -> None:
-        if row["epoch"] == 3:
-            raise Stop
-
-    stop.on_epoch = on_epoch
-    with pytest.raises(Stop):
-        train(tiny_config(*options), callbacks=[stop])
+    with pytest.raises(KeyError):
+        train(tiny_config(*options), callbacks=[Diary(stop_after=3)])
     first = capsys.readouterr()
     record = train(tiny_config(*options))
     second = capsys.readouterr()

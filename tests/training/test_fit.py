@@ -27,7 +27,6 @@ from gloss.records.reading import read_record
 from gloss.runtime.signals import Interrupted
 from gloss.training.checkpoint import Progress
 from gloss.training.failures import Diverged
-from gloss.training.graph_quality import KEYS
 from gloss.training.objective import Objective
 from gloss.training.run import train
 from gloss.training.trainer import Fit
@@ -95,30 +94,30 @@ def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
 
 
 @pytest.mark.parametrize(
-    ("options", "expected"), [(["loss=ce"], 1), (["loss=scl", "mode=standalone"], 1), (["loss=scl"], 2)]
+    ("device", "precision", "tolerance"),
+    [("cpu", "float32", 1e-4), ("cpu", "bf16", 0.02), *[("cuda", "float32", 1e-4)] * torch.cuda.is_available()],
 )
-def test_released_variant_uses_a_second_pass_only_for_two_losses(tiny_config, tmp_path, options, expected):
-    fit = prepared(tiny_config(*options, "variant=released"), tmp_path / "run")
-    encode, seeds = fit._encode, []
-    fit._encode = lambda rows, device_rows, seed: seeds.append(seed) or encode(rows, device_rows, seed)
-    gradient(fit)
-    assert len(seeds) == len(set(seeds)) == expected
-
-
-@pytest.mark.parametrize("device", DEVICES)
-def test_micro_batches_repeat_their_dropout_masks(tiny_config, tmp_path, monkeypatch, device):
+def test_micro_batches_repeat_their_dropout_masks(tiny_config, tmp_path, monkeypatch, device, precision, tolerance):
+    """Their gradient equals that of one pass with the same seeds, and not that of one with other seeds."""
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
-    got = gradient(prepared(tiny_config("trainer.grad_cache_chunk=8", *options), tmp_path, device))
-    encode = Fit._encode
+    encode, gradients = Fit._encode, []
 
-    def at_once(self: Fit, rows, device_rows, seed: int):
-        pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + i // 8) for i in range(0, 32, 8)]
-        return torch.cat([encode(self, *piece) for piece in pieces])
+    def flat(*chunk: str) -> torch.Tensor:
+        fit = prepared(tiny_config(*options, *chunk), tmp_path, device)
+        fit.precision = precision
+        return torch.cat([g.flatten() for g in gradient(fit).values()])
 
-    monkeypatch.setattr(Fit, "_encode", at_once)  # the same seeds in one pass with gradients
-    plain = gradient(prepared(tiny_config(*options), tmp_path, device))
-    for name, value in plain.items():
-        torch.testing.assert_close(got[name], value, atol=1e-5, rtol=1e-3)
+    got = flat("trainer.grad_cache_chunk=8")
+    for shift in (0, 1000):
+
+        def at_once(self: Fit, rows, device_rows, seed: int, shift=shift):
+            pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + shift + i // 8) for i in range(0, 32, 8)]
+            return torch.cat([encode(self, *piece) for piece in pieces])
+
+        monkeypatch.setattr(Fit, "_encode", at_once)
+        gradients.append(flat())
+    plain, other = gradients
+    assert (got - plain).norm() < tolerance * plain.norm() < 0.1 * (other - plain).norm()
 
 
 @pytest.mark.parametrize("fused_on", [("cpu", "cuda"), ()])
@@ -164,8 +163,9 @@ def test_a_repeated_run_gives_identical_numbers(tiny_config, options):
     assert (
         train(tiny_config(*options)).result["finished_at"] == record.result["finished_at"]
     )  # the finished run is not repeated
-    shutil.rmtree(record.folder)
-    assert outcome(train(tiny_config(*options)).folder) == first
+    written = (record.folder / "result.json").stat().st_mtime_ns
+    assert outcome(train(tiny_config(*options, "rerun=true")).folder) == first
+    assert (record.folder / "result.json").stat().st_mtime_ns > written
 
 
 @pytest.mark.parametrize("stop_at", [(1, 2), (2, 1), (2, 3)])
@@ -177,7 +177,8 @@ def test_a_resumed_run_equals_an_uninterrupted_run(tiny_config, monkeypatch, sto
     with stopped_after(monkeypatch, *stop_at):
         train(tiny_config(*options))
     assert not (folder / "DONE").exists() and (folder / "checkpoint").exists()
-    assert outcome(train(tiny_config(*options)).folder) == expected
+    resumed = train(tiny_config(*options))
+    assert outcome(resumed.folder) == expected and resumed.result.get("resumed_on") is None
     assert not (folder / "checkpoint").exists()
 
 
@@ -212,8 +213,7 @@ def test_a_checkpoint_of_other_texts_is_refused_and_another_machine_is_recorded(
     assert other.progress.resumed_on == ["epoch 2, step 3: threads was 4, is 8"]
 
 
-@pytest.mark.parametrize("elsewhere", [False, True])
-def test_a_record_names_changes_between_start_and_resumption(tiny_config, monkeypatch, elsewhere):
+def test_a_record_names_changes_between_start_and_resumption(tiny_config, monkeypatch):
     save = Fit.save
 
     def killed(self: Fit) -> None:
@@ -223,9 +223,8 @@ def test_a_record_names_changes_between_start_and_resumption(tiny_config, monkey
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Fit, "save", killed)
         train(tiny_config("loss=ce", "trainer.checkpoint_minutes=1e-9"))
-    cfg = tiny_config("loss=ce", *["trainer.grad_cache_chunk=8"] * elsewhere)
-    output = ["epoch 1, step 1: grad_cache_chunk was None, is 8"] if elsewhere else None
-    assert train(cfg).result.get("resumed_on") == output
+    result = train(tiny_config("loss=ce", "trainer.grad_cache_chunk=8")).result
+    assert result["resumed_on"] == ["epoch 1, step 1: grad_cache_chunk was None, is 8"]
 
 
 def test_a_damaged_checkpoint_is_refused(tiny_config, tmp_path):
@@ -235,23 +234,6 @@ def test_a_damaged_checkpoint_is_refused(tiny_config, tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(RunError, match="cannot be read"):
         fit.run()
-
-
-def test_early_stopping_keeps_the_best_weights_and_the_patience(tiny_config, monkeypatch):
-    scores = iter([0.3, 0.5, 0.4, 0.45, 0.2, 0.9])
-    kept = {}
-
-    def validate(self: Fit) -> tuple[float, dict]:
-        kept[self.progress.epoch] = {n: p.detach().clone() for n, p in self.model.state_dict().items()}
-        return next(scores), {"graph_quality": dict.fromkeys(KEYS, 0.0)}
-
-    monkeypatch.setattr(Fit, "_validate", validate)
-    tested = {}
-    logits = Fit.logits
-    monkeypatch.setattr(Fit, "logits", lambda self, z: (tested.update(self.model.state_dict()), logits(self, z))[1])
-    record = train(tiny_config("loss=ce", "trainer.max_epochs=6", "trainer.patience=3"))
-    assert (record.result["best_epoch"], record.result["epochs"], record.result["stopped"]) == (2, 5, "patience")
-    assert all(torch.equal(tested[name], value) for name, value in kept[2].items())
 
 
 def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
@@ -264,8 +246,8 @@ def test_the_test_split_is_encoded_once(tiny_config, monkeypatch):
     )  # before training, after two epochs, for the final metrics
 
 
-def test_a_non_finite_loss_does_not_change_the_weights(tiny_config, monkeypatch):
-    call, weights = Objective.__call__, {}
+def test_a_non_finite_loss_ends_the_run_with_its_step_and_texts(tiny_config, monkeypatch):
+    call = Objective.__call__
 
     def spoiled(self: Objective, embeddings, *arguments):
         spoiled.calls += 1
@@ -274,19 +256,11 @@ def test_a_non_finite_loss_does_not_change_the_weights(tiny_config, monkeypatch)
             object.__setattr__(parts, "loss", parts.loss * float("nan"))
         return parts
 
-    step = Fit._step
-
-    def watch(self: Fit, number: int, *arguments: object) -> None:
-        step(self, number, *arguments)
-        weights[number] = [p.detach().clone() for p in self.model.parameters()]
-
     spoiled.calls = 0
     monkeypatch.setattr(Objective, "__call__", spoiled)
-    monkeypatch.setattr(Fit, "_step", watch)
     cfg = tiny_config("loss=gloss_sqrt")
     with pytest.raises(Diverged, match="epoch 1, step 2"):
         train(cfg)
-    assert all(torch.equal(a, b) for a, b in zip(weights[0], weights[len(weights) - 1], strict=True))
     folder = next(Path(cfg.paths.outputs).glob("runs/*/*/*/*/seed=1"))
     error = json.loads((folder / "error.json").read_text())
     assert error["details"]["step"] == 2 and len(error["details"]["rows"]) == 32 and error["details"]["sigma"] > 0

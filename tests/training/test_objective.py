@@ -127,12 +127,6 @@ def test_lambda_weighs_the_embedding_loss():
         assert parts.loss.item() == pytest.approx(expected, rel=1e-15)
 
 
-def test_lambda_is_0_without_an_embedding_loss_and_1_without_cross_entropy():
-    assert objective("ce").lam == 0.0
-    assert objective("scl", "standalone").lam == 1.0
-    assert objective("gloss_o").lam == 0.7
-
-
 @pytest.mark.parametrize(
     ("loss", "labels", "is_empty"),
     [
@@ -156,15 +150,6 @@ def test_batches_without_comparable_pairs_are_flagged(loss, labels, is_empty):
     parts = objective(loss, mode)(x[:4], logits[:4], torch.tensor(labels), is_labeled)
     assert bool(parts.is_empty) == is_empty
     assert loss in ("cosine", "gloss_o") or (parts.embedding_loss == 0) == is_empty
-
-
-def test_draw_labeled_draws_the_fraction_gamma():
-    drawn = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(1))
-    assert (drawn.dtype, drawn.shape, int(drawn.sum())) == (torch.bool, (20,), 12)
-    again = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(1))
-    other = objective("gloss_o", "integrated", "loss.gamma=0.6").draw_labeled(20, torch.Generator().manual_seed(2))
-    assert torch.equal(drawn, again) and not torch.equal(drawn, other)
-    assert objective("cosine").draw_labeled(20, torch.Generator()) is None
 
 
 def test_balanced_class_weights_by_hand():

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import pty
 import re
-import subprocess
-import sys
 import time
 
 import pytest
+from conftest import on_terminal
 from rich.console import Console
 
-from gloss.config import ROOT
 from gloss.training import progress_bar
 from gloss.training.checkpoint import Progress
 from gloss.training.progress_bar import Display, clock
@@ -88,41 +85,19 @@ def test_clock_formats_seconds(seconds, text):
     assert clock(seconds) == text
 
 
-def on_terminal(*arguments: str) -> str:
-    """The output of scripts/train.py on a pseudo-terminal."""
-    main, side = pty.openpty()
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TERM": "xterm-256color", "COLUMNS": "160"}
-    command = [sys.executable, "scripts/train.py", *arguments]
-    process = subprocess.Popen(command, stdin=side, stdout=side, stderr=side, cwd=ROOT, env=environment)
-    os.close(side)
-    shown = b""
-    while True:
-        try:
-            part = os.read(main, 65536)
-        except OSError:  # the process closed its end
-            break
-        shown += part
-    assert process.wait(timeout=60) == 0
-    os.close(main)
-    return shown.decode()
-
-
-@pytest.mark.parametrize("jobs", [1, 2])
-def test_terminal_shows_phases_and_lines_but_workers_only_lines(toy_csv, tmp_path, jobs):
+def test_a_terminal_shows_phases_and_lines(toy_csv, tmp_path):
+    """Workers of a sweep show only lines: test_sweeps.py."""
     arguments = ["-m", "seed=1,2", "dataset=csv", f"dataset.path={toy_csv}", "model=tiny", "loss=ce"]
     arguments += ["trainer.batch_size=16", "trainer.max_epochs=2", "trainer.device=cpu", f"paths.outputs={tmp_path}"]
-    arguments += ["hydra/launcher=joblib", f"hydra.launcher.n_jobs={jobs}"] * (jobs > 1)
-    shown = on_terminal(*arguments)
-    lines = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line) for line in shown.replace("\r", "\n").splitlines() if line]
+    status, lines = on_terminal("scripts/train.py", *arguments)
+    assert status == 0
     for seed in (1, 2):
         name = f"csv tiny integrated ce seed {seed}"
         assert [sum(line.startswith(f"{name} · epoch {n} · loss ") for line in lines) for n in (1, 2)] == [1, 1]
     phases = {m[1] for line in lines if (m := re.match(r"run \d of 2 · csv .* · ([^·]+) \(\d:\d\d\)", line))}
-    assert "starting …" in shown
-    if jobs == 1:
-        assert phases & {"loading texts", "loading the encoder"} and "loading PyTorch and transformers …" in shown
-    else:
-        assert not phases
+    assert phases & {"loading texts", "loading the encoder"}
+    shown = "\n".join(lines)
+    assert "starting …" in shown and "loading PyTorch and transformers …" in shown
     table = lines[next(i for i, line in enumerate(lines) if line.startswith("Data set")) :]
     assert re.search(r" ± ", table[1]) and f"{tmp_path}/report/index.html" in "".join(table)
 

@@ -11,13 +11,12 @@ from conftest import folder_of
 
 from gloss.cli.hydra_main import main
 from gloss.config import AblationConfig, Config, DatasetConfig, PathsConfig
-from gloss.data import other_sets
 from gloss.data.datasets import TextDataset, load_dataset
-from gloss.data.other_sets import load_test, other_set, shifted_test
 from gloss.data.splits import Split
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import expand_grid
 from gloss.training.run import train
+from gloss.training.texts import load_test, other_set, shifted_test
 
 
 def texts(*words: str) -> Split:
@@ -32,7 +31,7 @@ def own() -> TextDataset:
 
 def kept_of(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "positive")) -> Split:
     other = TextDataset("sst2", list(labels), {"test": texts(*words)}, "1", None)
-    monkeypatch.setattr(other_sets, "load_dataset", lambda cfg, data_dir, seed: other)
+    monkeypatch.setattr("gloss.training.texts.load_dataset", lambda cfg, data_dir, seed: other)
     cfg = Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", ""))
     return shifted_test(cfg, own(), "sst2")
 
@@ -71,30 +70,26 @@ def shift_file(path: Path, *rows: str) -> str:
     return str(path)
 
 
-def test_a_file_with_the_same_classes_is_tested_without_its_training_texts(tiny_config, toy_csv, tmp_path, capsys):
+def test_ablation_test_on_one_or_several_data_sets(tiny_config, toy_csv, tmp_path, capsys):
+    """They are tested with the weights of the run without them, and without its training and validation texts."""
     trained_on = toy_csv.read_text().splitlines()[1:]
-    name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "storm and hail,weather", *trained_on)
-    cfg = tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={name}")
-    record = train(cfg)
-    kept = record.result["num_rows"]["test_on"]
-    assert kept == 2 + record.result["num_rows"]["test"]  # the texts of its own test split are kept
-    arrays = record.predictions()
-    assert set(record.result["metrics"]) == {"val", "test", "test_on"} and len(arrays["test_on_labels"]) == kept
-    assert f"test_on other.csv: {152 - kept} of 152 texts are left out" in capsys.readouterr().err
-    labels, split = load_test(other_set(cfg.dataset, name), record.result["labels"])
-    assert labels == ["fruit", "tool", "weather"] and [labels[y] for y in split.labels[split.rows < 4]] in (
-        [*pair] for pair in (("fruit", "weather"), ("weather", "fruit"))
+    one = shift_file(tmp_path / "one.csv", "a ripe plum,fruit", "storm and hail,weather", *trained_on)
+    two = shift_file(tmp_path / "two.csv", "a blunt saw,tool")
+    plain, single, both = (
+        train(tiny_config("loss=ce", "trainer.max_epochs=1", *options))
+        for options in ([], [f"ablation.test_on={two}"], [f"ablation.test_on=[{one},{two}]"])
     )
-
-
-def test_a_list_of_data_sets_is_tested_one_by_one(tiny_config, tmp_path):
-    rows = {"one.csv": ("a ripe plum,fruit", "storm and hail,weather"), "two.csv": ("a blunt saw,tool",)}
-    names = [shift_file(tmp_path / name, *lines) for name, lines in rows.items()]
-    both = train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on=[{','.join(names)}]"))
-    assert both.result["num_rows"] | {f"test_on_{names[0]}": 2, f"test_on_{names[1]}": 1} == both.result["num_rows"]
-    one = train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.test_on={names[1]}"))
-    assert one.result["metrics"]["test_on"] == both.result["metrics"][f"test_on_{names[1]}"]  # with the same weights
-    assert (both.predictions()[f"test_on_{names[1]}_logits"] == one.predictions()["test_on_logits"]).all()
+    kept = 2 + plain.result["num_rows"]["test"]  # the texts of its own test split are kept
+    assert f"test_on one.csv: {152 - kept} of 152 texts are left out" in capsys.readouterr().err
+    for record, names in ((single, {"test_on": 1}), (both, {f"test_on_{one}": kept, f"test_on_{two}": 1})):
+        assert record.result["num_rows"] == plain.result["num_rows"] | names
+        metrics, arrays = record.result["metrics"], record.predictions()
+        assert metrics == plain.result["metrics"] | {name: metrics[name] for name in names}
+        for name in names:
+            hits = arrays[f"{name}_logits"].argmax(1) == arrays[f"{name}_labels"]
+            assert len(hits) == names[name] and metrics[name]["accuracy"] == pytest.approx(100 * hits.mean())
+    assert single.result["metrics"]["test_on"] == both.result["metrics"][f"test_on_{two}"]
+    assert (single.predictions()["test_on_logits"] == both.predictions()[f"test_on_{two}_logits"]).all()
 
 
 def test_run_folder_depends_on_the_content_of_the_other_file(tiny_config, tmp_path):

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, composed
+from test_fit import prepared
 from test_objective import config
 
 import gloss.training.trainer
-from gloss.data.datasets import load_dataset
-from gloss.data.tokens import tokenize
 from gloss.errors import RunError
-from gloss.models.encoder import Classifier, TokenTable
-from gloss.models.pretrained import load_encoder, load_tokenizer
+from gloss.models.encoder import TokenTable
 from gloss.training.checkpoint import Progress
 from gloss.training.graph_quality import graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
@@ -33,28 +31,21 @@ class Laps(list):
 
 
 @pytest.fixture(scope="module")
-def texts(toy_csv: Path) -> SimpleNamespace:
-    """Token ids and labels of the toy texts, and a classifier with the tiny encoder and the first weights of seed 1."""
-    cfg = composed(*TINY, f"dataset.path={toy_csv}", "loss=ce")
-    tokenizer, tables, labels = load_tokenizer(cfg.model), {}, {}
-    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    for name, split in dataset.splits.items():
-        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, 16, None), 0, torch.device("cpu"))
-        labels[name] = torch.from_numpy(split.labels)
-    torch.manual_seed(1)
-    return SimpleNamespace(cfg=cfg, tables=tables, labels=labels, model=Classifier(load_encoder(cfg.model), 3))
+def first(toy_csv: Path, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """A Fit on the toy texts with the tiny encoder, before its first step."""
+    return prepared(composed(*TINY, f"dataset.path={toy_csv}", "loss=ce"), tmp_path_factory.mktemp("first"))
 
 
 @pytest.fixture
-def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
+def fit_of(first: Fit, tmp_path: Path) -> Callable[..., Fit]:
     """fit_of("loss=ce", "trainer.lr=1e-3", …): a Fit on the toy texts in float32, before its first step."""
 
     def make(*overrides: str) -> Fit:
         cfg = copy.deepcopy(
             config("trainer.num_length_buckets=1", "trainer.lr=1e-3", "variant.loss_dtype=float32", *overrides)
         )
-        cfg.dataset, cfg.model = texts.cfg.dataset, copy.deepcopy(texts.cfg.model)
-        model = copy.deepcopy(texts.model)
+        cfg.dataset, cfg.model = first.cfg.dataset, copy.deepcopy(first.cfg.model)
+        model = copy.deepcopy(first.model)
         for override in overrides:
             if override.startswith("model.dropout="):
                 for module in model.modules():
@@ -62,11 +53,9 @@ def fit_of(texts: SimpleNamespace, tmp_path: Path) -> Callable[..., Fit]:
                         module.p = float(override.partition("=")[2])
         if cfg.mode == "standalone":
             model.head.requires_grad_(False)
-        fit = Fit(
-            **{"cfg": cfg, "model": model, "tables": texts.tables, "labels": dict(texts.labels), "folder": tmp_path},
-            **{"objective": Objective.of(cfg, 3, 0.5), "progress": Progress(sigma=0.5), "precision": "float32"},
-            **{"rows": np.arange(200), "device": torch.device("cpu"), "report": print, "on_epoch": None},
-        )
+        objective, progress = Objective.of(cfg, 3, 0.5), Progress(sigma=0.5)
+        made = {"cfg": cfg, "model": model, "objective": objective, "progress": progress, "folder": tmp_path}
+        fit = dataclasses.replace(first, labels=dict(first.labels), **made)
         fit.watch, fit.log = Laps(), torch.zeros(3, len(LOG))
         return fit
 
@@ -187,6 +176,7 @@ def test_a_pass_uses_num_length_buckets(fit_of, monkeypatch):
 @pytest.mark.parametrize(
     "overrides, passes",  # (texts, seed) of each pass
     [
+        (["loss=ce", "variant=released"], [(10, 7)]),
         (["loss=cosine"], [(10, 7)]),
         (["loss=cosine", "variant.forward_passes=2"], [(10, 7), (10, 8)]),
         (["loss=cosine", "mode=standalone", "variant=released"], [(10, 7)]),
@@ -196,7 +186,7 @@ def test_a_pass_uses_num_length_buckets(fit_of, monkeypatch):
         (["loss=cosine", "trainer.grad_cache_chunk=10"], [(10, 7)] * 2),
     ],
 )
-def test_sizes_and_seeds_of_the_encoder_passes(fit_of, overrides, passes):
+def test_variant_forward_passes_sizes_and_seeds(fit_of, overrides, passes):
     fit, made = fit_of(*overrides), []
     encode = fit._encode
 
@@ -212,7 +202,8 @@ def test_sizes_and_seeds_of_the_encoder_passes(fit_of, overrides, passes):
     if "grad_cache_chunk" in overrides[-1]:  # first without gradients, then with them
         assert [entry[2] for entry in made] == [False] * (len(passes) // 2) + [True] * (len(passes) // 2)
     assert fit.watch == ["forward", *["graph", "propagation"] * (is_labeled is not None), "loss"]
-    assert (parts.ce is None) == (fit.cfg.mode == "standalone") and parts.embedding_loss is not None
+    assert (parts.ce is None) == (fit.cfg.mode == "standalone")
+    assert (parts.embedding_loss is None) == (fit.cfg.loss.name == "ce")
     assert all(p.grad is not None for p in fit.model.encoder.transformer.encoder.parameters())
 
 

@@ -1,7 +1,8 @@
 """Every switch of configs/variant/released.yaml and every ablation, against an independent calculation.
 
 The name of a test contains its key: test_variant_<key>, test_trainer_<key> or test_ablation_<key>. Tests of one call of
-the objective are here, tests of a step or a small run in test_switches_in_runs.py. The first test checks completeness.
+the objective are here, tests of a step or a small run in test_switches_in_runs.py, test_steps.py and test_shift.py. The
+first test checks completeness.
 """
 
 from __future__ import annotations
@@ -11,7 +12,8 @@ from dataclasses import fields
 
 import loops
 import pytest
-import test_graph_shuffle
+import test_shift
+import test_steps
 import test_switches_in_runs
 import torch
 import yaml
@@ -27,7 +29,7 @@ def test_every_switch_has_a_test():
     overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
     keys = {f"variant_{f.name}" for f in fields(VariantConfig)} | {f"ablation_{f.name}" for f in fields(AblationConfig)}
     keys |= {f"{group}_{key}" for group, values in overlay.items() for key in values}
-    modules = (globals(), vars(test_switches_in_runs), vars(test_graph_shuffle))
+    modules = (globals(), vars(test_switches_in_runs), vars(test_steps), vars(test_shift))
     tests = {name for module in modules for name in module if name.startswith("test_")}
     missing = {key for key in keys - {"variant_name"} if not any(re.match(f"test_{key}(_|$)", name) for name in tests)}
     assert not missing
@@ -133,9 +135,11 @@ def test_ablation_lam_offset(lam, offset, expected):
 )
 def test_ablation_gamma_offset(gamma, offset, labeled):
     of = objective("gloss_o", "integrated", f"loss.gamma={gamma}", f"ablation.gamma_offset={offset}")
-    assert of.draw_labeled(20, torch.Generator().manual_seed(0)).sum() == labeled
+    drawn, again = (of.draw_labeled(20, torch.Generator().manual_seed(0)) for _ in range(2))
+    assert drawn.sum() == labeled and torch.equal(drawn, again)
     limited = {(0.9, 0.5): 0.99, (0.3, -0.9): 0.01}
     assert of.gamma == pytest.approx(limited.get((gamma, offset), gamma + offset), rel=1e-12)
+    assert objective("cosine").draw_labeled(20, torch.Generator()) is None
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
@@ -151,3 +155,20 @@ def test_ablation_graph_noise(noise):
     assert parts.embedding_loss.item() == pytest.approx(expected.item(), rel=1e-9)
     torch.testing.assert_close(torch.autograd.grad(parts.embedding_loss, x)[0], gradient, rtol=1e-9, atol=1e-12)
     assert parts.ce.item() == pytest.approx(loops.cross_entropy(logits, LABELS).item(), rel=1e-12)
+
+
+@pytest.mark.parametrize("mode", ["integrated", "standalone"])
+def test_ablation_graph_shuffle(mode):
+    """The graph's nodes get the embeddings in a random order; cross-entropy is unchanged."""
+    x, logits, labels = batch()
+    torch.manual_seed(3)
+    expected = gloss_by_loop(x[torch.randperm(len(x))])
+    gradient = torch.autograd.grad(expected, x)[0]
+    torch.manual_seed(3)
+    given = logits if mode == "integrated" else None
+    parts = objective("gloss_o", mode, "ablation.graph_shuffle=true")(x, given, labels, IS_LABELED)
+    assert parts.embedding_loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert abs(expected.item() - gloss_by_loop(x).item()) > 0.1
+    torch.testing.assert_close(torch.autograd.grad(parts.embedding_loss, x)[0], gradient, rtol=1e-9, atol=1e-12)
+    if mode == "integrated":
+        assert parts.ce.item() == pytest.approx(loops.cross_entropy(logits, LABELS).item(), rel=1e-12)

@@ -28,12 +28,13 @@ PARTS = {  # of an epoch's seconds: colour and hatching
     "optimizer": ("#999999", "\\\\\\\\"),
     "other": ("#DDDDDD", ""),
 }
+MAX_PANELS = 6  # of figure 4: epochs, the last one always among them
 MAX_POINTS = 600  # of a t-SNE panel: more take longer than all other figures together
 GRAPH_NODES, GRAPH_NEIGHBOURS = 40, 3
 SCALE = (0.02, 0.98)  # quantiles of the edge weights between which the colours of Figure 4 lie
 
 
-def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
+def fig4(groups: Sequence[Group]) -> Drawing | None:
     """The graph of a fixed sample of validation texts as training goes on: weights by epoch, and before and after."""
     found = [(g, run) for g in groups for run in g.runs.values()]
     if not found:
@@ -45,7 +46,7 @@ def fig4(groups: Sequence[Group], max_panels: int = 6) -> Drawing | None:
     if not kept or sigma is None or "sample_labels" not in arrays:
         return None
     epochs = sorted(kept)
-    epochs = epochs[: max_panels - 1] + epochs[-1:] if len(epochs) > max_panels else epochs
+    epochs = epochs[: MAX_PANELS - 1] + epochs[-1:] if len(epochs) > MAX_PANELS else epochs
     order = np.argsort(arrays["sample_labels"], kind="stable")
     labels = arrays["sample_labels"][order]
     is_same, off_diagonal = labels[:, None] == labels, ~np.eye(len(labels), dtype=bool)
@@ -113,7 +114,7 @@ def _graph(ax: Any, embeddings: np.ndarray, weights: np.ndarray, labels: np.ndar
     return sum(labels[i] == labels[j] for i, j in edges) / len(edges)
 
 
-def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | None:
+def fig5(groups: Sequence[Group]) -> Drawing | None:
     """t-SNE of test embeddings: a row a data set and model, a column a loss; the same texts in all panels of a row."""
     with_runs = [g for g in groups if g.runs]
     rows = blocks(with_runs, "dataset", "model").values()
@@ -134,7 +135,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
                 continue
             run = cells[key].runs[min(common or cells[key].runs)]
             seeds.add(seed := run.identity.seed)
-            xy, labels, keep = _points(run, max_points)
+            xy, labels, keep = _points(run)
             handles = class_points(ax, xy, labels, [str(x) for x in run.result["labels"]])
             silhouette = number(run.result, "metrics", "test", "macro_silhouette")
             shown = [] if silhouette is None else [f"silhouette {silhouette:.2f}"]
@@ -150,7 +151,7 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
         left_out += legend_beside(row_of_axes[-1], handles, names, per_column=14, markerscale=3)
     models = ", ".join(dict.fromkeys(model_name(g.model) for g in with_runs))
     notes = [
-        f"{models}; test texts (at most {max_points}, the same in a row), seed {', '.join(map(str, sorted(seeds)))}; "
+        f"{models}; test texts (at most {MAX_POINTS}, the same in a row), seed {', '.join(map(str, sorted(seeds)))}; "
         "t-SNE, perplexity 30, fixed seed; axes have no unit.",
         "Silhouette: macro, of all test embeddings. Distances between clusters in a t-SNE map mean little.",
         *dict.fromkeys(left_out),
@@ -159,12 +160,12 @@ def fig5(groups: Sequence[Group], max_points: int = MAX_POINTS) -> Drawing | Non
     return Drawing("fig5", "Figure 5: test embeddings by loss", figure, data, notes, missing(groups))
 
 
-def _points(run: Any, max_points: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Coordinates [N, 2], labels [N] and indices [N] of at most `max_points` test texts. Raises RunError."""
+def _points(run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Coordinates [N, 2], labels [N] and indices [N] of at most MAX_POINTS test texts. Raises RunError."""
     arrays = run.predictions()
     if "test_embeddings" not in arrays:
         raise RunError(f"{run.folder}/predictions.npz holds no test_embeddings: run with trainer.save_embeddings=true")
-    keep = np.sort(np.random.default_rng(0).permutation(len(arrays["test_labels"]))[:max_points])
+    keep = np.sort(np.random.default_rng(0).permutation(len(arrays["test_labels"]))[:MAX_POINTS])
     return tsne(arrays["test_embeddings"][keep]), arrays["test_labels"][keep], keep
 
 
@@ -186,15 +187,15 @@ def principal_plane(embeddings: np.ndarray) -> np.ndarray:
     return left[:, :2] * scale[:2]
 
 
-def class_points(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> list[Any]:
-    """Draw points [N, 2] in the look of their classes; returns a handle a class for a legend."""
+def class_points(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[str], size: float = 4) -> list[Any]:
+    """Draw points [N, 2] in the look of their classes; returns a handle a class for a legend, in their order."""
     handles = []
     for k in np.unique(labels):
         mine = xy[labels == k]
         turn, hue = divmod(k, len(CLASS_COLORS))  # 64 looks: each round of colours shifts the markers
         color, marker = CLASS_COLORS[hue], CLASS_MARKERS[(hue + turn) % len(CLASS_MARKERS)]
         name = plain(clipped(names[k] if k < len(names) else str(k)))
-        handles.append(ax.scatter(mine[:, 0], mine[:, 1], s=4, color=color, marker=marker, linewidth=0, label=name))
+        handles.append(ax.scatter(mine[:, 0], mine[:, 1], s=size, color=color, marker=marker, linewidth=0, label=name))
     return handles
 
 

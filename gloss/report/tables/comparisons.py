@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -26,29 +25,31 @@ CLAIMS = (
 )
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A sentence of the summary, and the paired differences in points that speak for or against it."""
+def paired(pair: pd.DataFrame, is_fair: bool) -> dict[str, Any]:
+    """Tests of the first column's accuracies against the second's, paired by row; None where there is no number.
 
-    source: str
-    text: str
-    where: str
-    differences: list[float]
-    is_comparable: bool = True  # False: runs off the paper's protocol, which bear no verdict
-
-    @property
-    def verdict(self) -> str:
-        return claim(self.differences) if self.is_comparable else ""
-
-
-def difference_numbers(differences: Sequence[float]) -> dict[str, float | None]:
-    """The mean difference and its 95 % interval, for a CSV file."""
-    low, high = t_interval(differences) or (None, None)
-    return {"difference": mean(differences) if differences else None, "low": low, "high": high}
+    is_fair: whether they bear a claim: runs off the paper's protocol bear none.
+    """
+    left, right = (column.tolist() for _, column in pair.dropna().items())
+    d = [a - b for a, b in zip(left, right, strict=True)]
+    low, high = t_interval(d) or (None, None)
+    return {
+        "pairs": len(d),
+        "gloss_mean": mean(left),
+        "rival_mean": mean(right),
+        "difference": mean(d) if d else None,
+        "low": low,
+        "high": high,
+        "p_t": paired_t(d),
+        "p_sign_flip": sign_flip(d) if len(d) <= MAX_PAIRS else None,
+        "p_holm": None,
+        "smallest_p": smallest_p(len(d)) if d else None,
+        "claim": claim(d) if d and is_fair else None,
+    }
 
 
 def difference_texts(found: dict[str, Any]) -> list[str]:
-    """`difference_numbers` as printed; dashes where there is none."""
+    """The difference and its interval, of `paired`, as printed; dashes where there is none."""
     shown = MISSING if found["low"] is None else f"{found['low']:+.2f} to {found['high']:+.2f}"
     return [number_text(found["difference"], sign="+"), shown]
 
@@ -108,14 +109,8 @@ def table9(groups: Sequence[Group]) -> list[Table]:
 
 
 def _tests(pairs: dict[Any, tuple[pd.DataFrame, bool]]) -> dict[Any, dict[str, Any]]:
-    """A row of tests for each key. pairs: our accuracies and the rival's, and whether they bear a claim."""
-    rows: dict[Any, dict[str, Any]] = {}
-    for key, (found, is_fair) in pairs.items():
-        ours, rival = (found[column].tolist() for column in found)
-        d = [a - b for a, b in zip(ours, rival, strict=True)]
-        rows[key] = {"pairs": len(d), "gloss_mean": mean(ours), "rival_mean": mean(rival), **difference_numbers(d)}
-        rows[key] |= {"p_t": paired_t(d), "p_sign_flip": sign_flip(d) if len(d) <= MAX_PAIRS else None, "p_holm": None}
-        rows[key] |= {"smallest_p": smallest_p(len(d)) if d else None, "claim": claim(d) if d and is_fair else None}
+    """A row of tests for each key, with Holm's p. pairs: the arguments of `paired`."""
+    rows = {key: paired(*pair) for key, pair in pairs.items()}
     for row, p in zip(rows.values(), holm([row["p_sign_flip"] for row in rows.values()]), strict=True):
         row["p_holm"] = p
     return rows
@@ -128,8 +123,11 @@ def _shown(t: dict[str, Any]) -> list[str]:
     return [*means, *difference_texts(t), *texts, str(t["pairs"]), t["claim"] or MISSING]
 
 
-def claims(experiment: str, groups: Sequence[Group]) -> list[Claim]:
-    """ "A beats B" for each G-Loss variant and rival of an experiment: accuracy, per model, over its data sets."""
+def claims(experiment: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
+    """ "A beats B" for each G-Loss variant and rival of an experiment: accuracy, per model, over its data sets.
+
+    Each is the result of `paired` with source, text and where.
+    """
     found = []
     for (model, mode), mine in blocks(groups, "model", "mode").items():
         accuracies = scores(mine)
@@ -146,21 +144,18 @@ def claims(experiment: str, groups: Sequence[Group]) -> list[Claim]:
                 mark = (" (released)" if released else "") if fair else " (not the paper's protocol)"
                 text = f"{loss_name(ours, mode)} beats {loss_name(rival, mode)}"
                 where = f"{model_name(model)} on {', '.join(map(dataset_name, datasets))}{mark}"
-                found.append(Claim(experiment, text, where, (pairs[ours] - pairs[rival]).tolist(), fair))
+                found.append({"source": experiment, "text": text, "where": where} | paired(pairs, fair))
     return found
 
 
-def claims_table(found: Sequence[Claim]) -> Table:
+def claims_table(found: Sequence[dict[str, Any]]) -> Table:
     """The verdict of the runs on each claim."""
-    rows, data = [], []
+    rows = []
     for c in found:
-        judged, numbers = (
-            Entry((Part("" if c.verdict else MISSING, verdict=c.verdict),)),
-            difference_numbers(c.differences),
-        )
-        rows.append([c.source, c.text, judged, c.where, *difference_texts(numbers), len(c.differences)])
-        data.append({"source": c.source, "claim": c.text, "where": c.where, **numbers})
-        data[-1] |= {"pairs": len(c.differences), "verdict": c.verdict or None}
+        judged = Entry((Part("" if c["claim"] else MISSING, verdict=c["claim"] or ""),))
+        rows.append([c["source"], c["text"], judged, c["where"], *difference_texts(c), c["pairs"]])
+    data = pd.DataFrame(found, columns=["source", "text", "where", "difference", "low", "high", "pairs", "claim"])
+    data = data.rename(columns={"text": "claim", "claim": "verdict"})
     notes = [f"Difference of test accuracies in points, paired by data set and seed. Verdict: {CLAIMS}"]
     columns = ["From", "Claim", "Verdict", "Where", "Δ", "95 % interval", "Pairs"]
     return Table("claims", "What the numbers say", columns, rows, data, notes, num_keys=4)
@@ -267,7 +262,7 @@ def _splits(g: Group) -> dict[str, str]:
     return {g.dataset: "test", **{name: split for split, name in others.items()}}
 
 
-def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
+def variant(groups: Sequence[Group]) -> tuple[Table, list[dict[str, Any]]]:
     """The paper's formulas against the released code's, paired by seed; a line a data set and loss."""
     rows, data, claims = [], [], []
     by_key: dict[tuple[str, ...], dict[str, Group]] = {}
@@ -276,22 +271,23 @@ def variant(groups: Sequence[Group]) -> tuple[Table, list[Claim]]:
     for found in by_key.values():
         pair = [found.get(name) for name in ("paper", "released")]
         left, right = ({} if g is None else g.test("accuracy") for g in pair)
-        differences = [left[seed] - right[seed] for seed in right if seed in left]
+        both = pd.DataFrame({"paper": left, "released": right})
+        tested = paired(both, all(is_comparable(g.config) for g in found.values()))
         g = next(iter(found.values()))
-        label, numbers = g.loss_name + g.others("variant"), difference_numbers(differences)
+        label = g.loss_name + g.others("variant")
         where = f"{label}, {model_name(g.model)} on {dataset_name(g.dataset)}"
-        fair = all(is_comparable(g.config) for g in found.values())
-        claim = Claim("Variants", "The paper's formulas beat the released code's", where, differences, fair)
-        claims += [claim] if differences else []
+        said = {"source": "Variants", "text": "The paper's formulas beat the released code's", "where": where}
+        claims += [said | tested] if tested["pairs"] else []
         samples = [list(x.values()) for x in (left, right)]
         shown = scored(
             samples, ["" if g is None else seeds_text(g, len(x)) for g, x in zip(pair, samples, strict=True)]
         )
         names = [dataset_name(g.dataset), model_name(g.model), g.mode, label]
-        rows.append([*names, *shown, *difference_texts(numbers), claim.verdict or MISSING])
+        rows.append([*names, *shown, *difference_texts(tested), tested["claim"] or MISSING])
         means = dict(zip(("paper", "released"), map(mean, samples), strict=True))
-        spread = {"difference_std": std(differences)}
-        data.append({**g.keys, "pairs": len(differences), **means, **numbers, **spread})
+        numbers = {key: tested[key] for key in ("difference", "low", "high")}
+        numbers["difference_std"] = std((both["paper"] - both["released"]).dropna().tolist())
+        data.append({**g.keys, "pairs": tested["pairs"], **means, **numbers})
     notes = [
         "Accuracy (%), in brackets the number of seeds; Δ: paper minus released, paired by seed.",
         "Claim: whether the paper's formulas do better; runs off the paper's protocol bear none.",

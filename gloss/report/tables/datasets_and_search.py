@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from gloss.paper import published as paper
 from gloss.paper.names import DATASETS, dataset_name, loss_name, model_name, paper_order
-from gloss.records.reading import files_under, number, read_json, shortened
+from gloss.records.reading import number, read_each, read_json
 from gloss.records.study import Study
 from gloss.report.table import MISSING, Entry, Table, entry, number_text
-from gloss.runtime.terminal import escape_control_characters
 
 PARTS = ("train", "val", "test")
 COLUMNS = ("docs", *PARTS, "classes")
@@ -83,15 +82,14 @@ def table7(studies: Sequence[Study]) -> Table:
     data = []
     cells = Counter((s.dataset, s.model, s.mode, s.loss, _kind(s)) for s in finished)
     for study in finished:
-        done = [t for t in study.trials if str(t["state"]).lower() == "complete"]
-        done = [t for t in done if t["value"] is not None and t["duplicate_of"] is None]
+        done = [t for t in study.trials if t["state"] == "complete" and t["duplicate_of"] is None]
         done.sort(key=lambda t: -t["value"])
         best = done[: math.ceil(len(done) / BEST_SHARE)]
         label = f"{loss_name(study.loss, study.mode)}{_kind(study)}"
         if cells[study.dataset, study.model, study.mode, study.loss, _kind(study)] > 1:
             label += f" [{study.name.rpartition('-')[2]}]"
         for key, space in study.space.items():
-            values = [t["params"][key] for t in best if key in t["params"]]
+            values = [t["params"][key] for t in best]
             low, high = (min(values), max(values)) if values else (None, None)
             printed = published.get((study.mode, study.loss, key), {})
             theirs = tuple(printed.get(column) or MISSING for column in ("searched", "best"))
@@ -156,24 +154,10 @@ def _space(space: Any) -> str:
 def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]], list[str]]:
     """All records of a kind ("texts", "tfidf", "frozen"), by data set, and messages about files that cannot be used."""
 
-    def check(record: Any) -> None:
+    def read(path: Path) -> dict[str, Any]:
+        record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
             raise ValueError('expected an object with "dataset"')
+        return record
 
-    return read_each(outputs, f"baselines/{kind}-*.json", check)
-
-
-def read_each(outputs: str | Path, pattern: str, check: Callable[[Any], None]) -> tuple[list[Any], list[str]]:
-    """The content of the JSON files that match, by name, and messages about files that cannot be used.
-
-    check: raises ValueError, KeyError or TypeError for other content.
-    """
-    found, problems = [], []
-    for path in files_under(outputs, pattern):
-        try:
-            content = read_json(path)
-            check(content)
-            found.append(content)
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            problems.append(escape_control_characters(f"{path} cannot be used: {shortened(error)}"))
-    return found, problems
+    return read_each(outputs, f"baselines/{kind}-*.json", read)

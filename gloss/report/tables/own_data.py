@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from gloss.data.datasets import Split
-from gloss.data.of_run import dataset_of
+from gloss.data.datasets import Split, dataset_of
 from gloss.errors import DataError, RunError
 from gloss.paper.names import dataset_name, model_name
 from gloss.records.reading import Record, number, shortened

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gloss.paper.names import loss_name
+from gloss.records.reading import read_each, read_json
 from gloss.report.table import MISSING, Table
-from gloss.report.tables.datasets_and_search import read_each
 
 BASELINES = {
     "ce_repeat": "CE, once more",
@@ -21,11 +21,13 @@ BASELINES = {
 def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
     """The results in <outputs>/bench, in the order of their names, and messages about files that cannot be used."""
 
-    def check(result: Any) -> None:
+    def read(path: Path) -> dict[str, Any]:
+        result = read_json(path)
         if result["schema_version"] != 3 or not isinstance(result["candidates"], dict):
             raise ValueError("expected schema_version 3 with candidates: measure again")
+        return result
 
-    return read_each(outputs, "bench/*.json", check)
+    return read_each(outputs, "bench/*.json", read)
 
 
 def speed_table(results: Sequence[dict[str, Any]]) -> Table:
