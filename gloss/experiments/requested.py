@@ -39,27 +39,34 @@ def selections(outputs: Path) -> dict[str, list[list[str]]]:
 def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[str]]]:
     """The selections of an experiment in groups whose specs go together, the group of the last selection at the end.
 
-    In a group only the choice of specs and the search differ; a table of several settings would compare unlike runs.
+    In a group only the choice of specs, the search and the hyperparameters of a loss (loss.*, which others refuse)
+    differ; a table of several settings would compare unlike runs.
     """
     picks = {*sweep_of(name), *IDENTITY, "seed"}
     groups: dict[tuple[str, ...], list[list[str]]] = {}
     for overrides in asked:
-        rest = (o for o in overrides if o.partition("=")[0] not in picks and not o.startswith(("search=", "search.")))
+        own = ("search=", "search.", "loss.")
+        rest = (o for o in overrides if o.partition("=")[0] not in picks and not o.startswith(own))
         key = tuple(sorted(rest))
         groups[key] = [*groups.pop(key, []), list(overrides)]
     return list(groups.values())
 
 
 def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[RunSpec]:
-    """The specs of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
+    """The specs of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError.
+
+    Of two with other hyperparameters of their loss the last counts.
+    """
     composed = [expand_grid(name, [*overrides, override("paths.outputs", outputs)]) for overrides in asked]
     if len(composed) == 1:
         return composed[0]
     found: dict[tuple, RunSpec] = {}
     for spec in chain(*composed):
         key = (spec.dataset, spec.model, spec.mode, spec.loss, spec.variant, repr(spec.point))
-        before = found.setdefault(key, spec)
-        found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *spec.seeds))))
+        before = found.get(key)
+        if before is not None and before.config.loss == spec.config.loss:
+            spec = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *spec.seeds))))
+        found[key] = spec
     return _in_order(name, found.values())
 
 

@@ -86,6 +86,18 @@ def test_a_smaller_selection_does_not_reduce_a_larger_one(tmp_path):
     assert [c.point["loss.lam"] for c in requested_runs("fig2", group, tmp_path)] == [0.1, 0.2, 0.3]
 
 
+def test_a_table_takes_each_loss_with_hyperparameters_of_its_own(tmp_path):
+    words = ["dataset=mr", "model=bert", "trainer.patience=3"]
+    for given in (["loss=scl", "seed=1,2"], ["loss=gloss_o", "loss.sigma=0.2", "seed=1"]):
+        save_selection(tmp_path, "table3", [*words, *given])
+    cells, _ = shown_runs("table3", selections(tmp_path)["table3"], tmp_path)
+    assert [(c.loss, c.config.loss.sigma, c.seeds) for c in cells] == [("scl", None, (1, 2)), ("gloss_o", 0.2, (1,))]
+    save_selection(tmp_path, "table3", [*words, "loss=gloss_o", "loss.sigma=0.4", "seed=2"])
+    save_selection(tmp_path, "table3", [*words, "loss=gloss_o", "loss.sigma=0.4", "seed=3"])
+    cells, _ = shown_runs("table3", selections(tmp_path)["table3"], tmp_path)
+    assert [(c.loss, c.config.loss.sigma, c.seeds) for c in cells] == [("scl", None, (1, 2)), ("gloss_o", 0.4, (2, 3))]
+
+
 def test_all_omits_experiments_without_the_requested_data_sets(tmp_path, capsys):
     task = Task("all", ["dataset=mr,r8", f"paths.outputs={tmp_path}"])
     assert set(NAMES) - set(task.experiments) == {"table6", "shift"}
