@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -182,7 +182,7 @@ def bench(
     result = {
         "schema_version": SCHEMA_VERSION,
         "name": measured.name,
-        "settings": asdict(measured.settings),
+        "settings": {key.name: getattr(measured.settings, key.name) for key in fields(Settings)},
         "machine": machine | {"peak_flops": peak, "peak_from": peak_from},
         "texts": measured.texts,
         "rounds": rounds,

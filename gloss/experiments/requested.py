@@ -39,48 +39,55 @@ def selections(outputs: Path) -> dict[str, list[list[str]]]:
 def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[str]]]:
     """The selections of an experiment in groups whose specs go together, the group of the last selection at the end.
 
-    In a group only the choice of specs, the search and the hyperparameters of a loss (loss.*, which others refuse)
-    differ; a table of several settings would compare unlike runs.
+    In a group only the choice of specs and the search differ; a table of several settings would compare unlike runs.
     """
-    picks = {*sweep_of(name), *IDENTITY, "seed"}
     groups: dict[tuple[str, ...], list[list[str]]] = {}
     for overrides in asked:
-        own = ("search=", "search.", "loss.")
-        rest = (o for o in overrides if o.partition("=")[0] not in picks and not o.startswith(own))
-        key = tuple(sorted(rest))
+        key = _settings(name, overrides)
         groups[key] = [*groups.pop(key, []), list(overrides)]
     return list(groups.values())
 
 
-def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[RunSpec]:
-    """The specs of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError.
+def _settings(name: str, overrides: Iterable[str]) -> tuple[str, ...]:
+    """The overrides that choose neither specs nor a search, sorted."""
+    picks = {*sweep_of(name), *IDENTITY, "seed"}
+    rest = (o for o in overrides if o.partition("=")[0] not in picks and not o.startswith(("search=", "search.")))
+    return tuple(sorted(rest))
 
-    Of two with other hyperparameters of their loss the last counts.
-    """
+
+def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[RunSpec]:
+    """The specs of all these selections, each once, with the seeds of all, in the paper's order. Raises ConfigError."""
     composed = [expand_grid(name, [*overrides, override("paths.outputs", outputs)]) for overrides in asked]
     if len(composed) == 1:
         return composed[0]
     found: dict[tuple, RunSpec] = {}
     for spec in chain(*composed):
         key = (spec.dataset, spec.model, spec.mode, spec.loss, spec.variant, repr(spec.point))
-        before = found.get(key)
-        if before is not None and before.config.loss == spec.config.loss:
-            spec = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *spec.seeds))))
-        found[key] = spec
+        before = found.setdefault(key, spec)
+        found[key] = replace(before, seeds=tuple(dict.fromkeys((*before.seeds, *spec.seeds))))
     return _in_order(name, found.values())
 
 
 def shown_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> tuple[list[RunSpec], list[list[str]]]:
     """The specs that a report shows, and their selections: for each data set and model the settings selected last.
 
-    So rows and panels may have different settings, but never the cells within one. Raises ConfigError.
+    So rows and panels may have different settings, but never the cells within one. A loss may have hyperparameters
+    (loss.*) of its own: earlier selections that differ in nothing else add the losses that are missing. Raises
+    ConfigError.
     """
     specs: list[RunSpec] = []
     used: list[list[str]] = []
+    settings: dict[tuple[str, str], tuple[str, ...]] = {}
     for group in reversed(same_settings(name, asked)):
-        known = {(spec.dataset, spec.model) for spec in specs}
-        if new := [s for s in requested_runs(name, group, outputs) if (s.dataset, s.model) not in known]:
+        mine = tuple(o for o in _settings(name, group[0]) if not o.startswith("loss."))
+        known = {(s.dataset, s.model, s.mode, s.loss) for s in specs}
+        new = [
+            s for s in requested_runs(name, group, outputs)
+            if settings.get((s.dataset, s.model), mine) == mine and (s.dataset, s.model, s.mode, s.loss) not in known
+        ]  # fmt: skip
+        if new:
             specs, used = specs + new, [*group, *used]
+            settings |= {(s.dataset, s.model): mine for s in new}
     return (_in_order(name, specs) if len(used) > 1 else specs), used
 
 

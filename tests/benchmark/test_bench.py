@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from gloss.benchmark.steps import (
     summary,
 )
 from gloss.benchmark.turns import in_turn, interval
+from gloss.cli.bench import Benchmark
 from gloss.errors import ConfigError
 from gloss.report.build import build
 from gloss.report.tables.speed import read_bench, speed_table
@@ -42,7 +43,9 @@ def rounds(**seconds: list[float]) -> list[dict]:
 
 
 def test_a_benchmark_writes_a_result_and_the_report_shows_it(tmp_path):
-    result, path = bench(replace(TINY, baselines=True), str(tmp_path))
+    given = Benchmark(**vars(replace(TINY, baselines=True)))  # as the command line passes it, with keys of its own
+    result, path = bench(given, str(tmp_path))
+    assert set(result["settings"]) == {key.name for key in fields(Settings)}
     assert json.loads(path.read_text()) == json.loads(json.dumps(result))
     found = result["candidates"]
     assert list(found) == ["ce", "gloss_o", "ce_repeat", "trainer", "released"]

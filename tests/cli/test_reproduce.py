@@ -96,6 +96,13 @@ def test_a_table_takes_each_loss_with_hyperparameters_of_its_own(tmp_path):
     save_selection(tmp_path, "table3", [*words, "loss=gloss_o", "loss.sigma=0.4", "seed=3"])
     cells, _ = shown_runs("table3", selections(tmp_path)["table3"], tmp_path)
     assert [(c.loss, c.config.loss.sigma, c.seeds) for c in cells] == [("scl", None, (1, 2)), ("gloss_o", 0.4, (2, 3))]
+    # but never a curve of two settings
+    for given in (["loss.sigma=0.4", "loss.lam=0.1,0.5"], ["loss.sigma=0.9", "loss.lam=0.5"]):
+        save_selection(tmp_path, "fig2", ["dataset=mr", "seed=1", *given])
+    cells, used = shown_runs("fig2", selections(tmp_path)["fig2"], tmp_path)
+    assert [(c.config.loss.sigma, c.point["loss.lam"]) for c in cells] == [(0.9, 0.5)]
+    assert used == selections(tmp_path)["fig2"][-1:]
+    assert status(tmp_path, "cpu", 1)
 
 
 def test_all_omits_experiments_without_the_requested_data_sets(tmp_path, capsys):
