@@ -93,18 +93,16 @@ def reductions(config: dict[str, Any]) -> list[str]:
 
 def _smaller_search(config: dict[str, Any]) -> list[str]:
     """Fewer trials than the protocol has (0: no value comes from a search), or values given by hand beside searched."""
-    tuned, loss = config.get("tuned"), _at(config, "loss.name", "")
-    if not isinstance(tuned, dict) or not _at(config, "experiment.search", True):
-        return []  # an older record; a timing, which needs no search
+    if not _at(config, "experiment.search", True):
+        return []  # a timing
+    loss = _at(config, "loss.name", "")
+    tuned = found if isinstance(found := config.get("tuned"), dict) else {}  # true, false: no search was found or used
     search = _file(config, "search")
     names = [*search.get("space", {}).get(str(config.get("mode")), {}).get(loss, {})]
     if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
         names = [name for name in names if name != "lam"]
-    keys, applied, trials = (
-        [HYPERPARAMETERS[name] for name in names],
-        tuned.get("applied"),
-        number(tuned, "trials") or 0,
-    )
+    keys, applied = [HYPERPARAMETERS[name] for name in names], tuned.get("applied")
+    trials = number(tuned, "trials") or 0
     by_hand = [key for key in keys if isinstance(applied, list) and key not in applied]
     if keys and (by_hand == keys or not trials):
         return ["search.trials=0"]
@@ -122,4 +120,5 @@ def _file(config: dict[str, Any], group: str) -> dict[str, Any]:
 def _at(config: dict[str, Any], path: str, default: Any) -> Any:
     """The value at "section.key"; default: where there is none."""
     section, _, key = path.partition(".")
-    return (config.get(section) or {}).get(key, default) if key else config.get(section, default)
+    found = config.get(section, None if key else default)
+    return (found.get(key, default) if isinstance(found, dict) else default) if key else found

@@ -32,13 +32,12 @@ def test_reduced_runs_and_other_models_have_no_verdict(tmp_path):
     assert "paper" not in [r[2].plain() for r in table.rows if r[0].plain() == "MiniLM"]
 
 
-def test_notes_name_mixed_precision_and_unsearched_values(tmp_path):
+def test_notes_name_mixed_precision(tmp_path):
     write_run(tmp_path, seed=1, precision="float32")
     write_run(tmp_path, seed=2, precision="bf16", tuned={"trials": 15}, resumed_on=["epoch 3: threads was 4, is 8"])
     notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
     assert "mixes precisions: bf16, float32" in notes
     assert "seed 2, went on otherwise than it began: epoch 3: threads was 4, is 8" in notes
-    assert "not searched for in all measured cells (CE)" in notes
 
 
 FAIR = {"trials": 15, "search": "fair"}
@@ -52,7 +51,8 @@ FAIR = {"trials": 15, "search": "fair"}
         ("cosine", {"trials": 5, "search": "authors"}, []),  # the authors' own budget
         ("triplet", {"trials": 5, "search": "fair"}, ["search.trials=5"]),
         ("gloss_o", {"file": "x.yaml", "applied": []}, ["search.trials=0"]),  # all values set by hand
-        ("gloss_sqrt", {}, ["search.trials=0"]),  # no search
+        ("gloss_sqrt", True, ["search.trials=0"]),  # no search was found
+        ("scl_ce", False, ["search.trials=0"]),  # none was used
         ("gloss_sqrt", FAIR | {"applied": ["trainer.lr"]}, ["loss.lam=0.8 by hand", "loss.gamma=0.6 by hand"]),
     ],
 )

@@ -273,7 +273,9 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
     def share(num: int, total: int) -> str:
         return "all" if num == total else f"{num} of {total}"
 
-    found = [[x for x in protocol_deviations(g.config) if x.partition("=")[0] not in swept] for g in groups]
+    # A search that was not made yet is no deviation of a cell without runs.
+    swept = {*swept}, {*swept, "search.trials"}
+    found = [[x for x in protocol_deviations(g.config) if x.partition("=")[0] not in swept[not g.runs]] for g in groups]
     others: dict[str, list[str]] = {}  # the places of the cells with these deviations
     for g, said in zip(groups, found, strict=True):
         others.setdefault(", ".join(x for x in said if x != RELEASED), []).append(g.place)
@@ -289,12 +291,6 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
         notes.append(f"Not in the paper: {', '.join(unknown)}.")
     notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
     tuned = {id(g): [run.result.get("tuned") or {} for run in g.runs.values()] for g in groups if g.runs}
-    unsaid = [g for g in groups if g.runs and "search.trials=0" not in protocol_deviations(g.config)]
-    if default := [g for g in unsaid if not all(tuned[id(g)])]:
-        names = ", ".join(sorted({g.loss_name for g in default}))
-        notes.append(
-            f"Hyperparameters were not searched for in {share(len(default), len(tuned))} measured cells ({names})."
-        )
     elsewhere: dict[str, dict[str, None]] = {}  # cells whose values were searched for on other amounts of data
     for g in groups:
         for t in tuned.get(id(g), ()):
