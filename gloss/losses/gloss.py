@@ -9,6 +9,7 @@ value or gradient infinite. Where ordinary arithmetic suffices, the result equal
 
 import math
 from collections.abc import Callable
+from numbers import Real
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +34,8 @@ def choose_labeled(
     """
     if batch_size < 2:
         raise ValueError(f"a batch needs 2 texts to have one labeled and one unlabeled, got batch_size {batch_size}")
-    if not 0 < gamma < 1:
-        raise ValueError(f"gamma must lie in (0, 1), got {gamma}")
+    if not isinstance(gamma, Real) or not 0 < gamma < 1:
+        raise ValueError(f"gamma must be a number in (0, 1), got {gamma!r}")
     num_labeled = min(math.ceil(round(gamma * batch_size, 9)), batch_size - 1)  # 0.7 · 10 is 7, not 7.000000000000001
     source = torch.default_generator if generator is None else generator
     chosen = torch.randperm(batch_size, generator=source, device=source.device)[:num_labeled]
@@ -150,8 +151,8 @@ def propagation_loss(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """`gloss_loss`, and the mask of the unlabeled nodes that it scored, bool [U]; lap is called with "graph" and
     "propagation" after each of these parts, to time them."""
-    check_batch(embeddings, labels)
-    _check_settings(sigma, objective)
+    check_batch(embeddings, labels, may_be_unknown=True)
+    _check_settings(sigma, objective, num_classes)
     if is_labeled.shape != labels.shape or is_labeled.dtype != torch.bool:
         raise ValueError(
             f"is_labeled must be bool [B] with B = len(embeddings) = {len(labels)}, "
@@ -172,6 +173,8 @@ def propagation_loss(
         raise ValueError(
             f"class_weights must be [C] with C = num_classes = {num_classes}, got {list(class_weights.shape)}"
         )
+    if class_weights is not None and class_weights.device.type == "cpu" and not (class_weights > 0).all():
+        raise ValueError(f"class_weights must be positive, got {class_weights.tolist()}")
     labeled, unlabeled = is_labeled.nonzero()[:, 0], (~is_labeled).nonzero()[:, 0]
     if not len(labeled) or not len(unlabeled):
         raise ValueError(f"is_labeled must have a True and a False, got {len(labeled)} True of {len(labels)}")
@@ -219,19 +222,21 @@ def gloss_loss(
     node with label -1, whose class is not known, is propagated through and never scored.
     `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
 
-    embeddings: float [B, D], B >= 2, any scale (computed in float32, or in float64 for float64 input); labels: int [B]
-    in [0, C) or -1, checked on CPU; sigma: σ > 0; is_labeled: bool [B] with at least one True and one False, and False
-    where the label is -1. With a mask on the CPU (as `choose_labeled` makes it) no step waits for a GPU to count it.
-    Returns a scalar; 0, still connected to the encoder, where no unlabeled node can be scored. Raises ValueError for
-    anything else.
+    embeddings: float [B, D], B >= 2, any scale; labels: int [B] in [0, C) or -1, checked on CPU; sigma: σ > 0;
+    is_labeled: bool [B] with at least one True and one False, and False where the label is -1. With a mask on the CPU
+    (as `choose_labeled` makes it) no step waits for a GPU to count it. The graph is computed in float64 for σ >= 0.06,
+    else in float32 or the wider type of the embeddings. Returns a scalar; 0, still connected to the encoder, where no
+    unlabeled node can be scored. Raises ValueError for anything else.
     """
     settings = {"sigma": sigma, "num_classes": num_classes, "objective": objective, "class_weights": class_weights}
     return propagation_loss(embeddings, labels, is_labeled, lambda part: None, **settings)[0]
 
 
-def _check_settings(sigma: float, objective: str) -> None:
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
+def _check_settings(sigma: float, objective: str, num_classes: int | None) -> None:
+    if not isinstance(sigma, Real) or not 0 < sigma < math.inf:
+        raise ValueError(f"sigma must be a positive, finite number, got {sigma!r}")
+    if num_classes is not None and num_classes < 1:
+        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
 
@@ -241,8 +246,8 @@ class GLoss(nn.Module):
 
     sigma: σ, or "sqrt": `sqrt_bandwidth` of the first batch it sees, kept from then on and in the state dict (for the
     paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts, and pass the number).
-    gamma: the fraction that stays labeled. num_classes: C; None takes the classes of each batch, any integers, at the
-    cost of a wait for the GPU. generator: of the random split, on the CPU (None: torch's default one).
+    gamma: the fraction that stays labeled. num_classes: C; None takes the classes of each batch, any integers but -1,
+    at the cost of a wait for the GPU. generator: of the random split, on the CPU (None: torch's default one).
     """
 
     class_weights: Tensor | None
@@ -259,7 +264,7 @@ class GLoss(nn.Module):
         super().__init__()
         if isinstance(sigma, str) and sigma != "sqrt":
             raise ValueError(f'sigma must be a positive number or "sqrt", got {sigma!r}')
-        _check_settings(1.0 if isinstance(sigma, str) else sigma, objective)
+        _check_settings(1.0 if isinstance(sigma, str) else sigma, objective, num_classes)
         if num_classes is None and (objective == "softmax" or class_weights is not None):
             raise ValueError("num_classes must be given for objective='softmax' and for class_weights: both need it")
         choose_labeled(2, gamma)
@@ -269,15 +274,16 @@ class GLoss(nn.Module):
 
     def forward(self, embeddings: Tensor, labels: Tensor, is_labeled: Tensor | None = None) -> Tensor:
         """The loss of a batch; is_labeled: bool [B], drawn by `choose_labeled` if None; required for labels of -1."""
-        check_batch(embeddings, labels)
+        check_batch(embeddings, labels, may_be_unknown=True)
         if self.sigma is None:
             self.sigma = sqrt_bandwidth(embeddings)
         if is_labeled is None:
             is_labeled = choose_labeled(len(labels), self.gamma, self.generator)
         num_classes = self.num_classes
         if num_classes is None:
-            classes, labels = labels.unique(return_inverse=True)
-            num_classes = len(classes)
+            classes = labels[labels != -1].unique()
+            labels = torch.where(labels == -1, -1, torch.searchsorted(classes, labels))
+            num_classes = max(1, len(classes))
         return gloss_loss(
             embeddings,
             labels,

@@ -242,8 +242,10 @@ def test_cuda_step_does_not_synchronize():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sigma": 0.0}, "sigma must be positive and finite, got 0.0"),
-        ({"sigma": math.inf}, "sigma must be positive"),
+        ({"sigma": 0.0}, "sigma must be a positive, finite number, got 0.0"),
+        ({"sigma": math.inf}, "sigma must be a positive, finite number, got inf"),
+        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"class_weights": torch.tensor([1.0, 0.0, 2.0])}, "class_weights must be positive"),
         ({"objective": "ce"}, "objective must be one of nll, softmax, got 'ce'"),
         ({"num_classes": 2}, r"= \[0, 2\), or be -1 where they are not known, got 0 to 2"),
         ({"labels": torch.arange(14) - 2, "num_classes": 14}, "got -2 to 11"),
@@ -277,7 +279,7 @@ def test_choose_labeled_is_random_and_repeatable():
     with pytest.raises(ValueError, match="2 texts"):
         choose_labeled(1, 0.5)
     for gamma in (0.0, 1.0, math.nan):
-        with pytest.raises(ValueError, match=r"gamma must lie in \(0, 1\)"):
+        with pytest.raises(ValueError, match=r"gamma must be a number in \(0, 1\)"):
             choose_labeled(4, gamma)
 
 
@@ -301,6 +303,16 @@ def test_module_without_num_classes_accepts_any_integer_labels():
     x, labels, is_labeled = batch()
     any_integers = torch.tensor([-5, 1000, 7])[labels]
     assert GLoss(0.4)(x, any_integers, is_labeled) == GLoss(0.4, num_classes=3)(x, labels, is_labeled)
+
+
+def test_module_without_num_classes_leaves_labels_of_minus_1_unknown():
+    x, labels, is_labeled = batch()
+    labels[(~is_labeled).nonzero()[:2, 0]] = -1
+    any_integers = torch.where(labels < 0, -1, torch.tensor([-5, 1000, 7])[labels])
+    assert GLoss(0.4)(x, any_integers, is_labeled) == GLoss(0.4, num_classes=3)(x, labels, is_labeled)
+    for unknown in (labels, torch.full_like(labels, -1)):
+        with pytest.raises(ValueError, match="is_labeled must be False where the label is -1"):
+            GLoss(0.4)(x, unknown, torch.arange(14) != 13)
 
 
 def test_module_keeps_the_bandwidth_of_its_first_batch():
@@ -329,8 +341,11 @@ def test_bandwidth_inside_a_model_survives_safetensors_and_casts(tmp_path):
 def test_module_refuses_wrong_settings():
     for arguments, message in [
         ({"sigma": "median"}, 'sigma must be a positive number or "sqrt"'),
-        ({"sigma": -1.0}, "sigma must be positive"),
-        ({"gamma": 1.0}, "gamma must lie in"),
+        ({"sigma": -1.0}, "sigma must be a positive, finite number, got -1.0"),
+        ({"sigma": None}, "got None"),
+        ({"gamma": 1.0}, "gamma must be a number in"),
+        ({"gamma": None}, "gamma must be a number in .* got None"),
+        ({"num_classes": 0}, "num_classes must be at least 1"),
         ({"objective": "mse"}, "objective must be one of"),
         ({"objective": "softmax"}, "num_classes must be given"),
         ({"class_weights": torch.ones(2)}, "num_classes must be given"),

@@ -213,6 +213,9 @@ def test_modules_refuse_wrong_batches(module):
         (x, labels[:3], r"labels must be int \[B\] with B = len\(embeddings\) = 4, got torch.int64 \[3\]"),
         (x, labels.float(), r"labels must be int \[B\].*torch.float32"),
         (x, labels[:, None], r"labels must be int \[B\]"),
+        (x.tolist(), labels, "embeddings must be a torch.Tensor, got list"),
+        (x, labels.numpy(), "labels must be a torch.Tensor, got ndarray"),
+        (x, labels - 1, "-1"),
     ]:
         with pytest.raises(ValueError, match=message):
             module(wrong_x, wrong_labels)
@@ -276,7 +279,7 @@ def test_losses_need_only_torch():
     code = (
         "import sys, torch; before = set(sys.modules); from gloss.losses import *\n"
         "new = {name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names\n"
-        "print(*sorted(new))"
+        "print(*sorted(new)); assert propagate_labels and sqrt_bandwidth"
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert set(result.stdout.split()) <= {"gloss", "torch"}, result.stdout
