@@ -40,7 +40,7 @@ demo: setup ## what training does to the embeddings of 1,000 film reviews: a tab
 	$(RUN) scripts/train.py -m experiment=demo
 	$(RUN) scripts/report.py paths.outputs=outputs/demo only=demo show=demo measure=[frozen] settings=demo
 
-test: setup ## unit tests and one small run from end to end (10 minutes on 2 cores)
+test: setup ## unit tests and one small run from end to end (6 minutes on 2 cores)
 	.venv/bin/pytest -n 2
 
 test-long: setup ## what takes longer: fault injection, fuzzing
@@ -74,7 +74,7 @@ plan-%: setup ## what one table, figure or experiment would cost
 tune-%: setup ## only the searches that a table, figure or experiment lacks
 	$(RUN) scripts/reproduce.py action=tune target=$* $(SELECTED)
 
-status: setup ## how far everything is that was asked for
+status: setup ## progress of every requested table, figure and experiment
 	$(RUN) scripts/reproduce.py action=status $(call quoted,paths.outputs,$(OUTPUTS))
 
 report: setup ## tables, figures and the page from the records (RUNS=outputs/demo: of another folder)

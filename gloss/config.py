@@ -138,7 +138,7 @@ class VariantConfig:
     scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: the fixed λ of SCL
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step
     tested_weights: str = choice("best", "best", "last")  # of the best or of the last epoch
-    loss_dtype: str = choice("float32", "float32", "float64")  # in which G-Loss is computed
+    loss_dtype: str = choice("float32", "float32", "float64")  # in which all losses are computed
     early_stopping_min_delta: float = _number(
         0.0, "at least 0", lambda x: x >= 0
     )  # standalone: tolerance below the best

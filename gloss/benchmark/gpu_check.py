@@ -245,7 +245,7 @@ def benchmarks(place: Place) -> Iterator[Row]:
 def _benchmark(place: Place, texts: str, lengths: str, is_compiled: bool) -> Iterator[Row]:
     result, path = bench(replace(place.settings, lengths=lengths, compile=is_compiled), place.outputs)
     ce, gloss_o = (result["candidates"][name] for name in (CE, GLOSS_O))
-    share, ratio = ce["share_of_peak"], gloss_o["added"]
+    share, ratio = ce["mfu"], gloss_o["overhead"]
     measured = "{:.3f} ({:.3f} – {:.3f})"
     least = None
     if is_compiled:

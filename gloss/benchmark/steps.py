@@ -44,7 +44,7 @@ from gloss.training.checkpoint import Progress
 from gloss.training.objective import Objective
 from gloss.training.trainer import LOG, Fit
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 AGAIN, TRAINER, RELEASED = "ce_repeat", "trainer", "released"
 BASELINE_ROUNDS = 6  # rounds with baselines: their steps are long, and their times far from ours
 SIGMA = 0.5  # any number takes the same time
@@ -197,7 +197,7 @@ def bench(
 def summary(rounds: Sequence[dict[str, Any]], peak: float, alone: dict[str, float]) -> dict[str, dict[str, Any]]:
     """By candidate: [median, low, high] over its rounds of a step's seconds, tokens a second and share of the peak.
 
-    ratio: its step over the step of `under`, within the rounds that have both; added, for a loss that was also timed
+    ratio: its step over the step of `under`, within the rounds that have both; overhead, for a loss that was also timed
     `alone`: CE's step with this loss in place of CE, over CE's step.
     """
     found = {}
@@ -208,7 +208,7 @@ def summary(rounds: Sequence[dict[str, Any]], peak: float, alone: dict[str, floa
             "rounds": len(there),
             "seconds": interval(seconds),
             "tokens_per_second": interval([r["tokens"] / s for r, s in zip(there, seconds, strict=True)]),
-            "share_of_peak": interval([r["flops"] / s / peak for r, s in zip(there, seconds, strict=True)]),
+            "mfu": interval([r["flops"] / s / peak for r, s in zip(there, seconds, strict=True)]),
             "peak_memory_bytes": max(r["turns"][name].get("peak_memory_bytes", 0) for r in there) or None,
         }
         # CE's two turns are the denominator by turns: their mean or minimum would shift the ratio's median.
@@ -220,7 +220,7 @@ def summary(rounds: Sequence[dict[str, Any]], peak: float, alone: dict[str, floa
             row |= {"under": under[0], "ratio": interval(values)}
         if name in alone and name != CE:
             median, low, high = found[CE]["seconds"]
-            row["added"] = [1 + (alone[name] - alone[CE]) / step for step in (median, high, low)]
+            row["overhead"] = [1 + (alone[name] - alone[CE]) / step for step in (median, high, low)]
     return found
 
 

@@ -148,9 +148,9 @@ def _print_table(folders: Sequence[Path], outputs: Path) -> None:
     """Print the runs of a sweep by configuration, and the command that makes the page."""
     from gloss.records.frame import frame_of  # here: slow to import
     from gloss.records.reading import read_record
-    from gloss.report.run_list import by_cell
+    from gloss.report.run_list import by_configuration
 
-    print(f"\n{by_cell(frame_of([read_record(folder) for folder in dict.fromkeys(folders)]))}")
+    print(f"\n{by_configuration(frame_of([read_record(folder) for folder in dict.fromkeys(folders)]))}")
     print(f"The page {outputs / 'report' / 'index.html'}: {program('report')} paths.outputs={outputs}")
 
 

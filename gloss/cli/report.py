@@ -33,7 +33,7 @@ def task(cfg: Report) -> int:
     from gloss.records.frame import frame_of  # here: slow to import
     from gloss.records.reading import shortened
     from gloss.report.build import build
-    from gloss.report.run_list import by_cell
+    from gloss.report.run_list import by_configuration
 
     if cfg.measure:
         measure(cfg)
@@ -42,7 +42,7 @@ def task(cfg: Report) -> int:
         for table in (table for table in report.tables if table.name in cfg.show):
             print(table.markdown())
     elif report.records:
-        print(by_cell(frame_of(report.records)) + "\n")
+        print(by_configuration(frame_of(report.records)) + "\n")
     for problem in report.problems[:PROBLEMS]:
         print(f"not used: {shortened(problem, 160)}", file=sys.stderr)
     if (more := len(report.problems) - PROBLEMS) > 0:

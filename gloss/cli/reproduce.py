@@ -272,7 +272,7 @@ def task(cfg: Reproduce) -> int:
     device = cfg.device or this_device()
     if cfg.action == "status":
         if not status(task.outputs, device, cores):
-            print(f"nothing was asked for yet: there is no {task.outputs}/selections.yaml")
+            print(f"nothing was requested yet: there is no {task.outputs}/selections.yaml")
         return 0
     plan = task.plan(device, cores)
     print(f"{cfg.target} needs no runs" if plan is None else show(plan))

@@ -30,7 +30,7 @@ class Runs:
     config_hash: list[str] = names()  # the same
     seed: list[str] = names()  # the same
     sort: str | None = None  # a column, its largest value first; -column: its smallest
-    by: str = choice("run", "run", "cell")  # cell: mean ± standard deviation over the seeds of a configuration
+    by: str = choice("run", "run", "configuration")  # configuration: mean ± deviation of its seeds
     compare: list[str] = names()  # two runs, by configuration and numbers: folders, or config_hash/seed as listed
     paths: Outputs = field(default_factory=Outputs)
 
@@ -57,7 +57,7 @@ def task(cfg: Runs) -> None:
         if (column := cfg.sort.removeprefix("-")) not in columns:
             raise ConfigError(f"sort={column} is not allowed: expected one of {', '.join(columns)}")
         runs = runs.sort_values(column, ascending=cfg.sort.startswith("-"), kind="stable")
-    print((run_list.by_cell if cfg.by == "cell" else run_list.listed)(runs))
+    print((run_list.by_configuration if cfg.by == "configuration" else run_list.listed)(runs))
 
 
 def one_of(runs: Any, name: str) -> Any:

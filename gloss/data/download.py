@@ -41,7 +41,7 @@ def prepare(names: Sequence[str], data_dir: Path, say: Callable[[str], None] = p
     of_source = {name: [k for k, x in manifest["sets"].items() if x["source"] == name] for name in manifest["sources"]}
     names = [name for given in names for name in of_source.get(given, [given])]
     if unknown := [name for name in names if name not in manifest["sets"]]:
-        raise DataError(f"{unknown[0]} is none of the sets that can be fetched: {', '.join(manifest['sets'])}")
+        raise DataError(f"there is no data set {unknown[0]} to fetch: expected one of {', '.join(manifest['sets'])}")
     problems = []
     for name in names:
         entry = manifest["sets"][name]
@@ -67,9 +67,9 @@ def _prepare_file(
         except DataError as error:
             reason = str(error)
         if reason is None:
-            say(f"{path}: there already, as it should be")
+            say(f"{path}: complete, kept")
             return
-        say(f"{path}: made again, because of {reason}")
+        say(f"{path}: fetched again: {reason}")
     if "package" in source:
         rows = snippets.splits(source, entry)[part]
     else:

@@ -24,19 +24,20 @@ def measure_texts(
     """Rows, classes, truncation and duplicates of a data set, for Table 1: <outputs>/baselines/texts-<set>.json.
 
     tokenizer: a Hugging Face tokenizer, or None: truncation is then left open; name: of its model. Raises DataError.
-    Returns {"dataset", "labels", "splits": {part: {"rows", "classes", "too_long"}}, "duplicates", "note", "tokenizer"}.
-    too_long: share (0 to 1) of texts with more than `max_length` tokens, special ones counted; None if tokenizer is.
+    Returns {"dataset", "labels", "splits": {part: {"rows", "classes", "truncated"}}, "duplicates", "note",
+    "tokenizer"}.
+    truncated: share (0 to 1) of texts with more than `max_length` tokens, special ones counted; None if tokenizer is.
     duplicates: {"train-val", "train-test", "val-test"}: rows of the later split whose text is in the earlier one too.
     """
     dataset = load_dataset(cfg, data_dir, seed=0)
     splits, duplicates = {}, {}
     earlier: dict[str, set[tuple[str, ...]]] = {}
     for part, split in dataset.splits.items():
-        too_long = None
+        truncated = None
         if tokenizer is not None:
             lengths = np.diff(tokenize(split.texts, tokenizer, max_length + 1).offsets)
-            too_long = float((lengths > max_length).mean())
-        splits[part] = {"rows": len(split), "classes": len(np.unique(split.labels)), "too_long": too_long}
+            truncated = float((lengths > max_length).mean())
+        splits[part] = {"rows": len(split), "classes": len(np.unique(split.labels)), "truncated": truncated}
         for other, texts in earlier.items():
             duplicates[f"{other}-{part}"] = sum(text in texts for text in split.texts)
         earlier[part] = set(split.texts)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gloss.losses.cosine import CosineSimilarityLoss, cosine_similarity_loss
-    from gloss.losses.gloss import GLoss, choose_labeled, gloss_loss, is_scored
     from gloss.losses.geometry import sqrt_bandwidth
+    from gloss.losses.gloss import GLoss, choose_labeled, gloss_loss, is_scored
     from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
     from gloss.losses.supcon import SupConLoss, supcon_loss
     from gloss.losses.triplet import BatchAllTripletLoss, batch_all_triplet_loss

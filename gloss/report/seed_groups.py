@@ -168,6 +168,10 @@ def mixed(group: Group) -> list[str]:
         values = sorted({str(run.result.get(key)) for run in group.runs.values()})
         if len(values) > 1:
             found.append(f"{group.name} mixes {word}: {', '.join(v[:12] for v in values)}")
+    for key in ("grad_cache_chunk", "num_length_buckets"):  # other masks of dropout
+        values = sorted({str(number(run.result, "config", "trainer", key)) for run in group.runs.values()})
+        if len(values) > 1:
+            found.append(f"{group.name} mixes values of trainer.{key}: {', '.join(values)}")
     for seed, run in group.runs.items():
         if changes := run.result.get("resumed_on"):
             found.append(f"{group.name}, seed {seed}, went on otherwise than it began: {'; '.join(map(str, changes))}")

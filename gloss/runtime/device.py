@@ -40,9 +40,11 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         unused = unused_gpu() if not torch.cuda.is_available() else None
         why = f" ({unused.reason})" if unused else ""
-        raise ConfigError(f"trainer.device={name} is not there: found {torch.cuda.device_count()} CUDA devices{why}")
+        raise ConfigError(
+            f"trainer.device={name} is not available: found {torch.cuda.device_count()} CUDA devices{why}"
+        )
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise ConfigError("trainer.device=mps is not there on this machine")
+        raise ConfigError("trainer.device=mps is not available on this machine")
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)

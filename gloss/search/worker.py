@@ -12,6 +12,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import shutil
 import time
 import warnings
@@ -138,7 +139,7 @@ class _Reporter(Callback):
 class Worker:
     """One process at work on a study."""
 
-    majority = 0.0  # validation macro-F1 of a constant answer
+    majority = -math.inf  # validation macro-F1 of a constant answer; a silhouette has no such floor
 
     def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_examples: int, fingerprint: str) -> None:
         self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
@@ -216,7 +217,7 @@ class Worker:
             return None
         shown = f"trial {place + 1} of {self.num_trials}"
         if trial.params:
-            print(f"{self.study_name} · {shown} · going on where another worker left it", flush=True)
+            log.info(f"{self.study_name} · {shown} · resuming an interrupted trial")
         cfg = copy.deepcopy(self.cfg)
         for name, row in self.space.items():
             if isinstance(row, CategoricalDistribution):

@@ -55,7 +55,7 @@ def test_an_exception_in_a_benchmark_leaves_the_other_benchmarks(monkeypatch, tm
     def only_plain(settings, outputs):
         if settings.compile:
             raise TypeError("no such option")
-        candidate = {"seconds": [0.02] * 3, "share_of_peak": [0.3] * 3, "added": [1.1, 1.0, 1.2]}
+        candidate = {"seconds": [0.02] * 3, "mfu": [0.3] * 3, "overhead": [1.1, 1.0, 1.2]}
         return {"candidates": dict.fromkeys(settings.losses, candidate)}, tmp_path
 
     monkeypatch.setattr(module, "bench", only_plain)

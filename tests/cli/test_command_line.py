@@ -174,7 +174,7 @@ def test_all_errors_of_a_command_line_are_printed_together(capsys):
         ("reproduce", ["target=table99"], "error: table99 is no table, figure or experiment"),
         ("reproduce", ["-m"], "error: there is no flag -m here"),
         ("runs", ["compare=a"], "error: expected two runs"),
-        ("data", ["datasets=imdb"], "error: imdb is none of the sets that can be fetched"),
+        ("data", ["datasets=imdb"], "error: there is no data set imdb to fetch"),
         ("bench", ["losses=ce,focal"], "error: losses=focal is not allowed: expected some of ce, "),
         ("bench", ["rounds=0", "clock=sun"], "error: rounds=0 is not allowed: expected a whole number of at least 1"),
         ("gpu_check", ["--device=cpu"], "error: there is no flag --device=cpu"),

@@ -213,9 +213,9 @@ def test_long_texts_and_duplicates_are_counted(toy):
     manifest = json.loads(data.MANIFEST.read_text())
     manifest["sets"]["toy"]["splits"]["val"]["fingerprint"] = None
     data.MANIFEST.write_text(json.dumps(manifest))
-    for max_length, too_long in ((41, 1 / 20), (42, 0)):  # 40 words, [CLS] and [SEP]
+    for max_length, truncated in ((41, 1 / 20), (42, 0)):  # 40 words, [CLS] and [SEP]
         found = measure_texts(DatasetConfig(name="toy"), toy, wordpiece(WORDS), toy, max_length=max_length)
-        assert found["splits"]["val"] == {"rows": 20, "classes": 2, "too_long": too_long}
+        assert found["splits"]["val"] == {"rows": 20, "classes": 2, "truncated": truncated}
     assert found["duplicates"] == {"train-val": 1, "train-test": 0, "val-test": 0}
 
 

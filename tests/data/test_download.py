@@ -169,7 +169,7 @@ def test_data_sets_are_prepared_and_valid_files_are_kept(server, toy, tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:-20])
     assert prepare(["toy", "pairs"], tmp_path / "data", messages.append) == []
     assert server.asked == ["/data/toy/test.csv"]
-    assert "there already" in messages[-1] and any("made again, because of" in line for line in messages)
+    assert "complete, kept" in messages[-1] and any("fetched again" in line for line in messages)
 
 
 def test_a_failed_data_set_does_not_stop_the_others(server, toy, tmp_path):

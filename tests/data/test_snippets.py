@@ -91,7 +91,7 @@ def test_a_data_set_is_fetched_and_prepared_once(domain, method, monkeypatch):
     dataset = load_dataset(DatasetConfig(name="tiny_one"), domain / "data", seed=1)
     assert dataset.labels == ["negative", "positive"] and dataset.splits["test"].labels.sum() == 250
     monkeypatch.setattr(snippets, "_files", lambda *_: pytest.fail("fetched again"))
-    assert prepare(["tiny_one"], domain / "data", messages.append) == [] and "there already" in messages[-1]
+    assert prepare(["tiny_one"], domain / "data", messages.append) == [] and "complete, kept" in messages[-1]
 
 
 def test_a_package_with_another_hash_is_refused(domain):

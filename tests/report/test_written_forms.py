@@ -11,14 +11,14 @@ from gloss.report.tables import datasets_and_search as starting
 
 def test_table1_shows_our_counts_and_the_papers():
     splits = {
-        part: {"rows": n, "classes": 2, "too_long": 0.015}
+        part: {"rows": n, "classes": 2, "truncated": 0.015}
         for part, n in {"train": 6397, "val": 711, "test": 3554}.items()
     }
     duplicates = {"train-val": 0, "train-test": 3, "val-test": 1}
     record = {"dataset": "mr", "splits": splits, "duplicates": duplicates, "note": None, "tokenizer": "minilm"}
     rows = {"train": 5879, "val": 653, "test": 2568}
     classes, long = {"train": 52, "val": 51, "test": 52}, {"train": 0.2, "val": 0.1004, "test": 0.0}
-    splits = {part: {"rows": n, "classes": classes[part], "too_long": long[part]} for part, n in rows.items()}
+    splits = {part: {"rows": n, "classes": classes[part], "truncated": long[part]} for part, n in rows.items()}
     other = record | {"dataset": "r52", "splits": splits, "tokenizer": "roberta_large"}
     table = starting.table1([record, other])
     ours, printed = row(table, "MR", "ours")

@@ -63,9 +63,9 @@ def check_after_kill(overrides: list[str], logs: str, num_trials: int, tmp_path:
     assert logs.count(": validation accuracy") == num_trials == len(trial_records(study))
     for record in trial_records(study):
         assert [row["epoch"] for row in record.epochs()] == [1, 2, 3, 4, 5, 6]
-    again = logs.partition("going on where another worker left it")[2]
+    again = logs.partition("resuming an interrupted trial")[2]
     assert "· going on from epoch " in again.partition("· epoch ")[0], logs  # it resumed from its checkpoint
-    [number] = re.findall(r"· trial (\d+) of \d+ · going on where another worker left it", logs)
+    [number] = re.findall(r"· trial (\d+) of \d+ · resuming an interrupted trial", logs)
     interrupted = study.trials[int(number) - 1]  # the log counts from 1
     plain = without_search(overrides)
     rate = f"trainer.lr={interrupted['params']['lr']}"

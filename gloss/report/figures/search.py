@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
+from gloss.config import TrainerConfig, config_file
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import shortened
 from gloss.records.study import Study
@@ -122,13 +123,14 @@ def search_command(study: Study) -> str:
     """The command that makes or resumes a search."""
     from gloss.runtime.command import word_of  # here: it loads Hydra, which only studies need
 
+    budget = config_file("search", study.search, is_optional=True).get("budget", {})
     settings = {  # the value, and its default
         "variant": (study.variant, "paper"),
         "search": (study.search, "fair"),
         "dataset.train_limit": (study.train_limit, None),
-        "trainer.max_epochs": (study.max_epochs, 200),
+        "trainer.max_epochs": (study.max_epochs, TrainerConfig.max_epochs),
         "seed": (study.seed, 1),
-        "search.trials": (study.num_trials, 15),
+        "search.trials": (study.num_trials, budget.get(study.loss, budget.get("any"))),
     }
     words = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss")}
     words |= {key: value for key, (value, usual) in settings.items() if value != usual} | study.given

@@ -86,14 +86,15 @@ def table9(groups: Sequence[Group]) -> list[Table]:
         rows.append(["", "paper", *printed, MISSING, p, *[MISSING] * 5])
     notes = [
         "Accuracy in points, paired by data set and seed. t: paired t-test, as in the paper; sign-flip: exact "
-        "two-sided permutation test; Holm: its p adjusted for the rows of this table; least p: the smallest that so "
+        "two-sided permutation test; Holm: its p adjusted for the rows of this table; smallest p: the least that so "
         "many pairs can reach.",
         f"Claim: {CLAIMS}",
         "Pooling takes the pairs of all data sets as exchangeable; the second table does not.",
         paper.TABLE9_NOTE,
         *common_notes(groups),
     ]
-    heads = ["G-Loss", "Rival", "Δ", "95 % interval", "p (t)", "p (sign-flip)", "Holm", "Least p", "Pairs", "Claim"]
+    heads = ["G-Loss", "Baseline", "Δ", "95 % interval"]
+    heads += ["p (t)", "p (sign-flip)", "Holm", "Smallest p", "Pairs", "Claim"]
     title = "Table 9: paired tests of G-Loss-O on Table 3's runs"
     data = [{"rival": rival, **tested} for (rival,), tested in first.items()]
     tables = [Table("table9", title, ["Comparison", "", *heads], rows, data, notes, missing(groups), num_keys=2)]
@@ -157,7 +158,7 @@ def claims_table(found: Sequence[dict[str, Any]]) -> Table:
     data = pd.DataFrame(found, columns=["source", "text", "where", "difference", "low", "high", "pairs", "claim"])
     data = data.rename(columns={"text": "claim", "claim": "verdict"})
     notes = [f"Difference of test accuracies in points, paired by data set and seed. Verdict: {CLAIMS}"]
-    columns = ["From", "Claim", "Verdict", "Where", "Δ", "95 % interval", "Pairs"]
+    columns = ["Experiment", "Claim", "Verdict", "Where", "Δ", "95 % interval", "Pairs"]
     return Table("claims", "What the numbers say", columns, rows, data, notes, num_keys=4)
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gloss.config import TrainerConfig
 from gloss.paper import published as paper
 from gloss.paper.names import DATASETS, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number, read_each, read_json
@@ -16,9 +17,9 @@ from gloss.report.table import MISSING, Entry, Table, entry, number_text
 
 PARTS = ("train", "val", "test")
 COLUMNS = ("docs", *PARTS, "classes")
-SPLIT_KEYS = ("rows", "classes", "too_long")
+SPLIT_KEYS = ("rows", "classes", "truncated")
 BEST_SHARE = 5  # the best fifth of the trials
-MAX_EPOCHS = 200  # of the protocol
+MAX_EPOCHS = TrainerConfig.max_epochs  # of the protocol
 NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
 
 
@@ -36,7 +37,7 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
             found = {key: [number(record, "splits", part, key) for part in PARTS] for key in SPLIT_KEYS}
             counts = [x or 0 for x in found["rows"]]
             duplicates = {pair: number(record, "duplicates", pair) for pair in ("train-val", "train-test", "val-test")}
-            shares = [None if x is None else 100 * x for x in found["too_long"]]
+            shares = [None if x is None else 100 * x for x in found["truncated"]]
             copies = " / ".join(number_text(n, digits=0) for n in duplicates.values())
             cells = [f"{x:.0f}" for x in (sum(counts), *counts)]
             cells += [_by_split(found["classes"], 0), _by_split(shares, 1), copies]
@@ -54,12 +55,13 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
     counted = "; ".join(f"{name} ({', '.join(sets)})" for name, sets in by_tokenizer.items())
     notes = [
         "Classes: in train / validation / test, one number where they agree.",
-        "Over 128: share in percent of texts with more than 128 tokens, which are cut, in train / validation / test."
+        "Truncated: share in percent of texts with more than 128 tokens, in train / validation / test."
         + (f" Counted by the tokenizer of {counted}." if counted else ""),
-        "Copies: texts that occur in train and validation / train and test / validation and test.",
+        "Duplicates across splits: texts that occur in train and validation / train and test / validation and test.",
         *notes,
     ]
-    columns = ["Data set", "", "Texts", "Train", "Validation", "Test", "Classes", "Over 128 (%)", "Copies"]
+    columns = ["Data set", "", "Texts", "Train", "Validation", "Test", "Classes"]
+    columns += ["Truncated (%)", "Duplicates across splits"]
     lacking = [f"dataset={d}: not measured" for d in published if d not in by_name]
     return Table("table1", "Table 1: the texts", columns, rows, data, notes, lacking, num_keys=2)
 

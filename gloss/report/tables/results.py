@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +14,7 @@ from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, model_name
 from gloss.report.protocol import RELEASED, is_comparable, protocol_deviations
 from gloss.report.seed_groups import CELL, Group, blocks, mixed, setting, timed
-from gloss.report.statistics import mean, std, verdict
+from gloss.report.statistics import mean, std, verdict, welch_half
 from gloss.report.table import Entry, Part, Table, number_text, rank
 
 
@@ -50,12 +51,12 @@ VERDICTS = (
     "prints, taken as that of 5 runs). Bounds in points, ok and near: accuracy 0.5 and 1.5, macro-F1 1 and 3; "
     "silhouette 0.05 and 0.15. Off: the interval lies wholly outside the bound of near; ok and near: the difference "
     "lies within their bound, and half the interval is at most the bound of near; else, and with fewer than 3 seeds, "
-    "unresolved. (released): the variant of the released code. Cells that leave the paper's protocol, and models that "
-    "it has not, bear none."
+    "unresolved. (released): the variant of the released code. Cells off the paper's protocol, and models that are "
+    "not in the paper, have none."
 )
 RANKS = (
-    "Bold is the best, underlined the second of its block, among cells of one protocol and variant; ours and the "
-    "paper's ranked apart."
+    "Bold is the best, underlined the second of its block, among cells of one protocol and variant. Our numbers "
+    "and the paper's are ranked separately."
 )
 Cell = list[dict[str, Any]]  # the numbers of a group: a row a metric
 
@@ -79,7 +80,11 @@ def measure(groups: Sequence[Group], metrics: Sequence[Metric], experiment: str 
             row = {**{key: getattr(g, key) for key in CELL}, **g.point, "metric": m.name, "n": len(values)}
             row |= {"mean": mean(values), "std": std(values), "seeds": " ".join(map(str, found))}
             row |= {"paper": published, "paper_std": spread}
-            row["difference"] = mean(values) - published if m.is_quality and published is not None else None
+            row |= dict.fromkeys(("difference", "low", "high"))
+            if m.is_quality and published is not None and values:
+                half = welch_half(values, spread) if len(values) > 1 else math.nan
+                difference = mean(values) - published
+                row |= {"difference": difference, "low": difference - half, "high": difference + half}
             row["verdict"] = (judge(experiment, g, m.name, values) or None) if m.is_quality else None
             row["protocol_deviations"] = ", ".join(protocol_deviations(g.config)) or None
             rows.append(row | {"setting": " ".join(setting(g))})
@@ -273,9 +278,10 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
     def share(num: int, total: int) -> str:
         return "all" if num == total else f"{num} of {total}"
 
-    # A search that was not made yet is no deviation of a cell without runs.
-    swept = {*swept}, {*swept, "search.trials"}
-    found = [[x for x in protocol_deviations(g.config) if x.partition("=")[0] not in swept[not g.runs]] for g in groups]
+    found = []
+    for g in groups:
+        left_out = swept if g.runs else (*swept, "search.trials")  # that search may still be made
+        found.append([x for x in protocol_deviations(g.config) if x.partition("=")[0] not in left_out])
     others: dict[str, list[str]] = {}  # the places of the cells with these deviations
     for g, said in zip(groups, found, strict=True):
         others.setdefault(", ".join(x for x in said if x != RELEASED), []).append(g.place)

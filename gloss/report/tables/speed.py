@@ -23,8 +23,8 @@ def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
 
     def read(path: Path) -> dict[str, Any]:
         result = read_json(path)
-        if result["schema_version"] != 3 or not isinstance(result["candidates"], dict):
-            raise ValueError("expected schema_version 3 with candidates: measure again")
+        if result["schema_version"] != 4 or not isinstance(result["candidates"], dict):
+            raise ValueError("expected schema_version 4 with candidates: measure again")
         return result
 
     return read_each(outputs, "bench/*.json", read)
@@ -32,8 +32,8 @@ def read_bench(outputs: str | Path) -> tuple[list[dict[str, Any]], list[str]]:
 
 def speed_table(results: Sequence[dict[str, Any]]) -> Table:
     """Seconds of a training step by candidate, and each step against another one."""
-    columns = ["Benchmark", "Step", "Seconds", "÷ step of", "Ratio", "CE's step with it ÷ CE's"]
-    columns += ["Tokens/s", "Share of peak", "Memory (GB)"]
+    columns = ["Benchmark", "Step", "Seconds", "÷ step of", "Ratio", "Overhead"]
+    columns += ["Tokens/s", "MFU", "Memory (GB)"]
     rows, data = [], []
     for result in results:
         for name, found in result["candidates"].items():
@@ -41,8 +41,8 @@ def speed_table(results: Sequence[dict[str, Any]]) -> Table:
             rows.append([
                 result["name"], _name(name), _spread(found["seconds"], ".4g"),
                 _name(found["under"]) if "under" in found else MISSING,
-                _spread(found.get("ratio"), ".3f"), _spread(found.get("added"), ".4f"),
-                f"{found['tokens_per_second'][0]:.0f}", f"{100 * found['share_of_peak'][0]:.1f} %",
+                _spread(found.get("ratio"), ".3f"), _spread(found.get("overhead"), ".4f"),
+                f"{found['tokens_per_second'][0]:.0f}", f"{100 * found['mfu'][0]:.1f} %",
                 MISSING if memory is None else f"{memory / 1e9:.2f}",
             ])  # fmt: skip
             spreads = {key: value for key, value in found.items() if isinstance(value, list)}
@@ -52,11 +52,11 @@ def speed_table(results: Sequence[dict[str, Any]]) -> Table:
     notes = [
         *map(_machine, results),
         "Medians over rounds, with their 95 % interval as if rounds were independent (fewer than six: the lowest and "
-        "the highest). A ratio is formed within a round, on the same batches, over CE's two turns in turn. CE's step "
-        "with a loss in it: the extra time of the loss alone over CE, added to CE's step.",
-        "Tokens are real ones, without padding; the share of the peak counts 6 operations for a parameter of the "
-        "layers and token, and attention. Memory is the peak of the process, with all candidates' weights in it "
-        "(baselines=false: ours alone).",
+        "the highest). A ratio is formed within a round, on the same batches, over CE's two turns in turn. "
+        "Overhead: (CE's step + the extra time of the loss alone) ÷ CE's step.",
+        "Tokens are real ones, without padding. MFU, the share of the peak that is used, counts 6 operations for a "
+        "parameter of the layers and token, and attention. Memory is the peak of the process, with all candidates' "
+        "weights in it (baselines=false: ours alone).",
     ]
     return Table("bench", "Seconds of a training step", columns, rows, data, notes, num_keys=2)
 
