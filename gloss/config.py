@@ -215,7 +215,7 @@ class ExperimentConfig:
 class PathsConfig:
     data: str = MISSING  # folder of the prepared sets
     outputs: str = MISSING  # folder of runs, searches and the report
-    tuned: str | None = None  # null: configs/tuned, or <outputs>/tuned where outputs is not the default
+    tuned: str | None = None  # folder of the best values of searches; null: <outputs>/tuned
 
 
 @dataclass

@@ -23,6 +23,7 @@ import yaml
 from gloss.cli.command import WithOverrides, run_command
 from gloss.config import CONFIG_DIR, TuneConfig, choice, known_options
 from gloss.errors import ConfigError, DataError
+from gloss.experiments.cost import DEVICES
 from gloss.experiments.grid import NAMES, SEARCH_KEYS, RunSpec, expand_grid, search_overrides
 from gloss.experiments.requested import requested_runs, same_settings, selections
 from gloss.experiments.status import DONE, RUNNING, searches_left
@@ -31,7 +32,7 @@ from gloss.report.plan import Plan, failures, make_plan, show
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.compose import sweep_of
 from gloss.runtime.locks import FileLock
-from gloss.runtime.overrides import SECRET, override, prepared, value_of
+from gloss.runtime.overrides import SECRET, is_of_search, override, prepared, value_of
 from gloss.runtime.terminal import program
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
@@ -62,8 +63,8 @@ class Task:
         self.experiments = experiments_of(name)
         self.searched = SEARCHES_OF.get(name, ())  # experiments of which only the searches belong to it
         self.storage = [o for o in overrides if o.startswith(STORAGE)]  # a URL that may hold a password
-        self.search = [o for o in overrides if o.startswith(("search=", "search.")) and o not in self.storage]
-        self.launcher = [o for o in overrides if o.startswith(("hydra/", "hydra.launcher"))]
+        self.search = [o for o in overrides if is_of_search(o) and o not in self.storage]
+        self.launcher = [o for o in overrides if o.lstrip("+").startswith(("hydra/", "hydra.launcher"))]
         self.overrides = [o for o in overrides if o not in self.search + self.launcher + self.storage]
         self.outputs = Path(value_of(self.overrides, "paths.outputs", "outputs"))
         if name == ALL and (sets := value_of(self.overrides, "dataset")):
@@ -228,7 +229,7 @@ def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> 
     mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", STORAGE))]
 
     def specs(selection: Iterable[str]) -> set[str]:
-        return {o for o in selection if not o.startswith(("search=", "search."))}
+        return {o for o in selection if not is_of_search(o)}
 
     with FileLock(outputs / ".selections.lock"):
         asked = selections(outputs)
@@ -275,6 +276,9 @@ def task(cfg: Reproduce) -> int:
             print(f"nothing was requested yet: there is no {task.outputs}/selections.yaml")
         return 0
     plan = task.plan(device, cores)
+    if cfg.device and plan and not (plan.speeds.data_sheet or plan.speeds.found):
+        known = ", ".join(DEVICES)
+        raise ConfigError(f"device={cfg.device} is not allowed: expected {known}, or a GPU on which runs have finished")
     print(f"{cfg.target} needs no runs" if plan is None else show(plan))
     for failure in failures(plan.lines if plan else ()):
         print(f"failed: {failure}")

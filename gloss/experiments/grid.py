@@ -179,8 +179,8 @@ def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
 
 
 def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[str, ...]:
-    """The overrides of a command line that a search takes over: all but the swept keys and the seed."""
-    return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed"))
+    """The overrides of a command line that a search takes over: all but the swept keys, the seed and rerun."""
+    return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed", "rerun"))
 
 
 def only_of(name: str) -> dict[str, dict[str, Any]]:

@@ -14,7 +14,7 @@ from gloss.experiments.grid import IDENTITY, RunSpec, expand_grid, own_fingerpri
 from gloss.records.reading import Record, read_yaml, shortened
 from gloss.records.run_folder import config_hash
 from gloss.runtime.compose import sweep_of
-from gloss.runtime.overrides import override
+from gloss.runtime.overrides import is_of_search, override
 
 _SELECTIONS = TypeAdapter(dict[str, list[list[str]]])
 
@@ -51,7 +51,7 @@ def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[s
 def _settings(name: str, overrides: Iterable[str]) -> tuple[str, ...]:
     """The overrides that choose neither specs nor a search, sorted."""
     picks = {*sweep_of(name), *IDENTITY, "seed"}
-    rest = (o for o in overrides if o.partition("=")[0] not in picks and not o.startswith(("search=", "search.")))
+    rest = (o for o in overrides if o.partition("=")[0] not in picks and not is_of_search(o))
     return tuple(sorted(rest))
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gloss.config import HYPERPARAMETERS, Config, config_file
+from gloss.errors import ConfigError
 from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_overrides, search_spec
 from gloss.records.run_folder import is_done, is_running
 from gloss.search.best_values import mismatch, read_tuned, tuned_file
@@ -37,7 +38,7 @@ def searches_left(
     they set are not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an
     unknown search.
     """
-    given = {key: value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
+    given = {key.lstrip("+"): value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
     settings = config_file("search", name := given.get("search", "fair"))
     one_of_each: dict[tuple, RunSpec] = {}  # composing takes time
     for spec in (spec for spec in specs if spec.config.experiment.search):
@@ -45,7 +46,7 @@ def searches_left(
         one_of_each.setdefault((chosen, search_overrides(spec.choices, overrides)), spec)
     found: dict[Path, tuple[RunSpec, int]] = {}
     for spec in one_of_each.values():
-        budget = int(given.get("search.trials", settings["budget"].get(spec.loss, settings["budget"].get("any", 0))))
+        budget = _budget(spec.loss, given, settings["budget"])
         space = settings["space"].get(spec.mode, {}).get(spec.loss, {})
         is_open = any(HYPERPARAMETERS[key] not in given for key, row in space.items() if isinstance(row, dict))
         if is_open and budget:
@@ -53,6 +54,16 @@ def searches_left(
             if not _is_searched(wanted.config, name, budget):
                 found.setdefault(tuned_file(wanted.config), (wanted, budget))
     return found
+
+
+def _budget(loss: str, given: Mapping[str, str], usual: Mapping[str, int]) -> int:
+    """The trials of a search. given: overrides; usual: by loss, and for "any" other, of the search's file."""
+    if (trials := given.get("search.trials", "null")) == "null":
+        by_loss = {**usual, **{k.removeprefix("search.budget."): x for k, x in given.items() if "search.budget." in k}}
+        trials = str(by_loss.get(loss, by_loss.get("any", 0)))
+    if not trials.isdigit():
+        raise ConfigError(f"search.trials={trials} is not allowed here: expected one whole number")
+    return int(trials)
 
 
 def _is_searched(cfg: Config, search: str, budget: int) -> bool:

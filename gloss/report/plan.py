@@ -142,7 +142,7 @@ def _sums(plan: Plan) -> list[str]:
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
     text = ["Runs: none of its own."]
     if plan.lines:
-        text = [f"Runs: {states.total()} ({counted}); {left} to do, {runs:.1f} hours."]
+        text = [f"Runs: {states.total()} ({counted}); {left} to do without repeats, {runs:.1f} hours."]
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
         first = "Before them searches" if plan.lines else "Searches"
@@ -153,7 +153,7 @@ def _sums(plan: Plan) -> list[str]:
     if left:
         kept, running = plan.disk()
         weights = f", and {kept / 1e9:.1f} GB of weights in the end" if kept else ""
-        text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
+        text += [f"In all {runs + searches:.1f} hours, one job at a time."] if runs + searches else []
         text.append(f"Disk: {running / 1e9:.1f} GB a job for its checkpoint{weights}.")
         text += _basis(plan)
     if any(unknown):

@@ -1,1 +1,1 @@
-"""The process and its machine: atomic files, signals, device, timing, GPU sharing, SLURM, terminal."""
+"""The process and its machine: atomic files, signals, device, timing, GPU sharing, terminal."""

@@ -33,13 +33,18 @@ def environment(device: torch.device, precision: str) -> dict[str, object]:
 
 
 def commit_of(folder: Path) -> tuple[str | None, bool | None]:
-    """The git commit of `folder`, and whether its tracked files are unchanged; (None, None) outside a checkout."""
+    """The git commit of the repository with its root at `folder`, and whether its tracked files are unchanged.
+
+    (None, None) elsewhere, as in an environment that lies within another project's repository.
+    """
 
     def git(*arguments: str) -> str:
         command = ["git", "-C", str(folder), *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
 
     try:
+        if git("rev-parse", "--show-prefix"):
+            return None, None
         return git("rev-parse", "HEAD"), not git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.SubprocessError):
         return None, None

@@ -100,6 +100,11 @@ def value_of(words: Sequence[str], key: str, default: Any = None) -> Any:
     return _unquoted(values[-1]) if values else default
 
 
+def is_of_search(override: str) -> bool:
+    """Whether an override belongs to a search, not to its runs."""
+    return override.lstrip("+").startswith(("search=", "search."))
+
+
 def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Flags, with the value of --cfg, and the key=value words."""
     flags: list[str] = []

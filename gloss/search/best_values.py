@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from gloss.config import CONFIG_DIR, HYPERPARAMETERS, Config, DatasetConfig, TrainerConfig
+from gloss.config import HYPERPARAMETERS, Config, DatasetConfig, TrainerConfig
 from gloss.errors import ConfigError, DataError
 from gloss.losses.registry import GLOSS_O, name_in
 from gloss.records.reading import read_yaml, shortened
@@ -24,14 +24,8 @@ from gloss.runtime.compose import sweep_of
 
 
 def tuned_folder(cfg: DictConfig | Config) -> Path:
-    """`paths.tuned`; else configs/tuned for the default outputs, `<outputs>/tuned` for any other."""
-    if cfg.paths.tuned:
-        return Path(cfg.paths.tuned)
-    return CONFIG_DIR / "tuned" if _is_default_outputs(cfg) else Path(cfg.paths.outputs) / "tuned"
-
-
-def _is_default_outputs(cfg: DictConfig | Config) -> bool:
-    return Path(cfg.paths.outputs).resolve() == Path("outputs").resolve()  # also ./outputs, and outputs/
+    """`paths.tuned`, or `<outputs>/tuned`."""
+    return Path(cfg.paths.tuned or Path(cfg.paths.outputs) / "tuned")
 
 
 def tuned_file(cfg: DictConfig | Config) -> Path:
@@ -177,7 +171,7 @@ def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
     given = {o.partition("=")[0].lstrip("+"): o for o in overrides}
     names = {"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name}
     names |= {} if cfg.variant.name == "paper" else {"variant": cfg.variant.name}
-    names |= {} if _is_default_outputs(cfg) else {"paths.outputs": cfg.paths.outputs}
+    names |= {} if Path(cfg.paths.outputs) == Path("outputs") else {"paths.outputs": cfg.paths.outputs}
     words = [given.pop(key, f"{key}={value}") for key, value in names.items()]
     varied = sweep_of(cfg.experiment.name) if cfg.experiment.name else ()
     elsewhere = {"seed", "rerun", "tuned", "experiment", *varied}

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from omegaconf import OmegaConf
 
-from gloss.config import CONFIG_DIR, DatasetConfig, ModelConfig, TrainerConfig
+from gloss.config import DatasetConfig, ModelConfig, TrainerConfig, config_file
 from gloss.data.datasets import load_dataset
 from gloss.data.statistics import measure_texts
 from gloss.data.tokens import tokenize
@@ -72,11 +72,10 @@ def measure(
 def _read(group: str, name: Any, schema: type) -> Any:
     if isinstance(name, schema):
         return name
-    path = CONFIG_DIR / group / f"{name}.yaml"
-    if not path.is_file():
-        names = ", ".join(sorted(p.stem for p in path.parent.glob("*.yaml")))
-        raise ConfigError(f"{group}={name} is not allowed: expected one of {names}")
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.load(path)))
+    cfg: Any = OmegaConf.merge(OmegaConf.structured(schema), config_file(group, str(name)))
+    if OmegaConf.missing_keys(cfg) or cfg.get("source") in ("csv", "hub") and cfg.path is None:
+        raise ConfigError(f"{group}={name} is not allowed here: its file in configs/{group} names no texts or encoder")
+    return OmegaConf.to_object(cfg)
 
 
 def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path) -> dict[str, Any]:

@@ -335,7 +335,7 @@ class Fit:
         return parts
 
     def _backward_in_slices(self, rows, device_rows, labels, is_labeled, seed: int):
-        """The full batch's gradient at the memory of a slice.
+        """The full batch's gradient at the memory of a slice: gradient caching, Gao et al. 2021.
 
         Encode without a graph, take the loss's gradient with respect to all B embeddings, then encode each slice again
         (same seed, same dropout) and send its part of that gradient through.

@@ -128,10 +128,11 @@ def called(monkeypatch) -> list[tuple[str, ...]]:
 def test_commands_contain_no_password_and_all_reports_everything(tmp_path, called, capsys):
     given = ["dataset=mr", "model=tiny", "loss=ce", "seed=1", f"paths.outputs={tmp_path}"]
     url = "search.storage=postgresql://me:secret@host/db"
-    task = Task("table2", [*given, url, "search.trials=2"])
+    task = Task("table2", [*given, url, "search.trials=2", "search.budget.any=3", "rerun=true"])
     assert task.run() == 1  # the run is missing
     assert [(name, url in words) for name, *words in called] == [("tune", True), ("train", False), ("report", False)]
-    assert "search.trials=2" in called[0]
+    assert {"search.trials=2", "++search.budget.any=3"} < {*called[0]} and "rerun=true" not in called[0]
+    assert "rerun=true" in called[1] and not any("search" in word for word in called[1])
     shown = capsys.readouterr().out
     assert "$ python scripts/tune.py -m dataset=mr" in shown and "secret" not in shown
     assert not any("secret" in path.read_text() for path in tmp_path.rglob("*.yaml"))
@@ -227,6 +228,12 @@ def test_misspelt_make_selectors_are_refused(word: str, meant: str):
     done = make("reproduce-table2", word)
     assert done.returncode and not done.stdout
     assert f"no variable {word.partition('=')[0]}; did you mean {meant}" in done.stderr
+
+
+def test_a_plan_for_an_unknown_device_is_refused(tmp_path, capsys):
+    words = ["action=plan", "target=table2", "dataset=mr", "model=bert", "loss=ce", f"paths.outputs={tmp_path}"]
+    assert run_command(reproduce, [*words, "device=a100x"]) == 2
+    assert "device=a100x is not allowed: expected a100, h100, h200, cpu, or a GPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("command", "words"), [(reproduce, ["target=table2"]), (train, ["-m", "experiment=table2"])])

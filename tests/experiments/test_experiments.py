@@ -41,8 +41,8 @@ RUNS = {  # with the default seeds; the first three numbers are the paper's
 
 @pytest.fixture(autouse=True)
 def no_overlays(tmp_path, monkeypatch):
-    """Ignore the committed overlays of searches."""
-    monkeypatch.setattr("gloss.search.best_values.CONFIG_DIR", tmp_path)
+    """Ignore the overlays of searches in this folder."""
+    monkeypatch.chdir(tmp_path)  # where the default outputs folder is
 
 
 def test_every_experiment_has_its_number_of_runs():

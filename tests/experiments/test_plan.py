@@ -203,6 +203,9 @@ def test_searches_left_are_those_missing_for_the_cells(tmp_path):
     assert left(cells, given) == all_searches
     assert set(left(cells, given, "search.trials=2").values()) == {2}
     assert left(cells, given, "search.trials=0") == {}
+    assert set(left(cells, given, "search.trials=null", "++search.budget.any=3").values()) == {3}
+    with pytest.raises(ConfigError, match="search.trials=2,4 is not allowed here: expected one whole number"):
+        left(cells, given, "search.trials=2,4")
     overridden = [*given, "trainer.lr=1e-5"]
     assert "mr-bert-integrated-ce" not in left(
         expand_grid("table2", overridden), overridden

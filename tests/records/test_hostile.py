@@ -63,7 +63,7 @@ def valid_record(**changes: Any) -> dict[str, Any]:
         "ablation": {"test_on": None},
         "paths": {"data": "data"},
     }
-    tuned = {"file": "configs/tuned/x.yaml", "study": "s", "value": 1.0, "trials": 3}
+    tuned = {"file": "outputs/tuned/x.yaml", "study": "s", "value": 1.0, "trials": 3}
     return result(config=config, tuned=tuned, **changes)
 
 

@@ -14,6 +14,7 @@ import gloss.runtime.device
 from gloss.config import ROOT
 from gloss.errors import ConfigError
 from gloss.runtime.device import choose_device
+from gloss.runtime.environment import commit_of
 
 OPEN = "NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  {}  Release Build  (dvs-builder)\nGCC version:  gcc 12"
 CLOSED = "NVRM version: NVIDIA UNIX x86_64 Kernel Module  {}  Sat Aug 26 01:15:15 UTC 2023"
@@ -110,3 +111,14 @@ def test_warm_up_runs_the_loss_for_each_batch_size_and_changes_no_weights(tiny_c
     assert sizes == [32, 10]
     assert all(p.grad is None for p in fit.parameters) and not fit.watch.read()
     assert all(torch.equal(value, before[name]) for name, value in fit.model.state_dict().items())
+
+
+def test_the_commit_is_that_of_the_packages_own_repository(tmp_path):
+    """An environment inside another project's repository would give that project's commit."""
+    subprocess.run(["git", "init", "-q", tmp_path], check=True)
+    identity = ["-c", "user.name=x", "-c", "user.email=x@y"]
+    subprocess.run(["git", "-C", tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    (tmp_path / "site-packages").mkdir()
+    commit, is_clean = commit_of(tmp_path)
+    assert len(commit) == 40 and is_clean
+    assert commit_of(tmp_path / "site-packages") == (None, None)

@@ -81,10 +81,11 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
     assert "which were searched on other texts that are called csv too" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("outputs", ["outputs", "outputs/", "./outputs", str(Path.cwd() / "outputs")])
-def test_the_default_outputs_folder_is_recognised_in_any_spelling(outputs):
-    cfg = composed("loss=ce", f"paths.outputs={outputs}", config_name="train")
-    assert tuned_file(cfg).parent == CONFIG_DIR / "tuned"
+def test_best_values_are_beside_the_runs_and_never_a_group_of_configs():
+    """Hydra would take a folder configs/tuned for a group, and refuse tuned=false."""
+    assert tuned_file(composed("loss=ce", config_name="train")).parent == Path("outputs/tuned")
+    assert tuned_file(composed("loss=ce", "paths.tuned=mine", config_name="train")).parent == Path("mine")
+    assert not (CONFIG_DIR / "tuned").exists()
 
 
 def test_searched_values_are_printed_and_can_be_disabled(settings, monkeypatch, capsys):

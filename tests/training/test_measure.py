@@ -85,3 +85,6 @@ def test_unknown_measures_and_missing_data_sets_give_an_error(tmp_path, capsys):
         measure.measure(["tables"], ["mr"], "minilm", tmp_path, tmp_path)
     with pytest.raises(ConfigError, match="dataset=nosuch is not allowed: expected one of 20ng, csv"):
         measure.measure(["tfidf"], ["nosuch"], "minilm", tmp_path, tmp_path)
+    for datasets, models in ((["csv"], []), (["hub"], []), (["mr"], ["hf"])):
+        with pytest.raises(ConfigError, match="is not allowed here: its file in configs/.* names no texts or encoder"):
+            measure.measure(["frozen"], datasets, "minilm", tmp_path, tmp_path, models=models)
