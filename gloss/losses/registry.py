@@ -16,7 +16,7 @@ INTEGRATED, STANDALONE = "integrated", "standalone"  # modes: with cross-entropy
 PAIRS, POSITIVES, TRIPLETS, SPLIT = "pairs", "positives", "positives and negatives", "labeled split"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Loss:
     """A loss, as `loss=<name>` chooses it; configs/loss/<name>.yaml has its defaults."""
 
@@ -40,29 +40,74 @@ def _gloss(s: Mapping[str, Any]) -> Callable[..., Any]:
     return partial(propagation_loss, objective=s["gloss_objective"], **settings)
 
 
-_GRAPH = ("lam", "sigma", "gamma"), SPLIT, _gloss
-_SCL = (
-    *(("#009E73", "s", "--"), ("lam", "temperature"), POSITIVES),
-    lambda s: gloss.losses.SupConLoss(s["temperature"], released=s["supcon"] == "released"),
+_SCL: dict[str, Any] = {
+    "style": ("#009E73", "s", "--"),
+    "keys": ("lam", "temperature"),
+    "needs": POSITIVES,
+    "build": lambda s: gloss.losses.SupConLoss(s["temperature"], released=s["supcon"] == "released"),
+}
+_GRAPH: dict[str, Any] = {"keys": ("lam", "sigma", "gamma"), "needs": SPLIT, "build": _gloss}
+_ROWS = (
+    Loss(
+        name="ce",
+        title="CE",
+        description="cross-entropy",
+        style=("#000000", "o", "-"),
+        keys=(),
+        needs=None,
+        build=None,
+        modes=(INTEGRATED,),
+    ),
+    Loss(
+        name="scl_ce",
+        title="SCL + CE",
+        description="supervised contrastive loss and cross-entropy",
+        modes=(INTEGRATED,),
+        other="scl",
+        **_SCL,
+    ),
+    Loss(
+        name="scl",
+        title="SCL",
+        description="supervised contrastive loss",
+        modes=(STANDALONE,),
+        other="scl_ce",
+        **_SCL,
+    ),
+    Loss(
+        name="triplet",
+        title="Triplet",
+        description="batch-all triplet loss",
+        style=("#E69F00", "^", "-."),
+        keys=("lam", "margin"),
+        needs=TRIPLETS,
+        build=lambda s: gloss.losses.BatchAllTripletLoss(s["margin"]),
+    ),
+    Loss(
+        name="cosine",
+        title="Cosine",
+        description="cosine similarity loss",
+        style=("#CC79A7", "D", ":"),
+        keys=("lam",),
+        needs=PAIRS,
+        build=lambda s: gloss.losses.CosineSimilarityLoss(),
+    ),
+    Loss(
+        name="gloss_sqrt",
+        title="G-Loss-SQRT",
+        description="G-Loss, σ computed from the pretrained embeddings (G-Loss-SQRT)",
+        style=("#0072B2", "v", (0, (6, 1))),
+        **_GRAPH,
+    ),
+    Loss(
+        name="gloss_o",
+        title="G-Loss-O",
+        description="G-Loss, σ given or found by a search (G-Loss-O)",
+        style=("#D55E00", "P", "-"),
+        **_GRAPH,
+    ),
 )
-LOSSES = {row.name: row for row in (
-    Loss("ce", "CE", "cross-entropy", ("#000000", "o", "-"), (), None, None, (INTEGRATED,)),
-    Loss("scl_ce", "SCL + CE", "supervised contrastive loss and cross-entropy", *_SCL, (INTEGRATED,), "scl"),
-    Loss("scl", "SCL", "supervised contrastive loss", *_SCL, (STANDALONE,), "scl_ce"),
-    Loss(
-        "triplet", "Triplet", "batch-all triplet loss", ("#E69F00", "^", "-."), ("lam", "margin"), TRIPLETS,
-        lambda s: gloss.losses.BatchAllTripletLoss(s["margin"]),
-    ),
-    Loss(
-        "cosine", "Cosine", "cosine similarity loss", ("#CC79A7", "D", ":"), ("lam",), PAIRS,
-        lambda s: gloss.losses.CosineSimilarityLoss(),
-    ),
-    Loss(
-        "gloss_sqrt", "G-Loss-SQRT", "G-Loss, σ computed from the pretrained embeddings (G-Loss-SQRT)",
-        ("#0072B2", "v", (0, (6, 1))), *_GRAPH,
-    ),
-    Loss("gloss_o", "G-Loss-O", "G-Loss, σ given or found by a search (G-Loss-O)", ("#D55E00", "P", "-"), *_GRAPH),
-)}  # fmt: skip
+LOSSES = {row.name: row for row in _ROWS}
 CE, SCL_CE, GLOSS_SQRT, GLOSS_O = "ce", "scl_ce", "gloss_sqrt", "gloss_o"
 
 
