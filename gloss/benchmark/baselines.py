@@ -6,6 +6,7 @@ Each has run(batches) -> seconds per step, for batches of row numbers [B] of the
 from __future__ import annotations
 
 import copy
+import math
 import tempfile
 from collections.abc import Sequence
 from typing import Any
@@ -41,7 +42,7 @@ class TrainerSteps:
 
     def run(self, batches: Sequence[np.ndarray]) -> float:
         """Seconds per step; all batches have the same B. An extra first step, to build the optimizer, is not timed."""
-        rows = np.concatenate([batches[0], *batches])
+        indices = np.concatenate([batches[0], *batches])
         stops = _Stops(self.clock)
         with tempfile.TemporaryDirectory() as folder:
             options = transformers.TrainingArguments(
@@ -61,7 +62,7 @@ class TrainerSteps:
                 dataloader_pin_memory=self.device.type == "cuda",
             )
             trainer = transformers.Trainer(
-                self.model, options, self._join, train_dataset=[self.texts[i] for i in rows], callbacks=[stops]
+                self.model, options, self._join, train_dataset=[self.texts[i] for i in indices], callbacks=[stops]
             )
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
@@ -107,19 +108,19 @@ class ReleasedSteps:
 
     def run(self, batches: Sequence[np.ndarray]) -> float:
         before = self.clock()
-        for rows in batches:
-            self._step(torch.from_numpy(rows))
+        for indices in batches:
+            self._step(torch.from_numpy(indices))
         return (self.clock() - before) / len(batches)
 
     def _embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
 
-    def _step(self, rows: Tensor, sigma: float = 0.5, gamma: float = 0.6, lam: float = 0.8) -> float:
-        ids, mask, labels = (x[rows].to(self.device) for x in (self.ids, self.is_token, self.labels))
+    def _step(self, indices: Tensor, sigma: float = 0.5, gamma: float = 0.6, lam: float = 0.8) -> float:
+        ids, mask, labels = (x[indices].to(self.device) for x in (self.ids, self.is_token, self.labels))
         logits = self.head(self._embed(ids, mask)).double()
         ce = F.cross_entropy(logits, labels, weight=self.class_weights)
-        is_labeled = torch.zeros(len(rows), dtype=torch.bool, device=self.device)
-        is_labeled[torch.randperm(len(rows), device=self.device)[: int(gamma * len(rows))]] = True
+        is_labeled = torch.zeros(len(indices), dtype=torch.bool, device=self.device)
+        is_labeled[torch.randperm(len(indices), device=self.device)[: math.ceil(round(gamma * len(indices), 9))]] = True
         weights = gaussian_kernel(self._embed(ids, mask).double(), sigma)
         transition = transition_matrix(symmetric_normalize(weights))
         scores = propagate_labels(transition, labels, is_labeled, self.num_classes)

@@ -148,22 +148,22 @@ def training_steps(place: Place) -> Iterator[Row]:
         for loss, fit in bench_.fits.items():
             case, arguments = f"{loss}, {lengths} tokens", _batch(bench_, fit)
             for _ in range(2):  # the optimizer's state, and kernels
-                fit._step(0, *arguments)
+                fit.step(0, *arguments)
             wall()
             if place.is_gpu:
                 waits = "none"
                 torch.cuda.set_sync_debug_mode("error")
                 try:
-                    fit._step(0, *arguments)
+                    fit.step(0, *arguments)
                 except RuntimeError as error:
                     waits = str(error)[:200]
                 finally:
                     torch.cuda.set_sync_debug_mode("default")
                 yield row(f"waits in a step, {case}", "none", waits, waits == "none")
-            ms = _milliseconds(partial(fit._step, 0, *arguments))
+            ms = _milliseconds(partial(fit.step, 0, *arguments))
             activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * place.is_gpu
             with profile(activities=activities) as profiled:
-                fit._step(0, *arguments)
+                fit.step(0, *arguments)
                 wall()
             launched = [e for e in profiled.events() if e.device_type == torch.autograd.DeviceType.CUDA]
             busy = sum(e.device_time for e in launched) / 1e3
@@ -177,18 +177,20 @@ def training_steps(place: Place) -> Iterator[Row]:
 def gradient_caching(place: Place) -> Iterator[Row]:
     """Check that chunks encoded twice see the same dropout in bf16: compare with one pass with the same seeds."""
     bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O], precision="bf16"))
-    fit, size, encode = bench_.fits[GLOSS_O], place.settings.batch // 4, Fit._encode
-    rows, device_rows, is_labeled = _batch(bench_, fit)
+    fit, size, encode = bench_.fits[GLOSS_O], place.settings.batch // 4, Fit.encode
+    indices, device_indices, is_labeled = _batch(bench_, fit)
 
-    def at_once(rows: np.ndarray, device_rows: torch.Tensor, seed: int) -> torch.Tensor:
-        starts = range(0, len(rows), size)
-        return torch.cat([encode(fit, rows[i : i + size], device_rows[i : i + size], seed + i // size) for i in starts])
+    def at_once(indices: np.ndarray, device_indices: torch.Tensor, seed: int) -> torch.Tensor:
+        starts = range(0, len(indices), size)
+        return torch.cat(
+            [encode(fit, indices[i : i + size], device_indices[i : i + size], seed + i // size) for i in starts]
+        )
 
-    setattr(fit, "_encode", at_once)  # noqa: B010 (a method is replaced for the comparison)
-    plain = gradient(fit, rows, device_rows, is_labeled)
-    del fit._encode
+    setattr(fit, "encode", at_once)  # noqa: B010 (a method is replaced for the comparison)
+    plain = gradient(fit, indices, device_indices, is_labeled)
+    del fit.encode
     fit.cfg.trainer.grad_cache_chunk = size
-    error = distance(gradient(fit, rows, device_rows, is_labeled), plain)
+    error = distance(gradient(fit, indices, device_indices, is_labeled), plain)
     yield row("gradient caching repeats its dropout in bf16", "within 0.02", f"{error:.1e}", error < 0.02)
 
 

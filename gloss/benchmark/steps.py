@@ -132,7 +132,7 @@ class Bench:
         turns: dict[str, Callable[..., dict[str, Any]]]
         turns = {name: partial(self._ours, fit) for name, fit in (self.fits | {AGAIN: self.fits[CE]}).items()}
         if number < BASELINE_ROUNDS:
-            turns |= {name: lambda rows, b=b: {"seconds": b.run(rows)} for name, b in self.baselines.items()}
+            turns |= {name: lambda indices, b=b: {"seconds": b.run(indices)} for name, b in self.baselines.items()}
         if not number:  # memory, kernels and the optimizer's state: not part of a step
             for turn in turns.values():
                 turn([batch[:16] for batch in batches[:1]] if is_cpu else batches)
@@ -147,8 +147,8 @@ class Bench:
         generator = torch.Generator().manual_seed(self.settings.seed)
         reset_peak_memory(self.device)
         before = self.clock()
-        for rows in batches:
-            fit._step(0, *step_arguments(fit, rows, generator))
+        for indices in batches:
+            fit.step(0, *step_arguments(fit, indices, generator))
         seconds = (self.clock() - before) / len(batches)
         return {"seconds": seconds, "peak_memory_bytes": peak_memory_bytes(self.device)}
 
@@ -264,28 +264,28 @@ def peak_flops(device: torch.device, precision: str, clock: Clock) -> tuple[floa
 
 
 def step_arguments(
-    fit: Fit, rows: np.ndarray, generator: torch.Generator
+    fit: Fit, indices: np.ndarray, generator: torch.Generator
 ) -> tuple[np.ndarray, torch.Tensor, torch.Tensor | None]:
-    """The arguments of `Fit._step` after the step's number, for a batch of rows [B] in any order."""
-    rows = rows[np.argsort(fit.tables["train"].host_lengths[rows], kind="stable")]
-    device_rows = torch.from_numpy(rows).to(fit.device, non_blocking=True)
-    return rows, device_rows, fit.objective.draw_labeled(len(rows), generator)
+    """The arguments of `Fit.step` after the step's number, for a batch of indices [B] in any order."""
+    indices = indices[np.argsort(fit.tables["train"].host_lengths[indices], kind="stable")]
+    device_indices = torch.from_numpy(indices).to(fit.device, non_blocking=True)
+    return indices, device_indices, fit.objective.draw_labeled(len(indices), generator)
 
 
-def difference_of_equal_steps(fit: Fit, rows: np.ndarray) -> float:
+def difference_of_equal_steps(fit: Fit, indices: np.ndarray) -> float:
     """‖g − g'‖ / ‖g‖ of the gradients of two steps with the same weights, texts and seed: the effect of a device that
-    adds in another order each time. rows: [B]."""
-    arguments = step_arguments(fit, rows, torch.Generator().manual_seed(fit.cfg.seed))
+    adds in another order each time. indices: [B]."""
+    arguments = step_arguments(fit, indices, torch.Generator().manual_seed(fit.cfg.seed))
     once, again = (gradient(fit, *arguments) for _ in range(2))
     return distance(again, once)
 
 
 def gradient(
-    fit: Fit, rows: np.ndarray, device_rows: torch.Tensor, is_labeled: torch.Tensor | None, seed: int = 5
+    fit: Fit, indices: np.ndarray, device_indices: torch.Tensor, is_labeled: torch.Tensor | None, seed: int = 5
 ) -> list[torch.Tensor]:
-    """The gradient of a step on these rows, by parameter; the model's own gradients are cleared."""
+    """The gradient of a step on these indices, by parameter; the model's own gradients are cleared."""
     fit.model.zero_grad(set_to_none=True)
-    fit._backward(rows, device_rows, fit.labels["train"][device_rows], is_labeled, seed=seed)
+    fit.backward(indices, device_indices, fit.labels["train"][device_indices], is_labeled, seed=seed)
     found = [p.grad.clone() for p in fit.parameters if p.grad is not None]
     fit.model.zero_grad(set_to_none=True)
     return found

@@ -216,11 +216,13 @@ class TokenTable:
     def __len__(self) -> int:
         return len(self.host_lengths)
 
-    def take(self, rows: np.ndarray) -> TokenTable:
-        """The table of some rows, in that order."""
-        device_rows = torch.from_numpy(rows).to(self.lengths.device)
-        types = None if self.token_type_ids is None else self.token_type_ids[device_rows]
-        return TokenTable(self.input_ids[device_rows], self.lengths[device_rows], self.host_lengths[rows], types)
+    def take(self, indices: np.ndarray) -> TokenTable:
+        """The table of the texts at these indices, in that order."""
+        device_indices = torch.from_numpy(indices).to(self.lengths.device)
+        types = None if self.token_type_ids is None else self.token_type_ids[device_indices]
+        return TokenTable(
+            self.input_ids[device_indices], self.lengths[device_indices], self.host_lengths[indices], types
+        )
 
     def joined(self, other: TokenTable) -> TokenTable:
         """The rows of both tables, `other`'s last; padding is added where one is narrower."""
@@ -238,31 +240,31 @@ class TokenTable:
         )
 
     def encode(
-        self, model: Classifier | Encoder, rows: np.ndarray, device_rows: Tensor, num_groups: int | None = None
+        self, model: Classifier | Encoder, indices: np.ndarray, device_indices: Tensor, num_groups: int | None = None
     ) -> Tensor:
-        """Embeddings [n, D] of the given rows, best sorted by length.
+        """Embeddings [n, D] of the texts at these indices, best sorted by length.
 
-        rows and device_rows: the same row numbers [n], on the host and on the device. num_groups: see `pack`; None
+        indices and device_indices: the same numbers [n], on the host and on the device. num_groups: see `pack`; None
         chooses by model and device.
         """
         encoder = model.encoder if isinstance(model, Classifier) else model
         if num_groups is None:
-            if device_rows.device.type != "cpu":
+            if device_indices.device.type != "cpu":
                 num_groups = 2
             elif not encoder.is_packed:
                 num_groups = 8
             else:
-                num_groups = math.ceil(len(rows) / 16) if torch.is_autocast_enabled("cpu") else 0
-        return model(self.pack(rows, device_rows, num_groups))
+                num_groups = math.ceil(len(indices) / 16) if torch.is_autocast_enabled("cpu") else 0
+        return model(self.pack(indices, device_indices, num_groups))
 
-    def pack(self, rows: np.ndarray, device_rows: Tensor, num_groups: int) -> Packed:
-        """The given rows as tokens one after the other; nothing here waits for the device.
+    def pack(self, indices: np.ndarray, device_indices: Tensor, num_groups: int) -> Packed:
+        """The texts at these indices as tokens, one after the other; nothing here waits for the device.
 
         num_groups: nearly equal runs of neighbours, padded to the longest of each, on a GPU and under autocast to a
         multiple of 8; 0: a group for each run of texts of one length, without padding.
         """
-        lengths, device_lengths = self.host_lengths[rows], self.lengths[device_rows]
-        device = device_rows.device
+        lengths, device_lengths = self.host_lengths[indices], self.lengths[device_indices]
+        device = device_indices.device
         if num_groups and lengths.min() == lengths.max():
             num_groups = 1
         bounds = bucket_bounds(lengths, num_groups) if num_groups else runs(lengths)
@@ -275,7 +277,7 @@ class TokenTable:
                 longest = min(-(-longest // 8) * 8, self.input_ids.shape[1])
             groups.append((b - a, longest))
         first = device_lengths.cumsum(0) - device_lengths
-        text_of = torch.arange(len(rows), device=device)
+        text_of = torch.arange(len(indices), device=device)
         text_of = text_of.repeat_interleave(device_lengths, output_size=int(lengths.sum()))  # [N]
         positions = torch.arange(len(text_of), device=device) - first[text_of]
         place = token = None
@@ -289,7 +291,7 @@ class TokenTable:
             None if even else (torch.arange(longest, device=device) < device_lengths[a:b, None])[:, None, None]
             for (a, b), (_, longest), even in zip(bounds, groups, is_even, strict=True)
         ]
-        where = device_rows[text_of], positions
+        where = device_indices[text_of], positions
         types = None if self.token_type_ids is None else self.token_type_ids[where].long()
         return Packed(self.input_ids[where], positions, types, first, groups, masks, place, token)
 

@@ -156,7 +156,7 @@ class Fit:
         before = time.perf_counter()
         self.watch.start()
         for step in range(progress.step, len(batches)):
-            self._step(step, batches[step], on_device[start[step] : start[step + 1]], labeled[step])
+            self.step(step, batches[step], on_device[start[step] : start[step + 1]], labeled[step])
             progress.step = step + 1
             values = {"epoch": progress.epoch, "step": step + 1, "steps": len(batches), "texts": len(batches[step])}
             # Reading a GPU's loss would make it wait; on the CPU it is there.
@@ -178,14 +178,14 @@ class Fit:
 
         Changes no weight, and no random number of a step.
         """
-        for size, (rows, is_labeled) in {len(b): (b, v) for b, v in zip(batches, labeled, strict=True)}.items():
+        for size, (indices, is_labeled) in {len(b): (b, v) for b, v in zip(batches, labeled, strict=True)}.items():
             embeddings = torch.randn(size, self.model.encoder.embedding_dim, device=self.device, requires_grad=True)
             logits = torch.zeros(size, self.objective.num_classes, device=self.device, requires_grad=True)
-            labels = self.step_labels[torch.from_numpy(rows).to(self.device)]
+            labels = self.step_labels[torch.from_numpy(indices).to(self.device)]
             parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_labeled)
             parts.loss.backward()
         if self.cfg.trainer.compile:
-            self._encode(batches[0], torch.from_numpy(batches[0]).to(self.device), 0).sum().backward()
+            self.encode(batches[0], torch.from_numpy(batches[0]).to(self.device), 0).sum().backward()
             self.optimizer.zero_grad()
 
     def _add_seconds(self, before: float) -> None:
@@ -265,13 +265,13 @@ class Fit:
         )
 
     @torch.inference_mode()
-    def embed(self, split: str, rows: np.ndarray | None = None) -> Tensor:
-        """Embeddings [N, D] of a split, or of some of its rows, in evaluation mode, float32, in the split's order.
+    def embed(self, split: str, indices: np.ndarray | None = None) -> Tensor:
+        """Embeddings [N, D] of a split, or of its texts at some indices, in evaluation mode and float32.
 
         Raises Diverged where one is not finite: finite weights that a last step made huge can do that.
         """
         at_once = self.cfg.trainer.grad_cache_chunk
-        table = self.tables[split] if rows is None else self.tables[split].take(rows)
+        table = self.tables[split] if indices is None else self.tables[split].take(indices)
         embeddings = embed(self.model, table, self.device, self.precision, at_once)
         return self._finite(embeddings, f"embeddings of {split}")
 
@@ -288,11 +288,12 @@ class Fit:
 
     # -------------------------------------------------------------------------------------------------------- the step
 
-    def _step(self, step: int, rows: np.ndarray, device_rows: Tensor, is_labeled: Tensor | None) -> None:
-        labels = self.step_labels[device_rows]
+    def step(self, step: int, indices: np.ndarray, device_indices: Tensor, is_labeled: Tensor | None) -> None:
+        """Train on a batch, its texts' indices [B] by length, on the host and the device; is_labeled: on the host."""
+        labels = self.step_labels[device_indices]
         seed = seed_of(self.cfg.seed, self.progress.epoch, step)
         self.watch.lap("data")
-        parts = self._backward(rows, device_rows, labels, is_labeled, seed)
+        parts = self.backward(indices, device_indices, labels, is_labeled, seed)
         self.watch.lap("backward")
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
@@ -308,48 +309,49 @@ class Fit:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         zero = torch.zeros((), device=self.device)
-        num_labeled = int((rows < len(self.train_labels)).sum())
+        num_labeled = int((indices < len(self.train_labels)).sum())
         num_unlabeled = 0 if is_labeled is None else num_labeled - int(is_labeled.sum())  # is_labeled lives on the host
         counts = parts.num_unscorable, zero + num_unlabeled, parts.is_empty
         values = parts.loss, parts.ce, parts.embedding_loss, *counts, norm, self.is_bad  # in the order of LOG
         self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in values])
         self.watch.lap("optimizer")
 
-    def _encode(self, rows: np.ndarray, device_rows: Tensor, seed: int) -> Tensor:
+    def encode(self, indices: np.ndarray, device_indices: Tensor, seed: int) -> Tensor:
         """Embeddings [n, D] of a slice, in float32 or wider; the same seed gives the same dropout."""
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
-            embeddings = self.step_table.encode(self.model, rows, device_rows, self.cfg.trainer.num_length_buckets)
+            num_groups = self.cfg.trainer.num_length_buckets
+            embeddings = self.step_table.encode(self.model, indices, device_indices, num_groups)
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
-    def _backward(self, rows, device_rows, labels, is_labeled, seed: int):
+    def backward(self, indices, device_indices, labels, is_labeled, seed: int):
         """One forward pass, the loss, one backward pass; in slices with `trainer.grad_cache_chunk`."""
         if self.cfg.trainer.grad_cache_chunk:
-            return self._backward_in_slices(rows, device_rows, labels, is_labeled, seed)
-        embeddings = for_logits = self._encode(rows, device_rows, seed)  # [B, D]
+            return self._backward_in_slices(indices, device_indices, labels, is_labeled, seed)
+        embeddings = for_logits = self.encode(indices, device_indices, seed)  # [B, D]
         if self.num_passes == 2:  # released: another dropout for CE
-            for_logits = self._encode(rows, device_rows, seed + 1)
+            for_logits = self.encode(indices, device_indices, seed + 1)
         self.watch.lap("forward")
         parts = self._loss(embeddings, for_logits, labels, is_labeled)
         parts.loss.backward()
         return parts
 
-    def _backward_in_slices(self, rows, device_rows, labels, is_labeled, seed: int):
+    def _backward_in_slices(self, indices, device_indices, labels, is_labeled, seed: int):
         """The full batch's gradient at the memory of a slice: gradient caching, Gao et al. 2021.
 
         Encode without a graph, take the loss's gradient with respect to all B embeddings, then encode each slice again
         (same seed, same dropout) and send its part of that gradient through.
         """
-        bounds = bucket_bounds(rows, math.ceil(len(rows) / self.cfg.trainer.grad_cache_chunk))
-        slices = [(rows[a:b], device_rows[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
+        bounds = bucket_bounds(indices, math.ceil(len(indices) / self.cfg.trainer.grad_cache_chunk))
+        slices = [(indices[a:b], device_indices[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
         with torch.no_grad():
-            embeddings = torch.cat([self._encode(*piece) for piece in slices])
+            embeddings = torch.cat([self.encode(*piece) for piece in slices])
         embeddings.requires_grad_()
         self.watch.lap("forward")
         parts = self._loss(embeddings, embeddings, labels, is_labeled)
         parts.loss.backward()
         for piece, (a, b) in zip(slices, bounds, strict=True):
-            self._encode(*piece).backward(embeddings.grad[a:b])
+            self.encode(*piece).backward(embeddings.grad[a:b])
         return parts
 
     def _loss(self, embeddings: Tensor, for_logits: Tensor, labels: Tensor, is_labeled: Tensor | None):

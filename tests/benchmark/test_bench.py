@@ -79,7 +79,7 @@ def test_candidates_of_a_round_get_equal_batches_in_rotating_order(monkeypatch):
         measured = ours.round(number)
         turns = seen[3:] if number == 0 else seen  # the first round starts with a warm-up
         assert [name for name, _ in turns] == order
-        assert all(rows == turns[0][1] and len(rows) == 16 for _, rows in turns)
+        assert all(indices == turns[0][1] and len(indices) == 16 for _, indices in turns)
         assert measured["tokens"] == ours.fits["ce"].tables["train"].host_lengths[turns[0][1]].sum()
     names = [set(ours.round(number)["turns"]) for number in (BASELINE_ROUNDS - 1, BASELINE_ROUNDS)]
     assert names[0] - names[1] == {"trainer", "released"}
@@ -130,7 +130,7 @@ def test_interval_of_the_median_has_95_percent_coverage(size):
 
 
 def test_difference_of_equal_steps_detects_nondeterminism(monkeypatch):
-    fit, step, calls = Bench.build(TINY).fits["ce"], Fit._backward, []
+    fit, step, calls = Bench.build(TINY).fits["ce"], Fit.backward, []
     assert difference_of_equal_steps(fit, np.arange(16)) == 0.0  # on a CPU sums are deterministic
 
     def perturbed(self, *arguments, **options):
@@ -139,7 +139,7 @@ def test_difference_of_equal_steps_detects_nondeterminism(monkeypatch):
         for g in (p.grad for p in self.parameters if len(calls) == 2):
             g *= 1.5
 
-    monkeypatch.setattr(Fit, "_backward", perturbed)
+    monkeypatch.setattr(Fit, "backward", perturbed)
     assert difference_of_equal_steps(fit, np.arange(16)) == pytest.approx(0.5)
 
 
@@ -147,12 +147,12 @@ def test_trainer_baseline_pads_to_the_longest_text_and_skips_its_first_step(monk
     fit = Bench.build(TINY).fits["ce"]
     table, labels = fit.tables["train"], fit.labels["train"]
     trainer = TrainerSteps(fit.model.encoder, table, labels, fit.device, time.perf_counter, "float32")
-    rows = [3, 1, 7]
-    batch, lengths = trainer._join([trainer.texts[i] for i in rows]), table.host_lengths[rows]
+    indices = [3, 1, 7]
+    batch, lengths = trainer._join([trainer.texts[i] for i in indices]), table.host_lengths[indices]
     assert batch["input_ids"].shape == (3, lengths.max())
     assert batch["attention_mask"].sum(1).tolist() == lengths.tolist()
-    assert torch.equal(batch["labels"], labels[rows])
-    for ids, row, n in zip(batch["input_ids"], rows, lengths, strict=True):
+    assert torch.equal(batch["labels"], labels[indices])
+    for ids, row, n in zip(batch["input_ids"], indices, lengths, strict=True):
         assert torch.equal(ids[:n], table.input_ids[row, :n]) and (ids[n:] == trainer.pad_id).all()
     step, took = transformers.Trainer.training_step, iter([0.5, 0.1, 0.1])
 
@@ -177,8 +177,8 @@ def test_invalid_settings_are_refused(change, message):
 
 
 def test_cpu_clock_excludes_waiting(monkeypatch):
-    step = Fit._step
-    monkeypatch.setattr(Fit, "_step", lambda *arguments: (time.sleep(0.5), step(*arguments)))
+    step = Fit.step
+    monkeypatch.setattr(Fit, "step", lambda *arguments: (time.sleep(0.5), step(*arguments)))
     benches = [Bench.build(replace(TINY, clock=clock)) for clock in ("wall", "cpu")]
     batch = [np.arange(4)]
     wall, cpu = ([b._ours(b.fits["ce"], batch)["seconds"] for _ in range(2)][1] for b in benches)
@@ -215,13 +215,14 @@ def test_a_training_step_does_not_synchronize_with_the_gpu(lengths, batch, grad_
     sizes = {"lengths": lengths, "batch": batch, "grad_cache_chunk": grad_cache_chunk}
     ours = Bench.build(replace(TINY, device="cuda", losses=MEASURED, **sizes))
     for loss, fit in ours.fits.items():
-        rows = np.sort(next(ours.batches))
-        device_rows, visible = torch.from_numpy(rows).cuda(), fit.objective.draw_labeled(len(rows), torch.Generator())
-        fit._step(0, rows, device_rows, visible)  # creates the state of the optimizer
+        indices = np.sort(next(ours.batches))
+        device_indices = torch.from_numpy(indices).cuda()
+        is_labeled = fit.objective.draw_labeled(len(indices), torch.Generator())
+        fit.step(0, indices, device_indices, is_labeled)  # creates the state of the optimizer
         torch.cuda.synchronize()
         try:
             torch.cuda.set_sync_debug_mode("error")
-            fit._step(0, rows, device_rows, visible)
+            fit.step(0, indices, device_indices, is_labeled)
         finally:
             torch.cuda.set_sync_debug_mode("default")
         assert torch.isfinite(fit.log[0]).all(), loss

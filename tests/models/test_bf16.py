@@ -46,13 +46,13 @@ def test_bf16_embeddings_and_gradients_are_near_float32(name: str, num_groups: i
     torch.manual_seed(0)
     encoder = Encoder(transformers.AutoModel.from_config(ARCHITECTURES[name])).eval()
     texts = table(400)  # 3,000 tokens: bf16 loses most precision in sums over tokens
-    rows = np.argsort(texts.host_lengths, kind="stable")
+    indices = np.argsort(texts.host_lengths, kind="stable")
     towards = torch.randn(400, 16)
     embeddings, gradients = [], []
     for precision in ("float32", "bf16"):
         encoder.zero_grad()
         with autocast(CPU, precision):
-            embeddings.append(texts.encode(encoder, rows, torch.from_numpy(rows), num_groups))
+            embeddings.append(texts.encode(encoder, indices, torch.from_numpy(indices), num_groups))
         (embeddings[-1] * towards).sum().backward()
         gradients.append({n: p.grad.clone() for n, p in encoder.named_parameters() if p.grad is not None})
     plain, got = embeddings
@@ -83,7 +83,7 @@ def test_fast_dropout_has_the_right_rate_and_mean(dtype):
 
 def test_bf16_training_applies_hidden_and_attention_dropout():
     """The variance over seeds is 0 without dropout, and above 0 with either kind of dropout."""
-    texts, rows = table(64), np.arange(64)
+    texts, indices = table(64), np.arange(64)
     torch.manual_seed(0)
     encoder = Encoder(transformers.AutoModel.from_config(ARCHITECTURES["bert"])).train()
 
@@ -95,7 +95,7 @@ def test_bf16_training_applies_hidden_and_attention_dropout():
         for seed in range(8):
             torch.manual_seed(seed)
             with autocast(CPU, "bf16"), torch.no_grad():
-                seen.append(texts.encode(encoder, rows, torch.from_numpy(rows)))
+                seen.append(texts.encode(encoder, indices, torch.from_numpy(indices)))
         return torch.stack(seen).var(0).mean().item()
 
     assert variance(0, 0) == 0

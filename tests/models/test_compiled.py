@@ -30,8 +30,8 @@ def encoders() -> tuple[Encoder, Encoder]:
 
 def encode(encoder: Encoder, texts: TokenTable, seed: int = 0) -> torch.Tensor:
     torch.manual_seed(seed)
-    rows = np.argsort(texts.host_lengths, kind="stable")
-    return texts.encode(encoder, rows, torch.from_numpy(rows))
+    indices = np.argsort(texts.host_lengths, kind="stable")
+    return texts.encode(encoder, indices, torch.from_numpy(indices))
 
 
 def test_compiled_layers_have_the_same_embeddings_and_gradients(encoders):

@@ -56,8 +56,8 @@ def test_embeddings_and_gradients_equal_the_stock_model(name: str, num_groups: i
     """The embedding is that of the first token. In float64 rounding cannot hide an error."""
     torch.manual_seed(0)
     stock = transformers.AutoModel.from_config(ARCHITECTURES[name]).eval().to(device).double()
-    texts, rows = table(types=name == "bert", device=device), np.arange(9)
-    got = texts.encode(Encoder(stock), rows, torch.from_numpy(rows).to(device), num_groups)
+    texts, indices = table(types=name == "bert", device=device), np.arange(9)
+    got = texts.encode(Encoder(stock), indices, torch.from_numpy(indices).to(device), num_groups)
     got.square().sum().backward()
     gradients = {n: p.grad.clone() for n, p in stock.named_parameters() if p.grad is not None}
     stock.zero_grad()
@@ -75,8 +75,8 @@ def test_embeddings_and_gradients_equal_the_stock_model(name: str, num_groups: i
 def test_texts_of_equal_length_form_one_group():
     tokens = Tokens(np.arange(5, 19, dtype=np.int32), None, np.array([0, 3, 6, 10, 14]))
     texts = TokenTable.build(tokens, 1, torch.device("cpu"))
-    rows = np.arange(4)
-    even, padded = (texts.pack(rows, torch.from_numpy(rows), n) for n in (0, 1))
+    indices = np.arange(4)
+    even, padded = (texts.pack(indices, torch.from_numpy(indices), n) for n in (0, 1))
     assert even.groups == [(2, 3), (2, 4)] and even.place is None and even.is_token == [None, None]
     assert padded.groups == [(4, 4)]
     two = np.arange(2)

@@ -97,7 +97,7 @@ def test_out_of_memory_names_batch_size_text_length_and_remedy(tiny_config, monk
 
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_backward", starved)
+        patch.setattr(Fit, "backward", starved)
         message = r"out of memory with batches of 32 texts of up to 16 tokens: set trainer.grad_cache_chunk=16"
         with pytest.raises(RunError, match=message):
             train(cfg)
@@ -116,10 +116,10 @@ def test_out_of_memory_names_batch_size_text_length_and_remedy(tiny_config, monk
 
 
 def test_out_of_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
-    monkeypatch.setattr(Fit, "_backward", lambda *arguments: torch.zeros(10**14))
+    monkeypatch.setattr(Fit, "backward", lambda *arguments: torch.zeros(10**14))
     with pytest.raises(RunError, match="cpu is out of memory with batches"):
         train(tiny_config("loss=ce"))
-    monkeypatch.setattr(Fit, "_backward", lambda *arguments: torch.zeros(2) @ torch.zeros(3))
+    monkeypatch.setattr(Fit, "backward", lambda *arguments: torch.zeros(2) @ torch.zeros(3))
     with pytest.raises(RuntimeError, match="size") as caught:  # other errors are unchanged
         train(tiny_config("loss=ce"))
     assert not isinstance(caught.value, RunError)

@@ -46,7 +46,7 @@ def undisturbed(cfg: Config) -> tuple[Path, dict[str, object]]:
 @contextmanager
 def after_step(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], None]) -> Iterator[None]:
     """Call `act` before the first step of an epoch."""
-    step = Fit._step
+    step = Fit.step
 
     def acting(self: Fit, number: int, *arguments: object) -> None:
         if (self.progress.epoch, number) == (epoch, 0):
@@ -54,7 +54,7 @@ def after_step(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], No
         step(self, number, *arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_step", acting)
+        patch.setattr(Fit, "step", acting)
         yield
 
 
@@ -74,7 +74,7 @@ def test_a_signal_during_the_final_evaluation_keeps_the_training(tiny_config, mo
         train(cfg)
     assert len(list((folder / "checkpoint").iterdir())) == 1
     with monkeypatch.context() as patch:
-        patch.setattr(Fit, "_step", stop)  # no training step is repeated
+        patch.setattr(Fit, "step", stop)  # no training step is repeated
         assert outcome(train(cfg).folder) == expected
 
 

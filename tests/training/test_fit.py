@@ -66,11 +66,11 @@ def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
 
 def gradient(fit: Fit) -> dict[str, torch.Tensor]:
     """The gradients of the first step, before the optimizer."""
-    rows = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
-    device_rows = torch.from_numpy(rows).to(fit.device)
-    labeled = fit.objective.draw_labeled(len(rows), torch.Generator().manual_seed(0))
+    indices = np.argsort(fit.tables["train"].host_lengths, kind="stable")[:32]
+    device_indices = torch.from_numpy(indices).to(fit.device)
+    labeled = fit.objective.draw_labeled(len(indices), torch.Generator().manual_seed(0))
     fit.model.train()
-    fit._backward(rows, device_rows, fit.labels["train"][device_rows], labeled, seed=5)
+    fit.backward(indices, device_indices, fit.labels["train"][device_indices], labeled, seed=5)
     return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
 
 
@@ -100,7 +100,7 @@ def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
 def test_micro_batches_repeat_their_dropout_masks(tiny_config, tmp_path, monkeypatch, device, precision, tolerance):
     """Their gradient equals that of one pass with the same seeds, and not that of one with other seeds."""
     options = ["loss=gloss_o", "loss.sigma=0.5", "model.dropout=0.2"]
-    encode, gradients = Fit._encode, []
+    encode, gradients = Fit.encode, []
 
     def flat(*chunk: str) -> torch.Tensor:
         fit = prepared(tiny_config(*options, *chunk), tmp_path, device)
@@ -110,11 +110,11 @@ def test_micro_batches_repeat_their_dropout_masks(tiny_config, tmp_path, monkeyp
     got = flat("trainer.grad_cache_chunk=8")
     for shift in (0, 1000):
 
-        def at_once(self: Fit, rows, device_rows, seed: int, shift=shift):
-            pieces = [(rows[i : i + 8], device_rows[i : i + 8], seed + shift + i // 8) for i in range(0, 32, 8)]
+        def at_once(self: Fit, indices, device_indices, seed: int, shift=shift):
+            pieces = [(indices[i : i + 8], device_indices[i : i + 8], seed + shift + i // 8) for i in range(0, 32, 8)]
             return torch.cat([encode(self, *piece) for piece in pieces])
 
-        monkeypatch.setattr(Fit, "_encode", at_once)
+        monkeypatch.setattr(Fit, "encode", at_once)
         gradients.append(flat())
     plain, other = gradients
     assert (got - plain).norm() < tolerance * plain.norm() < 0.1 * (other - plain).norm()
@@ -125,15 +125,15 @@ def test_a_step_equals_gradient_clipping_and_adam(tiny_config, tmp_path, monkeyp
     monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
     cfg = tiny_config(NO_DROPOUT, "loss=ce", "trainer.max_grad_norm=0.01", "trainer.num_length_buckets=1")
     ours, plain = prepared(cfg, tmp_path), prepared(cfg, tmp_path)
-    rows = np.argsort(ours.tables["train"].host_lengths, kind="stable")[:32]
-    device_rows = torch.from_numpy(rows)
+    indices = np.argsort(ours.tables["train"].host_lengths, kind="stable")[:32]
+    device_indices = torch.from_numpy(indices)
     ours.model.train(), plain.model.train()
     ours.log = torch.zeros(1, len(gloss.training.trainer.LOG))
     optimizer = torch.optim.Adam(plain.model.parameters(), lr=cfg.trainer.lr, fused=False)
     for _ in range(3):
-        ours._step(0, rows, device_rows, None)
-        logits = plain.model.head(plain.tables["train"].encode(plain.model, rows, device_rows))
-        torch.nn.functional.cross_entropy(logits, plain.labels["train"][device_rows]).backward()
+        ours.step(0, indices, device_indices, None)
+        logits = plain.model.head(plain.tables["train"].encode(plain.model, indices, device_indices))
+        torch.nn.functional.cross_entropy(logits, plain.labels["train"][device_indices]).backward()
         torch.nn.utils.clip_grad_norm_(plain.model.parameters(), 0.01)
         optimizer.step()
         optimizer.zero_grad()
@@ -144,7 +144,7 @@ def test_a_step_equals_gradient_clipping_and_adam(tiny_config, tmp_path, monkeyp
 @contextmanager
 def stopped_after(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int) -> Iterator[None]:
     """Send SIGTERM after step `number` of an epoch and expect the run to stop."""
-    step = Fit._step
+    step = Fit.step
 
     def stopping(self: Fit, done: int, *arguments: object) -> None:
         step(self, done, *arguments)
@@ -152,7 +152,7 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int) -> I
             os.kill(os.getpid(), signal.SIGTERM)
 
     with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM"):
-        patch.setattr(Fit, "_step", stopping)
+        patch.setattr(Fit, "step", stopping)
         yield
 
 

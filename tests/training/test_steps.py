@@ -62,8 +62,8 @@ def fit_of(first: Fit, tmp_path: Path) -> Callable[..., Fit]:
     return make
 
 
-ROWS = np.arange(10)
-DEVICE_ROWS = torch.arange(10)
+INDICES = np.arange(10)
+DEVICE_INDICES = torch.arange(10)
 IS_LABELED = torch.arange(10) < 6
 
 
@@ -78,7 +78,7 @@ def stub_backward(fit: Fit, loss: float, gradient: float, **parts: object) -> li
         made = {"ce": None, "embedding_loss": None, "num_unscorable": None, "is_empty": None} | parts
         return LossOutput(torch.tensor(loss, requires_grad=True), **made)
 
-    fit._backward = backward
+    fit.backward = backward
     return calls
 
 
@@ -92,7 +92,7 @@ def test_a_step_clips_the_gradient_norm(fit_of, monkeypatch, fused_on, max_norm)
     fit = fit_of("loss=ce", f"trainer.max_grad_norm={max_norm}")
     stub_backward(fit, 2.0, 0.5)
     before = [p.detach().clone() for p in fit.parameters]
-    fit._step(1, ROWS, DEVICE_ROWS, None)
+    fit.step(1, INDICES, DEVICE_INDICES, None)
     norm = 0.5 * sum(p.numel() for p in fit.parameters) ** 0.5
     clipped = 0.5 / max(1.0, norm / max_norm)
     for p, old in zip(fit.parameters, before, strict=True):
@@ -110,7 +110,7 @@ def test_a_step_logs_its_losses_and_counts(fit_of):
     fit = fit_of("loss=gloss_o", "loss.sigma=0.5")
     parts = {"ce": torch.tensor(1.5), "embedding_loss": torch.tensor(2.5, dtype=torch.float64, requires_grad=True)}
     stub_backward(fit, 2.0, 0.0, **parts, num_unscorable=torch.tensor(3), is_empty=torch.tensor(True))
-    fit._step(2, ROWS, DEVICE_ROWS, IS_LABELED)
+    fit.step(2, INDICES, DEVICE_INDICES, IS_LABELED)
     assert LOG == ("loss", "ce", "embedding_loss", "num_unscorable", "num_unlabeled", "is_empty", "grad_norm", "is_bad")
     assert fit.log[2].tolist() == [2.0, 1.5, 2.5, 3, 4, 1, 0, 0] and not fit.log.requires_grad
     assert fit.watch == ["data", "backward", "optimizer"]
@@ -121,14 +121,14 @@ def test_a_step_passes_labels_and_a_distinct_seed(fit_of):
     calls = stub_backward(fit, 1.0, 0.0)
     for epoch, step in ((1, 0), (1, 1), (2, 0), (1, 0)):
         fit.progress.epoch = epoch
-        fit._step(step, ROWS, DEVICE_ROWS, IS_LABELED)
-        rows, device_rows, labels, is_labeled, seed = calls[-1]
-        assert rows is ROWS and device_rows is DEVICE_ROWS and is_labeled is IS_LABELED
+        fit.step(step, INDICES, DEVICE_INDICES, IS_LABELED)
+        indices, device_indices, labels, is_labeled, seed = calls[-1]
+        assert indices is INDICES and device_indices is DEVICE_INDICES and is_labeled is IS_LABELED
         assert torch.equal(labels, fit.labels["train"][:10])
         seeds.append(seed)
     other = fit_of("loss=ce", "seed=2")
     calls = stub_backward(other, 1.0, 0.0)
-    other._step(0, ROWS, DEVICE_ROWS, IS_LABELED)
+    other.step(0, INDICES, DEVICE_INDICES, IS_LABELED)
     assert seeds[0] == seeds[3] and len({*seeds, calls[0][-1]}) == 4
 
 
@@ -138,11 +138,11 @@ def test_a_non_finite_step_blocks_all_later_updates(fit_of, monkeypatch, fused_o
     monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", fused_on)
     fit = fit_of("loss=ce")
     stub_backward(fit, 1.0, 1.0)
-    fit._step(0, ROWS, DEVICE_ROWS, None)
+    fit.step(0, INDICES, DEVICE_INDICES, None)
     before = [p.detach().clone() for p in fit.parameters]
     for step, values in ((1, (loss, gradient)), (2, (1.0, 1.0))):
         stub_backward(fit, *values)
-        fit._step(step, ROWS, DEVICE_ROWS, None)
+        fit.step(step, INDICES, DEVICE_INDICES, None)
         assert all(torch.equal(p, old) for p, old in zip(fit.parameters, before, strict=True))
     assert fit.log[:, LOG.index("is_bad")].tolist() == [0, 1, 1]
 
@@ -150,18 +150,18 @@ def test_a_non_finite_step_blocks_all_later_updates(fit_of, monkeypatch, fused_o
 def test_the_seed_of_a_pass_sets_its_dropout(fit_of):
     fit = fit_of("loss=ce", "model.dropout=0.3")
     fit.model.train()
-    first, again, other = (fit._encode(ROWS, DEVICE_ROWS, seed) for seed in (4, 4, 5))
+    first, again, other = (fit.encode(INDICES, DEVICE_INDICES, seed) for seed in (4, 4, 5))
     assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-2)
     assert first.shape == (10, 64) and first.dtype == torch.float32
     fit.model.double()
-    assert fit._encode(ROWS, DEVICE_ROWS, 4).dtype == torch.float64
+    assert fit.encode(INDICES, DEVICE_INDICES, 4).dtype == torch.float64
 
 
 def test_a_pass_uses_the_precision_of_the_run_and_returns_float32(fit_of):
     fit = fit_of("loss=ce", "model.dropout=0")
-    exact = fit._encode(ROWS, DEVICE_ROWS, 1)
+    exact = fit.encode(INDICES, DEVICE_INDICES, 1)
     fit.precision = "bf16"
-    rounded = fit._encode(ROWS, DEVICE_ROWS, 1)
+    rounded = fit.encode(INDICES, DEVICE_INDICES, 1)
     assert rounded.dtype == torch.float32 and 1e-4 < (rounded - exact).abs().max() < 0.2
 
 
@@ -169,8 +169,8 @@ def test_a_pass_uses_num_length_buckets(fit_of, monkeypatch):
     fit = fit_of("loss=ce", "trainer.num_length_buckets=3")
     given, pack = [], TokenTable.pack
     monkeypatch.setattr(TokenTable, "pack", lambda *args: (given.append(args[1:]), pack(*args))[1])
-    fit._encode(ROWS, DEVICE_ROWS, 1)
-    assert given[0][0] is ROWS and given[0][1] is DEVICE_ROWS and given[0][2] == 3
+    fit.encode(INDICES, DEVICE_INDICES, 1)
+    assert given[0][0] is INDICES and given[0][1] is DEVICE_INDICES and given[0][2] == 3
 
 
 @pytest.mark.parametrize(
@@ -188,16 +188,16 @@ def test_a_pass_uses_num_length_buckets(fit_of, monkeypatch):
 )
 def test_variant_forward_passes_sizes_and_seeds(fit_of, overrides, passes):
     fit, made = fit_of(*overrides), []
-    encode = fit._encode
+    encode = fit.encode
 
-    def watch(rows: np.ndarray, device_rows: torch.Tensor, seed: int) -> torch.Tensor:
-        assert rows.tolist() == device_rows.tolist()
-        made.append((len(rows), seed, torch.is_grad_enabled()))
-        return encode(rows, device_rows, seed)
+    def watch(indices: np.ndarray, device_indices: torch.Tensor, seed: int) -> torch.Tensor:
+        assert indices.tolist() == device_indices.tolist()
+        made.append((len(indices), seed, torch.is_grad_enabled()))
+        return encode(indices, device_indices, seed)
 
-    fit._encode = watch
+    fit.encode = watch
     is_labeled = IS_LABELED if fit.cfg.loss.name == "gloss_o" else None
-    parts = fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], is_labeled, 7)
+    parts = fit.backward(INDICES, DEVICE_INDICES, fit.labels["train"][:10], is_labeled, 7)
     assert [entry[:2] for entry in made] == passes
     if "grad_cache_chunk" in overrides[-1]:  # first without gradients, then with them
         assert [entry[2] for entry in made] == [False] * (len(passes) // 2) + [True] * (len(passes) // 2)
@@ -222,10 +222,10 @@ def test_the_second_pass_feeds_cross_entropy_and_the_first_the_embedding_loss(fi
     fit.model.train()
     loss = fit._loss
     fit._loss = lambda *arguments: (given.append(arguments), loss(*arguments))[1]
-    fit._backward(ROWS, DEVICE_ROWS, fit.labels["train"][:10], None, 7)
+    fit.backward(INDICES, DEVICE_INDICES, fit.labels["train"][:10], None, 7)
     with torch.no_grad():
-        assert torch.equal(given[0][0], fit._encode(ROWS, DEVICE_ROWS, 7))
-        assert torch.equal(given[0][1], fit._encode(ROWS, DEVICE_ROWS, 8))
+        assert torch.equal(given[0][0], fit.encode(INDICES, DEVICE_INDICES, 7))
+        assert torch.equal(given[0][1], fit.encode(INDICES, DEVICE_INDICES, 8))
 
 
 # ----------------------------------------------------------------------------------------------------------- the epoch

@@ -116,13 +116,13 @@ def test_token_tables_are_joined_row_by_row(tiny_config):
 
 def test_each_batch_has_the_given_number_of_unlabeled_texts(tiny_config, monkeypatch):
     seen = []
-    step = Fit._step
+    step = Fit.step
 
-    def kept(self, number, rows, device_rows, is_labeled):
-        seen.append((np.sort(rows), self.step_labels[device_rows], is_labeled, len(self.step_labels)))
-        step(self, number, rows, device_rows, is_labeled)
+    def kept(self, number, rows, device_indices, is_labeled):
+        seen.append((np.sort(rows), self.step_labels[device_indices], is_labeled, len(self.step_labels)))
+        step(self, number, rows, device_indices, is_labeled)
 
-    monkeypatch.setattr(Fit, "_step", kept)
+    monkeypatch.setattr(Fit, "step", kept)
     record = train(tiny_config(*GRAPH, *REST, "trainer.unlabeled_per_batch=8", "trainer.max_epochs=1"))
     assert [len(rows) for rows, *_ in seen] == [40, 36]  # 32 and 28 labeled
     total = record.result["num_rows"]["train"] + record.result["num_rows"]["unlabeled"]
@@ -150,7 +150,7 @@ def test_warm_up_accepts_batches_larger_than_the_training_set(tiny_config, monke
 
     def warmed(fit, batches, labeled):
         sizes.append((max(map(len, batches)), len(fit.labels["train"])))
-        monkeypatch.setattr(fit, "_encode", lambda rows, *rest: torch.zeros(len(rows), 3, requires_grad=True))
+        monkeypatch.setattr(fit, "encode", lambda rows, *rest: torch.zeros(len(rows), 3, requires_grad=True))
         warm_up(fit, batches, labeled)
         raise Stop
 
@@ -177,8 +177,8 @@ def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
         torch.equal(value, before[name]) for name, value in gradient(fit).items()
     )  # the batch has only labeled rows
     rows = np.concatenate([np.arange(32), np.arange(60, 70)])
-    device_rows, labeled = torch.from_numpy(rows), torch.arange(42) < 20
+    device_indices, labeled = torch.from_numpy(rows), torch.arange(42) < 20
     fit.model.zero_grad()
-    parts = fit._backward(rows, device_rows, fit.step_labels[device_rows], labeled, seed=5)
-    assert int(fit.step_labels[device_rows].min()) == -1 and torch.isfinite(parts.loss)
+    parts = fit.backward(rows, device_indices, fit.step_labels[device_indices], labeled, seed=5)
+    assert int(fit.step_labels[device_indices].min()) == -1 and torch.isfinite(parts.loss)
     assert any(not torch.equal(p.grad, before[n]) for n, p in fit.model.named_parameters() if p.grad is not None)
