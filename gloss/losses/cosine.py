@@ -10,7 +10,11 @@ from gloss.losses.geometry import unit_length
 def cosine_similarity_loss(embeddings: Tensor, labels: Tensor) -> Tensor:
     """Mean over the B(B−1)/2 pairs of (cos(z_i, z_j) − t)², t = 1 for two texts of one class, else 0.
 
-    embeddings: float [B, D], B >= 2, any scale; labels: int [B]. Returns a scalar in [0, 4].
+    Args:
+        embeddings: float [B, D], B >= 2, any scale.
+        labels: int [B], no -1.
+
+    Returns a scalar in [0, 4]. Raises ValueError for anything else.
     """
     check_batch(embeddings, labels)
     z = unit_length(embeddings)

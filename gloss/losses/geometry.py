@@ -62,9 +62,13 @@ def pairwise_distances(x: Tensor) -> Tensor:
 def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
     """σ of G-Loss-SQRT: d/√3, d the median Euclidean distance over all pairs of the embeddings [N, D] at unit length.
 
-    exp(−d²/2σ²) as a function of σ has its inflection there (appendix D). `released` gives the authors' code instead:
-    sqrt(d/3), with the N zeros of the diagonal among the distances. N >= 2; memory grows with N² (4,096: 67 MB) up to
-    16,384, and no further. Raises ValueError where the median is 0, as no kernel has that width.
+    exp(−d²/2σ²) as a function of σ has its inflection there (appendix D).
+
+    Args:
+        embeddings: float [N, D], N >= 2, any scale. Memory grows with N² (4,096: 67 MB) up to 16,384, and no further.
+        released: the authors' code instead: sqrt(d/3), with the N zeros of the diagonal among the distances.
+
+    Raises ValueError where the median is 0, as no kernel has that width.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings must be [N, D] with N >= 2, got shape {list(embeddings.shape)}")

@@ -28,9 +28,15 @@ OBJECTIVES = ("nll", "softmax")
 def choose_labeled(
     batch_size: int, gamma: float, generator: torch.Generator | None = None, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """is_labeled: bool [B], a random ⌈γB⌉ of the batch True, at least 1 and at most B − 1; gamma: γ in (0, 1).
+    """is_labeled: bool [B], a random ⌈γB⌉ of the batch True, at least 1 and at most B − 1.
 
-    Drawn on the generator's device (default: CPU), so that a CPU generator gives every device the same mask.
+    Args:
+        batch_size: B >= 2.
+        gamma: γ in (0, 1), the fraction that stays labeled.
+        generator: draws on its own device, so that one on the CPU gives every device the same mask (None: torch's).
+        device: of the result.
+
+    Raises ValueError for values outside these ranges.
     """
     if batch_size < 2:
         raise ValueError(f"a batch needs 2 texts to have one labeled and one unlabeled, got batch_size {batch_size}")
@@ -46,8 +52,12 @@ def choose_labeled(
 def is_scored(labels: Tensor, is_labeled: Tensor, num_classes: int) -> Tensor:
     """bool [B]: True where a text is unlabeled and its class has a labeled member, so that Eq. 1 can score it.
 
-    labels: int [B] in [0, C), or -1 where the class is not known; is_labeled: bool [B] on any device, False where the
-    class is not known. No host synchronisation.
+    Args:
+        labels: int [B] in [0, C), or -1 where the class is not known.
+        is_labeled: bool [B] on any device, False where the class is not known.
+        num_classes: C.
+
+    The host does not wait for the device.
     """
     is_labeled = is_labeled.to(labels.device, non_blocking=True)
     known = labels.long().clamp(min=0)
@@ -220,13 +230,19 @@ def gloss_loss(
     no labeled member (probability 0 whatever the embedding, see `is_scored`) are left out of the mean. "softmax" is
     the released code: cross-entropy with the propagated probabilities as logits, over all unlabeled nodes. A
     node with label -1, whose class is not known, is propagated through and never scored.
-    `class_weights` [C], positive, make either mean a weighted one: Σ w_y · loss / Σ w_y.
 
-    embeddings: float [B, D], B >= 2, any scale; labels: int [B] in [0, C) or -1, checked on CPU; sigma: σ > 0;
-    is_labeled: bool [B] with at least one True and one False, and False where the label is -1. With a mask on the CPU
-    (as `choose_labeled` makes it) no step waits for a GPU to count it. The graph is computed in float64 for σ >= 0.06,
-    else in float32 or the wider type of the embeddings. Returns a scalar; 0, still connected to the encoder, where no
-    unlabeled node can be scored. Raises ValueError for anything else.
+    Args:
+        embeddings: float [B, D], B >= 2, any scale (their directions count).
+        labels: int [B] in [0, C), or -1; checked on the CPU.
+        sigma: σ > 0, the width of the kernel between unit vectors, whose distances are 0 to 2.
+        is_labeled: bool [B] with at least one True and one False, False where the label is -1. With a mask on the CPU,
+            as `choose_labeled` makes it, no step waits for a GPU to count it.
+        num_classes: C >= 1.
+        objective: "nll" or "softmax".
+        class_weights: float [C], positive, for a weighted mean Σ w_y · loss / Σ w_y; None: all alike.
+
+    Returns a scalar; 0, still connected to the encoder, where no unlabeled node can be scored. The graph is computed in
+    float64 for σ >= 0.06, else in float32 or the wider type of the embeddings. Raises ValueError for anything else.
     """
     settings = {"sigma": sigma, "num_classes": num_classes, "objective": objective, "class_weights": class_weights}
     return propagation_loss(embeddings, labels, is_labeled, lambda part: None, **settings)[0]
@@ -244,10 +260,14 @@ def _check_settings(sigma: float, objective: str, num_classes: int | None) -> No
 class GLoss(nn.Module):
     """`gloss_loss` with its settings: forward(embeddings [B, D], labels [B]) -> scalar.
 
-    sigma: σ, or "sqrt": `sqrt_bandwidth` of the first batch it sees, kept from then on and in the state dict (for the
-    paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts, and pass the number).
-    gamma: the fraction that stays labeled. num_classes: C; None takes the classes of each batch, any integers but -1,
-    at the cost of a wait for the GPU. generator: of the random split, on the CPU (None: torch's default one).
+    Args:
+        sigma: σ > 0, or "sqrt": `sqrt_bandwidth` of the first batch it sees, kept from then on and in the state dict
+            (for the paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts).
+        gamma: γ in (0, 1), the fraction that stays labeled.
+        num_classes: C; None takes the classes of each batch, any integers but -1, at the cost of a wait for the GPU.
+        objective: "nll" or "softmax", as in `gloss_loss`.
+        class_weights: float [C], positive, or None, as in `gloss_loss`.
+        generator: of the random split, on the CPU (None: torch's default one).
     """
 
     class_weights: Tensor | None
@@ -273,7 +293,13 @@ class GLoss(nn.Module):
         self.register_buffer("class_weights", class_weights, persistent=False)
 
     def forward(self, embeddings: Tensor, labels: Tensor, is_labeled: Tensor | None = None) -> Tensor:
-        """The loss of a batch; is_labeled: bool [B], drawn by `choose_labeled` if None; required for labels of -1."""
+        """The loss of a batch.
+
+        Args:
+            embeddings: float [B, D], B >= 2.
+            labels: int [B], -1 where the class is not known.
+            is_labeled: bool [B], False where the label is -1; None: drawn by `choose_labeled`.
+        """
         check_batch(embeddings, labels, may_be_unknown=True)
         if self.sigma is None:
             self.sigma = sqrt_bandwidth(embeddings)

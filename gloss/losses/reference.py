@@ -31,9 +31,14 @@ def transition_matrix(normalized: Tensor) -> Tensor:
 def propagate_labels(transition: Tensor, labels: Tensor, is_labeled: Tensor, num_classes: int) -> Tensor:
     """F_U = (I − T_UU)⁻¹ T_UL Y_L: the class probabilities of the first labeled node on a walk from an unlabeled one.
 
-    transition: T [B, B], rows sum to 1; labels: int [B] in [0, C) (not read for unlabeled nodes); is_labeled:
-    bool [B], at least one True and one False. Returns [U, C] in the order of the unlabeled nodes; rows sum to 1.
-    Needs a path from every unlabeled node to a labeled one that does not vanish by rounding; else it is singular.
+    Args:
+        transition: T [B, B], rows sum to 1.
+        labels: int [B] in [0, C), not read for unlabeled nodes.
+        is_labeled: bool [B], at least one True and one False.
+        num_classes: C.
+
+    Returns [U, C] in the order of the unlabeled nodes; rows sum to 1. Needs a path from every unlabeled node to a
+    labeled one that does not vanish by rounding; else the system is singular.
     """
     num_nodes = len(transition)
     if transition.shape != (num_nodes, num_nodes) or labels.shape != (num_nodes,) or is_labeled.shape != (num_nodes,):

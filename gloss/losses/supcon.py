@@ -12,8 +12,13 @@ RELEASED_BASE_TEMPERATURE = 0.07
 def supcon_loss(embeddings: Tensor, labels: Tensor, temperature: float, *, released: bool = False) -> Tensor:
     """Supervised contrastive loss (Khosla et al. 2020, equation 2), mean over the anchors that have a positive.
 
-    embeddings: float [B, D], B >= 2, any scale (normalised here); labels: int [B]; temperature: τ > 0. `released`:
-    times τ/0.07, and anchors without a positive count as 0 in the mean. Returns a scalar; 0 where no two labels agree.
+    Args:
+        embeddings: float [B, D], B >= 2, any scale (normalised here).
+        labels: int [B], no -1.
+        temperature: τ > 0.
+        released: the authors' code: times τ/0.07, and anchors without a positive count as 0 in the mean.
+
+    Returns a scalar; 0 where no two labels agree. Raises ValueError for anything else.
     """
     check_batch(embeddings, labels)
     if not temperature > 0:

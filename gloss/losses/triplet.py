@@ -11,8 +11,13 @@ from gloss.losses.geometry import pairwise_distances, to_working_precision
 def batch_all_triplet_loss(embeddings: Tensor, labels: Tensor, margin: float) -> Tensor:
     """max(0, d(a, p) − d(a, n) + margin), mean over the triplets of the batch in which it is positive.
 
-    embeddings: float [B, D], B >= 2, Euclidean distance, not normalised; labels: int [B]; margin >= 0.
-    Returns a scalar; 0, still connected to the encoder, where no triplet is positive.
+    Args:
+        embeddings: float [B, D], B >= 2, not normalised; distances are Euclidean.
+        labels: int [B], no -1.
+        margin: at least 0.
+
+    Returns a scalar; 0, still connected to the encoder, where no triplet is positive. Raises ValueError for anything
+    else. Source: Hermans et al. 2017 (batch all, mean of the positive ones).
 
     The sum over triplets is a sum over pairs: d(a, p) enters once for each negative nearer than d(a, p) + margin,
     d(a, n) once, negatively, for each positive p with d(a, p) + margin beyond it. Sorted rows give both counts.
