@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
 from gloss.data.checks import examine, words
-from gloss.data.files import Row, checked, collect, read_examples, read_table
+from gloss.data.files import Row, checked, collect, examples_kind, read_examples, read_table
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError, RunError
 from gloss.records.reading import Record, shortened
@@ -225,10 +225,10 @@ def _names(cfg: DatasetConfig) -> list[str]:
 
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
-    return _own(cfg, {
-        part: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding)
-        for part, path in paths.items() if path is not None or part == "train"
-    })  # fmt: skip
+    given = {part: path for part, path in paths.items() if path is not None or part == "train"}
+    names = _names(cfg)
+    found = {p: read_examples(path, cfg.text, names, cfg.separator, cfg.encoding) for p, path in given.items()}
+    return _own(cfg, found, of_csv=[part for part, path in given.items() if examples_kind(path) == "csv"])
 
 
 def _own(
@@ -236,17 +236,19 @@ def _own(
     found: dict[str, tuple[list[Row], list[str]]],
     notes: Sequence[str] = (),
     order: Sequence[str] = (),
+    of_csv: Sequence[str] = (),
 ) -> Source:
     """A user's own examples, checked. Raises DataError.
 
-    found: rows, and notes on those left out, of each split; order: of the classes, where it is known.
+    found: rows, and notes on those left out, of each split; order: of the classes, where it is known; of_csv: the
+    splits read from a CSV file.
     """
     parts = {part: rows for part, (rows, _) in found.items()}
     left_out = [
         f"{part}: {note}" if len(found) > 1 else note for part, (_, of_part) in found.items() for note in of_part
     ]
     try:
-        notes = [*notes, *left_out, *examine(parts)]
+        notes = [*notes, *left_out, *examine(parts, of_csv)]
     except DataError as error:
         raise DataError(f"{cfg.path}: {error}") from None
     labels = {row.names[-1] for rows in parts.values() for row in rows}

@@ -71,8 +71,7 @@ def read_examples(
     Returns the rows, and notes on those that are left out: blank, without a cell, repeated headers. Raises DataError
     with file, row and column.
     """
-    path = Path(path).expanduser()
-    kind = {None: "csv", "txt": "csv"}.get(kind_of(path), kind_of(path))
+    path, kind = Path(path).expanduser(), examples_kind(path)
     return collect(read_rows(str(path), kind, text, names, one_character(separator), encoding), str(path), KINDS[kind])
 
 
@@ -157,6 +156,12 @@ def _fault(cell: Any) -> str | None:
 def kind_of(path: str | Path) -> str | None:
     """The kind of a file, by the ending of its name (.gz aside), or folder; None for an unknown ending."""
     return "folder" if Path(path).is_dir() else ENDINGS.get(Path(str(path).lower().removesuffix(".gz")).suffix)
+
+
+def examples_kind(path: str | Path) -> str:
+    """The kind of a file of labeled texts: .txt and unknown endings are CSV."""
+    kind = kind_of(Path(path).expanduser())
+    return "csv" if kind in (None, "txt") else kind
 
 
 def one_character(separator: str | None) -> str | None:
