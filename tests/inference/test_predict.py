@@ -15,7 +15,7 @@ from conftest import TINY, composed, run_script
 from gloss.cli.command import show_messages
 from gloss.config import ModelConfig
 from gloss.data.files import Row
-from gloss.errors import DataError, RunError
+from gloss.errors import ConfigError, DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.embedding_plot import embedding_map, map_of_run
 from gloss.inference.predictor import Run, find_run, load_run
@@ -112,11 +112,21 @@ def test_predictions_for_pairs_use_both_texts(tmp_path):
         run.predict(["frog"])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_embeddings_of_any_precision_are_classified(run, dtype):
+    embeddings = run.embed(["a frog", "the sky"])
+    np.testing.assert_allclose(run.classify(embeddings.astype(dtype)), run.classify(embeddings), atol=1e-3)
+
+
 def test_invalid_arguments_give_an_error(run):
     with pytest.raises(TypeError, match="list of texts"):
         run.predict("a frog")
     with pytest.raises(DataError, match=r"texts\[1\] must hold text"):
         run.predict(["a frog", ("a", "pair")])
+    with pytest.raises(DataError, match=r"texts\[0\] must hold text, got \(None,\)"):
+        run.embed([None])
+    with pytest.raises(ConfigError, match="neighbours=-1 is not allowed: expected"):
+        run.predict(["a frog"], neighbours=-1)
     with pytest.raises(RunError, match="split=dev"):
         run.split("dev")
 
@@ -193,6 +203,10 @@ def test_best_is_chosen_by_validation_among_runs_with_weights(outputs, capsys):
     assert find_run("best dataset=colours", outputs).identity.loss == "gloss_sqrt"
     assert "best of 2 (1 more without weights) by macro-F1 on validation, 90.00" in capsys.readouterr().err
     assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
+    shutil.rmtree(find_run("loss=ce", outputs).folder / "model")
+    assert find_run("dataset=colours", outputs).identity.loss == "gloss_sqrt"
+    expected = "the only one of 3 runs with weights: dataset=colours model=tiny loss=gloss_sqrt mode=integrated"
+    assert expected in capsys.readouterr().err
     with pytest.raises(RunError, match="needs a data set"):
         find_run("best", outputs)
 
@@ -207,6 +221,10 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
         find_run("dataset=mr", outputs)
     with pytest.raises(RunError, match="'outputs/typo' is no key of a run"):
         find_run("outputs/typo", outputs)
+    with pytest.raises(RunError, match="datset is no key of a run: expected dataset=…, model=…"):
+        find_run("", outputs, datset="colours")
+    with pytest.raises(RunError, match="runs/colours is no run, as …/seed=1 is: it has no DONE"):
+        find_run(str(outputs / "runs" / "colours"))
     with pytest.raises(RunError, match="trainer.save_model=true"):
         load_run("loss=scl", outputs, device="cpu")
     (chosen.folder / "DONE").unlink()
