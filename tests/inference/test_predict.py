@@ -301,6 +301,16 @@ def test_a_map_shows_the_predictions_and_keeps_the_distances_of_a_plane(record, 
     drawing.save(tmp_path)
 
 
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize(("count", "message"), [
+    (1, "needs at least 3 texts, got 1"), (2, "needs at least 3 texts, got 2"), (4, "of all 4 texts are the same"),
+])  # fmt: skip
+def test_a_map_of_too_few_or_equal_embeddings_is_refused(method, count, message):
+    labels = np.zeros(count, dtype=int)
+    with pytest.raises(RunError, match=message):
+        embedding_map(np.ones((count, 4)), labels, labels, ["a"], method, "map", "a set")
+
+
 # -- the scripts -------------------------------------------------------------------------------------------------------
 
 
