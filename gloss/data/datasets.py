@@ -43,11 +43,12 @@ class TextDataset:
 def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDataset:
     """Read, check and split a data set.
 
-    data_dir: folder of the prepared sets (`<name>/train.csv.gz` …); seed: draws the sample of `cfg.train_limit`
-    training texts. A split that the set does not have is cut from its training texts: 10 % each, stratified, with a
-    seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled dev split). Raises DataError.
+    data_dir: folder of the prepared sets (`<name>/train.csv.gz` …; ~ is the home folder); seed: draws the sample of
+    `cfg.train_limit` training texts. A split that the set does not have is cut from its training texts: 10 % each,
+    stratified (or whole groups), with a seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled
+    dev split). Raises DataError.
     """
-    labels, parts, notes = SOURCES[cfg.source](cfg, Path(data_dir))
+    labels, parts, notes = SOURCES[cfg.source](cfg, Path(data_dir).expanduser())
     if cfg.unlabeled_path is not None:
         rows, _ = read_examples(cfg.unlabeled_path, cfg.text, [], cfg.separator, cfg.encoding)
         parts["unlabeled"] = [replace(row, names=("",)) for row in rows]
@@ -114,7 +115,8 @@ def _cut(train: Split, part: str, size: int, name: str) -> tuple[Split, Split]:
 
 def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequence[str]) -> str:
     cut = splits[part]
-    note = f"{part} is {len(cut)} of the {num_rows} training texts (stratified, the same whatever the seed)"
+    drawn = "stratified" if cut.groups is None else "whole groups"
+    note = f"{part} is {len(cut)} of the {num_rows} training texts ({drawn}, the same whatever the seed)"
     if lacking := [name for i, name in enumerate(labels) if i not in cut.labels]:
         note += f", without a text of {', '.join(lacking)}"
     train = set(map(words, splits["train"].texts))
