@@ -330,14 +330,27 @@ def dataset_config(record: Record) -> DatasetConfig:
 def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDataset:
     """The data set of a run, in the order of its predictions.
 
-    data_dir: folder of the prepared sets; None: the run's own. Raises DataError where the data set cannot be read,
-    RunError where its texts differ from the run's.
+    data_dir: folder of the prepared sets, or of files that have moved since; None: the run's own. Raises DataError
+    where the data set cannot be read, RunError where its texts differ from the run's.
     """
     cfg = dataset_config(record)
     try:
-        dataset = load_dataset(cfg, data_dir or record.result["config"]["paths"]["data"], record.identity.seed)
+        folder = Path(data_dir or record.result["config"]["paths"]["data"]).expanduser()
+        if cfg.source == "csv":
+            _find_moved(cfg, folder)
+        dataset = load_dataset(cfg, folder, record.identity.seed)
     except (LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{record.folder}: its configuration names no data set ({error!r})") from None
     if dataset.fingerprint != record.result.get("fingerprint") or dataset.labels != record.result["labels"]:
         raise RunError(f"the texts of {dataset.name} have changed since the run: it was trained on others")
     return dataset
+
+
+def _find_moved(cfg: DatasetConfig, folder: Path) -> None:
+    """Let a user's own files that are no longer in their place be those of the same name in `folder`, if they exist."""
+    for key in ("path", "val_path", "test_path", "unlabeled_path"):
+        if (name := getattr(cfg, key)) is None or (path := Path(name).expanduser()).exists():
+            continue
+        if not (moved := folder / path.name).exists():
+            raise DataError(f"{path} is not there: if it has moved, give its folder, paths.data=… (load_run: data=…)")
+        setattr(cfg, key, str(moved))

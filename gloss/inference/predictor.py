@@ -125,7 +125,7 @@ def load_run(
     """A finished run with its weights, ready to classify texts.
 
     run, outputs, selection: see `find_run`; device: auto, cpu, cuda, cuda:N or mps; data: folder of the prepared sets,
-    needed for `split` and `neighbours` only (default: the folder that the run used).
+    or of files that have moved, needed for `split` and `neighbours` only (default: the folder that the run used).
 
     >>> from gloss.predict import load_run
     >>> run = load_run("best dataset=modules", device="cpu")

@@ -131,8 +131,15 @@ def test_invalid_arguments_give_an_error(run):
         run.split("dev")
 
 
-def test_changed_training_texts_are_refused(tmp_path):
+def test_moved_training_texts_are_found_and_changed_ones_are_refused(tmp_path):
     record = train_tiny(tmp_path)
+    folder, expected = tmp_path / "moved", Run(record, device="cpu").split("test").texts
+    folder.mkdir()
+    (tmp_path / "texts.csv").rename(folder / "texts.csv")
+    with pytest.raises(DataError, match=r"texts.csv is not there: if it has moved, give its folder, paths.data=…"):
+        Run(record, device="cpu").split("test")
+    assert Run(record, device="cpu", data=folder).split("test").texts == expected
+    shutil.copy(folder / "texts.csv", tmp_path)
     with open(tmp_path / "texts.csv", "a") as file:
         file.write("one more,red\n")
     with pytest.raises(RunError, match="have changed since"):
