@@ -24,6 +24,8 @@ def resolve(cfg: DictConfig | Config) -> Config:
     Raises ConfigError, with a line for every value out of range, every key without effect for the chosen loss and
     mode, and every contradictory combination.
     """
+    if isinstance(cfg, DictConfig) and OmegaConf.is_missing(cfg.model, "name"):
+        raise ConfigError(f"model={cfg.model.alias} needs model.name=…: an encoder of the hub, or its folder")
     try:
         cfg = cast(Config, cfg if isinstance(cfg, Config) else OmegaConf.to_object(cfg))
     except OmegaConfBaseException as error:
