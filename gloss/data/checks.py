@@ -39,7 +39,7 @@ def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[s
     first: dict[str, str] = {}  # label -> the first row that has it
     for part, rows in parts.items():
         for row in rows:
-            first.setdefault(row.names[-1], f"row {row.number}{of[part]}")
+            first.setdefault(row.names[-1], f"{row.place()}{of[part]}")
 
     def named(labels: Iterable[str]) -> str:
         return " and ".join(f"{label!r} ({counts[label]:,} texts, first in {first[label]})" for label in labels)
@@ -89,11 +89,11 @@ def _text_notes(rows: Sequence[Row], of_part: str, train: set[tuple[str, ...]]) 
         "occur with different labels": [len(labels_of[key]) > 1 for key in keys],
         "are also among the training texts": [key in train for key in keys],
     }
-    odd = {fault: [row.number for row, one in zip(rows, flags, strict=True) if one] for fault, flags in found.items()}
+    odd = {fault: [row for row, one in zip(rows, flags, strict=True) if one] for fault, flags in found.items()}
     return [
-        f"{len(numbers):,} of the {len(rows):,} texts{of_part} {fault} ({listed(numbers)})"
-        for fault, numbers in odd.items()
-        if numbers
+        f"{len(some):,} of the {len(rows):,} texts{of_part} {fault} ({listed(some)})"
+        for fault, some in odd.items()
+        if some
     ]
 
 

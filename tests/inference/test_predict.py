@@ -185,7 +185,7 @@ def test_notes_are_recorded_and_files_are_read_with_the_settings_of_the_run(tmp_
     assert run_script(monkeypatch, "predict.py", *arguments, "encoding=utf-8") == 1
     assert "row 2: column 'text' is not in the encoding expected (byte 0xfc)" in capsys.readouterr().err
     assert run_script(monkeypatch, "predict.py", *arguments, "separator=,") == 2
-    assert "no column 'text' in the header, which has 'nr;text': set the columns" in capsys.readouterr().err
+    assert "no column 'text' in the header, which has 'nr;text': set dataset.text=" in capsys.readouterr().err
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------
