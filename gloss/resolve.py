@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from operator import attrgetter
@@ -25,11 +24,13 @@ def resolve(cfg: DictConfig | Config) -> Config:
     Raises ConfigError, with a line for every value out of range, every key without effect for the chosen loss and
     mode, and every contradictory combination.
     """
+    if isinstance(cfg, DictConfig) and OmegaConf.is_missing(cfg.model, "name"):
+        raise ConfigError(f"model={cfg.model.alias} needs model.name=…: an encoder of the hub, or its folder")
     try:
         cfg = cast(Config, cfg if isinstance(cfg, Config) else OmegaConf.to_object(cfg))
     except OmegaConfBaseException as error:
         raise ConfigError(str(error).splitlines()[0]) from None
-    cfg.paths.data = os.path.expanduser(cfg.paths.data or "data")  # GLOSS_DATA_DIR may be set and empty
+    cfg.paths.data = cfg.paths.data or "data"  # GLOSS_DATA_DIR may be set and empty
     if cfg.experiment.name and cfg.trainer.save_model == "auto":
         cfg.trainer.save_model = False  # hundreds of runs
     if isinstance(cfg.loss.sigma, int):

@@ -117,6 +117,7 @@ def test_keys_of_a_variant_are_accepted_where_they_have_an_effect(words: str):
     [
         ("loss=gloss_o", "loss=gloss_o needs a σ"),
         ("dataset=mr paths.data=nowhere", "nowhere"),
+        ("dataset=mr model=hf", "model=hf needs model.name=…"),
         ("dataset=csv dataset.path={toy} model=minilm model.num_layers=9", "the model has 6 layers"),
         ("dataset=csv dataset.path={toy} model.max_length=600", "model.max_length=600 is not allowed"),
         ("dataset=csv dataset.path={toy} ablation.test_on=nosuch", "nosuch"),

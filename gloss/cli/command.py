@@ -42,7 +42,7 @@ class Outputs:
 
 @dataclass
 class Texts:
-    data: str | None = "${oc.env:GLOSS_DATA_DIR,null}"  # folder of the prepared sets; null: data, or the run's own
+    data: str | None = "${oc.env:GLOSS_DATA_DIR,null}"  # folder of sets, or of moved files; null: data, or the run's
 
 
 @dataclass

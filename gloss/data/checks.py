@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from gloss.data.files import SEPARATORS, Row, listed
 from gloss.errors import DataError
@@ -15,7 +15,8 @@ MANY_NUMBERS = 50  # more classes than these that are whole numbers are perhaps 
 MANY_CLASSES = 20  # more classes than these, and more than half as many as examples: not a column of labels
 _MISSING = {"nan", "none", "null", "nil", "na", "n/a", "#n/a", "<na>", "nat", "missing"}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-_LIST = re.compile(r"""\s*[\[{(].*[,'" ].*[\]})]\s*""", re.DOTALL)  # as Python writes one
+# A list as Python writes it (['a'], (a, b)), or NumPy (['a' 'b'], [0 1]); no (not rated), and no (don't know).
+_LIST = re.compile(r"""\s*[\[{(](\s*['"].*|.*,.*|\s*\d\S*\s+\d.*)[\]})]\s*""", re.DOTALL)
 
 
 def words(texts: Sequence[str]) -> tuple[str, ...]:
@@ -28,17 +29,17 @@ def letters_and_digits(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple("".join(filter(str.isalnum, text.lower())) for text in texts)
 
 
-def examine(parts: dict[str, list[Row]]) -> list[str]:
+def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[str]:
     """Describe suspicious examples of each split, in a sentence each with rows or names.
 
-    Raises DataError for clear mistakes.
+    of_csv: the splits read from a CSV file, where a quote may be left open. Raises DataError for clear mistakes.
     """
     of = {part: f" of {part}" if len(parts) > 1 else "" for part in parts}
     counts = Counter(row.names[-1] for rows in parts.values() for row in rows)
     first: dict[str, str] = {}  # label -> the first row that has it
     for part, rows in parts.items():
         for row in rows:
-            first.setdefault(row.names[-1], f"row {row.number}{of[part]}")
+            first.setdefault(row.names[-1], f"{row.place()}{of[part]}")
 
     def named(labels: Iterable[str]) -> str:
         return " and ".join(f"{label!r} ({counts[label]:,} texts, first in {first[label]})" for label in labels)
@@ -56,8 +57,8 @@ def examine(parts: dict[str, list[Row]]) -> list[str]:
         some = " and ".join(map(repr, list(counts)[:2]))
         advice = "set dataset.label to the column of classes, which need several texts each"
         raise DataError(f"the labels have {len(counts):,} values in {counts.total():,} rows, as {some}: {advice}")
-    for part, rows in parts.items():
-        _refuse_swallowed_rows(rows, counts, of[part])
+    for part in of_csv:
+        _refuse_swallowed_rows(parts[part], counts, of[part])
     if alike := _groups(counts, _seen):
         raise DataError(f"the classes {named(alike[0])} differ only in blanks or Unicode form: write them alike")
     notes = []
@@ -88,11 +89,11 @@ def _text_notes(rows: Sequence[Row], of_part: str, train: set[tuple[str, ...]]) 
         "occur with different labels": [len(labels_of[key]) > 1 for key in keys],
         "are also among the training texts": [key in train for key in keys],
     }
-    odd = {fault: [row.number for row, one in zip(rows, flags, strict=True) if one] for fault, flags in found.items()}
+    odd = {fault: [row for row, one in zip(rows, flags, strict=True) if one] for fault, flags in found.items()}
     return [
-        f"{len(numbers):,} of the {len(rows):,} texts{of_part} {fault} ({listed(numbers)})"
-        for fault, numbers in odd.items()
-        if numbers
+        f"{len(some):,} of the {len(rows):,} texts{of_part} {fault} ({listed(some)})"
+        for fault, some in odd.items()
+        if some
     ]
 
 
@@ -130,4 +131,5 @@ def _refuse_swallowed_rows(rows: Iterable[Row], labels: Counter[str], of_part: s
         for lines in (text.split("\n") for text in row.texts):
             if len(lines) > 1 and (all(is_row(x, -1) for x in lines[:-1]) or all(is_row(x, 0) for x in lines[1:])):
                 found = f"row {row.number}{of_part} holds {len(lines)} lines that look like rows themselves"
-                raise DataError(f"{found}: close the quote that is open there, or double it inside a text")
+                advice = "close the quote that is open there, or double it inside a text"
+                raise DataError(f"{found}: {advice}; a text that is meant so can be given as JSON lines")

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
 from gloss.data.checks import examine, words
-from gloss.data.files import Row, checked, collect, read_examples, read_table
+from gloss.data.files import Row, checked, collect, examples_kind, read_examples, read_table
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError, RunError
 from gloss.records.reading import Record, shortened
@@ -43,11 +43,12 @@ class TextDataset:
 def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDataset:
     """Read, check and split a data set.
 
-    data_dir: folder of the prepared sets (`<name>/train.csv.gz` …); seed: draws the sample of `cfg.train_limit`
-    training texts. A split that the set does not have is cut from its training texts: 10 % each, stratified, with a
-    seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled dev split). Raises DataError.
+    data_dir: folder of the prepared sets (`<name>/train.csv.gz` …; ~ is the home folder); seed: draws the sample of
+    `cfg.train_limit` training texts. A split that the set does not have is cut from its training texts: 10 % each,
+    stratified (or whole groups), with a seed of its own (sst2 and qnli: validation; their test split is GLUE's labelled
+    dev split). Raises DataError.
     """
-    labels, parts, notes = SOURCES[cfg.source](cfg, Path(data_dir))
+    labels, parts, notes = SOURCES[cfg.source](cfg, Path(data_dir).expanduser())
     if cfg.unlabeled_path is not None:
         rows, _ = read_examples(cfg.unlabeled_path, cfg.text, [], cfg.separator, cfg.encoding)
         parts["unlabeled"] = [replace(row, names=("",)) for row in rows]
@@ -114,7 +115,8 @@ def _cut(train: Split, part: str, size: int, name: str) -> tuple[Split, Split]:
 
 def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequence[str]) -> str:
     cut = splits[part]
-    note = f"{part} is {len(cut)} of the {num_rows} training texts (stratified, the same whatever the seed)"
+    drawn = "stratified" if cut.groups is None else "whole groups"
+    note = f"{part} is {len(cut)} of the {num_rows} training texts ({drawn}, the same whatever the seed)"
     if lacking := [name for i, name in enumerate(labels) if i not in cut.labels]:
         note += f", without a text of {', '.join(lacking)}"
     train = set(map(words, splits["train"].texts))
@@ -225,10 +227,10 @@ def _names(cfg: DatasetConfig) -> list[str]:
 
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
-    return _own(cfg, {
-        part: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding)
-        for part, path in paths.items() if path is not None or part == "train"
-    })  # fmt: skip
+    given = {part: path for part, path in paths.items() if path is not None or part == "train"}
+    names = _names(cfg)
+    found = {p: read_examples(path, cfg.text, names, cfg.separator, cfg.encoding) for p, path in given.items()}
+    return _own(cfg, found, of_csv=[part for part, path in given.items() if examples_kind(path) == "csv"])
 
 
 def _own(
@@ -236,17 +238,19 @@ def _own(
     found: dict[str, tuple[list[Row], list[str]]],
     notes: Sequence[str] = (),
     order: Sequence[str] = (),
+    of_csv: Sequence[str] = (),
 ) -> Source:
     """A user's own examples, checked. Raises DataError.
 
-    found: rows, and notes on those left out, of each split; order: of the classes, where it is known.
+    found: rows, and notes on those left out, of each split; order: of the classes, where it is known; of_csv: the
+    splits read from a CSV file.
     """
     parts = {part: rows for part, (rows, _) in found.items()}
     left_out = [
         f"{part}: {note}" if len(found) > 1 else note for part, (_, of_part) in found.items() for note in of_part
     ]
     try:
-        notes = [*notes, *left_out, *examine(parts)]
+        notes = [*notes, *left_out, *examine(parts, of_csv)]
     except DataError as error:
         raise DataError(f"{cfg.path}: {error}") from None
     labels = {row.names[-1] for rows in parts.values() for row in rows}
@@ -326,14 +330,27 @@ def dataset_config(record: Record) -> DatasetConfig:
 def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDataset:
     """The data set of a run, in the order of its predictions.
 
-    data_dir: folder of the prepared sets; None: the run's own. Raises DataError where the data set cannot be read,
-    RunError where its texts differ from the run's.
+    data_dir: folder of the prepared sets, or of files that have moved since; None: the run's own. Raises DataError
+    where the data set cannot be read, RunError where its texts differ from the run's.
     """
     cfg = dataset_config(record)
     try:
-        dataset = load_dataset(cfg, data_dir or record.result["config"]["paths"]["data"], record.identity.seed)
+        folder = Path(data_dir or record.result["config"]["paths"]["data"]).expanduser()
+        if cfg.source == "csv":
+            _find_moved(cfg, folder)
+        dataset = load_dataset(cfg, folder, record.identity.seed)
     except (LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{record.folder}: its configuration names no data set ({error!r})") from None
     if dataset.fingerprint != record.result.get("fingerprint") or dataset.labels != record.result["labels"]:
         raise RunError(f"the texts of {dataset.name} have changed since the run: it was trained on others")
     return dataset
+
+
+def _find_moved(cfg: DatasetConfig, folder: Path) -> None:
+    """Let a user's own files that are no longer in their place be those of the same name in `folder`, if they exist."""
+    for key in ("path", "val_path", "test_path", "unlabeled_path"):
+        if (name := getattr(cfg, key)) is None or (path := Path(name).expanduser()).exists():
+            continue
+        if not (moved := folder / path.name).exists():
+            raise DataError(f"{path} is not there: if it has moved, give its folder, paths.data=… (load_run: data=…)")
+        setattr(cfg, key, str(moved))

@@ -16,7 +16,7 @@ import unicodedata
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,10 @@ BLANK = "blank"
 _MAX_CELL = 2**20  # characters of a CSV cell; the longest of the paper's texts has 160,616, csv's own limit is 131,072
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 _BINARY = (b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b")  # parquet, Excel new and old, PDF, gzip
-_NO_TEXT = "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, and for UTF-16 set the encoding to utf-16"
+_SET_COLUMNS = "set dataset.text=… and dataset.label=… (predict: columns=…)"
+_NO_TEXT = "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, for UTF-16 set dataset.encoding=utf-16"
+# A damaged gzip file raises EOFError or zlib.error, other damage and our own DataError are a ValueError.
+_UNREADABLE = (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError)
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode
 _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # invisible characters of other categories
 
@@ -48,6 +51,7 @@ class Row:
         names: cells of the other columns, a group or a label; numbers as strings.
         left_out: the reason why this row is skipped in a file that is otherwise valid.
         problem: the reason why this row cannot be read.
+        file: its own file, in a folder of texts.
     """
 
     number: int
@@ -55,6 +59,11 @@ class Row:
     names: tuple[str, ...] = ()
     left_out: str | None = None
     problem: str | None = None
+    file: str | None = None
+
+    def place(self, unit: str = "row") -> str:
+        """Its number with the unit, or its own file."""
+        return self.file or f"{unit} {self.number}"
 
 
 # -- whole files -------------------------------------------------------------------------------------------------------
@@ -71,8 +80,7 @@ def read_examples(
     Returns the rows, and notes on those that are left out: blank, without a cell, repeated headers. Raises DataError
     with file, row and column.
     """
-    path = Path(path).expanduser()
-    kind = {None: "csv", "txt": "csv"}.get(kind_of(path), kind_of(path))
+    path, kind = Path(path).expanduser(), examples_kind(path)
     return collect(read_rows(str(path), kind, text, names, one_character(separator), encoding), str(path), KINDS[kind])
 
 
@@ -90,27 +98,28 @@ def collect(rows: Iterable[Row], where: str, unit: str) -> tuple[list[Row], list
     left_out = defaultdict(list)
     for row in rows:
         if row.problem:
-            raise DataError(f"{where}: {unit} {row.number}: {row.problem}")
+            raise DataError(f"{where}: {row.place(unit)}: {row.problem}")
         if row.left_out:
-            left_out[row.left_out].append(row.number)
+            left_out[row.left_out].append(row)
         else:
             kept.append(row)
     last = kept[-1].number if kept else 0
-    left_out[BLANK] = [number for number in left_out[BLANK] if number < last]  # blank rows at the end get no note
+    left_out[BLANK] = [row for row in left_out[BLANK] if row.number < last]  # blank rows at the end get no note
     notes = [
-        f"{len(numbers):,} {unit}{'s' * (len(numbers) > 1)} left out, {reason} ({listed(numbers, unit)})"
-        for reason, numbers in left_out.items()
-        if numbers
+        f"{len(some):,} {unit}{'s' * (len(some) > 1)} left out, {reason} ({listed(some, unit)})"
+        for reason, some in left_out.items()
+        if some
     ]
     if not kept:
         raise DataError("; ".join([f"{where}: no {unit} with text and label", *notes]))
     return kept, notes
 
 
-def listed(numbers: Sequence[int], unit: str = "row", most: int = 5) -> str:
-    """Name rows by their numbers: the first `most`, and how many more there are."""
-    shown = ", ".join(map(str, numbers[:most])) + (f" and {len(numbers) - most:,} more" if len(numbers) > most else "")
-    return f"{unit}{'s' * (len(numbers) > 1)} {shown}"
+def listed(rows: Sequence[Row], unit: str = "row", most: int = 5) -> str:
+    """Name rows by their numbers or files: the first `most`, and how many more there are."""
+    shown = ", ".join(row.file or str(row.number) for row in rows[:most])
+    shown += f" and {len(rows) - most:,} more" if len(rows) > most else ""
+    return shown if rows[0].file else f"{unit}{'s' * (len(rows) > 1)} {shown}"
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------
@@ -149,7 +158,8 @@ def _fault(cell: Any) -> str | None:
         return "holds binary data"
     if escaped := re.search("[\ud800-\udfff]", cell):
         byte = f"byte 0x{ord(escaped[0]) & 0xFF:02x}"
-        return f"is not in the encoding expected ({byte}): save as UTF-8, or set the encoding (on Windows often cp1252)"
+        advice = "save as UTF-8, or set dataset.encoding=cp1252, as often on Windows (predict: encoding=…)"
+        return f"is not in the encoding expected ({byte}): {advice}"
     return None
 
 
@@ -157,6 +167,12 @@ def _fault(cell: Any) -> str | None:
 def kind_of(path: str | Path) -> str | None:
     """The kind of a file, by the ending of its name (.gz aside), or folder; None for an unknown ending."""
     return "folder" if Path(path).is_dir() else ENDINGS.get(Path(str(path).lower().removesuffix(".gz")).suffix)
+
+
+def examples_kind(path: str | Path) -> str:
+    """The kind of a file of labeled texts: .txt and unknown endings are CSV."""
+    kind = kind_of(Path(path).expanduser())
+    return "csv" if kind in (None, "txt") else kind
 
 
 def one_character(separator: str | None) -> str | None:
@@ -199,10 +215,13 @@ def read_rows(
             rows = _csv(lines, columns, separators) if kind == "csv" else read[kind](lines, columns)
         for row in rows:
             is_read = not (row.left_out or row.problem)
-            yield checked(row.number, row.texts, text, names) if is_read else row
-    # A damaged gzip file raises EOFError or zlib.error, other damage and our own DataError are a ValueError.
-    except (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError) as error:
-        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+            yield replace(checked(row.number, row.texts, text, names), file=row.file) if is_read else row
+    except _UNREADABLE as error:
+        raise DataError(f"{name}: {_reason(error)}") from None
+
+
+def _reason(error: BaseException) -> str:
+    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
 
 
 def _opened(name: str) -> Any:
@@ -240,8 +259,9 @@ def _places(columns: Sequence[str], header: Sequence[str], advice: str) -> list[
     for column in columns:
         if header.count(column) != 1:
             found = "two columns" if column in header else "no column"
-            shown = ", ".join(map(repr, header)) or "nothing"
-            raise DataError(f"{found} {column!r} in the header, which has {shown}: set the {advice}")
+            similar = [name for name in header if name != column and name.strip().casefold() == column.casefold()]
+            shown = ", ".join(map(repr, header)) + (f" (did you mean {similar[0]!r}?)" if similar else "")
+            raise DataError(f"{found} {column!r} in the header, which has {shown}: {advice}")
     return [header.index(column) for column in columns]
 
 
@@ -272,7 +292,10 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str) -> Itera
     has_spaces = f"{separator} " in first
     reader = csv.reader(chain([first], lines), delimiter=separator, strict=True, skipinitialspace=has_spaces)
     header = next(reader, [])
-    places = _places(columns, header, f"columns or the separator (now {separator!r})")
+    if not header:
+        raise DataError("it is empty")
+    advice = f"{_SET_COLUMNS}, or the separator, now {separator!r}: dataset.separator=… (predict: separator=…)"
+    places = _places(columns, header, advice)
     while True:
         number += 1
         try:
@@ -324,7 +347,7 @@ def _parquet(name: str, columns: Sequence[str]) -> Iterator[Row]:
 
     with open(name, "rb") as file:
         table = pyarrow.parquet.read_table(file)
-    cells = [table.column(place).to_pylist() for place in _places(columns, table.column_names, "columns")]
+    cells = [table.column(place).to_pylist() for place in _places(columns, table.column_names, _SET_COLUMNS)]
     return (Row(number, row) for number, row in enumerate(zip(*cells, strict=True), 1))
 
 
@@ -333,7 +356,8 @@ def _folder(folder: Path, columns: Sequence[str], encoding: str) -> Iterator[Row
     if len(columns) > 2:
         raise DataError("pairs of texts are not read from a folder: put them into a CSV file")
     has_label = len(columns) == 2
-    paths = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    found = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    paths = [path.relative_to(folder) for path in found]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
     splits = sorted({path.parts[0] for path in paths if path.parts[0].lower() in _SPLITS})
     if has_label and len(splits) > 1:
@@ -341,7 +365,14 @@ def _folder(folder: Path, columns: Sequence[str], encoding: str) -> Iterator[Row
     if has_label and not any(len(path.parts) == 2 for path in paths):
         raise DataError("expected a folder for each class, with a text a file; to read one file give its own name")
     for number, path in enumerate(paths, 1):
-        if has_label and len(path.parts) != 2:
-            yield Row(number, left_out="not directly in the folder of a class")
+        file = str(path) if str(path).isprintable() else ascii(str(path))  # notes are kept in records
+        if (folder / path).is_symlink():
+            yield Row(number, left_out="a link, which is not followed", file=file)
+        elif has_label and len(path.parts) != 2:
+            yield Row(number, left_out="not directly in the folder of a class", file=file)
         else:
-            yield Row(number, ("".join(_lines(str(folder / path), encoding)), path.parts[0])[: len(columns)])
+            try:
+                text = "".join(_lines(str(folder / path), encoding))
+                yield Row(number, (text, path.parts[0])[: len(columns)], file=file)
+            except _UNREADABLE as error:
+                yield Row(number, problem=_reason(error), file=file)

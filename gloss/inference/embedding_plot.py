@@ -11,7 +11,7 @@ from sklearn.preprocessing import normalize
 from gloss.inference.predictor import Run
 from gloss.records.reading import Record
 from gloss.report.figure import Drawing, bare, clipped, legend_beside, panels, plain, styled
-from gloss.report.figures.runs import class_points, tsne
+from gloss.report.figures.runs import check_map, class_points, tsne
 
 MAX_POINTS = 1500  # t-SNE of more takes minutes, and shows no more
 
@@ -48,7 +48,7 @@ def embedding_map(
 ) -> Drawing:
     """Draw embeddings float [N, D] with their labels and predictions int [N]; at most MAX_POINTS of them.
 
-    method: tsne or pca, of the embeddings at unit length.
+    method: tsne or pca, of the embeddings at unit length. Raises RunError for fewer than three texts, or equal ones.
     """
     keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_POINTS])
     labels, predicted, z = labels[keep], predicted[keep], embeddings[keep]
@@ -56,8 +56,9 @@ def embedding_map(
         xy, x_label, y_label = tsne(z), "", ""
         notes = ["t-SNE: fixed seed; axes have no unit, and distances between clusters mean little."]
     else:
-        pca, notes = PCA(2), []
-        xy = pca.fit_transform(normalize(z))
+        z, pca, notes = normalize(z), PCA(2), []
+        check_map(z)
+        xy = pca.fit_transform(z)
         x_label, y_label = (f"{share:.0%} of the variance" for share in pca.explained_variance_ratio_)
     with styled():
         figure, axes = panels(1, 1, width=5.2, height=4.0)

@@ -95,7 +95,7 @@ def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
                 num_blank += 1
             elif reason := row.problem or row.left_out:
                 num_bad += 1
-                tqdm.write(f"row {row.number}: {escaped(reason)}", file=sys.stderr)
+                tqdm.write(escaped(f"{row.place()}: {reason}"), file=sys.stderr)
             else:
                 yield row
 

@@ -19,7 +19,7 @@ from gloss.data.datasets import dataset_config, dataset_of
 from gloss.data.files import Row
 from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
-from gloss.errors import DataError, RunError
+from gloss.errors import ConfigError, DataError, RunError
 from gloss.losses.geometry import unit_length
 from gloss.losses.registry import name_in
 from gloss.models.encoder import TokenTable, embed
@@ -44,6 +44,9 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
     the run with the best macro-F1 on the validation split. `selection` adds keys (dataset="mr"). Where several fit,
     runs with weights come before runs without. Raises RunError where none or several fit.
     """
+    keys = ", ".join(f"{key}=…" for key in SELECTION)
+    if unknown := [key for key in selection if key not in SELECTION]:
+        raise RunError(f"{unknown[0]} is no key of a run: expected {keys}")
     if run and Path(run).is_dir():
         return read_record(Path(run))
     wanted = {key: str(value) for key, value in selection.items()}
@@ -53,7 +56,6 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
         if key in SELECTION and equals:
             wanted[key] = value
         elif word != "best":
-            keys = ", ".join(f"{key}=…" for key in SELECTION)
             raise RunError(f'run={run} is no folder, and {word!r} is no key of a run: expected "best", or {keys}')
     if "best" in words and "dataset" not in wanted:
         raise RunError("run=best needs a data set, because scores on different sets do not compare: run=best dataset=…")
@@ -72,6 +74,8 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
         return best
     if len(kept) > 1:
         raise RunError(f"{len(kept)} runs fit {_words(wanted)}: say more, or give the folder\n{_listed(kept, 10)}")
+    if len(found) > 1:
+        log.info(f"the only one of {len(found)} runs with weights: {_words(vars(kept[0].identity))}")
     return kept[0]
 
 
@@ -121,7 +125,7 @@ def load_run(
     """A finished run with its weights, ready to classify texts.
 
     run, outputs, selection: see `find_run`; device: auto, cpu, cuda, cuda:N or mps; data: folder of the prepared sets,
-    needed for `split` and `neighbours` only (default: the folder that the run used).
+    or of files that have moved, needed for `split` and `neighbours` only (default: the folder that the run used).
 
     >>> from gloss.predict import load_run
     >>> run = load_run("best dataset=modules", device="cpu")
@@ -173,11 +177,14 @@ class Run:
     @torch.inference_mode()
     def classify(self, embeddings: np.ndarray | Tensor) -> np.ndarray:
         """Class probabilities [N, C] of embeddings [N, D]: softmax of the head's logits."""
-        logits = self.model.head(torch.as_tensor(embeddings, device=self.device))
+        head = self.model.head
+        logits = head(torch.as_tensor(embeddings, device=self.device, dtype=head.weight.dtype))
         return self._finite(F.softmax(logits, dim=1), "probabilities").cpu().numpy()
 
     def stream(self, rows: Iterable[Row], neighbours: int = 0) -> Iterator[tuple[Row, Prediction]]:
         """Predictions of any number of rows in constant memory, in their order; read a window at a time."""
+        if neighbours < 0:
+            raise ConfigError(f"neighbours={neighbours} is not allowed: expected a whole number of at least 0")
         rows = iter(rows)
         while window := list(islice(rows, WINDOW)):
             embeddings = self._embed([row.texts for row in window], count=True)
@@ -201,7 +208,7 @@ class Run:
     def _checked(self, texts: Sequence[str | tuple[str, ...]]) -> list[tuple[str, ...]]:
         if isinstance(texts, str):
             raise TypeError('expected a list of texts, got one string: write ["…"]')
-        rows = [(one,) if isinstance(one, str) else tuple(one) for one in texts]
+        rows = [tuple(one) if isinstance(one, Iterable) and not isinstance(one, str) else (one,) for one in texts]
         for number, row in enumerate(rows):
             if len(row) != len(self.columns) or not all(isinstance(one, str) for one in row):
                 raise DataError(f"texts[{number}] must hold {' and '.join(self.columns)}, got {row!r:.200}")

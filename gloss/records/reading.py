@@ -73,7 +73,8 @@ def read_record(folder: Path) -> Record:
     """The record of a finished run. Raises RunError, with the reason, for anything else."""
     folder = Path(folder)
     if not is_done(folder):
-        raise RunError(f"{folder} is not finished: it has no DONE")
+        is_run = folder.name.startswith("seed=")
+        raise RunError(f"{folder} is {'not finished' if is_run else 'no run, as …/seed=1 is'}: it has no DONE")
     path = folder / "result.json"
     try:
         result = checked_result(read_json(path))

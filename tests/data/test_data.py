@@ -81,8 +81,9 @@ def test_real_data_sets_have_the_counts_of_table_1(tmp_path, name):
 # -- prepared sets -----------------------------------------------------------------------------------------------------
 
 
-def test_a_prepared_set_is_read_with_labels_and_row_numbers(toy):
-    dataset = load_dataset(DatasetConfig(name="toy"), toy, seed=1)
+def test_a_prepared_set_is_read_with_labels_and_row_numbers(toy, monkeypatch):
+    monkeypatch.setenv("HOME", str(toy.parent))
+    dataset = load_dataset(DatasetConfig(name="toy"), f"~/{toy.name}", seed=1)  # as GLOSS_DATA_DIR may have it
     assert dataset.labels == ["bad", "good"] and dataset.notes == []
     rows = some_rows(60, seed=0)
     train = dataset.splits["train"]

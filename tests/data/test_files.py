@@ -78,9 +78,19 @@ def test_a_folder_per_class_is_read(tmp_path):
     for split in dataset.splits.values():
         assert all((*text, dataset.labels[y]) in ROWS for text, y in zip(split.texts, split.labels, strict=True))
     assert sum(map(len, dataset.splits.values())) == len(ROWS)
-    assert dataset.notes[0] == "1 file left out, not directly in the folder of a class (file 1)"
+    assert dataset.notes[0] == "1 file left out, not directly in the folder of a class (README)"
     rows = list(read_rows(str(tmp_path / "train"), "folder", ["text"]))
     assert [row.texts[0] for row in rows] == ["about", *(t for label in ("neg", "pos") for t, y in ROWS if y == label)]
+    names = sorted(path.relative_to(tmp_path / "train").as_posix() for path in (tmp_path / "train").glob("*/*"))
+    (tmp_path / "train" / "pos" / "linked.txt").symlink_to(tmp_path / "train" / "neg" / "01.txt")
+    (tmp_path / "train" / names[0]).write_text("none")
+    link, _, missing, *_ = sorted(load(tmp_path / "train").notes)
+    assert link == "1 file left out, a link, which is not followed (pos/linked.txt)"
+    assert missing == f"1 of the 24 texts hold a word for a missing text, as nan or none ({names[0]})"
+    for content, message in ((b"%PDF-1.7", "cannot be read: binary data"), (b"\xff", "column 'text' is not in")):
+        (tmp_path / "train" / names[2]).write_bytes(content)
+        with pytest.raises(DataError, match=f"{names[2]}: {message}"):
+            load(tmp_path / "train")
     (tmp_path / "test").mkdir()
     with pytest.raises(DataError, match="expected a folder for each class"):
         load(tmp_path / "test")
@@ -123,7 +133,7 @@ def test_lines_in_another_encoding_use_the_fallback(tmp_path):
     path.write_bytes("größe\nschön\n".encode("cp1252") + "schön\n".encode())
     rows = read_rows(str(path), "csv", ["größe"], fallback="cp1252")
     assert [row.texts for row in rows] == [("schön",), ("schön",)]
-    assert "save as UTF-8, or set the encoding" in next(read_rows(str(path), "txt", ["größe"])).problem
+    assert "save as UTF-8, or set dataset.encoding=cp1252" in next(read_rows(str(path), "txt", ["größe"])).problem
 
 
 def test_typed_files_with_numbers_and_missing_labels_are_read(tmp_path):
@@ -160,19 +170,21 @@ def test_csv_rows_are_read_back_unchanged(tmp_path_factory, rows, separator):
 
 
 @pytest.mark.parametrize(("name", "content", "message"), [
-    ("x.csv", "body,label\na,x\nb,y\n", "no column 'text' in the header, which has 'body', 'label': set the columns"),
-    ("x.csv", "text/label\na/x\nb/y\n", r"no column 'text' in the header, .*'text/label'.* separator \(now ','\)"),
+    ("x.csv", "body,label\na,x\nb,y\n", "no column 'text' in the header, which has 'body', 'label': set dataset.text="),
+    ("x.csv", "Text,Label\na,x\nb,y\n", r"has 'Text', 'Label' \(did you mean 'Text'\?\): set dataset.text="),
+    ("x.csv", "text/label\na/x\nb/y\n", r"no column 'text' .*'text/label'.* separator, now ',': dataset.separator="),
     ("x.csv", "text,label,text\na,x,b\n", "two columns 'text' in the header"),
     ("x.csv", "text,label\na,x\nb,y,z\n", "row 3: 3 columns, where the header has 2"),
     ("x.csv", 'text,label\na,x\n"b,y\n', r"row 3: not CSV \(.*line 3.*\): is a quote left open"),
     ("x.csv", "text,label\na,x\nb,x\n", "has one class, 'x': a classifier needs at least two"),
     ("x.csv", "text,label\na,x\nb,x\nc,y\n", r"'y' has one text \(row 4\), but train and test need one each"),
     ("x.csv", "text,label\n", "no row with text and label"),
-    ("x.csv", "", "no column 'text' in the header, which has nothing"),
-    ("x.csv", b"text,label\ngut,x\nsch\xf6n,y\n", r"row 3: column 'text' is not in the .*\(byte 0xf6\).*cp1252"),
+    ("x.csv", "", "it is empty"),
+    ("x.csv", "\n \n", "it is empty"),
+    ("x.csv", b"text,label\ngut,x\nsch\xf6n,y\n", r"row 3: column 'text' is .*\(byte 0xf6\).*dataset.encoding=cp1252"),
     ("x.csv", b"PK\x03\x04\x14\x00\x06\x00\x08\x00\xff\xfe", "binary data, not texts: save a spreadsheet as CSV"),
     ("x.csv", FRAME.to_parquet(), "binary data, not texts"),
-    ("x.csv", "text,label\na,x\nb,y\n".encode("utf-16-le"), "for UTF-16 set the encoding to utf-16"),
+    ("x.csv", "text,label\na,x\nb,y\n".encode("utf-16-le"), "for UTF-16 set dataset.encoding=utf-16"),
     ("x.csv", None, "cannot be read: No such file or directory"),
     ("x.csv.gz", b"text,label\na,x\n", "cannot be read: Not a gzipped file"),
     ("x.csv.gz", gzip.compress(as_csv())[:-20], "cannot be read: Compressed file ended before the end"),

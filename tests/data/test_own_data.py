@@ -40,7 +40,7 @@ def test_suspicious_classes_give_a_note(tmp_path, labels, note):
 
 
 @pytest.mark.parametrize("labels", [["+", "-"], ["C", "C++", "C#"], ["1", "2"], ["0.5", "1.0", "1.5"], ["a/b", "a"],
-                                    ["(x)", "[y]"]])  # fmt: skip
+                                    ["(x)", "[y]"], ["(not rated)", "[don't know]"]])  # fmt: skip
 def test_ordinary_classes_give_no_note(tmp_path, labels):
     notes = load(write(tmp_path / "x.csv", plain(labels * 10))).notes
     assert [note.partition(" is ")[0] for note in notes] == ["test", "val"]
@@ -75,6 +75,9 @@ def test_an_open_quote_that_spans_rows_is_refused(tmp_path, label_first, num_swa
 def test_texts_of_several_lines_are_accepted(tmp_path):
     rows = [[f"It was, all in all, x\nand {i},\ny", "xy"[i % 2]] for i in range(20)]
     assert len(load(write(tmp_path / "x.csv", rows)).splits["train"]) == 16
+    rows = [{"text": f"Was it x?\ny, it was {i}", "label": "xy"[i % 2]} for i in range(20)]
+    write_lines(tmp_path / "x.jsonl", rows)  # only in CSV a line that looks like a row is a sign of an open quote
+    assert len(load(tmp_path / "x.jsonl").splits["train"]) == 16
 
 
 def test_repeated_texts_are_counted_or_refused(tmp_path):

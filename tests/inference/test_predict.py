@@ -15,7 +15,7 @@ from conftest import TINY, composed, run_script
 from gloss.cli.command import show_messages
 from gloss.config import ModelConfig
 from gloss.data.files import Row
-from gloss.errors import DataError, RunError
+from gloss.errors import ConfigError, DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.embedding_plot import embedding_map, map_of_run
 from gloss.inference.predictor import Run, find_run, load_run
@@ -112,17 +112,34 @@ def test_predictions_for_pairs_use_both_texts(tmp_path):
         run.predict(["frog"])
 
 
+@pytest.mark.parametrize("dtype", [np.float16, np.float64])
+def test_embeddings_of_any_precision_are_classified(run, dtype):
+    embeddings = run.embed(["a frog", "the sky"])
+    np.testing.assert_allclose(run.classify(embeddings.astype(dtype)), run.classify(embeddings), atol=1e-3)
+
+
 def test_invalid_arguments_give_an_error(run):
     with pytest.raises(TypeError, match="list of texts"):
         run.predict("a frog")
     with pytest.raises(DataError, match=r"texts\[1\] must hold text"):
         run.predict(["a frog", ("a", "pair")])
+    with pytest.raises(DataError, match=r"texts\[0\] must hold text, got \(None,\)"):
+        run.embed([None])
+    with pytest.raises(ConfigError, match="neighbours=-1 is not allowed: expected"):
+        run.predict(["a frog"], neighbours=-1)
     with pytest.raises(RunError, match="split=dev"):
         run.split("dev")
 
 
-def test_changed_training_texts_are_refused(tmp_path):
+def test_moved_training_texts_are_found_and_changed_ones_are_refused(tmp_path):
     record = train_tiny(tmp_path)
+    folder, expected = tmp_path / "moved", Run(record, device="cpu").split("test").texts
+    folder.mkdir()
+    (tmp_path / "texts.csv").rename(folder / "texts.csv")
+    with pytest.raises(DataError, match=r"texts.csv is not there: if it has moved, give its folder, paths.data=…"):
+        Run(record, device="cpu").split("test")
+    assert Run(record, device="cpu", data=folder).split("test").texts == expected
+    shutil.copy(folder / "texts.csv", tmp_path)
     with open(tmp_path / "texts.csv", "a") as file:
         file.write("one more,red\n")
     with pytest.raises(RunError, match="have changed since"):
@@ -168,7 +185,7 @@ def test_notes_are_recorded_and_files_are_read_with_the_settings_of_the_run(tmp_
     assert run_script(monkeypatch, "predict.py", *arguments, "encoding=utf-8") == 1
     assert "row 2: column 'text' is not in the encoding expected (byte 0xfc)" in capsys.readouterr().err
     assert run_script(monkeypatch, "predict.py", *arguments, "separator=,") == 2
-    assert "no column 'text' in the header, which has 'nr;text': set the columns" in capsys.readouterr().err
+    assert "no column 'text' in the header, which has 'nr;text': set dataset.text=" in capsys.readouterr().err
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------
@@ -193,6 +210,10 @@ def test_best_is_chosen_by_validation_among_runs_with_weights(outputs, capsys):
     assert find_run("best dataset=colours", outputs).identity.loss == "gloss_sqrt"
     assert "best of 2 (1 more without weights) by macro-F1 on validation, 90.00" in capsys.readouterr().err
     assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
+    shutil.rmtree(find_run("loss=ce", outputs).folder / "model")
+    assert find_run("dataset=colours", outputs).identity.loss == "gloss_sqrt"
+    expected = "the only one of 3 runs with weights: dataset=colours model=tiny loss=gloss_sqrt mode=integrated"
+    assert expected in capsys.readouterr().err
     with pytest.raises(RunError, match="needs a data set"):
         find_run("best", outputs)
 
@@ -207,6 +228,10 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
         find_run("dataset=mr", outputs)
     with pytest.raises(RunError, match="'outputs/typo' is no key of a run"):
         find_run("outputs/typo", outputs)
+    with pytest.raises(RunError, match="datset is no key of a run: expected dataset=…, model=…"):
+        find_run("", outputs, datset="colours")
+    with pytest.raises(RunError, match="runs/colours is no run, as …/seed=1 is: it has no DONE"):
+        find_run(str(outputs / "runs" / "colours"))
     with pytest.raises(RunError, match="trainer.save_model=true"):
         load_run("loss=scl", outputs, device="cpu")
     (chosen.folder / "DONE").unlink()
@@ -281,6 +306,16 @@ def test_a_map_shows_the_predictions_and_keeps_the_distances_of_a_plane(record, 
     apart = np.linalg.norm(xy[:, None] - xy, axis=2)
     np.testing.assert_allclose(apart, np.linalg.norm(plane[:, None] - plane, axis=2) / 5, atol=1e-3)
     drawing.save(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["tsne", "pca"])
+@pytest.mark.parametrize(("count", "message"), [
+    (1, "needs at least 3 texts, got 1"), (2, "needs at least 3 texts, got 2"), (4, "of all 4 texts are the same"),
+])  # fmt: skip
+def test_a_map_of_too_few_or_equal_embeddings_is_refused(method, count, message):
+    labels = np.zeros(count, dtype=int)
+    with pytest.raises(RunError, match=message):
+        embedding_map(np.ones((count, 4)), labels, labels, ["a"], method, "map", "a set")
 
 
 # -- the scripts -------------------------------------------------------------------------------------------------------

@@ -67,6 +67,7 @@ def test_no_question_is_in_two_splits(tmp_path):
     dataset = load_dataset(config(options(tmp_path / "a.csv")), tmp_path, seed=1)
     parts = {part: set(split.groups) for part, split in dataset.splits.items()}
     assert sum(map(len, parts.values())) == 40 == len(set.union(*parts.values())) and len(parts["test"]) == 4
+    assert "test is 16 of the 160 training texts (whole groups, the same whatever the seed)" in dataset.notes[0]
     assert all(len(text) == 2 for split in dataset.splits.values() for text in split.texts)
     other = load_dataset(DatasetConfig(**{**vars(config(tmp_path / "a.csv")), "group": None}), tmp_path, seed=1)
     assert other.fingerprint != dataset.fingerprint  # the fingerprint includes the groups

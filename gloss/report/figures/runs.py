@@ -169,12 +169,21 @@ def _points(run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tsne(arrays["test_embeddings"][keep]), arrays["test_labels"][keep], keep
 
 
+def check_map(embeddings: np.ndarray) -> None:
+    """Raise RunError for embeddings [N, D] at unit length without a map: t-SNE of equal ones ends the process."""
+    if len(embeddings) < 3:
+        raise RunError(f"a map of embeddings needs at least 3 texts, got {len(embeddings)}")
+    if (embeddings == embeddings[0]).all():
+        raise RunError(f"the embeddings of all {len(embeddings)} texts are the same (collapsed): they have no map")
+
+
 def tsne(embeddings: np.ndarray) -> np.ndarray:
-    """Two coordinates [N, 2] for embeddings [N, D] at unit length; the same for the same input."""
+    """Two coordinates [N, 2] for embeddings [N, D] at unit length; the same for the same input. Raises RunError."""
     from sklearn.manifold import TSNE  # here: slow to import
 
     z = embeddings.astype(np.float32)
     z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
+    check_map(z)
     perplexity = min(30.0, (len(z) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500, n_jobs=1).fit_transform(z)
 
