@@ -34,7 +34,7 @@ from gloss.records.run_folder import (
     write_json,
     write_lines,
 )
-from gloss.records.schema import checked_result
+from gloss.records.schema import check_config, checked_result
 from gloss.runtime.atomic import remove_half_written, write_atomic
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.runtime.environment import environment
@@ -76,6 +76,7 @@ def train(
 
 
 def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: bool, display: Display) -> Record | None:
+    check_config(cfg)
     device = choose_device(cfg.trainer.device)
     display.show("phase", {"name": "loading texts"})
     own_texts = cfg.dataset.has_own_texts  # their fingerprint names the folder
