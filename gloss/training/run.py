@@ -230,7 +230,8 @@ class _Run:
         )
         weights = None
         if cfg.variant.class_weights == "balanced":
-            weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels)).to(device)
+            weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels))
+            weights = weights.to(device, getattr(torch, cfg.variant.loss_dtype))  # Apple's GPUs have no float64
         objective = Objective.of(cfg, len(dataset.labels), sigma, weights)
         if cfg.rerun or is_done(self.folder):
             clear(self.folder)  # only now that everything for the new training is loaded
