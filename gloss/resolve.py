@@ -123,7 +123,8 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         "csv": ("revision",),
         "hub": ("val_path", "test_path", "separator", "encoding"),
     }
-    if cfg.experiment.name != "shift" and (own := config_file("dataset", cfg.dataset.name, is_optional=True)):
+    own = config_file("dataset", cfg.dataset.name, is_optional=True)  # of another source: only the name is the same
+    if cfg.experiment.name != "shift" and own and own.get("source", "prepared") == cfg.dataset.source:
         yield "dataset.shift_to", own.get("shift_to"), "without experiment=shift"
     for key in not_read_from[cfg.dataset.source]:
         yield f"dataset.{key}", getattr(DatasetConfig(), key), f"with dataset={cfg.dataset.name}"
