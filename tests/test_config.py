@@ -121,6 +121,9 @@ def test_keys_of_a_variant_are_accepted_where_they_have_an_effect(words: str):
         ("dataset=csv dataset.path={toy} model=minilm model.num_layers=9", "the model has 6 layers"),
         ("dataset=csv dataset.path={toy} model.max_length=600", "model.max_length=600 is not allowed"),
         ("dataset=csv dataset.path={toy} ablation.test_on=nosuch", "nosuch"),
+        ("dataset=csv dataset.path={toy} dataset.separator=\x02", r"dataset.separator='\x02' is not allowed"),
+        ("dataset=csv dataset.path={toy} dataset.text=[\u200ftext]", r"dataset.text=['\u200ftext'] is not allowed"),
+        ("dataset=csv dataset.path={toy} loss=triplet loss.margin=1e16", "loss.margin=1e+16 is not allowed"),
     ],
 )
 def test_impossible_runs_print_one_message_and_leave_no_folder(words, message, toy_csv, tmp_path, capsys):

@@ -80,7 +80,7 @@ def test_every_command_is_a_console_script_and_a_script():
     entries = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["scripts"]
     assert entries == {f"gloss-{name.replace('_', '-')}": f"gloss.cli.entry:{name}" for name in COMMANDS}
     scripts = {path.stem: path.read_text() for path in (ROOT / "scripts").glob("*.py")}
-    assert scripts.keys() == {*COMMANDS, "lengths"}
+    assert scripts.keys() == {*COMMANDS}
     assert all(f"from gloss.cli.entry import {name}\n" in scripts[name] for name in COMMANDS)
 
 

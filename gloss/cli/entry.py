@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from importlib import import_module
 
+from gloss.runtime.signals import Interrupted, raise_on_signal
 from gloss.runtime.terminal import announced
 
 
@@ -16,7 +17,7 @@ def main(name: str) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     try:
-        with announced("starting"):
+        with raise_on_signal(), announced("starting"):
             command, runner = (import_module(f"gloss.cli.{module}") for module in (name, "command"))
         return runner.run_command(command, sys.argv[1:])
     except ModuleNotFoundError as error:
@@ -25,6 +26,9 @@ def main(name: str) -> int:
         message = f"this needs the package {error.name}, which is not installed: pip install 'gloss[train]' brings it"
         print(f"error: {message}", file=sys.stderr)
         return 2
+    except Interrupted as error:
+        print(f"error: stopped by {error}", file=sys.stderr)
+        return 128 + error.number
 
 
 COMMANDS = "train tune predict export plot report reproduce runs data bench gpu_check".split()

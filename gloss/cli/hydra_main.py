@@ -44,11 +44,14 @@ def main(task: Callable[[Any, str], Any], arguments: Sequence[str] | None = None
     place: of a run in its sweep, as "run 2 of 6"; else empty. The sweep's table shows the records that tasks return.
 
     config_name: "train", or "tune" for a search (task gets a TuneConfig, to which no search's values are applied).
-    In a sweep a run that fails does not stop the others; the failures are listed at the end.
+    In a sweep a run that fails does not stop the others; at the end each failure is listed in two lines.
     """
     show_messages(has_progress=True)
     words = sys.argv[1:] if arguments is None else arguments
-    return run_with_exit_code(lambda: _main(task, words, config_name), "; the same command goes on where it stopped")
+    hint = "; the same command goes on where it stopped"
+    if value_of(words, "rerun", "false").lower() == "true":
+        hint = "; the same command without rerun=true goes on with this run"
+    return run_with_exit_code(lambda: _main(task, words, config_name), hint)
 
 
 def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name: str) -> int:
@@ -100,7 +103,7 @@ def configured(words: Sequence[str], config_name: str = "train") -> Config:
 
 
 def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) -> list[Path | str | None]:
-    """Run a sweep; for every job, in order, the folder of its record, the message of its failure, or None."""
+    """Run a sweep; for every job, in order, the folder of its record, two lines on its failure, or None."""
     # Hydra writes a sweep's arguments into files, and a database's URL may hold a password.
     if (storage := value_of(words, SECRET, "null")) != "null":
         os.environ["GLOSS_STORAGE"] = storage
@@ -138,10 +141,9 @@ def _job(cfg: DictConfig, task: Callable[[Any, str], Any], places: Sequence[str]
         record = task(run, place)
         return Path(record.folder) if record is not None else None
     except Exception as error:
-        reason = explain(error) if is_expected(error) else traceback.format_exc().rstrip()
-        failure = f"failed: {' '.join(overrides)}\n  {reason}\n"
-        print(failure, end="", file=sys.stderr, flush=True)
-        return failure
+        failed, reason = f"failed: {' '.join(overrides)}\n  ", explain(error)
+        print(failed + (reason if is_expected(error) else traceback.format_exc().rstrip()), file=sys.stderr, flush=True)
+        return failed + (reason.partition("\n")[0] or type(error).__name__) + "\n"
 
 
 def _print_table(folders: Sequence[Path], outputs: Path) -> None:

@@ -28,7 +28,7 @@ ENDINGS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
     ".parquet": "parquet", ".txt": "txt", "": "txt",
 }  # fmt: skip
-SEPARATORS = ",;\t|"
+SEPARATORS = ",;\t|\x01"  # the last is Hive's
 BLANK = "blank"
 _MAX_CELL = 2**20  # characters of a CSV cell; the longest of the paper's texts has 160,616, csv's own limit is 131,072
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}

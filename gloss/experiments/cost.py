@@ -37,7 +37,7 @@ EPOCHS_TO_BEST = 15  # assumed where neither runs nor the paper have a number; p
 
 @cache
 def lengths() -> dict[str, tuple[int, int, float]]:
-    """lengths.csv, which scripts/lengths.py measures: data set -> numbers of training and validation texts, tokens.
+    """lengths.csv, which tests/lengths.py measures: data set -> numbers of training and validation texts, tokens.
 
     Tokens are the mean of the training texts, cut at 128 (of qnli its dev split's).
     """

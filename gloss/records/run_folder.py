@@ -52,6 +52,12 @@ def config_hash(cfg: Config, fingerprint: str | None = None) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
 
 
+def is_hashed(key: str) -> bool:
+    """Whether config_hash covers a key of the configuration, such as trainer.lr."""
+    group, _, name = key.partition(".")
+    return group not in _NOT_IN_HASH and name not in _NOT_IN_HASH_OF.get(group, ())
+
+
 def hashed_config(cfg: Config) -> dict[str, Any]:
     """The part of the configuration that config_hash covers, without the texts' fingerprint."""
     rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_HASH}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from dataclasses import fields, is_dataclass
+from operator import attrgetter
 from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, create_model, model_validator
 from typing_extensions import TypeAliasType
 
-from gloss.config import Config
+from gloss.config import Config, known_options
+from gloss.errors import ConfigError
 
 SCHEMA_VERSION = 1
 MANY = 10**15  # more than any count or number of seconds, and no sum of such numbers overflows
@@ -148,6 +150,20 @@ class Epoch(Part):
 
 
 EPOCHS = TypeAdapter(list[Epoch])
+_JSON: Any = TypeAdapter(Json)
+_HYPERPARAMETER: Any = TypeAdapter(Number | Text | None)  # "sqrt" becomes a number
+
+
+def check_config(cfg: Config) -> None:
+    """Raise ConfigError for a value that no record can hold: before the training, which would be lost."""
+    for key in known_options():
+        value = attrgetter(key)(cfg)
+        is_hyperparameter = key.startswith("loss.") or key == "trainer.batch_size"  # such a trainer.lr diverges
+        try:
+            (_HYPERPARAMETER if is_hyperparameter else _JSON).validate_python(value, strict=True)
+        except ValueError:
+            expected = "at most 1e15" if isinstance(value, (int, float)) else "no control characters"
+            raise ConfigError(f"{key}={value!r:.50} is not allowed: expected {expected}") from None
 
 
 def checked_result(content: Any, is_new: bool = False) -> dict[str, Any]:

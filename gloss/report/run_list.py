@@ -13,6 +13,7 @@ import pandas as pd
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.frame import frame_of
 from gloss.records.reading import shortened
+from gloss.records.run_folder import is_hashed
 from gloss.report.protocol import protocol_deviations
 from gloss.report.seed_groups import CELL, Group, blocks, identity, setting, timed
 from gloss.report.table import Entry, Table, number_text, scored
@@ -28,10 +29,6 @@ METRICS = (  # of the page's table
     *(ACCURACY, MACRO_F1, SILHOUETTE, EPOCH_SECONDS),
     Metric("epochs", "Epochs", ("epochs",), 1, False),
     Metric("seconds_to_best", "To best (s)", ("seconds", "to_best"), 1, False),
-)
-NOT_SETTINGS = (
-    *("paths.", "experiment.", "tuned.", "variant."),
-    *("trainer.device", "trainer.save_model", "trainer.grad_cache_chunk"),
 )
 NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "fingerprint"}
 
@@ -62,7 +59,7 @@ def listed(runs: pd.DataFrame) -> str:
 
 def compared(a: pd.Series, b: pd.Series) -> str:
     """The differences of two runs: settings first, then measured numbers with their difference."""
-    keys = [key for key in a.index if key not in NOT_COMPARED and not key.startswith(("paths.", "experiment."))]
+    keys = [key for key in a.index if key not in NOT_COMPARED and ("." not in key or _is_setting(key))]
     keys = [key for key in keys if str(a[key]) != str(b[key])]
     keys.sort(key=lambda key: key not in CELL and "." not in key)  # stable: settings first
     columns: dict[str, list[str]] = {"": keys}
@@ -80,7 +77,7 @@ def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
     Runs of a kind share data set, model, mode, loss and variant. A value that more than half of them share is
     left out; one that the fewest share comes first.
     """
-    keys = [c for c in runs.columns if "." in c and not c.startswith(NOT_SETTINGS)]
+    keys = [c for c in runs.columns if "." in c and _is_setting(c) and not c.startswith("variant.")]
     found = {}
     for _, block in runs.groupby(CELL[:-1], sort=False, dropna=False):
         cells = block.drop_duplicates("config_hash")
@@ -90,6 +87,11 @@ def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
             rare = sorted((key for key, count in mine.items() if 2 * count <= len(cells)), key=mine.__getitem__)
             found[cell] = " ".join(f"{key.partition('.')[2]}={shown[key].iloc[i]}" for key in rare)
     return found
+
+
+def _is_setting(key: str) -> bool:
+    """Whether a key can distinguish runs: config_hash covers it, or the texts at the path that it is."""
+    return is_hashed(key) or key.startswith("dataset.") and key.endswith("path")
 
 
 def _text(columns: dict[str, list[Any]]) -> str:

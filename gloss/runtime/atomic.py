@@ -2,7 +2,7 @@
 
 Each is written under a hidden name beside its place, reaches the disk, and is renamed: a reader, or a crash at any
 moment, sees the old one or the whole new one (of a folder that is replaced, for a moment none). A killed process
-leaves hidden files, which `remove_half_written` removes.
+leaves hidden files, which a run removes from its folder when it starts (`remove_half_written`); elsewhere they stay.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from gloss.runtime.overrides import override
 from gloss.runtime.terminal import program
 
 _ELSEWHERE = (
-    *("dataset.source", "loss.name", "mode", "variant.name", "tuned", "rerun", "paths.tuned", "trainer.save_model"),
+    *("loss.name", "mode", "tuned", "rerun", "paths.tuned", "trainer.save_model"),
     *("experiment.name", "experiment.only", "experiment.search"),
 )
 _ABSENT = object()
@@ -24,18 +24,21 @@ def command_of(config: Mapping[str, Any], *more: str) -> str:
     """The command that trains with a record's `config`, with `more` at its end, quoted for a shell."""
     group = {name: config[name] for name in ("dataset", "model", "loss", "variant")}
     source, name = (group["dataset"].get(key) for key in ("source", "name"))
-    is_own = source in ("csv", "hub")
-    words = [f"dataset={source if is_own else name}"]
-    alias = group["model"]["alias"]
-    words += [f"model={alias if (CONFIG_DIR / 'model' / f'{alias}.yaml').is_file() else 'hf'}"]
+    alias, variant = group["model"]["alias"], group["variant"]["name"]
+    words = [f"dataset={name if source not in ('csv', 'hub') and _has_file('dataset', name) else source}"]
+    words += [f"model={alias if _has_file('model', alias) else 'hf'}"]
     words += [f"loss={group['loss']['name']}", f"mode={config['mode']}"]
-    words += [f"variant={group['variant']['name']}"] if group["variant"]["name"] != "paper" else []
+    words += [f"variant={variant}"] if variant != "paper" and _has_file("variant", variant) else []
     default = OmegaConf.to_container(composed(words), resolve=True)
     for key in (key for key in known_options() if key not in _ELSEWHERE):
         value = _at(config, key)
         if value is not _ABSENT and value != _at(default, key):
             words.append(word_of(key, value))
     return shlex.join([*program("train").split(), *words, "tuned=false", *more])  # a search's values are in `words`
+
+
+def _has_file(group: str, name: str) -> bool:
+    return (CONFIG_DIR / group / f"{name}.yaml").is_file()
 
 
 def _at(tree: Any, key: str) -> Any:

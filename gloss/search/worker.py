@@ -309,7 +309,6 @@ class Worker:
         return {
             "study": study.name,
             "value": study.best["value"],
-            "trial": study.best["number"],
             "epochs": study.best["epochs"],
             "trials": len(states),
             **{state: states.count(state) for state in ("complete", "pruned", "fail")},

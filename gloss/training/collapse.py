@@ -98,7 +98,7 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
     distances = distances[~torch.eye(len(distances), dtype=torch.bool, device=distances.device)]
     if not len(distances):
         return []
-    low, high = torch.exp(-distances.double().square() / (2 * sigma**2)).aminmax()
+    low, high = torch.exp(-distances.cpu().double().square() / (2 * sigma**2)).aminmax()  # Apple's GPUs have no float64
     if high == 0 or low < (1 - NARROW) * high:
         return []
     try:

@@ -10,6 +10,7 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from gloss.records.run_folder import (
     write_json,
     write_lines,
 )
-from gloss.records.schema import checked_result
+from gloss.records.schema import check_config, checked_result
 from gloss.runtime.atomic import remove_half_written, write_atomic
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.runtime.environment import environment
@@ -55,6 +56,7 @@ from gloss.training.texts import texts_on_device
 from gloss.training.trainer import Fit
 
 log = logging.getLogger(__name__)
+LEFT_OVER = ("checkpoint", "embeddings")  # folders that a finished run needs no more
 
 
 @ignore_broken_pipe()
@@ -76,6 +78,7 @@ def train(
 
 
 def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: bool, display: Display) -> Record | None:
+    check_config(cfg)
     device = choose_device(cfg.trainer.device)
     display.show("phase", {"name": "loading texts"})
     own_texts = cfg.dataset.has_own_texts  # their fingerprint names the folder
@@ -107,11 +110,18 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
             raise
         except Exception as error:
             failure = out_of_memory(error, cfg, device) if isinstance(error, RuntimeError) else None
-            _write_error(folder, failure or error)
+            if not is_done(folder):  # else a callback failed after it
+                _write_error(folder, failure or error)
             if failure:
                 raise failure from error
             raise
         return read_record(folder)
+
+
+@cache
+def _warn_of_bf16() -> None:
+    """Log once a process, not for each run of a sweep, that the CPU computes in bf16."""
+    log.warning("trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off")
 
 
 def _remove(folder: Path, outputs: Path) -> None:
@@ -129,10 +139,10 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     if not is_done(folder) or cfg.rerun:
         return None
     record = read_record(folder)
-    if (folder / "checkpoint").is_dir():  # killed after DONE; a process that is just ending holds the lock
+    if any((folder / name).is_dir() for name in LEFT_OVER):  # killed after DONE, or just ending, with the lock held
         with contextlib.suppress(OSError), locked(folder, wait=False) as mine:
             if mine:
-                shutil.rmtree(folder / "checkpoint")
+                _remove_left_over(folder)
     has_weights = (folder / "model").is_dir()
     if cfg.trainer.save_model is True and not has_weights:
         return None
@@ -146,6 +156,11 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
         lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
     log.info("\n".join(lines))
     return record
+
+
+def _remove_left_over(folder: Path) -> None:
+    for name in LEFT_OVER:
+        shutil.rmtree(folder / name, ignore_errors=True)
 
 
 def _command(cfg: Config, *more: str) -> str:
@@ -191,10 +206,11 @@ class _Run:
                 self.fit.save()  # the training is over, and need not be done again
             raise
         finally:
-            for callback in self.followers:
-                callback.on_end(self.result if is_done(self.folder) else None)
-        for name in ("checkpoint", "embeddings"):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+            if is_done(self.folder):
+                _remove_left_over(self.folder)
+            with contextlib.ExitStack() as ends:  # each is called, whatever another raises
+                for callback in reversed(self.followers):
+                    ends.callback(callback.on_end, self.result if is_done(self.folder) else None)
         self.display.summary(self.result, self.folder)
 
     def start(self) -> None:
@@ -204,10 +220,7 @@ class _Run:
         reset_peak_memory(device)
         precision = choose_precision(cfg.trainer, device)
         if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
-            message = (
-                "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
-            )
-            log.warning(message)
+            _warn_of_bf16()
         machine = environment(device, precision)
         display.show("phase", {"name": "tokenising"})
         texts = texts_on_device(cfg, dataset, device, self.is_trial)
@@ -229,7 +242,8 @@ class _Run:
         )
         weights = None
         if cfg.variant.class_weights == "balanced":
-            weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels)).to(device)
+            weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels))
+            weights = weights.to(device, getattr(torch, cfg.variant.loss_dtype))  # Apple's GPUs have no float64
         objective = Objective.of(cfg, len(dataset.labels), sigma, weights)
         if cfg.rerun or is_done(self.folder):
             clear(self.folder)  # only now that everything for the new training is loaded

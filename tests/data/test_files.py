@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gloss.config import DatasetConfig
 from gloss.data.datasets import load_dataset
-from gloss.data.files import Row, checked, is_blank, kind_of, read_examples, read_rows
+from gloss.data.files import SEPARATORS, Row, checked, is_blank, kind_of, read_examples, read_rows
 from gloss.errors import DataError
 
 ROWS = [(f'{adjective} "film", nr {i};\tone | two\nlines é', label)
@@ -106,6 +106,8 @@ def test_columns_separators_and_encodings_are_respected(tmp_path):
     assert load(path, text="text, which").labels == ["x", "y"]
     with pytest.raises(DataError, match="no column 'label' in the header, which has 'text', 'which;label'"):
         load(path, text="text", separator=",")
+    hive = write(tmp_path / "hive.csv", [["a, b", "x"], ["c; d", "y"]] * 6, delimiter="\x01")
+    assert ("a, b",) in load(hive).splits["train"].texts
     spaced = tmp_path / "spaced.csv"
     spaced.write_text("text, label\n" + '"a, b", x\nc, y\n' * 6)
     dataset = load(spaced)
@@ -157,7 +159,7 @@ CELL = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 @example(
     [("NA", "null"), ("007", "1.0"), (" blanks ", "TRUE"), ('a "quote"', "two\nlines"), ("ünïcode 🎬", "nan")], ","
 )
-@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8), st.sampled_from(",;\t|"))
+@given(st.lists(st.tuples(CELL, CELL), min_size=1, max_size=8), st.sampled_from(SEPARATORS))
 def test_csv_rows_are_read_back_unchanged(tmp_path_factory, rows, separator):
     path = write(tmp_path_factory.mktemp("csv") / "x.csv", rows, delimiter=separator)
     kept = [(n, row) for n, row in enumerate(rows, 2) if not any(map(is_blank, row)) and row != ("text", "label")]

@@ -46,6 +46,8 @@ def test_by_configuration_shows_mean_and_deviation_and_marks_the_best():
         ([{"trainer.lr": lr} for lr in (1e-5, 2e-5, 3e-5)], ["lr=1e-05", "lr=2e-05", "lr=3e-05"]),
         ([{"trainer.patience": x} for x in (10, 10, 10, None)], ["", "", "", "patience=null"]),
         ([{}, {"loss": "scl", "trainer.lr": 7e-5}], ["", ""]),  # the loss is not a setting
+        ([{"trainer.tensorboard": x, "dataset.separator": str(x)} for x in (True, False)], ["", ""]),  # not in the hash
+        ([{"dataset.path": x} for x in "ab"], ["path=a", "path=b"]),  # of other texts
     ],
 )
 def test_settings_are_the_keys_that_differ_between_configurations(changes, expected):
@@ -54,7 +56,8 @@ def test_settings_are_the_keys_that_differ_between_configurations(changes, expec
 
 
 def test_compared_lists_the_differing_values_of_two_runs():
-    rows = frame({}, {"trainer.lr": 3e-5, "test_accuracy": 60.25, "folder": "y"})
+    hidden = {"folder": "y", "trainer.save_model": True, "tuned.trials": 3, "paths.data": "z"}
+    rows = frame({}, {"trainer.lr": 3e-5, "test_accuracy": 60.25, **hidden})
     lines = run_list.compared(rows.iloc[0], rows.iloc[1]).splitlines()[-2:]
     assert [line.split() for line in lines] == [
         ["trainer.lr", "1e-05", "3e-05", "+2e-05"],

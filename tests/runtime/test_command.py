@@ -31,6 +31,8 @@ def composed(*words: str) -> Config:
     [
         ["dataset=mr", "model=bert", "loss=ce", "seed=3"],
         ["dataset=docstrings", "model=minilm", "loss=gloss_o", "loss.sigma=0.3", "trainer.lr=1e-05", "paths.data=x y"],
+        ["dataset=docstrings", "dataset.name=foo", "loss=ce", "variant.name=mine", "variant.class_weights=balanced"],
+        ["dataset=docstrings", "dataset.name=mr", "loss=ce", "variant=released", "variant.name=a b"],
         ["dataset=csv", "dataset.name=1e3", "dataset.path=a, é.csv", "dataset.text=[2024_05,body]", "model=tiny"],
         ["dataset=csv", "dataset.name=mr", "dataset.path=x.csv", "model=hf", "model.name=~/m", "model.alias=bert"],
         ["variant=released", "loss=scl", "mode=standalone", "paths.outputs=it's", "trainer.patience=null"],

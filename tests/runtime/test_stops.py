@@ -19,6 +19,7 @@ import torch
 from conftest import TINY, folder_of, held, outcome
 
 import gloss.training.run
+from gloss.cli import entry
 from gloss.cli.hydra_main import main
 from gloss.config import ROOT, Config
 from gloss.errors import DataError
@@ -108,6 +109,20 @@ def test_signals_are_recorded_then_raised_and_handlers_restored(heeds_ctrl_c):
         signal.signal(signal.SIGTERM, before[0])
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_during_imports_gives_one_line(number, heeds_ctrl_c, monkeypatch, capsys):
+    monkeypatch.setattr(entry, "import_module", lambda name: os.kill(os.getpid(), number))
+    assert entry.main("train") == 128 + number
+    assert capsys.readouterr().err == f"error: stopped by {number.name}\n"
+
+
+def test_the_hint_of_a_stopped_rerun_leaves_rerun_out(capsys):
+    task = lambda cfg, place: os.kill(os.getpid(), signal.SIGTERM)  # noqa: E731
+    for words, then in (([], ""), (["rerun=true"], " without rerun=true")):
+        assert main(task, ["loss=ce", *words]) == 143
+        assert f"stopped by SIGTERM; the same command{then} goes on" in capsys.readouterr().err
+
+
 def start(*overrides: str, **options: object) -> subprocess.Popen:
     """Start scripts/train.py in a new process group with the default handling of signals."""
     command = [sys.executable, str(ROOT / "scripts" / "train.py"), *overrides]
@@ -180,6 +195,8 @@ def test_a_full_disk_in_one_run_or_a_closed_pipe_does_not_end_a_sweep(
         done.append(cfg.seed)
         if cfg.seed == 2:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/result.json")
+        if cfg.seed == 3:
+            raise DataError("its reason\nand the rest")
 
     done: list[int] = []
     for stream in ("stdout", "stderr") if is_closed else ():
@@ -189,17 +206,19 @@ def test_a_full_disk_in_one_run_or_a_closed_pipe_does_not_end_a_sweep(
     if not is_closed:
         output = capsys.readouterr().err
         assert "/somewhere/result.json: No space left on device: free some space there" in output
-        assert "1 run failed" in output
+        assert output.count("its reason\n") == 2 and output.count("and the rest") == 1  # at the end in short
+        assert "2 runs failed" in output
 
 
-def test_a_checkpoint_left_beside_a_finished_run_is_removed(tiny_config):
+@pytest.mark.parametrize("name", ["checkpoint", "embeddings"])
+def test_a_folder_left_beside_a_finished_run_is_removed(tiny_config, name):
     record = train(tiny_config("loss=ce"))
-    (record.folder / "checkpoint" / "00003-0000000").mkdir(parents=True)
-    with locked(record.folder):  # another process is removing the checkpoint
+    (record.folder / name / "00003-0000000").mkdir(parents=True)
+    with locked(record.folder):  # another process is removing it
         train(tiny_config("loss=ce"))
-    assert (record.folder / "checkpoint").is_dir()
+    assert (record.folder / name).is_dir()
     train(tiny_config("loss=ce"))
-    assert not (record.folder / "checkpoint").exists() and is_done(record.folder)
+    assert not (record.folder / name).exists() and is_done(record.folder)
     (record.folder / "error.json").write_text('{"message": "old"}')  # the run still counts as finished
     records, problems = read_records(Path(record.folder).parents[5])
     assert len(records) == 1 and not problems

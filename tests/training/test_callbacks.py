@@ -64,6 +64,16 @@ def test_an_exception_in_a_callback_ends_the_run_and_it_resumes_after_the_epoch(
     assert "seed 1 · going on from epoch 3\n" in capsys.readouterr().out
 
 
+def test_on_end_of_every_callback_is_called_and_the_run_is_finished_where_one_raises(tiny_config):
+    first, second = Callback(), Diary()
+    first.on_end = lambda result: second.lines.append(result["no such key"])
+    with pytest.raises(KeyError, match="no such key"):
+        train(tiny_config("loss=ce", "trainer.embeddings_at=[1]"), callbacks=[first, second])
+    assert second.lines[-1][0] == "end" and second.lines[-1][1]
+    record = train(tiny_config("loss=ce", "trainer.embeddings_at=[1]"))
+    assert not {"error.json", "embeddings", "checkpoint"} & {path.name for path in record.folder.iterdir()}
+
+
 def test_tensorboard_is_imported_only_on_request_and_its_absence_gives_an_error(tiny_config, monkeypatch):
     original = builtins.__import__
 

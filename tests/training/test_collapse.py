@@ -10,6 +10,7 @@ import torch
 from test_callbacks import Diary
 
 from gloss.training import collapse
+from gloss.training.objective import Objective
 from gloss.training.run import train
 from gloss.training.trainer import Fit
 
@@ -73,6 +74,29 @@ def test_a_kernel_with_nearly_equal_edge_weights_gives_a_note():
             assert f"loss=gloss_sqrt would take {np.median(pairs) / 3**0.5:.3g} here" in lines[0]
     assert collapse.wide_kernel(torch.ones(4, 8), 1.0)[0].endswith("Try a smaller loss.sigma")
     assert collapse.wide_kernel(z[:1], 1.0) == []
+
+
+class OnMPS(torch.Tensor):
+    """A tensor that refuses float64 until `.cpu()`, as on Apple's GPUs."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        found = super().__torch_function__(func, types, args, kwargs or {})
+        if func is torch.Tensor.cpu:
+            return found.as_subclass(torch.Tensor)
+        if isinstance(found, cls) and found.dtype == torch.float64:
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
+        return found
+
+
+def test_a_kernel_and_class_weights_need_no_float64_on_the_device(tiny_config, monkeypatch):
+    z = torch.randn(9, 4)
+    assert collapse.wide_kernel(z.as_subclass(OnMPS), 8.0) == collapse.wide_kernel(z, 8.0) != []
+    made = []
+    objective = Objective.of
+    monkeypatch.setattr(Objective, "of", lambda *arguments: made.append(arguments[-1]) or objective(*arguments))
+    train(tiny_config("loss=ce", "variant.class_weights=balanced", "trainer.max_epochs=1"))
+    assert made[0].dtype == torch.float32
 
 
 def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, monkeypatch, capsys):

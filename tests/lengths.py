@@ -1,4 +1,4 @@
-"""Lengths of the prepared sets in tokens, for plans: python scripts/lengths.py > gloss/experiments/lengths.csv"""
+"""Lengths of the prepared sets in tokens, for plans: python tests/lengths.py > gloss/experiments/lengths.csv"""
 
 import csv
 import os
