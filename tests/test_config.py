@@ -64,6 +64,7 @@ REFUSED = {
     "loss=ce variant.forward_passes=2": "variant.forward_passes=2 has no effect",
     "variant.early_stopping_min_delta=0.01": "variant.early_stopping_min_delta=0.01 has no effect",
     "variant.probe=adam": "variant.probe=adam has no effect",
+    "dataset.shift_to=r8": "dataset.shift_to=r8 has no effect without experiment=shift",
     "trainer.embeddings_at=[1,500]": "expected epochs from 0 to trainer.max_epochs=200",
     "model=minilm model.revision=abc": "model.revision=abc has no effect",
     "dataset=csv dataset.path=x.csv dataset.text=[a,a]": "expected one column, or two",

@@ -1,6 +1,6 @@
 """Other programs' training steps, for the benchmark: the Hugging Face Trainer's, and the released procedure's.
 
-Each has run(batches) -> seconds per step, for batches of row numbers [B] of the same tokenised texts that we train on.
+Each has run(batches) -> seconds per step, for batches of indices [B] of the same tokenised texts that we train on.
 """
 
 from __future__ import annotations

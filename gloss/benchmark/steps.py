@@ -67,7 +67,7 @@ class Bench:
     precision: str
     clock: Clock
     fits: dict[str, Fit]  # by loss; they share the encoder and the optimizer
-    batches: Iterator[np.ndarray]  # row numbers [B], without end
+    batches: Iterator[np.ndarray]  # indices [B], without end
     texts: dict[str, Any]
     baselines: dict[str, TrainerSteps | ReleasedSteps] = field(default_factory=dict)
 

@@ -32,7 +32,7 @@ def step_batches(
 
 
 def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int) -> list[np.ndarray]:
-    """The batches of an epoch, each an int array of row numbers.
+    """The batches of an epoch, each an int array of indices.
 
     random: a permutation of all texts, `cut` into batches of B. balanced: P x K, for data with many rare classes; see
     `_balanced`.

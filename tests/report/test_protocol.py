@@ -38,6 +38,15 @@ def test_notes_name_mixed_precision(tmp_path):
     notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
     assert "mixes precisions: bf16, float32" in notes
     assert "seed 2, went on otherwise than it began: epoch 3: threads was 4, is 8" in notes
+    assert "trainer.grad_cache_chunk" not in notes
+
+
+def test_notes_name_mixed_chunks(tmp_path):
+    """Gradient caching draws other masks of dropout, and config_hash does not cover it."""
+    for seed, chunk in ((1, None), (2, 8)):
+        write_run(tmp_path, seed=seed, config={"trainer": {"max_epochs": 200, "grad_cache_chunk": chunk}})
+    notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
+    assert "mixes values of trainer.grad_cache_chunk: 8" in notes
 
 
 FAIR = {"trials": 15, "search": "fair"}

@@ -37,6 +37,7 @@ def test_table2_shows_means_verdicts_ranks_and_missing_runs(tmp_path):
     first = next(csv.DictReader(io.StringIO(table.csv())))
     assert (first["metric"], first["n"], first["verdict"], first["paper"]) == ("accuracy", "3", "ok", "85.64")
     assert float(first["difference"]) == pytest.approx(0, abs=1e-9)
+    assert float(first["low"]) < -0.1 and float(first["high"]) > 0.1  # its 95 % interval
 
 
 def test_verdicts_use_the_published_standard_deviation(tmp_path):

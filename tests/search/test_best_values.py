@@ -126,6 +126,14 @@ def test_a_search_without_a_useful_result_is_not_applied(settings, monkeypatch, 
         )
 
 
+def test_a_standalone_search_is_applied_whatever_the_sign_of_its_silhouettes(settings, monkeypatch, capsys):
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: -0.5 - cfg.trainer.lr))
+    words = ["loss=scl", "mode=standalone"]
+    best = tune(composed(*words, *settings)).best
+    assert best["value"] < 0 and "no trial beat" not in capsys.readouterr().err
+    assert composed(*words, *without_search(settings), config_name="train").trainer.lr == best["params"]["lr"]
+
+
 def test_majority_f1_equals_sklearn():
     from sklearn.metrics import f1_score
 
