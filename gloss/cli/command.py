@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, ClassVar, get_type_hints
 
 import yaml
-from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -25,7 +25,7 @@ from gloss.config import Config, TuneConfig, known_options
 from gloss.errors import ConfigError
 from gloss.records.reading import SELECTION
 from gloss.resolve import check_ranges
-from gloss.runtime.compose import composed, readable
+from gloss.runtime.compose import readable
 from gloss.runtime.overrides import parted, prepared
 from gloss.runtime.terminal import run_with_exit_code
 
@@ -102,10 +102,10 @@ def show_messages(has_progress: bool = False) -> None:
 
 def read(schema: type, words: Sequence[str]) -> Any:
     """The schema's object with the values in `words`. Raises ConfigError with a line for every mistake."""
-    options = known_options(schema)
-    ConfigStore.instance().store(name=schema.__name__, node=schema)
+    options, cfg = known_options(schema), OmegaConf.structured(schema)
     try:
-        cfg = composed(parted(prepared(words, options, may_sweep=False))[1], schema.__name__)
+        for o in OverridesParser.create().parse_overrides(parted(prepared(words, options, may_sweep=False))[1]):
+            OmegaConf.update(cfg, o.key_or_group, o.value())
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
     if missing := [key for key in options if OmegaConf.is_missing(cfg, key)]:
@@ -123,13 +123,11 @@ def show(cfg: Any, place: str = "") -> None:
 def run_command(command: ModuleType, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
     schema = get_type_hints(command.task)["cfg"]
-    is_run = issubclass(schema, Config)
-    name = command.__name__.rpartition(".")[2] if is_run else schema.__name__
+    name = command.__name__.rpartition(".")[2]
     show_messages()
     if {"-h", "--help"} & set(arguments):
-        ConfigStore.instance().store(name=schema.__name__, node=schema)
         return run_with_exit_code(lambda: print(usage(command.__doc__, schema, name)))
-    if is_run:
+    if issubclass(schema, Config):
         from gloss.cli import hydra_main  # here: it reads this module
 
         return hydra_main.main(command.task, arguments, name)

@@ -7,8 +7,8 @@ import sys
 from functools import partial
 from importlib import import_module
 
-from gloss.runtime.signals import Interrupted, raise_on_signal
-from gloss.runtime.terminal import announced
+from gloss.errors import ConfigError
+from gloss.runtime.terminal import announced, run_with_exit_code
 
 
 def main(name: str) -> int:
@@ -16,19 +16,19 @@ def main(name: str) -> int:
     # Read when torch is loaded: waiting threads sleep instead of spinning, which is much faster beside busy processes.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    return run_with_exit_code(partial(_run, name))
+
+
+def _run(name: str) -> int:
     try:
-        with raise_on_signal(), announced("starting"):
+        with announced("starting"):
             command, runner = (import_module(f"gloss.cli.{module}") for module in (name, "command"))
         return runner.run_command(command, sys.argv[1:])
     except ModuleNotFoundError as error:
         if str(error.name).startswith("gloss"):
             raise
         message = f"this needs the package {error.name}, which is not installed: pip install 'gloss[train]' brings it"
-        print(f"error: {message}", file=sys.stderr)
-        return 2
-    except Interrupted as error:
-        print(f"error: stopped by {error}", file=sys.stderr)
-        return 128 + error.number
+        raise ConfigError(message) from None
 
 
 COMMANDS = "train tune predict export plot report reproduce runs data bench gpu_check".split()

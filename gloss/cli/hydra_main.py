@@ -65,10 +65,12 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
             words.append(f"seed={Config.seed}")
         if not is_sweep:
             check_single(experiment, words)
-        elif not is_shown and not os.environ.get("YES"):
-            from gloss.cli.reproduce import confirm_sweep  # here: it loads the packages that draw reports
+        elif not is_shown:
+            from gloss.cli.reproduce import Task  # here: it loads the packages that draw reports
 
-            confirm_sweep(experiment, words, searches=config_name == "tune")
+            is_search = config_name == "tune"
+            task_of_sweep = Task(experiment, [w for w in words if not w.startswith("experiment=")])
+            task_of_sweep.confirm(runs=not is_search, searches=is_search)
         words = in_sweep_order(experiment, words)
     try:
         if not is_sweep:

@@ -101,6 +101,14 @@ class Task:
         plan = make_plan(specs, device, cores, self.overrides, self.search) if specs else None
         return replace(plan, lines=()) if plan and self.searched else plan
 
+    def confirm(self, runs: bool, searches: bool) -> None:
+        """Call `confirm` for the runs, the searches, or both."""
+        if os.environ.get("YES") == "1" or (plan := self.plan(this_device(), os.cpu_count() or 1)) is None:
+            return
+        hours_of_runs, hours_of_trials, unknown_runs, unknown_trials = plan.hours()
+        unknown = runs * unknown_runs + searches * unknown_trials
+        confirm(self.name, runs * hours_of_runs + searches * hours_of_trials, unknown)
+
     def run(self, searches_only: bool = False) -> int:
         """Search, train, report; return the exit status: 0 done, 1 a part failed, 128 + n by signal."""
         worst = 0
@@ -165,13 +173,6 @@ def this_device() -> str:
 
     device = choose_device("auto")
     return "cpu" if device.type == "cpu" else device_name(device)
-
-
-def confirm_sweep(experiment: str, arguments: Sequence[str], searches: bool) -> None:
-    """Call `confirm` for the runs of `train.py -m experiment=…`, or for the searches of `tune.py -m experiment=…`."""
-    task = Task(experiment, [a for a in arguments if not a.startswith("experiment=")])
-    runs, trials, *unknown = task.plan(this_device(), os.cpu_count() or 1).hours()
-    confirm(experiment, trials if searches else runs, unknown[searches])
 
 
 def confirm(name: str, hours: float, unknown: int = 0) -> None:
@@ -264,10 +265,7 @@ def call(script: str, *words: str) -> int:
 def task(cfg: Reproduce) -> int:
     task, cores = Task(cfg.target, cfg.overrides), os.cpu_count() or 1
     if cfg.action in ("run", "tune"):
-        if os.environ.get("YES") != "1" and (plan := task.plan(this_device(), cores)) is not None:
-            runs, searches, unknown_runs, unknown_trials = plan.hours()
-            does_runs = cfg.action == "run"
-            confirm(cfg.target, searches + runs * does_runs, unknown_trials + unknown_runs * does_runs)
+        task.confirm(runs=cfg.action == "run", searches=True)
         os.environ["YES"] = "1"  # the commands that follow do not ask again
         return task.run(searches_only=cfg.action == "tune")
     device = cfg.device or this_device()

@@ -23,7 +23,7 @@ from gloss.errors import ConfigError
 from gloss.losses.registry import GLOSS_O
 from gloss.records.run_folder import run_folder
 from gloss.resolve import resolve
-from gloss.runtime.compose import _composed, hydra_of_our_own, readable, sweep_of
+from gloss.runtime.compose import composed, readable, sweep_of
 from gloss.runtime.overrides import value_of
 from gloss.search.best_values import apply_best_values
 
@@ -97,8 +97,7 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
             if not seed.isdecimal():
                 raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
             found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
-        with hydra_of_our_own():
-            return [_spec(name, job, tuple(seeds), swept) for job, seeds in found.items()]
+        return [_spec(name, job, tuple(seeds), swept) for job, seeds in found.items()]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
 
@@ -145,12 +144,12 @@ def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]
     plain = tuple(line for key, line in early.items() if key not in swept)
     shared = plain if name is None else (f"experiment={name}", *plain)
     # Without the experiment, so that all experiments share the parts; one that sets such a node is composed in full.
-    own = [key for key in ("dataset", "model") if key in swept and _composed(shared)[key] == _composed(plain)[key]]
+    own = [key for key in ("dataset", "model") if key in swept and composed(shared)[key] == composed(plain)[key]]
     parts = {key: _part(plain, key, early[key]) for key in own}
     if None in parts.values():
         parts = {}
     rest = (line for key, line in early.items() if key in swept and key not in parts)
-    cfg = copy.deepcopy(_composed((*shared, *rest)))
+    cfg = copy.deepcopy(composed((*shared, *rest)))
     for key, node in parts.items():
         cfg[key] = copy.deepcopy(node)
     for key, given in late.items():
@@ -164,7 +163,7 @@ def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]
 @cache
 def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
     """The node `key` with one choice for it; None where the choice changes other nodes too."""
-    without, chosen = _composed(plain), _composed((*plain, line))
+    without, chosen = composed(plain), composed((*plain, line))
     return chosen[key] if all(chosen[k] == without[k] for k in chosen if k != key) else None
 
 
@@ -173,8 +172,7 @@ def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:
     chosen = {key: value for key, value in spec.choices.items() if key in SEARCH_KEYS}
     words = [*search_overrides(spec.choices, overrides), *(f"{key}={value}" for key, value in chosen.items())]
     job = {o.key_or_group: o for o in OverridesParser.create().parse_overrides(words)}
-    with hydra_of_our_own():
-        cfg = _compose(None, job, list(chosen))
+    cfg = _compose(None, job, list(chosen))
     return RunSpec(spec.experiment, resolve(cfg), (cfg.seed,), {}, chosen)
 
 

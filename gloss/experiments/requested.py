@@ -26,14 +26,9 @@ def selections(outputs: Path) -> dict[str, list[list[str]]]:
     """
     path = outputs / "selections.yaml"
     try:
-        asked = _SELECTIONS.validate_python((read_yaml(path) if path.is_file() else None) or {})
+        return _SELECTIONS.validate_python((read_yaml(path) if path.is_file() else None) or {})
     except (OSError, ValueError) as error:
         raise ConfigError(f"{path} cannot be used ({shortened(error)}): repair or remove it") from None
-    elsewhere = ("paths.outputs=", "paths.data=", "search.storage=")  # paths of another time; a URL may hold a password
-    return {
-        name: [[o for o in overrides if not o.startswith(elsewhere)] for overrides in times]
-        for name, times in asked.items()
-    }
 
 
 def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[str]]]:

@@ -120,18 +120,16 @@ def write_arrays(path: Path, **arrays: np.ndarray) -> None:
 
 
 @contextmanager
-def locked(
-    folder: Path, wait: bool = True, patience: float = 0.0, on_busy: Callable[[], None] = lambda: None
-) -> Iterator[bool]:
+def locked(folder: Path, wait: bool = True, on_busy: Callable[[], None] = lambda: None) -> Iterator[bool]:
     """Hold `folder` for this process; yields False where another process holds it and `wait` is False.
 
-    patience: seconds until it counts as held, since `is_running` locks it for a moment; on_busy: called after them. The
-    operating system frees the lock of a process that died, so a stale lock file means nothing.
+    on_busy: called where another process holds it. The operating system frees the lock of a process that died, so a
+    stale lock file means nothing.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / "lock")
     try:
-        lock.acquire(timeout=patience)
+        lock.acquire(timeout=1)  # `is_running` locks it for a moment
     except Timeout:
         on_busy()
         if not wait:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 
-from hydra import compose, initialize, initialize_config_dir
+from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
@@ -20,30 +20,27 @@ def readable(error: Exception) -> str:
 
 
 @contextmanager
-def hydra_of_our_own(folder: str | None = str(CONFIG_DIR)) -> Iterator[None]:
-    """Use a Hydra of our own, also inside a run that Hydra started. folder: None if only its ConfigStore is read."""
+def hydra_of_our_own() -> Iterator[None]:
+    """Use a Hydra of our own, also inside a run that Hydra started."""
     outer = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        start = initialize_config_dir if folder else initialize
-        with start(folder, version_base=None):
+        with initialize_config_dir(str(CONFIG_DIR), version_base=None):
             yield
     finally:
         GlobalHydra.instance().hydra = outer
 
 
 def composed(overrides: Sequence[str], name: str = "train") -> DictConfig:
-    """The configuration that Hydra composes of `overrides`; cached, so it must not be changed.
-
-    name: of a file in configs/; or of a schema in Hydra's ConfigStore, whose `dataset` is a text and no file there.
-    """
-    with hydra_of_our_own(str(CONFIG_DIR) if (CONFIG_DIR / f"{name}.yaml").is_file() else None):
-        return _composed(tuple(overrides), name)
+    """The configuration that Hydra composes of configs/<name>.yaml and `overrides`; cached, so it must not be
+    changed."""
+    return _composed(tuple(overrides), name)
 
 
 @cache
-def _composed(overrides: tuple[str, ...], name: str = "train") -> DictConfig:
-    return compose(name, overrides=list(overrides))
+def _composed(overrides: tuple[str, ...], name: str) -> DictConfig:
+    with hydra_of_our_own():
+        return compose(name, overrides=list(overrides))
 
 
 def sweep_of(name: str) -> dict[str, str]:

@@ -1,11 +1,7 @@
-"""File locks: the system frees a lock when its process dies, and its file names the holder."""
+"""File locks, which the system frees when their process dies."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import socket
-import time
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +11,8 @@ import filelock
 class FileLock(filelock.FileLock):
     """filelock's FileLock, without its fallback to files that lock by existing: such files outlive their process."""
 
-    def __init__(self, path: str | Path, timeout: float = -1, **_: Any) -> None:
-        super().__init__(path, timeout, on_acquired=_note_holder)
+    def __init__(self, path: str | Path, timeout: float = -1) -> None:
+        super().__init__(path, timeout, fallback_to_soft=False)
 
     def acquire(self, *args: Any, **kwargs: Any) -> Any:
         """Acquire the lock as filelock does. Raises OSError that names the file."""
@@ -26,19 +22,3 @@ class FileLock(filelock.FileLock):
             if error.errno is not None and error.filename is None:
                 error.filename = str(self.lock_file)
             raise
-
-
-def _note_holder(file: int) -> None:
-    who = f"process {os.getpid()} on {socket.gethostname()} since {time.strftime('%Y-%m-%d %H:%M:%S')}\n"
-    with contextlib.suppress(OSError):  # on a full disk the lock holds all the same
-        os.ftruncate(file, 0)
-        os.pwrite(file, who.encode(), 0)
-
-
-def holder(path: Path) -> str:
-    """The holder of a lock, from its file, and the remedy if that machine is gone."""
-    try:
-        who = path.read_text(encoding="utf-8", errors="replace").strip().replace("\n", " ")[:200]
-    except OSError:
-        who = ""
-    return f"{who or 'holder unknown'}; if that machine no longer exists, remove {path}"

@@ -19,42 +19,18 @@ from hydra.errors import HydraException
 
 from gloss.config import CONFIG_DIR, Option, TuneConfig
 from gloss.errors import ConfigError
-from gloss.runtime.terminal import program
 
 WITH_COMMAS = ("dataset.label", "dataset.separator", "search.storage")  # may hold a comma without being a sweep
 SECRET = "search.storage"  # a database's URL may hold a password: its value is in no message
 GROUPS = [f.name for f in fields(TuneConfig) if (CONFIG_DIR / f.name).is_dir()]
 FLAGS = ("--help", "-h", "--cfg", "-c", "--multirun", "-m")
 
-ALIASES = {  # our key -> its names in other programs, if they are spelt too differently to be found
-    "trainer.lr": "learning_rate step_size",
-    "trainer.max_epochs": "epochs num_epochs n_epochs epoch num_train_epochs",
-    "trainer.batch_size": "bs batch per_device_train_batch_size",
-    "trainer.patience": "early_stopping",
-    "trainer.max_grad_norm": "clip grad_clip clip_grad_norm gradient_clip_val",
-    "trainer.grad_cache_chunk": "gradient_accumulation_steps accumulate_grad_batches micro_batch_size",
-    "trainer.precision": "fp16 bf16 amp mixed_precision dtype",
-    "trainer.device": "gpu cuda accelerator",
-    "trainer.save_model": "save_checkpoint save_weights",
-    "model.max_length": "max_len max_seq_length max_seq_len",
-    "model.name": "model_name_or_path pretrained encoder backbone",
-    "loss.temperature": "temp tau",
-    "loss.sigma": "bandwidth",
-    "loss.lam": "lambda alpha",
-    "dataset.path": "file data_file train_file csv",
-    "dataset.text": "text_column",
-    "dataset.label": "label_column target",
-    "dataset.train_limit": "n_train train_size max_train_samples",
-    "paths.outputs": "output_dir out_dir save_dir",
-    "paths.data": "data_dir",
-    "seed": "random_seed random_state",
-}
-ABSENT = {  # settings that do not exist -> the message about them
-    "weight_decay wd l2": "there is no weight decay: the optimizer is Adam without it",
-    "optimizer optim": "there is no choice of optimizer: it is Adam, with the rate trainer.lr",
-    "warmup warmup_steps warmup_ratio scheduler lr_scheduler lr_scheduler_type": "there is no warm-up and no choice of "
-    "schedule: the rate is trainer.lr, and trainer.lr_decay_factor of it after epoch trainer.lr_decay_epoch",
-    "pooling": "there is no choice of pooling: an embedding is the last hidden state at the first token",
+ALIASES = {  # our key -> its names in other programs, which are spelt too differently to be found
+    "trainer.lr": "learning_rate",
+    "trainer.max_epochs": "epochs num_epochs num_train_epochs",
+    "trainer.batch_size": "bs per_device_train_batch_size",
+    "trainer.grad_cache_chunk": "gradient_accumulation_steps accumulate_grad_batches",
+    "model.max_length": "max_len max_seq_length",
 }
 
 
@@ -76,12 +52,14 @@ def prepared(
         is_sweep = may_sweep and bool({"-m", "--multirun"} & set(flags))
     known = FLAGS if may_sweep else FLAGS[:4]
     unknown = [flag for flag in flags if flag not in (*known, "job")]
-    problems = [f"there is no flag {flag}{_hint(difflib.get_close_matches(flag, known, 1))}" for flag in unknown]
-    has_other_files = any("searchpath" in word for word in words)
+    problems = [f"there is no flag {flag}: expected one of {', '.join(known)}" for flag in unknown]
+    files = {group: sorted(path.stem for path in (CONFIG_DIR / group).glob("*.yaml")) for group in GROUPS}
+    if any("searchpath" in word for word in words):  # the user's own files too
+        files = dict.fromkeys(GROUPS, [])
     found = []
     for word in words:
         try:
-            found.append(_prepared(word, options, is_sweep, may_sweep, has_other_files))
+            found.append(_prepared(word, options, files, is_sweep, may_sweep))
         except ConfigError as error:
             problems.append(str(error))
     if problems:
@@ -92,6 +70,17 @@ def prepared(
 def override(key: str, value: object) -> str:
     """`key=value` that Hydra reads as exactly this text."""
     return f"{key}={_quoted(key, str(value))}"
+
+
+def word_of(key: str, value: Any) -> str:
+    """`key=value` of a value of any type, before quoting for a shell."""
+    if value is None or isinstance(value, bool):
+        return f"{key}={'null' if value is None else str(value).lower()}"
+    if isinstance(value, Mapping):
+        return f"{key}={{{','.join(word_of(name, x).replace('=', ':', 1) for name, x in value.items())}}}"
+    if isinstance(value, list):
+        return f"{key}=[{','.join(override('', part)[1:] for part in value)}]"
+    return override(key, value) if isinstance(value, str) else f"{key}={value}"
 
 
 def value_of(words: Sequence[str], key: str, default: Any = None) -> Any:
@@ -115,7 +104,9 @@ def parted(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     return flags, words
 
 
-def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool, may_sweep: bool, has_other_files: bool) -> str:
+def _prepared(
+    word: str, options: Mapping[str, Option], files: Mapping[str, list[str]], is_sweep: bool, may_sweep: bool
+) -> str:
     key, equals, value = word.partition("=")
     if any("\ud800" <= sign <= "\udfff" for sign in word):  # a record could not hold them
         shown = word.encode("utf-8", "replace").decode()
@@ -147,12 +138,10 @@ def _prepared(word: str, options: Mapping[str, Option], is_sweep: bool, may_swee
             several = "a sweep: add -m (--multirun) for a run of each" if may_sweep else "where one is expected"
             raise ConfigError(f"{shown} is several values, {several}")
         values = [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
-    files = sorted(path.stem for path in (CONFIG_DIR / key).glob("*.yaml")) if is_group and not has_other_files else []
     for one in values:
         problem = None if is_group else options[key].problem(key, one)
-        if files and one is not None and str(one) not in files:
-            near = difflib.get_close_matches(str(one), files, 1)
-            problem = f"expected one of {', '.join(files)}{_hint(near)}"
+        if is_group and files[key] and one is not None and str(one) not in files[key]:
+            problem = f"expected one of {', '.join(files[key])}"
         if problem:
             raise ConfigError(f"{shown} is not allowed: {problem}")
     return f"{key}={value}"
@@ -221,19 +210,9 @@ def _parse(word: str) -> object:
 
 def _unknown(key: str, options: Mapping[str, Option]) -> str:
     """The message about an unknown key, with the known key that was probably meant."""
-    group, _, leaf = key.lower().replace("-", "_").rpartition(".")
-    if "trainer.lr" in options:  # a run's keys
-        for names, why in ABSENT.items():
-            if leaf in names.split():
-                return why
-        if key.partition(".")[0] == "search" and "search.trials" not in options:
-            return f"there is no key {key} here: it belongs to a search, {program('tune')}"
+    leaf = key.lower().replace("-", "_").rpartition(".")[2]
+    by_leaf = {k.rpartition(".")[2]: k for k in options}
     meant = [our for our, names in ALIASES.items() if leaf in names.split() and our in options]
-    near = difflib.get_close_matches(leaf, [k.rpartition(".")[2] for k in options], n=3, cutoff=0.7)
-    close = [k for name in (leaf, *near) for k in options if k.rpartition(".")[2] == name]
-    close.sort(key=lambda k: k.rpartition(".")[0] != group)  # one of the same group first
-    return f"there is no key {key}{_hint([*meant, *close])}"
-
-
-def _hint(close: Sequence[str]) -> str:
-    return f" (did you mean {close[0]}?)" if close else ""
+    meant += difflib.get_close_matches(key, options, 1, cutoff=0.8)
+    meant += [by_leaf[name] for name in difflib.get_close_matches(leaf, by_leaf, 1, cutoff=0.7)]
+    return f"there is no key {key}" + (f" (did you mean {meant[0]}?)" if meant else "")

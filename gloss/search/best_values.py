@@ -21,11 +21,7 @@ from gloss.losses.registry import GLOSS_O, name_in
 from gloss.records.reading import read_yaml, shortened
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.compose import sweep_of
-
-
-def tuned_folder(cfg: DictConfig | Config) -> Path:
-    """`paths.tuned`, or `<outputs>/tuned`."""
-    return Path(cfg.paths.tuned or Path(cfg.paths.outputs) / "tuned")
+from gloss.runtime.terminal import program
 
 
 def tuned_file(cfg: DictConfig | Config) -> Path:
@@ -40,9 +36,10 @@ def tuned_files(cfg: DictConfig | Config) -> list[Path]:
     variant = "" if cfg.variant.name == "paper" else f"-{cfg.variant.name}"
     cell = f"{cfg.dataset.name}-{cfg.model.alias}-{cfg.mode}-{loss}{variant}"
     limit, epochs = cfg.dataset.train_limit, cfg.trainer.max_epochs
+    folder = Path(cfg.paths.tuned or Path(cfg.paths.outputs) / "tuned")
     texts = "" if limit == DatasetConfig.train_limit else f"-n{limit}"
     epochs = "" if epochs == TrainerConfig.max_epochs else f"-e{epochs}"
-    return [tuned_folder(cfg) / f"{cell}{end}.yaml" for end in dict.fromkeys((texts + epochs, epochs, texts, ""))]
+    return [folder / f"{cell}{end}.yaml" for end in dict.fromkeys((texts + epochs, epochs, texts, ""))]
 
 
 def overridden_keys(overrides: Sequence[str]) -> set[str]:
@@ -78,10 +75,9 @@ def apply_tuned(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """`cfg` with the best values of its search. Raises ConfigError where loss=gloss_o has no σ then."""
     cfg = apply_best_values(cfg, overrides)
     if cfg.loss.name == GLOSS_O and cfg.loss.sigma is None:
-        path = tuned_files(cfg)[-1]
-        found = cfg.tuned if isinstance(cfg.tuned, DictConfig) else {}
-        none = f"{found['file']} has none" if found else "tuned=false" if cfg.tuned is False else f"no file {path}"
-        missing = found.get("note") or none
+        missing = "tuned=false" if cfg.tuned is False else f"no file {tuned_files(cfg)[-1]}"
+        if isinstance(cfg.tuned, DictConfig):
+            missing = cfg.tuned.get("note") or f"{cfg.tuned.file} has none"
         raise ConfigError(
             f"loss=gloss_o needs a σ: {missing}. Search for it with\n  {_search_command(cfg, overrides)}\n"
             "or give it by hand: loss.sigma=0.5"
@@ -126,7 +122,9 @@ def lines_on_tuned(cfg: DictConfig) -> list[str]:
     lines = []
     if keys := list(cfg.tuned.applied):
         values = " ".join(f"{key}={OmegaConf.select(cfg, key):.6g}" for key in keys)
-        lines = [f"searched values: {values}, from {tuned_folder(cfg) / cfg.tuned.file} (tuned=false: without them)"]
+        lines = [
+            f"searched values: {values}, from {tuned_file(cfg).with_name(cfg.tuned.file)} (tuned=false: without them)"
+        ]
     return lines + ([f"note: {note}"] if (note := cfg.tuned.get("note")) else [])
 
 
@@ -168,12 +166,9 @@ def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> st
 
 def _search_command(cfg: DictConfig, overrides: Sequence[str]) -> str:
     """The command that searches for a run: with all keys set by hand, but without those that its experiment varies."""
-    given = {o.partition("=")[0].lstrip("+"): o for o in overrides}
     names = {"dataset": cfg.dataset.name, "model": cfg.model.alias, "mode": cfg.mode, "loss": cfg.loss.name}
-    names |= {} if cfg.variant.name == "paper" else {"variant": cfg.variant.name}
-    names |= {} if Path(cfg.paths.outputs) == Path("outputs") else {"paths.outputs": cfg.paths.outputs}
-    words = [given.pop(key, f"{key}={value}") for key, value in names.items()]
-    varied = sweep_of(cfg.experiment.name) if cfg.experiment.name else ()
-    elsewhere = {"seed", "rerun", "tuned", "experiment", *varied}
-    words += [o for key, o in given.items() if key not in elsewhere]
-    return shlex.join(["python", "scripts/tune.py", *words])
+    words = {key: f"{key}={value}" for key, value in names.items()}
+    words |= {o.partition("=")[0].lstrip("+"): o for o in overrides}
+    varied = sweep_of(cfg.experiment.name).keys() - {*names, "variant"} if cfg.experiment.name else set()
+    elsewhere = {"seed", "rerun", "tuned", "experiment"} | varied
+    return shlex.join([*program("tune").split(), *(word for key, word in words.items() if key not in elsewhere)])

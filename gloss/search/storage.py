@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import sqlite3
-import time
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -40,21 +39,17 @@ def open_storage(url: str | None, path: Path, heartbeat_seconds: int) -> optuna.
     options: dict[str, Any] = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
     if not url:  # connected here, because a folder's name may hold signs that end a URL
         options = {"creator": lambda: sqlite3.connect(path, SQLITE_SECONDS, 0, None, check_same_thread=False)}
-    for is_last in (False, True):
-        try:
-            storage = optuna.storages.RDBStorage(
-                parsed.render_as_string(hide_password=False),
-                engine_kwargs=options,
-                heartbeat_interval=heartbeat_seconds,
-                grace_period=GRACE * heartbeat_seconds,
-                heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
-            )
-            break
-        except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
-            if is_last or isinstance(error, ImportError):
-                reason = str(error.__cause__ or error).splitlines()[0]
-                raise ConfigError(f"search.storage={parsed} cannot be used: {reason}") from None
-            time.sleep(1)  # two studies, each with its own lock, that make the tables of a new server at once collide
+    try:
+        storage = optuna.storages.RDBStorage(
+            parsed.render_as_string(hide_password=False),
+            engine_kwargs=options,
+            heartbeat_interval=heartbeat_seconds,
+            grace_period=GRACE * heartbeat_seconds,
+            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(MAX_RETRIES),
+        )
+    except (sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError, ImportError) as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise ConfigError(f"search.storage={parsed} cannot be used: {reason}") from None
     if not url:  # Optuna reads before it writes: two workers would read that a trial is free
         sqlalchemy.event.listen(storage.engine, "begin", lambda c: c.exec_driver_sql("BEGIN IMMEDIATE"))
     return storage

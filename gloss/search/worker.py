@@ -167,7 +167,7 @@ class Worker:
         pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
         if search.prune and cfg.mode in search.pruner:  # below the median of the finished trials
             pruner = optuna.pruners.MedianPruner(**search.pruner[cfg.mode])
-        with self.lock:
+        with FileLock(self.folder.parent / "lock"):  # two studies that make a new server's tables at once collide
             self.storage = open_storage(search.storage, self.folder / "study.db", search.heartbeat_seconds)
             self.study = optuna.create_study(
                 storage=self.storage,

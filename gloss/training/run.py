@@ -39,7 +39,6 @@ from gloss.records.schema import check_config, checked_result
 from gloss.runtime.atomic import remove_half_written, write_atomic
 from gloss.runtime.device import choose_device, choose_precision
 from gloss.runtime.environment import environment
-from gloss.runtime.locks import holder
 from gloss.runtime.signals import Interrupted
 from gloss.runtime.terminal import ignore_broken_pipe
 from gloss.runtime.timing import reset_peak_memory
@@ -89,17 +88,16 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
     dataset = dataset or load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
 
     def warn() -> None:
-        then = f"waiting for it ({holder(folder / 'lock')})" if wait else "left to it"
+        then = "waiting for it" if wait else "left to it"
         log.warning("%s is being worked on by another process: %s", folder, then)
 
-    with locked(folder, wait, patience=1.0, on_busy=warn) as mine:
+    with locked(folder, wait, on_busy=warn) as mine:
         if not mine:
             return None
         if (record := _finished(cfg, folder)) is not None:
             return record
         if is_done(folder) and not cfg.rerun:
-            again = _command(cfg, "trainer.save_model=true")
-            log.info("%s is finished, without its weights: it is trained again to keep them\n  %s", folder, again)
+            log.info("%s is finished, without its weights: it is trained again to keep them", folder)
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
@@ -150,10 +148,10 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if (code := record.result.get("code")) != (now := code_hash()):
         before = f"{code}, now {now}" if code else f"not kept, now {now}"
-        lines[0] = f"{folder}: {finished}, with other code than now ({before}), which may give other numbers"
-        lines.append(f"  to train it again: {_command(cfg, 'rerun=true')}")
+        why = f"with other code than now ({before}), which may give other numbers"
+        lines[0] = f"{folder}: {finished}, {why}; rerun=true trains it again"
     if cfg.trainer.save_model is not False and not has_weights:
-        lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
+        lines.append("  its weights were not kept; trainer.save_model=true trains it again to keep them")
     log.info("\n".join(lines))
     return record
 
@@ -161,12 +159,6 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
 def _remove_left_over(folder: Path) -> None:
     for name in LEFT_OVER:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _command(cfg: Config, *more: str) -> str:
-    from gloss.runtime.command import command_of  # here: it loads Hydra, which a run in Python does without
-
-    return command_of(asdict(cfg), *more)
 
 
 def _write_error(folder: Path, error: Exception) -> None:

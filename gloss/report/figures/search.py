@@ -121,7 +121,7 @@ def importances(study: Study) -> dict[str, float]:
 
 def search_command(study: Study) -> str:
     """The command that makes or resumes a search."""
-    from gloss.runtime.command import word_of  # here: it loads Hydra, which only studies need
+    from gloss.runtime.overrides import word_of  # here: it loads Hydra, which only studies need
 
     budget = config_file("search", study.search, is_optional=True).get("budget", {})
     settings = {  # the value, and its default
