@@ -14,8 +14,6 @@ from typing import Any
 
 from gloss.cli.command import Paths, names
 
-PROBLEMS = 10  # that are shown
-
 
 @dataclass
 class Report:
@@ -43,10 +41,9 @@ def task(cfg: Report) -> int:
             print(table.markdown())
     elif report.records:
         print(by_configuration(frame_of(report.records)) + "\n")
-    for problem in report.problems[:PROBLEMS]:
-        print(f"not used: {shortened(problem, 160)}", file=sys.stderr)
-    if (more := len(report.problems) - PROBLEMS) > 0:
-        print(f"and {more} more: the page lists all", file=sys.stderr)
+    if report.problems:
+        count = f"{len(report.problems)} folders or files are not used (the page lists them)"
+        print(f"{count}; the first: {shortened(report.problems[0], 160)}", file=sys.stderr)
     print(f"The page: {report.page}")
     return 0
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import platform
 import re
 import subprocess
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,8 +15,6 @@ from gloss.config import TrainerConfig
 from gloss.errors import ConfigError
 
 log = logging.getLogger(__name__)
-
-NVIDIA_VERSION, NVIDIA_CONTROL = Path("/proc/driver/nvidia/version"), Path("/dev/nvidiactl")
 
 
 def choose_device(name: str) -> torch.device:
@@ -30,16 +26,17 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
         if name == "cpu" and (unused := unused_gpu()):
-            if unused.must_stop:
-                raise ConfigError(f"{unused.reason}; or trainer.device=cpu to train without it")
-            log.warning("trainer.device=auto is the CPU: %s", unused.reason)
+            why, must_stop = unused
+            if must_stop:
+                raise ConfigError(f"{why}; or trainer.device=cpu to train without it")
+            log.warning("trainer.device=auto is the CPU: %s", why)
     try:
         device = torch.device(name)
     except RuntimeError:
         raise ConfigError(f"trainer.device={name} is not allowed: expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         unused = unused_gpu() if not torch.cuda.is_available() else None
-        why = f" ({unused.reason})" if unused else ""
+        why = f" ({unused[0]})" if unused else ""
         raise ConfigError(
             f"trainer.device={name} is not available: found {torch.cuda.device_count()} CUDA devices{why}"
         )
@@ -54,42 +51,34 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-@dataclass(frozen=True)
-class UnusedGPU:
-    """The reason why PyTorch cannot use an existing GPU, with the remedy; must_stop: it is too fast to be left idle."""
-
-    reason: str
-    must_stop: bool
-
-
 DRIVER_OF_CUDA = {"12": 525, "13": 580}  # the oldest that runs a PyTorch built with it (NVIDIA's release notes)
 OLD_BUILD = "https://download.pytorch.org/whl/cu126"
 
 
-def unused_gpu() -> UnusedGPU | None:
-    """The reason why PyTorch cannot use an NVIDIA GPU of this machine; None without a GPU, or if the user hides it."""
-    driver = NVIDIA_VERSION.read_text() if NVIDIA_VERSION.is_file() else ""
-    if not (driver or NVIDIA_CONTROL.exists()) or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
-        return None
-    names, is_new = "an NVIDIA GPU", False
-    with contextlib.suppress(OSError, subprocess.SubprocessError):
-        query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+def unused_gpu() -> tuple[str, bool] | None:
+    """Why PyTorch cannot use an NVIDIA GPU of this machine, with the remedy, and whether one is too fast to be idle.
+
+    None without a GPU, or if the user hides it.
+    """
+    query = ["nvidia-smi", "--query-gpu=name,compute_cap,driver_version", "--format=csv,noheader"]
+    try:
         shown = subprocess.run(query, capture_output=True, text=True, check=True, timeout=30).stdout
-        if gpus := re.findall(r"^(.+), (\d+\.\d+), (\d.+)$", shown, re.MULTILINE):
-            names, driver = ", ".join(sorted({name for name, _, _ in gpus})), driver or gpus[0][2]
-            is_new = any(float(capability) >= 8.0 for _, capability, _ in gpus)
-    found, cuda = re.search(r"\b(\d{3})\.\d+", driver), torch.version.cuda
+    except (OSError, subprocess.SubprocessError):
+        return None
+    gpus = re.findall(r"^(.+), (\d+\.\d+), ((\d+)\..+)$", shown, re.MULTILINE)
+    if not gpus or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
+        return None
+    names, cuda, (*_, version, driver) = ", ".join(sorted({gpu[0] for gpu in gpus})), torch.version.cuda, gpus[0]
     if cuda is None:
         why = "but this PyTorch is built without CUDA: `make setup` in a new .venv installs one with"
-        return UnusedGPU(f"{names} is there, {why}", False)
+        return f"{names} is there, {why}", False
     needed = DRIVER_OF_CUDA.get(cuda.partition(".")[0], 0)
-    if found is None or int(found[1]) >= needed:
-        why = f"but PyTorch {torch.__version__} finds none it may use: see `nvidia-smi`"
-        return UnusedGPU(f"{names} is there, {why}", False)
-    has_build = int(found[1]) >= DRIVER_OF_CUDA["12"]
+    if int(driver) >= needed:
+        return f"{names} is there, but PyTorch {torch.__version__} finds none it may use: see `nvidia-smi`", False
+    has_build = int(driver) >= DRIVER_OF_CUDA["12"]
     remedy = f"`make setup TORCH_INDEX={OLD_BUILD}` installs a build for it" if has_build else "update the driver"
-    versions = f"{found[0]}, and PyTorch {torch.__version__} (CUDA {cuda}) needs {needed} or newer"
-    return UnusedGPU(f"the driver of {names} is {versions}: {remedy}", is_new)
+    versions = f"{version}, and PyTorch {torch.__version__} (CUDA {cuda}) needs {needed} or newer"
+    return f"the driver of {names} is {versions}: {remedy}", any(float(gpu[1]) >= 8.0 for gpu in gpus)
 
 
 def choose_precision(cfg: TrainerConfig, device: torch.device) -> str:

@@ -37,7 +37,6 @@ _REMEDIES = {
         "paths.outputs (for make: OUTPUTS), for texts with GLOSS_DATA_DIR",
     ),
     errno.EMFILE: "raise the limit of open files: `ulimit -n 4096`",
-    errno.ENFILE: "the machine has too many open files: end other programs",
 }
 
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 from conftest import on_terminal, run_python
-from hydra import compose, initialize_config_dir
 
-from gloss.config import CONFIG_DIR, ROOT
+from gloss.config import ROOT
 from gloss.experiments.status import state
 from gloss.records.reading import read_records
 
@@ -81,14 +80,6 @@ def test_a_sweep_runs_through_submitit(toys, tmp_path):
     assert done.returncode == 0, done.stderr
     assert [state(f) for f in run_folders(tmp_path / "out").values()] == ["done", "done"]
     assert len(list((tmp_path / "logs").glob("*_result.pkl"))) == 2  # results of submitit's processes
-
-
-def test_slurm_launcher_has_partition_time_and_gpus():
-    words = ["hydra/launcher=slurm", "hydra.launcher.partition=gpu"]
-    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-        launcher = compose("train", words, return_hydra_config=True).hydra.launcher
-    assert launcher._target_.endswith(".SlurmLauncher") and launcher.partition == "gpu"
-    assert (launcher.timeout_min, launcher.gpus_per_node, launcher.max_num_timeout) == (1440, 1, 20)
 
 
 def make(toys, **options):

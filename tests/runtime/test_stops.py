@@ -98,9 +98,7 @@ def test_signals_are_recorded_then_raised_and_handlers_restored(heeds_ctrl_c):
         with pytest.raises(Interrupted, match="SIGINT") as caught:
             os.kill(os.getpid(), signal.SIGINT)
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
-    assert (
-        pickle.loads(pickle.dumps(caught.value)).number == signal.SIGINT
-    )  # a worker sends the exception to its parent
+    assert pickle.loads(pickle.dumps(caught.value)).number == signal.SIGINT  # a worker sends it to its parent
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with raise_on_signal():

@@ -8,7 +8,6 @@ import yaml
 from searching import composed, finished, stand_in, without_search
 
 from gloss.cli.hydra_main import main
-from gloss.config import CONFIG_DIR
 from gloss.records.run_folder import run_folder
 from gloss.search import worker as tuning
 from gloss.search.best_values import tuned_file
@@ -18,6 +17,8 @@ from gloss.search.worker import tune
 def test_runs_use_the_values_of_a_search(settings, monkeypatch, capsys):
     study = finished(settings, monkeypatch)
     best = max(study.trials, key=lambda t: t["value"])
+    search = composed("loss=gloss_o", *settings)  # another search does not use the values
+    assert search.loss.sigma is None and search.trainer.lr == 2e-5 and search.tuned is True
     settings = without_search(settings)
     cfg = composed("loss=gloss_o", *settings, config_name="train")
     assert {"lr": cfg.trainer.lr, **{k: getattr(cfg.loss, k) for k in ("lam", "gamma", "sigma")}} == best["params"]
@@ -81,13 +82,6 @@ def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monk
     assert "which were searched on other texts that are called csv too" in capsys.readouterr().err
 
 
-def test_best_values_are_beside_the_runs_and_never_a_group_of_configs():
-    """Hydra would take a folder configs/tuned for a group, and refuse tuned=false."""
-    assert tuned_file(composed("loss=ce", config_name="train")).parent == Path("outputs/tuned")
-    assert tuned_file(composed("loss=ce", "paths.tuned=mine", config_name="train")).parent == Path("mine")
-    assert not (CONFIG_DIR / "tuned").exists()
-
-
 def test_searched_values_are_printed_and_can_be_disabled(settings, monkeypatch, capsys):
     best = finished(settings, monkeypatch, "loss=ce").best["params"]["lr"]
     words = ["loss=ce", *(word for word in settings if not word.startswith("search."))]
@@ -117,13 +111,6 @@ def test_a_search_without_a_useful_result_is_not_applied(settings, monkeypatch, 
     cfg = composed("loss=ce", *words, config_name="train")
     assert cfg.trainer.lr == 2e-5 and cfg.tuned["applied"] == []
     assert f"were not applied: {reason}" in capsys.readouterr().err
-    tune(composed("loss=gloss_o", *settings))
-    capsys.readouterr()
-    if "tie" in reason:
-        assert main(lambda *_: None, ["loss=gloss_o", *words]) == 2
-        assert f"needs a σ: the values of csv-tiny-integrated-gloss_o-e2.yaml were not applied: {reason}" in (
-            capsys.readouterr().err
-        )
 
 
 def test_a_standalone_search_is_applied_whatever_the_sign_of_its_silhouettes(settings, monkeypatch, capsys):
@@ -148,12 +135,6 @@ def test_values_set_by_hand_in_a_search_are_applied_with_its_result(settings, mo
     finished(settings, monkeypatch, "loss.lam=0.65")
     words = without_search(settings)
     assert composed("loss=gloss_o", *words, config_name="train").loss.lam == 0.65
-
-
-def test_a_search_does_not_use_the_values_of_an_earlier_search(settings, monkeypatch):
-    finished(settings, monkeypatch)
-    cfg = composed("loss=gloss_o", *settings)
-    assert cfg.loss.sigma is None and cfg.trainer.lr == 2e-5 and cfg.tuned is True
 
 
 def test_a_finished_search_is_written_once_and_replaces_other_values(settings, monkeypatch, capsys):
