@@ -38,7 +38,7 @@ LOST_JOBS = {  # errors of launchers, by name: they are imported only where they
 
 
 @ignore_broken_pipe()
-def main(task: Callable[[Any, str], Any], arguments: Sequence[str] | None = None, config_name: str = "train") -> int:
+def main(task: Callable[[Any, str], Any], words: Sequence[str], config_name: str = "train") -> int:
     """Run `task(config, place)` for the configuration, or each of a sweep's (`-m`), and return the exit status.
 
     place: of a run in its sweep, as "run 2 of 6"; else empty. The sweep's table shows the records that tasks return.
@@ -47,7 +47,6 @@ def main(task: Callable[[Any, str], Any], arguments: Sequence[str] | None = None
     In a sweep a run that fails does not stop the others; at the end each failure is listed in two lines.
     """
     show_messages(has_progress=True)
-    words = sys.argv[1:] if arguments is None else arguments
     hint = "; the same command goes on where it stopped"
     if value_of(words, "rerun", "false").lower() == "true":
         hint = "; the same command without rerun=true goes on with this run"

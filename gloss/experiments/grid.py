@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -24,7 +23,7 @@ from gloss.losses.registry import GLOSS_O
 from gloss.records.run_folder import run_folder
 from gloss.resolve import resolve
 from gloss.runtime.compose import composed, readable, sweep_of
-from gloss.runtime.overrides import value_of
+from gloss.runtime.overrides import is_of_search, value_of
 from gloss.search.best_values import apply_best_values
 
 NAMES = (
@@ -80,8 +79,7 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
     replace the sweep's values of the same key. Keys of the launcher or the search change no spec and are ignored.
     Raises ConfigError.
     """
-    elsewhere = ("hydra/", "hydra.launcher", "search=", "search.")
-    given = [o for o in overrides if not o.startswith(elsewhere)]
+    given = [o for o in overrides if not (is_of_search(o) or o.startswith(("hydra/", "hydra.launcher")))]
     found: dict[tuple[str, ...], list[int]] = {}
     try:
         words = in_sweep_order(name, given)
@@ -190,14 +188,11 @@ def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:
 
 def check_single(name: str, arguments: Sequence[str]) -> None:
     """Raise ConfigError unless `arguments` leave one run of an experiment."""
-    values = {key: values.split(",") for key, values in sweep_of(name).items()}
-    open_keys = [key for key, x in values.items() if len(x) > 1 and value_of(arguments, key) is None]
-    if open_keys:
-        each = " ".join(f"{key}={values[key][0]}" for key in open_keys)
-        num_runs = math.prod(len(values[key]) for key in open_keys)
+    missing = [f"{k}={x}" for k, x in sweep_of(name).items() if "," in x and value_of(arguments, k) is None]
+    if missing:
         raise ConfigError(
-            f"experiment={name} without -m is one run, and needs one value each of {', '.join(open_keys)}, such as "
-            f"{each}; with -m it is a sweep of {num_runs} (make plan-{name} shows their cost)"
+            f"experiment={name} without -m is one run, and needs one value each of {' '.join(missing)}; with -m it is "
+            f"a sweep (make plan-{name} shows its cost)"
         )
 
 

@@ -40,21 +40,10 @@ def read(*words: str, key: str) -> object:
     return OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
 
 
-SIGNS = [
-    "a=b.csv",
-    "a,b.csv",
-    "[x].csv",
-    "{x}.csv",
-    "a b.csv",
-    " a ",
-    "données.csv",
-    "表.csv",
-    "it's.csv",
-    'a"b',
-    "a;b",
-]
+SIGNS = ["a=b.csv", "a,b.csv", "[x].csv", "{x}.csv", "a b.csv", " a ", "données.csv", "表.csv", "it's.csv", 'a"b']
 SIGNS += ["a(1).csv", "f(1)", "#x", "100%", "a&b", "back\\slash", "end\\", "x\\'y", "", "$x", "null.csv", "~x~"]
-NUMBERS = ["a:b", "2024_05", "1e3", "1.10", "007", "true", "yes", "no", "inf", "nan", "2024-05-01", "0x1f", "1_0"]
+SIGNS += ["a;b", "a:b"]
+NUMBERS = ["2024_05", "1e3", "1.10", "007", "true", "yes", "no", "inf", "nan", "2024-05-01", "0x1f", "1_0"]
 
 
 @pytest.mark.parametrize("value", [*SIGNS, *NUMBERS])
@@ -193,7 +182,7 @@ def test_cfg_job_prints_the_configuration(name, words, key, value, capsys):
 def test_an_experiment_without_a_sweep_names_the_missing_choices(capsys):
     assert main(lambda cfg, place: pytest.fail("it ran"), ["experiment=table2"]) == 2
     output = capsys.readouterr().err
-    assert "seed=1 dataset=mr model=bert loss=ce" in output and "a sweep of 300" in output and "-m" in output
+    assert "one value each of seed=1,2,3,4,5 dataset=mr,r8" in output and "with -m it is a sweep" in output
     seen = []
     words = ["experiment=table3", "dataset=mr", "model=bert", "loss=scl", "seed=2"]
     assert main(lambda cfg, place: seen.append((cfg.mode, cfg.seed, place)), words) == 0

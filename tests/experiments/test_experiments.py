@@ -37,7 +37,7 @@ def test_every_experiment_has_its_number_of_runs():
     assert found == RUNS
 
 
-@pytest.mark.parametrize("name", ["table3", "fig3b", "fig7", "shift", "variant"])
+@pytest.mark.parametrize("name", ["fig3b", "shift", "variant"])
 def test_cells_equal_the_configurations_of_the_command_line(name):
     given = ["model=tiny,minilm", "seed=2,3", "trainer.max_epochs=3", "loss=gloss_sqrt"]
     cells = {(c.dataset, c.model, c.mode, c.variant, str(c.point)): c for c in expand_grid(name, given)}
