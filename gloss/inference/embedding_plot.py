@@ -9,8 +9,8 @@ from sklearn.decomposition import PCA
 from sklearn.preprocessing import normalize
 
 from gloss.inference.predictor import Run
-from gloss.records.reading import Record
-from gloss.report.figure import Drawing, bare, clipped, legend_beside, panels, plain, styled
+from gloss.records.reading import Record, shortened
+from gloss.report.figure import Drawing, bare, legend_beside, panels, plain, styled
 from gloss.report.figures.runs import check_map, class_points, tsne
 
 MAX_POINTS = 1500  # t-SNE of more takes minutes, and shows no more
@@ -63,7 +63,7 @@ def embedding_map(
     with styled():
         figure, axes = panels(1, 1, width=5.2, height=4.0)
         ax = axes[0, 0]
-        ax.set(xlabel=x_label, ylabel=y_label, title=plain(clipped(title, 70)))
+        ax.set(xlabel=x_label, ylabel=y_label, title=plain(shortened(title, 70)))
         bare(ax)
         handles = class_points(ax, xy, labels, names, size=9)
         counts = np.unique(labels, return_counts=True)[1]

@@ -162,20 +162,9 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         folder.mkdir(parents=True, exist_ok=True)
         for part in (part for section in sections for part in section.parts):
             part.save(folder, dpi) if isinstance(part, Drawing) else part.save(folder)
-        shown = m.groups.get(sections[0].name, loose) if sections else loose
-        page = render(
-            html_page.headline([g for g in shown if g.runs]),
-            html_page.intro(outputs, len(records)),
-            sections,
-            records,
-            problems,
-            [(n, k.title) for n, k in SECTIONS.items() if k.experiments == (n,) and n not in cells and n != "demo"]
-            if cells and only is None
-            else (),
-            folder,
-            studies,
-            html_page.smoke_banner(records),
-        )
+        own = {n: k.title for n, k in SECTIONS.items() if k.experiments == (n,) and n != "demo"}
+        not_run = [x for x in own.items() if x[0] not in cells] if cells and only is None else []
+        page = render(sections, records, studies, problems, not_run, folder)
     write_atomic(folder / "index.html", page)
     return Report(records, [t for s in sections for t in s.tables], folder / "index.html", problems)
 
@@ -248,13 +237,9 @@ def _searches(m: Material) -> list[Section]:
     """A section for each search: its trials, and the score against each hyperparameter."""
     sections = []
     for study in m.studies:
-        parts: list[Table | Drawing] = [trials_table(study)]
-        try:
-            parts += [drawn] if (drawn := study_figure(study)) else []
-        except ValueError as error:  # Optuna's, about values outside their ranges
-            m.problem(f"{study.name}: {error}")
-        title = parts[0].title
-        sections.append(Section(parts[0].name, title, parts, search_command(study), SEARCHES))
+        table, drawing = trials_table(study), study_figure(study)
+        parts = [table, drawing] if drawing else [table]
+        sections.append(Section(table.name, table.title, parts, search_command(study), SEARCHES))
     return sections
 
 

@@ -108,7 +108,6 @@ def test_each_requested_experiment_has_a_section(experiments):
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
     written = {name: (outputs / "report" / f"{name}.md").read_text() for name in ("table2", "table2_others")}
     assert "11.00" not in written["table2"] and "11.00" in written["table2_others"]
-    assert "<h1>CE and G-Loss-SQRT + CE on Docstrings with MiniLM</h1>" in page
     order = [page.index(x) for x in ('<h2 id="table2">', "<img ", '<h2 id="claims">', "<h2>All finished runs</h2>")]
     assert order == sorted(order)
     assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
@@ -162,7 +161,7 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     page = report.page.read_text()
     assert "python scripts/tune.py dataset=mr model=bert mode=integrated loss=ce search.trials=6" in page
     # 4 runs of 60 s; two searches of 5 trials of 60 s; repeated trials take no time
-    assert "0.23 hours in total: 0.07 of runs, 0.17 of 10 trials of searches" in page
+    assert "0.07 hours of runs, 0.17 hours of 10 trials of searches" in page
     assert page.count('href="#study-') == 1 and "<h2>Searches (2)</h2>" in page  # one fold and one link for all studies
     assert [p.partition("/study.json cannot be used: ")[0] for p in report.problems] == [
         str(outputs / "studies" / name) for name in ("bad-seconds", "copied", "damaged")
@@ -176,7 +175,7 @@ def test_verdicts_are_counted_once_per_cell_and_metric(tmp_path):
     tables = [table3(groups), table4(groups)]
     shown = [v for table in tables for row in table.rows for e in row for v in e.verdicts]
     assert shown.count("ok") == 8 and set(shown) == {"ok"}  # accuracy, macro-F1 and twice the silhouette of two losses
-    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables])
+    page = render([Section(t.name, t.title, [t]) for t in tables])
     assert '<span class="verdict ok">ok</span> 6 </p>' in page
 
 
@@ -184,7 +183,7 @@ def test_long_tables_are_folded_and_equal_footnotes_merged():
     tables = [
         Table(f"t{n}", "", ["x"], [[f"line {i}"] for i in range(n)], [], ["of both", f"of {n}"]) for n in (80, 81)
     ]
-    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables]).partition("</head>")[2]
+    page = render([Section(t.name, t.title, [t]) for t in tables]).partition("</head>")[2]
     assert "<summary>81 lines</summary>" in page and "line 80" in page and "80 lines" not in page
     assert page.count("of both") == 1 and page.count('href="#note-1"') == 2
     assert [page.count(f"of {n}</li>") for n in (80, 81)] == [1, 1]

@@ -127,8 +127,8 @@ def test_deviations_of_some_data_sets_name_them(tmp_path):
     ]
     notes = [n for n in tables.table2(write_groups(tmp_path, *specs)).notes if "max_epochs" in n]
     assert notes == [
-        "Not the paper's protocol (2 of 4 cells of MR, BERT-base): trainer.max_epochs=3.",
-        "Not the paper's protocol (2 of 4 cells of R8, BERT-base): trainer.max_epochs=30.",
+        "Not the paper's protocol (2 of 4 cells, on MR, BERT-base): trainer.max_epochs=3.",
+        "Not the paper's protocol (2 of 4 cells, on R8, BERT-base): trainer.max_epochs=30.",
     ]
 
 
@@ -148,10 +148,10 @@ def test_verdicts_of_the_released_variant_are_marked(tmp_path):
     assert [r["verdict"] for r in records(table)] == ["ok (released)"] * 2 + ["off (released)"] * 2 + [None] * 2
     notes = [n for n in table.notes if "released code's variant" in n or "forward_passes" in n]
     assert notes == [
-        "Not the paper's protocol (1 of 3 cells): variant.forward_passes=1.",
-        "The released code's variant (all cells): variant=released.",
+        "The released code's variant (2 of 3 cells, on MR, BERT-base): variant=released.",
+        "Not the paper's protocol (1 of 3 cells, on MR, BERT-base): variant=released, variant.forward_passes=1.",
     ]
-    page = render("t", "", [Section("table2", "t", [table])])
+    page = render([Section("table2", "t", [table])])
     assert '<span class="verdict ok">ok (released)</span> 2 <span class="verdict off">off (released)</span> 2 ' in page
     (found, _) = compare.claims("Table 2", groups)
     assert (found["where"], found["claim"]) == ("BERT-base on MR (not the paper's protocol)", None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -14,11 +14,9 @@ from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, model_name,
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, band, num_seeds, panels
 from gloss.report.protocol import protocol_deviations
-from gloss.report.run_list import differences
 from gloss.report.seed_groups import Group, blocks, identity, setting, timed
 from gloss.report.statistics import mean, std
 
-MAX_NAMES = 6  # of runs in a note
 MODEL_DASHES = ("-", "--", ":", "-.")
 MEASURES = (  # heading, key, its chance level, factor
     ("Homophily\nabove chance (points)", "homophily", "homophily_chance", 100),
@@ -41,12 +39,9 @@ class Panel(NamedTuple):
         found = dict.fromkeys(", ".join(protocol_deviations(g.config)) for g in self.drawn)
         notes = [f"Not the paper's protocol ({self.where}): {'; '.join(filter(None, found))}."] if any(found) else []
         if self.left_out:
-            settings_of = differences([*self.drawn, *self.left_out])
-            names = [
-                f"{g.loss_name} {settings_of[identity(g)]}".rstrip() + f" (n={len(g.runs)})" for g in self.left_out
-            ]
-            which = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} configurations, see all runs"
-            notes.append(f"Left out of {self.where}, for their other settings: {which}.")
+            which = Counter(g.loss_name for g in self.left_out)
+            counted = ", ".join(f"{name} ({num})" for name, num in which.items())
+            notes.append(f"Configurations left out of {self.where}, for their other settings: {counted}.")
         return notes
 
 
@@ -133,24 +128,20 @@ def _chosen(candidates: Sequence[Group]) -> list[Group]:
 
 
 def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
-    notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
     clocked, times = timed([g for block in blocks for g in block.drawn])
     on_time = {identity(g): g for g in clocked}
     shown: list[tuple[Panel, str, list[Group]]] = []
-    untimed: list[str] = []  # blocks without comparable times
     for block in blocks:
         shown.append((block, "epoch", block.drawn))
         if found := [g for g in (on_time[identity(g)] for g in block.drawn) if _lines(g, "seconds")]:
             shown.append((block, "seconds", found))
-        else:
-            untimed.append(block.where)
     columns = min(2, len(shown))
     figure, axes = panels(-(-len(shown) // columns), columns, width=3.0, height=2.4)
     data: list[dict[str, object]] = []
     entries: dict[str, Any] = {}
     for ax, (block, x, groups) in zip(axes.flat, shown, strict=False):
         for g in groups:
-            data += _line(ax, g, g.loss_name, x)
+            data += _line(ax, g, x)
         score = "Validation macro-F1 (%)" if groups[0].mode == "integrated" else "Validation silhouette"
         n = num_seeds([len(_lines(g, x)) for g in groups])
         ax.set(title=f"{block.where}\n{n}", xlabel="Training time (s)", ylabel=score)
@@ -161,10 +152,12 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
         unused.remove()
     figure.set_figwidth(figure.get_figwidth() + 1.4)
     figure.legend(list(entries.values()), list(entries), loc="outside right center")
-    if untimed:
-        notes.append(f"No comparable times: {'; '.join(untimed)}.")
-    notes += [note for block in blocks for note in block.notes()]
-    return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
+    notes = [
+        "Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds.",
+        *(note for block in blocks for note in block.notes()),
+        *times,
+    ]
+    return Drawing(name, "How the losses converge", figure, data, notes)
 
 
 def _epochs_below(ax: Any) -> None:
@@ -177,13 +170,13 @@ def _lines(g: Group, x: str) -> list[list[tuple[float, float]]]:
     return [line for line in curves(g).values() if x == "epoch" or not math.isnan(line[-1][0])]
 
 
-def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
-    if not (lines := _lines(g, x)):
-        return []
+def _line(ax: Any, g: Group, x: str) -> list[dict[str, object]]:
+    """Draw the line of a loss; return the numbers behind it."""
+    lines = _lines(g, x)
     by_epoch = list(zip(*lines, strict=False))  # as far as every seed ran
     scores = [[score for _, score in found] for found in by_epoch]
     xs = [i if x == "epoch" else mean([seconds for seconds, _ in found]) for i, found in enumerate(by_epoch, start=1)]
-    centre = band(ax, xs, scores, label, **LOSS_LOOK.get(g.loss, {}))
+    centre = band(ax, xs, scores, g.loss_name, **LOSS_LOOK.get(g.loss, {}))
     keys = {**g.keys, "n": len(lines), "by": x}
     return [
         keys | {"epoch": i + 1, "x": xs[i], "score": centre[i], "std": std(found)} for i, found in enumerate(scores)
