@@ -98,7 +98,7 @@ SECTIONS = {
     ),
     "table6": Kind("Table 6: SST-2 and QNLI", ("table6",), lambda m, x: [results.table6(x)]),
     "table7": Kind("Table 7: hyperparameters", (), lambda m: [table7(m.studies)] if m.studies else []),
-    "table9": Kind("Table 9: paired tests", ("table3",), lambda m, x: comparisons.table9(x)),
+    "table9": Kind("Table 9: paired tests", ("table3",), lambda m, x: [comparisons.table9(x)]),
     "paper_claims": Kind("Claims of the paper", (), _paper_claims, reads=MAIN),
     "fig1": Kind("Figure 1: one training step", (), lambda m: [fig1()]),
     "fig2": Kind("Figure 2: the weight λ", ("fig2",), lambda m, x: [sweeps.fig2(x)]),
@@ -238,7 +238,7 @@ def _searches(m: Material) -> list[Section]:
     sections = []
     for study in m.studies:
         table, drawing = trials_table(study), study_figure(study)
-        parts = [table, drawing] if drawing else [table]
+        parts: list[Table | Drawing] = [table, drawing] if drawing else [table]
         sections.append(Section(table.name, table.title, parts, search_command(study), SEARCHES))
     return sections
 

@@ -16,7 +16,7 @@ from gloss.records.reading import shortened
 from gloss.records.run_folder import is_hashed
 from gloss.report.protocol import protocol_deviations
 from gloss.report.seed_groups import CELL, Group, blocks, identity, setting, timed
-from gloss.report.table import Entry, Table, number_text, scored
+from gloss.report.table import Entry, Table, mean_std, number_text
 from gloss.report.tables.results import ACCURACY, EPOCH_SECONDS, MACRO_F1, SILHOUETTE, Metric, measure, ours
 
 SHOWN = {  # column of the frame -> heading, digits
@@ -34,25 +34,19 @@ NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "finge
 
 
 def by_configuration(runs: pd.DataFrame) -> str:
-    """A line a configuration: mean ± standard deviation of its seeds, the best of each data set, model and mode
-    marked."""
+    """A line a configuration: mean ± standard deviation of its seeds."""
     cells = runs.groupby(CELL, sort=False, dropna=False)
-    first = cells.head(1)
-    columns: dict[str, list[Any]] = {**_names(runs, first), "n": list(cells.size())}
-    among = first[["dataset", "model", "mode"]].agg(" ".join, axis=1)
+    columns: dict[str, list[Any]] = {**_names(runs, cells.head(1)), "n": list(cells.size())}
     for column, (heading, digits) in SHOWN.items():
-        samples = [list(x.dropna()) for _, x in cells[column]] if column in runs else [[]] * len(first)
-        found = scored(samples, among=among, digits=digits)
-        columns[heading] = [e.plain() + ("*" if e.parts[0].rank == 1 else " ") for e in found]
-    note = "Test split but for Val; mean ± standard deviation over n seeds; * best of its data set, model and mode."
-    return f"{_text(columns)}\n{note}"
+        columns[heading] = [mean_std(list(cell[column].dropna()), digits) for _, cell in cells]
+    return f"{_text(columns)}\nTest split but for Val; mean ± standard deviation over n seeds."
 
 
 def listed(runs: pd.DataFrame) -> str:
     """A line a run: its name for `compare=`, its configuration, its scores and its seconds."""
     columns = {"Run": [f"{run.config_hash}/{run.seed}" for run in runs.itertuples()], **_names(runs, runs)}
     for column, (heading, digits) in (SHOWN | {"seconds_total": ("Seconds", 1)}).items():
-        columns[heading] = [number_text(x, digits=digits) for x in runs.get(column, [None] * len(runs))]
+        columns[heading] = [number_text(x, digits=digits) for x in runs[column]]
     columns["Best epoch"] = [f"{run.best_epoch} of {run.epochs}" for run in runs.itertuples()]
     return _text(columns)
 
@@ -126,29 +120,25 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     settings_of = differences(groups)
     cells = measure(groups, METRICS)
     shown = [i for i in range(len(METRICS)) if any(cell[i]["n"] for cell in cells)]
-    has_settings = any(settings_of.values())
     rows, data = [], []
     for g, cell in zip(groups, cells, strict=True):
         # Times and epochs are facts, not a contest: no rank.
         parts = [ours(cell[i] if METRICS[i].is_quality else cell[i] | {"rank": 0}, METRICS[i]) for i in shown]
-        keys = [dataset_name(g.dataset), model_name(g.model), g.mode, g.loss_name]
-        keys += [settings_of[identity(g)]] if has_settings else []
+        keys = [dataset_name(g.dataset), model_name(g.model), g.mode, g.loss_name, settings_of[identity(g)]]
         rows.append([*keys, len(g.runs), *(Entry((part,)) for part in parts)])
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
         for i in shown:
             column = str(METRICS[i].path[-1])
             data[-1] |= {column: cell[i]["mean"], f"{column}_std": cell[i]["std"]}
-    notes = [*timed(groups)[1]]
+    notes = timed(groups)[1]
     if off := [set(found) for g in groups if (found := protocol_deviations(g.config))]:
         which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
         shared = sorted(set.intersection(*off))
         notes.append(f"Not the paper's protocol ({which}){': ' if shared else ''}{', '.join(shared)}.")
-    if has_settings:
-        notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
-    columns = ["Data set", "Model", "Mode", "Loss", *(["Settings"] if has_settings else []), "n"]
-    num_keys = len(columns) - 1
-    return Table(name, title, [*columns, *(METRICS[i].heading for i in shown)], rows, data, notes, num_keys=num_keys)
+    notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
+    columns = ["Data set", "Model", "Mode", "Loss", "Settings", "n", *(METRICS[i].heading for i in shown)]
+    return Table(name, title, columns, rows, data, notes, num_keys=5)
 
 
 def _by_value(g: Group) -> list[list[int | str]]:

@@ -156,7 +156,7 @@ def test_released_variant_counts_its_passes_and_float32_speed(tmp_path):
     put_run(tmp_path, paper, 1, gpu="NVIDIA A100-SXM4-80GB")
     plan = make_plan([paper, released], "a100", 2)
     assert [line.speed_from for line in plan.lines] == ["measured", "data sheet"]
-    assert "25 % of 312 TFLOP/s (bf16), a 5th of it in float32 is assumed" in show(plan)
+    assert "25 % of 312 TFLOP/s in bf16, a 5th of it in float32 is assumed" in show(plan)
 
 
 def test_epochs_are_from_the_paper_where_published(tmp_path):

@@ -70,7 +70,7 @@ def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
     scores = {("integrated", "gloss_o"): 87.0, ("integrated", "cosine"): 86.0}
     scores |= {("standalone", "gloss_o"): 80.0, ("standalone", "cosine"): 81.0, ("standalone", "scl"): 80.5}
     groups = write_groups(tmp_path, *({"mode": m, "loss": x, "accuracy": y} for (m, x), y in scores.items()))
-    assert row(compare.table9(groups)[0], "G-Loss-O against Cosine", "ours")[0][4] == "-1.00"
+    assert row(compare.table9(groups), "G-Loss-O against Cosine", "all", "ours")[0][5] == "-1.00"
     found = {c["text"]: [c[key] for key in ("pairs", "difference", "low", "high")] for c in compare.claims("x", groups)}
     assert found["G-Loss-O + CE beats Cosine + CE"] == pytest.approx([3, 1.0, 1.0, 1.0])
     assert found["G-Loss-O beats Cosine"] == pytest.approx([3, -1.0, -1.0, -1.0])
@@ -168,15 +168,16 @@ def test_table9_pairs_by_data_set_and_seed(tmp_path):
     both = [{**x, "loss": "gloss_o", "accuracy": tuple(86.0 + i + d for i, d in enumerate(differences[x["dataset"]]))}
             for x in scl]  # fmt: skip
     write_run(tmp_path, loss="scl", accuracy=1.0, mode="standalone", seed=9)  # no seed 9 of the other loss
-    pooled, within = compare.table9(write_groups(tmp_path, *scl, *both, seeds=(1, 2, 3, 9)))
-    our_row, printed = row(pooled, "G-Loss-O against SCL", "ours")
-    assert our_row[2:5] == ["87.65", "87.00", "+0.65"]
+    table = compare.table9(write_groups(tmp_path, *scl, *both, seeds=(1, 2, 3, 9)))
+    our_row, printed = row(table, "G-Loss-O against SCL", "all", "ours")
+    assert our_row[3:6] == ["87.65", "87.00", "+0.65"]
     # scipy: ttest_1samp(differences, 0).pvalue = 0.01857; of 64 sign patterns 4 reach |sum| 3.9
-    assert our_row[6:12] == ["0.0186", "0.0625", "0.0625", "0.0312", "6", "supported"]
-    assert printed[2:5] == ["87.05", "86.41", "0.63"] and printed[6] == "0.0062"
-    assert row(within, "G-Loss-O against SCL", "MR")[0][7:12] == ["0.0351", "0.2500", "0.5000", "0.2500", "3"]
-    assert any("swapped" in note for note in pooled.notes)
-    assert row(pooled, "G-Loss-O against Triplet", "ours")[0][2:] == ["—"] * 8 + ["0", "—"]
+    assert our_row[7:13] == ["0.0186", "0.0625", "0.0625", "0.0312", "6", "supported"]
+    assert printed[3:6] == ["87.05", "86.41", "0.63"] and printed[7] == "0.0062"
+    mr, _ = row(table, "G-Loss-O against SCL", "MR, BERT-base")
+    assert mr[7:12] == ["0.0351", "0.2500", "0.5000", "0.2500", "3"]
+    assert any("swapped" in note for note in table.notes)
+    assert row(table, "G-Loss-O against Triplet", "all")[0][3:] == ["—"] * 8 + ["0", "—"]
 
 
 def test_verdicts_of_claims_follow_the_interval(tmp_path):

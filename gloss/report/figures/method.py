@@ -75,9 +75,9 @@ def fig1() -> Drawing:
     figure.legend(handles=marks, loc="outside lower center", ncols=4)
     shares = dict(zip(unlabeled.tolist(), own.tolist(), strict=True))
     data: list[dict[str, object]] = []
-    for i, (x, y, c, known) in enumerate(NODES.tolist()):
-        node = {"node": i, "x": x, "y": y, "class": "AB"[int(c)], "is_labeled": bool(known)}
-        data.append(node | {"propagated_own_class": shares.get(i)})
+    for number, (x, y, c, known) in enumerate(NODES.tolist()):
+        node = {"node": number, "x": x, "y": y, "class": "AB"[int(c)], "is_labeled": bool(known)}
+        data.append(node | {"propagated_own_class": shares.get(number)})
     notes = [
         f"An example of {len(NODES)} fixed points on the unit sphere, σ = {SIGMA}, γ = {is_labeled.mean():.2f}, "
         "computed by the code of the loss. The wider a line, the larger the weight. In the middle, the colour of an "

@@ -13,7 +13,7 @@ from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.report.protocol import is_comparable
 from gloss.report.seed_groups import Group, blocks, timed
 from gloss.report.statistics import PRACTICAL, claim, mean
-from gloss.report.table import MISSING, Entry, Part, Table
+from gloss.report.table import MISSING, Table, entry
 from gloss.report.tables.comparisons import choose_on_validation
 from gloss.report.tables.results import TABLE3
 
@@ -187,7 +187,7 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
         verdicts = ", ".join(f"{n} {word}" for word, n in runs.items())
         count = f"{sum(held)} of {len(held)}"
         low, high = (pick(c.margin for c in said.comparisons) for pick in (min, max))
-        judged = Entry((Part("", verdict=said.verdict),))
+        judged = entry("", verdict=said.verdict)
         texts = [count, f"{low:+.3g} to {high:+.3g}", "; ".join(against) or MISSING, verdicts or MISSING]
         rows.append([said.where, said.text, judged, *texts])
         data.append({"where": said.where, "claim": said.text, "verdict": said.verdict, "held": sum(held)})
