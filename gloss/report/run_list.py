@@ -35,6 +35,7 @@ NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "finge
 
 def by_configuration(runs: pd.DataFrame) -> str:
     """A line a configuration: mean ± standard deviation of its seeds."""
+    runs = _with_scores(runs)
     cells = runs.groupby(CELL, sort=False, dropna=False)
     columns: dict[str, list[Any]] = {**_names(runs, cells.head(1)), "n": list(cells.size())}
     for column, (heading, digits) in SHOWN.items():
@@ -44,6 +45,7 @@ def by_configuration(runs: pd.DataFrame) -> str:
 
 def listed(runs: pd.DataFrame) -> str:
     """A line a run: its name for `compare=`, its configuration, its scores and its seconds."""
+    runs = _with_scores(runs)
     columns = {"Run": [f"{run.config_hash}/{run.seed}" for run in runs.itertuples()], **_names(runs, runs)}
     for column, (heading, digits) in (SHOWN | {"seconds_total": ("Seconds", 1)}).items():
         columns[heading] = [number_text(x, digits=digits) for x in runs[column]]
@@ -88,6 +90,11 @@ def _is_setting(key: str) -> bool:
     return is_hashed(key) or key.startswith("dataset.") and key.endswith("path")
 
 
+def _with_scores(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, with all columns that are shown: older records may lack some."""
+    return runs.reindex(columns=list(dict.fromkeys([*runs, *SHOWN, "seconds_total"])))
+
+
 def _text(columns: dict[str, list[Any]]) -> str:
     return pd.DataFrame(columns).to_string(index=False)
 
@@ -120,11 +127,13 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     settings_of = differences(groups)
     cells = measure(groups, METRICS)
     shown = [i for i in range(len(METRICS)) if any(cell[i]["n"] for cell in cells)]
+    has_settings = any(settings_of.values())
     rows, data = [], []
     for g, cell in zip(groups, cells, strict=True):
         # Times and epochs are facts, not a contest: no rank.
         parts = [ours(cell[i] if METRICS[i].is_quality else cell[i] | {"rank": 0}, METRICS[i]) for i in shown]
-        keys = [dataset_name(g.dataset), model_name(g.model), g.mode, g.loss_name, settings_of[identity(g)]]
+        keys = [dataset_name(g.dataset), model_name(g.model), g.mode, g.loss_name]
+        keys += [settings_of[identity(g)]] if has_settings else []
         rows.append([*keys, len(g.runs), *(Entry((part,)) for part in parts)])
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
@@ -136,9 +145,12 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
         shared = sorted(set.intersection(*off))
         notes.append(f"Not the paper's protocol ({which}){': ' if shared else ''}{', '.join(shared)}.")
-    notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
-    columns = ["Data set", "Model", "Mode", "Loss", "Settings", "n", *(METRICS[i].heading for i in shown)]
-    return Table(name, title, columns, rows, data, notes, num_keys=5)
+    columns = ["Data set", "Model", "Mode", "Loss"]
+    if has_settings:
+        columns.append("Settings")
+        notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
+    heads = ["n", *(METRICS[i].heading for i in shown)]
+    return Table(name, title, columns + heads, rows, data, notes, num_keys=len(columns))
 
 
 def _by_value(g: Group) -> list[list[int | str]]:

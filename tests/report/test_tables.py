@@ -223,15 +223,6 @@ def test_table6_notes_contradictions_in_the_paper(tmp_path):
     assert "92.32" in notes and "90.06 against 89.62" in notes
 
 
-def test_records_of_an_older_schema_are_used_where_possible(tmp_path):
-    write_run(tmp_path, seed=1)
-    old = write_run(tmp_path, seed=2) / "result.json"
-    text = old.read_text().replace('"schema_version": 1', '"schema_version": 0')
-    old.write_text(text.replace('"per_epoch"', '"per_epoch_before"'))
-    (group,) = ungrouped(tmp_path)
-    assert list(group.values("seconds", "per_epoch")) == [1] and list(group.test("accuracy")) == [1, 2]
-
-
 def test_runs_are_sorted_by_the_values_of_their_settings(tmp_path):
     for i, limit in enumerate((100, 20, 1000)):
         write_run(tmp_path, config_hash=f"{i}" * 8, config={"dataset": {"train_limit": limit}})

@@ -7,8 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from matplotlib.ticker import MaxNLocator
-
 from gloss.errors import RunError
 from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, model_name, paper_order
 from gloss.records.reading import number
@@ -144,9 +142,8 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
             data += _line(ax, g, x)
         score = "Validation macro-F1 (%)" if groups[0].mode == "integrated" else "Validation silhouette"
         n = num_seeds([len(_lines(g, x)) for g in groups])
-        ax.set(title=f"{block.where}\n{n}", xlabel="Training time (s)", ylabel=score)
-        if x == "epoch":
-            _epochs_below(ax)
+        ax.set(title=f"{block.where}\n{n}", xlabel="Epoch" if x == "epoch" else "Training time (s)", ylabel=score)
+        ax.xaxis.get_major_locator().set_params(integer=x == "epoch")
         entries |= {text: line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
     for unused in axes.flat[len(shown) :]:
         unused.remove()
@@ -158,11 +155,6 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
         *times,
     ]
     return Drawing(name, "How the losses converge", figure, data, notes)
-
-
-def _epochs_below(ax: Any) -> None:
-    ax.set_xlabel("Epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _lines(g: Group, x: str) -> list[list[tuple[float, float]]]:
@@ -232,8 +224,8 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
             data += _quality_lines(row, g, f"{g.loss_name} (n={len(qualities(g))})")
         for ax, (heading, *_) in zip(row, MEASURES, strict=False):
             ax.axhline(0, color="#000000", linewidth=0.7)
-            ax.set_ylabel(heading)
-            _epochs_below(ax)
+            ax.set(xlabel="Epoch", ylabel=heading)
+            ax.xaxis.get_major_locator().set_params(integer=True)
         row[0].set_title(block.where)
         row[-1].set(xlabel=MEASURES[-1][0], ylabel="Test accuracy (%)")
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
