@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gloss.experiments.cost import DEVICES, ENCODERS, EPOCHS_TO_BEST, SLOWER_IN_FLOAT32, Speeds
+from gloss.experiments.cost import DEVICES, EPOCHS_TO_BEST, SLOWER_IN_FLOAT32, Speeds
 from gloss.experiments.grid import RunSpec, own_fingerprint
 from gloss.experiments.requested import with_texts
 from gloss.experiments.status import DONE, FAILED, INTERRUPTED, RUNNING, searches_left, state
@@ -67,13 +67,6 @@ class Plan:
         trials = [(self.speeds.run_hours(spec), num_trials) for spec, num_trials in self.searches.values()]
         in_runs, in_trials = (sum(hours or 0.0 for hours in runs), sum((hours or 0.0) * num for hours, num in trials))
         return in_runs, in_trials, runs.count(None), sum(num for hours, num in trials if hours is None)
-
-    def disk(self) -> tuple[float, float]:
-        """Bytes: of weights that are kept, and of a run's checkpoint (weights, Adam's two, the best)."""
-        specs = [line.spec for line in self.runs_to_do().values()]
-        sizes = [4.0 * ENCODERS.get(spec.model, (0, 0, 0))[2] for spec in specs]
-        kept = [s for s, c in zip(sizes, specs, strict=True) if c.config.trainer.save_model is True]
-        return sum(kept), 4 * max(sizes, default=0.0)
 
 
 def make_plan(
@@ -137,7 +130,7 @@ def _row(line: Line) -> dict[str, str]:
 
 
 def _sums(plan: Plan) -> list[str]:
-    """The sums of runs, searches and disk, and their basis."""
+    """The sums of runs and searches, and their basis."""
     runs, searches, *unknown = plan.hours()
     states, left = Counter(s for line in plan.lines for s in line.states.values()), len(plan.runs_to_do())
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
@@ -151,9 +144,7 @@ def _sums(plan: Plan) -> list[str]:
             "each trial counted as a whole run (pruning stops the hopeless ones early)."
         )
     if left:
-        kept, running = plan.disk()
         text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
-        text.append(f"Disk: {running / 1e9:.1f} GB a job for its checkpoint, {kept / 1e9:.1f} GB of weights in all.")
         text += _basis(plan)
     if any(unknown):
         text.append(

@@ -263,4 +263,4 @@ def test_table2_can_be_planned_without_texts_or_weights(tmp_path, monkeypatch):
     runs, searches, *unknown = plan.hours()
     assert unknown == [0, 0] and 1 < runs < searches == pytest.approx(3 * runs)  # 15 trials of a search, then 5 seeds
     text = show(plan)
-    assert "Runs: 300" in text and "900 trials" in text and "GB a job" in text and "25 % of 312 TFLOP/s" in text
+    assert "Runs: 300" in text and "900 trials" in text and "25 % of 312 TFLOP/s" in text
