@@ -67,9 +67,8 @@ def test_page_is_not_wider_than_the_window(browser, width, media):
     nav, main = browser.execute_script(
         "return ['nav', 'main'].map(x => document.querySelector(x).getBoundingClientRect().toJSON())"
     )
-    assert (
-        nav["right"] <= main["left"] if width >= 1100 else nav["bottom"] <= main["top"]
-    )  # the navigation is beside the text, or above it
+    # the navigation is beside the text, or above it
+    assert nav["right"] <= main["left"] if width >= 1100 else nav["bottom"] <= main["top"]
     first = browser.execute_script("return document.images[0].getBoundingClientRect().top + scrollY")
     assert first < 3 * 844  # the first figure is within three screens
 

@@ -56,9 +56,8 @@ def test_runs_without_an_experiment_make_a_table_a_figure_and_a_page(outputs):
 def test_hostile_names_are_shown_as_text(tmp_path):
     write_run(tmp_path, dataset="<script>alert(1)<", model='"onload=x', accuracy=50.0)
     page = page_of(tmp_path)
-    assert (
-        page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page
-    )  # the script that sorts tables
+    # one script: that which sorts tables
+    assert page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page
     assert "\\<script\\>" not in page
 
 
@@ -132,13 +131,9 @@ def test_experiments_and_files_with_errors_are_problems(experiments):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     report = build(outputs, dpi=DPI)
     problems = "\n".join(report.problems)
-    expected = (
-        "fig2: loss=gloss_o needs a σ",
-        "no experiment fig99",
-        "tfidf-mr.json",
-        "predictions.npz cannot be read",
-    )
-    assert all(x in problems for x in expected) and "table2" in [t.name for t in report.tables]
+    for text in ("fig2: loss=gloss_o needs a σ", "no experiment fig99", "tfidf-mr.json", "predictions.npz cannot be"):
+        assert text in problems
+    assert "table2" in [t.name for t in report.tables]
     (outputs / "selections.yaml").write_text("table2: {")
     assert any("selections.yaml cannot be used" in p for p in build(outputs, dpi=DPI).problems)
 

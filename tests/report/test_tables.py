@@ -84,9 +84,8 @@ def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
 
 
 def test_runs_with_other_hyperparameters_are_listed_separately(tmp_path):
-    write_groups(
-        tmp_path, {"accuracy": 85.0}, {"accuracy": 50.0, "config_hash": "ffffffff"}, {"dataset": "r8", "accuracy": 9.0}
-    )
+    others = {"accuracy": 50.0, "config_hash": "ffffffff"}, {"dataset": "r8", "accuracy": 9.0}
+    write_groups(tmp_path, {"accuracy": 85.0}, *others)
     groups, others = gather([cell(seeds=(1, 2))], read_records(tmp_path)[0])
     assert sorted(groups[0].test("accuracy").values()) == [84.8, 85.0]
     # others: seed 3 and the other config_hash were not requested; r8 has no cell here
@@ -239,10 +238,7 @@ def test_runs_are_ranked_only_within_equal_settings(tmp_path):
     table = runs_table(ungrouped(tmp_path))
     reduced, full = "max_epochs=null train_limit=20", "max_epochs=200 train_limit=null"
     assert [(r[3].plain(), r[4].plain(), r[6].parts[0].rank) for r in table.rows] == [
-        *[
-            ("CE", full, 0),
-            ("G-Loss-O + CE", full, 1),
-        ],  # groups of comparable runs in order, named by the differing settings
+        *[("CE", full, 0), ("G-Loss-O + CE", full, 1)],  # comparable runs, named by the differing settings
         *[("CE", reduced, 0), ("G-Loss-O + CE", reduced, 1)],
         *[("CE", "released", 0), ("G-Loss-O + CE", "released", 0)],  # equal scores
     ]
