@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -43,13 +43,14 @@ class Sweep(NamedTuple):
     path: str
     label: str
     log: bool = False
+    percent: bool = False
     with_time: bool = False
     across: bool = False
 
 
 SWEEPS = {
     "few_shot": Sweep("Few training texts", "dataset.train_limit", "Training texts (log scale)", log=True),
-    "label_noise": Sweep("Wrong training labels", "ablation.label_noise", "Share of training labels that are changed"),
+    "label_noise": Sweep("Wrong training labels", "ablation.label_noise", "Training labels changed (%)", percent=True),
     "graph_noise": Sweep(
         "A noisy graph", "ablation.graph_noise", "Noise on the graph's unit embeddings (std)", across=True
     ),
@@ -94,10 +95,10 @@ def _bars_note(frame: pd.DataFrame) -> list[str]:
     return ["Bars: ± one standard deviation over seeds."] if (frame["n"] > 1).any() else []
 
 
-def _draw(ax: Any, line: pd.DataFrame, y: str, look: dict[str, Any], label: str) -> None:
+def _draw(ax: Any, line: pd.DataFrame, y: str, look: dict[str, Any], label: str, scale: float = 1) -> None:
     """Draw a line, with a label that ends with the number of its seeds."""
     text = f"{label}{num_seeds(list(line['n']))})"
-    ax.errorbar(line["x"], line[y], yerr=line["std"], label=text, capsize=2, elinewidth=0.8, **look)
+    ax.errorbar(scale * line["x"], line[y], yerr=line["std"], label=text, capsize=2, elinewidth=0.8, **look)
 
 
 def _ticks(ax: Any, values: Iterable[float], log: bool) -> None:
@@ -155,14 +156,14 @@ def sensitivity(name: str, title: str, parts: Sequence[tuple[Sequence[Group], st
 
 def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
     """One of SWEEPS: test accuracy against a setting, a line a loss, a panel a data set and model."""
-    title, path, label, log, with_time, across = SWEEPS[name]
+    title, path, label, log, percent, with_time, across = SWEEPS[name]
     clocked, times = timed(groups) if with_time else ([], [])
     frame = pd.concat([points(groups, path, "accuracy"), points(clocked, path, "seconds_per_epoch")])
     if frame.empty:
         return None
     metrics = ["accuracy", "seconds_per_epoch"][: 1 + with_time]
     cells = list(product(frame["place"].unique(), metrics))
-    columns = min(2, len(cells))
+    columns, scale = min(2, len(cells)), 100 if percent else 1
     figure, axes = panels(-(-len(cells) // columns), columns, width=3.6, height=2.7)
     for unused in axes.flat[len(cells) :]:
         unused.remove()
@@ -174,10 +175,10 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
             look = LOSS_LOOK.get(first["loss"], {})
             look = look | ({"linestyle": ":", "fillstyle": "none"} if first["others"] else {})
             look |= {"color": "#999999"} if first["mode"] != INTEGRATED and frame["mode"].nunique() > 1 else {}
-            _draw(ax, line, "mean", look, f"{own} (")
+            _draw(ax, line, "mean", look, f"{own} (", scale)
             if across and asked[place, own] == 1:
                 ax.axhline(first["mean"], color=look.get("color"), linestyle=look.get("linestyle"), linewidth=0.7)
-        _ticks(ax, panel["x"], log)
+        _ticks(ax, scale * panel["x"], log)
         ax.set(title=place, xlabel=label, ylabel=METRICS[metric][0])
         if not across and not with_time and ax.has_data():
             ax.legend()
@@ -259,7 +260,7 @@ def fig7(groups: Sequence[Group]) -> Drawing | None:
 
 
 def _draw_tornado(ax: Any, bars: Sequence[dict], title: str) -> None:
-    swing: dict[str, float] = defaultdict(float)
+    swing = {bar["setting"]: 0.0 for bar in bars}
     for bar in bars:
         swing[bar["setting"]] = max(swing[bar["setting"]], abs(bar["change"]))
     order = sorted(swing, key=swing.get)  # the widest on top, as a tornado is drawn
