@@ -120,11 +120,7 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
 
 
 def measure_frozen(
-    cfg: DatasetConfig,
-    model_cfg: ModelConfig,
-    data_dir: str | Path,
-    outputs: str | Path,
-    save_embeddings: bool = False,
+    cfg: DatasetConfig, model_cfg: ModelConfig, data_dir: str | Path, outputs: str | Path, save_embeddings: bool = False
 ) -> dict[str, Any]:
     """The frozen pretrained encoder with standalone mode's probe and with nearest neighbours, for Tables 2 and 3:
     <outputs>/baselines/frozen-<name>-<model>.json, and with `save_embeddings` the test embeddings in .npz beside it.
