@@ -54,9 +54,7 @@ def choice(default: Any, *names: str) -> Any:
 
 def _name() -> Any:
     """A name that becomes part of a path."""
-    return _limited(
-        MISSING, "letters, digits, . _ - only, not starting with a dot", re.compile(r"[\w-][\w.-]*").fullmatch
-    )
+    return _limited(MISSING, "letters, digits, . _ - only, and no dot first", re.compile(r"[\w-][\w.-]*").fullmatch)
 
 
 def at_least(least: int, default: int | None) -> Any:
@@ -118,9 +116,7 @@ class LossConfig:
         '"sqrt" or a number above 0',
         lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x > 0),
     )  # σ, the width of the graph's Gaussian kernel
-    gamma: float | None = _number(
-        None, "above 0 and below 1", lambda x: 0 < x < 1
-    )  # γ, fraction of the batch that keeps its labels
+    gamma: float | None = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)  # γ, fraction that keeps its labels
     temperature: float | None = _number(None, "above 0", lambda x: x > 0)  # τ of the supervised contrastive loss
     margin: float | None = _number(None, "at least 0", lambda x: x >= 0)  # of the triplet loss
 
@@ -139,9 +135,7 @@ class VariantConfig:
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step
     tested_weights: str = choice("best", "best", "last")  # of the best or of the last epoch
     loss_dtype: str = choice("float32", "float32", "float64")  # in which all losses are computed
-    early_stopping_min_delta: float = _number(
-        0.0, "at least 0", lambda x: x >= 0
-    )  # standalone: tolerance below the best
+    early_stopping_min_delta: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone: below the best score
     probe: str = choice("logistic", "logistic", "adam")  # the linear classifier of standalone mode
 
 
@@ -180,9 +174,7 @@ class AblationConfig:
     lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
     graph_shuffle: bool = False  # each step's graph gets its nodes in random order, so that their labels are wrong
-    label_noise: float = _number(
-        0.0, "at least 0 and below 1", lambda x: 0 <= x < 1
-    )  # share of training labels changed
+    label_noise: float = _number(0.0, "at least 0 and below 1", lambda x: 0 <= x < 1)  # share of labels changed
     test_on: Any = _limited(
         None,
         "a set (prepared, a csv file, or hub:owner/name), or a list of them",
@@ -251,9 +243,7 @@ class SearchConfig:
     storage: str | None = None  # null: a SQLite file, for one machine; a postgresql:// URL for several
     heartbeat_seconds: int = at_least(1, 20)  # a worker that misses three heartbeats is dead
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
-    overridden: list[str] = field(
-        default_factory=list
-    )  # keys of the command line, which are not searched (set by gloss.cli.hydra_main)
+    overridden: list[str] = field(default_factory=list)  # keys of the command line, which are not searched
 
 
 @dataclass

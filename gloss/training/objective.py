@@ -77,10 +77,9 @@ class Objective:
         """
         if self.gamma is None:
             return None
-        if is_known is None:
-            return choose_labeled(batch_size, self.gamma, generator)
+        is_known = torch.ones(batch_size, dtype=torch.bool) if is_known is None else is_known
         drawn = choose_labeled(int(is_known.sum()), self.gamma, generator)
-        return torch.zeros(batch_size, dtype=torch.bool).masked_scatter(is_known, drawn)
+        return torch.zeros_like(is_known).masked_scatter(is_known, drawn)
 
     def __call__(
         self,

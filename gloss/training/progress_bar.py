@@ -33,7 +33,7 @@ class Display:
         self.progress = Progress()
         self.phase, self.since = "", time.monotonic()
         self.values: dict = {}  # of the last step
-        self.epoch_since, self.texts, self.first_step = self.since, 0, 0
+        self.epoch_since, self.first_step = self.since, 0
         self.live = None
         if is_live():
             console = Console(file=sys.stderr, highlight=False)
@@ -57,9 +57,7 @@ class Display:
 
     def _step(self, values: dict) -> None:
         if not self.values or values["epoch"] != self.values["epoch"]:  # its time counts from the end of this step
-            self.epoch_since, self.texts, self.first_step = time.monotonic(), 0, values["step"]
-        else:
-            self.texts += values["texts"]
+            self.epoch_since, self.first_step = time.monotonic(), values["step"]
         self.values = values
 
     def _epoch(self, row: dict) -> None:
@@ -102,12 +100,11 @@ class Display:
         lines: list[Text | Table] = [Text(head, overflow="ellipsis", no_wrap=True)]
         if self.values:
             step, steps = self.values["step"], self.values["steps"]
-            rate = self.texts / (now - self.epoch_since) if self.texts and self.phase == "training" else 0
             row = Table.grid(padding=(0, 1))
             row.add_row(
                 f"epoch {self.values['epoch']} of at most {self.cfg.trainer.max_epochs}",
                 ProgressBar(total=steps, completed=step, width=24),
-                f"step {step} of {steps}" + (f" · {rate:,.0f} examples/s" if rate else ""),
+                f"step {step} of {steps}",
             )
             lines.append(row)
             lines.append(Text(" · ".join(self._numbers()), overflow="ellipsis", no_wrap=True))

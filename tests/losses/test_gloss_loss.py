@@ -12,9 +12,8 @@ from safetensors.torch import load_model, save_model
 from torch import nn
 
 from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
-from gloss.losses import gloss as gloss_module
 from gloss.losses.geometry import sqrt_bandwidth
-from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates, propagation_loss
+from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/losses.json").read_text())["cases"]
@@ -204,17 +203,6 @@ def test_computing_and_returned_dtype():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = value_and_gradient(gloss_loss, x.float(), labels, **settings)
     torch.testing.assert_close(inside, value_and_gradient(gloss_loss, x.float(), labels, **settings), rtol=0, atol=0)
-
-
-def test_rates_may_be_on_another_device_than_the_loss(monkeypatch):
-    """As on Apple's GPUs, whose rates are computed on the CPU, since they have no float64."""
-    rates = torch.rand(6, 9, dtype=torch.float64)
-    monkeypatch.setattr(gloss_module, "linear_rates", lambda *given: rates)
-    x, labels = torch.randn(14, 6, device="meta"), torch.zeros(14, dtype=torch.long, device="meta")
-    settings = {"sigma": 0.5, "num_classes": 3, "objective": "nll", "class_weights": None}
-    inner = propagation_loss.__wrapped__  # without autocast, which does not know torch's "meta" device
-    loss, _ = inner(x, labels, torch.arange(14) < 8, lambda part: None, **settings)
-    assert loss.device.type == "meta"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA reports a wait of the host: needs a GPU")

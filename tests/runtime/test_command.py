@@ -72,7 +72,7 @@ def test_code_hash_covers_the_modules_that_can_change_results(tmp_path):
         assert (code_hash(copy) != before) is matters, changed
 
 
-def test_a_run_finished_with_other_code_shows_its_score_and_the_command_to_rerun(tiny_config, monkeypatch, capsys):
+def test_a_run_finished_with_other_code_shows_its_score(tiny_config, monkeypatch, capsys):
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
     record = train(cfg)
     assert record.result["code"] == code_hash()
@@ -85,8 +85,7 @@ def test_a_run_finished_with_other_code_shows_its_score_and_the_command_to_rerun
     output = capsys.readouterr().out
     assert f"with other code than now ({record.result['code']}, now 0123456789ab)" in output
     assert f"test accuracy {record.result['metrics']['test']['accuracy']:.2f}" in output
-    command = output.partition("to train it again: ")[2].splitlines()[0]
-    assert config_hash(composed(*shlex.split(command)[2:]), "f") == config_hash(cfg, "f")
+    assert "rerun=true trains it again" in output
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def test_live_view_shows_run_phase_and_estimated_time(view):
     now[0] += 4
     step(display, 1, 3)  # two steps in four seconds
     step(display, 1, 4)
-    assert "epoch 1 of at most 20" in text() and "step 4 of 10 · 16 examples/s" in text()
+    assert "epoch 1 of at most 20" in text() and "step 4 of 10" in text()
     # 3 steps take 4 s, an epoch 13.3 s; 0.4 of epoch 1 is done. Epoch 1 always improves: at least 6 epochs
     assert display._time_left(now[0]) == pytest.approx((5.6 * 40 / 3, 19.6 * 40 / 3))
     display.progress = Progress(epochs=[row(1), row(2, 61.0), row(3, 50.0)], best_epoch=2, best_score=61.0, num_stale=1)
@@ -108,7 +108,5 @@ def test_output_to_a_pipe_has_only_lines(tiny_config, capsys):
         step(display, 1, 1)
         display.show("epoch", row(1))
     output = capsys.readouterr()
-    assert (
-        output.out == "csv tiny integrated ce seed 1 · epoch 1 · loss 0.5000 · val F1 60 · 10.0 s\n" and not output.err
-    )
+    assert output == ("csv tiny integrated ce seed 1 · epoch 1 · loss 0.5000 · val F1 60 · 10.0 s\n", "")
     assert progress_bar.is_live() is False

@@ -51,14 +51,6 @@ def test_variant_gloss_objective():
         assert parts.loss.item() == pytest.approx(LAM * value + (1 - LAM) * parts.ce.item(), rel=1e-12)
 
 
-def test_variant_gloss_objective_softmax_scores_every_hidden_text():
-    x, logits, _ = batch()
-    is_labeled = torch.tensor([True, True, False, False])
-    for name, is_empty in (("nll", True), ("softmax", False)):
-        of = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")
-        assert bool(of(x[:4], logits[:4], torch.arange(4), is_labeled).is_empty) == is_empty
-
-
 def test_variant_divide_by_unlabeled():
     x, logits, labels = batch()
     value, ce = gloss_by_loop(x).item(), loops.cross_entropy(logits, LABELS).item()

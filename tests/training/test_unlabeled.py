@@ -10,7 +10,6 @@ import torch
 from conftest import folder_of, outcome
 from test_fit import gradient, prepared, stopped_after
 
-from gloss.config import DatasetConfig
 from gloss.data.datasets import load_dataset
 from gloss.data.sampler import unlabeled_batches
 from gloss.data.tokens import tokenize
@@ -87,10 +86,6 @@ def test_unlabeled_file_changes_fingerprint_and_folder(tiny_config, tmp_path):
     assert folder_of(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}")) == folder_of(configs[1])
     record = train(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}", "trainer.max_epochs=1"))
     assert record.result["num_rows"]["unlabeled"] == 2
-
-
-def test_has_own_texts_is_true_with_an_unlabeled_file():
-    assert DatasetConfig(name="mr", unlabeled_path="a.csv").has_own_texts and not DatasetConfig(name="mr").has_own_texts
 
 
 def test_token_tables_are_joined_row_by_row(tiny_config):
@@ -173,9 +168,7 @@ def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
     before = gradient(fit)
     fit.__post_init__()
     fit.model.zero_grad()
-    assert all(
-        torch.equal(value, before[name]) for name, value in gradient(fit).items()
-    )  # the batch has only labeled rows
+    assert all(torch.equal(value, before[name]) for name, value in gradient(fit).items())  # of labeled rows alone
     rows = np.concatenate([np.arange(32), np.arange(60, 70)])
     device_indices, labeled = torch.from_numpy(rows), torch.arange(42) < 20
     fit.model.zero_grad()
