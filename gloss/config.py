@@ -146,7 +146,7 @@ class TrainerConfig:
     lr: float = _number(2e-5, "above 0", lambda x: x > 0)  # learning rate
     lr_decay_epoch: int = at_least(1, 30)  # the rate drops after this epoch
     lr_decay_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)  # by this factor
-    max_epochs: int = at_least(1, 200)  # at most; patience may stop earlier
+    max_epochs: int = _number(200, "a whole number from 1 to 5000", lambda x: 1 <= x <= 5000)  # patience may stop it
     patience: int | None = at_least(1, 10)  # epochs without a better score; null: no early stopping
     batch_size: int = at_least(2, 128)  # texts a step
     unlabeled_per_batch: int | None = at_least(1, None)  # null: batch_size; of dataset.unlabeled or unlabeled_path
