@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import io
 import math
 import re
-import tokenize
 from dataclasses import MISSING as MISSING_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -306,14 +304,12 @@ def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
 def comments_of(node: type) -> dict[str, str]:
     """The comment after each field of a dataclass and of its bases."""
     found = {key: text for base in node.__bases__ if is_dataclass(base) for key, text in comments_of(base).items()}
-    name = None
-    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(node)).readline):
-        if token.type in (tokenize.NEWLINE, tokenize.INDENT):
-            name = None
-        elif token.type == tokenize.NAME and name is None:
-            name = token.string
-        elif token.type == tokenize.COMMENT and name:
-            found[name] = token.string.lstrip("# ")
+    for line in inspect.getsource(node).splitlines():
+        code, _, comment = line.partition("  # ")
+        if re.match(r" {4}\w", code):
+            name = code.partition(":")[0].strip()
+        if comment:
+            found[name] = comment
     return found
 
 

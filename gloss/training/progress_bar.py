@@ -119,11 +119,9 @@ class Display:
         p, patience = self.progress, self.cfg.trainer.patience
         parts = [] if self.values["loss"] is None else [f"loss {self.values['loss']:.4f}"]
         if p.epochs:
-            row = p.epochs[-1]
             parts.append(f"best val {self.score} {p.best_score:.4g} at epoch {p.best_epoch}")
             if patience is not None:
                 parts.append(f"patience {max(0, patience - p.num_stale)} of {patience} left")
-            parts.append(f"epoch {row['epoch']}: val {self.score} {row['score']:.4g}, loss {self._losses(row)}")
         return parts
 
     def _time_left(self, now: float) -> tuple[float, float] | None:

@@ -144,16 +144,6 @@ def test_a_non_finite_step_blocks_all_later_updates(fit_of, monkeypatch, fused_o
     assert fit.log[:, LOG.index("is_bad")].tolist() == [0, 1, 1]
 
 
-def test_the_seed_of_a_pass_sets_its_dropout(fit_of):
-    fit = fit_of("loss=ce", "model.dropout=0.3")
-    fit.model.train()
-    first, again, other = (fit.encode(INDICES, DEVICE_INDICES, seed) for seed in (4, 4, 5))
-    assert torch.equal(first, again) and not torch.allclose(first, other, atol=1e-2)
-    assert first.shape == (10, 64) and first.dtype == torch.float32
-    fit.model.double()
-    assert fit.encode(INDICES, DEVICE_INDICES, 4).dtype == torch.float64
-
-
 def test_a_pass_uses_num_length_buckets(fit_of, monkeypatch):
     fit = fit_of("loss=ce", "trainer.num_length_buckets=3")
     given, pack = [], TokenTable.pack
@@ -255,24 +245,6 @@ def test_best_epoch_is_kept_with_weights_and_time(fit_of):
     assert fit.best.keys() == fit.model.state_dict().keys() and not fit.best["head.weight"].requires_grad
     evaluation = sum(row["seconds"]["evaluation"] for row in progress.epochs)
     assert progress.total_seconds == pytest.approx(evaluation, abs=1e-5)
-
-
-@pytest.mark.parametrize(
-    "mode, tolerance, scores, stale",
-    [
-        ("standalone", 0.0, [0.5, 0.5], 1),
-        ("standalone", 0.125, [0.5, 0.375], 0),  # exactly the tolerance below the best
-        ("standalone", 0.125, [0.5, 0.25, 0.37], 2),
-        ("standalone", 0.125, [0.5, 0.25, 0.4], 0),
-        ("integrated", 0.125, [0.5, 0.45], 1),
-    ],
-)
-def test_epochs_without_a_better_score_are_counted(fit_of, mode, tolerance, scores, stale):
-    fit = fit_of("loss=cosine", f"mode={mode}")
-    fit.cfg.variant.early_stopping_min_delta = tolerance
-    for score in scores:
-        ended(fit, score)
-    assert (fit.progress.num_stale, fit.progress.best_score, fit.progress.best_epoch) == (stale, 0.5, 1)
 
 
 def test_epochs_record_peak_memory_and_device_sharing(fit_of, monkeypatch):

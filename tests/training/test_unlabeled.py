@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import folder_of, outcome
-from test_fit import gradient, prepared, stopped_after
+from test_fit import stopped_after
 
 from gloss.data.datasets import load_dataset
 from gloss.data.sampler import unlabeled_batches
@@ -157,21 +157,3 @@ def test_warm_up_accepts_batches_larger_than_the_training_set(tiny_config, monke
         train(cfg)
     [(largest, num_texts)] = sizes
     assert largest > num_texts
-
-
-def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
-    cfg = tiny_config(*GRAPH, "mode=standalone", "model.dropout=0", *REST)
-    fit = prepared(cfg, tmp_path)
-    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    tokens = tokenize(dataset.unlabeled.texts, load_tokenizer(cfg.model), cfg.model.max_length)
-    fit.tables["unlabeled"] = TokenTable.build(tokens, 0, fit.device)
-    before = gradient(fit)
-    fit.__post_init__()
-    fit.model.zero_grad()
-    assert all(torch.equal(value, before[name]) for name, value in gradient(fit).items())  # of labeled rows alone
-    rows = np.concatenate([np.arange(32), np.arange(60, 70)])
-    device_indices, labeled = torch.from_numpy(rows), torch.arange(42) < 20
-    fit.model.zero_grad()
-    parts = fit.backward(rows, device_indices, fit.step_labels[device_indices], labeled, seed=5)
-    assert int(fit.step_labels[device_indices].min()) == -1 and torch.isfinite(parts.loss)
-    assert any(not torch.equal(p.grad, before[n]) for n, p in fit.model.named_parameters() if p.grad is not None)
