@@ -67,6 +67,13 @@ def is_scored(labels: Tensor, is_labeled: Tensor, num_classes: int) -> Tensor:
     return ~is_labeled & (labels >= 0) & (num_labeled_of > 0)[known]
 
 
+def log_kernel(embeddings: Tensor, sigma: float) -> Tensor:
+    """log W_ij [B, B] = −‖z_i − z_j‖² / 2σ² of the embeddings [B, D] at unit length; the diagonal is NO_EDGE."""
+    distances = pairwise_distances(unit_length(embeddings))
+    is_self = torch.eye(len(distances), dtype=torch.bool, device=distances.device)
+    return -(distances / (sigma * math.sqrt(2))).square().masked_fill(is_self, -NO_EDGE)
+
+
 def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
     """log T_ij up to a constant per row [B, B]; the diagonal is NO_EDGE. Propagation needs no more than these ratios.
 
@@ -75,12 +82,9 @@ def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
     With q_j = Σ_k W_kj D_k^(−1/2), the column sums of S are q_j D_j^(−1/2); dividing by them and normalising the rows
     leaves T_ij = (W_ij / q_j) / Σ_k (W_ik / q_k).
     """
-    z = unit_length(embeddings)
-    is_self = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    log_kernel = -(pairwise_distances(z) / (sigma * math.sqrt(2))).square()
-    log_kernel = log_kernel.masked_fill(is_self, NO_EDGE)
-    log_degree = log_kernel.logsumexp(dim=1)
-    return log_kernel - (log_kernel - log_degree / 2).logsumexp(dim=1)  # W is symmetric: q_j is a row sum, too
+    log_weights = log_kernel(embeddings, sigma)
+    log_degree = log_weights.logsumexp(dim=1)
+    return log_weights - (log_weights - log_degree / 2).logsumexp(dim=1)  # W is symmetric: q_j is a row sum, too
 
 
 def log_propagate(log_rates: Tensor, labels: Tensor, num_labeled: int, num_classes: int) -> Tensor:

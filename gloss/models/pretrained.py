@@ -173,10 +173,9 @@ def _from_source(load: Callable[..., Any], cfg: ModelConfig, **options: Any) -> 
         return load(str(source or name), revision=revision, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = f"model.name={name} (revision {revision}) could not be loaded: {' '.join(str(error).split()):.400}"
-        expected = "the name of a model on the Hugging Face hub (with network, or in the local cache)"
         remedy = f", or `make data MODEL={cfg.alias}`" if cfg.alias in PACKAGES else ""
-        needed = f"a folder with config.json, {WEIGHTS} and the tokenizer{remedy}"
-        raise ConfigError(f"{reason}\nExpected {expected} or {needed}") from None
+        expected = f"the name of a model on the Hugging Face hub, or a folder with {WEIGHTS} and the tokenizer{remedy}"
+        raise ConfigError(f"{reason}\nExpected {expected}") from None
 
 
 def _weights(source: str, revision: str | None) -> Path:

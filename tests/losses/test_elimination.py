@@ -257,12 +257,8 @@ def test_kernel_is_built_once_and_a_failure_gives_a_warning(monkeypatch):
     assert elimination._kernel(torch.device("meta")) is Eliminate.apply
     assert elimination._kernel(torch.device("meta")) is Eliminate.apply
     assert tried == [((1, 2), "meta", 1)]  # the smallest input: one node and one class
-    for error, reason in (
-        (RuntimeError("no C compiler\nin PATH"), "RuntimeError: no C compiler"),
-        (OSError(), "OSError: "),
-    ):
-        failure[:] = [error]
-        elimination._kernel.cache_clear()
-        with pytest.warns(UserWarning, match=rf"without its kernel.*\({reason}\)"):
-            assert elimination._kernel(torch.device("meta")) is None
+    failure.append(RuntimeError("no C compiler\nin PATH"))
+    elimination._kernel.cache_clear()
+    with pytest.warns(UserWarning, match=r"without its kernel.*\(RuntimeError: no C compiler\)"):
+        assert elimination._kernel(torch.device("meta")) is None
     elimination._kernel.cache_clear()

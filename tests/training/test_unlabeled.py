@@ -89,24 +89,27 @@ def test_unlabeled_file_changes_fingerprint_and_folder(tiny_config, tmp_path):
 
 
 def test_token_tables_are_joined_row_by_row(tiny_config):
-    cfg = tiny_config("loss=ce")
-    tokenizer = load_tokenizer(cfg.model)
-    short, long = [("a saw",), ("rain",)], [("the old red apple pear and plum",)]
-    pair = [("a saw", "rain")]
+    tokenizer = load_tokenizer(tiny_config("loss=ce").model)
 
-    def table(texts):
+    def table(*texts):
         return TokenTable.build(tokenize(texts, tokenizer, 16), 0, torch.device("cpu"))
 
+    short, long, pair = (
+        table(("a saw",), ("rain",)),
+        table(("the old red apple pear and plum",)),
+        table(("saw", "rain")),
+    )
     for first, second in ((short, long), (long, short), (long, pair), (pair, short)):
-        joined = table(first).joined(table(second))
-        rows = [*table(first).input_ids, *table(second).input_ids]
-        types = [(t.token_type_ids, i) for t in map(table, (first, second)) for i in range(len(t))]
-        for i, (row, (own, place)) in enumerate(zip(rows, types, strict=True)):
-            length = int(joined.lengths[i])
-            assert joined.host_lengths[i] == length and torch.equal(joined.input_ids[i, :length], row[:length])
+        joined = first.joined(second)
+        rows = [(part, row) for part in (first, second) for row in range(len(part))]
+        assert len(joined) == len(rows) and joined.lengths.tolist() == joined.host_lengths.tolist()
+        for i, (part, row) in enumerate(rows):
+            length = int(part.lengths[row])
+            assert joined.lengths[i] == length
+            assert torch.equal(joined.input_ids[i, :length], part.input_ids[row, :length])
             if joined.token_type_ids is not None:
-                expected = torch.zeros(length, dtype=torch.uint8) if own is None else own[place, :length]
-                assert torch.equal(joined.token_type_ids[i, :length], expected)
+                own = torch.zeros(1, 16, dtype=torch.uint8) if part.token_type_ids is None else part.token_type_ids
+                assert torch.equal(joined.token_type_ids[i, :length], own[row % len(own), :length])
 
 
 def test_each_batch_has_the_given_number_of_unlabeled_texts(tiny_config, monkeypatch):
