@@ -172,7 +172,7 @@ class AblationConfig:
     lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
     graph_shuffle: bool = False  # each step's graph gets its nodes in random order, so that their labels are wrong
-    label_noise: float = _number(0.0, "at least 0 and below 1", lambda x: 0 <= x < 1)  # share of labels changed
+    label_noise: float = _number(0.0, "from 0 to below 1", lambda x: 0 <= x < 1)  # share of training labels changed
     test_on: Any = _limited(
         None,
         "a set (prepared, a csv file, or hub:owner/name), or a list of them",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -34,19 +36,16 @@ class Display:
         self.phase, self.since = "", time.monotonic()
         self.values: dict = {}  # of the last step
         self.epoch_since, self.first_step = self.since, 0
-        self.live = None
-        if is_live():
-            console = Console(file=sys.stderr, highlight=False)
-            self.live = Live(get_renderable=self._view, console=console, transient=True, refresh_per_second=4)
+        console = Console(file=sys.stderr, highlight=False)
+        live = Live(get_renderable=self._view, console=console, transient=True, refresh_per_second=4)
+        self.live = live if is_live() else contextlib.nullcontext()
 
     def __enter__(self) -> Display:
-        if self.live is not None:
-            self.live.start()
+        self.live.__enter__()
         return self
 
-    def __exit__(self, *error: object) -> None:
-        if self.live is not None:
-            self.live.stop()
+    def __exit__(self, *error: Any) -> None:
+        self.live.__exit__(*error)
 
     def show(self, event: str, values: dict) -> None:
         """Show an event of a run: "phase", "start", "step", "epoch", "note" or "stopped"."""

@@ -97,8 +97,7 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         if (record := _finished(cfg, folder)) is not None:
             return record
         if is_done(folder) and not cfg.rerun:
-            again = _command(cfg, "trainer.save_model=true")
-            log.info("%s is finished, without its weights: it is trained again to keep them\n  %s", folder, again)
+            log.info("%s is finished, without its weights: it is trained again to keep them", folder)
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
@@ -144,7 +143,9 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
         finished += f", with other code than now ({code}, now {now}), which may give other numbers"
     lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if cfg.trainer.save_model is not False and not has_weights:
-        lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
+        from gloss.runtime.command import command_of  # here: it loads Hydra, which a run in Python does without
+
+        lines.append(f"  its weights were not kept; to get them: {command_of(asdict(cfg), 'trainer.save_model=true')}")
     log.info("\n".join(lines))
     return record
 
@@ -152,12 +153,6 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
 def _remove_left_over(folder: Path) -> None:
     for name in LEFT_OVER:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _command(cfg: Config, *more: str) -> str:
-    from gloss.runtime.command import command_of  # here: it loads Hydra, which a run in Python does without
-
-    return command_of(asdict(cfg), *more)
 
 
 def _write_error(folder: Path, error: Exception) -> None:

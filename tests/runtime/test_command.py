@@ -124,7 +124,6 @@ def test_a_finished_run_without_weights_is_trained_again_on_request(tiny_config,
     assert "its weights were not kept; to get them: python scripts/train.py" in caplog.text
     caplog.clear()
     again = train(tiny_config("loss=ce", "trainer.save_model=true"))
-    message = "is finished, without its weights: it is trained again to keep them\n  python scripts/train.py"
-    assert message in caplog.text
+    assert "is finished, without its weights: it is trained again to keep them" in caplog.text
     assert again.folder == record.folder and (again.folder / "model").is_dir()
     assert again.result["metrics"] == record.result["metrics"]
