@@ -162,7 +162,7 @@ def _contradictions(cfg: Config) -> Iterator[str]:
     if dataset.unlabeled and dataset.unlabeled_path:
         yield "dataset.unlabeled and dataset.unlabeled_path are not allowed together: leave one out"
     if is_graph(loss.name) and variant.divide_by_unlabeled and (dataset.unlabeled or dataset.unlabeled_path):
-        yield "dataset.unlabeled… is not allowed with variant.divide_by_unlabeled=true, which counts it: variant=paper"
+        yield "unlabeled texts are not allowed with variant.divide_by_unlabeled=true, which counts them: leave one out"
     if cfg.experiment.name == "shift" and cfg.ablation.test_on is None:
         known = "expected snippets_movie (product, news, tweets), mr or sst2, or another test set in ablation.test_on"
         yield f"experiment=shift is not for dataset={dataset.name}, of which no other domain is known: {known}"

@@ -54,10 +54,8 @@ class Progress:
         Raises RunError where `other` was made with other texts.
         """
         if other.fingerprint not in (None, self.fingerprint):
-            raise RunError(
-                f"{folder} was made with other texts: their fingerprint was {other.fingerprint}, is "
-                f"{self.fingerprint}. Use the texts it was made with, or rerun=true"
-            )
+            fingerprints = f"their fingerprint was {other.fingerprint}, is {self.fingerprint}"
+            raise RunError(f"{folder} was made with other texts: {fingerprints}. Use those texts, or rerun=true")
         machine = self.machine
         vars(self).update(vars(other))
         if other.machine and (changes := differences(other.machine, machine)):
@@ -111,9 +109,8 @@ def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dic
         tensors = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
         found = progress, model, best, tensors["optimizer"], tensors["log"]
     except Exception as error:  # a damaged file can raise anything
-        raise RunError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or use rerun=true"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"{path} cannot be read ({reason}): remove it, or use rerun=true") from None
     if difference:
         raise RunError(f"{path} is the checkpoint of another configuration: {difference}. Remove it, or use rerun=true")
     return found

@@ -111,10 +111,8 @@ class Objective:
             else:
                 embedding_loss = self.embedding_loss(embeddings, labels)
                 is_empty = self._is_empty(labels[:, None] == labels)
-        if ce is None:
-            loss = embedding_loss
-        elif embedding_loss is None:
-            loss = ce
+        if ce is None or embedding_loss is None:
+            loss = embedding_loss if ce is None else ce
         else:
             loss = self.lam * embedding_loss + (1 - self.lam) * ce
         lap("loss")

@@ -206,9 +206,7 @@ class _Run:
         reset_peak_memory(device)
         precision = choose_precision(cfg.trainer, device)
         if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
-            log_once(
-                "trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off"
-            )
+            log_once("trainer.precision=auto is bf16 on this processor, which has units for it; float32 turns it off")
         machine = environment(device, precision)
         display.show("phase", {"name": "tokenising"})
         texts = texts_on_device(cfg, dataset, device, self.is_trial)
