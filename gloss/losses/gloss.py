@@ -313,6 +313,11 @@ class GLoss(nn.Module):
             embeddings, labels, sigma=self.sigma, is_labeled=is_labeled, num_classes=num_classes, **settings
         )
 
+    def extra_repr(self) -> str:
+        sigma = "sqrt" if self.sigma is None else self.sigma
+        shown = f"sigma={sigma!r}, gamma={self.gamma}, num_classes={self.num_classes}, objective={self.objective!r}"
+        return shown if self.class_weights is None else f"{shown}, class_weights={self.class_weights.tolist()}"
+
     def get_extra_state(self) -> Tensor:
         """σ as a float64 scalar, NaN until known; a tensor, since safetensors keep nothing else; no cast rounds it."""
         return torch.tensor(math.nan if self.sigma is None else self.sigma, dtype=torch.float64)

@@ -41,5 +41,8 @@ class SupConLoss(nn.Module):
         super().__init__()
         self.temperature, self.released = temperature, released
 
+    def extra_repr(self) -> str:
+        return f"temperature={self.temperature}, released={self.released}"
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         return supcon_loss(embeddings, labels, self.temperature, released=self.released)

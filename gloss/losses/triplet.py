@@ -47,5 +47,8 @@ class BatchAllTripletLoss(nn.Module):
         super().__init__()
         self.margin = margin
 
+    def extra_repr(self) -> str:
+        return f"margin={self.margin}"
+
     def forward(self, embeddings: Tensor, labels: Tensor) -> Tensor:
         return batch_all_triplet_loss(embeddings, labels, self.margin)

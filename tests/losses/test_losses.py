@@ -206,6 +206,13 @@ def test_modules_have_the_defaults_of_the_method_and_equal_their_functions():
     assert CosineSimilarityLoss()(x, labels) == cosine_similarity_loss(x, labels)
 
 
+def test_repr_of_a_module_shows_its_settings():
+    assert repr(SupConLoss(0.1)) == "SupConLoss(temperature=0.1, released=False)"
+    assert repr(BatchAllTripletLoss(2.0)) == "BatchAllTripletLoss(margin=2.0)"
+    weighted = GLoss(0.5, num_classes=2, class_weights=torch.tensor([1.0, 3.0]))
+    assert repr(weighted) == "GLoss(sigma=0.5, gamma=0.6, num_classes=2, objective='nll', class_weights=[1.0, 3.0])"
+
+
 @pytest.mark.parametrize("name", LOSSES)
 def test_autocast_does_not_change_a_loss(name):
     x, labels = batch()
