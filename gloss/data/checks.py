@@ -63,7 +63,7 @@ def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[s
         raise DataError(f"the classes {named(alike[0])} differ only in blanks or Unicode form: write them alike")
     notes = []
     if similar := _groups(counts, _meant):
-        pairs = "; ".join(map(named, similar[:3])) + (f"; and {len(similar) - 3} more" if len(similar) > 3 else "")
+        pairs = "; ".join(map(named, similar))
         notes.append(f"classes that differ only in case, form of letters or form of numbers: {pairs}")
     if missing := list(filter(_is_missing, counts)):
         notes.append(f"a class is called {named(missing)}: if that means a missing label, take its rows out")
@@ -84,17 +84,16 @@ def _text_notes(rows: Sequence[Row], of_part: str, train: set[tuple[str, ...]]) 
     keys = [words(row.texts) for row in rows]
     for key, row in zip(keys, rows, strict=True):
         labels_of[key].add(row.names[-1])
-    found = {
-        "hold a word for a missing text, as nan or none": [any(map(_is_missing, key)) for key in keys],
-        "occur with different labels": [len(labels_of[key]) > 1 for key in keys],
-        "are also among the training texts": [key in train for key in keys],
+    faults: dict[str, Callable[[tuple[str, ...]], bool]] = {
+        "hold a word for a missing text, as nan or none": lambda key: any(map(_is_missing, key)),
+        "occur with different labels": lambda key: len(labels_of[key]) > 1,
+        "are also among the training texts": train.__contains__,
     }
-    odd = {fault: [row for row, one in zip(rows, flags, strict=True) if one] for fault, flags in found.items()}
-    return [
-        f"{len(some):,} of the {len(rows):,} texts{of_part} {fault} ({listed(some)})"
-        for fault, some in odd.items()
-        if some
-    ]
+    notes = []
+    for fault, has_fault in faults.items():
+        if some := [row for key, row in zip(keys, rows, strict=True) if has_fault(key)]:
+            notes.append(f"{len(some):,} of the {len(rows):,} texts{of_part} {fault} ({listed(some)})")
+    return notes
 
 
 def _is_missing(cell: str) -> bool:

@@ -212,11 +212,8 @@ def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> Source:
     parts = {part: [Row(i, (text,), (name,)) for i, (text, name) in enumerate(rows, 2)] for part, rows in found.items()}
     pinned, notes = read_manifest()["docstrings"], []
     if {part: fingerprint(row_digests(rows)) for part, rows in found.items()} != pinned["fingerprints"]:
-        other = [
-            f"{name} {versions[name]} for {pin}" for name, pin in pinned["versions"].items() if versions[name] != pin
-        ]
-        cause = "installed: " + ", ".join(other) if other else "the installed packages differ from their release"
-        notes.append(f"these docstrings differ from the pinned versions' ({cause})")
+        other = [f"{k} {versions[k]} for {pin}" for k, pin in pinned["versions"].items() if versions[k] != pin]
+        notes.append(f"these docstrings differ from the pinned versions' (installed: {', '.join(other) or 'the same'})")
     return list(docstrings.LIBRARIES), parts, notes
 
 
@@ -227,9 +224,8 @@ def _names(cfg: DatasetConfig) -> list[str]:
 
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
-    given = {part: path for part, path in paths.items() if path is not None or part == "train"}
-    names = _names(cfg)
-    found = {p: read_examples(path, cfg.text, names, cfg.separator, cfg.encoding) for p, path in given.items()}
+    given = {part: path for part, path in paths.items() if path is not None}
+    found = {p: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding) for p, path in given.items()}
     return _own(cfg, found, of_csv=[part for part, path in given.items() if examples_kind(path) == "csv"])
 
 
@@ -297,7 +293,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
             order, rows = ["wrong", "right"], _options(cells, cfg, where)
         else:
             rows = (checked(number, row, cfg.text, _names(cfg)) for number, row in cells)
-        parts[known_as] = collect(rows, where, "row")
+        parts[known_as] = collect(rows, where)
     if "train" not in parts:
         raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
     return _own(cfg, parts, notes, order)

@@ -78,14 +78,14 @@ def test_a_folder_per_class_is_read(tmp_path):
     for split in dataset.splits.values():
         assert all((*text, dataset.labels[y]) in ROWS for text, y in zip(split.texts, split.labels, strict=True))
     assert sum(map(len, dataset.splits.values())) == len(ROWS)
-    assert dataset.notes[0] == "1 file left out, not directly in the folder of a class (README)"
+    assert dataset.notes[0] == "1 row left out, not directly in the folder of a class (README)"
     rows = list(read_rows(str(tmp_path / "train"), "folder", ["text"]))
     assert [row.texts[0] for row in rows] == ["about", *(t for label in ("neg", "pos") for t, y in ROWS if y == label)]
     names = sorted(path.relative_to(tmp_path / "train").as_posix() for path in (tmp_path / "train").glob("*/*"))
     (tmp_path / "train" / "pos" / "linked.txt").symlink_to(tmp_path / "train" / "neg" / "01.txt")
     (tmp_path / "train" / names[0]).write_text("none")
-    link, _, missing, *_ = sorted(load(tmp_path / "train").notes)
-    assert link == "1 file left out, a link, which is not followed (pos/linked.txt)"
+    missing, link, *_ = sorted(load(tmp_path / "train").notes)
+    assert link == "1 row left out, a link, which is not followed (pos/linked.txt)"
     assert missing == f"1 of the 24 texts hold a word for a missing text, as nan or none ({names[0]})"
     for content, message in ((b"%PDF-1.7", "cannot be read: binary data"), (b"\xff", "column 'text' is not in")):
         (tmp_path / "train" / names[2]).write_bytes(content)
@@ -148,7 +148,7 @@ def test_typed_files_with_numbers_and_missing_labels_are_read(tmp_path):
     frame["label"] = [True, False] * 9 + [None, True]
     frame.to_json(tmp_path / "lines.jsonl", orient="records", lines=True)
     dataset = load(tmp_path / "lines.jsonl")
-    assert dataset.labels == ["False", "True"] and dataset.notes[0] == "1 line left out, without 'label' (line 19)"
+    assert dataset.labels == ["False", "True"] and dataset.notes[0] == "1 row left out, without 'label' (row 19)"
     assert checked(1, ["a", float("nan")], ["text"], ["label"]).left_out == "without 'label'"
 
 
@@ -190,10 +190,10 @@ def test_csv_rows_are_read_back_unchanged(tmp_path_factory, rows, separator):
     ("x.csv", None, "cannot be read: No such file or directory"),
     ("x.csv.gz", b"text,label\na,x\n", "cannot be read: Not a gzipped file"),
     ("x.csv.gz", gzip.compress(as_csv())[:-20], "cannot be read: Compressed file ended before the end"),
-    ("x.jsonl", '{"text": "a", "label": "x"}\n{"text": ', r"line 2: not JSON \("),
-    ("x.jsonl", '{"body": "a"}', "line 1: expected an object with text and label, got {'body': 'a'}"),
-    ("x.jsonl", '{"text": 3, "label": "x"}', "line 1: column 'text' holds int, not text"),
-    ("x.jsonl", '{"text": "a", "label": ["x"]}', "line 1: column 'label' holds a list: several labels per text are no"),
+    ("x.jsonl", '{"text": "a", "label": "x"}\n{"text": ', r"row 2: not JSON \("),
+    ("x.jsonl", '{"body": "a"}', "row 1: expected an object with text and label, got {'body': 'a'}"),
+    ("x.jsonl", '{"text": 3, "label": "x"}', "row 1: column 'text' holds int, not text"),
+    ("x.jsonl", '{"text": "a", "label": ["x"]}', "row 1: column 'label' holds a list: several labels per text are no"),
     ("x.json", '[{"text": "a"', "cannot be read: Expecting"),
     ("x.parquet", b"PAR1 no more", "cannot be read: .*[pP]arquet"),
     ("x.parquet", pd.DataFrame({"body": ["a"]}).to_parquet(), "no column 'text' in the header, which has 'body': set"),
@@ -213,7 +213,7 @@ def test_blank_rows_repeated_headers_and_missing_cells_are_dropped_and_counted(t
     path.write_text("\n".join(lines))
     dataset = load(path)
     assert dataset.notes[:4] == [
-        "2 rows left out, blank (rows 7, 8)",
+        "3 rows left out, blank (rows 7, 8, 28)",
         "2 rows left out, repeated header (rows 9, 27)",
         "1 row left out, without 'text' (row 10)",
         "1 row left out, without 'label' (row 11)",
