@@ -334,8 +334,7 @@ def _texts(cfg: Config, settings: Settings) -> tuple[Tokens, np.ndarray, int]:
     if settings.lengths is None:
         dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
         train = dataset.splits["train"]
-        cache = Path(cfg.paths.outputs) / "cache" / "tokens"
-        tokens = tokenize(train.texts, load_tokenizer(cfg.model), cfg.model.max_length, cache)
+        tokens = tokenize(train.texts, load_tokenizer(cfg.model), cfg.model.max_length)
         return tokens, train.labels, len(dataset.labels)
     low, _, high = settings.lengths.partition("-")
     if not low.isdecimal() or not (high or low).isdecimal() or not 3 <= int(low) <= int(high or low) <= 512:

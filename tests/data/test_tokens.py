@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import byte_level, wordpiece
 from test_data import WORDS, some_rows
-from transformers import BertTokenizer, DistilBertTokenizer
+from transformers import DistilBertTokenizer
 
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import DataError
@@ -65,32 +65,6 @@ def test_a_tokenizer_with_only_unknown_words_is_refused(bert, roberta):
         tokens = tokenize(texts, tokenizer, length)
         with contextlib.nullcontext() if is_right else pytest.raises(DataError, match=r"knows \(nearly\) no word"):
             check_tokens(texts, tokens, tokenizer, length)
-
-
-def test_token_cache_is_used_keyed_by_its_inputs_and_rebuilt_when_damaged(bert, tmp_path, monkeypatch):
-    texts = [(text,) for text, _ in some_rows(30, seed=0)]
-    fresh = tokenize(texts, bert, 16, tmp_path)
-    (path,) = tmp_path.iterdir()
-    content = path.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(BertTokenizer, "__call__", lambda *args, **kwargs: pytest.fail("not taken from the cache"))
-        again = tokenize(texts, bert, 16, tmp_path)
-    assert all((getattr(fresh, key) == getattr(again, key)).all() for key in ("input_ids", "token_type_ids", "offsets"))
-    for length in (0, 10, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:length])
-        assert (tokenize(texts, bert, 16, tmp_path).input_ids == fresh.input_ids).all()
-        assert path.read_bytes() == content
-    vocab = bert.get_vocab()
-    other = BertTokenizer(vocab=vocab | {"good": vocab["bad"], "bad": vocab["good"]})
-    for arguments in (
-        (texts[1:], bert, 16),
-        (texts, bert, 15),
-        (texts, other, 16),
-        ([(t, t) for (t,) in texts], bert, 16),
-    ):
-        before = len(list(tmp_path.iterdir()))
-        tokenize(*arguments, tmp_path)
-        assert len(list(tmp_path.iterdir())) == before + 1
 
 
 @pytest.mark.parametrize("max_length", [4, 5, 6, 40])
