@@ -212,8 +212,6 @@ def test_best_is_chosen_by_validation_among_runs_with_weights(outputs, capsys):
     assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
     shutil.rmtree(find_run("loss=ce", outputs).folder / "model")
     assert find_run("dataset=colours", outputs).identity.loss == "gloss_sqrt"
-    expected = "the only one of 3 runs with weights: dataset=colours model=tiny loss=gloss_sqrt mode=integrated"
-    assert expected in capsys.readouterr().err
     with pytest.raises(RunError, match="needs a data set"):
         find_run("best", outputs)
 
@@ -228,7 +226,7 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
         find_run("dataset=mr", outputs)
     with pytest.raises(RunError, match="'outputs/typo' is no key of a run"):
         find_run("outputs/typo", outputs)
-    with pytest.raises(RunError, match="datset is no key of a run: expected dataset=…, model=…"):
+    with pytest.raises(RunError, match="'datset' is no key of a run: expected .*, or dataset=…, model=…"):
         find_run("", outputs, datset="colours")
     with pytest.raises(RunError, match="runs/colours is no run, as …/seed=1 is: it has no DONE"):
         find_run(str(outputs / "runs" / "colours"))
