@@ -70,9 +70,7 @@ def test_pinned_versions_give_the_pinned_texts_in_any_file_order(collected, monk
     monkeypatch.setattr(docstrings, "collect", lambda: (parts | {"val": parts["val"][1:]}, versions | {"numpy": "1.0"}))
     (note,) = data.load_dataset(CFG, "unused", seed=1).notes
     assert f"differ from the pinned versions' (installed: numpy 1.0 for {pinned['versions']['numpy']}" in note
-
-
-def test_a_missing_library_is_named(monkeypatch):
+    monkeypatch.undo()
     monkeypatch.setattr(docstrings, "LIBRARIES", {"no-such-library": ("no_such_library", ())})
     with pytest.raises(data.DataError, match="needs no-such-library: `pip install -r requirements.txt`"):
         data.load_dataset(CFG, "unused", seed=1)
