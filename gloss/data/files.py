@@ -38,28 +38,18 @@ _NO_TEXT = "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, fo
 # A damaged gzip file raises EOFError or zlib.error, other damage and our own DataError are a ValueError.
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError)
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode
-_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # invisible characters of other categories
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a file, or the reason why it has no content.
+    """A row of a file, or the reason why it has no content."""
 
-    Args:
-        number: as a spreadsheet or an editor shows it.
-        texts: cells of the text columns.
-        names: cells of the other columns, a group or a label; numbers as strings.
-        left_out: the reason why this row is skipped in a file that is otherwise valid.
-        problem: the reason why this row cannot be read.
-        file: its own file, in a folder of texts.
-    """
-
-    number: int
-    texts: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    left_out: str | None = None
-    problem: str | None = None
-    file: str | None = None
+    number: int  # as a spreadsheet or an editor shows it
+    texts: tuple[str, ...] = ()  # cells of the text columns
+    names: tuple[str, ...] = ()  # cells of the other columns, a group or a label; numbers as strings
+    left_out: str | None = None  # the reason why this row is skipped in a file that is otherwise valid
+    problem: str | None = None  # the reason why this row cannot be read
+    file: str | None = None  # its own file, in a folder of texts
 
     def place(self) -> str:
         """Its number, or its own file."""
@@ -133,9 +123,7 @@ def checked(number: int, cells: Sequence[Any], text: Sequence[str], names: Seque
 
 def is_blank(cell: Any) -> bool:
     """Whether a cell is missing, or a text of invisible characters only."""
-    return cell is None or (
-        isinstance(cell, str) and all(unicodedata.category(c) in _INVISIBLE or c in _FILLERS for c in cell)
-    )
+    return cell is None or isinstance(cell, str) and all(unicodedata.category(c) in _INVISIBLE for c in cell)
 
 
 def _name(cell: Any) -> Any:
@@ -242,9 +230,7 @@ def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[st
 def _places(columns: Sequence[str], header: Sequence[str], advice: str) -> list[int]:
     for column in columns:
         if header.count(column) != 1:
-            found = "two columns" if column in header else "no column"
-            similar = [name for name in header if name != column and name.strip().casefold() == column.casefold()]
-            shown = ", ".join(map(repr, header)) + (f" (did you mean {similar[0]!r}?)" if similar else "")
+            found, shown = "two columns" if column in header else "no column", ", ".join(map(repr, header))
             raise DataError(f"{found} {column!r} in the header, which has {shown}: {advice}")
     return [header.index(column) for column in columns]
 
