@@ -16,7 +16,7 @@ from gloss.benchmark.baselines import TrainerSteps
 from gloss.benchmark.peers import _peak_bytes, beside_peers, candidates
 from gloss.benchmark.settings import MEASURED, Settings
 from gloss.benchmark.steps import BASELINE_ROUNDS, Bench, bench, distance, gradient, step_arguments, step_flops, summary
-from gloss.benchmark.turns import in_turn, interval
+from gloss.benchmark.turns import interval
 from gloss.cli.bench import Benchmark
 from gloss.errors import ConfigError
 from gloss.report.build import build
@@ -76,11 +76,6 @@ def test_candidates_of_a_round_get_equal_batches_in_rotating_order(monkeypatch):
         assert measured["tokens"] == ours.fits["ce"].tables["train"].host_lengths[turns[0][1]].sum()
     names = [set(ours.round(number)["turns"]) for number in (BASELINE_ROUNDS - 1, BASELINE_ROUNDS)]
     assert names[0] - names[1] == {"trainer", "released"}
-    order = []
-    candidates = {name: lambda name=name: order.append(name) for name in "abc"}
-    for number in range(3):
-        in_turn(candidates, number)
-    assert "".join(order) == "abcbcacab"
 
 
 def test_step_flops_equal_a_count_by_hand():
@@ -180,15 +175,12 @@ def test_peer_losses_give_equal_values_and_have_time_and_memory(monkeypatch):
     monkeypatch.setattr("gloss.benchmark.peers.BATCHES", (8, 64))
     monkeypatch.setattr("gloss.benchmark.peers.MOST_TRIPLETS", 8**3)
     rows = list(beside_peers(torch.device("cpu"), time.perf_counter, rounds=2, width=4))
-    assert [sum(row["batch"] == num for row in rows) for num in (8, 64)] == [
-        6,
-        4,
-    ]  # peers with more than 8³ triplets are left out
+    # Peers with more than 8³ triplets are left out.
+    assert [sum(row["batch"] == num for row in rows) for num in (8, 64)] == [6, 4]
     assert all(row["seconds"] > 0 for row in rows) and all(row["memory_ratio"] > 0 for row in rows if "ratio" in row)
     x = torch.zeros(100, 10)
-    peak = _peak_bytes(
-        lambda x, y: (x + 1).exp().sum(), x, x
-    )  # the intermediate sum is freed before the gradient is allocated
+    # The intermediate sum is freed before the gradient is allocated.
+    peak = _peak_bytes(lambda x, y: (x + 1).exp().sum(), x, x)
     assert peak == pytest.approx(2 * x.nbytes, rel=0.01)
 
 
