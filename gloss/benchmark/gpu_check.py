@@ -81,9 +81,7 @@ def gpu_check(device: str, outputs: str, on_row: Callable[[Row], None]) -> dict[
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- the checks
-
-
+# -- the checks --------------------------------------------------------------------------------------------------------
 def device_and_driver(place: Place) -> Iterator[Row]:
     if not place.is_gpu:
         yield row("device", "CUDA", "a CPU: a rehearsal, not a check of a GPU", None)
@@ -268,9 +266,7 @@ CHECKS = (
 )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------------- parts
-
-
+# -- parts -------------------------------------------------------------------------------------------------------------
 def _guarded(name: str, check: Callable[..., Iterator[Row]], *arguments: Any) -> Iterator[Row]:
     """The rows of check(*arguments); an error becomes a failed row of this name."""
     try:

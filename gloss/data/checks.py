@@ -48,11 +48,12 @@ def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[s
         pieces = [piece.strip() for piece in re.split(r"[|;,]", label)]
         if _LIST.fullmatch(label) or (len(pieces) > 1 and all(piece in counts for piece in pieces)):
             raise DataError(f"{named([label])} is a list: several labels per text are not supported, keep one of them")
-    are_numbers = all(map(_NUMBER.fullmatch, counts))
-    shown = " to ".join(f(counts, key=float) for f in (min, max)) if are_numbers else ""
-    if are_numbers and len(counts) > MANY_DECIMALS and any(float(label) % 1 for label in counts):
+    ratings = ""  # from the lowest to the highest, where all labels are numbers
+    if all(map(_NUMBER.fullmatch, counts)):
+        ratings = f"{len(counts)} numbers, {min(counts, key=float)} to {max(counts, key=float)}"
+    if ratings and len(counts) > MANY_DECIMALS and any(float(label) % 1 for label in counts):
         advice = "regression is not supported: group them into a few classes"
-        raise DataError(f"the labels are {len(counts)} numbers, {shown}, which looks like ratings: {advice}")
+        raise DataError(f"the labels are {ratings}, which looks like ratings: {advice}")
     if len(counts) > MANY_CLASSES and 2 * len(counts) > counts.total():
         some = " and ".join(map(repr, list(counts)[:2]))
         advice = "set dataset.label to the column of classes, which need several texts each"
@@ -67,8 +68,8 @@ def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[s
         notes.append(f"classes that differ only in case, form of letters or form of numbers: {pairs}")
     if missing := list(filter(_is_missing, counts)):
         notes.append(f"a class is called {named(missing)}: if that means a missing label, take its rows out")
-    if are_numbers and len(counts) > MANY_NUMBERS:
-        notes.append(f"the {len(counts)} classes are numbers, {shown}: if these are ratings, group them")
+    if ratings and len(counts) > MANY_NUMBERS:
+        notes.append(f"the classes are {ratings}: if these are ratings, group them")
     train = {words(row.texts) for row in parts["train"]}
     content = {part: sorted((row.texts, row.names) for row in rows) for part, rows in parts.items()}
     for part, rows in parts.items():

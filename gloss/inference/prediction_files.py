@@ -33,8 +33,6 @@ _OUR_COLUMNS = ("number", "truth", "label", "probability", "probabilities", "nei
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-
-
 def input_kind(name: str) -> str:
     """The kind of a file of texts by its name; raises ConfigError for an unknown ending."""
     if kind := kind_of(name):
@@ -80,9 +78,7 @@ def rows_of_split(run: Run, name: str) -> list[Row]:
     return [Row(int(split.rows[i]), split.texts[i], (run.labels[split.labels[i]],)) for i in order]
 
 
-# -- predicting and writing ------------------------------------------------------------------------------------------
-
-
+# -- predicting and writing --------------------------------------------------------------------------------------------
 def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
     """Predict and write the rows, name the bad ones, score known labels; return 1 if there were bad rows, else 0."""
     num_good = num_bad = num_blank = 0

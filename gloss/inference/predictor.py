@@ -35,8 +35,6 @@ BLOCK = 256  # texts compared with all training texts at once
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------
-
-
 def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> Record:
     """The record that `run` names.
 
@@ -90,8 +88,6 @@ def _listed(records: Sequence[Record], most: int) -> str:
 
 
 # -- a run at work -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Neighbour:
     """A training text near to another text in the learnt space."""

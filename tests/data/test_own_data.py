@@ -25,7 +25,7 @@ def test_classes_that_look_alike_are_refused(tmp_path, pair):
 
 ALIKE = "classes that differ only in case, form of letters or form of numbers: {!r} (10 texts, first in row 2) and {!r}"
 MISSING = "a class is called {!r} (10 texts, first in row 2): if that means a missing label"
-WHOLE = "the 100 classes are numbers, 1 to 100: if these are ratings, group them"
+WHOLE = "the classes are 100 numbers, 1 to 100: if these are ratings, group them"
 
 
 @pytest.mark.parametrize(("labels", "note"), [
