@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from scipy.stats import binom
 
 from gloss.benchmark.baselines import TrainerSteps
 from gloss.benchmark.peers import _peak_bytes, beside_peers, candidates
@@ -105,16 +104,9 @@ def test_equal_steps_have_ratio_1_under_noise():
     assert low <= 1 <= high and high - low < 0.03
 
 
-@pytest.mark.parametrize("size", [1, 5, 6, 12, 101])
-def test_interval_of_the_median_has_95_percent_coverage(size):
-    values = np.random.default_rng(size).permutation(size) + 1.0
-    median, low, high = interval(values.tolist())
-    k = int(low)  # the k-th lowest and the k-th highest
-    assert median == np.median(values) and high == size + 1 - k
-    if size < 6:
-        assert k == 1  # even the extremes do not reach 95 %
-    else:
-        assert 2 * binom.cdf(k - 1, size, 0.5) <= 0.05 < 2 * binom.cdf(k, size, 0.5)
+@pytest.mark.parametrize(("size", "ends"), [(1, [1, 1]), (5, [1, 5]), (6, [1, 6]), (12, [3, 10])])
+def test_interval_of_the_median_is_of_order_statistics(size, ends):
+    assert interval(np.random.default_rng(size).permutation(size) + 1.0) == [(size + 1) / 2, *ends]
 
 
 def test_equal_steps_have_equal_gradients_and_their_distance_is_relative():
