@@ -29,10 +29,10 @@ def letters_and_digits(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple("".join(filter(str.isalnum, text.lower())) for text in texts)
 
 
-def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[str]:
+def examine(parts: dict[str, list[Row]]) -> list[str]:
     """Describe suspicious examples of each split, in a sentence each with rows or names.
 
-    of_csv: the splits read from a CSV file, where a quote may be left open. Raises DataError for clear mistakes.
+    Raises DataError for clear mistakes.
     """
     of = {part: f" of {part}" if len(parts) > 1 else "" for part in parts}
     counts = Counter(row.names[-1] for rows in parts.values() for row in rows)
@@ -58,8 +58,6 @@ def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[s
         some = " and ".join(map(repr, list(counts)[:2]))
         advice = "set dataset.label to the column of classes, which need several texts each"
         raise DataError(f"the labels have {len(counts):,} values in {counts.total():,} rows, as {some}: {advice}")
-    for part in of_csv:
-        _refuse_swallowed_rows(parts[part], counts, of[part])
     if alike := _groups(counts, _seen):
         raise DataError(f"the classes {named(alike[0])} differ only in blanks or Unicode form: write them alike")
     notes = []
@@ -121,8 +119,8 @@ def _groups(labels: Iterable[str], key: Callable[[str], object]) -> list[list[st
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _refuse_swallowed_rows(rows: Iterable[Row], labels: Counter[str], of_part: str) -> None:
-    """Refuse a text whose lines are rows themselves, because a quote was left open."""
+def refuse_swallowed_rows(rows: Iterable[Row], labels: Collection[str], path: str) -> None:
+    """Raise DataError for a text of a CSV file whose lines are rows themselves, because a quote was left open."""
 
     def is_row(line: str, place: int) -> bool:
         return any(sep in line and line.split(sep)[place].strip('"\r') in labels for sep in SEPARATORS)
@@ -130,6 +128,6 @@ def _refuse_swallowed_rows(rows: Iterable[Row], labels: Counter[str], of_part: s
     for row in rows:
         for lines in (text.split("\n") for text in row.texts):
             if len(lines) > 1 and (all(is_row(x, -1) for x in lines[:-1]) or all(is_row(x, 0) for x in lines[1:])):
-                found = f"row {row.number}{of_part} holds {len(lines)} lines that look like rows themselves"
+                found = f"{path}: row {row.number} holds {len(lines)} lines that look like rows themselves"
                 advice = "close the quote that is open there, or double it inside a text"
                 raise DataError(f"{found}: {advice}; a text that is meant so can be given as JSON lines")

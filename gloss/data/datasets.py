@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
-from gloss.data.checks import examine, words
+from gloss.data.checks import examine, refuse_swallowed_rows, words
 from gloss.data.files import Row, checked, collect, examples_kind, read_examples, read_table
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError, RunError
@@ -226,27 +226,24 @@ def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
     given = {part: path for part, path in paths.items() if path is not None}
     found = {p: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding) for p, path in given.items()}
-    return _own(cfg, found, of_csv=[part for part, path in given.items() if examples_kind(path) == "csv"])
+    labels = {row.names[-1] for rows, _ in found.values() for row in rows}
+    for part, path in given.items():
+        if examples_kind(path) == "csv":
+            refuse_swallowed_rows(found[part][0], labels, path)
+    return _own(cfg, found, [], [])
 
 
 def _own(
-    cfg: DatasetConfig,
-    found: dict[str, tuple[list[Row], list[str]]],
-    notes: Sequence[str] = (),
-    order: Sequence[str] = (),
-    of_csv: Sequence[str] = (),
+    cfg: DatasetConfig, found: dict[str, tuple[list[Row], list[str]]], notes: Sequence[str], order: Sequence[str]
 ) -> Source:
     """A user's own examples, checked. Raises DataError.
 
-    found: rows, and notes on those left out, of each split; order: of the classes, where it is known; of_csv: the
-    splits read from a CSV file.
+    found: rows, and notes on those left out, of each split; order: of the classes, where it is known.
     """
     parts = {part: rows for part, (rows, _) in found.items()}
-    left_out = [
-        f"{part}: {note}" if len(found) > 1 else note for part, (_, of_part) in found.items() for note in of_part
-    ]
+    left_out = [f"{part}: {note}" if len(found) > 1 else note for part in found for note in found[part][1]]
     try:
-        notes = [*notes, *left_out, *examine(parts, of_csv)]
+        notes = [*notes, *left_out, *examine(parts)]
     except DataError as error:
         raise DataError(f"{cfg.path}: {error}") from None
     labels = {row.names[-1] for rows in parts.values() for row in rows}
