@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -246,9 +247,22 @@ def _benchmark(place: Place, texts: str, lengths: str, is_compiled: bool) -> Ite
     yield row(f"CE's step and G-Loss's, {texts}", "", "{:.2f} and {:.2f} ms".format(*(1e3 * s for s in seconds)), None)
 
 
+def short_run(place: Place) -> Iterator[Row]:
+    """Train a short run from the command line."""
+    words = ["dataset=docstrings", "dataset.train_limit=512", "loss=gloss_sqrt", "trainer.max_epochs=2", "rerun=true"]
+    model = ["model=minilm"] if place.is_gpu else ["model=tiny", "model.max_length=16", "trainer.lr=1e-3"]
+    outputs = Path(place.outputs).absolute() / "gpu_check"
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *words, *model]
+    where = [f"trainer.device={place.device}", f"paths.outputs={outputs}"]
+    done = subprocess.run([*command, *where], capture_output=True, text=True, timeout=300)
+    last = [line for line in (done.stdout if not done.returncode else done.stderr).splitlines() if line.strip()]
+    result = next((line for line in last if "test accuracy" in line), last[-1] if last else "")
+    yield row("a short run", "ends with a test accuracy", result[-200:], "test accuracy" in result)
+
+
 CHECKS = (
     device_and_driver, elimination_kernels, attention, training_steps, gradient_caching, precision, compiled_layers,
-    tests, benchmarks,
+    tests, benchmarks, short_run,
 )  # fmt: skip
 
 

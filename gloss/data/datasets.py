@@ -271,7 +271,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
         as_text = {"converters": dict.fromkeys(columns, str), "keep_default_na": False} if is_csv else {}
         found = datasets.load_dataset(name, subset or None, revision=cfg.revision, **as_text)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"dataset.path={cfg.path} (revision {cfg.revision}) cannot be read: {reason}") from None
     parts, notes, order = {}, [], []
     for part, table in found.items():
