@@ -134,7 +134,7 @@ def measure_frozen(
     model = Classifier(load_encoder(model_cfg), len(dataset.labels)).to(device)
     z, y = {}, {part: split.labels for part, split in dataset.splits.items()}
     for part, split in dataset.splits.items():
-        tokens = tokenize(split.texts, tokenizer, model_cfg.max_length, Path(outputs) / "cache" / "tokens")
+        tokens = tokenize(split.texts, tokenizer, model_cfg.max_length)
         table = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         z[part] = embed(model, table, device, precision).cpu().numpy()
     weight, bias, settings = logistic_probe(z["train"], y["train"], z["val"], y["val"], len(dataset.labels))

@@ -40,7 +40,7 @@ def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
     tokenizer, device = load_tokenizer(cfg.model), torch.device(device)
     tables, labels = {}, {}
     for name, split in dataset.splits.items():
-        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, cfg.model.max_length, None), 0, device)
+        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, cfg.model.max_length), 0, device)
         labels[name] = torch.from_numpy(split.labels).to(device)
     torch.manual_seed(cfg.seed)
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
