@@ -15,6 +15,9 @@ def check_batch(embeddings: Tensor, labels: Tensor, may_be_unknown: bool = False
 
     may_be_unknown: whether a label may be -1; that is looked up on the CPU alone, since a GPU would have to wait.
     """
+    for name, value in (("embeddings", embeddings), ("labels", labels)):
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
     if embeddings.ndim != 2 or len(embeddings) < 2 or not embeddings.is_floating_point():
         raise ValueError(
             "embeddings must be float [B, D] with B >= 2 (let the sampler merge a last batch of one), "
@@ -33,7 +36,8 @@ def outside_autocast(loss: Callable[..., Result]) -> Callable[..., Result]:
 
     @functools.wraps(loss)
     def run(embeddings: Tensor, *args, **kwargs) -> Result:
-        with torch.autocast(embeddings.device.type, enabled=False):
+        device = embeddings.device.type if isinstance(embeddings, Tensor) else "cpu"  # what else is refused within
+        with torch.autocast(device, enabled=False):
             return loss(embeddings, *args, **kwargs)
 
     return run

@@ -63,6 +63,6 @@ def numbers_of(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
     for key, value in tree.items():
         if isinstance(value, dict):
             found |= numbers_of(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             found[prefix + key] = float(value)
     return found

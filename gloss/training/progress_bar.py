@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -35,17 +33,20 @@ class Display:
         self.progress = Progress()
         self.phase, self.since = "", time.monotonic()
         self.values: dict = {}  # of the last step
-        self.epoch_since, self.first_step = self.since, 0
-        console = Console(file=sys.stderr, highlight=False)
-        live = Live(get_renderable=self._view, console=console, transient=True, refresh_per_second=4)
-        self.live = live if is_live() else contextlib.nullcontext()
+        self.epoch_since, self.texts, self.first_step = self.since, 0, 0
+        self.live = None
+        if is_live():
+            console = Console(file=sys.stderr, highlight=False)
+            self.live = Live(get_renderable=self._view, console=console, transient=True, refresh_per_second=4)
 
     def __enter__(self) -> Display:
-        self.live.__enter__()
+        if self.live is not None:
+            self.live.start()
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self.live.__exit__(*error)
+    def __exit__(self, *error: object) -> None:
+        if self.live is not None:
+            self.live.stop()
 
     def show(self, event: str, values: dict) -> None:
         """Show an event of a run: "phase", "start", "step", "epoch", "note" or "stopped"."""
@@ -56,7 +57,9 @@ class Display:
 
     def _step(self, values: dict) -> None:
         if not self.values or values["epoch"] != self.values["epoch"]:  # its time counts from the end of this step
-            self.epoch_since, self.first_step = time.monotonic(), values["step"]
+            self.epoch_since, self.texts, self.first_step = time.monotonic(), 0, values["step"]
+        else:
+            self.texts += values["texts"]
         self.values = values
 
     def _epoch(self, row: dict) -> None:
@@ -99,11 +102,12 @@ class Display:
         lines: list[Text | Table] = [Text(head, overflow="ellipsis", no_wrap=True)]
         if self.values:
             step, steps = self.values["step"], self.values["steps"]
+            rate = self.texts / (now - self.epoch_since) if self.texts and self.phase == "training" else 0
             row = Table.grid(padding=(0, 1))
             row.add_row(
                 f"epoch {self.values['epoch']} of at most {self.cfg.trainer.max_epochs}",
                 ProgressBar(total=steps, completed=step, width=24),
-                f"step {step} of {steps}",
+                f"step {step} of {steps}" + (f" · {rate:,.0f} examples/s" if rate else ""),
             )
             lines.append(row)
             lines.append(Text(" · ".join(self._numbers()), overflow="ellipsis", no_wrap=True))
@@ -118,9 +122,11 @@ class Display:
         p, patience = self.progress, self.cfg.trainer.patience
         parts = [] if self.values["loss"] is None else [f"loss {self.values['loss']:.4f}"]
         if p.epochs:
+            row = p.epochs[-1]
             parts.append(f"best val {self.score} {p.best_score:.4g} at epoch {p.best_epoch}")
             if patience is not None:
                 parts.append(f"patience {max(0, patience - p.num_stale)} of {patience} left")
+            parts.append(f"epoch {row['epoch']}: val {self.score} {row['score']:.4g}, loss {self._losses(row)}")
         return parts
 
     def _time_left(self, now: float) -> tuple[float, float] | None:

@@ -179,6 +179,8 @@ def test_modules_refuse_wrong_batches(module):
         (x.long(), labels, "got torch.int64"),
         (x, labels[:3], r"labels must be int \[4\], got torch.int64 \[3\]"),
         (x, labels.float(), r"labels must be int \[4\], got torch.float32"),
+        (x.tolist(), labels, "embeddings must be a torch.Tensor, got list"),
+        (x, labels.numpy(), "labels must be a torch.Tensor, got ndarray"),
         (x, labels - 1, "-1"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -49,13 +49,14 @@ def test_live_view_shows_run_phase_and_estimated_time(view):
     now[0] += 4
     step(display, 1, 3)  # two steps in four seconds
     step(display, 1, 4)
-    assert "epoch 1 of at most 20" in text() and "step 4 of 10" in text()
+    assert "epoch 1 of at most 20" in text() and "step 4 of 10 · 16 examples/s" in text()
     # 3 steps take 4 s, an epoch 13.3 s; 0.4 of epoch 1 is done. Epoch 1 always improves: at least 6 epochs
     assert display._time_left(now[0]) == pytest.approx((5.6 * 40 / 3, 19.6 * 40 / 3))
     display.progress = Progress(epochs=[row(1), row(2, 61.0), row(3, 50.0)], best_epoch=2, best_score=61.0, num_stale=1)
     step(display, 4, 5)
     shown = text()
-    assert "loss 0.2500 · best val F1 61 at epoch 2 · patience 4 of 5 left" in shown
+    numbers = "loss 0.2500 · best val F1 61 at epoch 2 · patience 4 of 5 left · epoch 3: val F1 50, loss 0.5000"
+    assert f"{numbers} (ce 0.3000, gloss_sqrt 0.5500)" in shown
     assert display._time_left(now[0]) == (35.0, 165.0)  # 3.5 and 16.5 epochs of 10 s
     assert "training ends in 0:35 (no better score) to 2:45 (all epochs)" in shown
 
@@ -66,7 +67,7 @@ def test_live_view_without_patience_and_without_step_loss(view):
     display.progress = Progress(epochs=[row(1)], best_epoch=1, best_score=60.0)
     step(display, 2, 10, loss=None)
     assert "training ends in 3:00\n" in text() and "patience" not in text()
-    assert "\nbest val F1 60 at epoch 1\n" in text()
+    assert "\nbest val F1 60 at epoch 1 · epoch 1: val" in text()
 
 
 def test_only_an_early_stop_prints_a_line(tiny_config, capsys):
@@ -107,5 +108,7 @@ def test_output_to_a_pipe_has_only_lines(tiny_config, capsys):
         step(display, 1, 1)
         display.show("epoch", row(1))
     output = capsys.readouterr()
-    assert output == ("csv tiny integrated ce seed 1 · epoch 1 · loss 0.5000 · val F1 60 · 10.0 s\n", "")
+    assert (
+        output.out == "csv tiny integrated ce seed 1 · epoch 1 · loss 0.5000 · val F1 60 · 10.0 s\n" and not output.err
+    )
     assert progress_bar.is_live() is False
