@@ -133,15 +133,9 @@ def _check_size(folder: Path, settings: dict[str, Any]) -> None:
 
 
 def model_folder(record: Record) -> Path:
-    """The folder of a run's weights. Raises RunError, with a command that makes them, where they were not kept."""
+    """The folder of a run's weights. Raises RunError where they were not kept."""
     folder = record.folder / "model"
     if folder.is_dir() and not folder.is_symlink():
         return folder
-    from gloss.runtime.command import command_of  # here: it loads Hydra, which predictions do without
-
-    try:
-        again = command_of(record.result["config"], "trainer.save_model=true")
-    except Exception:  # a record from anywhere, whose configuration may hold anything
-        again = f"its own command line with trainer.save_model=true (its settings are in {record.folder}/config.yaml)"
-    message = f"{record.folder} holds the results of its run, but not the weights. To train it again and keep them:"
-    raise RunError(f"{message}\n  {again}")
+    lost = f"{record.folder} holds the results of its run, but not the weights"
+    raise RunError(f"{lost}: to train it again and keep them, repeat its command with trainer.save_model=true")

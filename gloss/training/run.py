@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +51,7 @@ from gloss.training.objective import Objective, balanced_class_weights
 from gloss.training.progress_bar import Display, scores
 from gloss.training.result import result_of
 from gloss.training.sigma import choose_sigma
-from gloss.training.texts import texts_on_device
+from gloss.training.texts import log_once, texts_on_device
 from gloss.training.trainer import Fit
 
 log = logging.getLogger(__name__)
@@ -98,8 +97,7 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         if (record := _finished(cfg, folder)) is not None:
             return record
         if is_done(folder) and not cfg.rerun:
-            again = _command(cfg, "trainer.save_model=true")
-            log.info("%s is finished, without its weights: it is trained again to keep them\n  %s", folder, again)
+            log.info("%s is finished, without its weights: it is trained again to keep them", folder)
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
@@ -116,12 +114,6 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
                 raise failure from error
             raise
         return read_record(folder)
-
-
-@cache
-def _warn_of_bf16() -> None:
-    """Log once a process, not for each run of a sweep, that the CPU computes in bf16."""
-    log.warning("trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off")
 
 
 def _remove(folder: Path, outputs: Path) -> None:
@@ -147,13 +139,13 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     if cfg.trainer.save_model is True and not has_weights:
         return None
     finished = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
-    lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if (code := record.result.get("code")) != (now := code_hash()):
-        before = f"{code}, now {now}" if code else f"not kept, now {now}"
-        lines[0] = f"{folder}: {finished}, with other code than now ({before}), which may give other numbers"
-        lines.append(f"  to train it again: {_command(cfg, 'rerun=true')}")
+        finished += f", with other code than now ({code}, now {now}), which may give other numbers"
+    lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if cfg.trainer.save_model is not False and not has_weights:
-        lines.append(f"  its weights were not kept; to get them: {_command(cfg, 'trainer.save_model=true')}")
+        from gloss.runtime.command import command_of  # here: it loads Hydra, which a run in Python does without
+
+        lines.append(f"  its weights were not kept; to get them: {command_of(asdict(cfg), 'trainer.save_model=true')}")
     log.info("\n".join(lines))
     return record
 
@@ -161,12 +153,6 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
 def _remove_left_over(folder: Path) -> None:
     for name in LEFT_OVER:
         shutil.rmtree(folder / name, ignore_errors=True)
-
-
-def _command(cfg: Config, *more: str) -> str:
-    from gloss.runtime.command import command_of  # here: it loads Hydra, which a run in Python does without
-
-    return command_of(asdict(cfg), *more)
 
 
 def _write_error(folder: Path, error: Exception) -> None:
@@ -220,7 +206,7 @@ class _Run:
         reset_peak_memory(device)
         precision = choose_precision(cfg.trainer, device)
         if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
-            _warn_of_bf16()
+            log_once("trainer.precision=auto is bf16 on this processor, which has units for it; float32 turns it off")
         machine = environment(device, precision)
         display.show("phase", {"name": "tokenising"})
         texts = texts_on_device(cfg, dataset, device, self.is_trial)

@@ -2,10 +2,11 @@
 
 import json
 
+import pytest
 from searching import finished
 
 from gloss.records.study import read_studies
-from gloss.report.figures.search import study_figure, trials_table
+from gloss.report.figures.search import importances, study_figure, trials_table
 
 
 def test_studies_are_read_back_and_damaged_ones_are_refused(settings, monkeypatch, tmp_path):
@@ -31,7 +32,9 @@ def test_a_study_is_shown_as_table_and_figure(settings, monkeypatch):
     study = finished(settings, monkeypatch, "search.trials=12")
     table = trials_table(study)
     assert len(table.rows) == 12 and table.rows[0][0].plain() == f"{study.best['number'] + 1} (best)"
+    shares = importances(study)
+    assert max(shares, key=shares.get) == "gamma" and sum(shares.values()) == pytest.approx(1)  # the score is 60 + γ
     drawing = study_figure(study)
-    assert len(drawing.figure.axes) == 1 + 4
+    assert len(drawing.figure.axes) == 2 + 4
     values = {t["number"] + 1: t["value"] for t in study.trials if t["duplicate_of"] is None}
-    assert {row["trial"]: row["value"] for row in drawing.data} == values
+    assert {row["trial"]: row["value"] for row in drawing.data if "trial" in row} == values

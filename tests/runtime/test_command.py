@@ -72,7 +72,7 @@ def test_code_hash_covers_the_modules_that_can_change_results(tmp_path):
         assert (code_hash(copy) != before) is matters, changed
 
 
-def test_a_run_finished_with_other_code_shows_its_score_and_the_command_to_rerun(tiny_config, monkeypatch, capsys):
+def test_a_run_finished_with_other_code_shows_its_score(tiny_config, monkeypatch, capsys):
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
     record = train(cfg)
     assert record.result["code"] == code_hash()
@@ -85,8 +85,7 @@ def test_a_run_finished_with_other_code_shows_its_score_and_the_command_to_rerun
     output = capsys.readouterr().out
     assert f"with other code than now ({record.result['code']}, now 0123456789ab)" in output
     assert f"test accuracy {record.result['metrics']['test']['accuracy']:.2f}" in output
-    command = output.partition("to train it again: ")[2].splitlines()[0]
-    assert config_hash(composed(*shlex.split(command)[2:]), "f") == config_hash(cfg, "f")
+    assert "rerun=true trains it again" in output
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,6 @@ def test_a_finished_run_without_weights_is_trained_again_on_request(tiny_config,
     assert "its weights were not kept; to get them: python scripts/train.py" in caplog.text
     caplog.clear()
     again = train(tiny_config("loss=ce", "trainer.save_model=true"))
-    message = "is finished, without its weights: it is trained again to keep them\n  python scripts/train.py"
-    assert message in caplog.text
+    assert "is finished, without its weights: it is trained again to keep them" in caplog.text
     assert again.folder == record.folder and (again.folder / "model").is_dir()
     assert again.result["metrics"] == record.result["metrics"]

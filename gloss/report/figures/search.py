@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from typing import Any
 
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
@@ -50,25 +51,30 @@ def trials_table(study: Study) -> Table:
 
 
 def study_figure(study: Study) -> Drawing | None:
-    """History, and the score against each hyperparameter; None before there are two scores."""
+    """History, importance, and the score against each hyperparameter; None before there are two scores."""
     done = [t for t in study.trials if t["state"] in LOOK and t["value"] is not None and t["duplicate_of"] is None]
     if len(done) < 2:
         return None
     trials = pd.DataFrame(
         [{"trial": t["number"] + 1, "state": t["state"], "value": t["value"], **t["params"]} for t in done]
     )
-    figure, axes = panels(1, 1 + len(study.space), width=2.2, height=2.2, sharey=True)
-    for ax, x in zip(axes[0], ("trial", *study.space), strict=True):
-        for state, (marker, color) in LOOK.items():
-            found = trials[trials["state"] == state]
-            ax.scatter(found[x], found["value"], marker=marker, color=color, s=16, linewidths=1)
-        ax.set_xlabel(NAMES.get(x, x))
-    history = axes[0, 0]
+    importance = importances(study) if len(study.space) > 1 else {}
+    figure, axes = panels(1, 1 + bool(importance) + len(study.space), width=2.2, height=2.2)
+    history, *others = axes[0]
+    _points(history, trials, "trial")
     best = trials[trials["state"] == "complete"].set_index("trial")["value"].sort_index().cummax()
     history.step(best.index, best, where="post", color="#333333", linewidth=0.8)
-    history.set_ylabel(study.score)
+    history.set(xlabel="trial", ylabel=study.score)
     history.xaxis.set_major_locator(MaxNLocator(integer=True))
-    for ax, space in zip(axes[0, 1:], study.space.values(), strict=True):
+    if importance:  # empty with too few trials
+        ax, *others = others
+        ax.barh([NAMES[name] for name in importance], list(importance.values()), height=0.5, color=LOOK["complete"][1])
+        ax.invert_yaxis()
+        ax.set_xlabel("importance")
+    for ax, (name, space) in zip(others, study.space.items(), strict=True):
+        _points(ax, trials, name)
+        ax.set_xlabel(NAMES[name])
+        ax.sharey(history)
         low, high, is_log = space if isinstance(space, tuple) else (min(space), max(space), False)
         ax.set_xlim((low / 1.1, high * 1.1) if is_log else (low - 0.05 * (high - low), high + 0.05 * (high - low)))
         if is_log:
@@ -76,8 +82,41 @@ def study_figure(study: Study) -> Drawing | None:
             ax.set_xscale("log")
             ax.set_xticks(ticks, [f"{x:.2g}" for x in ticks])
             ax.minorticks_off()
+    data = trials.to_dict("records") + [{"hyperparameter": k, "importance": share} for k, share in importance.items()]
     notes = ["Line: the best so far. Crosses: pruned trials, at their last score."]
-    return Drawing(f"study-{study.name}", f"Search: {title(study)}", figure, trials.to_dict("records"), notes)
+    if importance:
+        notes.append("Importance: estimated influence of each hyperparameter (fANOVA); unreliable with few trials.")
+    return Drawing(f"study-{study.name}", f"Search: {title(study)}", figure, data, notes)
+
+
+def _points(ax: Any, trials: pd.DataFrame, x: str) -> None:
+    for state, (marker, color) in LOOK.items():
+        found = trials[trials["state"] == state]
+        ax.scatter(found[x], found["value"], marker=marker, color=color, s=16, linewidths=1)
+
+
+def importances(study: Study) -> dict[str, float]:
+    """Hyperparameter -> its share of the score's variance, largest first; empty with too few trials.
+
+    Optuna's fANOVA (Hutter et al. 2014) over the complete trials.
+    """
+    import optuna  # here: a report without studies does not need it
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    space: dict[str, optuna.distributions.BaseDistribution] = {
+        name: CategoricalDistribution(row) if isinstance(row, list) else FloatDistribution(row[0], row[1], log=row[2])
+        for name, row in study.space.items()
+    }
+    found = [t for t in study.trials if t["state"] == "complete" and t["duplicate_of"] is None]
+    if len(found) < 4 or len({t["value"] for t in found}) < 2:
+        return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    copy = optuna.create_study(direction="maximize")
+    for trial in found:
+        copy.add_trial(optuna.create_trial(params=trial["params"], distributions=space, value=trial["value"]))
+    shares = get_param_importances(copy, evaluator=FanovaImportanceEvaluator(seed=0))
+    return {name: float(share) for name, share in shares.items()}
 
 
 def search_command(study: Study) -> str:
