@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import io
 import math
 import re
-import tokenize
 from dataclasses import MISSING as MISSING_DEFAULT
 from dataclasses import dataclass, field, fields, is_dataclass
 from functools import cache
@@ -54,9 +52,7 @@ def choice(default: Any, *names: str) -> Any:
 
 def _name() -> Any:
     """A name that becomes part of a path."""
-    return _limited(
-        MISSING, "letters, digits, . _ - only, not starting with a dot", re.compile(r"[\w-][\w.-]*").fullmatch
-    )
+    return _limited(MISSING, "letters, digits, . _ - only, and no dot first", re.compile(r"[\w-][\w.-]*").fullmatch)
 
 
 def at_least(least: int, default: int | None) -> Any:
@@ -118,9 +114,7 @@ class LossConfig:
         '"sqrt" or a number above 0',
         lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x > 0),
     )  # σ, the width of the graph's Gaussian kernel
-    gamma: float | None = _number(
-        None, "above 0 and below 1", lambda x: 0 < x < 1
-    )  # γ, fraction of the batch that keeps its labels
+    gamma: float | None = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)  # γ, fraction that keeps its labels
     temperature: float | None = _number(None, "above 0", lambda x: x > 0)  # τ of the supervised contrastive loss
     margin: float | None = _number(None, "at least 0", lambda x: x >= 0)  # of the triplet loss
 
@@ -139,9 +133,7 @@ class VariantConfig:
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step
     tested_weights: str = choice("best", "best", "last")  # of the best or of the last epoch
     loss_dtype: str = choice("float32", "float32", "float64")  # in which all losses are computed
-    early_stopping_min_delta: float = _number(
-        0.0, "at least 0", lambda x: x >= 0
-    )  # standalone: tolerance below the best
+    early_stopping_min_delta: float = _number(0.0, "at least 0", lambda x: x >= 0)  # standalone: below the best score
     probe: str = choice("logistic", "logistic", "adam")  # the linear classifier of standalone mode
 
 
@@ -152,7 +144,7 @@ class TrainerConfig:
     lr: float = _number(2e-5, "above 0", lambda x: x > 0)  # learning rate
     lr_decay_epoch: int = at_least(1, 30)  # the rate drops after this epoch
     lr_decay_factor: float = _number(0.1, "above 0 and at most 1", lambda x: 0 < x <= 1)  # by this factor
-    max_epochs: int = at_least(1, 200)  # at most; patience may stop earlier
+    max_epochs: int = _number(200, "a whole number from 1 to 5000", lambda x: 1 <= x <= 5000)  # patience may stop it
     patience: int | None = at_least(1, 10)  # epochs without a better score; null: no early stopping
     batch_size: int = at_least(2, 128)  # texts a step
     unlabeled_per_batch: int | None = at_least(1, None)  # null: batch_size; of dataset.unlabeled or unlabeled_path
@@ -180,9 +172,7 @@ class AblationConfig:
     lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
     graph_shuffle: bool = False  # each step's graph gets its nodes in random order, so that their labels are wrong
-    label_noise: float = _number(
-        0.0, "at least 0 and below 1", lambda x: 0 <= x < 1
-    )  # share of training labels changed
+    label_noise: float = _number(0.0, "from 0 to below 1", lambda x: 0 <= x < 1)  # share of training labels changed
     test_on: Any = _limited(
         None,
         "a set (prepared, a csv file, or hub:owner/name), or a list of them",
@@ -251,9 +241,7 @@ class SearchConfig:
     storage: str | None = None  # null: a SQLite file, for one machine; a postgresql:// URL for several
     heartbeat_seconds: int = at_least(1, 20)  # a worker that misses three heartbeats is dead
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
-    overridden: list[str] = field(
-        default_factory=list
-    )  # keys of the command line, which are not searched (set by gloss.cli.hydra_main)
+    overridden: list[str] = field(default_factory=list)  # keys of the command line, which are not searched
 
 
 @dataclass
@@ -316,14 +304,12 @@ def known_options(node: type = Config, prefix: str = "") -> dict[str, Option]:
 def comments_of(node: type) -> dict[str, str]:
     """The comment after each field of a dataclass and of its bases."""
     found = {key: text for base in node.__bases__ if is_dataclass(base) for key, text in comments_of(base).items()}
-    name = None
-    for token in tokenize.generate_tokens(io.StringIO(inspect.getsource(node)).readline):
-        if token.type in (tokenize.NEWLINE, tokenize.INDENT):
-            name = None
-        elif token.type == tokenize.NAME and name is None:
-            name = token.string
-        elif token.type == tokenize.COMMENT and name:
-            found[name] = token.string.lstrip("# ")
+    for line in inspect.getsource(node).splitlines():
+        code, _, comment = line.partition("  # ")
+        if re.match(r" {4}\w", code):
+            name = code.partition(":")[0].strip()
+        if comment:
+            found[name] = comment
     return found
 
 

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 
-def value_and_gradient(loss: Callable, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+def value_and_gradient(loss: Callable, x: Tensor, labels: Tensor, **settings: object) -> tuple[Tensor, Tensor]:
     x = x.detach().clone().requires_grad_()
-    value = loss(x, labels)
+    value = loss(x, labels, **settings)
     return value.detach(), torch.autograd.grad(value, x)[0]
 
 
@@ -83,9 +83,9 @@ def cosine(x: Tensor, y: Sequence[int]) -> Tensor:
     return sum(terms) / len(terms)
 
 
-def propagated(z: Sequence[Tensor], y: Sequence[int], is_labeled: Sequence[bool], sigma: float, classes: int) -> Tensor:
-    """F_U [U, C] of unit vectors z by kernel, S, column sums, row sums, closed form (steps 2 to 6 of the method)."""
-    n = range(len(y))
+def graph(z: Sequence[Tensor], sigma: float) -> list[Tensor]:
+    """Kernel W, S and T, each [B, B], of unit vectors z (steps 2, 3 and 5 of the method)."""
+    n = range(len(z))
     zero = 0.0 * z[0].sum()
     w = [[zero if i == j else (-(distance(z[i], z[j]) ** 2) / (2 * sigma**2)).exp() for j in n] for i in n]
     degree = [sum(row) for row in w]
@@ -93,9 +93,15 @@ def propagated(z: Sequence[Tensor], y: Sequence[int], is_labeled: Sequence[bool]
     column = [sum(s[i][j] for i in n) for j in n]
     t = [[s[i][j] / column[j] for j in n] for i in n]
     t = [[value / sum(row) for value in row] for row in t]
+    return [torch.stack([torch.stack(row) for row in matrix]) for matrix in (w, s, t)]
+
+
+def propagated(z: Sequence[Tensor], y: Sequence[int], is_labeled: Sequence[bool], sigma: float, classes: int) -> Tensor:
+    """F_U [U, C] of unit vectors z by the graph and the closed form (step 6)."""
+    n, zero, t = range(len(y)), 0.0 * z[0].sum(), graph(z, sigma)[2]
     hidden, seen = [i for i in n if not is_labeled[i]], [i for i in n if is_labeled[i]]
     rows = [torch.stack([sum((t[i][k] for k in seen if y[k] == c), zero) for c in range(classes)]) for i in hidden]
-    among = torch.stack([torch.stack([t[i][j] for j in hidden]) for i in hidden])
+    among = t[hidden][:, hidden]
     return torch.linalg.inv(torch.eye(len(hidden), dtype=torch.float64) - among) @ torch.stack(rows)
 
 

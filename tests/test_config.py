@@ -39,7 +39,7 @@ REFUSED = {
     "loss=gloss_o loss.sigma=nan": "loss.sigma=nan is not allowed",
     "trainer.batch_size=1": "trainer.batch_size=1 is not allowed: expected a whole number of at least 2",
     "trainer.lr=inf": "trainer.lr=inf is not allowed",
-    "trainer.max_epochs=5001": "expected at most 5000",
+    "trainer.max_epochs=5001": "expected a whole number from 1 to 5000",
     "loss=ce loss.temperature=0.3": "loss.temperature=0.3 has no effect with loss=ce; it belongs to scl_ce, scl",
     "loss.lam=0.5 mode=standalone": "loss.lam=0.5 has no effect in mode=standalone",
     "loss.gamma=null": "loss.gamma=null is not allowed: loss=gloss_sqrt needs a value",

@@ -46,21 +46,12 @@ class TrainerSteps:
         stops = _Stops(self.clock)
         with tempfile.TemporaryDirectory() as folder:
             options = transformers.TrainingArguments(
-                output_dir=folder,
-                per_device_train_batch_size=len(batches[0]),
-                max_steps=len(batches) + 1,
-                max_grad_norm=1.0,
-                optim="adamw_torch_fused",
-                train_sampling_strategy="sequential",
-                remove_unused_columns=False,
-                logging_strategy="no",
-                save_strategy="no",
-                report_to="none",
-                disable_tqdm=True,
-                bf16=self.precision == "bf16",
-                use_cpu=self.device.type == "cpu",
-                dataloader_pin_memory=self.device.type == "cuda",
-            )
+                per_device_train_batch_size=len(batches[0]), max_steps=len(batches) + 1, max_grad_norm=1.0,
+                optim="adamw_torch_fused", train_sampling_strategy="sequential", remove_unused_columns=False,
+                bf16=self.precision == "bf16", use_cpu=self.device.type == "cpu",
+                dataloader_pin_memory=self.device.type == "cuda", output_dir=folder,
+                logging_strategy="no", save_strategy="no", report_to="none", disable_tqdm=True,
+            )  # fmt: skip
             trainer = transformers.Trainer(
                 self.model, options, self._join, train_dataset=[self.texts[i] for i in indices], callbacks=[stops]
             )

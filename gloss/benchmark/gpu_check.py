@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from gloss.benchmark.settings import Settings
-from gloss.benchmark.steps import Bench, bench, difference_of_equal_steps, distance, gradient, step_arguments
+from gloss.benchmark.steps import Bench, bench, distance, gradient, step_arguments
 from gloss.benchmark.turns import repeated, wall
 from gloss.config import ROOT
 from gloss.losses import state_elimination as elimination
@@ -81,9 +81,7 @@ def gpu_check(device: str, outputs: str, on_row: Callable[[Row], None]) -> dict[
     }
 
 
-# ----------------------------------------------------------------------------------------------------------- the checks
-
-
+# -- the checks --------------------------------------------------------------------------------------------------------
 def device_and_driver(place: Place) -> Iterator[Row]:
     if not place.is_gpu:
         yield row("device", "CUDA", "a CPU: a rehearsal, not a check of a GPU", None)
@@ -146,7 +144,7 @@ def training_steps(place: Place) -> Iterator[Row]:
     for lengths in ("20-30", "128" if place.is_gpu else "12"):
         bench_ = Bench.build(replace(place.settings, lengths=lengths))
         for loss, fit in bench_.fits.items():
-            case, arguments = f"{loss}, {lengths} tokens", _batch(bench_, fit)
+            case, arguments = f"{loss}, {lengths} tokens", _arguments(bench_, fit)
             for _ in range(2):  # the optimizer's state, and kernels
                 fit.step(0, *arguments)
             wall()
@@ -169,41 +167,35 @@ def training_steps(place: Place) -> Iterator[Row]:
             busy = sum(e.device_time for e in launched) / 1e3
             on = f"{len(launched)} kernels, busy {busy:.2f} of {ms:.2f} ms" if place.is_gpu else f"{ms:.2f} ms"
             yield row(f"a step, {case}", "", on, None)
-            difference = difference_of_equal_steps(fit, arguments[0])
+            difference = distance(gradient(fit, *arguments), gradient(fit, *arguments))
             limit = 1e-2 if place.is_gpu else 0.0
             yield row(f"the same step twice, {case}", f"at most {limit:g}", f"{difference:.1e}", difference <= limit)
 
 
 def gradient_caching(place: Place) -> Iterator[Row]:
     """Check that chunks encoded twice see the same dropout in bf16: compare with one pass with the same seeds."""
-    bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O], precision="bf16"))
-    fit, size, encode = bench_.fits[GLOSS_O], place.settings.batch // 4, Fit.encode
-    indices, device_indices, is_labeled = _batch(bench_, fit)
+    fit, arguments = _gloss_step(place, "bf16")
+    size, encode = place.settings.batch // 4, Fit.encode
 
     def at_once(indices: np.ndarray, device_indices: torch.Tensor, seed: int) -> torch.Tensor:
-        starts = range(0, len(indices), size)
-        return torch.cat(
-            [encode(fit, indices[i : i + size], device_indices[i : i + size], seed + i // size) for i in starts]
-        )
+        chunks = enumerate(zip(np.split(indices, 4), device_indices.split(size), strict=True))
+        return torch.cat([encode(fit, *chunk, seed + i) for i, chunk in chunks])
 
     setattr(fit, "encode", at_once)  # noqa: B010 (a method is replaced for the comparison)
-    plain = gradient(fit, indices, device_indices, is_labeled)
+    plain = gradient(fit, *arguments)
     del fit.encode
     fit.cfg.trainer.grad_cache_chunk = size
-    error = distance(gradient(fit, indices, device_indices, is_labeled), plain)
+    error = distance(gradient(fit, *arguments), plain)
     yield row("gradient caching repeats its dropout in bf16", "within 0.02", f"{error:.1e}", error < 0.02)
 
 
 def precision(place: Place) -> Iterator[Row]:
     """Compare the gradient of one step without dropout in bf16 and in float32."""
-    bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O]))
-    fit = bench_.fits[GLOSS_O]
-    arguments, gradients = _batch(bench_, fit), []
+    fit, arguments = _gloss_step(place, "bf16")
     fit.model.eval()
-    for name in ("bf16", "float32"):
-        fit.precision = name
-        gradients.append(gradient(fit, *arguments))
-    error = distance(*gradients)
+    in_bf16 = gradient(fit, *arguments)
+    fit.precision = "float32"
+    error = distance(in_bf16, gradient(fit, *arguments))
     yield row("gradient in bf16 against float32", "within 0.05", f"{error:.1e}", 0 < error < 0.05)
 
 
@@ -211,9 +203,7 @@ def compiled_layers(place: Place) -> Iterator[Row]:
     """Compare the gradient of one float32 step without dropout with and without compiled layers."""
     if not place.is_gpu:
         return
-    bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O], precision="float32"))
-    fit = bench_.fits[GLOSS_O]
-    arguments = _batch(bench_, fit)
+    fit, arguments = _gloss_step(place, "float32")
     fit.model.eval()
     plain = gradient(fit, *arguments)
     fit.model.encoder.compile_layers()
@@ -236,10 +226,8 @@ def tests(place: Place) -> Iterator[Row]:
 
 def benchmarks(place: Place) -> Iterator[Row]:
     """Measure the ratios and shares of docs/SPEED.md; one whose whole interval misses its target fails."""
-    # Texts of 10 to 45 tokens are about as long as MR's.
-    for lengths, is_compiled in (
-        (("128", False), ("128", True), ("10-45", False)) if place.is_gpu else (("4-12", False),)
-    ):
+    on_gpu = ("128", False), ("128", True), ("10-45", False)  # MR's texts have about 10 to 45 tokens
+    for lengths, is_compiled in on_gpu if place.is_gpu else [("4-12", False)]:
         texts = f"{lengths} tokens" + ", compiled" * is_compiled
         yield from _guarded(f"benchmark, {texts}", _benchmark, place, texts, lengths, is_compiled)
 
@@ -249,10 +237,8 @@ def _benchmark(place: Place, texts: str, lengths: str, is_compiled: bool) -> Ite
     ce, gloss_o = (result["candidates"][name] for name in (CE, GLOSS_O))
     share, ratio = ce["mfu"], gloss_o["overhead"]
     measured = "{:.3f} ({:.3f} – {:.3f})"
-    least = None
-    if is_compiled:
-        least = 0.45 if "A100" in device_name(place.device) else 0.38
-    wanted, right = (f"at least {least}", share[2] >= least) if least else ("", None)
+    least = 0.45 if "A100" in device_name(place.device) else 0.38
+    wanted, right = (f"at least {least}", share[2] >= least) if is_compiled else ("", None)
     yield row(f"CE's share of peak (MFU), {texts}", wanted, measured.format(*share) + f" {path}", right)
     most = 1.02 if lengths == "128" else 1.05
     wanted, right = (f"at most {most}", ratio[1] <= most) if place.is_gpu else ("", None)
@@ -280,9 +266,7 @@ CHECKS = (
 )  # fmt: skip
 
 
-# --------------------------------------------------------------------------------------------------------------- parts
-
-
+# -- parts -------------------------------------------------------------------------------------------------------------
 def _guarded(name: str, check: Callable[..., Iterator[Row]], *arguments: Any) -> Iterator[Row]:
     """The rows of check(*arguments); an error becomes a failed row of this name."""
     try:
@@ -291,8 +275,14 @@ def _guarded(name: str, check: Callable[..., Iterator[Row]], *arguments: Any) ->
         yield row(name, "runs", f"{type(error).__name__}: {str(error).strip()[:300]}", False)
 
 
-def _batch(bench_: Bench, fit: Fit) -> tuple[np.ndarray, torch.Tensor, torch.Tensor | None]:
+def _arguments(bench_: Bench, fit: Fit) -> tuple[np.ndarray, torch.Tensor, torch.Tensor | None]:
     return step_arguments(fit, next(bench_.batches), torch.Generator().manual_seed(0))
+
+
+def _gloss_step(place: Place, precision: str) -> tuple[Fit, tuple[np.ndarray, torch.Tensor, torch.Tensor | None]]:
+    """A fit with G-Loss, and the arguments of a step."""
+    bench_ = Bench.build(replace(place.settings, losses=[GLOSS_O], precision=precision))
+    return bench_.fits[GLOSS_O], _arguments(bench_, bench_.fits[GLOSS_O])
 
 
 def _milliseconds(act: Callable[[], object]) -> float:

@@ -20,12 +20,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 import transformers
-from hydra.errors import HydraException
 
 from gloss.benchmark.baselines import PADDED_TO, ReleasedSteps, TrainerSteps
 from gloss.benchmark.settings import Settings
 from gloss.benchmark.turns import CLOCKS, Clock, in_turn, interval, repeated
-from gloss.config import CONFIG_DIR, Config
+from gloss.config import Config, known_options
 from gloss.data.datasets import load_dataset
 from gloss.data.sampler import epoch_batches
 from gloss.data.tokens import Tokens, tokenize
@@ -36,9 +35,10 @@ from gloss.models.encoder import Classifier, Encoder, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.run_folder import write_json
 from gloss.resolve import resolve
-from gloss.runtime.compose import composed, readable
+from gloss.runtime.compose import composed
 from gloss.runtime.device import choose_device, choose_precision, device_name
 from gloss.runtime.environment import environment
+from gloss.runtime.overrides import prepared
 from gloss.runtime.timing import peak_memory_bytes, reset_peak_memory
 from gloss.training.checkpoint import Progress
 from gloss.training.objective import Objective
@@ -272,14 +272,6 @@ def step_arguments(
     return indices, device_indices, fit.objective.draw_labeled(len(indices), generator)
 
 
-def difference_of_equal_steps(fit: Fit, indices: np.ndarray) -> float:
-    """‖g − g'‖ / ‖g‖ of the gradients of two steps with the same weights, texts and seed: the effect of a device that
-    adds in another order each time. indices: [B]."""
-    arguments = step_arguments(fit, indices, torch.Generator().manual_seed(fit.cfg.seed))
-    once, again = (gradient(fit, *arguments) for _ in range(2))
-    return distance(again, once)
-
-
 def gradient(
     fit: Fit, indices: np.ndarray, device_indices: torch.Tensor, is_labeled: torch.Tensor | None, seed: int = 5
 ) -> list[torch.Tensor]:
@@ -309,15 +301,7 @@ def _config(settings: Settings, loss: str, outputs: str, data: str | None) -> Co
         "loss.sigma": SIGMA if loss == GLOSS_O else None,
     }  # fmt: skip
     words = [f"{key}={value}" for key, value in given.items() if value is not None]
-    try:
-        return resolve(composed(words))
-    except HydraException as error:
-        for group, name, others in (("model", model, [*SHAPES]), ("dataset", given["dataset"], [])):
-            known = sorted(path.stem for path in (CONFIG_DIR / group).iterdir())
-            if name not in (*known, None):
-                expected = ", ".join([*others, *known])
-                raise ConfigError(f"{group}={name} is not allowed: expected one of {expected}") from None
-        raise ConfigError(readable(error)) from None
+    return resolve(composed(prepared(words, known_options(Config))))
 
 
 def _encoder(cfg: Config, settings: Settings) -> Encoder:
@@ -334,8 +318,7 @@ def _texts(cfg: Config, settings: Settings) -> tuple[Tokens, np.ndarray, int]:
     if settings.lengths is None:
         dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
         train = dataset.splits["train"]
-        cache = Path(cfg.paths.outputs) / "cache" / "tokens"
-        tokens = tokenize(train.texts, load_tokenizer(cfg.model), cfg.model.max_length, cache)
+        tokens = tokenize(train.texts, load_tokenizer(cfg.model), cfg.model.max_length)
         return tokens, train.labels, len(dataset.labels)
     low, _, high = settings.lengths.partition("-")
     if not low.isdecimal() or not (high or low).isdecimal() or not 3 <= int(low) <= int(high or low) <= 512:

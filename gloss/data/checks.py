@@ -29,10 +29,10 @@ def letters_and_digits(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple("".join(filter(str.isalnum, text.lower())) for text in texts)
 
 
-def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[str]:
+def examine(parts: dict[str, list[Row]]) -> list[str]:
     """Describe suspicious examples of each split, in a sentence each with rows or names.
 
-    of_csv: the splits read from a CSV file, where a quote may be left open. Raises DataError for clear mistakes.
+    Raises DataError for clear mistakes.
     """
     of = {part: f" of {part}" if len(parts) > 1 else "" for part in parts}
     counts = Counter(row.names[-1] for rows in parts.values() for row in rows)
@@ -48,27 +48,26 @@ def examine(parts: dict[str, list[Row]], of_csv: Collection[str] = ()) -> list[s
         pieces = [piece.strip() for piece in re.split(r"[|;,]", label)]
         if _LIST.fullmatch(label) or (len(pieces) > 1 and all(piece in counts for piece in pieces)):
             raise DataError(f"{named([label])} is a list: several labels per text are not supported, keep one of them")
-    are_numbers = all(map(_NUMBER.fullmatch, counts))
-    shown = " to ".join(f(counts, key=float) for f in (min, max)) if are_numbers else ""
-    if are_numbers and len(counts) > MANY_DECIMALS and any(float(label) % 1 for label in counts):
+    ratings = ""  # from the lowest to the highest, where all labels are numbers
+    if all(map(_NUMBER.fullmatch, counts)):
+        ratings = f"{len(counts)} numbers, {min(counts, key=float)} to {max(counts, key=float)}"
+    if ratings and len(counts) > MANY_DECIMALS and any(float(label) % 1 for label in counts):
         advice = "regression is not supported: group them into a few classes"
-        raise DataError(f"the labels are {len(counts)} numbers, {shown}, which looks like ratings: {advice}")
+        raise DataError(f"the labels are {ratings}, which looks like ratings: {advice}")
     if len(counts) > MANY_CLASSES and 2 * len(counts) > counts.total():
         some = " and ".join(map(repr, list(counts)[:2]))
         advice = "set dataset.label to the column of classes, which need several texts each"
         raise DataError(f"the labels have {len(counts):,} values in {counts.total():,} rows, as {some}: {advice}")
-    for part in of_csv:
-        _refuse_swallowed_rows(parts[part], counts, of[part])
     if alike := _groups(counts, _seen):
         raise DataError(f"the classes {named(alike[0])} differ only in blanks or Unicode form: write them alike")
     notes = []
     if similar := _groups(counts, _meant):
-        pairs = "; ".join(map(named, similar[:3])) + (f"; and {len(similar) - 3} more" if len(similar) > 3 else "")
+        pairs = "; ".join(map(named, similar))
         notes.append(f"classes that differ only in case, form of letters or form of numbers: {pairs}")
     if missing := list(filter(_is_missing, counts)):
         notes.append(f"a class is called {named(missing)}: if that means a missing label, take its rows out")
-    if are_numbers and len(counts) > MANY_NUMBERS:
-        notes.append(f"the {len(counts)} classes are numbers, {shown}: if these are ratings, group them")
+    if ratings and len(counts) > MANY_NUMBERS:
+        notes.append(f"the classes are {ratings}: if these are ratings, group them")
     train = {words(row.texts) for row in parts["train"]}
     content = {part: sorted((row.texts, row.names) for row in rows) for part, rows in parts.items()}
     for part, rows in parts.items():
@@ -84,17 +83,16 @@ def _text_notes(rows: Sequence[Row], of_part: str, train: set[tuple[str, ...]]) 
     keys = [words(row.texts) for row in rows]
     for key, row in zip(keys, rows, strict=True):
         labels_of[key].add(row.names[-1])
-    found = {
-        "hold a word for a missing text, as nan or none": [any(map(_is_missing, key)) for key in keys],
-        "occur with different labels": [len(labels_of[key]) > 1 for key in keys],
-        "are also among the training texts": [key in train for key in keys],
+    faults: dict[str, Callable[[tuple[str, ...]], bool]] = {
+        "hold a word for a missing text, as nan or none": lambda key: any(map(_is_missing, key)),
+        "occur with different labels": lambda key: len(labels_of[key]) > 1,
+        "are also among the training texts": train.__contains__,
     }
-    odd = {fault: [row for row, one in zip(rows, flags, strict=True) if one] for fault, flags in found.items()}
-    return [
-        f"{len(some):,} of the {len(rows):,} texts{of_part} {fault} ({listed(some)})"
-        for fault, some in odd.items()
-        if some
-    ]
+    notes = []
+    for fault, has_fault in faults.items():
+        if some := [row for key, row in zip(keys, rows, strict=True) if has_fault(key)]:
+            notes.append(f"{len(some):,} of the {len(rows):,} texts{of_part} {fault} ({listed(some)})")
+    return notes
 
 
 def _is_missing(cell: str) -> bool:
@@ -121,8 +119,8 @@ def _groups(labels: Iterable[str], key: Callable[[str], object]) -> list[list[st
     return [group for group in groups.values() if len(group) > 1]
 
 
-def _refuse_swallowed_rows(rows: Iterable[Row], labels: Counter[str], of_part: str) -> None:
-    """Refuse a text whose lines are rows themselves, because a quote was left open."""
+def refuse_swallowed_rows(rows: Iterable[Row], labels: Collection[str], path: str) -> None:
+    """Raise DataError for a text of a CSV file whose lines are rows themselves, because a quote was left open."""
 
     def is_row(line: str, place: int) -> bool:
         return any(sep in line and line.split(sep)[place].strip('"\r') in labels for sep in SEPARATORS)
@@ -130,6 +128,6 @@ def _refuse_swallowed_rows(rows: Iterable[Row], labels: Counter[str], of_part: s
     for row in rows:
         for lines in (text.split("\n") for text in row.texts):
             if len(lines) > 1 and (all(is_row(x, -1) for x in lines[:-1]) or all(is_row(x, 0) for x in lines[1:])):
-                found = f"row {row.number}{of_part} holds {len(lines)} lines that look like rows themselves"
+                found = f"{path}: row {row.number} holds {len(lines)} lines that look like rows themselves"
                 advice = "close the quote that is open there, or double it inside a text"
                 raise DataError(f"{found}: {advice}; a text that is meant so can be given as JSON lines")

@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
-from gloss.data.checks import examine, words
+from gloss.data.checks import examine, refuse_swallowed_rows, words
 from gloss.data.files import Row, checked, collect, examples_kind, read_examples, read_table
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError, RunError
@@ -212,11 +212,8 @@ def _read_docstrings(cfg: DatasetConfig, data_dir: Path) -> Source:
     parts = {part: [Row(i, (text,), (name,)) for i, (text, name) in enumerate(rows, 2)] for part, rows in found.items()}
     pinned, notes = read_manifest()["docstrings"], []
     if {part: fingerprint(row_digests(rows)) for part, rows in found.items()} != pinned["fingerprints"]:
-        other = [
-            f"{name} {versions[name]} for {pin}" for name, pin in pinned["versions"].items() if versions[name] != pin
-        ]
-        cause = "installed: " + ", ".join(other) if other else "the installed packages differ from their release"
-        notes.append(f"these docstrings differ from the pinned versions' ({cause})")
+        other = [f"{k} {versions[k]} for {pin}" for k, pin in pinned["versions"].items() if versions[k] != pin]
+        notes.append(f"these docstrings differ from the pinned versions' (installed: {', '.join(other) or 'the same'})")
     return list(docstrings.LIBRARIES), parts, notes
 
 
@@ -227,30 +224,26 @@ def _names(cfg: DatasetConfig) -> list[str]:
 
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
-    given = {part: path for part, path in paths.items() if path is not None or part == "train"}
-    names = _names(cfg)
-    found = {p: read_examples(path, cfg.text, names, cfg.separator, cfg.encoding) for p, path in given.items()}
-    return _own(cfg, found, of_csv=[part for part, path in given.items() if examples_kind(path) == "csv"])
+    given = {part: path for part, path in paths.items() if path is not None}
+    found = {p: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding) for p, path in given.items()}
+    labels = {row.names[-1] for rows, _ in found.values() for row in rows}
+    for part, path in given.items():
+        if examples_kind(path) == "csv":
+            refuse_swallowed_rows(found[part][0], labels, path)
+    return _own(cfg, found, [], [])
 
 
 def _own(
-    cfg: DatasetConfig,
-    found: dict[str, tuple[list[Row], list[str]]],
-    notes: Sequence[str] = (),
-    order: Sequence[str] = (),
-    of_csv: Sequence[str] = (),
+    cfg: DatasetConfig, found: dict[str, tuple[list[Row], list[str]]], notes: Sequence[str], order: Sequence[str]
 ) -> Source:
     """A user's own examples, checked. Raises DataError.
 
-    found: rows, and notes on those left out, of each split; order: of the classes, where it is known; of_csv: the
-    splits read from a CSV file.
+    found: rows, and notes on those left out, of each split; order: of the classes, where it is known.
     """
     parts = {part: rows for part, (rows, _) in found.items()}
-    left_out = [
-        f"{part}: {note}" if len(found) > 1 else note for part, (_, of_part) in found.items() for note in of_part
-    ]
+    left_out = [f"{part}: {note}" if len(found) > 1 else note for part in found for note in found[part][1]]
     try:
-        notes = [*notes, *left_out, *examine(parts, of_csv)]
+        notes = [*notes, *left_out, *examine(parts)]
     except DataError as error:
         raise DataError(f"{cfg.path}: {error}") from None
     labels = {row.names[-1] for rows in parts.values() for row in rows}
@@ -278,7 +271,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
         as_text = {"converters": dict.fromkeys(columns, str), "keep_default_na": False} if is_csv else {}
         found = datasets.load_dataset(name, subset or None, revision=cfg.revision, **as_text)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        reason = str(error).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DataError(f"dataset.path={cfg.path} (revision {cfg.revision}) cannot be read: {reason}") from None
     parts, notes, order = {}, [], []
     for part, table in found.items():
@@ -297,7 +290,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
             order, rows = ["wrong", "right"], _options(cells, cfg, where)
         else:
             rows = (checked(number, row, cfg.text, _names(cfg)) for number, row in cells)
-        parts[known_as] = collect(rows, where, "row")
+        parts[known_as] = collect(rows, where)
     if "train" not in parts:
         raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
     return _own(cfg, parts, notes, order)

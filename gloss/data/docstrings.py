@@ -32,14 +32,11 @@ TEXTS_PER_FILE = 10  # a module's docstrings resemble each other
 MAX_BYTES = 60_000  # of a file: to parse the few longer ones would take most of the time
 MIN_WORDS, ENOUGH_WORDS, MAX_WORDS = 6, 18, 60  # paragraphs are added until there are enough words
 SKIPPED_FOLDERS = {
-    "tests",
-    "testing",
-    "externals",  # with the next two, code of other projects
-    "array_api_compat",
-    "array_api_extra",
+    "tests", "testing",
+    "externals", "array_api_compat", "array_api_extra",  # code of other projects
     "asyncio",  # of SQLAlchemy: repeats the words of its orm
     "distutils",  # of NumPy: only there with Python 3.11
-}
+}  # fmt: skip
 SECTION_OR_EXAMPLE = re.compile(r"^\s*[-=~]{3,}\s*$|>>>", re.MULTILINE)
 GENERATED = re.compile(r"(__config__|_?version\w*|_distributor_init\w*|_version_meson)\.py")
 

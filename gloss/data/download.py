@@ -66,10 +66,9 @@ def _prepare_file(
             reason = difference(read_table(path, list(columns.values())), entry, part)
         except DataError as error:
             reason = str(error)
-        if reason is None:
-            say(f"{path}: complete, kept")
+        say(f"{path}: fetched again: {reason}" if reason else f"{path}: complete, kept")
+        if not reason:
             return
-        say(f"{path}: fetched again: {reason}")
     if "package" in source:
         rows = snippets.splits(source, entry)[part]
     else:
@@ -112,7 +111,9 @@ def fetch(url: str, path: Path, expected: dict[str, Any]) -> None:
 
     def download(url: str, output_file: str, pooch: Any) -> None:
         get(url, output_file, pooch)
-        if blob and blob != (found := _git_blob(Path(output_file).read_bytes())):
+        content = Path(output_file).read_bytes()  # as git hashes it: the only hash known for most of the authors' files
+        found = hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+        if blob not in (None, found):
             raise ValueError(f"git blob id {found}, expected {blob}")
 
     registry = {path.name: sha256 and f"sha256:{sha256}"}
@@ -125,8 +126,3 @@ def fetch(url: str, path: Path, expected: dict[str, Any]) -> None:
     except ValueError as error:
         advice = "try again later, or another source with GLOSS_DATA_MIRROR"
         raise DataError(f"{url}: not the content that the manifest names ({error}): {advice}") from None
-
-
-def _git_blob(content: bytes) -> str:
-    """The id under which git keeps a file: the only hash known for most of the authors' files."""
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -23,7 +23,7 @@ from typing import Any
 
 from gloss.errors import DataError
 
-KINDS = {"txt": "line", "csv": "row", "jsonl": "line", "json": "item", "parquet": "row", "folder": "file"}  # row
+KINDS = ("txt", "csv", "jsonl", "json", "parquet", "folder")
 ENDINGS = {
     ".csv": "csv", ".tsv": "csv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "json",
     ".parquet": "parquet", ".txt": "txt", "": "txt",
@@ -38,32 +38,22 @@ _NO_TEXT = "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, fo
 # A damaged gzip file raises EOFError or zlib.error, other damage and our own DataError are a ValueError.
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError)
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode
-_FILLERS = "\u115f\u1160\u2800\u3164\uffa0"  # invisible characters of other categories
 
 
 @dataclass(frozen=True)
 class Row:
-    """A row of a file, or the reason why it has no content.
+    """A row of a file, or the reason why it has no content."""
 
-    Args:
-        number: as a spreadsheet or an editor shows it.
-        texts: cells of the text columns.
-        names: cells of the other columns, a group or a label; numbers as strings.
-        left_out: the reason why this row is skipped in a file that is otherwise valid.
-        problem: the reason why this row cannot be read.
-        file: its own file, in a folder of texts.
-    """
+    number: int  # as a spreadsheet or an editor shows it
+    texts: tuple[str, ...] = ()  # cells of the text columns
+    names: tuple[str, ...] = ()  # cells of the other columns, a group or a label; numbers as strings
+    left_out: str | None = None  # the reason why this row is skipped in a file that is otherwise valid
+    problem: str | None = None  # the reason why this row cannot be read
+    file: str | None = None  # its own file, in a folder of texts
 
-    number: int
-    texts: tuple[str, ...] = ()
-    names: tuple[str, ...] = ()
-    left_out: str | None = None
-    problem: str | None = None
-    file: str | None = None
-
-    def place(self, unit: str = "row") -> str:
-        """Its number with the unit, or its own file."""
-        return self.file or f"{unit} {self.number}"
+    def place(self) -> str:
+        """Its number, or its own file."""
+        return self.file or f"row {self.number}"
 
 
 # -- whole files -------------------------------------------------------------------------------------------------------
@@ -81,7 +71,7 @@ def read_examples(
     with file, row and column.
     """
     path, kind = Path(path).expanduser(), examples_kind(path)
-    return collect(read_rows(str(path), kind, text, names, one_character(separator), encoding), str(path), KINDS[kind])
+    return collect(read_rows(str(path), kind, text, names, one_character(separator), encoding), str(path))
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
@@ -92,34 +82,31 @@ def read_table(path: Path, columns: Sequence[str]) -> list[list[str]]:
     return [[*row.texts, *row.names] for row in rows]
 
 
-def collect(rows: Iterable[Row], where: str, unit: str) -> tuple[list[Row], list[str]]:
+def collect(rows: Iterable[Row], where: str) -> tuple[list[Row], list[str]]:
     """The rows with content, and notes on those left out. Raises DataError for a row that cannot be read."""
     kept: list[Row] = []
     left_out = defaultdict(list)
     for row in rows:
         if row.problem:
-            raise DataError(f"{where}: {row.place(unit)}: {row.problem}")
+            raise DataError(f"{where}: {row.place()}: {row.problem}")
         if row.left_out:
             left_out[row.left_out].append(row)
         else:
             kept.append(row)
-    last = kept[-1].number if kept else 0
-    left_out[BLANK] = [row for row in left_out[BLANK] if row.number < last]  # blank rows at the end get no note
     notes = [
-        f"{len(some):,} {unit}{'s' * (len(some) > 1)} left out, {reason} ({listed(some, unit)})"
+        f"{len(some):,} row{'s' * (len(some) > 1)} left out, {reason} ({listed(some)})"
         for reason, some in left_out.items()
-        if some
     ]
     if not kept:
-        raise DataError("; ".join([f"{where}: no {unit} with text and label", *notes]))
+        raise DataError("; ".join([f"{where}: no row with text and label", *notes]))
     return kept, notes
 
 
-def listed(rows: Sequence[Row], unit: str = "row", most: int = 5) -> str:
+def listed(rows: Sequence[Row], most: int = 5) -> str:
     """Name rows by their numbers or files: the first `most`, and how many more there are."""
     shown = ", ".join(row.file or str(row.number) for row in rows[:most])
     shown += f" and {len(rows) - most:,} more" if len(rows) > most else ""
-    return shown if rows[0].file else f"{unit}{'s' * (len(rows) > 1)} {shown}"
+    return shown if rows[0].file else f"row{'s' * (len(rows) > 1)} {shown}"
 
 
 # -- cells -------------------------------------------------------------------------------------------------------------
@@ -136,9 +123,7 @@ def checked(number: int, cells: Sequence[Any], text: Sequence[str], names: Seque
 
 def is_blank(cell: Any) -> bool:
     """Whether a cell is missing, or a text of invisible characters only."""
-    return cell is None or (
-        isinstance(cell, str) and all(unicodedata.category(c) in _INVISIBLE or c in _FILLERS for c in cell)
-    )
+    return cell is None or isinstance(cell, str) and all(unicodedata.category(c) in _INVISIBLE for c in cell)
 
 
 def _name(cell: Any) -> Any:
@@ -209,39 +194,26 @@ def read_rows(
             rows = _folder(Path(name), columns, encoding)
         elif kind == "parquet":
             rows = _parquet(name, columns)
+        elif kind == "csv":
+            rows = _csv(_lines(name, encoding, fallback), columns, separators)
         else:
-            lines = _lines(name, encoding, fallback)
-            read = {"txt": _txt, "jsonl": _json_lines, "json": _json}
-            rows = _csv(lines, columns, separators) if kind == "csv" else read[kind](lines, columns)
+            rows = (_txt if kind == "txt" else _json)(_lines(name, encoding, fallback), columns)
         for row in rows:
             is_read = not (row.left_out or row.problem)
             yield replace(checked(row.number, row.texts, text, names), file=row.file) if is_read else row
     except _UNREADABLE as error:
-        raise DataError(f"{name}: {_reason(error)}") from None
-
-
-def _reason(error: BaseException) -> str:
-    return f"cannot be read: {getattr(error, 'strerror', None) or error}"
-
-
-def _opened(name: str) -> Any:
-    """The bytes of a file, unpacked."""
-    if name == "-":
-        return sys.stdin.buffer
-    return gzip.open(name) if name.lower().endswith(".gz") else open(name, "rb")
-
-
-def _codec(encoding: str) -> str:
-    try:
-        return codecs.lookup(encoding).name
-    except LookupError:
-        raise DataError(f"encoding={encoding} is unknown: try utf-8, utf-16, cp1252 or latin-1") from None
+        raise DataError(f"{name}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[str]:
     """The lines of a text. Bytes outside its encoding become surrogates, so that the row can be named."""
-    codec = _codec(encoding)
-    with _opened(name) as file:
+    try:
+        codec = codecs.lookup(encoding).name
+    except LookupError:
+        raise DataError(f"encoding={encoding} is unknown: try utf-8, utf-16, cp1252 or latin-1") from None
+    opener = gzip.open if name.lower().endswith(".gz") else open
+    opened: Any = sys.stdin.buffer if name == "-" else opener(name, "rb")
+    with opened as file:
         head = file.peek(4)[:4]
         if head.startswith(_BINARY):
             raise DataError(_NO_TEXT)
@@ -251,16 +223,14 @@ def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[st
             codec = "utf-16"
         for line in io.TextIOWrapper(file, encoding=codec, errors="surrogateescape", newline=""):
             if fallback and re.search("[\udc80-\udcff]", line):
-                line = line.encode("utf-8", "surrogateescape").decode(_codec(fallback), "surrogateescape")
+                line = line.encode("utf-8", "surrogateescape").decode(fallback, "surrogateescape")
             yield line
 
 
 def _places(columns: Sequence[str], header: Sequence[str], advice: str) -> list[int]:
     for column in columns:
         if header.count(column) != 1:
-            found = "two columns" if column in header else "no column"
-            similar = [name for name in header if name != column and name.strip().casefold() == column.casefold()]
-            shown = ", ".join(map(repr, header)) + (f" (did you mean {similar[0]!r}?)" if similar else "")
+            found, shown = "two columns" if column in header else "no column", ", ".join(map(repr, header))
             raise DataError(f"{found} {column!r} in the header, which has {shown}: {advice}")
     return [header.index(column) for column in columns]
 
@@ -279,7 +249,6 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str) -> Itera
     if declared := re.fullmatch(r'"?sep=(.)"?\s*', first, re.IGNORECASE):  # Excel's own line, which Excel does not show
         separators, first = declared[1], next(lines, "")
     while first and not first.strip():
-        yield Row(number, left_out=BLANK)
         first, number = next(lines, ""), number + 1
     if "\0" in first:
         raise DataError(_NO_TEXT)
@@ -317,20 +286,18 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str) -> Itera
             yield Row(number, tuple(row[place] for place in places))
 
 
-def _json_lines(lines: Iterable[str], columns: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(lines, 1):
+def _json(lines: Iterator[str], columns: Sequence[str]) -> Iterator[Row]:
+    """The rows of one list of objects, or of JSON lines."""
+    first = next(lines, "")
+    if first.lstrip().startswith("["):
+        for number, item in enumerate(json.loads("".join([first, *lines])), 1):
+            yield _of_json(number, item, columns)
+        return
+    for number, line in enumerate(chain([first], lines), 1):
         try:
             yield _of_json(number, json.loads(line), columns) if line.strip() else Row(number, left_out=BLANK)
         except (ValueError, RecursionError) as error:
             yield Row(number, problem=f"not JSON ({error})")
-
-
-def _json(lines: Iterator[str], columns: Sequence[str]) -> Iterator[Row]:
-    """The rows of one list of objects; else of JSON lines."""
-    first = next(lines, "")
-    if not first.lstrip().startswith("["):
-        return _json_lines(chain([first], lines), columns)
-    return (_of_json(*item, columns) for item in enumerate(json.loads("".join([first, *lines])), 1))
 
 
 def _of_json(number: int, found: Any, columns: Sequence[str]) -> Row:
@@ -356,9 +323,8 @@ def _folder(folder: Path, columns: Sequence[str], encoding: str) -> Iterator[Row
     if len(columns) > 2:
         raise DataError("pairs of texts are not read from a folder: put them into a CSV file")
     has_label = len(columns) == 2
-    found = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    paths = [path.relative_to(folder) for path in found]
-    paths = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
+    paths = [path for path in found if not any(part.startswith(".") for part in path.parts)]
     splits = sorted({path.parts[0] for path in paths if path.parts[0].lower() in _SPLITS})
     if has_label and len(splits) > 1:
         raise DataError(f"has the folders {', '.join(splits)}: set dataset.path and dataset.test_path to one each")
@@ -375,4 +341,4 @@ def _folder(folder: Path, columns: Sequence[str], encoding: str) -> Iterator[Row
                 text = "".join(_lines(str(folder / path), encoding))
                 yield Row(number, (text, path.parts[0])[: len(columns)], file=file)
             except _UNREADABLE as error:
-                yield Row(number, problem=_reason(error), file=file)
+                yield Row(number, problem=f"cannot be read: {error}", file=file)

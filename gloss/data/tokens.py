@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tokenizers
 
 from gloss.errors import DataError
-from gloss.runtime.atomic import atomic_file
 
 
 @dataclass(frozen=True)
@@ -29,20 +24,11 @@ class Tokens:
         return len(self.offsets) - 1
 
 
-def tokenize(
-    texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int, cache_dir: str | Path | None = None
-) -> Tokens:
+def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) -> Tokens:
     """Token ids with special tokens, cut at `max_length` (of a pair, the longer text is cut).
 
-    texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer. With `cache_dir` the result is kept there
-    under a hash of everything it depends on; a damaged file is replaced.
+    texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer.
     """
-    path = None
-    if cache_dir is not None and (rules := _tokenizer_rules(tokenizer)) is not None:
-        key = hashlib.sha256(json.dumps([rules, max_length, list(texts)]).encode()).hexdigest()[:32]
-        path = Path(cache_dir) / f"{key}.npz"
-        if (tokens := _read_tokens(path)) is not None:
-            return tokens
     has_types = "token_type_ids" in tokenizer.model_input_names
     ids: list[list[int]] = []
     types: list[list[int]] = []
@@ -51,14 +37,11 @@ def tokenize(
         batch = tokenizer(*columns, truncation=True, max_length=max_length, return_token_type_ids=has_types)
         ids += batch["input_ids"]
         types += batch["token_type_ids"] if has_types else []
-    arrays = {"input_ids": np.fromiter(chain.from_iterable(ids), np.int32)}
-    arrays["offsets"] = np.cumsum([0, *map(len, ids)], dtype=np.int64)
-    if has_types:
-        arrays["token_type_ids"] = np.fromiter(chain.from_iterable(types), np.uint8)
-    if path is not None:
-        with atomic_file(path) as file:
-            np.savez(file, allow_pickle=False, **arrays)
-    return Tokens(arrays["input_ids"], arrays.get("token_type_ids"), arrays["offsets"])
+    return Tokens(
+        np.fromiter(chain.from_iterable(ids), np.int32),
+        np.fromiter(chain.from_iterable(types), np.uint8) if has_types else None,
+        np.cumsum([0, *map(len, ids)], dtype=np.int64),
+    )
 
 
 def check_tokens(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: Any, max_length: int) -> None:
@@ -80,34 +63,8 @@ def check_tokens(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: An
         raise DataError(f"the model's tokenizer knows (nearly) no word of the training texts: {found}; {advice}")
 
 
-def count_truncated(
-    texts: Sequence[tuple[str, ...]],
-    tokens: Tokens,
-    tokenizer: Any,
-    max_length: int,
-    cache_dir: str | Path | None = None,
-) -> int:
+def count_truncated(texts: Sequence[tuple[str, ...]], tokens: Tokens, tokenizer: Any, max_length: int) -> int:
     """The number of texts with more than `max_length` tokens, which `tokens` has cut."""
     full = np.flatnonzero(np.diff(tokens.offsets) == max_length)
-    longer = tokenize([texts[i] for i in full.tolist()], tokenizer, max_length + 1, cache_dir)
+    longer = tokenize([texts[i] for i in full.tolist()], tokenizer, max_length + 1)
     return int((np.diff(longer.offsets) > max_length).sum())
-
-
-def _tokenizer_rules(tokenizer: Any) -> list[Any] | None:
-    """The settings that decide a tokenizer's output; None for one written in Python, whose rules cannot be exported."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        return None
-    rules = json.loads(backend.to_str())
-    del rules["truncation"], rules["padding"]  # left over from the last call
-    settings = [type(tokenizer).__name__, tokenizer.truncation_side, tokenizer.model_input_names]
-    return [tokenizers.__version__, settings, rules]
-
-
-def _read_tokens(path: Path) -> Tokens | None:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            types = arrays["token_type_ids"] if "token_type_ids" in arrays else None
-            return Tokens(arrays["input_ids"], types, arrays["offsets"])
-    except Exception:  # zipfile, zlib and numpy raise a dozen kinds on a damaged archive
-        return None

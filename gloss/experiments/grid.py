@@ -6,7 +6,7 @@ import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -131,19 +131,38 @@ def _spec(name: str, job: Sequence[str], seeds: tuple[int, ...], swept: Sequence
 
 
 def _compose(name: str | None, job: Mapping[str, Override], swept: Sequence[str]) -> DictConfig:
-    """The configuration that Hydra composes for a job of an experiment (None: without one).
+    """The configuration that Hydra composes for a job of an experiment (None: without one), in a tenth of Hydra's
+    0.1 s: an experiment has up to 60 jobs.
 
-    That takes 0.1 s: it is done once for each choice of files, and the dotted keys of a sweep are set afterwards.
+    A data set and a model fill one node each, so they are composed once each and not once for every combination, and
+    the dotted keys of a sweep are set afterwards. A file that sets more than its own node is composed in full.
     """
     late = {key: o for key, o in job.items() if key in swept and "." in key}
-    early = [o.input_line for key, o in job.items() if key not in late]
-    cfg = copy.deepcopy(composed(early if name is None else [f"experiment={name}", *early]))
+    early = {key: o.input_line for key, o in job.items() if key not in late}
+    plain = tuple(line for key, line in early.items() if key not in swept)
+    shared = plain if name is None else (f"experiment={name}", *plain)
+    # Without the experiment, so that all experiments share the parts; one that sets such a node is composed in full.
+    own = [key for key in ("dataset", "model") if key in swept and composed(shared)[key] == composed(plain)[key]]
+    parts = {key: _part(plain, key, early[key]) for key in own}
+    if None in parts.values():
+        parts = {}
+    rest = (line for key, line in early.items() if key in swept and key not in parts)
+    cfg = copy.deepcopy(composed((*shared, *rest)))
+    for key, node in parts.items():
+        cfg[key] = copy.deepcopy(node)
     for key, given in late.items():
         try:
             OmegaConf.update(cfg, key, given.value())
         except OmegaConfBaseException as error:
             raise ConfigError(f"{given.input_line} is not allowed: {str(error).splitlines()[0]}") from None
     return cfg
+
+
+@cache
+def _part(plain: tuple[str, ...], key: str, line: str) -> DictConfig | None:
+    """The node `key` with one choice for it; None where the choice changes other nodes too."""
+    without, chosen = composed(plain), composed((*plain, line))
+    return chosen[key] if all(chosen[k] == without[k] for k in chosen if k != key) else None
 
 
 def search_spec(spec: RunSpec, overrides: Sequence[str]) -> RunSpec:

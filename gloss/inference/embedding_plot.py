@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from sklearn.decomposition import PCA
-from sklearn.preprocessing import normalize
 
 from gloss.inference.predictor import Run
-from gloss.records.reading import Record
-from gloss.report.figure import Drawing, bare, clipped, legend_beside, panels, plain, styled
-from gloss.report.figures.runs import check_map, class_points, tsne
+from gloss.records.reading import Record, shortened
+from gloss.report.figure import Drawing, bare, legend_beside, panels, plain, styled
+from gloss.report.figures.runs import check_map, class_points, principal_plane, tsne
 
 MAX_POINTS = 1500  # t-SNE of more takes minutes, and shows no more
 
@@ -52,18 +50,15 @@ def embedding_map(
     """
     keep = np.sort(np.random.default_rng(0).permutation(len(labels))[:MAX_POINTS])
     labels, predicted, z = labels[keep], predicted[keep], embeddings[keep]
+    check_map(z)
     if method == "tsne":
-        xy, x_label, y_label = tsne(z), "", ""
-        notes = ["t-SNE: fixed seed; axes have no unit, and distances between clusters mean little."]
+        xy, notes = tsne(z), ["t-SNE: fixed seed; axes have no unit, and distances between clusters mean little."]
     else:
-        z, pca, notes = normalize(z), PCA(2), []
-        check_map(z)
-        xy = pca.fit_transform(z)
-        x_label, y_label = (f"{share:.0%} of the variance" for share in pca.explained_variance_ratio_)
+        xy, notes = principal_plane(z), ["The first two principal components."]
     with styled():
         figure, axes = panels(1, 1, width=5.2, height=4.0)
         ax = axes[0, 0]
-        ax.set(xlabel=x_label, ylabel=y_label, title=plain(clipped(title, 70)))
+        ax.set_title(plain(shortened(title, 70)))
         bare(ax)
         handles = class_points(ax, xy, labels, names, size=9)
         counts = np.unique(labels, return_counts=True)[1]

@@ -46,13 +46,8 @@ def _write_onnx(folder: Path) -> None:
     inputs = dict(tokenizer(["one text", "another, longer text"], padding=True, return_tensors="pt"))
     (folder / "onnx").mkdir()
     with warnings.catch_warnings(action="ignore"):  # of the exporter, on its own code
+        shapes = {name: {0: "batch", 1: "length"} for name in inputs}
         torch.onnx.export(
-            model,
-            (),
-            folder / "onnx" / "model.onnx",
-            kwargs=inputs,
-            dynamic_shapes={name: {0: "batch", 1: "length"} for name in inputs},
-            output_names=["logits"],
-            external_data=False,
-            verbose=False,
-        )
+            model, (), folder / "onnx" / "model.onnx", kwargs=inputs, dynamic_shapes=shapes,
+            output_names=["logits"], external_data=False, verbose=False,
+        )  # fmt: skip

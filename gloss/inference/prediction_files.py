@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import IO, Any
 
@@ -33,8 +33,6 @@ _OUR_COLUMNS = ("number", "truth", "label", "probability", "probabilities", "nei
 
 
 # -- reading -----------------------------------------------------------------------------------------------------------
-
-
 def input_kind(name: str) -> str:
     """The kind of a file of texts by its name; raises ConfigError for an unknown ending."""
     if kind := kind_of(name):
@@ -80,9 +78,7 @@ def rows_of_split(run: Run, name: str) -> list[Row]:
     return [Row(int(split.rows[i]), split.texts[i], (run.labels[split.labels[i]],)) for i in order]
 
 
-# -- predicting and writing ------------------------------------------------------------------------------------------
-
-
+# -- predicting and writing --------------------------------------------------------------------------------------------
 def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
     """Predict and write the rows, name the bad ones, score known labels; return 1 if there were bad rows, else 0."""
     num_good = num_bad = num_blank = 0
@@ -133,16 +129,14 @@ def output(to: str | None) -> Iterator[IO[str]]:
         with open(to, "w", encoding="utf-8", newline="") as text:
             yield text
     else:
-        options: dict[str, Any] = {"encoding": "utf-8", "newline": ""}
         with atomic_file(Path(os.path.realpath(to))) as binary:
-            is_packed = to.lower().endswith(".gz")
-            file = (
-                gzip.open(binary, "wt", **options)
-                if is_packed
-                else open(binary.fileno(), "w", closefd=False, **options)
+            packer: Any = (
+                gzip.GzipFile(mode="wb", fileobj=binary) if to.lower().endswith(".gz") else nullcontext(binary)
             )
-            with file:
-                yield file
+            with packer as raw:
+                text = io.TextIOWrapper(raw, encoding="utf-8", newline="")
+                yield text
+                text.detach()  # flushed, and not closed
 
 
 class Writer:
@@ -181,13 +175,12 @@ class Writer:
         ]
         if self.form == "jsonl":
             found |= {"probabilities": prediction.probabilities} | ({"neighbours": near} if self.num_neighbours else {})
-            self.file.write(json.dumps(found, ensure_ascii=self.file.isatty(), allow_nan=False) + "\n")
+            self.file.write(json.dumps(found, ensure_ascii=False, allow_nan=False) + "\n")
         elif self.form == "csv":
             found |= {f"p({label})": p for label, p in prediction.probabilities.items()}
             found |= {f"neighbour {i} {key}": x for i, n in enumerate(near, 1) for key, x in n.items()}
             cells = [f"{x:.6g}" if isinstance(x, float) else x for x in found.values()]
-            for line in [cells] if self.has_header else [list(found), cells]:
-                self.csv.writerow(map(escaped, line) if self.file.isatty() else line)
+            self.csv.writerows([cells] if self.has_header else [list(found), cells])
         else:
             self._write_table(row.number, row.texts, truth, prediction)
         self.has_header = True

@@ -35,8 +35,6 @@ BLOCK = 256  # texts compared with all training texts at once
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------
-
-
 def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> Record:
     """The record that `run` names.
 
@@ -44,19 +42,14 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
     the run with the best macro-F1 on the validation split. `selection` adds keys (dataset="mr"). Where several fit,
     runs with weights come before runs without. Raises RunError where none or several fit.
     """
-    keys = ", ".join(f"{key}=…" for key in SELECTION)
-    if unknown := [key for key in selection if key not in SELECTION]:
-        raise RunError(f"{unknown[0]} is no key of a run: expected {keys}")
     if run and Path(run).is_dir():
         return read_record(Path(run))
-    wanted = {key: str(value) for key, value in selection.items()}
     words = run.split()
-    for word in words:
-        key, equals, value = word.partition("=")
-        if key in SELECTION and equals:
-            wanted[key] = value
-        elif word != "best":
-            raise RunError(f'run={run} is no folder, and {word!r} is no key of a run: expected "best", or {keys}')
+    wanted = {key: str(value) for key, value in selection.items()}
+    wanted |= {key: value for key, _, value in (word.partition("=") for word in words if word != "best")}
+    if unknown := [key for key in wanted if key not in SELECTION]:
+        keys = ", ".join(f"{key}=…" for key in SELECTION)
+        raise RunError(f'run={run} is no folder, and {unknown[0]!r} is no key of a run: expected "best", or {keys}')
     if "best" in words and "dataset" not in wanted:
         raise RunError("run=best needs a data set, because scores on different sets do not compare: run=best dataset=…")
     records, _ = read_records(outputs)
@@ -74,8 +67,6 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
         return best
     if len(kept) > 1:
         raise RunError(f"{len(kept)} runs fit {_words(wanted)}: say more, or give the folder\n{_listed(kept, 10)}")
-    if len(found) > 1:
-        log.info(f"the only one of {len(found)} runs with weights: {_words(vars(kept[0].identity))}")
     return kept[0]
 
 
@@ -97,8 +88,6 @@ def _listed(records: Sequence[Record], most: int) -> str:
 
 
 # -- a run at work -----------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class Neighbour:
     """A training text near to another text in the learnt space."""

@@ -23,11 +23,8 @@ def check_batch(embeddings: Tensor, labels: Tensor, may_be_unknown: bool = False
             "embeddings must be float [B, D] with B >= 2 (let the sampler merge a last batch of one), "
             f"got {embeddings.dtype} {list(embeddings.shape)}"
         )
-    if labels.shape != embeddings.shape[:1] or labels.is_floating_point() or labels.is_complex():
-        raise ValueError(
-            f"labels must be int [B] with B = len(embeddings) = {len(embeddings)}, "
-            f"got {labels.dtype} {list(labels.shape)}"
-        )
+    if labels.shape != embeddings.shape[:1] or labels.is_floating_point():
+        raise ValueError(f"labels must be int [{len(embeddings)}], got {labels.dtype} {list(labels.shape)}")
     if labels.device != embeddings.device:
         raise ValueError(f"labels must be where the embeddings are, on {embeddings.device}, got {labels.device}")
     if not may_be_unknown and labels.device.type == "cpu" and (labels == -1).any():

@@ -85,10 +85,8 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
         found = [float(distances[k]) for k in ranks]
     median = sum(d if k >= 0 else 0.0 for k, d in zip(middle, found, strict=True)) / 2
     if not median > 0:
-        raise ValueError(
-            f"the median distance of the {len(embeddings)} embeddings is {median}: they have (almost) all "
-            "collapsed or are not finite; pass sigma as a number instead"
-        )
+        why = "they have (almost) all collapsed or are not finite; pass sigma as a number instead"
+        raise ValueError(f"the median distance of the {len(embeddings)} embeddings is {median}: {why}")
     return math.sqrt(median / 3) if released else median / math.sqrt(3)
 
 

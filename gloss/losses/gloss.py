@@ -10,6 +10,7 @@ value or gradient infinite. Where ordinary arithmetic suffices, the result equal
 import math
 from collections.abc import Callable
 from numbers import Real
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +67,13 @@ def is_scored(labels: Tensor, is_labeled: Tensor, num_classes: int) -> Tensor:
     return ~is_labeled & (labels >= 0) & (num_labeled_of > 0)[known]
 
 
+def log_kernel(embeddings: Tensor, sigma: float) -> Tensor:
+    """log W_ij [B, B] = −‖z_i − z_j‖² / 2σ² of the embeddings [B, D] at unit length; the diagonal is NO_EDGE."""
+    distances = pairwise_distances(unit_length(embeddings))
+    is_self = torch.eye(len(distances), dtype=torch.bool, device=distances.device)
+    return -(distances / (sigma * math.sqrt(2))).square().masked_fill(is_self, -NO_EDGE)
+
+
 def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
     """log T_ij up to a constant per row [B, B]; the diagonal is NO_EDGE. Propagation needs no more than these ratios.
 
@@ -74,12 +82,9 @@ def log_transition_rates(embeddings: Tensor, sigma: float) -> Tensor:
     With q_j = Σ_k W_kj D_k^(−1/2), the column sums of S are q_j D_j^(−1/2); dividing by them and normalising the rows
     leaves T_ij = (W_ij / q_j) / Σ_k (W_ik / q_k).
     """
-    z = unit_length(embeddings)
-    is_self = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    log_kernel = -(pairwise_distances(z) / (sigma * math.sqrt(2))).square()
-    log_kernel = log_kernel.masked_fill(is_self, NO_EDGE)
-    log_degree = log_kernel.logsumexp(dim=1)
-    return log_kernel - (log_kernel - log_degree / 2).logsumexp(dim=1)  # W is symmetric: q_j is a row sum, too
+    log_weights = log_kernel(embeddings, sigma)
+    log_degree = log_weights.logsumexp(dim=1)
+    return log_weights - (log_weights - log_degree / 2).logsumexp(dim=1)  # W is symmetric: q_j is a row sum, too
 
 
 def log_propagate(log_rates: Tensor, labels: Tensor, num_labeled: int, num_classes: int) -> Tensor:
@@ -162,48 +167,27 @@ def propagation_loss(
     """`gloss_loss`, and the mask of the unlabeled nodes that it scored, bool [U]; lap is called with "graph" and
     "propagation" after each of these parts, to time them."""
     check_batch(embeddings, labels, may_be_unknown=True)
-    _check_settings(sigma, objective, num_classes)
-    if is_labeled.shape != labels.shape or is_labeled.dtype != torch.bool:
-        raise ValueError(
-            f"is_labeled must be bool [B] with B = len(embeddings) = {len(labels)}, "
-            f"got {is_labeled.dtype} {list(is_labeled.shape)}"
-        )
-    if labels.device.type == "cpu":
-        low, high = map(int, labels.aminmax())
-        if low < -1 or high >= num_classes:
-            raise ValueError(
-                f"labels must lie in [0, num_classes) = [0, {num_classes}), or be -1 where they are not known, "
-                f"got {low} to {high}"
-            )
-        if low < 0 and is_labeled.device.type == "cpu" and (is_labeled & (labels < 0)).any():
-            raise ValueError(
-                "is_labeled must be False where the label is -1: a text of unknown class cannot be labeled"
-            )
-    if class_weights is not None and class_weights.shape != (num_classes,):
-        raise ValueError(
-            f"class_weights must be [C] with C = num_classes = {num_classes}, got {list(class_weights.shape)}"
-        )
-    if class_weights is not None and class_weights.device.type == "cpu" and not (class_weights > 0).all():
-        raise ValueError(f"class_weights must be positive, got {class_weights.tolist()}")
+    _check_settings(sigma, objective, num_classes, class_weights)
+    _check_split(labels, is_labeled, num_classes)
     labeled, unlabeled = is_labeled.nonzero()[:, 0], (~is_labeled).nonzero()[:, 0]
     if not len(labeled) or not len(unlabeled):
         raise ValueError(f"is_labeled must have a True and a False, got {len(labeled)} True of {len(labels)}")
     order = torch.cat([labeled, unlabeled]).to(embeddings.device, non_blocking=True)
     ordered_labels = labels.long().clamp(min=0)[order]  # the value for an unknown class is never read
     embeddings = embeddings.index_select(0, order)
-    settings = len(labeled), num_classes
+    num_labeled = len(labeled)
     if sigma < NARROW:
         log_rates = log_transition_rates(embeddings, sigma)
         lap("graph")
-        log_prob = log_propagate(log_rates, ordered_labels, *settings)  # [U, C]
+        log_prob = log_propagate(log_rates, ordered_labels, num_labeled, num_classes)  # [U, C]
     else:
-        rates = linear_rates(embeddings, ordered_labels, sigma, *settings)
+        rates = linear_rates(embeddings, ordered_labels, sigma, num_labeled, num_classes)
         lap("graph")
         log_prob = log_absorption(rates, num_classes, to_working_precision(embeddings).dtype).to(embeddings.device)
 
-    target = ordered_labels[len(labeled) :]
+    target = ordered_labels[num_labeled:]
     can_score = is_scored(labels, is_labeled, num_classes) if objective == "nll" else labels >= 0
-    can_score = can_score[order[len(labeled) :]]
+    can_score = can_score[order[num_labeled:]]
     weight = None if class_weights is None else class_weights.to(log_prob)
     total = can_score.sum() if weight is None else (weight[target] * can_score).sum()
     if objective == "softmax":
@@ -248,13 +232,29 @@ def gloss_loss(
     return propagation_loss(embeddings, labels, is_labeled, lambda part: None, **settings)[0]
 
 
-def _check_settings(sigma: float, objective: str, num_classes: int | None) -> None:
+def _check_settings(sigma: float | str, objective: str, num_classes: int | None, class_weights: Tensor | None) -> None:
     if not isinstance(sigma, Real) or not 0 < sigma < math.inf:
         raise ValueError(f"sigma must be a positive, finite number, got {sigma!r}")
     if num_classes is not None and num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
+    if class_weights is not None and class_weights.shape != (num_classes,):
+        raise ValueError(f"class_weights must be [C] with C = num_classes = {num_classes}, got {class_weights.shape}")
+    if class_weights is not None and class_weights.device.type == "cpu" and not (class_weights > 0).all():
+        raise ValueError(f"class_weights must be positive, got {class_weights.tolist()}")
+
+
+def _check_split(labels: Tensor, is_labeled: Tensor, num_classes: int) -> None:
+    """The values are looked up on the CPU alone, since a GPU would have to wait."""
+    if is_labeled.shape != labels.shape or is_labeled.dtype != torch.bool:
+        raise ValueError(f"is_labeled must be bool [{len(labels)}], got {is_labeled.dtype} {list(is_labeled.shape)}")
+    if labels.device.type == "cpu":
+        low, high = map(int, labels.aminmax())
+        if low < -1 or high >= num_classes:
+            raise ValueError(f"labels must lie in [0, {num_classes}), or be -1 if not known, got {low} to {high}")
+        if low < 0 and is_labeled.device.type == "cpu" and (is_labeled & (labels < 0)).any():
+            raise ValueError("is_labeled must be False where the label is -1: its class is not known")
 
 
 class GLoss(nn.Module):
@@ -282,11 +282,9 @@ class GLoss(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if isinstance(sigma, str) and sigma != "sqrt":
-            raise ValueError(f'sigma must be a positive number or "sqrt", got {sigma!r}')
-        _check_settings(1.0 if isinstance(sigma, str) else sigma, objective, num_classes)
         if num_classes is None and (objective == "softmax" or class_weights is not None):
             raise ValueError("num_classes must be given for objective='softmax' and for class_weights: both need it")
+        _check_settings(1.0 if sigma == "sqrt" else sigma, objective, num_classes, class_weights)
         choose_labeled(2, gamma)
         self.sigma = None if sigma == "sqrt" else float(sigma)
         self.gamma, self.num_classes, self.objective, self.generator = gamma, num_classes, objective, generator
@@ -310,14 +308,9 @@ class GLoss(nn.Module):
             classes = labels[labels != -1].unique()
             labels = torch.where(labels == -1, -1, torch.searchsorted(classes, labels))
             num_classes = max(1, len(classes))
+        settings: dict[str, Any] = {"objective": self.objective, "class_weights": self.class_weights}
         return gloss_loss(
-            embeddings,
-            labels,
-            sigma=self.sigma,
-            is_labeled=is_labeled,
-            num_classes=num_classes,
-            objective=self.objective,
-            class_weights=self.class_weights,
+            embeddings, labels, sigma=self.sigma, is_labeled=is_labeled, num_classes=num_classes, **settings
         )
 
     def extra_repr(self) -> str:

@@ -40,12 +40,6 @@ def propagate_labels(transition: Tensor, labels: Tensor, is_labeled: Tensor, num
     Returns [U, C] in the order of the unlabeled nodes; rows sum to 1. Needs a path from every unlabeled node to a
     labeled one that does not vanish by rounding; else the system is singular.
     """
-    num_nodes = len(transition)
-    if transition.shape != (num_nodes, num_nodes) or labels.shape != (num_nodes,) or is_labeled.shape != (num_nodes,):
-        raise ValueError(
-            "transition, labels and is_labeled must be [B, B], [B] and [B], got shapes "
-            f"{list(transition.shape)}, {list(labels.shape)} and {list(is_labeled.shape)}"
-        )
     if is_labeled.dtype != torch.bool:
         raise ValueError(f"is_labeled must be bool, got {is_labeled.dtype}")
     from_unlabeled = transition[~is_labeled]

@@ -16,7 +16,7 @@ INTEGRATED, STANDALONE = "integrated", "standalone"  # modes: with cross-entropy
 PAIRS, POSITIVES, TRIPLETS, SPLIT = "pairs", "positives", "positives and negatives", "labeled split"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Loss:
     """A loss, as `loss=<name>` chooses it; configs/loss/<name>.yaml has its defaults."""
 
@@ -24,11 +24,11 @@ class Loss:
     title: str  # as the paper writes it, without "+ CE"
     description: str  # for the model card
     style: tuple[str, str, Any]  # color (of Okabe and Ito's palette), marker and dashes in figures
-    keys: tuple[str, ...]  # hyperparameters it reads, of gloss.config.LossConfig ("lam" in integrated mode only)
-    needs: str | None  # relation of texts in a batch from which it learns; None for cross-entropy alone
+    keys: tuple[str, ...] = ()  # hyperparameters it reads, of gloss.config.LossConfig ("lam" in integrated mode only)
+    needs: str | None = None  # relation of texts in a batch from which it learns; None for cross-entropy alone
     # From the values of LossConfig (σ as a number) and VariantConfig, num_classes and class_weights ([C] or None) to a
     # function of embeddings [B, D] and labels [B]; for a SPLIT, one like `gloss.losses.gloss.propagation_loss`.
-    build: Callable[[Mapping[str, Any]], Callable[..., Any]] | None
+    build: Callable[[Mapping[str, Any]], Callable[..., Any]] | None = None
     modes: tuple[str, ...] = (INTEGRATED, STANDALONE)  # the modes that it exists in
     other: str | None = None  # the name of the same loss in the other mode
 
@@ -48,63 +48,38 @@ _SCL: dict[str, Any] = {
 }
 _GRAPH: dict[str, Any] = {"keys": ("lam", "sigma", "gamma"), "needs": SPLIT, "build": _gloss}
 _ROWS = (
+    Loss("ce", "CE", "cross-entropy", style=("#000000", "o", "-"), modes=(INTEGRATED,)),
     Loss(
-        name="ce",
-        title="CE",
-        description="cross-entropy",
-        style=("#000000", "o", "-"),
-        keys=(),
-        needs=None,
-        build=None,
-        modes=(INTEGRATED,),
+        "scl_ce", "SCL + CE", "supervised contrastive loss and cross-entropy", modes=(INTEGRATED,), other="scl", **_SCL
     ),
+    Loss("scl", "SCL", "supervised contrastive loss", modes=(STANDALONE,), other="scl_ce", **_SCL),
     Loss(
-        name="scl_ce",
-        title="SCL + CE",
-        description="supervised contrastive loss and cross-entropy",
-        modes=(INTEGRATED,),
-        other="scl",
-        **_SCL,
-    ),
-    Loss(
-        name="scl",
-        title="SCL",
-        description="supervised contrastive loss",
-        modes=(STANDALONE,),
-        other="scl_ce",
-        **_SCL,
-    ),
-    Loss(
-        name="triplet",
-        title="Triplet",
-        description="batch-all triplet loss",
+        "triplet",
+        "Triplet",
+        "batch-all triplet loss",
         style=("#E69F00", "^", "-."),
         keys=("lam", "margin"),
         needs=TRIPLETS,
         build=lambda s: gloss.losses.BatchAllTripletLoss(s["margin"]),
     ),
     Loss(
-        name="cosine",
-        title="Cosine",
-        description="cosine similarity loss",
+        "cosine",
+        "Cosine",
+        "cosine similarity loss",
         style=("#CC79A7", "D", ":"),
         keys=("lam",),
         needs=PAIRS,
         build=lambda s: gloss.losses.CosineSimilarityLoss(),
     ),
     Loss(
-        name="gloss_sqrt",
-        title="G-Loss-SQRT",
-        description="G-Loss, σ computed from the pretrained embeddings (G-Loss-SQRT)",
+        "gloss_sqrt",
+        "G-Loss-SQRT",
+        "G-Loss, σ computed from the pretrained embeddings (G-Loss-SQRT)",
         style=("#0072B2", "v", (0, (6, 1))),
         **_GRAPH,
     ),
     Loss(
-        name="gloss_o",
-        title="G-Loss-O",
-        description="G-Loss, σ given or found by a search (G-Loss-O)",
-        style=("#D55E00", "P", "-"),
-        **_GRAPH,
+        "gloss_o", "G-Loss-O", "G-Loss, σ given or found by a search (G-Loss-O)", style=("#D55E00", "P", "-"), **_GRAPH
     ),
 )
 LOSSES = {row.name: row for row in _ROWS}

@@ -308,13 +308,11 @@ def embed(
     model.eval()
     order = np.argsort(-table.host_lengths, kind="stable")
     on_device = torch.from_numpy(order).to(device)
-    batch_size = 32 if device.type == "cpu" else 256
-    batch_size = min(batch_size, at_most or batch_size)
+    size = 32 if device.type == "cpu" else 256
+    size = min(size, at_most or size)
     with autocast(device, precision):
-        pieces = [
-            table.encode(model, order[i : i + batch_size], on_device[i : i + batch_size]).float()
-            for i in range(0, len(order), batch_size)
-        ]
+        starts = range(0, len(order), size)
+        pieces = [table.encode(model, order[i : i + size], on_device[i : i + size]).float() for i in starts]
     model.train(was_training)
     embeddings = torch.cat(pieces)
     return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)

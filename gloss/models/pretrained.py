@@ -44,9 +44,7 @@ def load_tokenizer(cfg: ModelConfig) -> transformers.PreTrainedTokenizerBase:
     if rows is not None and size > rows:
         problem = f"has {size} tokens, its embedding matrix {rows} rows: take those that belong together"
     elif tokenizer.pad_token_id is None:
-        problem = (
-            "has no padding token, as of most decoders: take an encoder, or set pad_token in tokenizer_config.json"
-        )
+        problem = "has no padding token: take an encoder, or set pad_token in tokenizer_config.json"
     elif tokenizer.cls_token_id in ids[1:] and ids[0] != tokenizer.cls_token_id:
         problem = f"puts {tokenizer.cls_token} not first, where the text's embedding is taken: take another encoder"
     if problem:
@@ -175,10 +173,9 @@ def _from_source(load: Callable[..., Any], cfg: ModelConfig, **options: Any) -> 
         return load(str(source or name), revision=revision, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = f"model.name={name} (revision {revision}) could not be loaded: {' '.join(str(error).split()):.400}"
-        expected = "the name of a model on the Hugging Face hub (with network, or in the local cache)"
         remedy = f", or `make data MODEL={cfg.alias}`" if cfg.alias in PACKAGES else ""
-        needed = f"a folder with config.json, {WEIGHTS} and the tokenizer{remedy}"
-        raise ConfigError(f"{reason}\nExpected {expected} or {needed}") from None
+        expected = f"the name of a model on the Hugging Face hub, or a folder with {WEIGHTS} and the tokenizer{remedy}"
+        raise ConfigError(f"{reason}\nExpected {expected}") from None
 
 
 def _weights(source: str, revision: str | None) -> Path:
@@ -198,12 +195,7 @@ def _keep_layers(transformer: transformers.PreTrainedModel, num_layers: int) -> 
 
 def _random_bert(vocab_size: int) -> transformers.PreTrainedModel:
     """A two-layer BERT, 64 wide, with the same random weights every time: for tests and dry runs."""
-    sizes: dict[str, Any] = {
-        "hidden_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 2,
-        "intermediate_size": 128,
-    }
+    sizes: Any = {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 128}
     config = transformers.BertConfig(vocab_size=vocab_size, max_position_embeddings=512, **sizes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -54,21 +54,14 @@ class Material:
         self.problems += [p for p in broken if p not in self.problems]
         return found
 
-    def with_references(self, table: Table, groups: list[Group]) -> Table:
-        return with_references(table, groups, self.measured("frozen"), self.measured("tfidf"))
-
-    def problem(self, text: str) -> None:
-        self.problems.append(escape_control_characters(text))
+    def with_references(self, table: Table, groups: list[Group]) -> Parts:
+        return [with_references(table, groups, self.measured("frozen"), self.measured("tfidf"))]
 
 
 def _variant(m: Material, groups: list[Group]) -> Parts:
     table, claims = comparisons.variant(groups)
     m.claims += claims
     return [table]
-
-
-def _paper_claims(m: Material) -> Parts:
-    return [paper_claims_table([g for e in MAIN for g in m.groups.get(e, ())])]
 
 
 class Kind(NamedTuple):
@@ -90,16 +83,18 @@ def _sweep(name: str) -> Kind:
 SECTIONS = {
     "demo": Kind("Before and after training", ("demo",), lambda m, x: demo(x, m.measured("frozen"), m.outputs)),
     "table1": Kind("Table 1: the texts", (), lambda m: [table1(found) for found in [m.measured("texts")] if found]),
-    "table2": Kind("Table 2: integrated mode", ("table2",), lambda m, x: [m.with_references(results.table2(x), x)]),
-    "table3": Kind("Table 3: standalone mode", ("table3",), lambda m, x: [m.with_references(results.table3(x), x)]),
+    "table2": Kind("Table 2: integrated mode", ("table2",), lambda m, x: m.with_references(results.table2(x), x)),
+    "table3": Kind("Table 3: standalone mode", ("table3",), lambda m, x: m.with_references(results.table3(x), x)),
     "table4": Kind("Table 4: G-Loss-O against SCL", ("table3",), lambda m, x: [results.table4(x)]),
     "table5": Kind(
         "Table 5: against published systems", ("table2",), lambda m, x: [comparisons.table5(x, m.measured("tfidf"))]
     ),
     "table6": Kind("Table 6: SST-2 and QNLI", ("table6",), lambda m, x: [results.table6(x)]),
     "table7": Kind("Table 7: hyperparameters", (), lambda m: [table7(m.studies)] if m.studies else []),
-    "table9": Kind("Table 9: paired tests", ("table3",), lambda m, x: comparisons.table9(x)),
-    "paper_claims": Kind("Claims of the paper", (), _paper_claims, reads=MAIN),
+    "table9": Kind("Table 9: paired tests", ("table3",), lambda m, x: [comparisons.table9(x)]),
+    "paper_claims": Kind(
+        "Claims of the paper", (), lambda m: [paper_claims_table([g for e in MAIN for g in m.groups.get(e, ())])], MAIN
+    ),
     "fig1": Kind("Figure 1: one training step", (), lambda m: [fig1()]),
     "fig2": Kind("Figure 2: the weight λ", ("fig2",), lambda m, x: [sweeps.fig2(x)]),
     "fig3": Kind("Figure 3: γ and σ", ("fig3a", "fig3b"), lambda m, x, y: [sweeps.fig3(x, y)]),
@@ -162,20 +157,9 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         folder.mkdir(parents=True, exist_ok=True)
         for part in (part for section in sections for part in section.parts):
             part.save(folder, dpi) if isinstance(part, Drawing) else part.save(folder)
-        shown = m.groups.get(sections[0].name, loose) if sections else loose
-        page = render(
-            html_page.headline([g for g in shown if g.runs]),
-            html_page.intro(outputs, len(records)),
-            sections,
-            records,
-            problems,
-            [(n, k.title) for n, k in SECTIONS.items() if k.experiments == (n,) and n not in cells and n != "demo"]
-            if cells and only is None
-            else (),
-            folder,
-            studies,
-            html_page.smoke_banner(records),
-        )
+        own = {n: k.title for n, k in SECTIONS.items() if k.experiments == (n,) and n != "demo"}
+        not_run = [x for x in own.items() if x[0] not in cells] if cells and only is None else []
+        page = render(sections, records, studies, problems, not_run, folder)
     write_atomic(folder / "index.html", page)
     return Report(records, [t for s in sections for t in s.tables], folder / "index.html", problems)
 
@@ -230,7 +214,7 @@ def _sections(
         try:
             parts = [p for p in kind.make(m, *mine) if p is not None]
         except RunError as error:
-            m.problem(f"{name}: {error}")
+            m.problems.append(escape_control_characters(f"{name}: {error}"))
             continue
         command = " && ".join(commands[e] for e in kind.experiments if e in commands) or f"make reproduce-{name}"
         sections += [Section(name, kind.title, parts, command)] if parts else []
@@ -248,13 +232,9 @@ def _searches(m: Material) -> list[Section]:
     """A section for each search: its trials, and the score against each hyperparameter."""
     sections = []
     for study in m.studies:
-        parts: list[Table | Drawing] = [trials_table(study)]
-        try:
-            parts += [drawn] if (drawn := study_figure(study)) else []
-        except ValueError as error:  # Optuna's, about values outside their ranges
-            m.problem(f"{study.name}: {error}")
-        title = parts[0].title
-        sections.append(Section(parts[0].name, title, parts, search_command(study), SEARCHES))
+        table, drawing = trials_table(study), study_figure(study)
+        parts: list[Table | Drawing] = [table, drawing] if drawing else [table]
+        sections.append(Section(table.name, table.title, parts, search_command(study), SEARCHES))
     return sections
 
 
@@ -265,7 +245,8 @@ def _speed(m: Material) -> list[Section]:
     try:
         return [Section("bench", SPEED, [speed_table(found)], "make bench", SPEED)] if found else []
     except (KeyError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
-        m.problem(f"bench: the results cannot be used: {type(error).__name__}: {error}")
+        text = f"bench: the results cannot be used: {type(error).__name__}: {error}"
+        m.problems.append(escape_control_characters(text))
         return []
 
 

@@ -86,11 +86,6 @@ def num_seeds(counts: Sequence[int]) -> str:
     return f"n={low}" if low == high else f"n={low}–{high}"
 
 
-def clipped(text: str, most: int = 24) -> str:
-    """The text, cut to `most` characters."""
-    return text if len(text) <= most else text[: most - 1] + "…"
-
-
 def plain(text: str) -> str:
     """The text, escaped so that matplotlib draws it unchanged ($ would begin a formula)."""
     return escape_control_characters(text).replace("$", r"\$")

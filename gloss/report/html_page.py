@@ -1,30 +1,24 @@
-"""The report as one self-contained HTML page: its order, its opening, and its text. Needs no network or other file."""
+"""The report as one self-contained HTML page. Needs no network or other file."""
 
 from __future__ import annotations
 
 import base64
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
-from gloss.paper.names import dataset_name, model_name
-from gloss.records.frame import frame_of
-from gloss.records.reading import Record
+from gloss.records.reading import Record, number
+from gloss.records.study import Study
 from gloss.report.figure import Drawing
 from gloss.report.protocol import reductions
-from gloss.report.seed_groups import Group
 from gloss.report.table import Table
 
-_ABOUT = ["device", "device_name", "precision", "commit", "commit_clean", "finished_at", "peak_memory_bytes"]
-_ABOUT += ["seconds_total", "shared_device"]
 VERDICTS = tuple(f"{word}{mark}" for mark in ("", " (released)") for word in ("ok", "near", "off", "unresolved"))
 
 OTHER_RUNS, OTHER_SETTINGS = "Other runs on", "Runs with other settings"
@@ -67,15 +61,12 @@ class Section:
 
 
 def render(
-    title: str,
-    intro: str,
     sections: Sequence[Section],
-    records: Sequence[Any] = (),
+    records: Sequence[Record] = (),
+    studies: Sequence[Study] = (),
     problems: Sequence[str] = (),
     not_run: Sequence[tuple[str, str]] = (),
     folder: Path = Path(),
-    studies: Sequence[Any] = (),
-    banner: str = "",
 ) -> str:
     """The page as a string, sections in their order; folder: where the drawings were saved.
 
@@ -94,9 +85,8 @@ def render(
         for same in [list(found)]
     ]
     return environment.get_template("page.html").render(
-        title=title,
-        intro=intro,
-        banner=banner,
+        num_runs=len(records),
+        banner=smoke_banner(records),
         blocks=blocks,
         notes=notes,
         counts=[(word, counts[word]) for word in VERDICTS if counts[word]],
@@ -113,32 +103,27 @@ def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
     return [*judged.dropna(subset="verdict").drop_duplicates(keys or None)["verdict"]]
 
 
-def summarise(records: Sequence[Any], studies: Sequence[Any] = ()) -> list[tuple[str, str]]:
+def summarise(records: Sequence[Record], studies: Sequence[Study] = ()) -> list[tuple[str, str]]:
     """Device, code and cost of the runs and of the searches' trials, as lines of the page."""
-    runs = frame_of(records).reindex(columns=_ABOUT).astype(object)
-    trials = [t["seconds"] / 3600 for s in studies for t in s.trials if t["seconds"]]
-    hours = [seconds / 3600 for seconds in runs["seconds_total"].dropna()]
-    cost = f"{math.fsum(hours + trials):.2f} hours in total"
-    if trials:
-        cost += f": {math.fsum(hours):.2f} of runs, {math.fsum(trials):.2f} of {len(trials)} trials of searches"
-    if runs.empty:
-        return [("Runs", "none"), *([("Compute", cost)] if trials else [])]
+    results = [record.result for record in records]
+    runs = [number(r, "seconds", "total") or 0.0 for r in results]
+    trials = [t["seconds"] for s in studies for t in s.trials if t["seconds"]]
 
-    def seen(values: pd.Series) -> str:
-        counts = values.replace("", None).fillna("not recorded").value_counts().sort_index()
-        return ", ".join(f"{name} ({num})" for name, num in counts.items())
+    def counted(key: str, length: int | None = None) -> str:
+        found = Counter(str(r.get(key) or "not recorded")[:length] for r in results)
+        return ", ".join(f"{name} ({num})" for name, num in sorted(found.items()))
 
-    finished = runs["finished_at"].fillna("")
-    return [
-        ("Runs", f"{len(runs)} finished, {finished.min()} to {finished.max()}"),
-        ("Compute", cost),
-        ("Device", seen(runs["device_name" if runs["device_name"].any() else "device"])),
-        ("Precision", seen(runs["precision"])),
-        ("Largest peak memory", f"{max([0, *runs['peak_memory_bytes'].dropna()]) / 2**30:.2f} GiB"),
-        ("Commits", seen(runs["commit"].str[:12])),
-        ("Uncommitted changes", f"in the working tree of {runs['commit_clean'].eq(False).sum()} runs"),
-        ("Shared device", f"{runs['shared_device'].eq(True).sum()} runs, whose times are left out"),
+    hours, searching = sum(runs) / 3600, sum(trials) / 3600
+    lines = [
+        ("Runs", f"{len(runs)} finished"),
+        ("Compute", f"{hours:.2f} hours of runs, {searching:.2f} hours of {len(trials)} trials of searches"),
+        ("Device", counted("device_name")),
+        ("Precision", counted("precision")),
+        ("Commits", counted("commit", 12)),
+        ("Uncommitted changes", f"in the working tree of {sum(r.get('commit_clean') is False for r in results)} runs"),
+        ("Shared device", f"{sum(r.get('shared_device') is True for r in results)} runs, whose times are left out"),
     ]
+    return lines if records else lines[:2]
 
 
 def arranged(sections: Sequence[Section], measured: Sequence[str]) -> list[Section]:
@@ -157,28 +142,6 @@ def arranged(sections: Sequence[Section], measured: Sequence[str]) -> list[Secti
     rest = [s for s in sections if s not in first]
     fold = {s.name: next((i for i, x in enumerate(FOLDED) if s.group.startswith(x)), -1) for s in rest}
     return first + sorted(rest, key=lambda s: (fold[s.name], s.name != "claims"))
-
-
-def headline(groups: Sequence[Group]) -> str:
-    """ "CE, SCL + CE and G-Loss-O + CE on MR and R8 with BERT-base"; of more than three, their number."""
-    if not groups:
-        return "G-Loss"
-    losses = _listed([g.loss_name for g in groups], "losses")
-    datasets = _listed([dataset_name(g.dataset) for g in groups], "data sets")
-    return f"{losses} on {datasets} with {_listed([model_name(g.model) for g in groups], 'models')}"
-
-
-def _listed(names: Sequence[str], kind: str) -> str:
-    *others, last = dict.fromkeys(names)
-    if len(others) > 2:
-        return f"{len(others) + 1} {kind}"
-    return f"{', '.join(others)} and {last}" if others else last
-
-
-def intro(outputs: Path, num_runs: int) -> str:
-    if not num_runs:
-        return f"There are no finished runs under {outputs / 'runs'} yet: make demo makes some in a few minutes."
-    return f"Made from the records of {num_runs} finished runs; only the paper's own numbers are copied from elsewhere."
 
 
 def smoke_banner(records: Sequence[Record]) -> str:

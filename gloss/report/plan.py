@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from gloss.experiments.cost import DEVICES, ENCODERS, EPOCHS_TO_BEST, LAUNCH_SECONDS, SLOWER_IN_FLOAT32, Speeds
+from gloss.experiments.cost import DEVICES, EPOCHS_TO_BEST, SLOWER_IN_FLOAT32, Speeds
 from gloss.experiments.grid import RunSpec, own_fingerprint
 from gloss.experiments.requested import with_texts
-from gloss.experiments.status import DONE, FAILED, FLOAT32, INTERRUPTED, RUNNING, searches_left, state
+from gloss.experiments.status import DONE, FAILED, INTERRUPTED, RUNNING, searches_left, state
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import failure, read_records
@@ -67,13 +67,6 @@ class Plan:
         trials = [(self.speeds.run_hours(spec), num_trials) for spec, num_trials in self.searches.values()]
         in_runs, in_trials = (sum(hours or 0.0 for hours in runs), sum((hours or 0.0) * num for hours, num in trials))
         return in_runs, in_trials, runs.count(None), sum(num for hours, num in trials if hours is None)
-
-    def disk(self) -> tuple[float, float]:
-        """Bytes: of weights that are kept, and of a run's checkpoint (weights, Adam's two, the best)."""
-        specs = [line.spec for line in self.runs_to_do().values()]
-        sizes = [4.0 * ENCODERS.get(spec.model, (0, 0, 0))[2] for spec in specs]
-        kept = [s for s, c in zip(sizes, specs, strict=True) if c.config.trainer.save_model is True]
-        return sum(kept), 4 * max(sizes, default=0.0)
 
 
 def make_plan(
@@ -137,6 +130,7 @@ def _row(line: Line) -> dict[str, str]:
 
 
 def _sums(plan: Plan) -> list[str]:
+    """The sums of runs and searches, and their basis."""
     runs, searches, *unknown = plan.hours()
     states, left = Counter(s for line in plan.lines for s in line.states.values()), len(plan.runs_to_do())
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
@@ -145,16 +139,12 @@ def _sums(plan: Plan) -> list[str]:
         text = [f"Runs: {states.total()} ({counted}); {left} to do without repeats, {runs:.1f} hours."]
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
-        first = "Before them searches" if plan.lines else "Searches"
         text.append(
-            f"{first} for {len(plan.searches)} configurations, {trials} trials: at most {searches:.1f} hours, with "
+            f"Searches for {len(plan.searches)} configurations, {trials} trials: at most {searches:.1f} hours, with "
             "each trial counted as a whole run (pruning stops the hopeless ones early)."
         )
     if left:
-        kept, running = plan.disk()
-        weights = f", and {kept / 1e9:.1f} GB of weights in the end" if kept else ""
-        text += [f"In all {runs + searches:.1f} hours, one job at a time."] if runs + searches else []
-        text.append(f"Disk: {running / 1e9:.1f} GB a job for its checkpoint{weights}.")
+        text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
         text += _basis(plan)
     if any(unknown):
         text.append(
@@ -168,20 +158,13 @@ def _basis(plan: Plan) -> list[str]:
     left, name = [line for line in plan.lines if line.num_left], plan.speeds.data_sheet
     sources = Counter(line.speed_from for line in left)
     counted = ", ".join(f"{n} configurations {source}" for source, n in sources.items())
-    text = [f"Speed on {plan.speeds.device}: {counted}."]
+    speed = f"Speed on {plan.speeds.device}: {counted}."
     if name is None and "unknown" in sources:
-        text[0] += f" It is none of {', '.join(DEVICES)}, and no run was measured on it: DEVICE=… prices another."
-    elif name == "cpu" and "data sheet" in sources:
-        gflops = DEVICES[name][0] * plan.speeds.cores / 2 / 1e9
-        text[0] += f" No run was measured here: {gflops:.0f} GFLOP/s is assumed."
+        speed += f" It is none of {', '.join(DEVICES)}, and no run was measured on it: DEVICE=… prices another."
     elif "data sheet" in sources:
         peak, share = DEVICES[name]
-        precisions = {plan.speeds.precision(line.spec) for line in left if line.speed_from == "data sheet"}
-        float32 = f", a {SLOWER_IN_FLOAT32:.0f}th of it in float32" if FLOAT32 in precisions else ""
-        text[0] += (
-            f" Not measured: {100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s (bf16){float32} is assumed, and at "
-            f"least {1000 * LAUNCH_SECONDS:.0f} ms for a layer in a step."
-        )
+        limits = "for two cores" if name == "cpu" else f"in bf16, a {SLOWER_IN_FLOAT32:.0f}th of it in float32"
+        speed += f" Not measured: {100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s {limits} is assumed."
     words = {
         "ours": "means of finished runs",
         "paper": "the paper's Table 3",
@@ -189,7 +172,7 @@ def _basis(plan: Plan) -> list[str]:
         "fixed": "no early stopping",
     }
     known = dict.fromkeys(line.epochs_from for line in left)
-    return [*text, "Epochs: " + "; ".join(f"{source} = {words[source]}" for source in known) + "."]
+    return [speed, "Epochs: " + "; ".join(f"{source} = {words[source]}" for source in known) + "."]
 
 
 def failures(lines: Iterable[Line]) -> list[str]:

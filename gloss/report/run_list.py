@@ -16,7 +16,7 @@ from gloss.records.reading import shortened
 from gloss.records.run_folder import is_hashed
 from gloss.report.protocol import protocol_deviations
 from gloss.report.seed_groups import CELL, Group, blocks, identity, setting, timed
-from gloss.report.table import Entry, Table, number_text, scored
+from gloss.report.table import Entry, Table, mean_std, number_text
 from gloss.report.tables.results import ACCURACY, EPOCH_SECONDS, MACRO_F1, SILHOUETTE, Metric, measure, ours
 
 SHOWN = {  # column of the frame -> heading, digits
@@ -34,25 +34,21 @@ NOT_COMPARED = {"folder", "config_hash", "finished_at", "schema_version", "finge
 
 
 def by_configuration(runs: pd.DataFrame) -> str:
-    """A line a configuration: mean ± standard deviation of its seeds, the best of each data set, model and mode
-    marked."""
+    """A line a configuration: mean ± standard deviation of its seeds."""
+    runs = _with_scores(runs)
     cells = runs.groupby(CELL, sort=False, dropna=False)
-    first = cells.head(1)
-    columns: dict[str, list[Any]] = {**_names(runs, first), "n": list(cells.size())}
-    among = first[["dataset", "model", "mode"]].agg(" ".join, axis=1)
+    columns: dict[str, list[Any]] = {**_names(runs, cells.head(1)), "n": list(cells.size())}
     for column, (heading, digits) in SHOWN.items():
-        samples = [list(x.dropna()) for _, x in cells[column]] if column in runs else [[]] * len(first)
-        found = scored(samples, among=among, digits=digits)
-        columns[heading] = [e.plain() + ("*" if e.parts[0].rank == 1 else " ") for e in found]
-    note = "Test split but for Val; mean ± standard deviation over n seeds; * best of its data set, model and mode."
-    return f"{_text(columns)}\n{note}"
+        columns[heading] = [mean_std(list(cell[column].dropna()), digits) for _, cell in cells]
+    return f"{_text(columns)}\nTest split but for Val; mean ± standard deviation over n seeds."
 
 
 def listed(runs: pd.DataFrame) -> str:
     """A line a run: its name for `compare=`, its configuration, its scores and its seconds."""
+    runs = _with_scores(runs)
     columns = {"Run": [f"{run.config_hash}/{run.seed}" for run in runs.itertuples()], **_names(runs, runs)}
     for column, (heading, digits) in (SHOWN | {"seconds_total": ("Seconds", 1)}).items():
-        columns[heading] = [number_text(x, digits=digits) for x in runs.get(column, [None] * len(runs))]
+        columns[heading] = [number_text(x, digits=digits) for x in runs[column]]
     columns["Best epoch"] = [f"{run.best_epoch} of {run.epochs}" for run in runs.itertuples()]
     return _text(columns)
 
@@ -92,6 +88,11 @@ def settings(runs: pd.DataFrame) -> dict[tuple[str, ...], str]:
 def _is_setting(key: str) -> bool:
     """Whether a key can distinguish runs: config_hash covers it, or the texts at the path that it is."""
     return is_hashed(key) or key.startswith("dataset.") and key.endswith("path")
+
+
+def _with_scores(runs: pd.DataFrame) -> pd.DataFrame:
+    """The runs, with all columns that are shown: older records may lack some."""
+    return runs.reindex(columns=list(dict.fromkeys([*runs, *SHOWN, "seconds_total"])))
 
 
 def _text(columns: dict[str, list[Any]]) -> str:
@@ -139,16 +140,17 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         for i in shown:
             column = str(METRICS[i].path[-1])
             data[-1] |= {column: cell[i]["mean"], f"{column}_std": cell[i]["std"]}
-    notes = [*timed(groups)[1]]
+    notes = timed(groups)[1]
     if off := [set(found) for g in groups if (found := protocol_deviations(g.config))]:
         which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
         shared = sorted(set.intersection(*off))
         notes.append(f"Not the paper's protocol ({which}){': ' if shared else ''}{', '.join(shared)}.")
+    columns = ["Data set", "Model", "Mode", "Loss"]
     if has_settings:
+        columns.append("Settings")
         notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
-    columns = ["Data set", "Model", "Mode", "Loss", *(["Settings"] if has_settings else []), "n"]
-    num_keys = len(columns) - 1
-    return Table(name, title, [*columns, *(METRICS[i].heading for i in shown)], rows, data, notes, num_keys=num_keys)
+    heads = ["n", *(METRICS[i].heading for i in shown)]
+    return Table(name, title, columns + heads, rows, data, notes, num_keys=len(columns))
 
 
 def _by_value(g: Group) -> list[list[int | str]]:

@@ -66,10 +66,6 @@ class Group:
         """ "G-Loss-O + CE", with the mode where it is not the given one, and with `others`."""
         return self.loss_name + (f" ({self.mode})" if self.mode != mode else "") + self.others(*swept)
 
-    @property
-    def missing_seeds(self) -> tuple[int, ...]:
-        return tuple(seed for seed in self.seeds if seed not in self.runs)
-
     def values(self, *path: str | tuple[str, ...]) -> dict[int, float]:
         """A number of result.json by seed, such as values("metrics", "test", "accuracy"); runs without it are left out.
 

@@ -67,9 +67,9 @@ class Entry:
         return " ".join(x for x in (" / ".join(part.text for part in self.parts), self.suffix) if x)
 
 
-def entry(text: object, suffix: str = "", rank: int = 0) -> Entry:
+def entry(text: object, suffix: str = "", rank: int = 0, verdict: str = "") -> Entry:
     """An entry of one text or number."""
-    return Entry((Part(str(text), rank),), suffix)
+    return Entry((Part(str(text), rank, verdict),), suffix)
 
 
 def number_text(centre: float | None, spread: float | None = None, digits: int = 2, sign: str = "") -> str:

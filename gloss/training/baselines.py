@@ -94,22 +94,20 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True)
     features = {"train": vectorizer.fit_transform(texts["train"])}
     features |= {part: vectorizer.transform(texts[part]) for part in ("val", "test")}
-    best: Any = None
-    for strength in STRENGTHS:
-        classifier = LinearSVC(C=strength, random_state=0, max_iter=20_000).fit(features["train"], labels["train"])
-        score = float((classifier.predict(features["val"]) == labels["val"]).mean())
-        if best is None or score > best[0]:
-            best = score, strength, classifier
-    score, strength, classifier = best
-    predicted = classifier.predict(features["test"])
+    fitted = [
+        LinearSVC(C=c, random_state=0, max_iter=20_000).fit(features["train"], labels["train"]) for c in STRENGTHS
+    ]
+    scores = [float((classifier.predict(features["val"]) == labels["val"]).mean()) for classifier in fitted]
+    best = int(np.argmax(scores))  # the first of equals
+    predicted = fitted[best].predict(features["test"])
     record: dict[str, Any] = {
         "dataset": cfg.name,
         "method": "TF-IDF (words and word pairs, in at least 2 texts, sublinear) + linear SVM",
-        "C": strength,
+        "C": STRENGTHS[best],
         "num_features": len(vectorizer.vocabulary_),
         "fingerprint": dataset.fingerprint,
         "num_rows": {part: len(split.labels) for part, split in dataset.splits.items()},
-        "val": {"accuracy": 100 * score},
+        "val": {"accuracy": 100 * scores[best]},
         "test": {
             "accuracy": 100 * float((predicted == labels["test"]).mean()),
             "macro_f1": 100 * float(f1_score(labels["test"], predicted, average="macro", zero_division=0)),
@@ -120,11 +118,7 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
 
 
 def measure_frozen(
-    cfg: DatasetConfig,
-    model_cfg: ModelConfig,
-    data_dir: str | Path,
-    outputs: str | Path,
-    save_embeddings: bool = False,
+    cfg: DatasetConfig, model_cfg: ModelConfig, data_dir: str | Path, outputs: str | Path, save_embeddings: bool = False
 ) -> dict[str, Any]:
     """The frozen pretrained encoder with standalone mode's probe and with nearest neighbours, for Tables 2 and 3:
     <outputs>/baselines/frozen-<name>-<model>.json, and with `save_embeddings` the test embeddings in .npz beside it.
@@ -140,7 +134,7 @@ def measure_frozen(
     model = Classifier(load_encoder(model_cfg), len(dataset.labels)).to(device)
     z, y = {}, {part: split.labels for part, split in dataset.splits.items()}
     for part, split in dataset.splits.items():
-        tokens = tokenize(split.texts, tokenizer, model_cfg.max_length, Path(outputs) / "cache" / "tokens")
+        tokens = tokenize(split.texts, tokenizer, model_cfg.max_length)
         table = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         z[part] = embed(model, table, device, precision).cpu().numpy()
     weight, bias, settings = logistic_probe(z["train"], y["train"], z["val"], y["val"], len(dataset.labels))
@@ -169,11 +163,10 @@ def measure_frozen(
         sqrt_sigma = sqrt_bandwidth(torch.from_numpy(z["train"][sample]))
         sigmas = [scale * sqrt_sigma for scale in SCALES]
     val = torch.from_numpy(z["val"]), torch.from_numpy(y["val"])
+    graph: Any = {"gamma": DEFAULT_GAMMA, "num_classes": len(dataset.labels), "batch_size": 128}
     record["graph"] = [
-        {"sigma": sigma, "scale": scale}
-        | (graph_quality(*val, sigma=sigma, gamma=DEFAULT_GAMMA, num_classes=len(dataset.labels), batch_size=128) or {})
+        {"sigma": sigma, "scale": scale} | (graph_quality(*val, sigma=sigma, **graph) or {})
         for sigma, scale in zip(sigmas, SCALES, strict=False)
-        if len(z["val"]) > 1
     ]
     path = Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json"
     write_json(path, record)

@@ -35,9 +35,7 @@ class TensorBoard(Callback):
 
     def __init__(self) -> None:
         if importlib.util.find_spec("tensorboard") is None:
-            raise ConfigError(
-                "trainer.tensorboard=true needs the package tensorboard, which is not here: pip install tensorboard"
-            )
+            raise ConfigError("trainer.tensorboard=true needs tensorboard, which is not here: pip install tensorboard")
 
     def on_start(self, cfg: Config, folder: Path, epochs: list[dict[str, Any]]) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -65,6 +63,6 @@ def numbers_of(tree: dict[str, Any], prefix: str = "") -> dict[str, float]:
     for key, value in tree.items():
         if isinstance(value, dict):
             found |= numbers_of(value, f"{prefix}{key}/")
-        elif isinstance(value, (int, float)):
+        elif isinstance(value, (int, float)) and not isinstance(value, bool):
             found[prefix + key] = float(value)
     return found

@@ -54,10 +54,8 @@ class Progress:
         Raises RunError where `other` was made with other texts.
         """
         if other.fingerprint not in (None, self.fingerprint):
-            raise RunError(
-                f"{folder} was made with other texts: their fingerprint was {other.fingerprint}, is "
-                f"{self.fingerprint}. Use the texts it was made with, or rerun=true"
-            )
+            fingerprints = f"their fingerprint was {other.fingerprint}, is {self.fingerprint}"
+            raise RunError(f"{folder} was made with other texts: {fingerprints}. Use those texts, or rerun=true")
         machine = self.machine
         vars(self).update(vars(other))
         if other.machine and (changes := differences(other.machine, machine)):
@@ -100,31 +98,22 @@ def load(folder: Path, config: dict) -> tuple[Progress, State, State | None, dic
 
     Raises RunError where it belongs to another configuration (naming the differences) or cannot be read.
     """
-    found = sorted(path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir()) if folder.is_dir() else []
-    if not found:
+    path = max((path for path in folder.glob("[0-9]*-[0-9]*") if path.is_dir()), default=None)
+    if path is None:
         return None
-    path = found[-1]
     try:
         state = json.loads((path / "state.json").read_text())
-        if difference := differences(state["config"], config):
-            raise RunError(
-                f"{path} is the checkpoint of another configuration: {difference}. Remove it, or use rerun=true"
-            )
-        best_file = path / "best.safetensors"
+        difference, progress = differences(state["config"], config), Progress(**state["progress"])
+        model, best_file = load_file(path / "model.safetensors"), path / "best.safetensors"
+        best = load_file(best_file) if best_file.is_file() else None
         tensors = torch.load(path / "optimizer.pt", weights_only=True, map_location="cpu")
-        return (
-            Progress(**state["progress"]),
-            load_file(path / "model.safetensors"),
-            load_file(best_file) if best_file.is_file() else None,
-            tensors["optimizer"],
-            tensors["log"],
-        )
-    except RunError:
-        raise
+        found = progress, model, best, tensors["optimizer"], tensors["log"]
     except Exception as error:  # a damaged file can raise anything
-        raise RunError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): remove it, or use rerun=true"
-        ) from None
+        reason = f"{type(error).__name__}: {error}"
+        raise RunError(f"{path} cannot be read ({reason}): remove it, or use rerun=true") from None
+    if difference:
+        raise RunError(f"{path} is the checkpoint of another configuration: {difference}. Remove it, or use rerun=true")
+    return found
 
 
 def differences(theirs: Any, ours: Any, key: str = "") -> str:

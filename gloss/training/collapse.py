@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from gloss.config import INTEGRATED, Config
-from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, unit_length
+from gloss.losses.geometry import pairwise_distances, unit_length
 
 EXPLODED = 3.0  # times the loss of the first epoch
 FAR_FROM_CHANCE = 10.0  # times log C, the loss of guessing among C classes
@@ -42,7 +42,8 @@ def after_epoch(cfg: Config, epochs: list[dict[str, Any]], num_classes: int, maj
     if (why := _explosion(cfg, epochs, num_classes)) and not any(
         _explosion(cfg, epochs[:n], num_classes) for n in range(1, len(epochs))
     ):
-        found.append(f"the loss explodes: {why}. Try a smaller trainer.lr{_wider(cfg)}")
+        wider = ", or a larger loss.sigma" if isinstance(cfg.loss.sigma, float) else ""
+        found.append(f"the loss explodes: {why}. Try a smaller trainer.lr{wider}")
     if cfg.mode == INTEGRATED and len(epochs) == PATIENT:
         best = max(row["score"] for row in epochs)
         found += no_better(f"after {PATIENT} epochs the best validation macro-F1", best, majority)
@@ -72,22 +73,15 @@ def _explosion(cfg: Config, epochs: list[dict[str, Any]], num_classes: int) -> s
     return ""
 
 
-def _wider(cfg: Config) -> str:
-    if cfg.loss.sigma is None:
-        return ""
-    return ", or loss=gloss_o with a larger loss.sigma" if cfg.loss.sigma == "sqrt" else ", or a larger loss.sigma"
-
-
 def ties(epochs: list[dict[str, Any]], best_epoch: int, tested_weights: str) -> list[str]:
     """A line where several epochs have the best validation score, so that the training loss chose among them."""
     best = epochs[best_epoch - 1]["score"]
     tied = [str(row["epoch"]) for row in epochs if row["score"] == best]
     if len(tied) < 2 or tested_weights != "best":
         return []
-    shown = ", ".join(tied[:5]) + (f" and {len(tied) - 5} more" if len(tied) > 5 else "")
     return [
-        f"the best validation score, {best:.4g}, is that of epochs {shown}: the weights of {best_epoch} are kept, "
-        "whose training loss is the lowest among them"
+        f"the best validation score, {best:.4g}, is that of epochs {', '.join(tied)}: the weights of {best_epoch} are "
+        "kept, whose training loss is the lowest among them"
     ]
 
 
@@ -101,12 +95,8 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
     low, high = torch.exp(-distances.cpu().double().square() / (2 * sigma**2)).aminmax()  # Apple's GPUs have no float64
     if high == 0 or low < (1 - NARROW) * high:
         return []
-    try:
-        hint = f"; loss=gloss_sqrt would take {sqrt_bandwidth(embeddings):.3g} here"
-    except ValueError:  # all embeddings are one
-        hint = ""
     return [
         f"σ={sigma:.4g} is so wide that before training all edge weights among {len(embeddings)} validation texts "
         f"lie {1 - high:.4g} to {1 - low:.4g} below 1: the graph hardly separates near from far. Try a smaller "
-        f"loss.sigma{hint}"
+        "loss.sigma"
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import torch
 
 from gloss.config import Config, forward_passes
@@ -24,14 +26,8 @@ class Diverged(RunError):
 def out_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> RunError | None:
     """The error for the user where `error` is a lack of memory, with the settings that this configuration allows."""
     # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
-    texts = (
-        "out of memory",
-        "can't allocate memory",
-        "not enough memory",
-        "ALLOC_FAILED",
-        "CUBLAS_STATUS_NOT_INITIALIZED",
-    )
-    if not any(text in str(error) for text in texts):
+    signs = "out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
+    if not re.search(signs, str(error)):
         return None
     size, way = cfg.trainer.batch_size, ""
     half = min(cfg.trainer.grad_cache_chunk or size, size) // 2

@@ -6,15 +6,13 @@ and seeds compare. Each comes with its chance level.
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from torch import Tensor
 
 from gloss.data.sampler import cut
-from gloss.losses.geometry import pairwise_distances, unit_length
-from gloss.losses.gloss import choose_labeled, log_propagate, log_transition_rates
+from gloss.losses.checks import same_class
+from gloss.losses.gloss import choose_labeled, log_kernel, log_propagate, log_transition_rates
 
 KEYS = ("homophily", "homophily_chance", "propagated_accuracy", "majority_accuracy")
 DEFAULT_GAMMA = 0.6  # for losses that have none of their own
@@ -55,11 +53,9 @@ def graph_quality(
         num_pairs += len(nodes) * (len(nodes) - 1)
         z, y = embeddings[nodes], labels[nodes]
         # In log space: with a narrow kernel every weight of a graph may be 0 in floating point.
-        log_kernel = -(pairwise_distances(unit_length(z)) / (sigma * math.sqrt(2))).square()
-        log_kernel = log_kernel.fill_diagonal_(-torch.inf)
-        is_within = (y[:, None] == y).fill_diagonal_(False)
-        log_within.append(log_kernel.masked_fill(~is_within, -torch.inf).flatten().logsumexp(0))
-        log_weight.append(log_kernel.flatten().logsumexp(0))
+        log_weights, is_within = log_kernel(z, sigma), same_class(y)
+        log_within.append(log_weights.masked_fill(~is_within, -torch.inf).flatten().logsumexp(0))
+        log_weight.append(log_weights.flatten().logsumexp(0))
         found = log_propagate(log_transition_rates(z, sigma), y, num_labeled, num_classes).argmax(dim=1)
         truth = y[num_labeled:]
         counts.append(torch.stack([is_within.sum(), (found == truth).sum(), (truth == majority).sum()]))

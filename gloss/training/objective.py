@@ -77,10 +77,9 @@ class Objective:
         """
         if self.gamma is None:
             return None
-        if is_known is None:
-            return choose_labeled(batch_size, self.gamma, generator)
+        is_known = torch.ones(batch_size, dtype=torch.bool) if is_known is None else is_known
         drawn = choose_labeled(int(is_known.sum()), self.gamma, generator)
-        return torch.zeros(batch_size, dtype=torch.bool).masked_scatter(is_known, drawn)
+        return torch.zeros_like(is_known).masked_scatter(is_known, drawn)
 
     def __call__(
         self,
@@ -112,10 +111,8 @@ class Objective:
             else:
                 embedding_loss = self.embedding_loss(embeddings, labels)
                 is_empty = self._is_empty(labels[:, None] == labels)
-        if ce is None:
-            loss = embedding_loss
-        elif embedding_loss is None:
-            loss = ce
+        if ce is None or embedding_loss is None:
+            loss = embedding_loss if ce is None else ce
         else:
             loss = self.lam * embedding_loss + (1 - self.lam) * ce
         lap("loss")

@@ -10,7 +10,6 @@ import traceback
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,7 @@ from gloss.training.objective import Objective, balanced_class_weights
 from gloss.training.progress_bar import Display, scores
 from gloss.training.result import result_of
 from gloss.training.sigma import choose_sigma
-from gloss.training.texts import texts_on_device
+from gloss.training.texts import log_once, texts_on_device
 from gloss.training.trainer import Fit
 
 log = logging.getLogger(__name__)
@@ -116,12 +115,6 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         return read_record(folder)
 
 
-@cache
-def _warn_of_bf16() -> None:
-    """Log once a process, not for each run of a sweep, that the CPU computes in bf16."""
-    log.warning("trainer.precision=auto is bf16 on this processor, which has the units for it; float32 turns it off")
-
-
 def _remove(folder: Path, outputs: Path) -> None:
     """Remove a run's folder, and those above it that are empty then, up to `outputs`."""
     shutil.rmtree(folder, ignore_errors=True)
@@ -145,11 +138,9 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     if cfg.trainer.save_model is True and not has_weights:
         return None
     finished = f"finished {record.result.get('finished_at')} at commit {str(record.result.get('commit'))[:10]}"
-    lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if (code := record.result.get("code")) != (now := code_hash()):
-        before = f"{code}, now {now}" if code else f"not kept, now {now}"
-        why = f"with other code than now ({before}), which may give other numbers"
-        lines[0] = f"{folder}: {finished}, {why}; rerun=true trains it again"
+        finished += f", with other code than now ({code}, now {now}), which may give other numbers"
+    lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if cfg.trainer.save_model is not False and not has_weights:
         lines.append("  its weights were not kept; trainer.save_model=true trains it again to keep them")
     log.info("\n".join(lines))
@@ -212,7 +203,7 @@ class _Run:
         reset_peak_memory(device)
         precision = choose_precision(cfg.trainer, device)
         if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
-            _warn_of_bf16()
+            log_once("trainer.precision=auto is bf16 on this processor, which has units for it; float32 turns it off")
         machine = environment(device, precision)
         display.show("phase", {"name": "tokenising"})
         texts = texts_on_device(cfg, dataset, device, self.is_trial)

@@ -55,13 +55,12 @@ def texts_on_device(cfg: Config, dataset: TextDataset, device: torch.device, is_
     if dataset.unlabeled is not None:
         splits["unlabeled"] = dataset.unlabeled
     tokenizer = load_tokenizer(cfg.model)
-    cache = Path(cfg.paths.outputs) / "cache" / "tokens"
     tables, labels, num_truncated = {}, {}, 0
     for name, split in splits.items():
-        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length, cache)
+        tokens = tokenize(split.texts, tokenizer, cfg.model.max_length)
         if name == "train":
             check_tokens(split.texts, tokens, tokenizer, cfg.model.max_length)
-        num_truncated += count_truncated(split.texts, tokens, tokenizer, cfg.model.max_length, cache)
+        num_truncated += count_truncated(split.texts, tokens, tokenizer, cfg.model.max_length)
         tables[name] = TokenTable.build(tokens, tokenizer.pad_token_id, device)
         labels[name] = torch.from_numpy(split.labels).to(device)
     num_examples = sum(map(len, tables.values()))

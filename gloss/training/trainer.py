@@ -140,16 +140,13 @@ class Fit:
         batches = step_batches(self.train_labels, self.step_table.host_lengths, trainer, self.cfg.seed, progress.epoch)
         on_device = torch.from_numpy(np.concatenate(batches)).to(self.device)  # one transfer an epoch
         generator = torch.Generator().manual_seed(seed_of(self.cfg.seed, progress.epoch))
-        num_labeled = len(self.train_labels) if "unlabeled" in self.tables else None
-        known = [None if num_labeled is None else torch.from_numpy(batch < num_labeled) for batch in batches]
+        known = [torch.from_numpy(batch < len(self.train_labels)) for batch in batches]
         labeled = [self.objective.draw_labeled(len(b), generator, k) for b, k in zip(batches, known, strict=True)]
         if progress.step == 0:
             self.log = torch.zeros(len(batches), len(LOG), device=self.device)
         elif len(self.log) != len(batches):
-            raise RunError(
-                f"{self.checkpoints} was made with {len(self.log)} batches an epoch, now there are "
-                f"{len(batches)}: use the texts it was made with, or rerun=true"
-            )
+            now = f"now there are {len(batches)}: use the texts it was made with, or rerun=true"
+            raise RunError(f"{self.checkpoints} was made with {len(self.log)} batches an epoch, {now}")
         if (self.device.type == "cuda" or trainer.compile) and not progress.epochs:
             self._warm_up(batches, labeled)
         start = np.cumsum([0, *(len(batch) for batch in batches)])

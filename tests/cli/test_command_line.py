@@ -164,7 +164,9 @@ def test_help_has_examples_and_a_line_per_key(name: str, capsys):
     for key in options.keys() - set(BY_US):
         assert re.search(rf"^  {re.escape(key)}=\S* +\S", text, re.MULTILINE), key
     if name == "train":
-        assert re.search("trainer.lr=2e-05 +learning rate; expected: above 0\n", text) and "  search" not in text
+        assert re.search("trainer.lr=2e-05 +learning rate; expected: above 0\n", text)
+        assert "sets with these classes that are also tested" in text  # its comment is on a separate line
+        assert "  search" not in text
 
 
 @pytest.mark.parametrize(("name", "words", "key", "value"), [

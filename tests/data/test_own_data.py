@@ -17,8 +17,7 @@ def plain(labels, texts="number {}"):
     return [[texts.format(i), label] for i, label in enumerate(labels)]
 
 
-@pytest.mark.parametrize("pair", [("pos", "pos "), ("pos", " pos"), ("a b", "a  b"), ("a b", "a\u00a0b"),
-                                  ("pos", "pos\u200b"), ("caf\u00e9", "cafe\u0301")])  # fmt: skip
+@pytest.mark.parametrize("pair", [("pos", "pos "), ("a b", "a\u00a0b"), ("pos", "pos\u200b"), ("café", "cafe\u0301")])
 def test_classes_that_look_alike_are_refused(tmp_path, pair):
     with pytest.raises(DataError, match=r"the classes .* \(10 texts, first in row 2\) and .* differ only in b"):
         load(write(tmp_path / "x.csv", plain(pair * 10)))
@@ -26,13 +25,13 @@ def test_classes_that_look_alike_are_refused(tmp_path, pair):
 
 ALIKE = "classes that differ only in case, form of letters or form of numbers: {!r} (10 texts, first in row 2) and {!r}"
 MISSING = "a class is called {!r} (10 texts, first in row 2): if that means a missing label"
-WHOLE = "the 100 classes are numbers, 1 to 100: if these are ratings, group them"
+WHOLE = "the classes are 100 numbers, 1 to 100: if these are ratings, group them"
 
 
 @pytest.mark.parametrize(("labels", "note"), [
     *(([*pair, "other"] * 10, ALIKE.format(*pair) + " (10 texts, first in row 3)") for pair in (
-        ("neg", "Neg"), ("1", "1.0"), ("007", "7"), ("1e2", "100"), ("SS", "\u00df"), ("A", "\uff21"))),
-    *(([name, "x", "y"] * 10, MISSING.format(name)) for name in ("nan", "NaN", "None", "NULL", "n/a", "<NA>")),
+        ("neg", "Neg"), ("1", "1.0"), ("007", "7"), ("A", "\uff21"))),
+    *(([name, "x", "y"] * 10, MISSING.format(name)) for name in ("nan", "NULL", "<NA>")),
     ([str(i) for i in range(1, 101)] * 4, WHOLE),
 ])  # fmt: skip
 def test_suspicious_classes_give_a_note(tmp_path, labels, note):
@@ -80,7 +79,7 @@ def test_texts_of_several_lines_are_accepted(tmp_path):
     assert len(load(tmp_path / "x.jsonl").splits["train"]) == 16
 
 
-def test_repeated_texts_are_counted_or_refused(tmp_path):
+def test_repeated_and_missing_texts_are_counted_or_refused(tmp_path):
     rows = plain("xy" * 10)
     train = write(tmp_path / "train.csv", rows)
     for test in (train, write(tmp_path / "copy.csv", rows[::-1])):
@@ -89,14 +88,11 @@ def test_repeated_texts_are_counted_or_refused(tmp_path):
     test = write(tmp_path / "test.csv", [["NUMBER  3", "y"], ["new", "x"], [rows[5][0], "x"]])
     note = load(train, test_path=str(test)).notes[0]
     assert note == "2 of the 3 texts of test are also among the training texts (rows 2, 4)"
-    torn, cut, _ = load(write(tmp_path / "all.csv", plain("ab" * 20, "same"))).notes
-    assert torn == "40 of the 40 texts occur with different labels (rows 2, 3, 4, 5, 6 and 35 more)"
-    assert "test is 4 of the 40 training texts" in cut and "4 of them with the same words" in cut
-
-
-def test_texts_like_nan_or_none_give_a_note(tmp_path):
-    dataset = load(write(tmp_path / "x.csv", [*plain("xy" * 10), ["nan", "x"], ["None", "y"]]))
-    assert dataset.notes[0] == "2 of the 22 texts hold a word for a missing text, as nan or none (rows 22, 23)"
+    rows = [*plain("ab" * 20, "same"), ["nan", "a"], ["None", "b"]]
+    missing, torn, cut, _ = load(write(tmp_path / "all.csv", rows)).notes
+    assert missing == "2 of the 42 texts hold a word for a missing text, as nan or none (rows 42, 43)"
+    assert torn == "40 of the 42 texts occur with different labels (rows 2, 3, 4, 5, 6 and 35 more)"
+    assert "test is 4 of the 42 training texts" in cut and "4 of them with the same words" in cut
 
 
 # -- Hugging Face data sets --------------------------------------------------------------------------------------------
@@ -210,15 +206,14 @@ def test_medqa_is_read_as_pairs_of_question_and_option(hub):
 
 
 def test_pubmed_rct_is_read_with_its_splits_and_labels(hub):
-    roles = ("background", "objective", "methods", "results", "conclusions")
-    for part, num_abstracts in (("train", 3), ("dev", 1), ("test", 2)):
-        write_lines(hub.folder / f"{part}.jsonl", [
-            {"abstract_id": f"{part}{a}", "label": role, "text": f"{role} of {part} {a}", "sentence_id": i}
-            for a in range(num_abstracts)
-            for i, role in enumerate(roles)
-        ])  # fmt: skip
+    roles = ("background", "conclusions", "methods", "objective", "results")
+    for part, num in (("train", 3), ("dev", 1), ("test", 2)):
+        rows = [
+            {"label": role, "text": f"{role} of {part} {i}", "sentence_id": i} for i in range(num) for role in roles
+        ]
+        write_lines(hub.folder / f"{part}.jsonl", rows)
     dataset = hub(**preset("pubmed_rct"))
-    assert dataset.labels == sorted(roles)
+    assert dataset.labels == list(roles)
     assert {part: len(split) for part, split in dataset.splits.items()} == {"train": 15, "val": 5, "test": 10}
-    split = dataset.splits["test"]
-    assert all(text[0].startswith(dataset.labels[label]) for text, label in zip(split.texts, split.labels, strict=True))
+    test = dataset.splits["test"]
+    assert all(text.startswith(roles[y]) for (text,), y in zip(test.texts, test.labels, strict=True))

@@ -60,14 +60,12 @@ def domain(tmp_path, monkeypatch):
     inner = archive({"h/one_GroundTruth.txt": content})
     setup = b"from setuptools import setup\nsetup(name='tiny-snippets', version='1')\n"
     info = b"Metadata-Version: 2.1\nName: tiny-snippets\nVersion: 1\n"
-    outer = archive(
-        {"tiny_snippets-1/setup.py": setup, "tiny_snippets-1/PKG-INFO": info, "tiny_snippets-1/h.tar.gz": inner}
-    )
+    files = {"setup.py": setup, "PKG-INFO": info, "h.tar.gz": inner}
+    outer = archive({f"tiny_snippets-1/{name}": content for name, content in files.items()})
     (tmp_path / "tiny_snippets-1.tar.gz").write_bytes(outer)
     sha256 = hashlib.sha256(outer).hexdigest()
-    splits = {
-        part: {"rows": rows, "fingerprint": None} for part, rows in (("train", 100), ("val", 400), ("test", 1000))
-    }
+    sizes = {"train": 100, "val": 400, "test": 1000}
+    splits = {part: {"rows": num, "fingerprint": None} for part, num in sizes.items()}
     entry = {"source": "tiny", "member": "one_GroundTruth.txt", "columns": {"text": "text", "label": "label"}}
     entry |= {"labels": {"0": "negative", "1": "positive"}, "splits": splits}
     source = {"package": "tiny-snippets==1", "sha256": sha256, "member": "h.tar.gz"}
@@ -78,9 +76,8 @@ def domain(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "method", ["file", pytest.param("pip", marks=pytest.mark.long)]
-)  # pip needs an index for setuptools
+# pip needs an index for setuptools
+@pytest.mark.parametrize("method", ["file", pytest.param("pip", marks=pytest.mark.long)])
 def test_a_data_set_is_fetched_and_prepared_once(domain, method, monkeypatch):
     if method == "file":
         path = domain / "tiny_snippets-1.tar.gz"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from small import byte_level, wordpiece
 from test_data import WORDS, some_rows
-from transformers import BertTokenizer, DistilBertTokenizer
+from transformers import DistilBertTokenizer
 
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import DataError
@@ -15,11 +15,6 @@ from gloss.errors import DataError
 @pytest.fixture(scope="module")
 def bert():
     return wordpiece(WORDS)
-
-
-@pytest.fixture(scope="module")
-def roberta():
-    return byte_level()
 
 
 def test_token_ids_equal_the_tokenizers(bert):
@@ -32,14 +27,15 @@ def test_token_ids_equal_the_tokenizers(bert):
         assert ids[0] == bert.cls_token_id and ids[-1] == bert.sep_token_id and len(ids) == 8
 
 
-def test_pairs_have_the_token_types_of_their_model(bert, roberta):
+def test_pairs_have_the_token_types_of_their_model(bert):
     pair = [("what is it", "it is a film"), ("who", "the film")]
     tokens = tokenize(pair, bert, 16)
     assert tokens.token_type_ids.tolist() == [0] * 5 + [1] * 5 + [0] * 3 + [1] * 3  # [CLS] q [SEP] s [SEP]
     assert tokens.offsets.tolist() == [0, 10, 16]
-    assert tokenize(pair, roberta, 64).token_type_ids is None
-    first = tokenize(pair, roberta, 64).input_ids[: tokenize(pair, roberta, 64).offsets[1]].tolist()
-    assert first.count(roberta.sep_token_id) == 3  # <s> q </s></s> s </s>
+    roberta = byte_level()
+    found = tokenize(pair, roberta, 64)
+    assert found.token_type_ids is None
+    assert found.input_ids[: found.offsets[1]].tolist().count(roberta.sep_token_id) == 3  # <s> q </s></s> s </s>
     distilbert = DistilBertTokenizer(vocab=bert.get_vocab())
     assert tokenize(pair, distilbert, 16).token_type_ids is None
     assert tokenize(pair, distilbert, 16).input_ids.tolist() == tokens.input_ids.tolist()
@@ -51,11 +47,11 @@ def test_the_longer_text_of_a_pair_is_truncated(bert):
     assert words[:5] == ["[CLS]", "what", "is", "it", "[SEP]"] and len(words) == 12 and words[-1] == "[SEP]"
 
 
-def test_a_tokenizer_with_only_unknown_words_is_refused(bert, roberta):
+def test_a_tokenizer_with_only_unknown_words_is_refused(bert):
     known = [(text,) for text, _ in some_rows(50, seed=0)]
     foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25
     pairs = [(text, text) for (text,) in known]
-    nothing, empty = wordpiece("."), byte_level(())
+    roberta, nothing, empty = byte_level(), wordpiece("."), byte_level(())
     for texts, tokenizer, length, is_right in [
         (known, bert, 16, True), (known, bert, 4, True), (pairs, bert, 16, True), (foreign, roberta, 16, True),
         (known, roberta, 4, True), (known, bert, 2, False), (foreign, bert, 16, False), (known, nothing, 16, False),
@@ -65,32 +61,6 @@ def test_a_tokenizer_with_only_unknown_words_is_refused(bert, roberta):
         tokens = tokenize(texts, tokenizer, length)
         with contextlib.nullcontext() if is_right else pytest.raises(DataError, match=r"knows \(nearly\) no word"):
             check_tokens(texts, tokens, tokenizer, length)
-
-
-def test_token_cache_is_used_keyed_by_its_inputs_and_rebuilt_when_damaged(bert, tmp_path, monkeypatch):
-    texts = [(text,) for text, _ in some_rows(30, seed=0)]
-    fresh = tokenize(texts, bert, 16, tmp_path)
-    (path,) = tmp_path.iterdir()
-    content = path.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(BertTokenizer, "__call__", lambda *args, **kwargs: pytest.fail("not taken from the cache"))
-        again = tokenize(texts, bert, 16, tmp_path)
-    assert all((getattr(fresh, key) == getattr(again, key)).all() for key in ("input_ids", "token_type_ids", "offsets"))
-    for length in (0, 10, len(content) // 2, len(content) - 1):
-        path.write_bytes(content[:length])
-        assert (tokenize(texts, bert, 16, tmp_path).input_ids == fresh.input_ids).all()
-        assert path.read_bytes() == content
-    vocab = bert.get_vocab()
-    other = BertTokenizer(vocab=vocab | {"good": vocab["bad"], "bad": vocab["good"]})
-    for arguments in (
-        (texts[1:], bert, 16),
-        (texts, bert, 15),
-        (texts, other, 16),
-        ([(t, t) for (t,) in texts], bert, 16),
-    ):
-        before = len(list(tmp_path.iterdir()))
-        tokenize(*arguments, tmp_path)
-        assert len(list(tmp_path.iterdir())) == before + 1
 
 
 @pytest.mark.parametrize("max_length", [4, 5, 6, 40])

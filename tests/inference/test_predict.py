@@ -5,7 +5,6 @@ import dataclasses
 import gzip
 import json
 import shutil
-import warnings
 
 import numpy as np
 import pytest
@@ -67,6 +66,7 @@ def test_predictions_do_not_depend_on_order_or_window(run, monkeypatch):
         assert one.label == other.label and one.probability == pytest.approx(other.probability, abs=1e-5)
     np.testing.assert_allclose(run.embed(texts), embeddings, atol=1e-5)
     assert run.embed([]).shape == (0, 64) and run.predict([]) == []
+    np.testing.assert_allclose(run.classify(embeddings.astype(np.float16)), run.classify(embeddings), atol=1e-3)
 
 
 def test_stream_reads_at_most_one_window_ahead(run, monkeypatch):
@@ -112,13 +112,7 @@ def test_predictions_for_pairs_use_both_texts(tmp_path):
         run.predict(["frog"])
 
 
-@pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_embeddings_of_any_precision_are_classified(run, dtype):
-    embeddings = run.embed(["a frog", "the sky"])
-    np.testing.assert_allclose(run.classify(embeddings.astype(dtype)), run.classify(embeddings), atol=1e-3)
-
-
-def test_invalid_arguments_give_an_error(run):
+def test_invalid_arguments_and_damaged_weights_give_an_error(run):
     with pytest.raises(TypeError, match="list of texts"):
         run.predict("a frog")
     with pytest.raises(DataError, match=r"texts\[1\] must hold text"):
@@ -129,6 +123,11 @@ def test_invalid_arguments_give_an_error(run):
         run.predict(["a frog"], neighbours=-1)
     with pytest.raises(RunError, match="split=dev"):
         run.split("dev")
+    for part, kind, number in (("encoder", "embeddings", torch.nan), ("head", "probabilities", torch.inf)):
+        damaged = Run(run.record, device="cpu")
+        torch.nn.init.constant_(list(getattr(damaged.model, part).parameters())[-1], number)
+        with pytest.raises(RunError, match=f"expected finite {kind}, got NaN .* train the run again"):
+            damaged.predict(["a frog"])
 
 
 def test_moved_training_texts_are_found_and_changed_ones_are_refused(tmp_path):
@@ -146,27 +145,13 @@ def test_moved_training_texts_are_found_and_changed_ones_are_refused(tmp_path):
         Run(record, device="cpu").predict(["a frog"], neighbours=1)
 
 
-@pytest.mark.parametrize("part, kind, number", [
-    ("encoder", "embeddings", torch.nan), ("head", "probabilities", torch.inf),
-])  # fmt: skip
-def test_non_finite_embeddings_and_probabilities_are_refused(run, part, kind, number):
-    run = Run(run.record, device="cpu")
-    torch.nn.init.constant_(list(getattr(run.model, part).parameters())[-1], number)
-    with pytest.raises(RunError, match=f"expected finite {kind}, got NaN .* train the run again"):
-        run.predict(["a frog"])
-
-
 def test_notes_are_recorded_and_files_are_read_with_the_settings_of_the_run(tmp_path, monkeypatch, capsys):
     log_once.cache_clear()
     record = train_tiny(tmp_path, "dataset.encoding=cp1252", "model.max_length=6", "seed=3")
     err = capsys.readouterr().err
     assert "colours: 51 train, 6 val, 6 test texts; 3 classes: 'blue', 'green', 'red'\n" in err
-    about_texts = [
-        note for note in record.result["notes"] if " of the 63 " in note
-    ]  # other notes are about the training
-    *cut, truncated = about_texts
-    output = [note.partition(" (")[0] for note in cut[-2:]]
-    assert output == [f"{part} is 6 of the 63 training texts" for part in ("test", "val")]
+    about_texts = [note for note in record.result["notes"] if " of the 63 " in note]  # others: about the training
+    truncated = about_texts[-1]
     tokenizer = load_tokenizer(ModelConfig(**record.result["config"]["model"]))
     with (tmp_path / "texts.csv").open() as file:
         num_long = sum(len(tokenizer.encode(row["text"])) > 6 for row in csv.DictReader(file))
@@ -212,8 +197,6 @@ def test_best_is_chosen_by_validation_among_runs_with_weights(outputs, capsys):
     assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
     shutil.rmtree(find_run("loss=ce", outputs).folder / "model")
     assert find_run("dataset=colours", outputs).identity.loss == "gloss_sqrt"
-    expected = "the only one of 3 runs with weights: dataset=colours model=tiny loss=gloss_sqrt mode=integrated"
-    assert expected in capsys.readouterr().err
     with pytest.raises(RunError, match="needs a data set"):
         find_run("best", outputs)
 
@@ -228,7 +211,7 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
         find_run("dataset=mr", outputs)
     with pytest.raises(RunError, match="'outputs/typo' is no key of a run"):
         find_run("outputs/typo", outputs)
-    with pytest.raises(RunError, match="datset is no key of a run: expected dataset=…, model=…"):
+    with pytest.raises(RunError, match="'datset' is no key of a run: expected .*, or dataset=…, model=…"):
         find_run("", outputs, datset="colours")
     with pytest.raises(RunError, match="runs/colours is no run, as …/seed=1 is: it has no DONE"):
         find_run(str(outputs / "runs" / "colours"))
@@ -242,45 +225,23 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
 # -- maps --------------------------------------------------------------------------------------------------------------
 
 
-def map_of(names: list[str]):
-    """A map of three texts per class; warnings are errors."""
-    rng = np.random.default_rng(0)
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("names", "has_legend"), [
+    ([f"class {i}" for i in range(51)], True),
+    ([f"class {i}" for i in range(151)], False),
+    (["a very long name of a class " * 20, "$formula_", "x\x1b[31m", "天気", "\u202eabc"], True),
+])  # fmt: skip
+def test_a_map_has_room_for_any_number_and_length_of_class_names(names, has_legend, tmp_path):
     labels = np.repeat(np.arange(len(names)), 3)
-    embeddings = rng.normal(size=(len(labels), 4))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        return embedding_map(embeddings, labels, labels, names, "pca", "map", "a set, " * 30)
-
-
-def width_of_axes(drawing) -> float:
-    """The width of the axes in inches after the layout."""
-    with styled():
-        drawing.figure.draw_without_rendering()
-    ax = drawing.figure.axes[0]
-    return ax.get_position().width * drawing.figure.get_figwidth()
-
-
-@pytest.mark.parametrize(
-    ("names", "has_legend"),
-    [
-        ([f"class {i}" for i in range(3)], True),
-        ([f"class {i}" for i in range(51)], True),
-        ([f"class {i}" for i in range(151)], False),
-        (["a very long name of a class " * 20, "$formula_", "x\x1b[31m"], True),
-        (["天気", "été", "\u202eabc"], True),
-    ],
-)
-def test_a_map_has_room_for_any_number_and_length_of_class_names(names: list[str], has_legend: bool, tmp_path):
-    drawing = map_of(names)
+    embeddings = np.random.default_rng(0).normal(size=(len(labels), 4))
+    drawing = embedding_map(embeddings, labels, labels, names, "pca", "map", "a set, " * 30)
     ax = drawing.figure.axes[0]
     assert (ax.get_legend() is not None) is has_legend
     assert any("No legend" in note for note in drawing.notes) is not has_legend
-    if len(names) > 3:
-        assert width_of_axes(drawing) > 1.5
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        drawing.save(tmp_path)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["map.csv", "map.pdf", "map.png"]
+    drawing.save(tmp_path)
+    with styled():
+        drawing.figure.draw_without_rendering()
+    assert ax.get_position().width * drawing.figure.get_figwidth() > 1.5  # inches, after the layout
     if has_legend:
         assert max(len(text.get_text()) for text in ax.get_legend().get_texts()) < 40
     assert {row["label"] for row in drawing.data} == set(names)  # the CSV has the full names
@@ -309,9 +270,7 @@ def test_a_map_shows_the_predictions_and_keeps_the_distances_of_a_plane(record, 
 
 
 @pytest.mark.parametrize("method", ["tsne", "pca"])
-@pytest.mark.parametrize(("count", "message"), [
-    (1, "needs at least 3 texts, got 1"), (2, "needs at least 3 texts, got 2"), (4, "of all 4 texts are the same"),
-])  # fmt: skip
+@pytest.mark.parametrize(("count", "message"), [(2, "at least 3 texts, got 2"), (4, "all 4 texts are the same")])
 def test_a_map_of_too_few_or_equal_embeddings_is_refused(method, count, message):
     labels = np.zeros(count, dtype=int)
     with pytest.raises(RunError, match=message):
@@ -343,9 +302,6 @@ def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch,
     (["text=a", "format=xml"], "format=xml is not allowed"),
     (["text=a", "neighbours=-1"], "neighbours=-1 is not allowed"),
     (["text=a", "pair=b"], "expected text= alone"),
-    (["file=missing.txt"], "No such file"),
-    (["text=a", "trainer.device=cuda:99"], "trainer.device"),
-    (["text=a", "trainer.device=gpu"], "trainer.device=gpu"),
     (["text=a", "columns=a,b"], "the run reads text"),
     (["text=a", "to=x.xlsx"], "to=x.xlsx is not allowed: expected a name ending in .csv"),
     (["file=x.parquet"], "No such file"),
@@ -353,7 +309,6 @@ def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch,
     (["file=x.csv", "separator=;;"], "separator=;; is not allowed"),
 ])  # fmt: skip
 def test_script_refuses_invalid_arguments(record, monkeypatch, capsys, arguments, message):
-    chosen = [] if any("device" in one for one in arguments) else ["trainer.device=cpu"]
-    assert run_script(monkeypatch, "predict.py", f"run={record.folder}", *chosen, *arguments) == 2
+    assert run_script(monkeypatch, "predict.py", f"run={record.folder}", "trainer.device=cpu", *arguments) == 2
     err = capsys.readouterr().err
     assert message in err and err.startswith("error: ")

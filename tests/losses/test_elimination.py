@@ -11,7 +11,7 @@ import types
 
 import pytest
 import torch
-from test_gloss_loss import value_and_gradient
+from loops import value_and_gradient
 
 from gloss.losses import choose_labeled, gloss_loss
 from gloss.losses import gloss as gloss_module
@@ -117,9 +117,7 @@ def kernel_as_loop(rates: torch.Tensor, num_classes: int) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("sigma", [0.06, 0.1, 0.5, 5.0])
-@pytest.mark.parametrize(
-    "spread", [1.0, 0.05, 1e-5]
-)  # within a group; with σ = 0.06 a walk does not leave a group at the two small values
+@pytest.mark.parametrize("spread", [1.0, 0.05, 1e-5])  # in a group, which a walk with σ = 0.06 leaves only at 1.0
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
 def test_linear_and_log_space_give_the_same_loss(sigma, spread, objective, monkeypatch):
     generator = torch.Generator().manual_seed(3)
@@ -129,15 +127,15 @@ def test_linear_and_log_space_give_the_same_loss(sigma, spread, objective, monke
     x += spread * torch.randn(200, 16, generator=generator, dtype=torch.float64)
     settings = {"labels": labels, "sigma": sigma, "num_classes": 6, "objective": objective}
     settings["is_labeled"] = choose_labeled(200, 0.4, generator) & (labels > 0)
-    value, gradient = value_and_gradient(x, **settings)
-    narrow, narrow_gradient = value_and_gradient(x.float(), **settings)
+    value, gradient = value_and_gradient(gloss_loss, x, **settings)
+    narrow, narrow_gradient = value_and_gradient(gloss_loss, x.float(), **settings)
     with monkeypatch.context() as patch:  # as on a GPU: the rates in float64, the elimination by a kernel
         patch.setattr(elimination, "has_kernel", lambda device: True)
         patch.setattr(elimination, "_kernel", lambda device: kernel_as_loop)
-        by_kernel, kernel_gradient = value_and_gradient(x, **settings)
-        narrow_by_kernel, _ = value_and_gradient(x.float(), **settings)
+        by_kernel, kernel_gradient = value_and_gradient(gloss_loss, x, **settings)
+        narrow_by_kernel, _ = value_and_gradient(gloss_loss, x.float(), **settings)
     monkeypatch.setattr(gloss_module, "NARROW", 1e9)
-    expected, expected_gradient = value_and_gradient(x, **settings)
+    expected, expected_gradient = value_and_gradient(gloss_loss, x, **settings)
     assert value.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-14)
     assert (gradient - expected_gradient).norm() < 1e-7 * expected_gradient.norm() + 1e-12
     assert by_kernel.item() == pytest.approx(expected.item(), rel=1e-9, abs=1e-14)
@@ -242,14 +240,6 @@ def test_kernel_gets_contiguous_rates(monkeypatch):
     assert (device, num_classes) == (rates.device, 2) and given.is_contiguous() and torch.equal(given, rates)
 
 
-@pytest.mark.parametrize("built", [None, object()])
-def test_only_a_gpu_has_a_kernel_and_only_if_it_builds(built, monkeypatch):
-    asked: list[torch.device] = []
-    monkeypatch.setattr(elimination, "_kernel", lambda device: asked.append(device) or built)
-    found = [elimination.has_kernel(torch.device(name)) for name in ("cpu", "mps", "cuda:1")]
-    assert found == [False, False, built is not None] and asked == [torch.device("cuda:1")]
-
-
 def test_kernel_is_built_once_and_a_failure_gives_a_warning(monkeypatch):
     """Uses a stub for the Triton module, so that Triton need not be installed."""
     tried, failure = [], []
@@ -267,12 +257,8 @@ def test_kernel_is_built_once_and_a_failure_gives_a_warning(monkeypatch):
     assert elimination._kernel(torch.device("meta")) is Eliminate.apply
     assert elimination._kernel(torch.device("meta")) is Eliminate.apply
     assert tried == [((1, 2), "meta", 1)]  # the smallest input: one node and one class
-    for error, reason in (
-        (RuntimeError("no C compiler\nin PATH"), "RuntimeError: no C compiler"),
-        (OSError(), "OSError: "),
-    ):
-        failure[:] = [error]
-        elimination._kernel.cache_clear()
-        with pytest.warns(UserWarning, match=rf"without its kernel.*\({reason}\)"):
-            assert elimination._kernel(torch.device("meta")) is None
+    failure.append(RuntimeError("no C compiler\nin PATH"))
+    elimination._kernel.cache_clear()
+    with pytest.warns(UserWarning, match=r"without its kernel.*\(RuntimeError: no C compiler\)"):
+        assert elimination._kernel(torch.device("meta")) is None
     elimination._kernel.cache_clear()

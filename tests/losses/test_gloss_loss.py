@@ -7,13 +7,13 @@ from pathlib import Path
 import loops
 import pytest
 import torch
+from loops import value_and_gradient
 from safetensors.torch import load_model, save_model
 from torch import nn
 
 from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
-from gloss.losses import gloss as gloss_module
 from gloss.losses.geometry import sqrt_bandwidth
-from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates, propagation_loss
+from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/losses.json").read_text())["cases"]
@@ -28,12 +28,6 @@ def batch(num: int = 14, num_classes: int = 3, seed: int = 0) -> tuple[torch.Ten
     return x, labels, choose_labeled(num, 0.6, generator)
 
 
-def value_and_gradient(x: torch.Tensor, labels: torch.Tensor, **settings) -> tuple[torch.Tensor, torch.Tensor]:
-    x = x.detach().clone().requires_grad_()
-    value = gloss_loss(x, labels, **settings)
-    return value.detach(), torch.autograd.grad(value, x)[0]
-
-
 def golden_settings(case: dict) -> dict:
     return {"sigma": case["sigma"], "is_labeled": torch.tensor(case["visible"]), "num_classes": case["num_classes"]}
 
@@ -43,7 +37,9 @@ def golden_settings(case: dict) -> dict:
 def test_golden_values(case, objective, key):
     x, labels = torch.tensor(case["embeddings"], dtype=torch.float64), torch.tensor(case["labels"])
     weights = torch.tensor(case["class_weights"], dtype=torch.float64) if objective == "softmax" else None
-    value, gradient = value_and_gradient(x, labels, objective=objective, class_weights=weights, **golden_settings(case))
+    value, gradient = value_and_gradient(
+        gloss_loss, x, labels, objective=objective, class_weights=weights, **golden_settings(case)
+    )
     expected = torch.tensor(case[key + "_grad"], dtype=torch.float64)
     assert value.item() == pytest.approx(case[key], rel=1e-9)
     assert (gradient - expected).norm() < 1e-9 * expected.norm()
@@ -79,7 +75,7 @@ def test_equals_a_plain_loop(sigma, objective, weighted, num_classes):
     value = loops.gloss(loops.unit(by_loop), labels.tolist(), is_labeled.tolist(), *given)
     expected = value.detach(), torch.autograd.grad(value, by_loop)[0]
     settings = {"sigma": sigma, "num_classes": num_classes, "objective": objective, "class_weights": weights}
-    found = value_and_gradient(x, labels, is_labeled=is_labeled, **settings)
+    found = value_and_gradient(gloss_loss, x, labels, is_labeled=is_labeled, **settings)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-13)
 
 
@@ -116,20 +112,10 @@ def test_loss_and_gradient_are_finite_in_corner_cases(corner, dtype, scale):
     for sigma in SIGMAS:
         for is_labeled in (first, most, choose_labeled(num, 0.5)):
             for objective in ("nll", "softmax"):
-                value, gradient = value_and_gradient(
-                    x, labels, sigma=sigma, is_labeled=is_labeled, num_classes=15, objective=objective
-                )
+                settings = {"sigma": sigma, "is_labeled": is_labeled, "num_classes": 15, "objective": objective}
+                value, gradient = value_and_gradient(gloss_loss, x, labels, **settings)
                 assert value.shape == () and value.isfinite() and value >= 0
                 assert gradient.isfinite().all() and gradient.dtype == dtype
-
-
-@pytest.mark.parametrize("sigma", [0.01, 0.5])  # in log space and in linear space
-def test_timed_parts_are_graph_and_propagation(sigma):
-    x, labels, is_labeled = batch()
-    parts: list[str] = []
-    settings = {"sigma": sigma, "num_classes": 3, "objective": "nll", "class_weights": None}
-    propagation_loss(x, labels, is_labeled, parts.append, **settings)
-    assert parts == ["graph", "propagation"]
 
 
 @pytest.mark.parametrize("objective", ["nll", "softmax"])
@@ -147,7 +133,7 @@ def test_a_node_with_unknown_label_is_propagated_but_not_scored(objective):
     expected = -log_p[scored, truth[scored]].mean()
     expected = expected.detach(), torch.autograd.grad(expected, x)[0]
     settings = {"sigma": 0.5, "is_labeled": is_labeled, "num_classes": 3, "objective": objective}
-    found = value_and_gradient(x, known, **settings)
+    found = value_and_gradient(gloss_loss, x, known, **settings)
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
     assert (found[1][unknown].norm(dim=1) > 1e-6).all()
     assert torch.equal(is_scored(known, is_labeled, 3)[~is_labeled], scored)
@@ -156,7 +142,9 @@ def test_a_node_with_unknown_label_is_propagated_but_not_scored(objective):
 
 def test_no_scored_node_gives_loss_0_and_gradient_0():
     x, labels, is_labeled = batch()
-    value, gradient = value_and_gradient(x, torch.arange(14), sigma=0.5, is_labeled=is_labeled, num_classes=14)
+    value, gradient = value_and_gradient(
+        gloss_loss, x, torch.arange(14), sigma=0.5, is_labeled=is_labeled, num_classes=14
+    )
     assert value == 0 and (gradient == 0).all()
     assert not is_scored(torch.arange(14), is_labeled, 14).any()
     assert gloss_loss(x, labels * 0, sigma=0.5, is_labeled=is_labeled, num_classes=1) == 0  # of its single class
@@ -166,20 +154,21 @@ def test_loss_is_invariant_to_order_rotation_scale_and_class_names():
     x, labels, is_labeled = batch()
     generator = torch.Generator().manual_seed(1)
     order, rotation = torch.randperm(14, generator=generator), torch.linalg.qr(batch(6)[0])[0]
-    settings = {"sigma": 0.5, "num_classes": 3}
-    value, gradient = value_and_gradient(x, labels, is_labeled=is_labeled, **settings)
-    for other, back in [
-        (
-            value_and_gradient(x[order], labels[order], is_labeled=is_labeled[order], **settings),
-            lambda g: g[order.argsort()],
-        ),
-        (value_and_gradient(x @ rotation, labels, is_labeled=is_labeled, **settings), lambda g: g @ rotation.T),
-        (value_and_gradient(8 * x, labels, is_labeled=is_labeled, **settings), lambda g: 8 * g),
-        (value_and_gradient(x / 2**40, labels, is_labeled=is_labeled, **settings), lambda g: g / 2**40),
-        (value_and_gradient(x, torch.tensor([2, 0, 1])[labels], is_labeled=is_labeled, **settings), lambda g: g),
-        (value_and_gradient(x, labels + 4, is_labeled=is_labeled, sigma=0.5, num_classes=9), lambda g: g),
+
+    def found(x, labels, is_labeled=is_labeled, num_classes=3):
+        settings = {"sigma": 0.5, "is_labeled": is_labeled, "num_classes": num_classes}
+        return value_and_gradient(gloss_loss, x, labels, **settings)
+
+    value, gradient = found(x, labels)
+    for other, expected in [
+        (found(x[order], labels[order], is_labeled[order]), gradient[order]),
+        (found(x @ rotation, labels), gradient @ rotation),
+        (found(8 * x, labels), gradient / 8),
+        (found(x / 2**40, labels), gradient * 2**40),
+        (found(x, torch.tensor([2, 0, 1])[labels]), gradient),
+        (found(x, labels + 4, num_classes=9), gradient),
     ]:
-        torch.testing.assert_close((other[0], back(other[1])), (value, gradient), rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(other, (value, expected), rtol=1e-9, atol=1e-12)
 
 
 def test_intermediate_tensors_are_on_the_device_of_the_embeddings():
@@ -212,19 +201,8 @@ def test_computing_and_returned_dtype():
     narrow = gloss_loss(x.bfloat16(), labels, **settings)
     assert narrow.dtype == torch.float32 and narrow == gloss_loss(x.bfloat16().float(), labels, **settings)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = value_and_gradient(x.float(), labels, **settings)
-    torch.testing.assert_close(inside, value_and_gradient(x.float(), labels, **settings), rtol=0, atol=0)
-
-
-def test_rates_may_be_on_another_device_than_the_loss(monkeypatch):
-    """As on Apple's GPUs, whose rates are computed on the CPU, since they have no float64."""
-    rates = torch.rand(6, 9, dtype=torch.float64)
-    monkeypatch.setattr(gloss_module, "linear_rates", lambda *given: rates)
-    x, labels = torch.randn(14, 6, device="meta"), torch.zeros(14, dtype=torch.long, device="meta")
-    settings = {"sigma": 0.5, "num_classes": 3, "objective": "nll", "class_weights": None}
-    inner = propagation_loss.__wrapped__  # without autocast, which does not know torch's "meta" device
-    loss, _ = inner(x, labels, torch.arange(14) < 8, lambda part: None, **settings)
-    assert loss.device.type == "meta"
+        inside = value_and_gradient(gloss_loss, x.float(), labels, **settings)
+    torch.testing.assert_close(inside, value_and_gradient(gloss_loss, x.float(), labels, **settings), rtol=0, atol=0)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="only CUDA reports a wait of the host: needs a GPU")
@@ -247,14 +225,14 @@ def test_cuda_step_does_not_synchronize():
         ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
         ({"class_weights": torch.tensor([1.0, 0.0, 2.0])}, "class_weights must be positive"),
         ({"objective": "ce"}, "objective must be one of nll, softmax, got 'ce'"),
-        ({"num_classes": 2}, r"= \[0, 2\), or be -1 where they are not known, got 0 to 2"),
+        ({"num_classes": 2}, r"in \[0, 2\), or be -1 if not known, got 0 to 2"),
         ({"labels": torch.arange(14) - 2, "num_classes": 14}, "got -2 to 11"),
         ({"labels": torch.arange(14) - 1, "num_classes": 14}, "is_labeled must be False where the label is -1"),
         ({"is_labeled": torch.ones(14, dtype=torch.bool)}, "True and a False, got 14 True of 14"),
         ({"is_labeled": torch.zeros(14, dtype=torch.bool)}, "got 0 True"),
-        ({"is_labeled": torch.ones(13, dtype=torch.bool)}, r"must be bool \[B\] with B = len\(embeddings\) = 14"),
+        ({"is_labeled": torch.ones(13, dtype=torch.bool)}, r"must be bool \[14\], got torch.bool \[13\]"),
         ({"is_labeled": torch.ones(14)}, "is_labeled must be bool.*float32"),
-        ({"class_weights": torch.ones(2)}, r"class_weights must be \[C\] with C = num_classes = 3, got \[2\]"),
+        ({"class_weights": torch.ones(2)}, r"class_weights must be \[C\] with C = num_classes = 3, got .*\[2\]"),
     ],
 )
 def test_wrong_arguments_are_refused(changes, message):
@@ -299,13 +277,7 @@ def test_module_equals_the_function():
         assert GLoss(0.4, 0.6, **settings, generator=torch.Generator().manual_seed(5))(x, labels) == expected
 
 
-def test_module_without_num_classes_accepts_any_integer_labels():
-    x, labels, is_labeled = batch()
-    any_integers = torch.tensor([-5, 1000, 7])[labels]
-    assert GLoss(0.4)(x, any_integers, is_labeled) == GLoss(0.4, num_classes=3)(x, labels, is_labeled)
-
-
-def test_module_without_num_classes_leaves_labels_of_minus_1_unknown():
+def test_module_without_num_classes_accepts_any_integer_labels_and_leaves_minus_1_unknown():
     x, labels, is_labeled = batch()
     labels[(~is_labeled).nonzero()[:2, 0]] = -1
     any_integers = torch.where(labels < 0, -1, torch.tensor([-5, 1000, 7])[labels])
@@ -340,12 +312,9 @@ def test_bandwidth_inside_a_model_survives_safetensors_and_casts(tmp_path):
 
 def test_module_refuses_wrong_settings():
     for arguments, message in [
-        ({"sigma": "median"}, 'sigma must be a positive number or "sqrt"'),
-        ({"sigma": -1.0}, "sigma must be a positive, finite number, got -1.0"),
+        ({"sigma": "median"}, "sigma must be a positive, finite number, got 'median'"),
         ({"sigma": None}, "got None"),
-        ({"gamma": 1.0}, "gamma must be a number in"),
         ({"gamma": None}, "gamma must be a number in .* got None"),
-        ({"num_classes": 0}, "num_classes must be at least 1"),
         ({"objective": "mse"}, "objective must be one of"),
         ({"objective": "softmax"}, "num_classes must be given"),
         ({"class_weights": torch.ones(2)}, "num_classes must be given"),

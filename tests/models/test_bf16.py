@@ -13,7 +13,8 @@ from gloss.config import TrainerConfig
 from gloss.models.dropout import fast_dropout
 from gloss.models.encoder import Encoder
 from gloss.runtime.device import autocast, choose_precision
-from gloss.training.run import _warn_of_bf16, train
+from gloss.training.run import train
+from gloss.training.texts import log_once
 
 CPU = torch.device("cpu")
 
@@ -34,7 +35,7 @@ def test_auto_precision_is_bf16_on_processors_with_bf16_units(monkeypatch, flags
 @pytest.mark.parametrize("has_units", [False, True])
 def test_a_run_prints_and_records_the_precision_chosen_by_auto(tiny_config, monkeypatch, capsys, has_units):
     monkeypatch.setattr(gloss.runtime.device, "_cpuinfo", {"flags": "avx512_bf16" * has_units, "model name": "x"}.get)
-    _warn_of_bf16.cache_clear()
+    log_once.cache_clear()
     for loss in ("triplet", "ce"):
         result = train(tiny_config(f"loss={loss}", "trainer.max_epochs=1", "trainer.precision=auto")).result
     assert result["precision"] == ("bf16" if has_units else "float32")
@@ -61,9 +62,7 @@ def test_bf16_embeddings_and_gradients_are_near_float32(name: str, num_groups: i
     assert got.dtype == torch.float32 and not torch.equal(got, got.bfloat16().float())
     assert 0 < (got - plain).norm() < 0.02 * plain.norm()
     for n, grad in gradients[0].items():
-        if not n.endswith(
-            (".key.bias", ".k_lin.bias", ".k.bias")
-        ):  # a bias of the keys does not change the softmax: its gradient is rounding error
+        if not n.endswith((".key.bias", ".k_lin.bias", ".k.bias")):  # they do not change the softmax: rounding error
             assert (gradients[1][n] - grad).norm() < 0.06 * grad.norm(), n
 
 

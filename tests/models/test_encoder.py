@@ -175,17 +175,13 @@ def folder_of(tmp_path: Path, model: transformers.PreTrainedModel, vocab: int = 
 
 
 CAUSAL = "first token that sees nothing of the text"
-TINY = {"vocab_size": 50, "hidden_size": 16, "num_hidden_layers": 1}
 
 
 @pytest.mark.parametrize("config, message", [
     (transformers.BertConfig(**SMALL, is_decoder=True), CAUSAL),
     (transformers.GPT2Config(vocab_size=50, n_embd=16, n_layer=2, n_head=2), CAUSAL),
     (transformers.LlamaConfig(**SMALL, num_key_value_heads=2), CAUSAL),
-    (transformers.Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8), CAUSAL),
-    (transformers.ModernBertDecoderConfig(**SMALL, pad_token_id=0), CAUSAL),
-    (transformers.OPTConfig(**TINY, num_attention_heads=2, ffn_dim=24), CAUSAL),
-    (transformers.MambaConfig(**TINY, state_size=4), CAUSAL),
+    (transformers.MambaConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, state_size=4), CAUSAL),
     (transformers.T5Config(vocab_size=50, d_model=16, d_kv=8, d_ff=24, num_layers=1, num_heads=2), "encoder-decoder"),
     (transformers.BartConfig(vocab_size=50, d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=24,
                              decoder_ffn_dim=24, encoder_attention_heads=2, decoder_attention_heads=2), "encoder-deco"),
@@ -202,14 +198,10 @@ BEHIND_PADDING = {"pad_token_id": 1, "max_position_embeddings": 18, **SMALL}
 
 @pytest.mark.parametrize("config", [
     transformers.RobertaConfig(**BEHIND_PADDING),
-    transformers.XLMRobertaConfig(**BEHIND_PADDING),
-    transformers.CamembertConfig(**BEHIND_PADDING),
     transformers.MPNetConfig(**BEHIND_PADDING),
     transformers.LongformerConfig(**BEHIND_PADDING, attention_window=4),
-    transformers.Data2VecTextConfig(**BEHIND_PADDING),
     transformers.XmodConfig(**BEHIND_PADDING, default_language="en_XX"),
     transformers.RobertaPreLayerNormConfig(**BEHIND_PADDING),
-    transformers.IBertConfig(**BEHIND_PADDING),
     transformers.BertConfig(**{**BEHIND_PADDING, "max_position_embeddings": 16}),
     transformers.ElectraConfig(**{**BEHIND_PADDING, "max_position_embeddings": 16}),
 ], ids=lambda config: config.model_type)  # fmt: skip
@@ -280,9 +272,3 @@ def test_token_type_ids_are_made_only_for_models_with_two_types(tmp_path: Path):
         inputs = kept(["w5 w6", "w8"], ["w7", "w9"], padding=True, return_tensors="pt")
         model = load_encoder(cfg).transformer.eval()
         torch.testing.assert_close(model(**inputs).last_hidden_state[:, 0], embeddings, atol=1e-5, rtol=0)
-
-
-def test_random_encoder_has_the_same_weights_every_time():
-    cfg = ModelConfig(alias="tiny", name="random")
-    a, b = load_encoder(cfg).state_dict(), load_encoder(cfg).state_dict()
-    assert all(torch.equal(a[name], b[name]) for name in a)

@@ -39,7 +39,7 @@ def test_code_hash_covers_the_modules_that_can_change_results(tmp_path):
         assert (code_hash(copy) != before) is matters, changed
 
 
-def test_a_run_finished_with_other_code_shows_its_score_and_the_command_to_rerun(tiny_config, monkeypatch, capsys):
+def test_a_run_finished_with_other_code_shows_its_score(tiny_config, monkeypatch, capsys):
     cfg = tiny_config("loss=ce", "trainer.max_epochs=1")
     record = train(cfg)
     assert record.result["code"] == code_hash()

@@ -38,11 +38,10 @@ def browser(tmp_path_factory):
     driver.quit()
 
 
-def emulate(browser, width, scheme="light", media=""):
+def emulate(browser, width, media=""):
     size = {"width": width, "height": 844, "deviceScaleFactor": 1, "mobile": width < 500}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
-    features = [{"name": "prefers-color-scheme", "value": scheme}]
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media, "features": features})
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
 
 
 def open_folds(browser, is_open):
@@ -68,9 +67,8 @@ def test_page_is_not_wider_than_the_window(browser, width, media):
     nav, main = browser.execute_script(
         "return ['nav', 'main'].map(x => document.querySelector(x).getBoundingClientRect().toJSON())"
     )
-    assert (
-        nav["right"] <= main["left"] if width >= 1100 else nav["bottom"] <= main["top"]
-    )  # the navigation is beside the text, or above it
+    # the navigation is beside the text, or above it
+    assert nav["right"] <= main["left"] if width >= 1100 else nav["bottom"] <= main["top"]
     first = browser.execute_script("return document.images[0].getBoundingClientRect().top + scrollY")
     assert first < 3 * 844  # the first figure is within three screens
 
@@ -124,14 +122,3 @@ def test_tables_sort_by_a_click(browser):
     assert browser.execute_script(cells, "Accuracy %", True) == falling
     assert browser.execute_script(cells, "Accuracy %", True) == falling[::-1]
     assert browser.execute_script(cells, "Loss", True) == ["CE", "G-Loss-SQRT + CE", "SCL + CE"]
-
-
-def test_light_and_dark_scheme_differ(browser):
-    colors = []
-    for scheme in ("light", "dark"):
-        emulate(browser, 1400, scheme)
-        colors.append(
-            browser.execute_script("const s = getComputedStyle(document.body); return [s.color, s.backgroundColor]")
-        )
-    (ink, paper), (dark_ink, dark_paper) = colors
-    assert len({ink, paper, dark_ink, dark_paper}) == 4

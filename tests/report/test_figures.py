@@ -2,6 +2,7 @@
 
 import json
 import math
+from itertools import product
 
 import numpy as np
 import pytest
@@ -116,10 +117,9 @@ def test_fig5_has_one_row_per_data_set_and_model_and_names_the_seeds(tmp_path):
         *(("minilm", "scl", 4), ("minilm", "gloss_o", 5)),  # no common seed: each panel names its seed
     }
     axes = drawing.figure.axes
-    assert [ax.get_ylabel() for ax in axes] == ["MR, BERT-base\nseed 3", "", "R8, MiniLM", ""]
-    shown = ["silhouette 0.30", "silhouette 0.40, seed 4", "silhouette 0.50, seed 5"]
-    assert [ax.get_xlabel() for ax in axes[1:]] == shown
-    assert drawing.notes[0].startswith("BERT-base, MiniLM; ") and "seed 3, 4, 5;" in drawing.notes[0]
+    assert [ax.get_ylabel() for ax in axes] == ["MR, BERT-base", "", "R8, MiniLM", ""]
+    shown = [f"silhouette 0.{seed}0, seed {seed}" for seed in (3, 3, 4, 5)]
+    assert [ax.get_xlabel() for ax in axes] == shown
 
 
 def test_fig6_omits_the_first_epoch_and_shared_devices(tmp_path):
@@ -138,7 +138,7 @@ def test_fig6_omits_the_first_epoch_and_shared_devices(tmp_path):
     assert r8["total"] == pytest.approx(11.1)
     assert any("runs shared their device (1)" in note for note in drawing.notes)
     labels = [ax.get_xlabel().partition(": ")[2] for ax in drawing.figure.axes]
-    assert labels == ["MR, BERT-base", "R8, MiniLM"] and "; seed 1, 2;" in drawing.notes[0]
+    assert labels == ["MR, BERT-base", "R8, MiniLM"]
 
 
 def changed(folder, **content):
@@ -208,20 +208,18 @@ def test_a_control_does_not_replace_its_loss_in_convergence(tmp_path):
             run = {"loss": "gloss_sqrt", "mode": "standalone", "config_hash": config_hash, "config": config}
             write_run(tmp_path, seed=seed, accuracy=accuracy, **run)
     (drawing,) = convergence(ungrouped(tmp_path))
-    assert any("Left out" in note and "graph_shuffle=True" in note for note in drawing.notes)
+    assert max(r["score"] for r in drawing.data) < 71
 
 
 def test_convergence_ends_at_the_first_stopped_seed(tmp_path):
-    write_run(tmp_path, seed=1, accuracy=80.0, epochs=4, per_epoch=10.0)
-    write_run(tmp_path, seed=2, accuracy=82.0, epochs=6, per_epoch=20.0)
+    write_run(tmp_path, seed=1, accuracy=80.0, epochs=4)
+    write_run(tmp_path, seed=2, accuracy=82.0, epochs=6)
     write_run(tmp_path, seed=3, accuracy=10.0, config_hash="ffffffff")  # fewer seeds: omitted with a note
     (drawing,) = convergence(ungrouped(tmp_path))
-    by_epoch = [r for r in drawing.data if r["by"] == "epoch"]
-    assert [r["epoch"] for r in by_epoch] == [1, 2, 3, 4]
+    assert [r["epoch"] for r in drawing.data] == [1, 2, 3, 4]
     # best epochs 3 and 5; the score falls by distance² / 10: 80 - 0 and 82 - 0.4 at epoch 3
-    assert by_epoch[2]["score"] == pytest.approx((80.0 + 81.6) / 2)
-    assert [r["x"] for r in drawing.data if r["by"] == "seconds"] == pytest.approx([15.0, 30.0, 45.0, 60.0])
-    left_out = "Left out of MR, BERT-base, integrated, for their other settings: CE config_hash=ffffffff (n=1)."
+    assert drawing.data[2]["score"] == pytest.approx((80.0 + 81.6) / 2)
+    left_out = "Configurations left out of MR, BERT-base, integrated, for their other settings: CE (1)."
     assert left_out in drawing.notes
 
 
@@ -236,11 +234,11 @@ def test_convergence_draws_one_protocol_and_the_best_on_validation(tmp_path):
     drawings = convergence(ungrouped(tmp_path))
     assert [d.name for d in drawings] == ["convergence_bert", "convergence_minilm"]
     for drawing in drawings:
-        assert {r["loss"] for r in drawing.data} == {"ce"} and len(drawing.figure.axes) == 6
+        assert {r["loss"] for r in drawing.data} == {"ce"} and len(drawing.figure.axes) == 3
         sets = ("mr", "r8", "r52")
         assert {round(max(r["score"] for r in drawing.data if r["dataset"] == d)) for d in sets} == {90}
-        (note,) = [n for n in drawing.notes if n.startswith("Left out of R8")]
-        assert all(x in note for x in ("CE max_epochs=3 (n=2)", "G-Loss-O + CE (n=2)", "CE config_hash=11111111 (n=2)"))
+        (note,) = [n for n in drawing.notes if "left out of R8" in n]
+        assert note.endswith("CE (2), G-Loss-O + CE (1).")
     check_files(lambda: convergence(ungrouped(tmp_path))[0], tmp_path)
 
 
@@ -251,20 +249,15 @@ def test_runs_without_readable_epochs_are_not_drawn(tmp_path):
 
 
 def test_convergence_has_a_title_on_each_panel_no_empty_panels_and_a_legend_that_covers_none(tmp_path):
-    for dataset, shared in (("mr", False), ("r8", True)):
-        write_run(tmp_path, dataset=dataset, seed=1, shared_device=shared)
-        write_run(tmp_path, dataset=dataset, loss="gloss_o", seed=1, shared_device=shared)
+    for dataset, loss in product(("mr", "r8", "r52", "20ng"), ("ce", "gloss_o")):
+        write_run(tmp_path, dataset=dataset, loss=loss)
     write_run(tmp_path, seed=2)
     with styled():
         (drawing,) = convergence(ungrouped(tmp_path))
         drawing.figure.draw_without_rendering()
-    mr, r8 = "MR, BERT-base, integrated\nn=1–2", "R8, BERT-base, integrated\nn=1"
     axes = drawing.figure.axes
-    assert [(ax.get_title(), ax.get_xlabel()) for ax in axes] == [
-        *((mr, "Epoch"), (mr, "Training time (s)"), (r8, "Epoch"))  # the times of R8 do not compare
-    ]
-    assert all(ax.lines for ax in axes) and axes[2].get_position().x0 < axes[1].get_position().x0
-    assert "No comparable times: R8, BERT-base, integrated." in drawing.notes
+    shown = [f"{d}, BERT-base, integrated\nn={n}" for d, n in (("MR", "1–2"), ("R8", 1), ("R52", 1), ("20NG", 1))]
+    assert [ax.get_title() for ax in axes] == shown and all(ax.lines for ax in axes)
     (legend,) = drawing.figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["CE", "G-Loss-O + CE"]
     covered = legend.get_window_extent()

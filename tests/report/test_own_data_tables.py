@@ -4,7 +4,7 @@ import os
 
 import numpy as np
 import pytest
-from from_runs import DPI
+from from_runs import DPI, texts
 from synthetic import result, write_run
 
 from gloss.config import DatasetConfig
@@ -44,14 +44,13 @@ def tables(outputs):
 
 def test_own_data_tables_show_scores_by_class_confusions_and_errors(outputs):
     by_class, errors = tables(outputs)
-    assert [[e.plain() for e in row] for row in by_class.rows] == [
+    assert [texts(row) for row in by_class.rows] == [
         ["a", "6", "80.00", "66.67", "72.73", "4", "2"],  # precision 4 of 5, recall 4 of 6
         ["b", "4", "60.00", "75.00", "66.67", "1", "3"],
     ]
     assert by_class.columns[-2:] == ["→ a", "→ b"] and "3 errors among 10" in errors.title
-    assert [
-        [e.plain() for e in row] for row in errors.rows
-    ] == [  # row numbers as in a spreadsheet, with the header as row 1
+    # row numbers as in a spreadsheet, with the header as row 1
+    assert [texts(row) for row in errors.rows] == [
         ["3", "text 1 <b>", "a", "b", "90.0"],
         ["10", "other 2", "b", "a", "70.0"],
         ["6", "text 4 <b>", "a", "b", "60.0"],

@@ -56,9 +56,8 @@ def test_runs_without_an_experiment_make_a_table_a_figure_and_a_page(outputs):
 def test_hostile_names_are_shown_as_text(tmp_path):
     write_run(tmp_path, dataset="<script>alert(1)<", model='"onload=x', accuracy=50.0)
     page = page_of(tmp_path)
-    assert (
-        page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page
-    )  # the script that sorts tables
+    # one script: that which sorts tables
+    assert page.count("<script") == 1 and "alert(1)" in page and "&lt;script&gt;" in page
     assert "\\<script\\>" not in page
 
 
@@ -108,7 +107,6 @@ def test_each_requested_experiment_has_a_section(experiments):
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
     written = {name: (outputs / "report" / f"{name}.md").read_text() for name in ("table2", "table2_others")}
     assert "11.00" not in written["table2"] and "11.00" in written["table2_others"]
-    assert "<h1>CE and G-Loss-SQRT + CE on Docstrings with MiniLM</h1>" in page
     order = [page.index(x) for x in ('<h2 id="table2">', "<img ", '<h2 id="claims">', "<h2>All finished runs</h2>")]
     assert order == sorted(order)
     assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
@@ -133,13 +131,9 @@ def test_experiments_and_files_with_errors_are_problems(experiments):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     report = build(outputs, dpi=DPI)
     problems = "\n".join(report.problems)
-    expected = (
-        "fig2: loss=gloss_o needs a σ",
-        "no experiment fig99",
-        "tfidf-mr.json",
-        "predictions.npz cannot be read",
-    )
-    assert all(x in problems for x in expected) and "table2" in [t.name for t in report.tables]
+    for text in ("fig2: loss=gloss_o needs a σ", "no experiment fig99", "tfidf-mr.json", "predictions.npz cannot be"):
+        assert text in problems
+    assert "table2" in [t.name for t in report.tables]
     (outputs / "selections.yaml").write_text("table2: {")
     assert any("selections.yaml cannot be used" in p for p in build(outputs, dpi=DPI).problems)
 
@@ -162,7 +156,7 @@ def test_searches_are_shown_and_their_trials_are_counted(outputs):
     page = report.page.read_text()
     assert "python scripts/tune.py dataset=mr model=bert mode=integrated loss=ce search.trials=6" in page
     # 4 runs of 60 s; two searches of 5 trials of 60 s; repeated trials take no time
-    assert "0.23 hours in total: 0.07 of runs, 0.17 of 10 trials of searches" in page
+    assert "0.07 hours of runs, 0.17 hours of 10 trials of searches" in page
     assert page.count('href="#study-') == 1 and "<h2>Searches (2)</h2>" in page  # one fold and one link for all studies
     assert [p.partition("/study.json cannot be used: ")[0] for p in report.problems] == [
         str(outputs / "studies" / name) for name in ("bad-seconds", "copied", "damaged")
@@ -176,7 +170,7 @@ def test_verdicts_are_counted_once_per_cell_and_metric(tmp_path):
     tables = [table3(groups), table4(groups)]
     shown = [v for table in tables for row in table.rows for e in row for v in e.verdicts]
     assert shown.count("ok") == 8 and set(shown) == {"ok"}  # accuracy, macro-F1 and twice the silhouette of two losses
-    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables])
+    page = render([Section(t.name, t.title, [t]) for t in tables])
     assert '<span class="verdict ok">ok</span> 6 </p>' in page
 
 
@@ -184,7 +178,7 @@ def test_long_tables_are_folded_and_equal_footnotes_merged():
     tables = [
         Table(f"t{n}", "", ["x"], [[f"line {i}"] for i in range(n)], [], ["of both", f"of {n}"]) for n in (80, 81)
     ]
-    page = render("t", "", [Section(t.name, t.title, [t]) for t in tables]).partition("</head>")[2]
+    page = render([Section(t.name, t.title, [t]) for t in tables]).partition("</head>")[2]
     assert "<summary>81 lines</summary>" in page and "line 80" in page and "80 lines" not in page
     assert page.count("of both") == 1 and page.count('href="#note-1"') == 2
     assert [page.count(f"of {n}</li>") for n in (80, 81)] == [1, 1]

@@ -18,35 +18,24 @@ from gloss.report.tables import results as tables
 
 def test_reduced_runs_and_other_models_have_no_verdict(tmp_path):
     reduced = {"config": {"dataset": {"train_limit": 500}, "trainer": {"max_epochs": 3}}}
-    table = tables.table2(
-        write_groups(
-            tmp_path,
-            {"accuracy": 85.64, **reduced},
-            {"accuracy": 85.64, "model": "minilm"},
-            {"accuracy": 85.97, "loss": "scl_ce"},
-        )
-    )
+    specs = [{"accuracy": 85.64, **reduced}, {"accuracy": 85.64, "model": "minilm"}]
+    specs.append({"accuracy": 85.97, "loss": "scl_ce"})
+    table = tables.table2(write_groups(tmp_path, *specs))
     assert [r[3].verdict for r in ours(table)] == ["", "ok", ""]
     notes = " ".join(table.notes)
     assert "dataset.train_limit=500, trainer.max_epochs=3" in notes and "MiniLM" in notes
     assert "paper" not in [r[2].plain() for r in table.rows if r[0].plain() == "MiniLM"]
 
 
-def test_notes_name_mixed_precision(tmp_path):
-    write_run(tmp_path, seed=1, precision="float32")
-    write_run(tmp_path, seed=2, precision="bf16", tuned={"trials": 15}, resumed_on=["epoch 3: threads was 4, is 8"])
-    notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
-    assert "mixes precisions: bf16, float32" in notes
-    assert "seed 2, went on otherwise than it began: epoch 3: threads was 4, is 8" in notes
-    assert "trainer.grad_cache_chunk" not in notes
-
-
-def test_notes_name_mixed_chunks(tmp_path):
+def test_notes_name_runs_of_a_cell_that_differ(tmp_path):
     """Gradient caching draws other masks of dropout, and config_hash does not cover it."""
-    for seed, chunk in ((1, None), (2, 8)):
-        write_run(tmp_path, seed=seed, config={"trainer": {"max_epochs": 200, "grad_cache_chunk": chunk}})
+    write_run(tmp_path, seed=1, precision="float32")
+    config = {"trainer": {"max_epochs": 200, "grad_cache_chunk": 8}}
+    write_run(tmp_path, seed=2, precision="bf16", config=config, resumed_on=["epoch 3: threads was 4, is 8"])
     notes = " ".join(tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2))])).notes)
-    assert "mixes values of trainer.grad_cache_chunk: 8" in notes
+    assert "mixes precisions: bf16, float32" in notes and "mixes values of trainer.grad_cache_chunk: 8" in notes
+    assert "seed 2, went on otherwise than it began: epoch 3: threads was 4, is 8" in notes
+    assert "mixes texts" not in notes and "num_length_buckets" not in notes
 
 
 FAIR = {"trials": 15, "search": "fair"}
@@ -86,11 +75,8 @@ def test_every_hashed_key_is_in_the_protocol_searched_or_harmless():
     """A changed value of any key that is not listed here must be a deviation from the protocol."""
     harmless = {
         *("dataset.text", "dataset.label", "dataset.revision"),  # checked against the manifest; only for hub sets
-        *(
-            "model.sha256",
-            "variant.name",
-            "trainer.classes_per_batch",
-        ),  # a check; its keys are compared instead; only with the sampler
+        *("model.sha256", "variant.name"),  # a check; its keys are compared instead
+        "trainer.classes_per_batch",  # only with the sampler
         *("trainer.embeddings_at", "trainer.save_embeddings", "ablation.test_on", "trainer.precision"),
         *("trainer.lr", "loss.lam", "loss.gamma", "loss.sigma", "loss.temperature"),  # searched
     }
@@ -127,8 +113,8 @@ def test_deviations_of_some_data_sets_name_them(tmp_path):
     ]
     notes = [n for n in tables.table2(write_groups(tmp_path, *specs)).notes if "max_epochs" in n]
     assert notes == [
-        "Not the paper's protocol (2 of 4 cells of MR, BERT-base): trainer.max_epochs=3.",
-        "Not the paper's protocol (2 of 4 cells of R8, BERT-base): trainer.max_epochs=30.",
+        "Not the paper's protocol (2 of 4 cells, on MR, BERT-base): trainer.max_epochs=3.",
+        "Not the paper's protocol (2 of 4 cells, on R8, BERT-base): trainer.max_epochs=30.",
     ]
 
 
@@ -148,10 +134,10 @@ def test_verdicts_of_the_released_variant_are_marked(tmp_path):
     assert [r["verdict"] for r in records(table)] == ["ok (released)"] * 2 + ["off (released)"] * 2 + [None] * 2
     notes = [n for n in table.notes if "released code's variant" in n or "forward_passes" in n]
     assert notes == [
-        "Not the paper's protocol (1 of 3 cells): variant.forward_passes=1.",
-        "The released code's variant (all cells): variant=released.",
+        "The released code's variant (2 of 3 cells, on MR, BERT-base): variant=released.",
+        "Not the paper's protocol (1 of 3 cells, on MR, BERT-base): variant=released, variant.forward_passes=1.",
     ]
-    page = render("t", "", [Section("table2", "t", [table])])
+    page = render([Section("table2", "t", [table])])
     assert '<span class="verdict ok">ok (released)</span> 2 <span class="verdict off">off (released)</span> 2 ' in page
     (found, _) = compare.claims("Table 2", groups)
     assert (found["where"], found["claim"]) == ("BERT-base on MR (not the paper's protocol)", None)
@@ -159,17 +145,16 @@ def test_verdicts_of_the_released_variant_are_marked(tmp_path):
 
 def test_runs_off_the_protocol_have_no_verdict_in_claims(tmp_path):
     limits, scores = {"mr": None, "r8": 500}, {"scl": 80.0, "gloss_o": 90.0}
-    groups = write_groups(
-        tmp_path,
-        *(
-            {"mode": "standalone", "loss": x, "dataset": d, "accuracy": y, "config": {"dataset": {"train_limit": n}}}
-            for d, n in limits.items()
-            for x, y in scores.items()
-        ),
-    )
-    pooled, within = compare.table9(groups)
-    assert row(pooled, "G-Loss-O against SCL", "ours")[0][10:] == ["6", "—"] and records(pooled)[0]["claim"] is None
-    assert [(r[1].plain(), r[-1].plain()) for r in within.rows] == [("MR", "supported"), ("R8", "—")]
+    specs = [
+        {"mode": "standalone", "loss": x, "dataset": d, "accuracy": y, "config": {"dataset": {"train_limit": n}}}
+        for d, n in limits.items()
+        for x, y in scores.items()
+    ]
+    groups = write_groups(tmp_path, *specs)
+    table = compare.table9(groups)
+    assert row(table, "G-Loss-O against SCL", "all")[0][11:] == ["6", "—"] and records(table)[0]["claim"] is None
+    within = [(r[1].plain(), r[-1].plain()) for r in table.rows[-2:]]
+    assert within == [("MR, BERT-base", "supported"), ("R8, BERT-base", "—")]
     (both,) = compare.claims("Table 3", groups)
     assert (both["claim"], both["where"]) == (None, "BERT-base on MR, R8 (not the paper's protocol)")
     shown = compare.claims_table([both])
@@ -185,10 +170,7 @@ def test_runs_off_the_protocol_have_no_verdict_in_claims(tmp_path):
         ({"trainer": {"max_epochs": 3}}, ["trainer.max_epochs=3"]),
         ({"trainer": {"max_epochs": 20}}, []),
         ({"model": {"alias": "tiny"}, "dataset": {"train_limit": 9}}, ["model=tiny", "dataset.train_limit=9"]),
-        (
-            {"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}},
-            [],
-        ),  # the file of the experiment sets 3 epochs
+        ({"trainer": {"max_epochs": 3}, "experiment": {"name": "fig6"}}, []),  # the experiment sets 3 epochs
         ({"dataset": {"train_limit": 20}, "experiment": {"name": "few_shot"}}, []),
         ({"dataset": {"train_limit": 2000}, "trainer": {"max_epochs": 10, "patience": 2}}, []),  # stopped early
         ({"trainer": {"max_epochs": 10, "patience": 10}}, ["trainer.max_epochs=10"]),

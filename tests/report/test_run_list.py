@@ -27,16 +27,12 @@ def frame(*changes: dict) -> pd.DataFrame:
     return pd.DataFrame([FIXED | change for change in changes])
 
 
-def test_by_configuration_shows_mean_and_deviation_and_marks_the_best():
+def test_by_configuration_shows_mean_and_deviation():
     values = [61.0, 63.0, 68.0]
     seeds = [{"seed": s, "test_accuracy": x} for s, x in enumerate(values, start=1)]
-    better = {"loss": "gloss_sqrt", "test_accuracy": 64.5, "config_hash": "b" * 8}
-    r8 = {"dataset": "r8", "test_accuracy": 99.0, "config_hash": "c" * 8}
-    header, ce, gloss, r8, _ = run_list.by_configuration(frame(*seeds, better, r8)).splitlines()
-    expected = f"{statistics.mean(values):.2f} ± {statistics.stdev(values):.2f}"
-    assert f"{expected} " in ce and f"{expected}*" not in ce and "64.50*" in gloss
-    assert "99.00*" not in r8  # the only cell of its block
-    assert "60.00*" not in ce + gloss  # ties have no mark
+    other = {"loss": "gloss_sqrt", "test_accuracy": 64.5, "config_hash": "b" * 8}
+    header, ce, gloss, _ = run_list.by_configuration(frame(*seeds, other)).splitlines()
+    assert f" {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} " in ce and " 64.50 " in gloss
     assert "Settings" not in header and "Variant" not in header
 
 

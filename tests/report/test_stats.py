@@ -47,18 +47,6 @@ def test_sign_flip_agrees_with_brute_force(values):
     assert stats.sign_flip(values) == sum(s >= observed - 1e-9 for s in sums) / len(sums)
 
 
-def test_sign_flip_agrees_with_scipy_on_all_permutations():
-    values = DIFFERENCES[2]
-    expected = scipy_stats.permutation_test(
-        (values, [0.0] * len(values)),
-        lambda a, b, axis: (a - b).mean(axis=axis),
-        permutation_type="samples",
-        vectorized=True,
-        n_resamples=10_000,
-    )
-    assert stats.sign_flip(values) == pytest.approx(expected.pvalue, rel=1e-12)
-
-
 def test_sign_flip_is_exact_with_bounds_on_the_number_of_pairs():
     assert stats.sign_flip([1.0] * 25) == 2 / 2**25 == stats.smallest_p(25)
     assert stats.smallest_p(0) == stats.smallest_p(1) == 1.0
@@ -135,12 +123,6 @@ def test_welch_half_equals_scipy(our_std, their_std):
     low, high = scipy_stats.ttest_ind(ours, printed, equal_var=False).confidence_interval()
     assert stats.welch_half(ours, their_std) == pytest.approx((high - low) / 2, rel=1e-6)
     assert (low + high) / 2 == pytest.approx(stats.mean(ours) - 71.28)
-
-
-def test_welch_half_of_equal_variances_equals_scipy():
-    values = [1.0, 2.0, 3.0, 4.0, 5.0]
-    low, high = scipy_stats.ttest_ind(values, values, equal_var=False).confidence_interval()
-    assert stats.welch_half(values, stats.std(values)) == pytest.approx((high - low) / 2, rel=1e-9)
 
 
 def test_the_published_deviation_widens_the_interval():

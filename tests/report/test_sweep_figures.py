@@ -1,5 +1,7 @@
 """Figures 2, 3 and 7 and our own experiments, from synthetic runs with known results."""
 
+from itertools import product
+
 import pytest
 from from_runs import check_files, groups_of, texts, write_groups
 from synthetic import cell, write_run
@@ -31,9 +33,7 @@ def test_fig3_has_one_panel_for_gamma_and_one_for_sigma(tmp_path):
     sigma = write_groups(tmp_path, at("ablation.sigma_scale", 2.0, 80.0))
     drawing = sweeps.fig3(gamma, sigma)
     assert [(r["setting"], r["x"]) for r in drawing.data] == [("loss.gamma", 0.5), ("ablation.sigma_scale", 2.0)]
-    assert not any(
-        "sigma_scale" in note for note in drawing.notes
-    )  # the swept key is not a deviation from the protocol
+    assert not any("sigma_scale" in note for note in drawing.notes)  # a swept key is no deviation from the protocol
     assert sweeps.fig3([], []) is None
 
 
@@ -51,14 +51,10 @@ def test_fig2_separates_models_losses_and_other_settings(tmp_path):
 
 
 def test_other_swept_keys_have_separate_lines(tmp_path):
-    specs = [
-        {
-            **at("dataset.train_limit", limit, 70.0 + 1e5 * lr),
-            "point": {"dataset.train_limit": limit, "trainer.lr": lr},
-        }
-        for limit in (20, 100)
-        for lr in (1e-5, 2e-5)
-    ]
+    specs = []
+    for limit, lr in product((20, 100), (1e-5, 2e-5)):
+        point = {"dataset.train_limit": limit, "trainer.lr": lr}
+        specs.append(at("dataset.train_limit", limit, 70.0 + 1e5 * lr, point=point))
     data = sweeps.sweep("few_shot", write_groups(tmp_path, *specs)).data
     found = {row["others"]: [r["mean"] for r in data if r["others"] == row["others"]] for row in data}
     assert found == {"trainer.lr=1e-05": [71.0, 71.0], "trainer.lr=2e-05": [72.0, 72.0]}
@@ -94,9 +90,8 @@ def test_fig7_compares_each_cell_with_its_best_values(tmp_path):
 )
 def test_own_sweeps_draw_one_line_per_loss(tmp_path, name, path, values):
     losses = ("gloss_sqrt", "gloss_o")
-    groups = write_groups(
-        tmp_path, *(at(path, x, 80.0 + i, 82.0 + i, loss=loss) for loss in losses for i, x in enumerate(values))
-    )
+    specs = [at(path, x, 80.0 + i, 82.0 + i, loss=loss) for loss in losses for i, x in enumerate(values)]
+    groups = write_groups(tmp_path, *specs)
     rows = [r for r in sweeps.sweep(name, groups).data if r["metric"] == "accuracy"]
     expected = [(loss, x, 81.0 + i) for loss in losses for i, x in enumerate(values)]
     assert [(r["loss"], r["x"], r["mean"]) for r in rows] == expected

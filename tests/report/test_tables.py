@@ -70,7 +70,7 @@ def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
     scores = {("integrated", "gloss_o"): 87.0, ("integrated", "cosine"): 86.0}
     scores |= {("standalone", "gloss_o"): 80.0, ("standalone", "cosine"): 81.0, ("standalone", "scl"): 80.5}
     groups = write_groups(tmp_path, *({"mode": m, "loss": x, "accuracy": y} for (m, x), y in scores.items()))
-    assert row(compare.table9(groups)[0], "G-Loss-O against Cosine", "ours")[0][4] == "-1.00"
+    assert row(compare.table9(groups), "G-Loss-O against Cosine", "all", "ours")[0][5] == "-1.00"
     found = {c["text"]: [c[key] for key in ("pairs", "difference", "low", "high")] for c in compare.claims("x", groups)}
     assert found["G-Loss-O + CE beats Cosine + CE"] == pytest.approx([3, 1.0, 1.0, 1.0])
     assert found["G-Loss-O beats Cosine"] == pytest.approx([3, -1.0, -1.0, -1.0])
@@ -84,9 +84,8 @@ def test_pairs_tables_and_ranks_separate_the_modes(tmp_path):
 
 
 def test_runs_with_other_hyperparameters_are_listed_separately(tmp_path):
-    write_groups(
-        tmp_path, {"accuracy": 85.0}, {"accuracy": 50.0, "config_hash": "ffffffff"}, {"dataset": "r8", "accuracy": 9.0}
-    )
+    others = {"accuracy": 50.0, "config_hash": "ffffffff"}, {"dataset": "r8", "accuracy": 9.0}
+    write_groups(tmp_path, {"accuracy": 85.0}, *others)
     groups, others = gather([cell(seeds=(1, 2))], read_records(tmp_path)[0])
     assert sorted(groups[0].test("accuracy").values()) == [84.8, 85.0]
     # others: seed 3 and the other config_hash were not requested; r8 has no cell here
@@ -168,15 +167,16 @@ def test_table9_pairs_by_data_set_and_seed(tmp_path):
     both = [{**x, "loss": "gloss_o", "accuracy": tuple(86.0 + i + d for i, d in enumerate(differences[x["dataset"]]))}
             for x in scl]  # fmt: skip
     write_run(tmp_path, loss="scl", accuracy=1.0, mode="standalone", seed=9)  # no seed 9 of the other loss
-    pooled, within = compare.table9(write_groups(tmp_path, *scl, *both, seeds=(1, 2, 3, 9)))
-    our_row, printed = row(pooled, "G-Loss-O against SCL", "ours")
-    assert our_row[2:5] == ["87.65", "87.00", "+0.65"]
+    table = compare.table9(write_groups(tmp_path, *scl, *both, seeds=(1, 2, 3, 9)))
+    our_row, printed = row(table, "G-Loss-O against SCL", "all", "ours")
+    assert our_row[3:6] == ["87.65", "87.00", "+0.65"]
     # scipy: ttest_1samp(differences, 0).pvalue = 0.01857; of 64 sign patterns 4 reach |sum| 3.9
-    assert our_row[6:12] == ["0.0186", "0.0625", "0.0625", "0.0312", "6", "supported"]
-    assert printed[2:5] == ["87.05", "86.41", "0.63"] and printed[6] == "0.0062"
-    assert row(within, "G-Loss-O against SCL", "MR")[0][7:12] == ["0.0351", "0.2500", "0.5000", "0.2500", "3"]
-    assert any("swapped" in note for note in pooled.notes)
-    assert row(pooled, "G-Loss-O against Triplet", "ours")[0][2:] == ["—"] * 8 + ["0", "—"]
+    assert our_row[7:13] == ["0.0186", "0.0625", "0.0625", "0.0312", "6", "supported"]
+    assert printed[3:6] == ["87.05", "86.41", "0.63"] and printed[7] == "0.0062"
+    mr, _ = row(table, "G-Loss-O against SCL", "MR, BERT-base")
+    assert mr[7:12] == ["0.0351", "0.2500", "0.5000", "0.2500", "3"]
+    assert any("swapped" in note for note in table.notes)
+    assert row(table, "G-Loss-O against Triplet", "all")[0][3:] == ["—"] * 8 + ["0", "—"]
 
 
 def test_verdicts_of_claims_follow_the_interval(tmp_path):
@@ -222,15 +222,6 @@ def test_table6_notes_contradictions_in_the_paper(tmp_path):
     assert "92.32" in notes and "90.06 against 89.62" in notes
 
 
-def test_records_of_an_older_schema_are_used_where_possible(tmp_path):
-    write_run(tmp_path, seed=1)
-    old = write_run(tmp_path, seed=2) / "result.json"
-    text = old.read_text().replace('"schema_version": 1', '"schema_version": 0')
-    old.write_text(text.replace('"per_epoch"', '"per_epoch_before"'))
-    (group,) = ungrouped(tmp_path)
-    assert list(group.values("seconds", "per_epoch")) == [1] and list(group.test("accuracy")) == [1, 2]
-
-
 def test_runs_are_sorted_by_the_values_of_their_settings(tmp_path):
     for i, limit in enumerate((100, 20, 1000)):
         write_run(tmp_path, config_hash=f"{i}" * 8, config={"dataset": {"train_limit": limit}})
@@ -247,10 +238,7 @@ def test_runs_are_ranked_only_within_equal_settings(tmp_path):
     table = runs_table(ungrouped(tmp_path))
     reduced, full = "max_epochs=null train_limit=20", "max_epochs=200 train_limit=null"
     assert [(r[3].plain(), r[4].plain(), r[6].parts[0].rank) for r in table.rows] == [
-        *[
-            ("CE", full, 0),
-            ("G-Loss-O + CE", full, 1),
-        ],  # groups of comparable runs in order, named by the differing settings
+        *[("CE", full, 0), ("G-Loss-O + CE", full, 1)],  # comparable runs, named by the differing settings
         *[("CE", reduced, 0), ("G-Loss-O + CE", reduced, 1)],
         *[("CE", "released", 0), ("G-Loss-O + CE", "released", 0)],  # equal scores
     ]

@@ -10,7 +10,6 @@ import torch
 from test_callbacks import Diary
 
 from gloss.training import collapse
-from gloss.training.objective import Objective
 from gloss.training.run import train
 from gloss.training.trainer import Fit
 
@@ -31,14 +30,12 @@ def test_an_exploding_loss_gives_one_note(tiny_config):
     cfg = tiny_config("loss=ce")
     (line,) = noted(cfg, rows(1.0, 0.9, 3.1, 3.5, 8.0))
     assert line.startswith("the loss explodes: it is 3.1 at epoch 3, and was 1 at the first")
-    assert (
-        noted(cfg, rows(1.0, 1.5, 2.9)) == [] and noted(cfg, rows(0.5, 1e-4, 0.4)) == []
-    )  # the loss rises, but not enough for a note
+    assert noted(cfg, rows(1.0, 1.5, 2.9)) == noted(cfg, rows(0.5, 1e-4, 0.4)) == []  # it rises, but not enough
     (line,) = noted(cfg, rows(10.1 * CHANCE, 1.0, 0.5))
     assert "at epoch 1 cross-entropy is 11.1, where guessing has 1.1" in line
     assert noted(cfg, rows(9.9 * CHANCE, 1.0)) == []
     sqrt, given = tiny_config("loss=gloss_sqrt"), tiny_config("loss=gloss_o", "loss.sigma=0.5")
-    for cfg, hint in ((sqrt, "or loss=gloss_o with a larger loss.sigma"), (given, "or a larger loss.sigma")):
+    for cfg, hint in ((sqrt, "a smaller trainer.lr"), (given, "or a larger loss.sigma")):
         (line,) = noted(cfg, rows(1234.0, 1005.0, part="embedding_loss"))
         assert "G-Loss is 1234" in line and line.endswith(hint)
     assert noted(tiny_config("loss=triplet", "mode=standalone"), rows(1234.0, 5.0, part="embedding_loss")) == []
@@ -71,32 +68,8 @@ def test_a_kernel_with_nearly_equal_edge_weights_gives_a_note():
         if lines:
             below_1 = [float(x) for x in re.findall(r"lie (\S+) to (\S+) below 1:", lines[0])[0]]
             assert below_1 == pytest.approx([1 - max(weights), 1 - min(weights)], rel=1e-3, abs=0)
-            assert f"loss=gloss_sqrt would take {np.median(pairs) / 3**0.5:.3g} here" in lines[0]
     assert collapse.wide_kernel(torch.ones(4, 8), 1.0)[0].endswith("Try a smaller loss.sigma")
     assert collapse.wide_kernel(z[:1], 1.0) == []
-
-
-class OnMPS(torch.Tensor):
-    """A tensor that refuses float64 until `.cpu()`, as on Apple's GPUs."""
-
-    @classmethod
-    def __torch_function__(cls, func, types, args=(), kwargs=None):
-        found = super().__torch_function__(func, types, args, kwargs or {})
-        if func is torch.Tensor.cpu:
-            return found.as_subclass(torch.Tensor)
-        if isinstance(found, cls) and found.dtype == torch.float64:
-            raise TypeError("Cannot convert a MPS Tensor to float64 dtype")
-        return found
-
-
-def test_a_kernel_and_class_weights_need_no_float64_on_the_device(tiny_config, monkeypatch):
-    z = torch.randn(9, 4)
-    assert collapse.wide_kernel(z.as_subclass(OnMPS), 8.0) == collapse.wide_kernel(z, 8.0) != []
-    made = []
-    objective = Objective.of
-    monkeypatch.setattr(Objective, "of", lambda *arguments: made.append(arguments[-1]) or objective(*arguments))
-    train(tiny_config("loss=ce", "variant.class_weights=balanced", "trainer.max_epochs=1"))
-    assert made[0].dtype == torch.float32
 
 
 def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, monkeypatch, capsys):

@@ -47,9 +47,7 @@ def test_grouped_accuracy_equals_a_loop_over_questions():
         hits.append(labels[max(rows, key=lambda i: logits[i, 1] - logits[i, 0])])
     assert grouped_accuracy(logits, labels, groups, 1) == pytest.approx(100 * np.mean(hits))
     assert 25 < grouped_accuracy(logits, labels, groups, 1) < 100
-    assert (
-        grouped_accuracy(np.zeros_like(logits), labels, groups, 1) == 0
-    )  # equal logits are right for 75 % of the rows but for no question
+    assert grouped_accuracy(np.zeros_like(logits), labels, groups, 1) == 0  # equal logits are right for no question
     flipped = grouped_accuracy(logits[:, ::-1], 1 - labels, groups, 0)
     assert flipped == grouped_accuracy(logits, labels, groups, 1)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import cache
 
 import loops
@@ -116,15 +115,6 @@ def test_objective_equals_plain_loops_for_every_loss_and_mode(loss, mode, weight
     else:
         assert parts.num_unscorable is None
         assert parts.is_empty is None if loss == "ce" else not parts.is_empty
-
-
-def test_lambda_weighs_the_embedding_loss():
-    """The cosine loss of two orthogonal texts of one class is 1. The cross-entropy of two equal logits is log 2."""
-    x, logits, labels = torch.eye(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64), torch.zeros(2).long()
-    for lam, expected in [(0.8, 0.8 + 0.2 * math.log(2)), (0.0, math.log(2)), (1.0, 1.0), (0.25, 0.769860385419959)]:
-        parts = Objective.of(config("loss=cosine", f"loss.lam={lam}"), 2, None)(x, logits, labels, None)
-        assert (parts.embedding_loss.item(), parts.ce.item()) == pytest.approx((1.0, 0.6931471805599453), rel=1e-15)
-        assert parts.loss.item() == pytest.approx(expected, rel=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -29,8 +29,8 @@ def own() -> TextDataset:
     return TextDataset("mr", ["negative", "positive"], splits, "0", None)
 
 
-def kept_of(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "positive")) -> Split:
-    other = TextDataset("sst2", list(labels), {"test": texts(*words)}, "1", None)
+def kept_of(monkeypatch, *words: str) -> Split:
+    other = TextDataset("sst2", ["negative", "positive"], {"test": texts(*words)}, "1", None)
     monkeypatch.setattr("gloss.training.texts.load_dataset", lambda cfg, data_dir, seed: other)
     cfg = Config(ablation=AblationConfig(test_on="sst2"), paths=PathsConfig("", ""))
     return shifted_test(cfg, own(), "sst2")
@@ -38,20 +38,14 @@ def kept_of(monkeypatch, *words: str, labels: tuple[str, ...] = ("negative", "po
 
 def test_training_texts_are_left_out_ignoring_case_and_punctuation(monkeypatch, capsys):
     kept = kept_of(monkeypatch, "a fine film", "new", "It's OK!", "only tested here", "dull ?", "a fine films")
-    assert kept.texts == [
-        ("new",),
-        ("only tested here",),
-        ("a fine films",),
-    ]  # texts of the run's own test split are kept
+    assert kept.texts == [("new",), ("only tested here",), ("a fine films",)]  # of its own test split, too
     assert kept.rows.tolist() == [1, 3, 5] and kept.labels.tolist() == [1, 1, 1]
     assert "test_on sst2: 3 of 6 texts are left out, because mr trains or validates on them" in capsys.readouterr().err
 
 
-def test_an_empty_rest_and_other_classes_are_refused(monkeypatch):
+def test_an_empty_rest_is_refused(monkeypatch):
     with pytest.raises(ConfigError, match="it trains on all these texts"):
         kept_of(monkeypatch, "A fine film", "DULL")
-    with pytest.raises(ConfigError, match="its classes"):
-        kept_of(monkeypatch, "new", labels=("bad", "good"))
 
 
 @pytest.mark.skipif(

@@ -51,14 +51,6 @@ def test_variant_gloss_objective():
         assert parts.loss.item() == pytest.approx(LAM * value + (1 - LAM) * parts.ce.item(), rel=1e-12)
 
 
-def test_variant_gloss_objective_softmax_scores_every_hidden_text():
-    x, logits, _ = batch()
-    is_labeled = torch.tensor([True, True, False, False])
-    for name, is_empty in (("nll", True), ("softmax", False)):
-        of = objective("gloss_o", "integrated", f"variant.gloss_objective={name}")
-        assert bool(of(x[:4], logits[:4], torch.arange(4), is_labeled).is_empty) == is_empty
-
-
 def test_variant_divide_by_unlabeled():
     x, logits, labels = batch()
     value, ce = gloss_by_loop(x).item(), loops.cross_entropy(logits, LABELS).item()
@@ -76,10 +68,6 @@ def test_variant_supcon():
         expected = loops.supcon(x, LABELS, TEMPERATURE, released=name == "released").item()
         parts = objective("scl_ce", "integrated", f"variant.supcon={name}")(x, logits, labels, None)
         assert parts.embedding_loss.item() == pytest.approx(expected, rel=1e-9)
-    # One of ten texts is alone in its class: 9/10 of the mean over the others, times 0.3 / 0.07.
-    khosla = objective("scl", "standalone")(x, None, labels, None).loss.item()
-    released = objective("scl", "standalone", "variant.supcon=released")(x, None, labels, None).loss.item()
-    assert released == pytest.approx(khosla * 0.9 * 0.3 / 0.07, rel=1e-12)
 
 
 def test_variant_scl_lam():
@@ -142,33 +130,26 @@ def test_ablation_gamma_offset(gamma, offset, labeled):
     assert objective("cosine").draw_labeled(20, torch.Generator()) is None
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.5])
-def test_ablation_graph_noise(noise):
-    """Normal noise is added to the unit vectors before the graph; cross-entropy is unchanged."""
+def check_graph_of(switch: str, change) -> None:
+    """The graph's embeddings are changed (by a function of x that draws random numbers); cross-entropy is not."""
     x, logits, labels = batch()
     torch.manual_seed(3)
-    moved = torch.stack(loops.unit(x)) + noise * torch.randn(x.shape, dtype=torch.float64)
-    expected = loops.gloss(loops.unit(moved), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES)
+    expected = gloss_by_loop(change(x))
     gradient = torch.autograd.grad(expected, x)[0]
     torch.manual_seed(3)
-    parts = objective("gloss_o", "integrated", f"ablation.graph_noise={noise}")(x, logits, labels, IS_LABELED)
+    parts = objective("gloss_o", "integrated", switch)(x, logits, labels, IS_LABELED)
     assert parts.embedding_loss.item() == pytest.approx(expected.item(), rel=1e-9)
+    assert abs(expected.item() - gloss_by_loop(x).item()) > 0.05
     torch.testing.assert_close(torch.autograd.grad(parts.embedding_loss, x)[0], gradient, rtol=1e-9, atol=1e-12)
     assert parts.ce.item() == pytest.approx(loops.cross_entropy(logits, LABELS).item(), rel=1e-12)
 
 
-@pytest.mark.parametrize("mode", ["integrated", "standalone"])
-def test_ablation_graph_shuffle(mode):
-    """The graph's nodes get the embeddings in a random order; cross-entropy is unchanged."""
-    x, logits, labels = batch()
-    torch.manual_seed(3)
-    expected = gloss_by_loop(x[torch.randperm(len(x))])
-    gradient = torch.autograd.grad(expected, x)[0]
-    torch.manual_seed(3)
-    given = logits if mode == "integrated" else None
-    parts = objective("gloss_o", mode, "ablation.graph_shuffle=true")(x, given, labels, IS_LABELED)
-    assert parts.embedding_loss.item() == pytest.approx(expected.item(), rel=1e-9)
-    assert abs(expected.item() - gloss_by_loop(x).item()) > 0.1
-    torch.testing.assert_close(torch.autograd.grad(parts.embedding_loss, x)[0], gradient, rtol=1e-9, atol=1e-12)
-    if mode == "integrated":
-        assert parts.ce.item() == pytest.approx(loops.cross_entropy(logits, LABELS).item(), rel=1e-12)
+def test_ablation_graph_noise():
+    """Normal noise is added to the unit vectors."""
+    noise = lambda x: torch.stack(loops.unit(x)) + 0.5 * torch.randn(x.shape, dtype=x.dtype)  # noqa: E731
+    check_graph_of("ablation.graph_noise=0.5", noise)
+
+
+def test_ablation_graph_shuffle():
+    """The nodes get the embeddings in a random order."""
+    check_graph_of("ablation.graph_shuffle=true", lambda x: x[torch.randperm(len(x))])

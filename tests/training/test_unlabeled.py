@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 import torch
 from conftest import folder_of, outcome
-from test_fit import gradient, prepared, stopped_after
+from test_fit import stopped_after
 
-from gloss.config import DatasetConfig
 from gloss.data.datasets import load_dataset
 from gloss.data.sampler import unlabeled_batches
 from gloss.data.tokens import tokenize
@@ -89,29 +88,28 @@ def test_unlabeled_file_changes_fingerprint_and_folder(tiny_config, tmp_path):
     assert record.result["num_rows"]["unlabeled"] == 2
 
 
-def test_has_own_texts_is_true_with_an_unlabeled_file():
-    assert DatasetConfig(name="mr", unlabeled_path="a.csv").has_own_texts and not DatasetConfig(name="mr").has_own_texts
-
-
 def test_token_tables_are_joined_row_by_row(tiny_config):
-    cfg = tiny_config("loss=ce")
-    tokenizer = load_tokenizer(cfg.model)
-    short, long = [("a saw",), ("rain",)], [("the old red apple pear and plum",)]
-    pair = [("a saw", "rain")]
+    tokenizer = load_tokenizer(tiny_config("loss=ce").model)
 
-    def table(texts):
+    def table(*texts):
         return TokenTable.build(tokenize(texts, tokenizer, 16), 0, torch.device("cpu"))
 
+    short, long, pair = (
+        table(("a saw",), ("rain",)),
+        table(("the old red apple pear and plum",)),
+        table(("saw", "rain")),
+    )
     for first, second in ((short, long), (long, short), (long, pair), (pair, short)):
-        joined = table(first).joined(table(second))
-        rows = [*table(first).input_ids, *table(second).input_ids]
-        types = [(t.token_type_ids, i) for t in map(table, (first, second)) for i in range(len(t))]
-        for i, (row, (own, place)) in enumerate(zip(rows, types, strict=True)):
-            length = int(joined.lengths[i])
-            assert joined.host_lengths[i] == length and torch.equal(joined.input_ids[i, :length], row[:length])
+        joined = first.joined(second)
+        rows = [(part, row) for part in (first, second) for row in range(len(part))]
+        assert len(joined) == len(rows) and joined.lengths.tolist() == joined.host_lengths.tolist()
+        for i, (part, row) in enumerate(rows):
+            length = int(part.lengths[row])
+            assert joined.lengths[i] == length
+            assert torch.equal(joined.input_ids[i, :length], part.input_ids[row, :length])
             if joined.token_type_ids is not None:
-                expected = torch.zeros(length, dtype=torch.uint8) if own is None else own[place, :length]
-                assert torch.equal(joined.token_type_ids[i, :length], expected)
+                own = torch.zeros(1, 16, dtype=torch.uint8) if part.token_type_ids is None else part.token_type_ids
+                assert torch.equal(joined.token_type_ids[i, :length], own[row % len(own), :length])
 
 
 def test_each_batch_has_the_given_number_of_unlabeled_texts(tiny_config, monkeypatch):
@@ -162,23 +160,3 @@ def test_warm_up_accepts_batches_larger_than_the_training_set(tiny_config, monke
         train(cfg)
     [(largest, num_texts)] = sizes
     assert largest > num_texts
-
-
-def test_unlabeled_texts_change_the_gradient_of_a_step(tiny_config, tmp_path):
-    cfg = tiny_config(*GRAPH, "mode=standalone", "model.dropout=0", *REST)
-    fit = prepared(cfg, tmp_path)
-    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    tokens = tokenize(dataset.unlabeled.texts, load_tokenizer(cfg.model), cfg.model.max_length)
-    fit.tables["unlabeled"] = TokenTable.build(tokens, 0, fit.device)
-    before = gradient(fit)
-    fit.__post_init__()
-    fit.model.zero_grad()
-    assert all(
-        torch.equal(value, before[name]) for name, value in gradient(fit).items()
-    )  # the batch has only labeled rows
-    rows = np.concatenate([np.arange(32), np.arange(60, 70)])
-    device_indices, labeled = torch.from_numpy(rows), torch.arange(42) < 20
-    fit.model.zero_grad()
-    parts = fit.backward(rows, device_indices, fit.step_labels[device_indices], labeled, seed=5)
-    assert int(fit.step_labels[device_indices].min()) == -1 and torch.isfinite(parts.loss)
-    assert any(not torch.equal(p.grad, before[n]) for n, p in fit.model.named_parameters() if p.grad is not None)

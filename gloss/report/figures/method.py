@@ -67,28 +67,17 @@ def fig1() -> Drawing:
     axes[2].set(ylabel="unlabeled node", xlabel=f"−log F of its own class; mean {-np.log(own).mean():.2f}")
     axes[2].grid(axis="y", visible=False)
     axes[2].set_title("3  $L_G$ is their mean, and the\nencoder learns from $\\lambda L_G+(1-\\lambda)L_{CE}$")
-    marks = [
-        axes[0].scatter([], [], s=40, marker=marker, color=face, edgecolor=color, label=text)
-        for text, marker, face, color in (
-            ("class A, labeled", MARKERS[0], COLORS[0], COLORS[0]),
-            ("class B, labeled", MARKERS[1], COLORS[1], COLORS[1]),
-            ("class A, unlabeled", MARKERS[0], "#FFFFFF", COLORS[0]),
-            ("class B, unlabeled", MARKERS[1], "#FFFFFF", COLORS[1]),
-        )
-    ]
+    marks = []
+    for kind in ("labeled", "unlabeled"):
+        for name, marker, color in zip("AB", MARKERS, COLORS, strict=True):
+            look = {"marker": marker, "color": color if kind == "labeled" else "#FFFFFF", "edgecolor": color}
+            marks.append(axes[0].scatter([], [], s=40, label=f"class {name}, {kind}", **look))
     figure.legend(handles=marks, loc="outside lower center", ncols=4)
     shares = dict(zip(unlabeled.tolist(), own.tolist(), strict=True))
-    data: list[dict[str, Any]] = [
-        {
-            "node": i,
-            "x": x,
-            "y": y,
-            "class": "AB"[int(c)],
-            "is_labeled": bool(known),
-            "propagated_own_class": shares.get(i),
-        }
-        for i, (x, y, c, known) in enumerate(NODES.tolist())
-    ]
+    data: list[dict[str, object]] = []
+    for number, (x, y, c, known) in enumerate(NODES.tolist()):
+        node = {"node": number, "x": x, "y": y, "class": "AB"[int(c)], "is_labeled": bool(known)}
+        data.append(node | {"propagated_own_class": shares.get(number)})
     notes = [
         f"An example of {len(NODES)} fixed points on the unit sphere, σ = {SIGMA}, γ = {is_labeled.mean():.2f}, "
         "computed by the code of the loss. The wider a line, the larger the weight. In the middle, the colour of an "

@@ -9,11 +9,11 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from gloss.errors import RunError
-from gloss.paper.names import model_name
-from gloss.records.reading import number
-from gloss.report.figure import Drawing, bare, clipped, legend_beside, panels, plain
+from gloss.records.reading import number, shortened
+from gloss.report.figure import Drawing, bare, legend_beside, panels, plain
 from gloss.report.seed_groups import Group, blocks, timed
 from gloss.report.statistics import mean, std
+from gloss.report.table import number_text
 from gloss.report.tables.results import common_notes, missing
 
 CLASS_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#999999")
@@ -28,6 +28,7 @@ PARTS = {  # of an epoch's seconds: colour and hatching
     "optimizer": ("#999999", "\\\\\\\\"),
     "other": ("#DDDDDD", ""),
 }
+CLASS_LENGTH = 24  # characters of a class in a legend
 MAX_PANELS = 6  # of figure 4: epochs, the last one always among them
 MAX_POINTS = 600  # of a t-SNE panel: more take longer than all other figures together
 GRAPH_NODES, GRAPH_NEIGHBOURS = 40, 3
@@ -122,10 +123,11 @@ def fig5(groups: Sequence[Group]) -> Drawing | None:
     if not rows:
         return None
     figure, axes = panels(len(rows), len(columns), width=1.85, height=1.95)
-    data, seeds, left_out = [], set(), []
+    data: list[dict[str, object]] = []
+    left_out: list[str] = []
     for row_of_axes, row in zip(axes, rows, strict=True):
         cells = {(g.loss_name, g.others()): g for g in row}
-        common = set.intersection(*(set(g.runs) for g in cells.values()))  # one seed for all losses, where there is one
+        common = set.intersection(*(set(g.runs) for g in row))  # one seed for all losses, where there is one
         for ax, key in zip(row_of_axes, columns, strict=True):
             bare(ax)
             if ax in axes[0]:
@@ -133,28 +135,23 @@ def fig5(groups: Sequence[Group]) -> Drawing | None:
             if key not in cells:
                 ax.remove()
                 continue
-            run = cells[key].runs[min(common or cells[key].runs)]
-            seeds.add(seed := run.identity.seed)
+            g = cells[key]
+            run = g.runs[seed := min(common or g.runs)]
             xy, labels, keep = _points(run)
             handles = class_points(ax, xy, labels, [str(x) for x in run.result["labels"]])
-            silhouette = number(run.result, "metrics", "test", "macro_silhouette")
-            shown = [] if silhouette is None else [f"silhouette {silhouette:.2f}"]
-            ax.set_xlabel(", ".join(shown + ([] if common else [f"seed {seed}"])))
-            g = cells[key]
-            keys = {"dataset": g.dataset, "model": g.model, "loss": g.loss, "mode": g.mode, "seed": seed}
+            silhouette = number_text(number(run.result, "metrics", "test", "macro_silhouette"))
+            ax.set_xlabel(f"silhouette {silhouette}, seed {seed}")
             data += [
-                {**keys, "row": int(r), "label": int(y), "x": f"{a:.3f}", "y": f"{b:.3f}"}
+                {**g.keys, "seed": seed, "row": int(r), "label": int(y), "x": f"{a:.3f}", "y": f"{b:.3f}"}
                 for r, y, (a, b) in zip(keep, labels, xy, strict=True)
             ]
-        row_of_axes[0].set_ylabel(row[0].place + (f"\nseed {min(common)}" if common else ""))
+        row_of_axes[0].set_ylabel(row[0].place)
         names = [handle.get_label() for handle in handles]
         left_out += legend_beside(row_of_axes[-1], handles, names, per_column=14, markerscale=3)
-    models = ", ".join(dict.fromkeys(model_name(g.model) for g in with_runs))
     notes = [
-        f"{models}; test texts (at most {MAX_POINTS}, the same in a row), seed {', '.join(map(str, sorted(seeds)))}; "
-        "t-SNE, perplexity 30, fixed seed; axes have no unit.",
+        f"Test texts (at most {MAX_POINTS}, the same in a row); t-SNE, perplexity 30, fixed seed; axes have no unit.",
         "Silhouette: macro, of all test embeddings. Distances between clusters in a t-SNE map mean little.",
-        *dict.fromkeys(left_out),
+        *left_out,
         *common_notes(groups),
     ]
     return Drawing("fig5", "Figure 5: test embeddings by loss", figure, data, notes, missing(groups))
@@ -169,6 +166,10 @@ def _points(run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return tsne(arrays["test_embeddings"][keep]), arrays["test_labels"][keep], keep
 
 
+def _unit(embeddings: np.ndarray) -> np.ndarray:
+    return embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True).clip(min=1e-12)
+
+
 def check_map(embeddings: np.ndarray) -> None:
     """Raise RunError for embeddings [N, D] at unit length without a map: t-SNE of equal ones ends the process."""
     if len(embeddings) < 3:
@@ -181,8 +182,7 @@ def tsne(embeddings: np.ndarray) -> np.ndarray:
     """Two coordinates [N, 2] for embeddings [N, D] at unit length; the same for the same input. Raises RunError."""
     from sklearn.manifold import TSNE  # here: slow to import
 
-    z = embeddings.astype(np.float32)
-    z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
+    z = _unit(embeddings.astype(np.float32))
     check_map(z)
     perplexity = min(30.0, (len(z) - 1) / 3)
     return TSNE(perplexity=perplexity, init="pca", random_state=0, max_iter=500, n_jobs=1).fit_transform(z)
@@ -190,8 +190,7 @@ def tsne(embeddings: np.ndarray) -> np.ndarray:
 
 def principal_plane(embeddings: np.ndarray) -> np.ndarray:
     """The first two principal components [N, 2] of embeddings [N, D] at unit length."""
-    z = embeddings.astype(np.float64)
-    z /= np.linalg.norm(z, axis=1, keepdims=True).clip(min=1e-12)
+    z = _unit(embeddings.astype(np.float64))
     left, scale, _ = np.linalg.svd(z - z.mean(axis=0), full_matrices=False)
     return left[:, :2] * scale[:2]
 
@@ -203,7 +202,7 @@ def class_points(ax: Any, xy: np.ndarray, labels: np.ndarray, names: Sequence[st
         mine = xy[labels == k]
         turn, hue = divmod(k, len(CLASS_COLORS))  # 64 looks: each round of colours shifts the markers
         color, marker = CLASS_COLORS[hue], CLASS_MARKERS[(hue + turn) % len(CLASS_MARKERS)]
-        name = plain(clipped(names[k] if k < len(names) else str(k)))
+        name = plain(shortened(names[k], CLASS_LENGTH))
         handles.append(ax.scatter(mine[:, 0], mine[:, 1], s=size, color=color, marker=marker, linewidth=0, label=name))
     return handles
 
@@ -214,24 +213,21 @@ def fig6(groups: Sequence[Group]) -> Drawing | None:
     The first epoch, and runs that `timed` leaves out, do not count.
     """
     clocked, times = timed(groups)
-    measured = {id(g): seconds for g in clocked if (seconds := _seconds(g))}
-    found = [g for g in clocked if id(g) in measured]
+    found = [(g, seconds) for g in clocked if (seconds := _seconds(g))]
     if not found:
         return None
-    rows = blocks(found, "dataset", "model").values()
-    heights = [0.9 + 0.42 * len(block) for block in rows]
+    rows = [[x for x in found if x[0].place == place] for place in dict.fromkeys(g.place for g, _ in found)]
+    heights = [0.9 + 0.42 * len(row) for row in rows]
     look = {"height_ratios": heights}
     figure, axes = panels(len(rows), 1, width=6.4, height=sum(heights) / len(heights), gridspec_kw=look)
-    for ax, block in zip(axes[:, 0], rows, strict=True):
-        _bars(ax, [(g, measured[id(g)]) for g in block])
-        ax.set_xlabel(f"Seconds per epoch: {block[0].place}")
+    for ax, row in zip(axes[:, 0], rows, strict=True):
+        _bars(ax, row)
+        ax.set_xlabel(f"Seconds per epoch: {row[0][0].place}")
     axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=7, columnspacing=0.9, handlelength=1.4)
-    data = [{**g.keys, **g.point, **measured[id(g)]} for g in found]
-    devices = sorted({str(run.result.get("device_name")) for g in found for run in g.runs.values()})
-    seeds = sorted({seed for g in found for seed in g.runs})
+    data = [{**g.keys, **g.point, **seconds} for g, seconds in found]
+    device = next(run.result.get("device_name") for g, _ in found for run in g.runs.values())
     notes = [
-        f"{'; '.join(block[0].place for block in rows)}; seed {', '.join(map(str, seeds))}; measured on "
-        f"{', '.join(devices)}; mean over epochs, the first left out; without evaluation. Other: the head, and losses "
+        f"Measured on {device}; mean over epochs, the first left out; without evaluation. Other: the head, and losses "
         "without a graph.",
         *times,
         *common_notes(groups, swept=["trainer.max_epochs", "trainer.patience"]),

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NamedTuple
-
-from matplotlib.ticker import MaxNLocator
 
 from gloss.errors import RunError
 from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, band, num_seeds, panels
 from gloss.report.protocol import protocol_deviations
-from gloss.report.run_list import differences
-from gloss.report.seed_groups import Group, blocks, identity, setting, timed
+from gloss.report.seed_groups import Group, blocks, identity, setting
 from gloss.report.statistics import mean, std
 
-MAX_NAMES = 6  # of runs in a note
 MODEL_DASHES = ("-", "--", ":", "-.")
 MEASURES = (  # heading, key, its chance level, factor
     ("Homophily\nabove chance (points)", "homophily", "homophily_chance", 100),
@@ -41,21 +38,18 @@ class Panel(NamedTuple):
         found = dict.fromkeys(", ".join(protocol_deviations(g.config)) for g in self.drawn)
         notes = [f"Not the paper's protocol ({self.where}): {'; '.join(filter(None, found))}."] if any(found) else []
         if self.left_out:
-            settings_of = differences([*self.drawn, *self.left_out])
-            names = [
-                f"{g.loss_name} {settings_of[identity(g)]}".rstrip() + f" (n={len(g.runs)})" for g in self.left_out
-            ]
-            which = ", ".join(names) if len(names) <= MAX_NAMES else f"{len(names)} configurations, see all runs"
-            notes.append(f"Left out of {self.where}, for their other settings: {which}.")
+            which = Counter(g.loss_name for g in self.left_out)
+            counted = ", ".join(f"{name} ({num})" for name, num in which.items())
+            notes.append(f"Configurations left out of {self.where}, for their other settings: {counted}.")
         return notes
 
 
 def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
-    """Validation score by epoch and by seconds of training, a figure a model; a line a loss, the band one deviation.
+    """Validation score by epoch, a figure a model; a line a loss, the band one deviation.
 
     groups: all runs; cells: the tables' groups, which are drawn where there are any. Elsewhere the runs of one
     protocol and variant: the paper's if it was run, else the one with most losses, then most runs. A line ends where
-    its first seed stopped. Seconds leave out evaluation, and the runs that `timed` leaves out.
+    its first seed stopped.
     """
     return _a_figure_a_model("convergence", [g for g in groups if curves(g)], cells, _convergence)
 
@@ -133,75 +127,37 @@ def _chosen(candidates: Sequence[Group]) -> list[Group]:
 
 
 def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
-    notes = ["Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds."]
-    clocked, times = timed([g for block in blocks for g in block.drawn])
-    on_time = {identity(g): g for g in clocked}
-    shown: list[tuple[Panel, str, list[Group]]] = []
-    untimed: list[str] = []  # blocks without comparable times
-    for block in blocks:
-        shown.append((block, "epoch", block.drawn))
-        if found := [g for g in (on_time[identity(g)] for g in block.drawn) if _lines(g, "seconds")]:
-            shown.append((block, "seconds", found))
-        else:
-            untimed.append(block.where)
-    columns = min(2, len(shown))
-    figure, axes = panels(-(-len(shown) // columns), columns, width=3.0, height=2.4)
+    columns = min(3, len(blocks))
+    figure, axes = panels(-(-len(blocks) // columns), columns, width=3.0, height=2.4)
     data: list[dict[str, object]] = []
     entries: dict[str, Any] = {}
-    for ax, (block, x, groups) in zip(axes.flat, shown, strict=False):
-        for g in groups:
-            data += _line(ax, g, g.loss_name, x)
-        score = "Validation macro-F1 (%)" if groups[0].mode == "integrated" else "Validation silhouette"
-        n = num_seeds([len(_lines(g, x)) for g in groups])
-        ax.set(title=f"{block.where}\n{n}", xlabel="Training time (s)", ylabel=score)
-        if x == "epoch":
-            _epochs_below(ax)
+    for ax, block in zip(axes.flat, blocks, strict=False):
+        for g in block.drawn:
+            lines = curves(g)
+            scores = list(zip(*lines.values(), strict=False))  # by epoch, as far as every seed ran
+            centre = band(ax, range(1, len(scores) + 1), scores, g.loss_name, **LOSS_LOOK.get(g.loss, {}))
+            for epoch, (score, found) in enumerate(zip(centre, scores, strict=True), start=1):
+                data.append({**g.keys, "n": len(lines), "epoch": epoch, "score": score, "std": std(found)})
+        measure = "Validation macro-F1 (%)" if block.drawn[0].mode == "integrated" else "Validation silhouette"
+        n = num_seeds([len(curves(g)) for g in block.drawn])
+        ax.set(title=f"{block.where}\n{n}", xlabel="Epoch", ylabel=measure)
+        ax.xaxis.get_major_locator().set_params(integer=True)
         entries |= {text: line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    for unused in axes.flat[len(shown) :]:
+    for unused in axes.flat[len(blocks) :]:
         unused.remove()
     figure.set_figwidth(figure.get_figwidth() + 1.4)
     figure.legend(list(entries.values()), list(entries), loc="outside right center")
-    if untimed:
-        notes.append(f"No comparable times: {'; '.join(untimed)}.")
-    notes += [note for block in blocks for note in block.notes()]
-    return Drawing(name, "How the losses converge", figure, data, [*notes, *times])
-
-
-def _epochs_below(ax: Any) -> None:
-    ax.set_xlabel("Epoch")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _lines(g: Group, x: str) -> list[list[tuple[float, float]]]:
-    """The curves that have x: all by epoch, not all by seconds."""
-    return [line for line in curves(g).values() if x == "epoch" or not math.isnan(line[-1][0])]
-
-
-def _line(ax: Any, g: Group, label: str, x: str) -> list[dict[str, object]]:
-    if not (lines := _lines(g, x)):
-        return []
-    by_epoch = list(zip(*lines, strict=False))  # as far as every seed ran
-    scores = [[score for _, score in found] for found in by_epoch]
-    xs = [i if x == "epoch" else mean([seconds for seconds, _ in found]) for i, found in enumerate(by_epoch, start=1)]
-    centre = band(ax, xs, scores, label, **LOSS_LOOK.get(g.loss, {}))
-    keys = {**g.keys, "n": len(lines), "by": x}
-    return [
-        keys | {"epoch": i + 1, "x": xs[i], "score": centre[i], "std": std(found)} for i, found in enumerate(scores)
+    notes = [
+        "Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds.",
+        *(note for block in blocks for note in block.notes()),
     ]
+    return Drawing(name, "How the losses converge", figure, data, notes)
 
 
-def curves(g: Group) -> dict[int, list[tuple[float, float]]]:
-    """By seed: (seconds of training so far, validation score) of each epoch; runs with unreadable lines: left out."""
-    found = {}
-    for seed, lines in _epochs(g).items():
-        points, seconds = [], 0.0
-        for line in lines:
-            step = number(line, "seconds", "total")  # without evaluation, which the record keeps apart
-            seconds = seconds + step if step is not None else math.nan
-            points.append((seconds, number(line, "score")))
-        if points and all(score is not None for _, score in points):
-            found[seed] = points
-    return found
+def curves(g: Group) -> dict[int, list[float]]:
+    """By seed the validation score of each epoch; runs with unreadable lines are left out."""
+    found = {seed: [number(line, "score") for line in lines] for seed, lines in _epochs(g).items()}
+    return {seed: scores for seed, scores in found.items() if scores and None not in scores}
 
 
 def qualities(g: Group) -> dict[int, list[dict[str, Any]]]:
@@ -218,10 +174,8 @@ def qualities(g: Group) -> dict[int, list[dict[str, Any]]]:
 def _epochs(g: Group) -> dict[int, list[dict[str, Any]]]:
     found = {}
     for seed, run in g.runs.items():
-        try:
+        with suppress(RunError):
             found[seed] = run.epochs()
-        except RunError:
-            continue
     return found
 
 
@@ -239,8 +193,8 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
             data += _quality_lines(row, g, f"{g.loss_name} (n={len(qualities(g))})")
         for ax, (heading, *_) in zip(row, MEASURES, strict=False):
             ax.axhline(0, color="#000000", linewidth=0.7)
-            ax.set_ylabel(heading)
-            _epochs_below(ax)
+            ax.set(xlabel="Epoch", ylabel=heading)
+            ax.xaxis.get_major_locator().set_params(integer=True)
         row[0].set_title(block.where)
         row[-1].set(xlabel=MEASURES[-1][0], ylabel="Test accuracy (%)")
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))

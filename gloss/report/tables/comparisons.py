@@ -14,7 +14,7 @@ from gloss.records.reading import number
 from gloss.report.protocol import is_comparable, protocol_deviations
 from gloss.report.seed_groups import Group, blocks, setting
 from gloss.report.statistics import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, std, t_interval
-from gloss.report.table import MISSING, Entry, Part, Table, entry, mean_std, number_text, rank, scored
+from gloss.report.table import MISSING, Entry, Table, entry, mean_std, number_text, rank, scored
 from gloss.report.tables.results import common_notes, missing, seeds_text
 
 RIVALS = ("scl", "cosine", "triplet")
@@ -64,57 +64,46 @@ def scores(groups: Sequence[Group]) -> pd.DataFrame:
     return frame.pivot(index=keys, columns="loss", values="accuracy").reindex(pd.MultiIndex.from_frame(order))
 
 
-def table9(groups: Sequence[Group]) -> list[Table]:
+def table9(groups: Sequence[Group]) -> Table:
     """Paired tests of G-Loss-O against each rival on the accuracies of Table 3's runs: pooled, and within data sets."""
     groups = [g for g in groups if g.mode == STANDALONE and (g.loss == "gloss_o" or g.loss in RIVALS)]
     found = scores(groups).reindex(columns=["gloss_o", *RIVALS])
     off = {(g.dataset, g.model, g.loss) for g in groups if not g.point and not is_comparable(g.config)}
-    pooled: dict[Any, tuple[pd.DataFrame, bool]] = {}
-    within: dict[Any, tuple[pd.DataFrame, bool]] = {}
+    pooled: dict[tuple[str, ...], dict[str, Any]] = {}
+    within: dict[tuple[str, ...], dict[str, Any]] = {}
     for rival in RIVALS:
         pairs = found[["gloss_o", rival]].dropna()
         by_set = dict(list(pairs.groupby(["dataset", "model"], sort=False)))
-        fair = {block: not {(*block, "gloss_o"), (*block, rival)} & off for block in by_set}
-        pooled[rival,] = (pairs, all(fair.values()))
-        within |= {(rival, *block): (mine, fair[block]) for block, mine in by_set.items()}
+        fair = {place: not {(*place, "gloss_o"), (*place, rival)} & off for place in by_set}
+        pooled[rival,] = paired(pairs, all(fair.values()))
+        within |= {(rival, *place): paired(mine, fair[place]) for place, mine in by_set.items()}
     published = {row["comparison"].split(" vs ")[1]: row for row in paper.rows("table9")}
-    rows, first, second = [], *map(_tests, (pooled, within))
-    for (rival,), tested in first.items():
-        rows.append([f"G-Loss-O against {loss_name(rival)}", "ours", *_shown(tested)])
-        printed = [f"{float(published[rival][key]):.2f}" for key in ("gloss_mean", "baseline_mean", "difference")]
-        p = f"{float(published[rival]['p_value']):.4f}"
-        rows.append(["", "paper", *printed, MISSING, p, *[MISSING] * 5])
+    rows, data = [], []
+    for family in (pooled, within):
+        adjusted = holm([tested["p_sign_flip"] for tested in family.values()])
+        for ((rival, *place), tested), p in zip(family.items(), adjusted, strict=True):
+            tested["p_holm"] = p
+            dataset, model = place or (None, None)
+            where = f"{dataset_name(dataset)}, {model_name(model)}" if place else "all"
+            rows.append([f"G-Loss-O against {loss_name(rival)}", where, "ours", *_shown(tested)])
+            data.append({"rival": rival, "dataset": dataset, "model": model, **tested})
+            if not place:
+                printed = [f"{float(published[rival][x]):.2f}" for x in ("gloss_mean", "baseline_mean", "difference")]
+                p_t = f"{float(published[rival]['p_value']):.4f}"
+                rows.append(["", "", "paper", *printed, MISSING, p_t, *[MISSING] * 5])
     notes = [
         "Accuracy in points, paired by data set and seed. t: paired t-test, as in the paper; sign-flip: exact "
-        "two-sided permutation test; Holm: its p adjusted for the rows of this table; smallest p: the least that so "
-        "many pairs can reach.",
+        "two-sided permutation test; Holm: its p adjusted for the pooled rows, and for those of single data sets; "
+        "smallest p: the least that so many pairs can reach.",
         f"Claim: {CLAIMS}",
-        "Pooling takes the pairs of all data sets as exchangeable; the second table does not.",
+        "Pooling takes the pairs of all data sets as exchangeable; the lines of single data sets do not.",
         paper.TABLE9_NOTE,
         *common_notes(groups),
     ]
-    heads = ["G-Loss", "Baseline", "Δ", "95 % interval"]
-    heads += ["p (t)", "p (sign-flip)", "Holm", "Smallest p", "Pairs", "Claim"]
+    columns = ["Comparison", "On", "", "G-Loss", "Baseline", "Δ", "95 % interval"]
+    columns += ["p (t)", "p (sign-flip)", "Holm", "Smallest p", "Pairs", "Claim"]
     title = "Table 9: paired tests of G-Loss-O on Table 3's runs"
-    data = [{"rival": rival, **tested} for (rival,), tested in first.items()]
-    tables = [Table("table9", title, ["Comparison", "", *heads], rows, data, notes, missing(groups), num_keys=2)]
-    if second:
-        rows = [
-            [f"G-Loss-O against {loss_name(r)}", dataset_name(d), model_name(m), *_shown(tested)]
-            for (r, d, m), tested in second.items()
-        ]
-        data = [{"rival": r, "dataset": d, "model": m, **tested} for (r, d, m), tested in second.items()]
-        columns = ["Comparison", "Data set", "Model", *heads]
-        tables.append(Table("table9_within", "Within each data set", columns, rows, data, num_keys=3))
-    return tables
-
-
-def _tests(pairs: dict[Any, tuple[pd.DataFrame, bool]]) -> dict[Any, dict[str, Any]]:
-    """A row of tests for each key, with Holm's p. pairs: the arguments of `paired`."""
-    rows = {key: paired(*pair) for key, pair in pairs.items()}
-    for row, p in zip(rows.values(), holm([row["p_sign_flip"] for row in rows.values()]), strict=True):
-        row["p_holm"] = p
-    return rows
+    return Table("table9", title, columns, rows, data, notes, missing(groups), num_keys=3)
 
 
 def _shown(t: dict[str, Any]) -> list[str]:
@@ -153,7 +142,7 @@ def claims_table(found: Sequence[dict[str, Any]]) -> Table:
     """The verdict of the runs on each claim."""
     rows = []
     for c in found:
-        judged = Entry((Part("" if c["claim"] else MISSING, verdict=c["claim"] or ""),))
+        judged = entry("" if c["claim"] else MISSING, verdict=c["claim"] or "")
         rows.append([c["source"], c["text"], judged, c["where"], *difference_texts(c), c["pairs"]])
     data = pd.DataFrame(found, columns=["source", "text", "where", "difference", "low", "high", "pairs", "claim"])
     data = data.rename(columns={"text": "claim", "claim": "verdict"})
@@ -171,10 +160,12 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
     datasets = sorted({g.dataset for g in groups}, key=lambda d: paper_order(d))
     published = {row["model"]: row for row in paper.rows("table5")}
     known = {s: {d: float(x) for d, x in published[s].items() if d in datasets and x} for s in paper.SYSTEMS}
+    known = {s: found for s, found in known.items() if found}
     known[TFIDF] = {r["dataset"]: number(r, "test", "accuracy") for r in tfidf}
     models = {f"G-Loss + {model_name(g.model)} (ours, mean)": g.model for g in groups}
+    columns: list[list[Entry]] = []
     best: dict[str, list[Entry]] = {name: [] for name in models}
-    columns, data, unranked = [], [], False
+    data = []
     for d in datasets:
         found: list[dict[str, Any]] = [{"system": s, "dataset": d, "accuracy": known[s].get(d)} for s in known]
         ranked, suffixes = [x["accuracy"] for x in found], [""] * len(found)
@@ -182,19 +173,22 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
             chosen = choose_on_validation([g for g in groups if (g.dataset, g.model) == (d, model)])
             scores = chosen.test("accuracy") if chosen else {}
             found.append({"system": name, "dataset": d, "accuracy": mean(scores.values()), "n": len(scores)})
-            ranked.append(mean(scores.values()) if scores and not protocol_deviations(chosen.config) else None)
-            unranked |= bool(scores) and ranked[-1] is None
-            suffixes.append(f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})" if scores else "")
-            seed = max(scores, key=lambda seed: (scores[seed], -seed), default=None)  # noqa: B023
-            best[name].append(entry(f"{scores[seed]:.2f}", f"[seed {seed}]") if scores else Entry())
-            found[-1] |= {"chosen": chosen.loss, "best_seed_accuracy": scores[seed]} if scores else {}
+            if scores:
+                suffixes.append(f"{loss_name(chosen.loss).removeprefix('G-Loss-')} ({len(scores)})")
+                ranked.append(None if protocol_deviations(chosen.config) else found[-1]["accuracy"])
+                seed = max(scores, key=scores.get)
+                best[name].append(entry(f"{scores[seed]:.2f}", f"[seed {seed}]"))
+                found[-1] |= {"chosen": chosen.loss, "best_seed_accuracy": scores[seed]}
+            else:
+                suffixes.append("")
+                ranked.append(None)
+                best[name].append(Entry())
         numbers = zip(found, suffixes, rank(ranked), strict=True)
         columns.append([entry(number_text(x["accuracy"]), suffix, place) for x, suffix, place in numbers])
         data += found
     rows = []
     for name, row in zip((*known, *models), zip(*columns, strict=True), strict=False):  # none without a data set
-        if name not in paper.SYSTEMS or any(e != Entry() for e in row):
-            rows.append([name, *row])
+        rows.append([name, *row])
         if name in best:
             rows.append([name.replace("mean", "best seed"), *best[name]])
     for system in ("G-Loss + BERT-base", "G-Loss + RoBERTa-large"):
@@ -206,10 +200,9 @@ def table5(groups: Sequence[Group], tfidf: Sequence[dict[str, Any]]) -> Table:
         "Ours: O or SQRT is the G-Loss variant, chosen by mean validation accuracy; in brackets the number of seeds.",
         "Best seed: the highest test accuracy among the seeds, so chosen on the test split: an optimistic number, "
         "shown because the paper prints one number a cell. It and the paper's own rows are not ranked.",
-        *(["Runs of ours that leave the paper's protocol are not ranked."] if unranked else []),
+        "Runs of ours that leave the paper's protocol are not ranked.",
         paper.TABLE5_NOTE,
         "Systems from their own publications, as the paper quotes them.",
-        *([] if tfidf else ["TF-IDF: not measured yet."]),
         *common_notes(relevant),
     ]
     title = "Table 5: against published systems, accuracy (%)"

@@ -27,7 +27,6 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
     """Rows and classes of each split, measured from the texts, beside the paper's. measured: from `measure_texts`."""
     published = {row["dataset"]: row for row in paper.rows("table1")}
     by_name = {record["dataset"]: record for record in measured}
-    by_tokenizer: dict[str, list[str]] = defaultdict(list)
     rows, data, notes = [], [], []
     known = [d for d in DATASETS if d in by_name or d in published]
     for dataset in known + sorted(set(by_name) - set(known)):
@@ -41,8 +40,6 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
             copies = " / ".join(number_text(n, digits=0) for n in duplicates.values())
             cells = [f"{x:.0f}" for x in (sum(counts), *counts)]
             cells += [_by_split(found["classes"], 0), _by_split(shares, 1), copies]
-            if None not in shares:
-                by_tokenizer[model_name(str(record.get("tokenizer")))].append(name)
             data.append({"dataset": dataset, "docs": sum(counts), **dict(zip(PARTS, found["rows"], strict=True))})
             for key in SPLIT_KEYS[1:]:
                 data[-1] |= {f"{key}_{part}": n for part, n in zip(PARTS, found[key], strict=True)}
@@ -52,11 +49,11 @@ def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
         rows.append([name, "ours", *cells])
         if printed:
             rows.append(["", "paper", *(printed[key] for key in COLUMNS), MISSING, MISSING])
-    counted = "; ".join(f"{name} ({', '.join(sets)})" for name, sets in by_tokenizer.items())
+    tokenizers = dict.fromkeys(model_name(str(record.get("tokenizer"))) for record in measured)
     notes = [
         "Classes: in train / validation / test, one number where they agree.",
-        "Truncated: share in percent of texts with more than 128 tokens, in train / validation / test."
-        + (f" Counted by the tokenizer of {counted}." if counted else ""),
+        "Truncated: share in percent of texts with more than 128 tokens, in train / validation / test. Counted by the "
+        f"tokenizer of {', '.join(tokenizers)}.",
         "Duplicates across splits: texts that occur in train and validation / train and test / validation and test.",
         *notes,
     ]
@@ -114,9 +111,7 @@ def table7(studies: Sequence[Study]) -> Table:
         "Paper: the ranges that it searched, as its code has them, and the intervals that it recommends after its "
         "ablations (its tables 7 and 8). γ is the labeled fraction: it recommends hiding 30 to 50 %.",
     ]
-    if any(_is_reduced(s) for s in finished):
-        notes.append("Rows with texts or epochs: searches on fewer training texts or epochs than the paper's.")
-    if any(n > 1 for n in cells.values()):
+    if len(cells) < len(finished):
         notes.append("[…]: the end of the study's name, where a cell was searched more than once.")
     unfinished = []
     for s in (s for s in studies if not s.is_finished):

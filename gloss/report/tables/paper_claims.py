@@ -13,7 +13,7 @@ from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.report.protocol import is_comparable
 from gloss.report.seed_groups import Group, blocks, timed
 from gloss.report.statistics import PRACTICAL, claim, mean
-from gloss.report.table import MISSING, Entry, Part, Table
+from gloss.report.table import MISSING, Table, entry
 from gloss.report.tables.comparisons import choose_on_validation
 from gloss.report.tables.results import TABLE3
 
@@ -34,16 +34,12 @@ class Contest(NamedTuple):
     rivals: Sequence[str]
     metric: str
 
-    @property
-    def sign(self) -> int:
-        """1 where more is better, else -1."""
-        return 1 if METRICS[self.metric].higher_is_better else -1
-
 
 class Comparison(NamedTuple):
     """Two published numbers: `left` is claimed to be better than `right`, or the same.
 
-    slack: how far left may be worse, or apart. contest: the cell that our runs can decide, too.
+    sign: 1 where more is better, else -1. slack: how far left may be worse, or apart. contest: the cell that our runs
+    can decide, too.
     """
 
     label: str
@@ -95,13 +91,13 @@ def contests(
     models: Sequence[str],
 ) -> list[Comparison]:
     """A comparison for each cell (data set and model) of table2, table3 or table6."""
-    found = []
+    found, sign = [], 1 if METRICS[metric].higher_is_better else -1
     for dataset, model in product(datasets or SETS, ("bert",) if table == "table3" else models or MODELS):
-        contest = Contest(table, dataset, model, losses, rivals, metric)
         printed = {x: paper.published(table, dataset, model, x, metric) for x in (*losses, *rivals)}
-        best, rival = (max(names, key=lambda x: contest.sign * printed[x]) for names in (losses, rivals))  # noqa: B023
+        best, rival = (max(names, key=lambda x: sign * printed[x]) for names in (losses, rivals))  # noqa: B023
         label = f"{dataset_name(dataset)}, {model_name(model)}, {loss_name(rival, paper.MODES[table])}"
-        found.append(Comparison(label, printed[best], printed[rival], contest.sign, contest=contest))
+        contest = Contest(table, dataset, model, losses, rivals, metric)
+        found.append(Comparison(label, printed[best], printed[rival], sign, contest=contest))
     return found
 
 
@@ -143,15 +139,11 @@ def evaluation_seconds() -> list[Comparison]:
     ]
 
 
-def p_values() -> list[Comparison]:
-    return [Comparison(r["comparison"], float(r["p_value"]), 0.05, sign=-1) for r in paper.rows("table9")]
-
-
 OTHERS = {
     "best numbers": table5_against_table2,
     "means": table9_against_table3,
     "evaluation": evaluation_seconds,
-    "p-values": p_values,
+    "p-values": lambda: [Comparison(r["comparison"], float(r["p_value"]), 0.05, sign=-1) for r in paper.rows("table9")],
 }
 
 
@@ -183,11 +175,11 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
     for said in paper_claims():
         held = [c.holds for c in said.comparisons]
         against = [c.shown for c in said.comparisons if not c.holds]
-        runs = Counter(x for c in said.comparisons if c.contest and (x := _by_runs(c.contest, groups, clocked)))
+        runs = Counter(x for c in said.comparisons if c.contest and (x := _by_runs(c, groups, clocked)))
         verdicts = ", ".join(f"{n} {word}" for word, n in runs.items())
         count = f"{sum(held)} of {len(held)}"
         low, high = (pick(c.margin for c in said.comparisons) for pick in (min, max))
-        judged = Entry((Part("", verdict=said.verdict),))
+        judged = entry("", verdict=said.verdict)
         texts = [count, f"{low:+.3g} to {high:+.3g}", "; ".join(against) or MISSING, verdicts or MISSING]
         rows.append([said.where, said.text, judged, *texts])
         data.append({"where": said.where, "claim": said.text, "verdict": said.verdict, "held": sum(held)})
@@ -205,8 +197,9 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
     return Table("paper_claims", "Claims of the paper", columns, rows, data, notes, num_keys=len(columns))
 
 
-def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
+def _by_runs(comparison: Comparison, groups: Sequence[Group], clocked: Sequence[Group]) -> str:
     """The verdict of our runs on a cell, by `statistics.claim`; empty where losses are missing."""
+    contest, sign = comparison.contest, comparison.sign
     path = METRICS[contest.metric].path
     place = (contest.dataset, contest.model, paper.MODES[contest.table])
     mine = blocks(clocked if path[0] == "seconds" else groups, "dataset", "model", "mode").get(place, ())
@@ -215,10 +208,10 @@ def _by_runs(contest: Contest, groups: Sequence[Group], clocked: Sequence[Group]
         return ""
 
     def score(g: Group) -> float:
-        return contest.sign * mean(g.values(*path).values())
+        return sign * mean(g.values(*path).values())
 
     ours, rivals = ([cells[x] for x in losses] for losses in (contest.losses, contest.rivals))
     chosen = (choose_on_validation(ours) if len(ours) > 1 else None) or max(ours, key=score)
     left, right = chosen.values(*path), max(rivals, key=score).values(*path)
-    differences = [contest.sign * (left[seed] - right[seed]) for seed in left if seed in right]
+    differences = [sign * (left[seed] - right[seed]) for seed in left if seed in right]
     return claim(differences, PRACTICAL if contest.metric in ("accuracy", "macro_f1") else 0.0)

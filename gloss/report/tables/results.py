@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ from gloss.paper.names import dataset_name, model_name
 from gloss.report.protocol import RELEASED, is_comparable, protocol_deviations
 from gloss.report.seed_groups import CELL, Group, blocks, mixed, setting, timed
 from gloss.report.statistics import mean, std, verdict, welch_half
-from gloss.report.table import Entry, Part, Table, number_text, rank
+from gloss.report.table import Entry, Part, Table, entry, number_text, rank
 
 
 @dataclass(frozen=True)
@@ -199,30 +200,27 @@ def table4(groups: Sequence[Group]) -> Table:
 
     Only seeds that both ran are compared; of the times, only where both had the same device to themselves.
     """
-    rows, data, apart = [], [], []
+    rows, data = [], []
     plain = [g for g in groups if not g.point and g.loss in ("gloss_o", "scl") and g.mode == STANDALONE]
     clocked, times = timed(plain)
     on_time = blocks(clocked, "dataset", "model")
     for (dataset, model), block in blocks(plain, "dataset", "model").items():
-        is_alike = len({setting(g) for g in block}) == 1
-        if not is_alike:
-            apart.append(f"{block[0].place}: the losses differ in protocol or variant, so they are not compared.")
+        if len({setting(g) for g in block}) > 1:
+            times.append(f"{block[0].place}: the losses differ in protocol or variant, so they are not compared.")
         mine: list[Entry] = []
         printed: list[Entry] = []
         for m, source in ((SILHOUETTE, block), (EPOCH_SECONDS, on_time[dataset, model])):
-            new, old = _paired(source, m, is_alike)
+            new, old = _paired(source, m)
             suffix = f"({new['n']})" if new["n"] else ""
             changes = [_change(new[key], old[key]) for key in ("mean", "paper")]
-            shown = [Entry((Part(number_text(x, digits=1, sign="+")),), "%" * (x is not None)) for x in changes]
+            shown = [entry(number_text(x, digits=1, sign="+"), "%" * (x is not None)) for x in changes]
             mine += [Entry((ours(new, m),), suffix), Entry((ours(old, m),), suffix), shown[0]]
             printed += [Entry((theirs(new, m),)), Entry((theirs(old, m),)), shown[1]]
-            data.append(
-                {"dataset": dataset, "model": model, "metric": m.name, "pairs": new["n"], "seeds": new["seeds"]}
-            )
-            for loss, row in (("gloss_o", new), ("scl", old)):
-                data[-1] |= {loss: row["mean"], f"{loss}_std": row["std"], f"paper_{loss}": row["paper"]}
-                data[-1] |= {f"{loss}_verdict": row["verdict"] or None}
-            data[-1] |= dict(zip(("change_percent", "paper_change_percent"), changes, strict=True))
+            row = {"dataset": dataset, "model": model, "metric": m.name, "pairs": new["n"], "seeds": new["seeds"]}
+            for loss, x in (("gloss_o", new), ("scl", old)):
+                row |= {loss: x["mean"], f"{loss}_std": x["std"], f"paper_{loss}": x["paper"]}
+                row |= {f"{loss}_verdict": x["verdict"]}
+            data.append(row | {"change_percent": changes[0], "paper_change_percent": changes[1]})
         rows.append([dataset_name(dataset), model_name(model), "ours", *mine])
         if any(e != Entry() for e in printed):
             rows.append(["", "", "paper", *printed])
@@ -231,7 +229,6 @@ def table4(groups: Sequence[Group]) -> Table:
         "Ours: mean ± standard deviation (n - 1) over the seeds that both losses ran, in brackets their number; from "
         "the runs of Table 3. Change: of the means, G-Loss-O against SCL.",
         *verdict_note(row[f"{loss}_verdict"] for row in data for loss in ("gloss_o", "scl")),
-        *apart,
         *times,
         *common_notes(plain),
     ]
@@ -239,16 +236,17 @@ def table4(groups: Sequence[Group]) -> Table:
     return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(plain), num_keys=3)
 
 
-def _paired(block: Sequence[Group], m: Metric, is_alike: bool) -> list[dict[str, Any]]:
-    """Return the rows of `measure` for G-Loss-O and SCL over the seeds that both ran (none unless is_alike)."""
+def _paired(block: Sequence[Group], m: Metric) -> list[dict[str, Any]]:
+    """The rows of `measure` for G-Loss-O and SCL over the seeds that both ran; over none where settings differ."""
     by_loss = {loss: replace(block[0], loss=loss, runs={}) for loss in ("gloss_o", "scl")} | {g.loss: g for g in block}
+    is_alike = len({setting(g) for g in block}) == 1
     both = set.intersection(*(set(g.values(*m.path)) for g in by_loss.values())) if is_alike else set()
     kept = [replace(g, runs={s: run for s, run in g.runs.items() if s in both}) for g in by_loss.values()]
     return [row for (row,) in measure(kept, [m], "table3")]
 
 
 def _change(new: float | None, old: float | None) -> float | None:
-    # A negative or zero silhouette has no meaningful percentage.
+    """The change in percent; none from a silhouette that is not positive."""
     return None if new is None or old is None or old <= 0 else 100 * (new - old) / old
 
 
@@ -274,43 +272,34 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
 
     swept: settings such as "loss.lam" that the experiment itself changes.
     """
-
-    def share(num: int, total: int) -> str:
-        return "all" if num == total else f"{num} of {total}"
-
-    found = []
+    deviations: dict[str, list[str]] = defaultdict(list)  # the places of the cells with each
+    searches: dict[str, dict[str, None]] = defaultdict(dict)  # the cells with values that were searched for elsewhere
     for g in groups:
         left_out = swept if g.runs else (*swept, "search.trials")  # that search may still be made
-        found.append([x for x in protocol_deviations(g.config) if x.partition("=")[0] not in left_out])
-    others: dict[str, list[str]] = {}  # the places of the cells with these deviations
-    for g, said in zip(groups, found, strict=True):
-        others.setdefault(", ".join(x for x in said if x != RELEASED), []).append(g.place)
-    places = {g.place for g in groups}
+        found = [x for x in protocol_deviations(g.config) if x.partition("=")[0] not in left_out]
+        if found:
+            deviations[", ".join(found)].append(g.place)
+        for run in g.runs.values():
+            tuned = run.result.get("tuned") or {}
+            if tuned.get("note"):
+                text = str(tuned["note"]).replace(f"the values of {tuned.get('file')} were ", "")
+                searches[text][f"{g.place}, {g.loss_name}"] = None
     notes = []
-    for text, mine in others.items():
-        where = f" of {'; '.join(sorted({*mine}))}" if len({*mine}) < min(len(places), 4) else ""
-        notes += [f"Not the paper's protocol ({share(len(mine), len(groups))} cells{where}): {text}."] if text else []
-    if released := sum(RELEASED in said for said in found):
-        notes.append(f"The released code's variant ({share(released, len(groups))} cells): {RELEASED}.")
+    for text, places in deviations.items():
+        what = "The released code's variant" if text == RELEASED else "Not the paper's protocol"
+        some = f"{len(places)} of {len(groups)} cells, on {'; '.join(dict.fromkeys(places))}"
+        notes.append(f"{what} ({'all cells' if len(places) == len(groups) else some}): {text}.")
     unknown = sorted({model_name(g.model) for g in groups} - {model_name(r["model"]) for r in paper.rows("table2")})
-    if unknown:
-        notes.append(f"Not in the paper: {', '.join(unknown)}.")
+    notes += [f"Not in the paper: {', '.join(unknown)}."] if unknown else []
     notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
-    tuned = {id(g): [run.result.get("tuned") or {} for run in g.runs.values()] for g in groups if g.runs}
-    elsewhere: dict[str, dict[str, None]] = {}  # cells whose values were searched for on other amounts of data
-    for g in groups:
-        for t in tuned.get(id(g), ()):
-            if t.get("note"):
-                text = str(t["note"]).replace(f"the values of {t.get('file')} were ", "")
-                elsewhere.setdefault(text, {})[f"{g.place}, {g.loss_name}"] = None
-    return notes + [f"Values of the search ({'; '.join(cells)}): {text}." for text, cells in elsewhere.items()]
+    return notes + [f"Values of the search ({'; '.join(cells)}): {text}." for text, cells in searches.items()]
 
 
 def missing(groups: Sequence[Group]) -> list[str]:
     """The runs that the cells still lack."""
     lines = []
     for g in groups:
-        if g.missing_seeds:
+        if seeds := [str(seed) for seed in g.seeds if seed not in g.runs]:
             first = " (σ has to be searched for first)" if g.config_hash is None else ""
-            lines.append(f"{g.name} seed={','.join(map(str, g.missing_seeds))}{first}")
+            lines.append(f"{g.name} seed={','.join(seeds)}{first}")
     return lines
