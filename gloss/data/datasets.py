@@ -224,7 +224,7 @@ def _names(cfg: DatasetConfig) -> list[str]:
 
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
-    given = {part: path for part, path in paths.items() if path is not None}
+    given = {part: path for part, path in paths.items() if path is not None or part == "train"}
     found = {p: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding) for p, path in given.items()}
     labels = {row.names[-1] for rows, _ in found.values() for row in rows}
     for part, path in given.items():
