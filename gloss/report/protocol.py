@@ -44,7 +44,7 @@ def protocol_deviations(config: dict[str, Any]) -> list[str]:
 
     A key that an older record lacks counts as the protocol's.
     """
-    return [*other_settings(config), *_smaller_search(config)]
+    return [*other_settings(config), *_other_search(config)]
 
 
 def is_comparable(config: dict[str, Any]) -> bool:
@@ -91,14 +91,16 @@ def reductions(config: dict[str, Any]) -> list[str]:
     return ["model=tiny"] * (_at(config, "model.alias", "") == "tiny") + found
 
 
-def _smaller_search(config: dict[str, Any]) -> list[str]:
-    """Fewer trials than the protocol has (0: no value comes from a search), or values given by hand beside searched."""
+def _other_search(config: dict[str, Any]) -> list[str]:
+    """Another number of trials than the protocol's (0: no value comes from a search), values given by hand beside
+    searched, and searched values outside the protocol's ranges."""
     if not _at(config, "experiment.search", True):
         return []  # a timing
     loss = _at(config, "loss.name", "")
     tuned = found if isinstance(found := config.get("tuned"), dict) else {}  # true, false: no search was found or used
     search = _file(config, "search")
-    names = [*search.get("space", {}).get(str(config.get("mode")), {}).get(loss, {})]
+    space = search.get("space", {}).get(str(config.get("mode")), {}).get(loss, {})
+    names = [*space]
     if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
         names = [name for name in names if name != "lam"]
     keys, applied = [HYPERPARAMETERS[name] for name in names], tuned.get("applied")
@@ -107,9 +109,17 @@ def _smaller_search(config: dict[str, Any]) -> list[str]:
     if keys and (by_hand == keys or not trials):
         return ["search.trials=0"]
     budgets = search.get("budget", {})
-    is_short = keys and trials < budgets.get(loss, budgets.get("any", 0))
-    found = [f"search.trials={trials:.0f}"] if is_short else []
-    return found + [f"{key}={_at(config, key, None)} by hand" for key in by_hand]
+    budget, failed = budgets.get(loss, budgets.get("any", 0)), number(tuned, "fail") or 0
+    is_other = keys and not trials - failed <= budget <= trials  # a failed trial may have been tried again
+    found = [f"search.trials={trials:.0f}"] if is_other else []
+    for name, key in zip(names, keys, strict=True):
+        value = number(config, *key.split("."))
+        if key in by_hand:
+            found.append(f"{key}={_at(config, key, None)} by hand")
+        elif isinstance(row := space[name], dict) and {"low", "high"} <= row.keys() and value is not None:
+            if not row["low"] <= value <= row["high"] and value != row.get("final"):
+                found.append(f"{key} searched outside {row['low']:g} to {row['high']:g}")
+    return found
 
 
 def _file(config: dict[str, Any], group: str) -> dict[str, Any]:

@@ -134,12 +134,13 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
         parts = [ours(cell[i] if METRICS[i].is_quality else cell[i] | {"rank": 0}, METRICS[i]) for i in shown]
         keys = [dataset_name(g.dataset), model_name(g.model), g.mode, g.loss_name]
         keys += [settings_of[identity(g)]] if has_settings else []
-        rows.append([*keys, len(g.runs), *(Entry((part,)) for part in parts)])
+        counts = [f"({cell[i]['n']} of {len(g.runs)})" if 0 < cell[i]["n"] < len(g.runs) else "" for i in shown]
+        rows.append([*keys, len(g.runs), *(Entry((p,), count) for p, count in zip(parts, counts, strict=True))])
         data.append({**{key: cell[0][key] for key in CELL}, "seeds": " ".join(map(str, g.runs))})
         data[-1] |= {"protocol_deviations": cell[0]["protocol_deviations"]}
         for i in shown:
             column = str(METRICS[i].path[-1])
-            data[-1] |= {column: cell[i]["mean"], f"{column}_std": cell[i]["std"]}
+            data[-1] |= {column: cell[i]["mean"], f"{column}_std": cell[i]["std"], f"{column}_n": cell[i]["n"]}
     notes = timed(groups)[1]
     if off := [set(found) for g in groups if (found := protocol_deviations(g.config))]:
         which = "all rows" if len(off) == len(groups) else f"{len(off)} of {len(groups)} rows; the CSV says of which"
@@ -148,7 +149,10 @@ def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All fi
     columns = ["Data set", "Model", "Mode", "Loss"]
     if has_settings:
         columns.append("Settings")
-        notes.append("Settings: those that differ among the runs of a data set, model, mode and loss.")
+        notes.append(
+            "Settings: those that differ among the runs of a data set, model, mode and loss; a value that more than "
+            "half of these configurations share is left out."
+        )
     heads = ["n", *(METRICS[i].heading for i in shown)]
     return Table(name, title, columns + heads, rows, data, notes, num_keys=len(columns))
 

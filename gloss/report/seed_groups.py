@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from typing import Any
 
 from gloss.paper.names import dataset_name, loss_name, model_name, paper_order
@@ -25,7 +26,7 @@ class Group:
     """The finished runs of one configuration (seed aside), by seed; none where the cell is still empty.
 
     point: the swept keys of the experiment, such as {"loss.lam": 0.3}; seeds: the requested ones; config: as a nested
-    dict, from the cell or, for loose runs, from their record.
+    dict, from the cell or, for loose runs, from their record; failed: the reasons of failed runs, by seed.
     """
 
     dataset: str
@@ -38,6 +39,7 @@ class Group:
     seeds: tuple[int, ...]
     point: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
+    failed: dict[int, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -130,10 +132,13 @@ def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
     )
 
 
-def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], list[Group]]:
+def gather(
+    cells: Iterable[Any], records: Sequence[Any], failures: Mapping[tuple[str, ...], str] | None = None
+) -> tuple[list[Group], list[Group]]:
     """The cells of an experiment with their runs, and the other runs of the same data set, model, mode and loss.
 
-    A run belongs to a cell only if its config_hash, and so its whole configuration, are the cell's.
+    A run belongs to a cell only if its config_hash, and so its whole configuration, are the cell's. failures: the
+    reasons of failed runs, by the parts of their folders' names.
     """
     cells = list(cells)
     points = [dict(c.point) for c in cells]
@@ -144,7 +149,12 @@ def gather(cells: Iterable[Any], records: Sequence[Any]) -> tuple[list[Group], l
         runs = {seed: runs[seed] for seed in sorted(runs) if seed in c.seeds}
         point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells distinguishes none
         cell: dict[str, Any] = {name: getattr(c, name) for name in CELL}
-        groups.append(Group(**cell, runs=runs, seeds=tuple(c.seeds), point=point, config=asdict(c.config)))
+        folder = c.dataset, c.model, f"{c.mode}-{c.loss}", c.config_hash
+        found = {seed: (failures or {}).get((*folder, f"seed={seed}")) for seed in c.seeds}
+        failed = {seed: reason for seed, reason in found.items() if reason}
+        groups.append(
+            Group(**cell, runs=runs, seeds=tuple(c.seeds), point=point, config=asdict(c.config), failed=failed)
+        )
     used = {id(run) for g in groups for run in g.runs.values()}
     kinds = {identity(g)[:4] for g in groups}
     others = [r for r in records if id(r) not in used and identity(r.identity)[:4] in kinds]
@@ -164,11 +174,29 @@ def mixed(group: Group) -> list[str]:
         values = sorted({str(run.result.get(key)) for run in group.runs.values()})
         if len(values) > 1:
             found.append(f"{group.name} mixes {word}: {', '.join(v[:12] for v in values)}")
+    settings = [(run.result.get("config") or {}).get("trainer") or {} for run in group.runs.values()]
     for key in ("grad_cache_chunk", "num_length_buckets"):  # other masks of dropout
-        values = sorted({str(number(run.result, "config", "trainer", key)) for run in group.runs.values()})
+        size = "batch_size" if key == "grad_cache_chunk" else None  # a chunk of the whole batch is none
+        values = sorted({str(None if size and (x.get(key) or 0) >= x.get(size, inf) else x.get(key)) for x in settings})
         if len(values) > 1:
             found.append(f"{group.name} mixes values of trainer.{key}: {', '.join(values)}")
     for seed, run in group.runs.items():
         if changes := run.result.get("resumed_on"):
             found.append(f"{group.name}, seed {seed}, went on otherwise than it began: {'; '.join(map(str, changes))}")
+    return found
+
+
+def unlike(groups: Sequence[Group]) -> list[str]:
+    """Differences between the runs of a data set and model that may explain a difference of their scores: code,
+    precision and device, with the losses of each."""
+    found = []
+    for block in blocks(groups, "dataset", "model").values():
+        for key, word in (("code", "versions of the code"), ("precision", "precisions"), ("device_name", "devices")):
+            losses: dict[str, dict[str, None]] = defaultdict(dict)
+            for g in block:
+                for run in g.runs.values():
+                    losses[str(run.result.get(key) or "not recorded")][g.loss_name] = None
+            if len(losses) > 1:
+                values = "; ".join(f"{value} ({', '.join(names)})" for value, names in losses.items())
+                found.append(f"{block[0].place}: the runs are of {len(losses)} {word}: {values}")
     return found

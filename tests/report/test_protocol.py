@@ -9,11 +9,14 @@ from synthetic import cell, write_run
 
 from gloss.config import CONFIG_DIR
 from gloss.experiments.grid import expand_grid
+from gloss.records.reading import read_records
 from gloss.records.run_folder import hashed_config
 from gloss.report.html_page import Section, render
 from gloss.report.protocol import protocol_deviations, reductions
+from gloss.report.seed_groups import gather
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import results as tables
+from gloss.report.tables.paper_claims import paper_claims_table
 
 
 def test_reduced_runs_and_other_models_have_no_verdict(tmp_path):
@@ -38,6 +41,46 @@ def test_notes_name_runs_of_a_cell_that_differ(tmp_path):
     assert "mixes texts" not in notes and "num_length_buckets" not in notes
 
 
+def test_a_failed_run_is_missing_with_its_reason(tmp_path):
+    write_run(tmp_path, seed=1)
+    failures = {("mr", "bert", "integrated-ce", cell().config_hash, "seed=2"): "failed: the loss is not finite"}
+    groups, _ = gather([cell(seeds=(1, 2, 3))], read_records(tmp_path)[0], failures)
+    name = "dataset=mr model=bert mode=integrated loss=ce"
+    assert tables.table2(groups).missing == [f"{name} seed=2: failed: the loss is not finite", f"{name} seed=3"]
+
+
+def test_a_chunk_of_the_whole_batch_is_no_other_mask(tmp_path):
+    for seed, chunk in ((1, None), (2, 128), (3, 256)):
+        write_run(tmp_path, seed=seed, config={"trainer": {"batch_size": 128, "grad_cache_chunk": chunk}})
+    notes = tables.table2(groups_of(tmp_path, [cell(seeds=(1, 2, 3))])).notes
+    assert not any("grad_cache_chunk" in note for note in notes)
+
+
+def test_notes_name_losses_that_ran_on_other_code_precision_or_device(tmp_path):
+    write_run(tmp_path, loss="ce", code="a" * 12, precision="float32", device_name="A100")
+    write_run(tmp_path, loss="gloss_o", code="b" * 12, precision="bf16", device_name="A100")
+    write_run(tmp_path, dataset="r8", code="c" * 12)  # the only loss of its set
+    cells = [cell(loss="ce"), cell(loss="gloss_o"), cell(dataset="r8")]
+    notes = [n for n in tables.table2(groups_of(tmp_path, cells)).notes if "the runs are of" in n]
+    codes = f"{'a' * 12} (CE); {'b' * 12} (G-Loss-O + CE)"
+    assert notes == [
+        f"Attention: MR, BERT-base: the runs are of 2 versions of the code: {codes}.",
+        "Attention: MR, BERT-base: the runs are of 2 precisions: float32 (CE); bf16 (G-Loss-O + CE).",
+    ]
+
+
+def test_the_notes_of_runs_are_shown_once_a_kind(tmp_path):
+    for seed, sigma in ((1, 6.9), (2, 7.1)):
+        write_run(tmp_path, loss="gloss_o", seed=seed, notes=[f"σ={sigma} is so wide"])
+    write_run(tmp_path, notes=["σ=6.9 is so wide", "nothing has been learnt yet"])
+    cells = [cell(loss="gloss_o", seeds=(1, 2)), cell()]
+    found = [n for n in tables.table2(groups_of(tmp_path, cells)).notes if n.startswith("Noted")]
+    assert found == [
+        "Noted by 3 runs (MR, BERT-base, G-Loss-O + CE; MR, BERT-base, CE), by the first: σ=6.9 is so wide",
+        "Noted by 1 runs (MR, BERT-base, CE), by the first: nothing has been learnt yet",
+    ]
+
+
 FAIR = {"trials": 15, "search": "fair"}
 
 
@@ -48,6 +91,8 @@ FAIR = {"trials": 15, "search": "fair"}
         ("scl_ce", FAIR | {"applied": ["loss.lam", "loss.temperature", "trainer.lr"]}, []),
         ("cosine", {"trials": 5, "search": "authors"}, []),  # the authors' own budget
         ("triplet", {"trials": 5, "search": "fair"}, ["search.trials=5"]),
+        ("ce", FAIR | {"trials": 60, "applied": ["trainer.lr"]}, ["search.trials=60"]),
+        ("ce", FAIR | {"trials": 17, "fail": 2, "applied": ["trainer.lr"]}, []),  # two failed ones were repeated
         ("gloss_o", {"file": "x.yaml", "applied": []}, ["search.trials=0"]),  # all values set by hand
         ("gloss_sqrt", True, ["search.trials=0"]),  # no search was found
         ("scl_ce", False, ["search.trials=0"]),  # none was used
@@ -58,10 +103,17 @@ def test_a_smaller_search_deviates_from_the_protocol(tmp_path, loss, tuned, expe
     config = {"tuned": tuned, "loss": {"lam": 0.8, "gamma": 0.6}}
     assert protocol_deviations(asdict(cell(loss=loss, config=config).config)) == expected
     table = tables.table2(write_groups(tmp_path, {"loss": loss, "config": config, "accuracy": 86.0}))
-    assert bool(table.rows[0][3].verdict) == (not expected and loss == "scl_ce")
+    assert bool(table.rows[0][3].verdict) == (not expected and loss in ("ce", "scl_ce"))
     assert [n for n in table.notes if n.startswith("Not the paper's protocol")] == [
         f"Not the paper's protocol (all cells): {x}." for x in [", ".join(expected)] if x
     ]
+
+
+@pytest.mark.parametrize(("lr", "is_outside"), [(1e-5, False), (5e-5, False), (9e-6, True), (5e-3, True)])
+def test_values_searched_outside_the_ranges_deviate(lr, is_outside):
+    config = asdict(cell(loss="ce", config={"trainer": {"lr": lr}}).config)
+    config["tuned"] = FAIR | {"applied": ["trainer.lr"]}
+    assert protocol_deviations(config) == ["trainer.lr searched outside 1e-05 to 5e-05"] * is_outside
 
 
 @pytest.mark.parametrize(("experiment", "given"), [("variant", ["variant=released"]), ("fig6", [])])
@@ -178,3 +230,28 @@ def test_runs_off_the_protocol_have_no_verdict_in_claims(tmp_path):
 )
 def test_reductions_of_smoke_runs(config, expected):
     assert reductions(config) == expected
+
+
+def test_claims_do_not_mix_the_paper_and_the_released_code(tmp_path):
+    specs = [
+        {"loss": loss, "dataset": dataset, "accuracy": score, "variant": variant}
+        | ({"config": released()} if variant == "released" else {})
+        for dataset, variant in (("mr", "released"), ("r8", "paper"))
+        for loss, score in (("ce", 80.0), ("gloss_sqrt", 85.0), ("gloss_o", 90.0))
+    ]
+    groups = write_groups(tmp_path, *specs)
+    found = [(c["where"], c["claim"], c["pairs"]) for c in compare.claims("Table 2", groups) if "-O" in c["text"]]
+    assert found == [("BERT-base on MR (released)", "supported", 3), ("BERT-base on R8", "supported", 3)]
+    assert "1 supported (released), 1 supported" in [r[-1].plain() for r in paper_claims_table(groups).rows]
+
+
+def test_table9_pools_no_two_variants(tmp_path):
+    specs = [
+        {"mode": "standalone", "loss": loss, "dataset": dataset, "accuracy": score, "variant": variant}
+        | ({"config": released()} if variant == "released" else {})
+        for dataset, variant in (("mr", "released"), ("r8", "paper"))
+        for loss, score in (("scl", 80.0), ("gloss_o", 90.0))
+    ]
+    table = compare.table9(write_groups(tmp_path, *specs))
+    assert [r[-1].plain() for r in table.rows if r[1].plain() == "all" and "SCL" in r[0].plain()] == ["—"]
+    assert [r[-1].plain() for r in table.rows[-2:]] == ["supported", "supported"]

@@ -131,9 +131,10 @@ def test_times_of_other_devices_are_omitted_from_means(tmp_path):
     our_row, _ = row(tables.table4(groups), "MR", "BERT-base", "ours")
     assert our_row[6:] == ["4.00 (1)", "4.00 (1)", "+0.0 %"]  # on the only device with times of a common seed
     runs = runs_table(ungrouped(tmp_path))
-    times = {"SCL": "—", "Triplet": "—", "Cosine": "10.00 ± 0.00", "G-Loss-O": "10.00 ± 0.00"}
+    times = {"SCL": "—", "Triplet": "—", "Cosine": "10.00 ± 0.00", "G-Loss-O": "10.00 ± 0.00 (2 of 3)"}
     assert {r[3].plain(): r[8].plain() for r in runs.rows} == times
     assert [r["per_epoch"] for r in records(runs)] == [None, None, 10.0, 10.0]
+    assert [r["per_epoch_n"] for r in records(runs)] == [0, 0, 3, 2]
     assert any("runs shared their device (1)" in n for n in runs.notes)
 
 

@@ -184,8 +184,8 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
     notes = [
         "Left and middle: validation graphs of fixed batches, before training (epoch 0) and after each epoch, up to "
         "where the first seed of a loss stopped; 0 is the chance level of a graph. Losses without a graph "
-        "are measured at the σ of G-Loss-SQRT and γ 0.6, the others at their own. Right: at the best epoch, a point a "
-        "seed.",
+        "are measured at the σ of G-Loss-SQRT and γ 0.6, the others at their own. Lines are means, bands one standard "
+        "deviation over the seeds. Right: at the best epoch, a point a seed.",
     ]
     data: list[dict[str, Any]] = []
     for row, block in zip(axes, blocks, strict=True):

@@ -69,13 +69,14 @@ def table9(groups: Sequence[Group]) -> Table:
     groups = [g for g in groups if g.mode == STANDALONE and (g.loss == "gloss_o" or g.loss in RIVALS)]
     found = scores(groups).reindex(columns=["gloss_o", *RIVALS])
     off = {(g.dataset, g.model, g.loss) for g in groups if not g.point and not is_comparable(g.config)}
+    variants = {g.variant for g in groups if g.runs}
     pooled: dict[tuple[str, ...], dict[str, Any]] = {}
     within: dict[tuple[str, ...], dict[str, Any]] = {}
     for rival in RIVALS:
         pairs = found[["gloss_o", rival]].dropna()
         by_set = dict(list(pairs.groupby(["dataset", "model"], sort=False)))
         fair = {place: not {(*place, "gloss_o"), (*place, rival)} & off for place in by_set}
-        pooled[rival,] = paired(pairs, all(fair.values()))
+        pooled[rival,] = paired(pairs, all(fair.values()) and len(variants) == 1)
         within |= {(rival, *place): paired(mine, fair[place]) for place, mine in by_set.items()}
     published = {row["comparison"].split(" vs ")[1]: row for row in paper.rows("table9")}
     rows, data = [], []
@@ -119,7 +120,7 @@ def claims(experiment: str, groups: Sequence[Group]) -> list[dict[str, Any]]:
     Each is the result of `paired` with source, text and where.
     """
     found = []
-    for (model, mode), mine in blocks(groups, "model", "mode").items():
+    for (model, mode, _), mine in blocks(groups, "model", "mode", "variant").items():
         accuracies = scores(mine)
         losses = [x for x in dict.fromkeys(g.loss for g in mine) if x in accuracies]
         for ours in (x for x in losses if x.startswith("gloss")):
@@ -146,7 +147,10 @@ def claims_table(found: Sequence[dict[str, Any]]) -> Table:
         rows.append([c["source"], c["text"], judged, c["where"], *difference_texts(c), c["pairs"]])
     data = pd.DataFrame(found, columns=["source", "text", "where", "difference", "low", "high", "pairs", "claim"])
     data = data.rename(columns={"text": "claim", "claim": "verdict"})
-    notes = [f"Difference of test accuracies in points, paired by data set and seed. Verdict: {CLAIMS}"]
+    notes = [
+        f"Difference of test accuracies in points, paired by data set and seed. Verdict: {CLAIMS}",
+        "Pooling takes the pairs of all data sets as exchangeable.",
+    ]
     columns = ["Experiment", "Claim", "Verdict", "Where", "Δ", "95 % interval", "Pairs"]
     return Table("claims", "What the numbers say", columns, rows, data, notes, num_keys=4)
 

@@ -170,12 +170,17 @@ def paper_claims_table(groups: Sequence[Group]) -> Table:
     groups: of tables 2, 3 and 6; those that keep the paper's protocol count.
     """
     groups = [g for g in groups if is_comparable(g.config) and not g.point]
-    clocked = timed(groups)[0]
+    by_variant = [(v, mine, timed(mine)[0]) for (v,), mine in blocks(groups, "variant").items()]
     rows, data = [], []
     for said in paper_claims():
         held = [c.holds for c in said.comparisons]
         against = [c.shown for c in said.comparisons if not c.holds]
-        runs = Counter(x for c in said.comparisons if c.contest and (x := _by_runs(c, groups, clocked)))
+        runs = Counter(
+            word if variant == "paper" else f"{word} ({variant})"
+            for variant, *mine in by_variant
+            for c in said.comparisons
+            if c.contest and (word := _by_runs(c, *mine))
+        )
         verdicts = ", ".join(f"{n} {word}" for word, n in runs.items())
         count = f"{sum(held)} of {len(held)}"
         low, high = (pick(c.margin for c in said.comparisons) for pick in (min, max))

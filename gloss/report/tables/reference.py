@@ -15,6 +15,7 @@ import pandas as pd
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.paper.published import MODES, published
 from gloss.records.reading import number
+from gloss.report.protocol import other_settings
 from gloss.report.seed_groups import Group, blocks
 from gloss.report.table import MISSING, Table, number_text
 from gloss.report.tables.results import TABLE3
@@ -52,8 +53,12 @@ def with_references(table: Table, groups: Sequence[Group], frozen: Sequence[Line
         for x in lines:
             keys = [dataset_name(x["dataset"]), model_name(x["model"]) or MISSING, x["label"], x["kind"]]
             rows.append([*keys, *(number_text(x.get(m.name), digits=m.digits) for m in TABLE3)])
+    notes = [*table.notes, NOTE]
+    if any(x.startswith(("dataset.train_limit", "model.max_length")) for g in groups for x in other_settings(g.config)):
+        less = "cells with another dataset.train_limit or model.max_length read less"
+        notes.append(f"The reference lines read all training texts, the frozen encoder 128 tokens of each: {less}.")
     data = pd.concat([table.data, pd.DataFrame(lines, dtype=object).rename(columns={"kind": "reference"})])
-    return replace(table, rows=[*table.rows, *rows], data=data, notes=[*table.notes, NOTE])
+    return replace(table, rows=[*table.rows, *rows], data=data, notes=notes)
 
 
 def _papers(groups: Sequence[Group], experiment: str) -> list[Line]:

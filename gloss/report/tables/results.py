@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -14,7 +15,7 @@ from gloss.config import STANDALONE
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, model_name
 from gloss.report.protocol import RELEASED, is_comparable, protocol_deviations
-from gloss.report.seed_groups import CELL, Group, blocks, mixed, setting, timed
+from gloss.report.seed_groups import CELL, Group, blocks, mixed, setting, timed, unlike
 from gloss.report.statistics import mean, std, verdict, welch_half
 from gloss.report.table import Entry, Part, Table, entry, number_text, rank
 
@@ -229,6 +230,7 @@ def table4(groups: Sequence[Group]) -> Table:
         "Ours: mean ± standard deviation (n - 1) over the seeds that both losses ran, in brackets their number; from "
         "the runs of Table 3. Change: of the means, G-Loss-O against SCL.",
         *verdict_note(row[f"{loss}_verdict"] for row in data for loss in ("gloss_o", "scl")),
+        RANKS,
         *times,
         *common_notes(plain),
     ]
@@ -292,14 +294,31 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
     unknown = sorted({model_name(g.model) for g in groups} - {model_name(r["model"]) for r in paper.rows("table2")})
     notes += [f"Not in the paper: {', '.join(unknown)}."] if unknown else []
     notes += [f"Attention: {text}." for g in groups for text in mixed(g)]
-    return notes + [f"Values of the search ({'; '.join(cells)}): {text}." for text, cells in searches.items()]
+    notes += [f"Attention: {text}." for text in unlike(groups)]
+    notes += [f"Values of the search ({'; '.join(cells)}): {text}." for text, cells in searches.items()]
+    return notes + run_notes(groups)
+
+
+def run_notes(groups: Sequence[Group]) -> list[str]:
+    """The runs' own notes, such as signs of collapse: the first of each kind, with the cells that have it."""
+    found: dict[str, tuple[str, list[str]]] = {}
+    for g in groups:
+        for run in g.runs.values():
+            for text in run.result.get("notes") or []:
+                kind = re.sub(r"\d[\d.,]*", "#", text)  # the same note with other numbers
+                found.setdefault(kind, (text, []))[1].append(f"{g.place}, {g.loss_name}")
+    return [
+        f"Noted by {len(cells)} runs ({'; '.join(dict.fromkeys(cells))}), by the first: {text}"
+        for text, cells in found.values()
+    ]
 
 
 def missing(groups: Sequence[Group]) -> list[str]:
-    """The runs that the cells still lack."""
+    """The runs that the cells still lack: failed, or not made."""
     lines = []
     for g in groups:
-        if seeds := [str(seed) for seed in g.seeds if seed not in g.runs]:
+        lines += [f"{g.name} seed={seed}: {reason}" for seed, reason in g.failed.items()]
+        if seeds := [str(seed) for seed in g.seeds if seed not in g.runs and seed not in g.failed]:
             first = " (σ has to be searched for first)" if g.config_hash is None else ""
             lines.append(f"{g.name} seed={','.join(seeds)}{first}")
     return lines
