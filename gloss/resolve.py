@@ -117,7 +117,7 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         "hub": ("val_path", "test_path", "separator", "encoding"),
     }
     own = config_file("dataset", cfg.dataset.name, is_optional=True) if cfg.dataset.source == "prepared" else {}
-    if cfg.experiment.name != "shift" and own:
+    if cfg.experiment.name != "shift" and (own or cfg.dataset.source != "prepared"):
         yield "dataset.shift_to", own.get("shift_to"), "without experiment=shift"
     for key in not_read_from[cfg.dataset.source]:
         yield f"dataset.{key}", getattr(DatasetConfig(), key), f"with dataset={cfg.dataset.name}"
@@ -138,6 +138,9 @@ def _contradictions(cfg: Config) -> Iterator[str]:
         yield f"loss.lam={loss.lam} is not allowed with variant={variant.name}, fixed at {variant.scl_lam}"
     if loss.lam is not None and not 0 <= (lam := round(loss.lam + cfg.ablation.lam_offset, 9)) <= 1:
         yield f"ablation.lam_offset={cfg.ablation.lam_offset} is not allowed: loss.lam would become {lam:g}"
+
+    if dataset.source in ("csv", "hub") and dataset.label in dataset.text:
+        yield f"dataset.text={','.join(dataset.text)} is not allowed: it holds the label's column, {dataset.label}"
 
     if isinstance(cfg, TuneConfig) and cfg.search.trials == 0:
         yield "search.trials=0 is not allowed here: expected a whole number of at least 1"

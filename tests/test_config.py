@@ -68,6 +68,8 @@ REFUSED = {
     "trainer.embeddings_at=[1,500]": "expected epochs from 0 to trainer.max_epochs=200",
     "model=minilm model.revision=abc": "model.revision=abc has no effect",
     "dataset=csv dataset.path=x.csv dataset.text=[a,a]": "expected one column, or two",
+    "dataset=csv dataset.path=x.csv dataset.text=[body,label]": "it holds the label's column, label",
+    "dataset=csv dataset.path=x.csv dataset.shift_to=sst2": "dataset.shift_to=sst2 has no effect",
     "dataset=csv": "dataset.path=null is not allowed",
     "loss=ce dataset.train_limit=60 dataset.unlabeled=rest": "dataset.unlabeled=rest has no effect with loss=ce",
     "loss=scl dataset.unlabeled_path=a.csv": "dataset.unlabeled_path=a.csv has no effect with loss=scl_ce",

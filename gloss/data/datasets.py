@@ -50,8 +50,9 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     """
     labels, parts, notes = SOURCES[cfg.source](cfg, Path(data_dir).expanduser())
     if cfg.unlabeled_path is not None:
-        rows, _ = read_examples(cfg.unlabeled_path, cfg.text, [], cfg.separator, cfg.encoding)
+        rows, left_out = read_examples(cfg.unlabeled_path, cfg.text, [], cfg.separator, cfg.encoding)
         parts["unlabeled"] = [replace(row, names=("",)) for row in rows]
+        notes += [f"unlabeled: {note}" for note in left_out]
     digests = {part: row_digests((*row.texts, *row.names) for row in rows) for part, rows in parts.items()}
     splits = {part: split_of(rows, labels, digests[part]) for part, rows in parts.items()}
     unlabeled = splits.pop("unlabeled", None)

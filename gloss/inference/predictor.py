@@ -42,10 +42,13 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
     the run with the best macro-F1 on the validation split. `selection` adds keys (dataset="mr"). Where several fit,
     runs with weights come before runs without. Raises RunError where none or several fit.
     """
-    if run and Path(run).is_dir():
-        return read_record(Path(run))
-    words = run.split()
     wanted = {key: str(value) for key, value in selection.items()}
+    if run and Path(run).is_dir():
+        record = read_record(Path(run))
+        if not _fits(record, wanted):
+            raise RunError(f"{run} holds the run {_words(vars(record.identity))}, not {_words(wanted)}")
+        return record
+    words = run.split()
     wanted |= {key: value for key, _, value in (word.partition("=") for word in words if word != "best")}
     if unknown := [key for key in wanted if key not in SELECTION]:
         keys = ", ".join(f"{key}=…" for key in SELECTION)
@@ -59,6 +62,9 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
         raise RunError(f"no finished run under {outputs}/runs fits {_words(wanted)}; there are\n{shown}")
     kept = [record for record in found if (record.folder / "model").is_dir()] or found
     if "best" in words:
+        if len({record.result.get("fingerprint") for record in kept}) > 1:
+            what = f"{len(kept)} runs fit {_words(wanted)}, of different texts, whose scores do not compare"
+            raise RunError(f"{what}: give the folder of one\n{_listed(kept, 10)}")
         best = max(kept, key=lambda record: record.result["metrics"]["val"]["macro_f1"])
         score = best.result["metrics"]["val"]["macro_f1"]
         without = f" ({len(found) - len(kept)} more without weights)" if len(kept) < len(found) else ""

@@ -68,10 +68,12 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
         embeddings: float [N, D], N >= 2, any scale. Memory grows with N² (4,096: 67 MB) up to 16,384, and no further.
         released: the authors' code instead: sqrt(d/3), with the N zeros of the diagonal among the distances.
 
-    Raises ValueError where the median is 0, as no kernel has that width.
+    Raises ValueError for embeddings that are not finite, and where the median is 0, as no kernel has that width.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings must be [N, D] with N >= 2, got shape {list(embeddings.shape)}")
+    if not embeddings.isfinite().all():
+        raise ValueError("embeddings must be finite, got NaN or infinity")
     z = unit_length(embeddings.cpu() if embeddings.is_mps else embeddings)  # Apple's GPUs have no pdist
     zeros = len(z) if released else 0
     count = zeros + len(z) * (len(z) - 1)  # of a matrix, which holds each distance twice
@@ -80,12 +82,11 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
     if len(z) > MANY:
         found = _distances_of_rank(z, ranks)
     else:
-        distances = torch.pdist(z).cpu().numpy()  # [N(N-1)/2]
-        distances.partition(ranks)
-        found = [float(distances[k]) for k in ranks]
+        distances = torch.pdist(z).cpu()  # [N(N-1)/2]
+        found = [distances.kthvalue(k + 1).values.item() for k in ranks]
     median = sum(d if k >= 0 else 0.0 for k, d in zip(middle, found, strict=True)) / 2
     if not median > 0:
-        why = "they have (almost) all collapsed or are not finite; pass sigma as a number instead"
+        why = "they have (almost) all collapsed; pass sigma as a number instead"
         raise ValueError(f"the median distance of the {len(embeddings)} embeddings is {median}: {why}")
     return math.sqrt(median / 3) if released else median / math.sqrt(3)
 

@@ -303,7 +303,7 @@ class GLoss(nn.Module):
             self.sigma = sqrt_bandwidth(embeddings)
         if is_labeled is None:
             is_labeled = choose_labeled(len(labels), self.gamma, self.generator)
-        num_classes = self.num_classes
+        num_classes, labels = self.num_classes, labels.long()
         if num_classes is None:
             classes = labels[labels != -1].unique()
             labels = torch.where(labels == -1, -1, torch.searchsorted(classes, labels))

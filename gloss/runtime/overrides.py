@@ -137,10 +137,15 @@ def _prepared(
         if not is_sweep:
             several = "a sweep: add -m (--multirun) for a run of each" if may_sweep else "where one is expected"
             raise ConfigError(f"{shown} is several values, {several}")
-        values = [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
+        try:
+            values = [_parse(f"k={text}") for text in parsed.sweep_string_iterator()]
+        except HydraException:
+            raise ConfigError(f"{shown} is no list of values: write them out, as {key}=a,b") from None
     for one in values:
         problem = None if is_group else options[key].problem(key, one)
-        if is_group and files[key] and one is not None and str(one) not in files[key]:
+        if is_group and one is None:
+            problem = f"leave {key} out, or choose one of {', '.join(files[key])}"
+        elif is_group and files[key] and str(one) not in files[key]:
             problem = f"expected one of {', '.join(files[key])}"
         if problem:
             raise ConfigError(f"{shown} is not allowed: {problem}")

@@ -91,6 +91,7 @@ def test_the_sweep_flag_may_stand_anywhere(tmp_path):
 
 
 REFUSED = {
+    "experiment=null": "leave experiment out",
     "+foo=1": "there is no key foo",
     "trainer.learning_rate=1e-3": "did you mean trainer.lr?",
     "lr=1e-3": "did you mean trainer.lr?",
@@ -111,6 +112,12 @@ def test_invalid_words_are_refused_with_a_suggestion(word: str, capsys):
     assert main(lambda cfg, place: pytest.fail("it ran"), [word]) == 2
     output = capsys.readouterr().err
     assert REFUSED[word] in output and output.startswith("error: ") and len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("word", ["trainer.lr=interval(1e-5,1e-3)", "seed=glob(*)"])
+def test_sweeps_without_written_values_are_refused(word, capsys):
+    assert main(lambda cfg, place: pytest.fail("it ran"), ["-m", word]) == 2
+    assert "is no list of values: write them out" in capsys.readouterr().err
 
 
 def test_a_plus_before_an_existing_key_has_no_effect():

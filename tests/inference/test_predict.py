@@ -195,6 +195,11 @@ def test_best_is_chosen_by_validation_among_runs_with_weights(outputs, capsys):
     assert find_run("best dataset=colours", outputs).identity.loss == "gloss_sqrt"
     assert "best of 2 (1 more without weights) by macro-F1 on validation, 90.00" in capsys.readouterr().err
     assert find_run("best", outputs, dataset="colours", loss="scl").identity.loss == "scl_ce"
+    record = find_run("dataset=colours loss=gloss_sqrt", outputs)
+    write_json(record.folder / "result.json", record.result | {"fingerprint": "0" * 32})
+    with pytest.raises(RunError, match="runs fit dataset=colours, of different texts, whose scores do not compare"):
+        find_run("best dataset=colours", outputs)
+    assert find_run("best dataset=colours loss=gloss_sqrt", outputs).folder == record.folder
     shutil.rmtree(find_run("loss=ce", outputs).folder / "model")
     assert find_run("dataset=colours", outputs).identity.loss == "gloss_sqrt"
     with pytest.raises(RunError, match="needs a data set"):
@@ -203,6 +208,9 @@ def test_best_is_chosen_by_validation_among_runs_with_weights(outputs, capsys):
 
 def test_runs_are_selected_by_keys_and_folder(outputs):
     chosen = find_run("dataset=colours loss=ce mode=integrated seed=1", outputs)
+    assert find_run(str(chosen.folder), outputs, loss="ce", seed=1).folder == chosen.folder
+    with pytest.raises(RunError, match="holds the run .*loss=ce.*, not loss=scl"):
+        find_run(str(chosen.folder), outputs, loss="scl")
     assert chosen.identity.loss == "ce" and find_run(str(chosen.folder)).result == chosen.result
     assert find_run("", outputs, loss="ce", seed=1).folder == chosen.folder
     with pytest.raises(RunError, match="2 runs fit dataset=colours(.|\n)*loss=ce(.|\n)*loss=gloss_sqrt"):

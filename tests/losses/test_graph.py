@@ -36,6 +36,9 @@ def test_sqrt_bandwidth_is_the_median_over_root_three(num, scale):
     scaled, pairs = torch.tensor(x * scale), full[np.triu_indices(num, k=1)]
     assert sqrt_bandwidth(scaled) == pytest.approx(np.median(pairs) / np.sqrt(3), rel=1e-12)
     assert sqrt_bandwidth(scaled, released=True) == pytest.approx(np.sqrt(np.median(full) / 3), rel=1e-12)
+    scaled[0, 0] = math.nan  # few NaN would leave a median, of the other pairs
+    with pytest.raises(ValueError, match="embeddings must be finite"):
+        sqrt_bandwidth(scaled)
 
 
 @pytest.mark.parametrize("num", [2, 3, 4, 7, 40, 151])
@@ -53,7 +56,7 @@ def test_sqrt_bandwidth_is_the_same_in_blocks_of_pairs(num, dtype, block_pairs, 
     found = sqrt_bandwidth(x, released=False), sqrt_bandwidth(x, released=True)
     assert found == pytest.approx(expected, rel=3e-7 if dtype == torch.float32 else 1e-15)
     assert found[0] == pytest.approx(middle / math.sqrt(3), rel=3e-7 if dtype == torch.float32 else 1e-15)
-    with pytest.raises(ValueError, match="pass sigma as a number"):
+    with pytest.raises(ValueError, match="must be finite"):
         sqrt_bandwidth(x * math.nan)
 
 

@@ -208,6 +208,16 @@ def test_modules_have_the_defaults_of_the_method_and_equal_their_functions():
     assert CosineSimilarityLoss()(x, labels) == cosine_similarity_loss(x, labels)
 
 
+def test_gloss_without_settings_takes_odd_labels_and_compiles():
+    x, _ = batch()
+    labels, is_labeled = torch.arange(len(x)) % 2, torch.arange(len(x)) < 8
+    expected = GLoss()(x, labels, is_labeled)
+    assert GLoss()(x, labels.bool(), is_labeled) == expected
+    assert GLoss()(x, (255 * labels).to(torch.uint8), is_labeled) == expected
+    torch.compiler.reset()
+    assert torch.compile(GLoss(), backend="eager")(x, labels, is_labeled) == expected
+
+
 def test_repr_of_a_module_shows_its_settings():
     assert repr(SupConLoss(0.1)) == "SupConLoss(temperature=0.1, released=False)"
     assert repr(BatchAllTripletLoss(2.0)) == "BatchAllTripletLoss(margin=2.0)"

@@ -89,7 +89,7 @@ def test_tensorboard_is_imported_only_on_request_and_its_absence_gives_an_error(
         train(tiny_config("loss=scl", "trainer.tensorboard=true"))
 
 
-def test_wandb_script_of_the_guide_logs_a_sweep(toy_csv, tmp_path, monkeypatch):
+def test_wandb_script_of_the_guide_logs_a_sweep(toy_csv, tmp_path, monkeypatch, capsys):
     """Uses a stub for the package wandb."""
     (script,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "live-curves.md").read_text(), re.DOTALL)
     (tmp_path / "wandb_train.py").write_text(script)
@@ -117,6 +117,8 @@ def test_wandb_script_of_the_guide_logs_a_sweep(toy_csv, tmp_path, monkeypatch):
         expected += [("epoch", row["epoch"], row["loss"]) for row in record.epochs()]
         expected.append(("finished", 0, record.result["metrics"]["test"]["accuracy"]))
     assert calls == expected and len(calls) == 8
+    assert run_script(monkeypatch, str(tmp_path / "wandb_train.py"), "--help") == 0
+    assert len(calls) == 8 and "trainer.lr=2e-05" in capsys.readouterr().out
 
 
 def test_numbers_of_an_epoch_are_named_by_their_path():

@@ -82,10 +82,11 @@ def test_unlabeled_file_changes_fingerprint_and_folder(tiny_config, tmp_path):
     assert len({folder_of(cfg) for cfg in configs}) == 3
     assert len({load_dataset(cfg.dataset, "", 1).fingerprint for cfg in configs}) == 3
     copy = tmp_path / "copy.csv"
-    copy.write_text("text,label\nthe old saw,x\nan apple a,y\n")  # the same texts in another order and file
+    copy.write_text("text,label\nthe old saw,x\n,z\nan apple a,y\n")  # the same texts in another order and file
     assert folder_of(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}")) == folder_of(configs[1])
     record = train(tiny_config(*GRAPH, f"dataset.unlabeled_path={copy}", "trainer.max_epochs=1"))
     assert record.result["num_rows"]["unlabeled"] == 2
+    assert "unlabeled: 1 row left out, without 'text' (row 3)" in record.result["notes"]
 
 
 def test_token_tables_are_joined_row_by_row(tiny_config):
