@@ -28,10 +28,12 @@ MAX_REASON = 500  # characters of an error that are shown
 
 @dataclass(frozen=True)
 class Problem:
-    """A folder under `runs` that is no finished, readable record of ours, and the reason."""
+    """A folder under `runs` that is no finished, readable record of ours, and the reason; has_failed: it is a run that
+    ended with an error."""
 
     folder: Path
     reason: str
+    has_failed: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,9 @@ def read_records(root: str | Path) -> tuple[list[Record], list[Problem]]:
         if os.path.realpath(folder) != str(folder):  # Path.resolve raises for a link to itself
             problems.append(Problem(folder, "is a link, or lies behind one"))
         elif not is_done(folder):
-            failed = (folder / "error.json").is_file()
-            problems.append(Problem(folder, "failed: " + failure(folder) if failed else "is not finished"))
+            has_failed = (folder / "error.json").is_file()
+            reason = f"failed: {failure(folder)}" if has_failed else "is not finished"
+            problems.append(Problem(folder, reason, has_failed))
         else:
             try:
                 record = read_record(folder)

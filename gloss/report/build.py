@@ -139,7 +139,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     root = outputs.resolve()
     problems = [escape_control_characters(f"{p.folder.relative_to(root)}: {p.reason}") for p in broken]
     cells, commands = _compose(outputs, only, records, problems)
-    failed = {p.folder.relative_to(root / "runs").parts: p.reason for p in broken if p.reason.startswith("failed")}
+    reasons = {p.folder: escape_control_characters(p.reason.partition("\n")[0]) for p in broken if p.has_failed}
+    failed = {folder.relative_to(root / "runs").parts: reason for folder, reason in reasons.items()}
     gathered = {name: gather(found, records, failed) for name, found in cells.items()}
     studies, unread = read_studies(outputs)
     problems += unread

@@ -174,10 +174,12 @@ def mixed(group: Group) -> list[str]:
         values = sorted({str(run.result.get(key)) for run in group.runs.values()})
         if len(values) > 1:
             found.append(f"{group.name} mixes {word}: {', '.join(v[:12] for v in values)}")
-    settings = [(run.result.get("config") or {}).get("trainer") or {} for run in group.runs.values()]
+    settings = [dict((run.result.get("config") or {}).get("trainer") or {}) for run in group.runs.values()]
+    for mine in settings:
+        if (mine.get("grad_cache_chunk") or 0) >= mine.get("batch_size", inf):  # a chunk of the whole batch is none
+            mine["grad_cache_chunk"] = None
     for key in ("grad_cache_chunk", "num_length_buckets"):  # other masks of dropout
-        size = "batch_size" if key == "grad_cache_chunk" else None  # a chunk of the whole batch is none
-        values = sorted({str(None if size and (x.get(key) or 0) >= x.get(size, inf) else x.get(key)) for x in settings})
+        values = sorted({str(mine.get(key)) for mine in settings})
         if len(values) > 1:
             found.append(f"{group.name} mixes values of trainer.{key}: {', '.join(values)}")
     for seed, run in group.runs.items():

@@ -112,6 +112,16 @@ def test_each_requested_experiment_has_a_section(experiments):
     assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
 
 
+def test_a_failed_run_of_a_cell_is_named_with_its_error(experiments):
+    outputs, _ = experiments
+    folder = write_run(outputs, loss="gloss_o", seed=1, **RUN)
+    (folder / "DONE").unlink()
+    (folder / "error.json").write_text(json.dumps({"message": "the loss is \x1b[31mNaN\nat step 3"}))
+    (table,) = (t for t in build(outputs, only=["table2"], dpi=DPI).tables if t.name == "table2")
+    name = "dataset=docstrings model=minilm mode=integrated loss=gloss_o"
+    assert table.missing == [rf"{name} seed=1: failed: the loss is \x1b[31mNaN", f"{name} seed=2"]
+
+
 def test_only_builds_the_given_tables(experiments):
     outputs, asked = experiments
     report = build(outputs, only=["table3", "table9", "fig1"], dpi=DPI)

@@ -76,8 +76,8 @@ def test_the_notes_of_runs_are_shown_once_a_kind(tmp_path):
     cells = [cell(loss="gloss_o", seeds=(1, 2)), cell()]
     found = [n for n in tables.table2(groups_of(tmp_path, cells)).notes if n.startswith("Noted")]
     assert found == [
-        "Noted by 3 runs (MR, BERT-base, G-Loss-O + CE; MR, BERT-base, CE), by the first: σ=6.9 is so wide",
-        "Noted by 1 runs (MR, BERT-base, CE), by the first: nothing has been learnt yet",
+        "Noted by 3 runs (MR, BERT-base, G-Loss-O + CE; MR, BERT-base, CE): σ=6.9 is so wide",
+        "Noted by a run (MR, BERT-base, CE): nothing has been learnt yet",
     ]
 
 
@@ -255,3 +255,13 @@ def test_table9_pools_no_two_variants(tmp_path):
     table = compare.table9(write_groups(tmp_path, *specs))
     assert [r[-1].plain() for r in table.rows if r[1].plain() == "all" and "SCL" in r[0].plain()] == ["—"]
     assert [r[-1].plain() for r in table.rows[-2:]] == ["supported", "supported"]
+
+
+def test_table9_compares_no_two_variants_of_one_data_set(tmp_path):
+    specs = [
+        {"mode": "standalone", "loss": "scl", "accuracy": 80.0},
+        {"mode": "standalone", "loss": "gloss_o", "accuracy": 90.0, "variant": "released", "config": released()},
+    ]
+    found = records(compare.table9(write_groups(tmp_path, *specs)))
+    assert [r["claim"] for r in found if r["rival"] == "scl"] == [None, None]
+    assert [r["difference"] for r in found if r["rival"] == "scl"] == [pytest.approx(10.0)] * 2

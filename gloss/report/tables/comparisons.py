@@ -69,14 +69,16 @@ def table9(groups: Sequence[Group]) -> Table:
     groups = [g for g in groups if g.mode == STANDALONE and (g.loss == "gloss_o" or g.loss in RIVALS)]
     found = scores(groups).reindex(columns=["gloss_o", *RIVALS])
     off = {(g.dataset, g.model, g.loss) for g in groups if not g.point and not is_comparable(g.config)}
-    variants = {g.variant for g in groups if g.runs}
+    variant_of = {(g.dataset, g.model, g.loss): g.variant for g in groups if g.runs and not g.point}
     pooled: dict[tuple[str, ...], dict[str, Any]] = {}
     within: dict[tuple[str, ...], dict[str, Any]] = {}
     for rival in RIVALS:
         pairs = found[["gloss_o", rival]].dropna()
         by_set = dict(list(pairs.groupby(["dataset", "model"], sort=False)))
-        fair = {place: not {(*place, "gloss_o"), (*place, rival)} & off for place in by_set}
-        pooled[rival,] = paired(pairs, all(fair.values()) and len(variants) == 1)
+        both = {place: [(*place, "gloss_o"), (*place, rival)] for place in by_set}
+        variants = {place: {variant_of[key] for key in keys} for place, keys in both.items()}
+        fair = {place: len(variants[place]) == 1 and not off.intersection(keys) for place, keys in both.items()}
+        pooled[rival,] = paired(pairs, all(fair.values()) and len(set().union(*variants.values())) == 1)
         within |= {(rival, *place): paired(mine, fair[place]) for place, mine in by_set.items()}
     published = {row["comparison"].split(" vs ")[1]: row for row in paper.rows("table9")}
     rows, data = [], []

@@ -308,7 +308,7 @@ def run_notes(groups: Sequence[Group]) -> list[str]:
                 kind = re.sub(r"\d[\d.,]*", "#", text)  # the same note with other numbers
                 found.setdefault(kind, (text, []))[1].append(f"{g.place}, {g.loss_name}")
     return [
-        f"Noted by {len(cells)} runs ({'; '.join(dict.fromkeys(cells))}), by the first: {text}"
+        f"Noted by {'a run' if len(cells) == 1 else f'{len(cells)} runs'} ({'; '.join(dict.fromkeys(cells))}): {text}"
         for text, cells in found.values()
     ]
 
