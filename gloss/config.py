@@ -197,8 +197,10 @@ class ExperimentConfig:
     """Settings of an experiment, beside the sweep in its file (hydra.sweeper.params)."""
 
     name: str | None = None  # set by experiment=
-    only: dict[str, Any] = field(default_factory=dict)  # "key=value" -> {key: the one value that it is run with}
-    search: bool = True  # whether hyperparameters are searched first
+    only: dict[str, Any] = field(
+        default_factory=dict
+    )  # set by experiment=: "key=value" -> {key: the one value that it is run with}
+    search: bool = True  # set by experiment=: whether hyperparameters are searched first
 
 
 @dataclass
@@ -241,7 +243,7 @@ class SearchConfig:
     storage: str | None = None  # null: a SQLite file, for one machine; a postgresql:// URL for several
     heartbeat_seconds: int = at_least(1, 20)  # a worker that misses three heartbeats is dead
     worker: int = _number(1, "a whole number", lambda x: True)  # changes nothing: -m search.worker=1,2,3 starts three
-    overridden: list[str] = field(default_factory=list)  # keys of the command line, which are not searched
+    overridden: list[str] = field(default_factory=list)  # set by other keys of the command line: not searched
 
 
 @dataclass
@@ -271,6 +273,11 @@ class Option:
     help: str  # the comment after it in this file
     allowed: str  # the allowed values; empty where the type implies them
     owner: type  # the dataclass that has it
+
+    @property
+    def is_derived(self) -> bool:
+        """Whether other keys set it, and no command line does."""
+        return self.help.startswith("set by ")
 
     def problem(self, key: str, value: Any) -> str | None:
         """The reason why `key` cannot take `value`; None if it can, or if `value` refers to other keys."""

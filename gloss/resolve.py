@@ -110,6 +110,8 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         yield "model.revision", None, f"with model.name={cfg.model.name}"
     if cfg.model.name == "random":
         yield "model.sha256", None, "with model.name=random"
+    if cfg.dataset.source == "hub" and Path(cfg.dataset.path or "").expanduser().is_dir():
+        yield "dataset.revision", None, "with a folder"
     not_read_from = {
         "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding", "group"),
         "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding", "group"),

@@ -83,6 +83,7 @@ REFUSED = {
     "loss=ce ablation.gamma_offset=0.1": "ablation.gamma_offset=0.1 has no effect",
     "loss=ce ablation.graph_shuffle=true": "ablation.graph_shuffle=True has no effect with loss=ce",
     "loss=ce ablation.graph_noise=0.1": "ablation.graph_noise=0.1 has no effect with loss=ce, which builds no graph",
+    "dataset=hub dataset.path=/tmp dataset.revision=abc": "dataset.revision=abc has no effect with a folder",
     "loss=ce ablation.sigma_scale=2": "ablation.sigma_scale=2.0 has no effect with loss=ce",
 }
 

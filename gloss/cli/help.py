@@ -18,7 +18,6 @@ FLAGS = """\
   -m           a sweep (--multirun); failures are listed at the end
   --cfg job    show the configuration that would run, with the values of a search
   -h           this text (--help)"""
-BY_US = ("experiment.name", "search.overridden")  # not set on a command line
 
 
 def usage(about: str, schema: type, name: str) -> str:
@@ -41,7 +40,7 @@ def usage(about: str, schema: type, name: str) -> str:
     lines += [f"Keys (defaults{' are of the files above' if choices else ''}; null: not set):", ""]
     values = OmegaConf.to_container(defaults, resolve=True)
     for key, option in known_options(schema).items():
-        if key not in (*BY_US, *choices):
+        if key not in choices and not option.is_derived:
             value = reduce(getitem, key.split("."), values)
             shown = "" if value == MISSING else "…" if isinstance(value, dict) else None
             word = word_of(key, value) if shown is None else f"{key}={shown}"

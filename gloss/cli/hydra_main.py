@@ -125,7 +125,7 @@ def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) 
     is_mine = [is_run(job, only) for job in jobs_of([w for w in words if not w.startswith(("hydra/", "hydra."))])]
     places = [f"run {sum(is_mine[: i + 1])} of {sum(is_mine)}" if mine else "" for i, mine in enumerate(is_mine)]
     with hydra_of_our_own():
-        words = [*words, override("hydra.sweep.dir", sweeps / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")]
+        words = [override("hydra.sweep.dir", sweeps / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"), *words]
         hydra: Any = GlobalHydra.instance().hydra
         batches = hydra.multirun(config_name, partial(_job, task=task, places=places), words)
     return [job.return_value for batch in batches for job in batch]

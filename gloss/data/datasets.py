@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
 from gloss.data.checks import examine, refuse_swallowed_rows, words
-from gloss.data.files import Row, checked, collect, examples_kind, read_examples, read_table
+from gloss.data.files import Row, checked, collect, examples_kind, read_examples, read_table, refuse_unread
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError, RunError
 from gloss.records.reading import Record, shortened
@@ -226,7 +226,13 @@ def _names(cfg: DatasetConfig) -> list[str]:
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
     given = {part: path for part, path in paths.items() if path is not None or part == "train"}
+    kinds = {examples_kind(path) for path in given.values()}
+    refuse_unread(kinds, cfg.separator, cfg.encoding)
     found = {p: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding) for p, path in given.items()}
+    if kinds == {"folder"} and (cfg.text, cfg.label) != (DatasetConfig().text, DatasetConfig().label):
+        raise DataError(
+            "dataset.text and dataset.label have no effect on folders, which have no columns: leave them out"
+        )
     labels = {row.names[-1] for rows, _ in found.values() for row in rows}
     for part, path in given.items():
         if examples_kind(path) == "csv":

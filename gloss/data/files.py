@@ -168,6 +168,15 @@ def one_character(separator: str | None) -> str | None:
     return separator
 
 
+def refuse_unread(kinds: Iterable[str], separator: str | None, encoding: str | None) -> None:
+    """Raise DataError for a separator (not None) or an encoding (not utf-8) that files of these kinds do not have."""
+    kinds = set(kinds)
+    if separator is not None and "csv" not in kinds:
+        raise DataError(f"separator={separator} has no effect: only CSV files have one. Leave it out")
+    if encoding not in (None, "utf-8") and kinds == {"parquet"}:
+        raise DataError(f"encoding={encoding} has no effect on parquet files: leave it out")
+
+
 def read_rows(
     name: str,
     kind: str,

@@ -17,7 +17,18 @@ from typing import IO, Any
 import numpy as np
 from tqdm import tqdm
 
-from gloss.data.files import BLANK, ENDINGS, KINDS, SEPARATORS, Row, checked, kind_of, one_character, read_rows
+from gloss.data.files import (
+    BLANK,
+    ENDINGS,
+    KINDS,
+    SEPARATORS,
+    Row,
+    checked,
+    kind_of,
+    one_character,
+    read_rows,
+    refuse_unread,
+)
 from gloss.errors import ConfigError, DataError
 from gloss.inference.predictor import Prediction, Run
 from gloss.runtime.atomic import atomic_file
@@ -56,6 +67,7 @@ def rows_of_file(
     """The rows of a file of texts; without separator or encoding, the values for the run's own texts are tried, too."""
     if kind == "folder" and len(columns) > 1:
         raise DataError(f"{name} is a folder: the run reads {' and '.join(columns)}, which takes a file")
+    refuse_unread([kind], separator, encoding)
     own, separators = run.dataset, one_character(separator)
     if separators is None and own.separator is not None:
         separators = one_character(own.separator) + SEPARATORS

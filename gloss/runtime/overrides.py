@@ -122,6 +122,8 @@ def _prepared(
     is_group = key in GROUPS and any(k.startswith(key + ".") for k in options)
     if not is_group and key not in options:
         raise ConfigError(f"{shown}: {_unknown(key, options)}")
+    if not is_group and options[key].is_derived:
+        raise ConfigError(f"{shown} is not allowed: it is {options[key].help}")
     kind = "str | None" if is_group else options[key].kind
     if kind == "list[str]":
         value = _list(key, value, may_sweep)

@@ -87,6 +87,8 @@ def test_a_folder_per_class_is_read(tmp_path):
     missing, link, *_ = sorted(load(tmp_path / "train").notes)
     assert link == "1 row left out, a link, which is not followed (pos/linked.txt)"
     assert missing == f"1 of the 24 texts hold a word for a missing text, as nan or none ({names[0]})"
+    with pytest.raises(DataError, match="have no effect on folders"):
+        load(tmp_path / "train", label="b")
     for content, message in ((b"%PDF-1.7", "cannot be read: binary data"), (b"\xff", "column 'text' is not in")):
         (tmp_path / "train" / names[2]).write_bytes(content)
         with pytest.raises(DataError, match=f"{names[2]}: {message}"):
@@ -99,6 +101,16 @@ def test_a_folder_per_class_is_read(tmp_path):
         load(tmp_path)
     with pytest.raises(DataError, match="pairs of texts are not read from a folder"):
         load(tmp_path / "train", text=["a", "b"])
+
+
+def test_a_key_that_no_file_of_this_kind_reads_is_refused(tmp_path):
+    (tmp_path / "x.jsonl").write_bytes(LINES)
+    with pytest.raises(DataError, match="separator=; has no effect: only CSV files have one"):
+        load(tmp_path / "x.jsonl", separator=";")
+    assert load(tmp_path / "x.jsonl", encoding="latin-1").labels == ["neg", "pos"]
+    FRAME.to_parquet(tmp_path / "x.parquet")
+    with pytest.raises(DataError, match="encoding=latin-1 has no effect on parquet files"):
+        load(tmp_path / "x.parquet", encoding="latin-1")
 
 
 def test_columns_separators_and_encodings_are_respected(tmp_path):

@@ -315,6 +315,7 @@ def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch,
     (["file=x.parquet"], "No such file"),
     (["file=x.docx"], "file=x.docx has an unknown ending"),
     (["file=x.csv", "separator=;;"], "separator=;; is not allowed"),
+    (["file=x.jsonl", "separator=;"], "separator=; has no effect"),
 ])  # fmt: skip
 def test_script_refuses_invalid_arguments(record, monkeypatch, capsys, arguments, message):
     assert run_script(monkeypatch, "predict.py", f"run={record.folder}", "trainer.device=cpu", *arguments) == 2
