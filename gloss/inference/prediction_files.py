@@ -124,7 +124,7 @@ def predict_rows(run: Run, rows: Iterable[Row], writer: Writer) -> int:
         log.info(f"blank rows skipped: {num_blank:,}")
     if run.num_truncated:
         log.info(f"{run.num_truncated:,} of {num_good:,} texts are truncated: the run reads {run.max_length} tokens")
-    if num_bad:
+    if num_bad or not num_good:
         log.info(f"{num_good:,} predicted, {num_bad:,} left out")
     return int(num_bad > 0)
 

@@ -295,6 +295,9 @@ def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch,
     assert [json.loads(line)["number"] for line in out.splitlines()] == [1, 4]
     for output in ("row 2: without 'text'", "row 3: column 'text' is not in the enc", "2 predicted, 2 left out"):
         assert output in err
+    (tmp_path / "header.csv").write_text("text\n")
+    assert run_script(monkeypatch, "predict.py", *chosen, f"file={tmp_path / 'header.csv'}") == 0
+    assert "0 predicted, 0 left out" in capsys.readouterr().err
 
     assert run_script(monkeypatch, "predict.py", *chosen, "split=test", f"to={tmp_path / 'out.csv'}") == 0
     assert f"accuracy {record.result['metrics']['test']['accuracy']:.2f} %" in capsys.readouterr().err
