@@ -42,6 +42,11 @@ DATASET_LOOK: dict[str, dict[str, Any]] = {
 }
 
 
+def dataset_look(dataset: str) -> dict[str, Any]:
+    """The look of a data set's line; a cross, and the next colour, for one that the paper's figures do not have."""
+    return DATASET_LOOK.get(dataset, {"marker": "x"})
+
+
 def dataset_name(dataset: str) -> str:
     return DATASETS.get(dataset, dataset)
 

@@ -160,7 +160,8 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         for part in (part for section in sections for part in section.parts):
             part.save(folder, dpi) if isinstance(part, Drawing) else part.save(folder)
         own = {n: k.title for n, k in SECTIONS.items() if k.experiments == (n,) and n != "demo"}
-        not_run = [x for x in own.items() if x[0] not in cells] if cells and only is None else []
+        seen = {section.name for section in sections} | {n for n, mine in m.groups.items() if any(g.runs for g in mine)}
+        not_run = [x for x in own.items() if x[0] not in seen] if cells and only is None else []
         page = render(sections, records, studies, problems, not_run, folder)
     write_atomic(folder / "index.html", page)
     return Report(records, [t for s in sections for t in s.tables], folder / "index.html", problems)
@@ -218,6 +219,8 @@ def _sections(
         except RunError as error:
             m.problems.append(escape_control_characters(f"{name}: {error}"))
             continue
+        if not parts and (runs := sum(len(g.runs) for cells in mine for g in cells)):
+            m.problems.append(f"{name}: none of its {runs} runs can be drawn")
         command = " && ".join(commands[e] for e in kind.experiments if e in commands) or f"make reproduce-{name}"
         sections += [Section(name, kind.title, parts, command)] if parts else []
         if name == "table7":

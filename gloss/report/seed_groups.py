@@ -189,16 +189,18 @@ def mixed(group: Group) -> list[str]:
 
 
 def unlike(groups: Sequence[Group]) -> list[str]:
-    """Differences between the runs of a data set and model that may explain a difference of their scores: code,
-    precision and device, with the losses of each."""
+    """Differences between the losses of a data set and model that may explain a difference of their scores: code,
+    precision and device, with the losses of each. None where all losses have the same by seed."""
     found = []
     for block in blocks(groups, "dataset", "model").values():
         for key, word in (("code", "versions of the code"), ("precision", "precisions"), ("device_name", "devices")):
             losses: dict[str, dict[str, None]] = defaultdict(dict)
+            seeds: dict[str, set[tuple[int, str]]] = defaultdict(set)
             for g in block:
-                for run in g.runs.values():
-                    losses[str(run.result.get(key) or "not recorded")][g.loss_name] = None
-            if len(losses) > 1:
+                for seed, run in g.runs.items():
+                    losses[value := str(run.result.get(key) or "not recorded")][g.loss_name] = None
+                    seeds[g.loss_name].add((seed, value))
+            if len(losses) > 1 and len(set(map(frozenset, seeds.values()))) > 1:
                 values = "; ".join(f"{value} ({', '.join(names)})" for value, names in losses.items())
                 found.append(f"{block[0].place}: the runs are of {len(losses)} {word}: {values}")
     return found

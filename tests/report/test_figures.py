@@ -118,6 +118,12 @@ def test_fig5_has_one_row_per_data_set_and_model_and_names_the_seeds(tmp_path):
     }
     axes = drawing.figure.axes
     assert [ax.get_ylabel() for ax in axes] == ["MR, BERT-base", "", "R8, MiniLM", ""]
+    collapsed = {"test_labels": labels, "test_embeddings": np.ones((30, 8))}
+    (folder,) = (tmp_path / "runs" / "r8" / "minilm" / "standalone-scl").glob("*/seed=4")
+    np.savez(folder / "predictions.npz", **collapsed)
+    drawing_with_one = pictures.fig5(groups_of(tmp_path, cells))
+    assert drawing_with_one.figure.axes[2].get_xlabel() == "no map, seed 4" and len(drawing_with_one.data) == 90
+    assert any("loss=scl, seed 4: the embeddings of all 30 texts are the same" in x for x in drawing_with_one.notes)
     shown = [f"silhouette 0.{seed}0, seed {seed}" for seed in (3, 3, 4, 5)]
     assert [ax.get_xlabel() for ax in axes] == shown
 
@@ -131,6 +137,8 @@ def test_fig6_omits_the_first_epoch_and_shared_devices(tmp_path):
     write_run(tmp_path, dataset="r8", model="minilm", epochs=3, per_epoch=11.1, seed=2)
     cells = [cell(loss=loss, seeds=(1, 2)) for loss in ("ce", "gloss_o")]
     drawing = pictures.fig6(groups_of(tmp_path, [*cells, cell(dataset="r8", model="minilm", seeds=(2,))]))
+    with pytest.raises(RunError, match="runs shared their device"):
+        pictures.fig6(groups_of(tmp_path, [cell(loss="ce", seeds=(2,))]))
     ce, gloss, r8 = drawing.data
     assert {part: pytest.approx(value) for part, value in SECONDS.items()} == {part: ce[part] for part in SECONDS}
     assert (ce["total"], ce["epochs"]) == (pytest.approx(3.7), 2)

@@ -144,6 +144,9 @@ def test_experiments_and_files_with_errors_are_problems(experiments):
     for text in ("fig2: loss=gloss_o needs a σ", "no experiment fig99", "tfidf-mr.json", "predictions.npz cannot be"):
         assert text in problems
     assert "table2" in [t.name for t in report.tables]
+    assert "make reproduce-fig4" not in report.page.read_text()
+    shutil.rmtree(outputs / "runs")
+    assert "make reproduce-fig4" in build(outputs, dpi=DPI).page.read_text()  # not run yet
     (outputs / "selections.yaml").write_text("table2: {")
     assert any("selections.yaml cannot be used" in p for p in build(outputs, dpi=DPI).problems)
 

@@ -67,6 +67,11 @@ def test_notes_name_losses_that_ran_on_other_code_precision_or_device(tmp_path):
         f"Attention: MR, BERT-base: the runs are of 2 versions of the code: {codes}.",
         "Attention: MR, BERT-base: the runs are of 2 precisions: float32 (CE); bf16 (G-Loss-O + CE).",
     ]
+    for loss in ("ce", "gloss_o"):
+        write_run(tmp_path, dataset="r52", loss=loss, code="a" * 12)
+        write_run(tmp_path, dataset="r52", loss=loss, code="b" * 12, seed=2)
+    both = groups_of(tmp_path, [cell(dataset="r52", loss=loss, seeds=(1, 2)) for loss in ("ce", "gloss_o")])
+    assert not any("the runs are of" in n for n in tables.table2(both).notes)  # all losses alike, by seed
 
 
 def test_the_notes_of_runs_are_shown_once_a_kind(tmp_path):
@@ -168,6 +173,10 @@ def test_deviations_of_some_data_sets_name_them(tmp_path):
         "Not the paper's protocol (2 of 4 cells, on MR, BERT-base): trainer.max_epochs=3.",
         "Not the paper's protocol (2 of 4 cells, on R8, BERT-base): trainer.max_epochs=30.",
     ]
+    empty = {"dataset": "r52", "config": {"trainer": {"max_epochs": 4}}}
+    groups = write_groups(tmp_path, {**specs[0], "accuracy": 80.0}, {**empty})
+    notes = [n for n in tables.table2(groups).notes if "max_epochs" in n]
+    assert notes == ["Not the paper's protocol (all cells): trainer.max_epochs=3."]  # of those with runs
 
 
 def released(**changes):

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 from from_runs import check_files, groups_of, texts, write_groups
 from synthetic import cell, write_run
@@ -20,9 +21,12 @@ def test_fig2_shows_the_distance_to_the_best_mean(tmp_path):
     specs = [at("loss.lam", 0.8, 86.0, 88.0), at("loss.lam", 0.2, 84.0, 84.0, 84.0), at("loss.lam", 0.5)]
     groups = write_groups(tmp_path, *specs)
     drawing = sweeps.fig2(groups)
-    shown = [(row["x"], row["mean"], row["n"], row["distance"]) for row in drawing.data]
-    assert shown == [(0.2, 84.0, 3, -3.0), (0.8, 87.0, 2, 0.0)]
-    assert drawing.data[1]["std"] == pytest.approx(2**0.5)
+    shown = [(row["x"], row["mean"], row["n"], row["change"], row["pairs"]) for row in drawing.data]
+    assert shown == [(0.2, 84.0, 3, 0.0, 3), (0.8, 87.0, 2, 3.0, 2)]  # paired: 86 - 84, 88 - 84
+    assert drawing.data[1]["std"] == drawing.data[1]["change_std"] == pytest.approx(2**0.5)
+    line, hollow = drawing.figure.axes[0].lines[0], drawing.figure.axes[0].lines[-1]
+    assert np.isnan(line.get_ydata()[1]) and list(line.get_xdata()) == [0.2, 0.5, 0.8]  # λ 0.5 interrupts the line
+    assert 0.8 in hollow.get_xdata() and 0.2 not in hollow.get_xdata()
     assert len(drawing.missing) == 2  # seed 3 of λ 0.8, all of λ 0.5
     assert "n=2–3" in drawing.figure.axes[0].get_legend().get_texts()[0].get_text()
     check_files(lambda: sweeps.fig2(groups), tmp_path)
@@ -35,6 +39,8 @@ def test_fig3_has_one_panel_for_gamma_and_one_for_sigma(tmp_path):
     assert [(r["setting"], r["x"]) for r in drawing.data] == [("loss.gamma", 0.5), ("ablation.sigma_scale", 2.0)]
     assert not any("sigma_scale" in note for note in drawing.notes)  # a swept key is no deviation from the protocol
     assert sweeps.fig3([], []) is None
+    (only,) = sweeps.fig3(gamma, []).figure.axes
+    assert only.get_xlabel() == "γ, labeled fraction\nBERT-base, integrated, G-Loss-O + CE"
 
 
 def test_fig2_separates_models_losses_and_other_settings(tmp_path):
@@ -45,8 +51,8 @@ def test_fig2_separates_models_losses_and_other_settings(tmp_path):
             specs += [at("loss.lam", lam, *[70.0 + i + offset + lam] * 2, **place) for lam in (0.2, 0.8)]
     drawing = sweeps.fig2(write_groups(tmp_path, *specs))
     assert len(drawing.figure.axes) == 4 and [len(ax.containers) for ax in drawing.figure.axes] == [2] * 4
-    assert {row["distance"] for row in drawing.data if row["x"] == 0.8} == {0.0}
-    assert all(row["distance"] == pytest.approx(-0.6) for row in drawing.data if row["x"] == 0.2)
+    assert {row["change"] for row in drawing.data if row["x"] == 0.8} == {0.0}
+    assert all(row["change"] == pytest.approx(-0.6) for row in drawing.data if row["x"] == 0.2)
     assert "BERT-base, integrated, G-Loss-SQRT + CE; BERT-base, integrated, G-Loss-O + CE; MiniLM" in drawing.notes[0]
 
 
@@ -69,11 +75,12 @@ def test_fig7_compares_each_cell_with_its_best_values(tmp_path):
     drawing = sweeps.fig7(groups)
     shown = [(r["dataset"], r["setting"], r["x"], round(r["change"], 9), r["n"]) for r in drawing.data]
     assert shown == [
-        ("mr", lam, -0.1, -0.1, 1),
-        ("mr", sigma, 0.5, -1.5, 2),
-        ("mr", sigma, 2.0, 0.5, 1),
+        ("mr", lam, -0.1, 0.9, 1),  # paired by seed: 86.9 - 86
+        ("mr", sigma, 0.5, -1.0, 2),
+        ("mr", sigma, 2.0, 1.5, 1),
         ("r8", sigma, 0.5, -2.0, 2),
     ]
+    assert [r["change_std"] for r in drawing.data if r["x"] == 0.5] == [0.0, 0.0]  # all of 85, 86 is the seeds' spread
     assert drawing.figure.axes[1].get_title() == "R8, BERT-base, integrated, G-Loss-O + CE"
     assert sweeps.fig7([g for g in groups if g.dataset == "r52"]) is None  # no reference cell
     check_files(lambda: sweeps.fig7(groups), tmp_path)
@@ -137,21 +144,24 @@ def test_no_share_is_noted_without_a_resolved_gain(tmp_path, changes, message):
     assert message in note and "survives" not in note
 
 
-def test_shift_table_has_training_and_test_sets_and_the_paired_drop(tmp_path):
+def test_shift_table_compares_training_on_the_tested_set_and_elsewhere_by_seed(tmp_path):
     scores = {"mr": {"test": (80.0, 82.0), "test_on_r8": (70.0, 70.0), "test_on_r52": (50.0, 51.0)}}
     scores["r8"] = {"test": (90.0,), "test_on_mr": (60.0,), "test_on_r52": (85.0,)}
     cells = []
     for dataset, found in scores.items():
         others = [split.removeprefix("test_on_") for split in found if split != "test"]
         cells.append(cell(dataset=dataset, config={"ablation": {"test_on": others}}, seeds=(1, 2)))
+        sizes = {"train": 100, "val": 10, **{split: 50 for split in found}}
         for i in range(len(found["test"])):
             metrics = {k: {"accuracy": v[i], "macro_f1": v[i]} for k, v in {"val": (90.0,) * 2, **found}.items()}
-            write_run(tmp_path, dataset=dataset, seed=i + 1, metrics=metrics)
+            sizes |= {"test_on_r8": 50 + 10 * i}
+            write_run(tmp_path, dataset=dataset, seed=i + 1, metrics=metrics, num_rows=sizes)
     table = comparisons.shift(groups_of(tmp_path, cells))
-    assert table.columns == ["Trained on", "Model", "Loss", "on MR", "on R8", "on R52", "Drop"]
+    assert table.columns == ["Trained on", "Model", "Loss", "on MR", "on R8", "on R52", "Lost"]
     mr, r8 = map(texts, table.rows)
-    assert mr[2:] == ["CE", "81.00 ± 1.41 (2)", "70.00 ± 0.00 (2)", "50.50 ± 0.71 (2)", "20.75 ± 1.06"]
-    assert r8[2:] == ["CE", "60.00 (1 of 2)", "90.00 (1 of 2)", "85.00 (1 of 2)", "17.50"]
+    assert mr[2:] == ["CE", "81.00 ± 1.41 (2)", "70.00 ± 0.00 (2)", "50.50 ± 0.71 (2)", "20.00"]  # R8: 90 - 70, seed 1
+    assert r8[2:] == ["CE", "60.00 (1 of 2)", "90.00 (1 of 2)", "85.00 (1 of 2)", "20.00"]  # MR: 80 - 60
+    assert "Texts tested, without those that a run trains or validates on: MR to R8 50 to 60;" in table.notes[1]
 
 
 def test_variant_compares_paper_and_released_by_seed_and_equal_settings(tmp_path):

@@ -46,6 +46,7 @@ def fig4(groups: Sequence[Group]) -> Drawing | None:
     sigma = number(run.result, "hyperparameters", "sigma")
     if not kept or sigma is None or "sample_labels" not in arrays:
         return None
+    check_map(_unit(kept[max(kept)]))
     epochs = sorted(kept)
     epochs = epochs[: MAX_PANELS - 1] + epochs[-1:] if len(epochs) > MAX_PANELS else epochs
     order = np.argsort(arrays["sample_labels"], kind="stable")
@@ -127,6 +128,7 @@ def fig5(groups: Sequence[Group]) -> Drawing | None:
     left_out: list[str] = []
     for row_of_axes, row in zip(axes, rows, strict=True):
         cells = {(g.loss_name, g.others()): g for g in row}
+        handles: list[Any] = []
         common = set.intersection(*(set(g.runs) for g in row))  # one seed for all losses, where there is one
         for ax, key in zip(row_of_axes, columns, strict=True):
             bare(ax)
@@ -137,7 +139,12 @@ def fig5(groups: Sequence[Group]) -> Drawing | None:
                 continue
             g = cells[key]
             run = g.runs[seed := min(common or g.runs)]
-            xy, labels, keep = _points(run)
+            try:
+                xy, labels, keep = _points(run)
+            except RunError as error:
+                left_out.append(f"{g.name}, seed {seed}: {error}.")
+                ax.set_xlabel(f"no map, seed {seed}")
+                continue
             handles = class_points(ax, xy, labels, [str(x) for x in run.result["labels"]])
             silhouette = number_text(number(run.result, "metrics", "test", "macro_silhouette"))
             ax.set_xlabel(f"silhouette {silhouette}, seed {seed}")
@@ -147,7 +154,9 @@ def fig5(groups: Sequence[Group]) -> Drawing | None:
             ]
         row_of_axes[0].set_ylabel(row[0].place)
         names = [handle.get_label() for handle in handles]
-        left_out += legend_beside(row_of_axes[-1], handles, names, per_column=14, markerscale=3)
+        left_out += legend_beside(row_of_axes[-1], handles, names, per_column=14, markerscale=3) if handles else []
+    if not data:
+        raise RunError(" ".join(left_out))
     notes = [
         f"Test texts (at most {MAX_POINTS}, the same in a row); t-SNE, perplexity 30, fixed seed; axes have no unit.",
         "Silhouette: macro, of all test embeddings. Distances between clusters in a t-SNE map mean little.",
@@ -215,6 +224,8 @@ def fig6(groups: Sequence[Group]) -> Drawing | None:
     clocked, times = timed(groups)
     found = [(g, seconds) for g in clocked if (seconds := _seconds(g))]
     if not found:
+        if times:
+            raise RunError(" ".join(times))
         return None
     rows = [[x for x in found if x[0].place == place] for place in dict.fromkeys(g.place for g, _ in found)]
     heights = [0.9 + 0.42 * len(row) for row in rows]
@@ -257,7 +268,9 @@ def _bars(ax: Any, block: Sequence[tuple[Group, dict[str, Any]]]) -> None:
         overhead, total = seconds["graph"] + seconds["propagation"], seconds["total"]
         text = f"{total:.2f} s" + (f", graph and propagation {100 * overhead / total:.1f} %" if overhead > 0 else "")
         ax.annotate(text, (left, y), (4, 0), textcoords="offset points", va="center", fontsize=7)
-    names = [f"{g.loss_name}{g.others()}\n({g.mode}, {seconds['epochs']} epochs)" for g, seconds in block]
+    names = [
+        f"{g.loss_name}{g.others()}\n({g.mode}, {len(g.runs)} runs, {seconds['epochs']} epochs)" for g, seconds in block
+    ]
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
     ax.set_xlim(0, 1.75 * max(seconds["total"] for _, seconds in block))  # room for the text beside the bars

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gloss.config import CE, INTEGRATED
 from gloss.losses.registry import is_graph
-from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, loss_name, model_name, paper_order
+from gloss.paper.names import LOSS_LOOK, dataset_look, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, num_seeds, panels
 from gloss.report.protocol import RELEASED, protocol_deviations
@@ -20,11 +20,12 @@ from gloss.report.seed_groups import Group, blocks, timed
 from gloss.report.statistics import mean, std, t_interval
 from gloss.report.tables.results import common_notes, missing
 
-CHANGES = {  # of Figure 7: the value that changes nothing, symbol, how a change is written
-    "ablation.sigma_scale": (1.0, "σ", "×"),
-    "ablation.lam_offset": (0.0, "λ", "+"),
-    "ablation.gamma_offset": (0.0, "γ", "+"),
+CHANGES = {  # of Figure 7: the value that changes nothing, and the hyperparameter that is changed
+    "ablation.sigma_scale": (1.0, "sigma"),
+    "ablation.lam_offset": (0.0, "lam"),
+    "ablation.gamma_offset": (0.0, "gamma"),
 }
+SYMBOLS = {"sigma": "σ", "lam": "λ", "gamma": "γ", "lr": "learning rate"}
 METRICS = {  # heading, place in result.json
     "accuracy": ("Test accuracy (%)", ("metrics", "test", "accuracy")),
     "macro_f1": ("Test macro-F1, points from best", ("metrics", "test", "macro_f1")),
@@ -68,37 +69,69 @@ def setting(g: Group, path: str) -> float | None:
 
 
 def points(groups: Iterable[Group], path: str, metric: str, *swept: str) -> pd.DataFrame:
-    """A row a cell with runs, by line and x, its setting at `path`: mean, std and n of a metric; names of the line.
+    """A row a cell, by line and x, its setting at `path`: mean, std and n of a metric, by seed too; names of the line.
 
+    A cell without runs has a mean of NaN, which interrupts its line. No row for lines without any run.
     swept: further swept keys that do not separate lines.
     """
-    rows = []
+    rows: dict[tuple[str, str], list[dict]] = {}
     for g in groups:
-        found, x, others = g.values(*METRICS[metric][1]).values(), setting(g, path), g.others(path, *swept)
-        if found and x is not None:
-            numbers = {"x": x, "mean": mean(found), "std": std(found), "n": len(found)}
+        found, x, others = g.values(*METRICS[metric][1]), setting(g, path), g.others(path, *swept)
+        if x is not None:
+            numbers = {"x": x, "mean": mean(found.values()), "std": std(found.values()), "n": len(found)}
             names = {"place": g.place, "row": f"{model_name(g.model)}, {g.mode}, {g.loss_name}{others}"}
             names["label"] = g.label(INTEGRATED, path)
             where = {"others": others.strip(" ()"), "setting": path, "metric": metric}
-            rows.append({**g.keys, **where, **numbers, **names})
-    lines = list(dict.fromkeys((row["place"], row["label"]) for row in rows))
-    return pd.DataFrame(sorted(rows, key=lambda row: (lines.index((row["place"], row["label"])), row["x"])))
+            row = {**g.keys, **where, **numbers, **names, "scores": found, "values": _values(g)}
+            rows.setdefault((g.place, names["label"]), []).append(row)
+    lines = [sorted(line, key=lambda row: row["x"]) for line in rows.values() if any(row["n"] for row in line)]
+    return pd.DataFrame([row for line in lines for row in line])
+
+
+def _values(g: Group) -> dict[str, float]:
+    """The hyperparameters of G-Loss with which a cell's first run trained."""
+    run = next(iter(g.runs.values()), None)
+    found = {key: number(run.result, "hyperparameters", key) for key in SYMBOLS} if run else {}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _changes(frame: pd.DataFrame, bases: Sequence[dict[int, float]]) -> pd.DataFrame:
+    """The rows with `change`, its standard deviation and the number of pairs, from a base's scores, paired by seed."""
+    pairs = zip(frame["scores"], bases, strict=True)
+    found = [[mine[seed] - base[seed] for seed in mine if seed in base] for mine, base in pairs]
+    return frame.assign(change=[*map(mean, found)], change_std=[*map(std, found)], pairs=[*map(len, found)])
+
+
+def _held(frame: pd.DataFrame, *changed: str) -> list[str]:
+    """A note with the hyperparameters that stay the same in each row of panels."""
+    notes = []
+    for (place, row), mine in frame[frame["n"] > 0].groupby(["place", "row"], sort=False):
+        values = mine.iloc[0]["values"]
+        held = ", ".join(f"{SYMBOLS[key]} {x:.3g}" for key, x in values.items() if key not in changed)
+        notes.append(f"Held, {place}, {row.partition(', ')[2]}: {held}.")
+    return notes
 
 
 def _rows(frame: pd.DataFrame) -> list[dict]:
     """The rows of `points` for the CSV file."""
     idle = [] if frame["others"].any() else ["others"]
-    return frame.drop(columns=["place", "row", "label", *idle]).to_dict("records")
+    hidden = ["place", "row", "label", "scores", "values", *idle]
+    return frame[frame["n"] > 0].drop(columns=hidden).to_dict("records")
 
 
 def _bars_note(frame: pd.DataFrame) -> list[str]:
     return ["Bars: ± one standard deviation over seeds."] if (frame["n"] > 1).any() else []
 
 
-def _draw(ax: Any, line: pd.DataFrame, y: str, look: dict[str, Any], label: str, scale: float = 1) -> None:
-    """Draw a line, with a label that ends with the number of its seeds."""
-    text = f"{label}{num_seeds(list(line['n']))})"
-    ax.errorbar(scale * line["x"], line[y], yerr=line["std"], label=text, capsize=2, elinewidth=0.8, **look)
+def _draw(
+    ax: Any, line: pd.DataFrame, y: str, spread: str, n: str, look: dict[str, Any], label: str, scale: float = 1
+) -> None:
+    """Draw a line, with a label that ends with the number of its seeds; points with fewer seeds are hollow."""
+    text = f"{label}{num_seeds([x for x in line[n] if x])})"
+    ax.errorbar(scale * line["x"], line[y], yerr=line[spread], label=text, capsize=2, elinewidth=0.8, **look)
+    color, fewer = ax.lines[-1].get_color(), line[line[n] < line[n].max()]
+    look = {"marker": look.get("marker", "o"), "linestyle": "none", "markerfacecolor": "#FFFFFF", "zorder": 3}
+    ax.plot(scale * fewer["x"], fewer[y], color=color, **look)
 
 
 def _ticks(ax: Any, values: Iterable[float], log: bool) -> None:
@@ -119,7 +152,7 @@ def fig3(gamma: Sequence[Group], sigma: Sequence[Group]) -> Drawing | None:
     """The labeled fraction γ and the kernel width σ."""
     parts = [
         (gamma, "loss.gamma", "γ, labeled fraction"),
-        (sigma, "ablation.sigma_scale", "σ as a multiple of its best value"),
+        (sigma, "ablation.sigma_scale", "σ as a multiple of the runs' own"),
     ]
     return sensitivity("fig3", "Figure 3: the labeled fraction γ and the kernel width σ", parts)
 
@@ -129,28 +162,37 @@ def sensitivity(name: str, title: str, parts: Sequence[tuple[Sequence[Group], st
 
     parts: (groups, path of the setting, label of the axis), a panel each; a row of panels a model, mode and loss. The
     data sets lie 30 points apart, so that on one axis of absolute scores no line would be anything but flat; the
-    legend gives the best mean.
+    legend gives the best mean. Distances are paired by seed; the best is one of the points with most seeds.
     """
-    frame = pd.concat([points(groups, path, "macro_f1") for groups, path, _ in parts])
-    if frame.empty:
+    everything = [g for groups, *_ in parts for g in groups]
+    parts = [part for part in parts if any(g.runs for g in part[0])]
+    frames = [points(groups, path, "macro_f1") for groups, path, _ in parts]
+    if all(found.empty for found in frames):
         return None
-    frame["distance"] = frame["mean"] - frame.groupby(["row", "setting", "dataset"])["mean"].transform("max")
+    frame = pd.concat(frames, ignore_index=True)
+    full = frame["n"] == frame.groupby(lines := ["row", "setting", "dataset"])["n"].transform("max")
+    best = frame["mean"].where(full).groupby([frame[key] for key in lines]).transform("idxmax")
+    frame = _changes(frame, frame.loc[best, "scores"])
+    frame["best"] = frame.loc[best, "mean"].to_numpy()
     rows = list(frame["row"].unique())
     figure, axes = panels(len(rows), len(parts), width=3.6, height=2.9)
     for ax, (row, (_, path, label)) in zip(axes.flat, product(rows, parts), strict=True):
         panel = frame[(frame["row"] == row) & (frame["setting"] == path)]
         for dataset in sorted(panel["dataset"].unique(), key=paper_order):
             line = panel[panel["dataset"] == dataset]
-            text = f"{dataset_name(dataset)} (best {line['mean'].max():.1f}, "
-            _draw(ax, line, "distance", DATASET_LOOK.get(dataset, {}), text)
-        ylabel = METRICS["macro_f1"][0]
-        ax.set(xlabel=label, ylabel=f"{row}\n{ylabel}" if len(rows) > 1 else ylabel)
-        if path.endswith("sigma_scale"):
-            _ticks(ax, frame.loc[frame["setting"] == path, "x"], log=True)
+            text = f"{dataset_name(dataset)} (best {line['best'].max():.1f}, "
+            _draw(ax, line, "change", "change_std", "pairs", dataset_look(dataset), text)
+        ax.set(xlabel=f"{label}\n{row}", ylabel=METRICS["macro_f1"][0])
+        _ticks(ax, frame.loc[frame["setting"] == path, "x"], log=path.endswith("sigma_scale"))
         if ax.lines:
             ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2, columnspacing=1.0)
-    everything = [g for groups, *_ in parts for g in groups]
-    notes = [f"{'; '.join(rows)}.", *_bars_note(frame), *common_notes(everything, [path for _, path, _ in parts])]
+    notes = [
+        f"{'; '.join(rows)}.",
+        "Points from best: from the highest mean on the test split among points with most seeds, paired by seed. Bars: "
+        "± one standard deviation of this difference; hollow: fewer seeds.",
+        *_held(frame, *(path.partition(".")[2].removesuffix("_scale") for _, path, _ in parts)),
+        *common_notes(everything, [path for _, path, _ in parts]),
+    ]
     return Drawing(name, title, figure, _rows(frame), notes, missing(everything))
 
 
@@ -161,7 +203,7 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
     frame = pd.concat([points(groups, path, "accuracy"), points(clocked, path, "seconds_per_epoch")])
     if frame.empty:
         return None
-    metrics = ["accuracy", "seconds_per_epoch"][: 1 + with_time]
+    metrics = list(frame["metric"].unique())
     cells = list(product(frame["place"].unique(), metrics))
     columns, scale = min(2, len(cells)), 100 if percent else 1
     figure, axes = panels(-(-len(cells) // columns), columns, width=3.6, height=2.7)
@@ -175,11 +217,13 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
             look = LOSS_LOOK.get(first["loss"], {})
             look = look | ({"linestyle": ":", "fillstyle": "none"} if first["others"] else {})
             look |= {"color": "#999999"} if first["mode"] != INTEGRATED and frame["mode"].nunique() > 1 else {}
-            _draw(ax, line, "mean", look, f"{own} (", scale)
+            _draw(ax, line, "mean", "std", "n", look, f"{own} (", scale)
             if across and asked[place, own] == 1:
                 ax.axhline(first["mean"], color=look.get("color"), linestyle=look.get("linestyle"), linewidth=0.7)
         _ticks(ax, scale * panel["x"], log)
         ax.set(title=place, xlabel=label, ylabel=METRICS[metric][0])
+        if metric == "seconds_per_epoch":
+            ax.set_ylim(bottom=0)
         if not across and not with_time and ax.has_data():
             ax.legend()
     if across or with_time:  # beside the panels: lines fill them, and one line may go across several
@@ -188,6 +232,7 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
         figure.set_figwidth(figure.get_figwidth() + 3.6)
         figure.legend(entries.values(), entries.keys(), loc="outside right center")
     notes = [*(shuffle_notes(groups) if name == "graph_noise" else ()), *_bars_note(frame), *times]
+    notes += ["Seconds include the first epoch. A larger batch also means fewer updates an epoch."] if with_time else []
     notes += common_notes(groups, swept=[path])
     return Drawing(name, title, figure, _rows(frame), notes, missing(groups))
 
@@ -224,60 +269,60 @@ def shuffle_notes(groups: Sequence[Group]) -> list[str]:
 
 
 def fig7(groups: Sequence[Group]) -> Drawing | None:
-    """A tornado plot: change of test macro-F1 when one hyperparameter leaves its best value.
+    """A tornado plot: change of test macro-F1, paired by seed, when one hyperparameter changes.
 
-    A panel a data set, model, mode and loss, each against its own best values.
+    A panel a data set, model, mode and loss, each against its own unchanged runs.
     """
     swept = ("ablation", *CHANGES)
-    off = {path: unchanged for path, (unchanged, *_) in CHANGES.items()}
-    base = points(
-        (g for g in groups if {path: setting(g, path) for path in off} == off),
-        "ablation.sigma_scale",
-        "macro_f1",
-        *swept,
-    )
-    bars = pd.concat([points((g for g in groups if setting(g, p) != off[p]), p, "macro_f1", *swept) for p in off])
+    off = {path: unchanged for path, (unchanged, _) in CHANGES.items()}
+    is_base = [{path: setting(g, path) for path in off} == off for g in groups]
+    own = [g for g, is_it in zip(groups, is_base, strict=True) if is_it]
+    base = points(own, "ablation.sigma_scale", "macro_f1", *swept)
+    bars = pd.concat([points([g for g in groups if setting(g, p) != off[p]], p, "macro_f1", *swept) for p in off])
     if base.empty or bars.empty:
         return None
     keys = ["dataset", "row"]
-    best = base.drop_duplicates(keys)[[*keys, "mean", "n"]].rename(columns={"mean": "best", "n": "best_n"})
-    bars = bars.merge(best, on=keys)  # only where the best values were run
-    bars["change"] = bars["mean"] - bars["best"]
-    found = [(key, mine.sort_values(["setting", "x"])) for key, mine in bars.groupby(keys, sort=False)]
-    if not found:
+    columns = {"mean": "best", "n": "best_n", "scores": "best_scores"}
+    bars = bars.merge(base.drop_duplicates(keys)[[*keys, *columns]].rename(columns=columns), on=keys)
+    if bars.empty:  # the unchanged runs are missing
         return None
+    bars = _changes(bars, bars["best_scores"]).drop(columns="best_scores")
+    found = [(key, mine.sort_values(["setting", "x"])) for key, mine in bars.groupby(keys, sort=False)]
     num_hyperparameters = max(bar["setting"].nunique() for _, bar in found)
     figure, axes = panels(len(found), 1, width=5.2, height=0.6 + 0.75 * num_hyperparameters)
     for ax, ((dataset, row), mine) in zip(axes[:, 0], found, strict=True):
         _draw_tornado(ax, mine.to_dict("records"), f"{dataset_name(dataset)}, {row}")
     notes = [
-        *_bars_note(bars),
+        "Changes are paired by seed. Bars: ± one standard deviation of the change.",
+        *_held(base),
         "In the paper (macro-F1 0.8714 at the best values) σ moves it most, λ and γ less.",
         *common_notes(groups, swept=swept),
     ]
-    title = "Figure 7: sensitivity to σ, λ and γ around the best values"
+    title = "Figure 7: sensitivity to σ, λ and γ"
     return Drawing("fig7", title, figure, [row for _, mine in found for row in _rows(mine)], notes, missing(groups))
 
 
 def _draw_tornado(ax: Any, bars: Sequence[dict], title: str) -> None:
     swing = {bar["setting"]: 0.0 for bar in bars}
-    for bar in bars:
+    for bar in (bar for bar in bars if bar["pairs"]):
         swing[bar["setting"]] = max(swing[bar["setting"]], abs(bar["change"]))
     order = sorted(swing, key=swing.get)  # the widest on top, as a tornado is drawn
     for bar in bars:
-        off, symbol, sign = CHANGES[bar["setting"]]
-        x, change, is_lower = bar["x"], bar["change"], bar["x"] < off
-        spread = bar["std"] if bar["n"] > 1 else 0.0
+        off, key = CHANGES[bar["setting"]]
+        is_lower = bar["x"] < off
         y = order.index(bar["setting"]) + (-0.19 if is_lower else 0.19)
+        change, spread, text = 0.0, 0.0, f"{SYMBOLS[key]} {'lower' if is_lower else 'higher'}: no pair of runs"
+        if bar["pairs"]:
+            change, spread = bar["change"], bar["change_std"] if bar["pairs"] > 1 else 0.0
+            value = f"{SYMBOLS[key]} {bar['values'].get(key, math.nan):.3g}"
+            text = f"{value}: {change:+.2f} (n={bar['pairs']})".replace("-", "−")
         color, hatch = ("#56B4E9", "") if is_lower else ("#E69F00", "///")
         ax.barh(y, change, height=0.34, color=color, hatch=hatch, edgecolor="#333333", linewidth=0.6, zorder=2)
         ax.errorbar(change, y, xerr=spread or None, color="#333333", capsize=2, elinewidth=0.8, zorder=3)
-        value = f"× {x:g}" if sign == "×" else f"{'+' if x > 0 else '−'} {abs(x):g}"
-        text = f"{symbol} {value}: {change:+.2f}".replace("-", "−") + f" (n={bar['n']})"
         at = max(change + spread, 0.0), y
         ax.annotate(text, at, (4, 0), textcoords="offset points", va="center", fontsize=7)
     ax.axvline(0, color="#000000", linewidth=1)
-    ax.set_yticks(range(len(order)), [CHANGES[path][1] for path in order])
+    ax.set_yticks(range(len(order)), [SYMBOLS[CHANGES[path][1]] for path in order])
     left, right = ax.dataLim.intervalx
     ax.set_xlim(left - 0.05 * (right - left), right + 0.5 * (right - left))  # room for the text beside the bars
     ax.set(xlabel=f"Change of test macro-F1 in points, from {bars[0]['best']:.2f} (n={bars[0]['best_n']})", title=title)

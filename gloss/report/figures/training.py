@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 from gloss.errors import RunError
-from gloss.paper.names import DATASET_LOOK, LOSS_LOOK, dataset_name, model_name, paper_order
+from gloss.paper.names import LOSS_LOOK, dataset_look, dataset_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, band, num_seeds, panels
 from gloss.report.protocol import protocol_deviations
@@ -75,7 +75,7 @@ def pretrained_graph(frozen: Sequence[Mapping[str, Any]]) -> Drawing | None:
     figure, axes = panels(1, len(MEASURES), width=3.2, height=2.8)
     models, data = list(dict.fromkeys(r["model"] for r in found)), []
     for record in found:
-        look = DATASET_LOOK.get(record["dataset"], {}) | {"linestyle": MODEL_DASHES[models.index(record["model"]) % 4]}
+        look = dataset_look(record["dataset"]) | {"linestyle": MODEL_DASHES[models.index(record["model"]) % 4]}
         label = f"{dataset_name(record['dataset'])}, {model_name(record['model'])}"
         for ax, (_, key, chance, factor) in zip(axes[0], MEASURES, strict=True):
             above = [_above(row, key, chance, factor) for row in record["graph"]]

@@ -15,7 +15,7 @@ from gloss.report.protocol import is_comparable, protocol_deviations
 from gloss.report.seed_groups import Group, blocks, setting
 from gloss.report.statistics import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, std, t_interval
 from gloss.report.table import MISSING, Entry, Table, entry, mean_std, number_text, rank, scored
-from gloss.report.tables.results import common_notes, missing, seeds_text
+from gloss.report.tables.results import RANKS, common_notes, missing, seeds_text
 
 RIVALS = ("scl", "cosine", "triplet")
 TFIDF = "TF-IDF + linear classifier (measured here)"
@@ -227,32 +227,50 @@ def choose_on_validation(groups: Sequence[Group]) -> Group | None:
 
 def shift(groups: Sequence[Group]) -> Table:
     """Trained on one set, tested on its own test split and on others'; a line a set and loss, a column a tested set."""
-    scores = {
-        id(g): {name: g.values("metrics", split, "accuracy") for name, split in _splits(g).items()} for g in groups
-    }
-    tested = sorted({name for found in scores.values() for name in found}, key=paper_order)
+    keys = ["cell", "line", "trained", "tested", "seed", "accuracy", "texts"]
+    lines = [(g.model, g.variant, g.label(INTEGRATED, "ablation.test_on")) for g in groups]
+    cells = [
+        (i, lines[i], g.dataset, name, seed, x, number(g.runs[seed].result, "num_rows", split))
+        for i, g in enumerate(groups)
+        for name, split in _splits(g).items()
+        for seed, x in g.values("metrics", split, "accuracy").items()
+    ]
+    found = pd.DataFrame(cells, columns=keys)
+    tested = sorted(found["tested"].unique(), key=paper_order)
+    is_own = found["trained"] == found["tested"]
+    there = found[is_own][["line", "tested", "seed", "accuracy"]]
+    both = found[~is_own].merge(there, on=["line", "tested", "seed"], suffixes=("", "_there"))
+    both["lost"] = both["accuracy_there"] - both["accuracy"]
+    lost = both.groupby(["cell", "seed"])["lost"].agg(["mean", "size"]).reset_index()
     rows, data = [], []
     for block in blocks(groups, "dataset", "model").values():
+        mine = [found[found["cell"] == groups.index(g)] for g in block]
         columns = []
         for name in tested:
-            values = [list(scores[id(g)].get(name, {}).values()) for g in block]
-            suffixes = [seeds_text(g, len(found)) for g, found in zip(block, values, strict=True)]
+            values = [part.loc[part["tested"] == name, "accuracy"].tolist() for part in mine]
+            suffixes = [seeds_text(g, len(x)) for g, x in zip(block, values, strict=True)]
             columns.append(scored(values, suffixes, [" ".join(setting(g)) for g in block]))
-        for i, g in enumerate(block):
-            inside, *outside = scores[id(g)].values()
-            seeds = [seed for seed in inside if outside and all(seed in found for found in outside)]
-            drop = [inside[seed] - mean([found[seed] for found in outside]) for seed in seeds]
-            keys = [dataset_name(g.dataset), model_name(g.model), g.label(INTEGRATED, "ablation.test_on")]
-            rows.append([*keys, *(column[i] for column in columns), mean_std(drop)])
-            for name, found in scores[id(g)].items():
+        for i, (g, part) in enumerate(zip(block, mine, strict=True)):
+            own = lost[lost["cell"] == groups.index(g)]
+            names = [dataset_name(g.dataset), model_name(g.model), lines[groups.index(g)][-1]]
+            whole = own[own["size"] == own["size"].max()]  # seeds with all the other sets
+            rows.append([*names, *(column[i] for column in columns), mean_std(whole["mean"].tolist())])
+            for name, x in part.groupby("tested", sort=False)["accuracy"]:
                 where = {"trained_on": g.dataset, "tested_on": name, "model": g.model, "mode": g.mode, "loss": g.loss}
-                data.append({**where, **g.point, "n": len(found), "accuracy": mean(found.values())})
+                data.append({**where, **g.point, "n": len(x), "accuracy": x.mean()})
+    sizes = found[~is_own].groupby(["trained", "tested"], sort=False)["texts"].agg(["min", "max"]).dropna()
+    counts = [
+        f"{dataset_name(trained)} to {dataset_name(name)} {low:,.0f}" + (f" to {high:,.0f}" if high > low else "")
+        for (trained, name), low, high in sizes.itertuples()
+    ]
     notes = [
-        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds. Drop: from the own test "
-        "split to the mean of the other columns, paired by seed.",
+        "Accuracy (%), mean ± standard deviation (n - 1), in brackets the number of seeds. Lost by training elsewhere: "
+        "against the same loss trained on the tested set, paired by seed, mean over the other sets.",
+        *([f"Texts tested, without those that a run trains or validates on: {'; '.join(counts)}."] if counts else []),
+        RANKS,
         *common_notes(groups),
     ]
-    heads = ["Trained on", "Model", "Loss", *(f"on {dataset_name(name)}" for name in tested), "Drop"]
+    heads = ["Trained on", "Model", "Loss", *(f"on {dataset_name(name)}" for name in tested), "Lost"]
     return Table("shift", "Another domain", heads, rows, data, notes, missing(groups), num_keys=3)
 
 

@@ -274,6 +274,7 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
 
     swept: settings such as "loss.lam" that the experiment itself changes.
     """
+    groups = [g for g in groups if g.runs] or groups
     deviations: dict[str, list[str]] = defaultdict(list)  # the places of the cells with each
     searches: dict[str, dict[str, None]] = defaultdict(dict)  # the cells with values that were searched for elsewhere
     for g in groups:
