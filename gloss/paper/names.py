@@ -39,11 +39,13 @@ DATASET_LOOK: dict[str, dict[str, Any]] = {
     "r52": {"color": "#0072B2", "marker": "^", "linestyle": "-."},
     "20ng": {"color": "#009E73", "marker": "D", "linestyle": ":"},
     "ohsumed": {"color": "#CC79A7", "marker": "v", "linestyle": (0, (6, 1))},
+    "sst2": {"color": "#D55E00", "marker": "P", "linestyle": "-"},
+    "qnli": {"color": "#56B4E9", "marker": "X", "linestyle": "--"},
 }
 
 
 def dataset_look(dataset: str) -> dict[str, Any]:
-    """The look of a data set's line; a cross, and the next colour, for one that the paper's figures do not have."""
+    """The look of a data set's line; a cross, and the next colour, for a set beyond the paper's."""
     return DATASET_LOOK.get(dataset, {"marker": "x"})
 
 
