@@ -127,6 +127,14 @@ def test_keys_of_a_variant_are_accepted_where_they_have_an_effect(words: str):
         ("dataset=csv dataset.path={toy} ablation.test_on=nosuch", "nosuch"),
         ("dataset=csv dataset.path={toy} dataset.separator=\x02", r"dataset.separator='\x02' is not allowed"),
         ("dataset=csv dataset.path={toy} dataset.text=[\u200ftext]", r"dataset.text=['\u200ftext'] is not allowed"),
+        (
+            "dataset=csv dataset.path={toy} trainer.sampler=balanced trainer.batch_size=8 trainer.classes_per_batch=4",
+            "trainer.classes_per_batch=4 is not allowed: expected at most 3, the classes of csv",
+        ),
+        (
+            "dataset=csv dataset.path={toy} dataset.train_limit=3 ablation.label_noise=0.7 seed=8",
+            "ablation.label_noise=0.7 left one class in the training texts",
+        ),
         ("dataset=csv dataset.path={toy} loss=triplet loss.margin=1e16", "loss.margin=1e+16 is not allowed"),
     ],
 )

@@ -76,7 +76,8 @@ class Speeds:
     def epoch_seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         """Seconds of an epoch, and the source of the speed; None where encoder, texts or device are not known."""
         cfg = spec.config
-        texts = lengths().get(spec.dataset) or next(filter(None, map(_own_texts, self._of_set(spec))), None)
+        own = (_own_texts(r) for r in self._of_set(spec) if _train_limit(r) in (None, cfg.dataset.train_limit))
+        texts = lengths().get(spec.dataset) or next(filter(None, own), None)
         if spec.model not in ENCODERS or texts is None:
             return None, "unknown"
         rows, val, tokens = texts
@@ -131,13 +132,17 @@ def is_named(short: str, name: str) -> bool:
 
 def _is_alike(record: Record, spec: RunSpec) -> bool:
     """Whether a run predicts a spec's epochs: it has the same loss, mode, amount of data and stopping rule."""
-    trainer, dataset = (record.result["config"].get(group, {}) for group in ("trainer", "dataset"))
+    trainer = record.result["config"].get("trainer", {})
     rule = ("patience", "max_epochs", "batch_size")
     return (
         (record.identity.mode, record.identity.loss) == (spec.mode, spec.loss)
         and all(trainer.get(key) == getattr(spec.config.trainer, key) for key in rule)
-        and dataset.get("train_limit") == spec.config.dataset.train_limit
+        and _train_limit(record) == spec.config.dataset.train_limit
     )
+
+
+def _train_limit(record: Record) -> int | None:
+    return record.result["config"].get("dataset", {}).get("train_limit")
 
 
 def _own_texts(record: Record) -> tuple[int, int, float] | None:
@@ -151,7 +156,9 @@ def _speed(record: Record) -> float | None:
     """Operations a second that a run reached, validation included; None where it is not known."""
     result, x, texts = record.result, record.identity, _own_texts(record)
     seconds = number(result, "seconds", ("training", "evaluation"))
-    if not (texts and seconds and x.model in ENCODERS):
+    given = result["config"].get("dataset", {})
+    has_unlabeled = given.get("unlabeled") or given.get("unlabeled_path")  # their tokens are not recorded
+    if not (texts and seconds and x.model in ENCODERS) or has_unlabeled:
         return None
     layers = int(number(result, "config", "model", "num_layers") or ENCODERS[x.model][0])
     passes = forward_passes(x.mode, x.loss, int(number(result, "config", "variant", "forward_passes") or 1))

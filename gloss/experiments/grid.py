@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from operator import attrgetter
 from pathlib import Path
@@ -95,7 +95,8 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
             if not seed.isdecimal():
                 raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
             found.setdefault(tuple(o for o in job if not o.startswith("seed=")), []).append(int(seed))
-        return [_spec(name, job, tuple(seeds), swept) for job, seeds in found.items()]
+        specs = [_spec(name, job, tuple(dict.fromkeys(seeds)), swept) for job, seeds in found.items()]
+        return list({(repr(replace(spec.config, seed=0)), repr(spec.point)): spec for spec in specs}.values())
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
 

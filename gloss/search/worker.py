@@ -32,7 +32,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.storages import RetryHeartbeatStaleTrialCallback as Retry
 from optuna.trial import FrozenTrial, TrialState
 
-from gloss.config import CONFIG_DIR, HYPERPARAMETERS, ROOT, Config, SearchConfig, TuneConfig
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS, ROOT, Config, SearchConfig, TuneConfig, config_file
 from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError, RunError
 from gloss.losses.registry import INTEGRATED
@@ -124,16 +124,19 @@ class _Reporter(Callback):
         self.trial = trial
         self.scores: dict[int, float] = {}
 
-    def on_start(self, cfg: Config, folder: Path, epochs: list[dict[str, Any]]) -> None:
+    def report(self, epochs: list[dict[str, Any]]) -> None:
         for row in epochs:
             if row["epoch"] not in self.scores:
                 self.scores[row["epoch"]] = row["score"]
                 self.trial.report(row["score"], row["epoch"])
 
+    def on_start(self, cfg: Config, folder: Path, epochs: list[dict[str, Any]]) -> None:
+        self.report(epochs)
+        if epochs and self.trial.should_prune():  # the interruption came before the question
+            raise optuna.TrialPruned
+
     def on_epoch(self, row: dict[str, Any]) -> None:
         self.on_start(None, None, [row])
-        if self.trial.should_prune():
-            raise optuna.TrialPruned
 
 
 class Worker:
@@ -185,6 +188,14 @@ class Worker:
             group, key = HYPERPARAMETERS[name].split(".")
             rest[group][key] = range_of(self.space[name])
         rest |= {"seed": self.cfg.seed, "prune": self.search.prune and self.cfg.mode in self.search.pruner}
+        named = config_file("search", self.search.name, is_optional=True)
+        pruner = {
+            "pruner": named.get("pruner", {}).get(self.cfg.mode),
+            "pruned_counts": named.get("pruned_counts", False),
+        }
+        usual = {"sampler": named.get("sampler", {}), **(pruner if rest["prune"] else {})}
+        ours = asdict(self.search) | {"pruner": self.search.pruner.get(self.cfg.mode)}
+        rest |= {key: ours[key] for key, value in usual.items() if ours[key] != value}
         if self.cfg.dataset.has_own_texts:
             rest["fingerprint"] = self.fingerprint
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]
@@ -232,7 +243,7 @@ class Worker:
         reporter = _Reporter(trial)
         try:
             record = train(cfg, callbacks=[reporter], is_trial=True, place=shown)
-            reporter.on_start(cfg, self.folder, record.epochs())  # where another trial has had the same values
+            reporter.report(record.epochs())  # where another trial has had the same values
             return max(reporter.scores.values())
         except (optuna.TrialPruned, *NOT_FINITE) as error:
             if not isinstance(error, optuna.TrialPruned):
@@ -283,9 +294,12 @@ class Worker:
         nothing = found_nothing(study, self.majority)
         path = tuned_file(self.cfg)
         with self.lock:
-            before = read_tuned(path)[1] if path.is_file() else {}
-            if (before.get("study"), before.get("trials")) != (study.name, len(study.trials)):
-                write_tuned(path, self._best_values(study), self._source(study, nothing))
+            values, source = self._best_values(study), self._source(study, nothing)
+            old, before = read_tuned(path) if path.is_file() else ({}, {})
+            same = ("study", "trials", "value")
+            is_new = old != {HYPERPARAMETERS[name]: value for name, value in values.items()}
+            if is_new or any(before.get(key) != source[key] for key in same):
+                write_tuned(path, values, source)
         if before.get("study", study.name) != study.name:
             others = f", which were searched {why}" if (why := mismatch(self.cfg, before)) else ""
             log.warning(f"{path} held the values of {before['study']}{others}: replaced")

@@ -36,7 +36,8 @@ def evaluate(fit: Fit, dataset: TextDataset) -> tuple[dict[str, dict], dict[str,
     embeddings = {name: fit.embed(name) for name in fit.tables if name not in ("train", "unlabeled")}
     rows = np.arange(len(fit.tables["train"]))
     if len(rows) > NEIGHBOURS_SAMPLE:
-        rows = np.sort(np.random.default_rng(fit.cfg.seed).permutation(len(rows))[:NEIGHBOURS_SAMPLE])
+        rng = np.random.default_rng([fit.cfg.seed, 2])  # not the stream of label noise, which takes the same first rows
+        rows = np.sort(rng.permutation(len(rows))[:NEIGHBOURS_SAMPLE])
     if fit.cfg.mode == STANDALONE:
         train = fit.embed("train")
         settings, near = _fit_probe(fit, train, embeddings["val"]), train[rows]

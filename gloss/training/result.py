@@ -55,7 +55,7 @@ def result_of(
             **settings,
         },
         "metrics": metrics,
-        "graph_quality": _graph_quality(progress, objective.gamma),
+        "graph_quality": _graph_quality(progress, objective.gamma, cfg.variant.tested_weights),
         "best_epoch": progress.best_epoch,
         "epochs": len(epochs),
         "stopped": progress.stopped,
@@ -87,10 +87,10 @@ def result_of(
     }
 
 
-def _graph_quality(progress: Progress, gamma: float | None) -> dict[str, Any] | None:
-    """σ and γ of the measured graphs, their quality before training and at the best epoch."""
+def _graph_quality(progress: Progress, gamma: float | None, tested: str) -> dict[str, Any] | None:
+    """σ and γ of the measured graphs, their quality before training and, as `at_best`, at the tested epoch."""
     if progress.graph_at_start is None:
         return None
-    best = progress.epochs[progress.best_epoch - 1]["val"]["graph_quality"]
+    row = progress.epochs[progress.best_epoch - 1 if tested == "best" else -1]
     settings = {"sigma": progress.graph_sigma, "gamma": gamma or DEFAULT_GAMMA}
-    return {**settings, "at_start": progress.graph_at_start, "at_best": best}
+    return {**settings, "at_start": progress.graph_at_start, "at_best": row["val"]["graph_quality"]}

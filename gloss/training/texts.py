@@ -19,7 +19,7 @@ from gloss.data.checks import letters_and_digits
 from gloss.data.datasets import SOURCES, TextDataset, load_dataset, row_digests, split_of
 from gloss.data.splits import Split, add_label_noise
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
-from gloss.errors import ConfigError
+from gloss.errors import ConfigError, DataError
 from gloss.models.encoder import TokenTable
 from gloss.models.pretrained import load_tokenizer
 from gloss.runtime.terminal import escape_control_characters
@@ -48,6 +48,11 @@ def texts_on_device(cfg: Config, dataset: TextDataset, device: torch.device, is_
     splits = dict(dataset.splits)
     if cfg.ablation.label_noise:
         splits["train"] = add_label_noise(splits["train"], cfg.ablation.label_noise, len(dataset.labels), cfg.seed)
+        if len(np.unique(splits["train"].labels)) < 2:
+            raise DataError(f"ablation.label_noise={cfg.ablation.label_noise} left one class in the training texts")
+    if (num_classes := cfg.trainer.classes_per_batch or 0) > len(dataset.labels):
+        allowed = f"expected at most {len(dataset.labels)}, the classes of {dataset.name}"
+        raise ConfigError(f"trainer.classes_per_batch={num_classes} is not allowed: {allowed}")
     if is_trial:
         del splits["test"]
     else:

@@ -113,6 +113,9 @@ class Fit:
                     raise Interrupted(pending[0])
                 if self.on_epoch is not None:
                     self.on_epoch(row)
+            if pending:  # since the last epoch's checkpoint
+                self.save()
+                raise Interrupted(pending[0])
         self.report("stopped", {})
         self.note(ties(progress.epochs, progress.best_epoch, self.cfg.variant.tested_weights))
         if self.cfg.variant.tested_weights == "best":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +15,7 @@ from gloss.cli.hydra_main import main
 from gloss.config import CONFIG_DIR, TuneConfig, known_options
 from gloss.errors import ConfigError
 from gloss.experiments.grid import NAMES, expand_grid, in_sweep_order, is_run, jobs_of, search_spec
+from gloss.experiments.requested import requested_runs
 from gloss.records.run_folder import run_folder
 from gloss.resolve import resolve
 from gloss.runtime.overrides import prepared
@@ -109,6 +111,14 @@ def test_only_excludes_jobs_of_an_experiment():
     found = [(c.loss, c.config.dataset.unlabeled) for c in few_shot]
     losses = [(loss, None) for loss in ("ce", "gloss_o", "gloss_sqrt", "scl_ce")]
     assert sorted(found, key=str) == sorted([*losses, ("gloss_sqrt", "rest")], key=str)
+
+
+def test_equal_jobs_count_once():
+    given = ["dataset=mr,mr", "loss=scl,scl_ce", "model=bert", "seed=1,1,02,2"]
+    assert [(c.loss, c.seeds) for c in expand_grid("table2", given)] == [("scl_ce", (1, 2))]
+    asked = [["dataset=mr", "model=bert", "loss=ce", f"seed={seeds}"] for seeds in ("1,2", "2,3")]
+    both = requested_runs("table2", asked, Path("x"))
+    assert [c.seeds for c in both] == [(1, 2, 3)]
 
 
 def test_jobs_equal_hydras_sweeper():

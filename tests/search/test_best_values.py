@@ -1,5 +1,6 @@
 """Values of a search: which runs use them, and the messages about them."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from searching import composed, finished, stand_in, without_search
 from gloss.cli.hydra_main import main
 from gloss.records.run_folder import run_folder
 from gloss.search import worker as tuning
-from gloss.search.best_values import tuned_file
+from gloss.search.best_values import read_tuned, tuned_file
 from gloss.search.worker import tune
 
 
@@ -143,6 +144,11 @@ def test_a_finished_search_is_written_once_and_replaces_other_values(settings, m
     before = path.stat().st_mtime_ns
     finished(settings, monkeypatch)
     assert path.stat().st_mtime_ns == before
+    shutil.rmtree(first.folder)  # and the study is made again, with other values
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 - cfg.loss.gamma))
+    again = tune(composed("loss=gloss_o", *settings))
+    assert again.name == first.name and read_tuned(path)[0]["loss.gamma"] == again.best["params"]["gamma"]
+    assert again.best["params"]["gamma"] != first.best["params"]["gamma"]
     second = finished(settings, monkeypatch, "seed=2")
     assert yaml.safe_load(path.read_text())["tuned"]["study"] == second.name
     assert f"held the values of {first.name}: replaced" in capsys.readouterr().err

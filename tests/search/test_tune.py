@@ -126,6 +126,13 @@ def test_more_trials_extend_a_study_and_other_settings_make_a_new_one(settings, 
     for change in ("seed=2", "trainer.max_epochs=3", "dataset.train_limit=20", "search=authors", "trainer.patience=3"):
         names.add(worker_of(composed("loss=ce", *settings, change)).study_name)
     assert len(names) == 6
+    settings_of_the_search = ("sampler.seed=99", "sampler.n_startup_trials=1", "pruner.integrated.n_warmup_steps=1")
+    for change in (*settings_of_the_search, "pruned_counts=true"):
+        names.add(worker_of(composed("loss=ce", *settings, f"search.{change}")).study_name)
+    assert len(names) == 10
+    for more in ("trainer.device=cpu", "search.pruned_counts=true"):  # of no effect without pruning
+        names.add(worker_of(composed("loss=ce", *settings, "search.prune=false", more)).study_name)
+    assert len(names) == 11
 
 
 def test_a_trial_of_a_dead_worker_is_retried(settings, monkeypatch):
@@ -260,6 +267,11 @@ def test_a_trial_below_the_median_is_pruned_and_leaves_no_checkpoint(settings, m
     assert max(pruned.intermediate_values) == 5 and pruned.value == pytest.approx(53.9 - 3)
     assert [path for path in worker.folder.rglob("checkpoint")] == []
     monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 1.0, 8))
+    trial = worker.study.ask(worker.space)
+    rows = [{"epoch": n, "score": 1.0} for n in range(1, 8)]
+    tuning._Reporter(trial).on_start(None, None, [])  # a trial that begins
+    with pytest.raises(optuna.TrialPruned):  # one that goes on: the interruption came before the question
+        tuning._Reporter(trial).on_start(None, None, rows)
     unpruned = worker_of(composed("loss=ce", *settings, "search.trials=7", "search.prune=false"))
     work(unpruned)
     assert states(unpruned) == ["complete"] * 7

@@ -10,6 +10,7 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import accuracy_score, f1_score, silhouette_samples
 
+import gloss.training.evaluate
 from gloss.training.metrics import NEIGHBOURS, best_k, classification_metrics, macro_silhouette, nearest_labels, vote
 from gloss.training.probe import adam_probe, logistic_probe
 from gloss.training.run import train
@@ -198,3 +199,17 @@ def test_records_have_a_nearest_neighbour_accuracy(tiny_config, monkeypatch, opt
     for split in ("val", "test"):
         assert 0 <= record.result["metrics"][split]["knn_accuracy"] <= 100
     assert record.result["hyperparameters"]["num_neighbours"] in NEIGHBOURS
+
+
+def test_the_neighbours_sample_has_its_size_and_its_share_of_wrong_labels(tiny_config, monkeypatch):
+    seen = []
+    real = gloss.training.evaluate.nearest_labels
+    monkeypatch.setattr("gloss.training.evaluate.NEIGHBOURS_SAMPLE", 40)
+    spy = lambda vectors, labels, queries: (seen.append(labels), real(vectors, labels, queries))[1]  # noqa: E731
+    monkeypatch.setattr("gloss.training.evaluate.nearest_labels", spy)
+    labels = {}
+    for noise in (0.0, 0.3):
+        train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.label_noise={noise}"))
+        labels[noise] = seen[-1]
+    assert len(labels[0.0]) == 40
+    assert 4 <= (labels[0.0] != labels[0.3]).sum() <= 20  # 12 expected; from one stream all wrong ones would be here

@@ -24,6 +24,7 @@ from gloss.models.encoder import Classifier, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.reading import read_record
 from gloss.runtime.signals import Interrupted
+from gloss.training.callbacks import Callback
 from gloss.training.checkpoint import Progress
 from gloss.training.failures import Diverged
 from gloss.training.objective import Objective
@@ -153,9 +154,30 @@ def test_a_resumed_run_equals_an_uninterrupted_run(tiny_config, monkeypatch, sto
     with stopped_after(monkeypatch, *stop_at):
         train(tiny_config(*options))
     assert not (folder / "DONE").exists() and (folder / "checkpoint").exists()
+    (state,) = folder.glob("checkpoint/*/state.json")
+    content = json.loads(state.read_text())
+    content["progress"]["total_seconds"] = 1000.0
+    state.write_text(json.dumps(content))
+    older = shutil.copytree(
+        state.parent, state.parent.with_name("00001-0000001")
+    )  # its process died before removing it
+    (older / "model.safetensors").write_bytes(b"")
     resumed = train(tiny_config(*options))
     assert outcome(resumed.folder) == expected and resumed.result.get("resumed_on") is None
+    assert resumed.result["seconds"]["total"] > 1000
     assert not (folder / "checkpoint").exists()
+
+
+def test_a_stop_in_the_last_epochs_callback_counts(tiny_config):
+    class Stop(Callback):
+        def on_epoch(self, row):
+            if row["epoch"] == 2:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    options = ["loss=ce", "trainer.max_epochs=2"]
+    with pytest.raises(Interrupted):
+        train(tiny_config(*options), callbacks=[Stop()])
+    assert train(tiny_config(*options)).result["epochs"] == 2
 
 
 def test_epoch_seconds_exclude_checkpoints(tiny_config, monkeypatch):

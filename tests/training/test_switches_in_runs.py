@@ -150,7 +150,7 @@ def test_variant_tested_weights(tiny_config, monkeypatch, mode, tested):
     def validate(self: Fit) -> tuple[float, dict]:
         epoch = self.progress.epoch
         weights[epoch] = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        return next(scores), {"graph_quality": self.progress.graph_at_start}
+        return next(scores), {"graph_quality": {**self.progress.graph_at_start, "homophily": epoch / 10}}
 
     logits = Fit.logits
     monkeypatch.setattr(Fit, "_validate", validate)
@@ -158,6 +158,7 @@ def test_variant_tested_weights(tiny_config, monkeypatch, mode, tested):
     loss = ["loss=ce"] if mode == "integrated" else ["loss=scl", "mode=standalone"]
     record = train(tiny_config(*loss, f"variant.tested_weights={tested}", "trainer.max_epochs=3"))
     assert record.result["best_epoch"] == 2
+    assert record.result["graph_quality"]["at_best"]["homophily"] == (0.2 if tested == "best" else 0.3)
     expected, other = (weights[2], weights[3]) if tested == "best" else (weights[3], weights[2])
     names = [name for name in expected if mode == "integrated" or not name.startswith("head.")]  # of the probe
     assert all(torch.equal(at_test[name], expected[name]) for name in names)

@@ -18,7 +18,7 @@ from gloss.models.encoder import Encoder, TokenTable
 from gloss.models.pretrained import load_tokenizer
 from gloss.training.objective import Objective
 from gloss.training.run import train
-from gloss.training.trainer import Fit
+from gloss.training.trainer import LOG, Fit
 
 GRAPH = ["loss=gloss_o", "loss.sigma=0.5"]
 REST = ["dataset.train_limit=60", "dataset.unlabeled=rest"]
@@ -114,12 +114,13 @@ def test_token_tables_are_joined_row_by_row(tiny_config):
 
 
 def test_each_batch_has_the_given_number_of_unlabeled_texts(tiny_config, monkeypatch):
-    seen = []
+    seen, counts = [], []
     step = Fit.step
 
     def kept(self, number, rows, device_indices, is_labeled):
         seen.append((np.sort(rows), self.step_labels[device_indices], is_labeled, len(self.step_labels)))
         step(self, number, rows, device_indices, is_labeled)
+        counts.append(int(self.log[number, LOG.index("num_unlabeled")]))
 
     monkeypatch.setattr(Fit, "step", kept)
     record = train(tiny_config(*GRAPH, *REST, "trainer.unlabeled_per_batch=8", "trainer.max_epochs=1"))
@@ -129,6 +130,7 @@ def test_each_batch_has_the_given_number_of_unlabeled_texts(tiny_config, monkeyp
         assert num_rows == total and ((rows >= 60).sum(), (labels == -1).sum()) == (8, 8)
         assert not (is_labeled & (labels < 0)).any() and int(is_labeled.sum()) == -(-6 * int((labels >= 0).sum()) // 10)
     assert folder_of(tiny_config(*GRAPH, "dataset.train_limit=60", "trainer.max_epochs=1")) != record.folder
+    assert counts == [int((~is_labeled & (labels >= 0)).sum()) for _, labels, is_labeled, _ in seen]  # to be predicted
 
 
 def test_a_resumed_run_with_unlabeled_texts_equals_an_uninterrupted_run(tiny_config, monkeypatch):
