@@ -24,6 +24,9 @@ def test_fig2_shows_the_distance_to_the_best_mean(tmp_path):
     shown = [(row["x"], row["mean"], row["n"], row["change"], row["pairs"]) for row in drawing.data]
     assert shown == [(0.2, 84.0, 3, 0.0, 3), (0.8, 87.0, 2, 3.0, 2)]  # paired: 86 - 84, 88 - 84
     assert drawing.data[1]["std"] == drawing.data[1]["change_std"] == pytest.approx(2**0.5)
+    assert (
+        "Held, MR, BERT-base, integrated, G-Loss-O + CE, against λ: σ 0.6, γ 0.6, learning rate 2e-05." in drawing.notes
+    )
     line, hollow = drawing.figure.axes[0].lines[0], drawing.figure.axes[0].lines[-1]
     assert np.isnan(line.get_ydata()[1]) and list(line.get_xdata()) == [0.2, 0.5, 0.8]  # λ 0.5 interrupts the line
     assert 0.8 in hollow.get_xdata() and 0.2 not in hollow.get_xdata()

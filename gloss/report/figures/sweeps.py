@@ -102,13 +102,15 @@ def _changes(frame: pd.DataFrame, bases: Sequence[dict[int, float]]) -> pd.DataF
     return frame.assign(change=[*map(mean, found)], change_std=[*map(std, found)], pairs=[*map(len, found)])
 
 
-def _held(frame: pd.DataFrame, *changed: str) -> list[str]:
-    """A note with the hyperparameters that stay the same in each row of panels."""
+def _held(frame: pd.DataFrame) -> list[str]:
+    """A note on each line: the hyperparameters with which it trained, but for one that it shows."""
     notes = []
-    for (place, row), mine in frame[frame["n"] > 0].groupby(["place", "row"], sort=False):
+    for (place, row, path), mine in frame[frame["n"] > 0].groupby(["place", "row", "setting"], sort=False):
+        shown = path.rpartition(".")[2].removesuffix("_scale") if mine["x"].nunique() > 1 else ""
         values = mine.iloc[0]["values"]
-        held = ", ".join(f"{SYMBOLS[key]} {x:.3g}" for key, x in values.items() if key not in changed)
-        notes.append(f"Held, {place}, {row.partition(', ')[2]}: {held}.")
+        held = ", ".join(f"{SYMBOLS[key]} {x:.3g}" for key, x in values.items() if key != shown)
+        against = f", against {SYMBOLS[shown]}" if shown in SYMBOLS else ""
+        notes.append(f"Held, {place}, {row.partition(', ')[2]}{against}: {held}.")
     return notes
 
 
@@ -190,7 +192,7 @@ def sensitivity(name: str, title: str, parts: Sequence[tuple[Sequence[Group], st
         f"{'; '.join(rows)}.",
         "Points from best: from the highest mean on the test split among points with most seeds, paired by seed. Bars: "
         "± one standard deviation of this difference; hollow: fewer seeds.",
-        *_held(frame, *(path.partition(".")[2].removesuffix("_scale") for _, path, _ in parts)),
+        *_held(frame),
         *common_notes(everything, [path for _, path, _ in parts]),
     ]
     return Drawing(name, title, figure, _rows(frame), notes, missing(everything))
