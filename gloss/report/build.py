@@ -83,13 +83,19 @@ def _sweep(name: str) -> Kind:
 SECTIONS = {
     "demo": Kind("Before and after training", ("demo",), lambda m, x: demo(x, m.measured("frozen"), m.outputs)),
     "table1": Kind("Table 1: the texts", (), lambda m: [table1(found) for found in [m.measured("texts")] if found]),
-    "table2": Kind("Table 2: integrated mode", ("table2",), lambda m, x: m.with_references(results.table2(x), x)),
+    "table2": Kind(
+        "Table 2: integrated mode, accuracy / macro-F1 (%)",
+        ("table2",),
+        lambda m, x: m.with_references(results.table2(x), x),
+    ),
     "table3": Kind("Table 3: standalone mode", ("table3",), lambda m, x: m.with_references(results.table3(x), x)),
     "table4": Kind("Table 4: G-Loss-O against SCL", ("table3",), lambda m, x: [results.table4(x)]),
     "table5": Kind(
-        "Table 5: against published systems", ("table2",), lambda m, x: [comparisons.table5(x, m.measured("tfidf"))]
+        "Table 5: against published systems, accuracy (%)",
+        ("table2",),
+        lambda m, x: [comparisons.table5(x, m.measured("tfidf"))],
     ),
-    "table6": Kind("Table 6: SST-2 and QNLI", ("table6",), lambda m, x: [results.table6(x)]),
+    "table6": Kind("Table 6: SST-2 and QNLI, accuracy (%)", ("table6",), lambda m, x: [results.table6(x)]),
     "table7": Kind("Table 7: hyperparameters", (), lambda m: [table7(m.studies)] if m.studies else []),
     "table9": Kind("Table 9: paired tests", ("table3",), lambda m, x: [comparisons.table9(x)]),
     "paper_claims": Kind(

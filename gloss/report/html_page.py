@@ -52,6 +52,15 @@ class Section:
         return [note for part in self.parts for note in part.notes]
 
     @property
+    def deviations(self) -> list[str]:
+        """Notes shown in full: the runs are not the paper's."""
+        return [note for note in dict.fromkeys(self.notes) if note.startswith("Not the paper's protocol")]
+
+    @property
+    def footnotes(self) -> list[str]:
+        return [note for note in self.notes if note not in self.deviations]
+
+    @property
     def missing(self) -> list[str]:
         return list(dict.fromkeys(x for part in self.parts for x in part.missing))
 
@@ -75,7 +84,7 @@ def render(
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, keep_trailing_newline=True
     )
-    notes = list(dict.fromkeys(note for s in sections for note in s.notes))  # each once, by its number
+    notes = list(dict.fromkeys(note for s in sections for note in s.footnotes))  # each once, by its number
     environment.filters["number"] = lambda note: notes.index(note) + 1
     environment.filters["png"] = lambda d: base64.b64encode((folder / f"{d.name}.png").read_bytes()).decode()
     counts = Counter(_verdicts([t.data for s in sections for t in s.tables]))
