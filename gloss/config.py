@@ -197,9 +197,7 @@ class ExperimentConfig:
     """Settings of an experiment, beside the sweep in its file (hydra.sweeper.params)."""
 
     name: str | None = None  # set by experiment=
-    only: dict[str, Any] = field(
-        default_factory=dict
-    )  # set by experiment=: "key=value" -> {key: the one value that it is run with}
+    only: dict[str, Any] = field(default_factory=dict)  # set by experiment=: "key=value" -> {key: its only value}
     search: bool = True  # set by experiment=: whether hyperparameters are searched first
 
 

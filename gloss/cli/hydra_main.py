@@ -36,8 +36,6 @@ LOST_JOBS = {  # errors of launchers, by name: they are imported only where they
     "UncompletedJobError": "a job was cancelled or killed before its run was done; the others go on. Its log is in the "
     "sweep's folder slurm",
 }
-
-
 SCHEMAS = {"train": Config, "tune": TuneConfig}
 
 

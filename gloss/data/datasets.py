@@ -226,7 +226,7 @@ def _names(cfg: DatasetConfig) -> list[str]:
 def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
     paths = {"train": cfg.path, "val": cfg.val_path, "test": cfg.test_path}
     given = {part: path for part, path in paths.items() if path is not None or part == "train"}
-    kinds = {examples_kind(path) for path in given.values()}
+    kinds = {examples_kind(path) for path in (*given.values(), cfg.unlabeled_path) if path is not None}
     refuse_unread(kinds, cfg.separator, cfg.encoding)
     found = {p: read_examples(path, cfg.text, _names(cfg), cfg.separator, cfg.encoding) for p, path in given.items()}
     if kinds == {"folder"} and (cfg.text, cfg.label) != (DatasetConfig().text, DatasetConfig().label):

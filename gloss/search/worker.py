@@ -132,7 +132,7 @@ class _Reporter(Callback):
 
     def on_start(self, cfg: Config, folder: Path, epochs: list[dict[str, Any]]) -> None:
         self.report(epochs)
-        if epochs and self.trial.should_prune():  # the interruption came before the question
+        if epochs and self.trial.should_prune():  # also of a resumed trial: it may have stopped before the question
             raise optuna.TrialPruned
 
     def on_epoch(self, row: dict[str, Any]) -> None:
@@ -188,14 +188,12 @@ class Worker:
             group, key = HYPERPARAMETERS[name].split(".")
             rest[group][key] = range_of(self.space[name])
         rest |= {"seed": self.cfg.seed, "prune": self.search.prune and self.cfg.mode in self.search.pruner}
-        named = config_file("search", self.search.name, is_optional=True)
-        pruner = {
-            "pruner": named.get("pruner", {}).get(self.cfg.mode),
-            "pruned_counts": named.get("pruned_counts", False),
-        }
-        usual = {"sampler": named.get("sampler", {}), **(pruner if rest["prune"] else {})}
-        ours = asdict(self.search) | {"pruner": self.search.pruner.get(self.cfg.mode)}
-        rest |= {key: ours[key] for key, value in usual.items() if ours[key] != value}
+        ours = asdict(self.search)
+        usual = asdict(SearchConfig()) | config_file("search", self.search.name, is_optional=True)
+        for settings in (ours, usual):
+            settings["pruner"] = settings["pruner"].get(self.cfg.mode)
+        keys = ("sampler", "pruner", "pruned_counts") if rest["prune"] else ("sampler",)
+        rest |= {key: ours[key] for key in keys if ours[key] != usual[key]}
         if self.cfg.dataset.has_own_texts:
             rest["fingerprint"] = self.fingerprint
         return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:8]

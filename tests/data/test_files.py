@@ -108,6 +108,9 @@ def test_a_key_that_no_file_of_this_kind_reads_is_refused(tmp_path):
     with pytest.raises(DataError, match="separator=; has no effect: only CSV files have one"):
         load(tmp_path / "x.jsonl", separator=";")
     assert load(tmp_path / "x.jsonl", encoding="latin-1").labels == ["neg", "pos"]
+    (tmp_path / "more.csv").write_text("text;other\na, b;c\n")
+    more = load(tmp_path / "x.jsonl", separator=";", unlabeled_path=str(tmp_path / "more.csv")).unlabeled
+    assert more.texts == [("a, b",)]
     FRAME.to_parquet(tmp_path / "x.parquet")
     with pytest.raises(DataError, match="encoding=latin-1 has no effect on parquet files"):
         load(tmp_path / "x.parquet", encoding="latin-1")
