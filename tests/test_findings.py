@@ -8,7 +8,8 @@ from gloss.records.reading import read_each, read_json
 
 OUTPUTS = ROOT / "outputs" / "reference"
 COLUMNS = {  # a word of a heading: the column of load_runs, and its decimal places
-    "other set": ("test_on_accuracy", 1),  # before the next: its heading holds that word too
+    "other set": ("test_on_accuracy", 1),  # this and the next before "accuracy": their headings hold it too
+    "nearest neighbours": ("test_knn_accuracy", 1),
     "accuracy": ("test_accuracy", 1),
     "macro-F1": ("test_macro_f1", 1),
     "silhouette": ("test_macro_silhouette", 2),
