@@ -35,6 +35,7 @@ def environment(device: torch.device, precision: str) -> dict[str, object]:
 def commit_of(folder: Path) -> tuple[str | None, bool | None]:
     """The git commit of the repository with its root at `folder`, and whether its tracked files are unchanged.
 
+    Files in outputs do not count: a committed record that is made again would make all runs after it unclean.
     (None, None) elsewhere, as in an environment that lies within another project's repository.
     """
 
@@ -45,6 +46,7 @@ def commit_of(folder: Path) -> tuple[str | None, bool | None]:
     try:
         if git("rev-parse", "--show-prefix"):
             return None, None
-        return git("rev-parse", "HEAD"), not git("status", "--porcelain", "--untracked-files=no")
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)outputs")
+        return git("rev-parse", "HEAD"), not changed
     except (OSError, subprocess.SubprocessError):
         return None, None

@@ -105,8 +105,15 @@ def test_the_commit_is_that_of_the_packages_own_repository(tmp_path):
     """An environment inside another project's repository would give that project's commit."""
     subprocess.run(["git", "init", "-q", tmp_path], check=True)
     identity = ["-c", "user.name=x", "-c", "user.email=x@y"]
-    subprocess.run(["git", "-C", tmp_path, *identity, "commit", "-q", "--allow-empty", "-m", "x"], check=True)
+    (tmp_path / "outputs").mkdir()
+    for name in ("code.py", "outputs/record"):
+        (tmp_path / name).write_text("old")
+    subprocess.run(["git", "-C", tmp_path, "add", "."], check=True)
+    subprocess.run(["git", "-C", tmp_path, *identity, "commit", "-q", "-m", "x"], check=True)
     (tmp_path / "site-packages").mkdir()
+    (tmp_path / "outputs" / "record").write_text("a record made again")
     commit, is_clean = commit_of(tmp_path)
     assert len(commit) == 40 and is_clean
+    (tmp_path / "code.py").write_text("new")
+    assert commit_of(tmp_path) == (commit, False)
     assert commit_of(tmp_path / "site-packages") == (None, None)
