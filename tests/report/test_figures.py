@@ -272,6 +272,16 @@ def test_convergence_has_a_title_on_each_panel_no_empty_panels_and_a_legend_that
     assert not any(ax.get_legend() or covered.overlaps(ax.get_window_extent()) for ax in axes)
 
 
+def test_panels_with_the_same_deviations_share_a_note(tmp_path):
+    for dataset, epochs in (("mr", 3), ("r8", 3), ("r52", 4)):
+        write_run(tmp_path, dataset=dataset, config={"trainer": {"max_epochs": epochs}})
+    (drawing,) = convergence(ungrouped(tmp_path))
+    assert drawing.notes[1:] == [
+        "Not the paper's protocol (MR, BERT-base, integrated; R8, BERT-base, integrated): trainer.max_epochs=3.",
+        "Not the paper's protocol (R52, BERT-base, integrated): trainer.max_epochs=4.",
+    ]
+
+
 def test_convergence_prefers_the_cells_of_the_tables(tmp_path):
     short = {"trainer": {"max_epochs": 3}}
     for loss in ("ce", "gloss_o"):

@@ -33,15 +33,25 @@ class Panel(NamedTuple):
     def where(self) -> str:
         return f"{self.drawn[0].place}, {self.drawn[0].mode}"
 
-    def notes(self) -> list[str]:
-        """Notes on the protocol of the drawn runs, and on the runs that are left out."""
+    @property
+    def deviations(self) -> str:
         found = dict.fromkeys(", ".join(protocol_deviations(g.config)) for g in self.drawn)
-        notes = [f"Not the paper's protocol ({self.where}): {'; '.join(filter(None, found))}."] if any(found) else []
-        if self.left_out:
-            which = Counter(g.loss_name for g in self.left_out)
+        return "; ".join(filter(None, found))
+
+
+def _notes(shown: Sequence[Panel]) -> list[str]:
+    """Notes on the protocol of the drawn runs, panels of the same deviations together, and on runs left out."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for panel in shown:
+        if panel.deviations:
+            alike[panel.deviations].append(panel.where)
+    notes = [f"Not the paper's protocol ({'; '.join(where)}): {found}." for found, where in alike.items()]
+    for panel in shown:
+        if panel.left_out:
+            which = Counter(g.loss_name for g in panel.left_out)
             counted = ", ".join(f"{name} ({num})" for name, num in which.items())
-            notes.append(f"Configurations left out of {self.where}, for their other settings: {counted}.")
-        return notes
+            notes.append(f"Configurations left out of {panel.where}, for their other settings: {counted}.")
+    return notes
 
 
 def convergence(groups: Sequence[Group], cells: Sequence[Group] = ()) -> list[Drawing]:
@@ -149,7 +159,7 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
     figure.legend(list(entries.values()), list(entries), loc="outside right center")
     notes = [
         "Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds.",
-        *(note for block in blocks for note in block.notes()),
+        *_notes(blocks),
     ]
     return Drawing(name, "How the losses converge", figure, data, notes)
 
@@ -198,8 +208,7 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
         row[0].set_title(block.where)
         row[-1].set(xlabel=MEASURES[-1][0], ylabel="Test accuracy (%)")
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-        notes += block.notes()
-    return Drawing(name, "Quality of the graph", figure, data, notes)
+    return Drawing(name, "Quality of the graph", figure, data, notes + _notes(blocks))
 
 
 def _above(quality: dict[str, Any], key: str, chance: str, factor: float) -> float:
