@@ -153,7 +153,7 @@ def test_scl_in_integrated_mode_is_the_papers_scl_ce():
 def test_config_hash_depends_only_on_keys_that_change_a_result():
     base = config_hash(composed())
     same = "trainer.device=cpu trainer.grad_cache_chunk=16 paths.outputs=x rerun=true seed=2 trainer.save_model=true"
-    for word in (*same.split(), "trainer.lr=2.0e-5", "trainer.tensorboard=true"):
+    for word in (*same.split(), "trainer.lr=2.0e-5", "trainer.tensorboard=true", "trainer.save_embeddings=true"):
         assert config_hash(composed(word)) == base, word
     other = "trainer.precision=bf16 trainer.lr=3e-5 loss.gamma=0.5 dataset.train_limit=100 variant=released"
     for word in (*other.split(), "model.max_length=64", "ablation.graph_noise=0.1", "ablation.graph_shuffle=true"):

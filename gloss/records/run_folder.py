@@ -31,6 +31,8 @@ _NOT_IN_HASH_OF = {
     "loss": ("name",),
     "trainer": ("device", "grad_cache_chunk", "num_length_buckets", "checkpoint_minutes", "save_model", "tensorboard"),
 }
+# Keys that cannot change a result, but were hashed at first: they count as off, so that older runs keep their folders.
+_ALWAYS_OFF: dict[str, dict[str, object]] = {"trainer": {"save_embeddings": False}}
 # Keys that came later: left out while they change nothing, so that older runs keep their folders.
 _LATER: dict[str, dict[str, object]] = {
     "dataset": {"unlabeled": None, "group": None},
@@ -55,7 +57,8 @@ def config_hash(cfg: Config, fingerprint: str | None = None) -> str:
 def is_hashed(key: str) -> bool:
     """Whether config_hash covers a key of the configuration, such as trainer.lr."""
     group, _, name = key.partition(".")
-    return group not in _NOT_IN_HASH and name not in _NOT_IN_HASH_OF.get(group, ())
+    harmless = (*_NOT_IN_HASH_OF.get(group, ()), *_ALWAYS_OFF.get(group, ()))
+    return group not in _NOT_IN_HASH and name not in harmless
 
 
 def hashed_config(cfg: Config) -> dict[str, Any]:
@@ -66,6 +69,8 @@ def hashed_config(cfg: Config) -> dict[str, Any]:
     contents = [_content(x) for x in cfg.ablation.tested_on.values()]
     if contents:
         rest["ablation"]["test_on"] = contents if isinstance(cfg.ablation.test_on, list) else contents[0]
+    for group, off in _ALWAYS_OFF.items():
+        rest[group] = rest[group] | off
     for group, off in _LATER.items():
         rest[group] = {key: value for key, value in rest[group].items() if off.get(key, ...) != value}
     return rest

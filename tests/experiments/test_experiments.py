@@ -39,6 +39,13 @@ def test_every_experiment_has_its_number_of_runs():
     assert found == RUNS
 
 
+def test_figure_5_draws_the_runs_of_table_3_which_keep_their_embeddings():
+    given = (["loss=scl,triplet,cosine"], ["loss=gloss_o", "loss.sigma=0.5"])
+    table3, fig5 = ({c.folder(1): c for x in given for c in expand_grid(name, x)} for name in ("table3", "fig5"))
+    assert len(fig5) == 8 and set(fig5) < set(table3)
+    assert all(c.config.trainer.save_embeddings for c in (*table3.values(), *fig5.values()))
+
+
 @pytest.mark.parametrize("name", ["fig3b", "shift", "variant"])
 def test_cells_equal_the_configurations_of_the_command_line(name):
     given = ["model=tiny,minilm", "seed=2,3", "trainer.max_epochs=3", "loss=gloss_sqrt"]

@@ -231,6 +231,16 @@ def test_convergence_ends_at_the_first_stopped_seed(tmp_path):
     assert left_out in drawing.notes
 
 
+def test_convergence_names_the_values_of_the_drawn_configuration(tmp_path):
+    for config_hash, lam, val in (("1" * 8, 0.2, 90.0), ("2" * 8, 0.5, 80.0)):
+        config = {"loss": {"lam": lam}}
+        write_run(tmp_path, loss="gloss_sqrt", config_hash=config_hash, accuracy=70.0, val=val, config=config)
+    (drawing,) = convergence(ungrouped(tmp_path))
+    assert "Best on validation, MR, BERT-base, integrated: G-Loss-SQRT + CE with λ 0.2." in drawing.notes
+    (drawing,) = convergence(ungrouped(tmp_path)[:1])
+    assert not any("Best on validation" in note for note in drawing.notes)
+
+
 def test_convergence_draws_one_protocol_and_the_best_on_validation(tmp_path):
     """One figure per model. Reduced runs have a smaller config_hash and more losses, but are not drawn."""
     for dataset, model, seed in ((d, m, s) for d in ("mr", "r8", "r52") for m in ("bert", "minilm") for s in (1, 2)):

@@ -170,7 +170,8 @@ def _points(run: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Coordinates [N, 2], labels [N] and indices [N] of at most MAX_POINTS test texts. Raises RunError."""
     arrays = run.predictions()
     if "test_embeddings" not in arrays:
-        raise RunError(f"{run.folder}/predictions.npz holds no test_embeddings: run with trainer.save_embeddings=true")
+        advice = "run it again, with rerun=true trainer.save_embeddings=true"
+        raise RunError(f"{run.folder}/predictions.npz holds no test_embeddings: {advice}")
     keep = np.sort(np.random.default_rng(0).permutation(len(arrays["test_labels"]))[:MAX_POINTS])
     return tsne(arrays["test_embeddings"][keep]), arrays["test_labels"][keep], keep
 

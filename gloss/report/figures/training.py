@@ -8,10 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
+from gloss.config import HYPERPARAMETERS
 from gloss.errors import RunError
 from gloss.paper.names import LOSS_LOOK, dataset_look, dataset_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, band, num_seeds, panels
+from gloss.report.figures.sweeps import SYMBOLS
 from gloss.report.protocol import protocol_deviations
 from gloss.report.seed_groups import Group, blocks, identity, setting
 from gloss.report.statistics import mean, std
@@ -24,9 +26,10 @@ MEASURES = (  # heading, key, its chance level, factor
 
 
 class Panel(NamedTuple):
-    """The drawn groups of a data set, model and mode, one for each loss, and the groups that are left out."""
+    """The drawn groups of a data set, model and mode, one for each loss; what of them was picked; the other groups."""
 
     drawn: list[Group]
+    picked: list[str]
     left_out: list[Group]
 
     @property
@@ -47,6 +50,8 @@ def _notes(shown: Sequence[Panel]) -> list[str]:
             alike[panel.deviations].append(panel.where)
     notes = [f"Not the paper's protocol ({'; '.join(where)}): {found}." for found, where in alike.items()]
     for panel in shown:
+        if panel.picked:
+            notes.append(f"Best on validation, {panel.where}: {'; '.join(panel.picked)}.")
         if panel.left_out:
             which = Counter(g.loss_name for g in panel.left_out)
             counted = ", ".join(f"{name} ({num})" for name, num in which.items())
@@ -113,7 +118,8 @@ def _a_figure_a_model(
         for block in blocks((g for g in groups if g.model == model), "dataset", "mode").values():
             asked = [composed[identity(g)] for g in block if identity(g) in composed]
             drawn = _chosen(asked or block)
-            found.append(Panel(drawn, [g for g in block if identity(g) not in map(identity, drawn)]))
+            left_out = [g for g in block if identity(g) not in map(identity, drawn)]
+            found.append(Panel(drawn, _picked(drawn, asked or block), left_out))
         drawings.append(draw(name if len(models) == 1 else f"{name}_{model}", found))
     return drawings
 
@@ -134,6 +140,22 @@ def _chosen(candidates: Sequence[Group]) -> list[Group]:
         return len(g.runs), mean(found.values()) if found else -math.inf
 
     return [max(same, key=quality) for same in blocks(by_setting[max(by_setting, key=preference)], "loss").values()]
+
+
+def _picked(drawn: Sequence[Group], candidates: Sequence[Group]) -> list[str]:
+    """The hyperparameters in which drawn groups differ from candidates that are otherwise equal."""
+    found = []
+    for g in drawn:
+        rivals = [x.config for x in candidates if (x.loss, setting(x)) == (g.loss, setting(g))]
+        values = {name: [number(x, *path.split(".")) for x in rivals] for name, path in HYPERPARAMETERS.items()}
+        own = {
+            name: number(g.config, *HYPERPARAMETERS[name].split(".")) for name, x in values.items() if len(set(x)) > 1
+        }
+        if own:
+            found.append(
+                f"{g.loss_name} with {', '.join(f'{SYMBOLS.get(name, name)} {x:.3g}' for name, x in own.items())}"
+            )
+    return found
 
 
 def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
