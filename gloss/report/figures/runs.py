@@ -270,7 +270,7 @@ def _bars(ax: Any, block: Sequence[tuple[Group, dict[str, Any]]]) -> None:
         text = f"{total:.2f} s" + (f", graph and propagation {100 * overhead / total:.1f} %" if overhead > 0 else "")
         ax.annotate(text, (left, y), (4, 0), textcoords="offset points", va="center", fontsize=7)
     names = [
-        f"{g.loss_name}{g.others()}\n({g.mode}, {len(g.runs)} runs, {seconds['epochs']} epochs)" for g, seconds in block
+        f"{g.loss_name}{g.others()}\n({g.mode}, n={len(g.runs)}, {seconds['epochs']} epochs)" for g, seconds in block
     ]
     ax.set_yticks(range(len(names)), names)
     ax.invert_yaxis()
