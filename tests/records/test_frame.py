@@ -48,8 +48,8 @@ def test_readme_code_computes_a_cell_of_table_2(tmp_path, monkeypatch, capsys):
     (code,) = (text for text in found if "load_runs" in text)
     assert len(code.splitlines()) == 5
     for seed, accuracy in ((1, 81.0), (2, 83.5)):
-        write_run(tmp_path / "outputs" / "reference", seed=seed, accuracy=accuracy)
-    write_run(tmp_path / "outputs" / "reference", mode="standalone", loss="scl", silhouette=0.5)
+        write_run(tmp_path / "outputs" / "reference", model="mpnet", seed=seed, accuracy=accuracy)
+    write_run(tmp_path / "outputs" / "reference", model="mpnet", mode="standalone", loss="scl", silhouette=0.5)
     monkeypatch.chdir(tmp_path)
     names: dict = {}
     exec(code, names)
