@@ -1,4 +1,4 @@
-"""The tables of docs/FINDINGS.md and README.md against the records in outputs/reference."""
+"""The tables of docs/EVIDENCE.md and README.md against the records in outputs/reference, and links between pages."""
 
 import re
 
@@ -40,7 +40,7 @@ def measured() -> list[dict[str, set[str]]]:
 
 def test_tables_print_what_the_records_hold():
     candidates, num_checked = measured(), 0
-    for path in (ROOT / "docs" / "FINDINGS.md", ROOT / "README.md"):
+    for path in (ROOT / "docs" / "EVIDENCE.md", ROOT / "README.md"):
         prose = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
         for table in re.findall(r"(?:^\|.*\|\n)+", prose, re.MULTILINE):
             heading, _, *rows = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines())
@@ -60,3 +60,21 @@ def test_tables_print_what_the_records_hold():
                 assert all(any(x in texts["accuracy"] for texts in candidates) for x in alone), where
                 num_checked += len(joint) + len(alone)
     assert num_checked > 100
+
+
+def test_links_between_pages_lead_to_a_heading():
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")]
+    anchors = {}
+    for page in pages:
+        prose = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        headings = re.findall(r"^#+ (.*)$", prose, re.MULTILINE)
+        anchors[page] = {re.sub(r"[^\w\- ]", "", x.lower()).replace(" ", "-") for x in headings}
+    num_links = 0
+    for page in pages:
+        for name, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+            if "://" not in name:
+                target = (page.parent / name).resolve() if name else page
+                assert target.exists(), f"{page.name}: {name}"
+                assert not anchor or anchor in anchors[target], f"{page.name}: {name}#{anchor}"
+                num_links += 1
+    assert num_links > 60
