@@ -59,8 +59,10 @@ class Record:
             raise RunError(f"{path} cannot be read: {shortened(error)}") from None
 
     def predictions(self) -> dict[str, np.ndarray]:
-        """The arrays of predictions.npz. Raises RunError where the file is broken."""
+        """The arrays of predictions.npz. Raises RunError where the file is missing or broken."""
         path = self.folder / "predictions.npz"
+        if not path.exists():
+            raise RunError(f"{self.folder} keeps no predictions.npz, to stay small: its command with rerun=true writes it")
         try:
             _refuse_special(path)
             with np.load(path, allow_pickle=False) as file:

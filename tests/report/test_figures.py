@@ -83,6 +83,10 @@ def test_figures_without_saved_embeddings(tmp_path):
     assert pictures.fig4(groups) is None
     with pytest.raises(RunError, match="save_embeddings=true"):
         pictures.fig5(groups)
+    for path in tmp_path.rglob("predictions.npz"):
+        path.unlink()
+    with pytest.raises(RunError, match="keeps no predictions.npz"):
+        pictures.fig4(groups)
 
 
 def test_fig5_shows_the_same_texts_for_every_loss(tmp_path, monkeypatch):
