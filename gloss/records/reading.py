@@ -62,7 +62,9 @@ class Record:
         """The arrays of predictions.npz. Raises RunError where the file is missing or broken."""
         path = self.folder / "predictions.npz"
         if not path.exists():
-            raise RunError(f"{self.folder} keeps no predictions.npz, to stay small: its command with rerun=true writes it")
+            raise RunError(
+                f"{self.folder} keeps no predictions.npz, to stay small: its command with rerun=true writes it"
+            )
         try:
             _refuse_special(path)
             with np.load(path, allow_pickle=False) as file:
