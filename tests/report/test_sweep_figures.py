@@ -119,6 +119,13 @@ def noise_cells(root, gloss=(82.0, 83.2, 84.1), **changes):
     return write_groups(root, *specs)
 
 
+def test_a_shared_legend_names_a_loss_once_with_the_seeds_of_all_panels(tmp_path):
+    specs = [{"dataset": "mr", "accuracy": (80.0, 81.0, 82.0)}, {"dataset": "r8", "accuracy": (90.0, 91.0)}]
+    drawing = sweeps.sweep("graph_noise", write_groups(tmp_path, *specs))
+    (legend,) = drawing.figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["CE (n=2–3)"]
+
+
 def test_graph_noise_notes_the_share_of_the_gain_after_the_shuffle(tmp_path):
     groups = noise_cells(tmp_path)
     drawing = sweeps.sweep("graph_noise", groups)

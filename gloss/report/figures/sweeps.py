@@ -125,12 +125,15 @@ def _bars_note(frame: pd.DataFrame) -> list[str]:
     return ["Bars: ± one standard deviation over seeds."] if (frame["n"] > 1).any() else []
 
 
+def _seeds(counts: pd.Series) -> str:
+    return num_seeds([x for x in counts if x])
+
+
 def _draw(
     ax: Any, line: pd.DataFrame, y: str, spread: str, n: str, look: dict[str, Any], label: str, scale: float = 1
 ) -> None:
-    """Draw a line, with a label that ends with the number of its seeds; points with fewer seeds are hollow."""
-    text = f"{label}{num_seeds([x for x in line[n] if x])})"
-    ax.errorbar(scale * line["x"], line[y], yerr=line[spread], label=text, capsize=2, elinewidth=0.8, **look)
+    """Draw a line; points with fewer seeds than others of it are hollow."""
+    ax.errorbar(scale * line["x"], line[y], yerr=line[spread], label=label, capsize=2, elinewidth=0.8, **look)
     color, fewer = ax.lines[-1].get_color(), line[line[n] < line[n].max()]
     look = {"marker": look.get("marker", "o"), "linestyle": "none", "markerfacecolor": "#FFFFFF", "zorder": 3}
     ax.plot(scale * fewer["x"], fewer[y], color=color, **look)
@@ -182,7 +185,7 @@ def sensitivity(name: str, title: str, parts: Sequence[tuple[Sequence[Group], st
         panel = frame[(frame["row"] == row) & (frame["setting"] == path)]
         for dataset in sorted(panel["dataset"].unique(), key=paper_order):
             line = panel[panel["dataset"] == dataset]
-            text = f"{dataset_name(dataset)} (best {line['best'].max():.1f}, "
+            text = f"{dataset_name(dataset)} (best {line['best'].max():.1f}, {_seeds(line['pairs'])})"
             _draw(ax, line, "change", "change_std", "pairs", dataset_look(dataset), text)
         ax.set(xlabel=f"{label}\n{row}", ylabel=METRICS["macro_f1"][0])
         _ticks(ax, frame.loc[frame["setting"] == path, "x"], log=path.endswith("sigma_scale"))
@@ -211,6 +214,7 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
     figure, axes = panels(-(-len(cells) // columns), columns, width=3.6, height=2.7)
     for unused in axes.flat[len(cells) :]:
         unused.remove()
+    is_shared = across or with_time  # one legend beside all panels: lines fill them, or go across several
     asked = Counter((g.place, g.label(INTEGRATED, path)) for g in groups)
     for ax, (place, metric) in zip(axes.flat, cells, strict=False):
         panel = frame[frame["place"] == place]
@@ -219,16 +223,17 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
             look = LOSS_LOOK.get(first["loss"], {})
             look = look | ({"linestyle": ":", "fillstyle": "none"} if first["others"] else {})
             look |= {"color": "#999999"} if first["mode"] != INTEGRATED and frame["mode"].nunique() > 1 else {}
-            _draw(ax, line, "mean", "std", "n", look, f"{own} (", scale)
+            alike = frame[(frame["label"] == own) & (frame["metric"] == metric)] if is_shared else line
+            _draw(ax, line, "mean", "std", "n", look, f"{own} ({_seeds(alike['n'])})", scale)
             if across and asked[place, own] == 1:
                 ax.axhline(first["mean"], color=look.get("color"), linestyle=look.get("linestyle"), linewidth=0.7)
         _ticks(ax, scale * panel["x"], log)
         ax.set(title=place, xlabel=label, ylabel=METRICS[metric][0])
         if metric == "seconds_per_epoch":
             ax.set_ylim(bottom=0)
-        if not across and not with_time and ax.has_data():
+        if not is_shared and ax.has_data():
             ax.legend()
-    if across or with_time:  # beside the panels: lines fill them, and one line may go across several
+    if is_shared:
         found = [ax.get_legend_handles_labels() for ax in axes.flat[:: len(metrics)]]
         entries = {text: line for handles in found for line, text in zip(*handles, strict=True)}
         figure.set_figwidth(figure.get_figwidth() + 3.6)
