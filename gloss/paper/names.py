@@ -6,6 +6,7 @@ from typing import Any
 
 from gloss.losses.registry import INTEGRATED, LOSSES
 
+SYMBOLS = {"sigma": "σ", "lam": "λ", "gamma": "γ", "lr": "learning rate"}  # of hyperparameters, in figures
 DATASETS = {
     "mr": "MR",
     "r8": "R8",

@@ -236,13 +236,14 @@ def test_convergence_ends_at_the_first_stopped_seed(tmp_path):
 
 
 def test_convergence_names_the_values_of_the_drawn_configuration(tmp_path):
-    for config_hash, lam, val in (("1" * 8, 0.2, 90.0), ("2" * 8, 0.5, 80.0)):
-        config = {"loss": {"lam": lam}}
+    for config_hash, lam, sigma, val in (("1" * 8, 0.2, "sqrt", 90.0), ("2" * 8, 0.5, 0.4, 80.0)):
+        config = {"loss": {"lam": lam, "sigma": sigma}}
         write_run(tmp_path, loss="gloss_sqrt", config_hash=config_hash, accuracy=70.0, val=val, config=config)
     (drawing,) = convergence(ungrouped(tmp_path))
-    assert "Best on validation, MR, BERT-base, integrated: G-Loss-SQRT + CE with λ 0.2." in drawing.notes
+    (note,) = (note for note in drawing.notes if "best on validation" in note)
+    assert note.endswith("best on validation, MR, BERT-base, integrated: G-Loss-SQRT + CE with λ 0.2, σ sqrt.")
     (drawing,) = convergence(ungrouped(tmp_path)[:1])
-    assert not any("Best on validation" in note for note in drawing.notes)
+    assert not any("best on validation" in note for note in drawing.notes)
 
 
 def test_convergence_draws_one_protocol_and_the_best_on_validation(tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 
 from gloss.config import CE, INTEGRATED
 from gloss.losses.registry import is_graph
-from gloss.paper.names import LOSS_LOOK, dataset_look, dataset_name, loss_name, model_name, paper_order
+from gloss.paper.names import LOSS_LOOK, SYMBOLS, dataset_look, dataset_name, loss_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, num_seeds, panels
 from gloss.report.protocol import RELEASED, protocol_deviations
@@ -25,7 +25,6 @@ CHANGES = {  # of Figure 7: the value that changes nothing, and the hyperparamet
     "ablation.lam_offset": (0.0, "lam"),
     "ablation.gamma_offset": (0.0, "gamma"),
 }
-SYMBOLS = {"sigma": "σ", "lam": "λ", "gamma": "γ", "lr": "learning rate"}
 METRICS = {  # heading, place in result.json
     "accuracy": ("Test accuracy (%)", ("metrics", "test", "accuracy")),
     "macro_f1": ("Test macro-F1, points from best", ("metrics", "test", "macro_f1")),

@@ -10,10 +10,9 @@ from typing import Any, NamedTuple
 
 from gloss.config import HYPERPARAMETERS
 from gloss.errors import RunError
-from gloss.paper.names import LOSS_LOOK, dataset_look, dataset_name, model_name, paper_order
+from gloss.paper.names import LOSS_LOOK, SYMBOLS, dataset_look, dataset_name, model_name, paper_order
 from gloss.records.reading import number
 from gloss.report.figure import Drawing, band, num_seeds, panels
-from gloss.report.figures.sweeps import SYMBOLS
 from gloss.report.protocol import protocol_deviations
 from gloss.report.seed_groups import Group, blocks, identity, setting
 from gloss.report.statistics import mean, std
@@ -51,7 +50,8 @@ def _notes(shown: Sequence[Panel]) -> list[str]:
     notes = [f"Not the paper's protocol ({'; '.join(where)}): {found}." for found, where in alike.items()]
     for panel in shown:
         if panel.picked:
-            notes.append(f"Best on validation, {panel.where}: {'; '.join(panel.picked)}.")
+            picked = f"{panel.where}: {'; '.join(panel.picked)}"
+            notes.append(f"Of several, the one with most seeds, then best on validation, {picked}.")
         if panel.left_out:
             which = Counter(g.loss_name for g in panel.left_out)
             counted = ", ".join(f"{name} ({num})" for name, num in which.items())
@@ -145,16 +145,16 @@ def _chosen(candidates: Sequence[Group]) -> list[Group]:
 def _picked(drawn: Sequence[Group], candidates: Sequence[Group]) -> list[str]:
     """The hyperparameters in which drawn groups differ from candidates that are otherwise equal."""
     found = []
+    paths = {SYMBOLS.get(name, name): path.split(".") for name, path in HYPERPARAMETERS.items()}
     for g in drawn:
         rivals = [x.config for x in candidates if (x.loss, setting(x)) == (g.loss, setting(g))]
-        values = {name: [number(x, *path.split(".")) for x in rivals] for name, path in HYPERPARAMETERS.items()}
-        own = {
-            name: number(g.config, *HYPERPARAMETERS[name].split(".")) for name, x in values.items() if len(set(x)) > 1
-        }
+        own = []
+        for name, (group, key) in paths.items():
+            value, *others = [(x.get(group) or {}).get(key) for x in (g.config, *rivals)]
+            if set(others) != {value}:
+                own.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")  # σ may be "sqrt"
         if own:
-            found.append(
-                f"{g.loss_name} with {', '.join(f'{SYMBOLS.get(name, name)} {x:.3g}' for name, x in own.items())}"
-            )
+            found.append(f"{g.loss_name} with {', '.join(own)}")
     return found
 
 
