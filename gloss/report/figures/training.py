@@ -142,6 +142,10 @@ def _chosen(candidates: Sequence[Group]) -> list[Group]:
     return [max(same, key=quality) for same in blocks(by_setting[max(by_setting, key=preference)], "loss").values()]
 
 
+def _short(value: object) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)  # σ may be "sqrt"
+
+
 def _picked(drawn: Sequence[Group], candidates: Sequence[Group]) -> list[str]:
     """The hyperparameters in which drawn groups differ from candidates that are otherwise equal."""
     found = []
@@ -150,9 +154,10 @@ def _picked(drawn: Sequence[Group], candidates: Sequence[Group]) -> list[str]:
         rivals = [x.config for x in candidates if (x.loss, setting(x)) == (g.loss, setting(g))]
         own = []
         for name, (group, key) in paths.items():
-            value, *others = [(x.get(group) or {}).get(key) for x in (g.config, *rivals)]
+            sections = [x.get(group) for x in (g.config, *rivals)]
+            value, *others = [_short(x.get(key)) if isinstance(x, dict) else "" for x in sections]
             if set(others) != {value}:
-                own.append(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}")  # σ may be "sqrt"
+                own.append(f"{name} {value}")
         if own:
             found.append(f"{g.loss_name} with {', '.join(own)}")
     return found
