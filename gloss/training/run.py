@@ -45,7 +45,7 @@ from gloss.training.callbacks import Callback, TensorBoard
 from gloss.training.checkpoint import Progress
 from gloss.training.collapse import no_better
 from gloss.training.evaluate import evaluate, keep_embeddings, kept_embeddings
-from gloss.training.failures import out_of_memory
+from gloss.training.failures import explain_lack_of_memory
 from gloss.training.objective import Objective, balanced_class_weights
 from gloss.training.progress_bar import Display, scores
 from gloss.training.result import result_of
@@ -100,17 +100,15 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
-            _Run(cfg, dataset, folder, device, callbacks, is_trial, display).complete()
+            with explain_lack_of_memory(cfg, device):
+                _Run(cfg, dataset, folder, device, callbacks, is_trial, display).complete()
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
             if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))
             raise
         except Exception as error:
-            failure = out_of_memory(error, cfg, device) if isinstance(error, RuntimeError) else None
             if not is_done(folder):  # else a callback failed after it
-                _write_error(folder, failure or error)
-            if failure:
-                raise failure from error
+                _write_error(folder, error)
             raise
         return read_record(folder)
 
@@ -189,6 +187,7 @@ class _Run:
                 self.fit.save()  # the training is over, and need not be done again
             raise
         finally:
+            del self.fit  # it refers back to this run, and the next one of a sweep needs its memory at once
             if is_done(self.folder):
                 _remove_left_over(self.folder)
             with contextlib.ExitStack() as ends:  # each is called, whatever another raises

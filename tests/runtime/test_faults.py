@@ -19,7 +19,7 @@ from gloss.errors import RunError
 from gloss.models.encoder import TokenTable
 from gloss.records.reading import read_records
 from gloss.records.run_folder import is_done
-from gloss.training.failures import Diverged, out_of_memory
+from gloss.training.failures import Diverged, explain_lack_of_memory
 from gloss.training.run import train
 from gloss.training.trainer import Fit
 
@@ -137,8 +137,9 @@ def test_out_of_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
 def test_the_remedy_for_out_of_memory_is_a_valid_setting(tiny_config, options, advised):
     texts = "out of memory", "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
     for error in (torch.OutOfMemoryError("out of memory"), *map(RuntimeError, texts)):
-        output = str(out_of_memory(error, tiny_config(*options), torch.device("cpu")))
-        assert re.findall(r"\S+=\S+", output) == ([advised] if advised else [])
+        with pytest.raises(RunError) as caught, explain_lack_of_memory(tiny_config(*options), torch.device("cpu")):
+            raise error
+        assert re.findall(r"\S+=\S+", str(caught.value)) == ([advised] if advised else [])
     tiny_config(*options, *([advised] if advised else []))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import json
 import os
 import shutil
@@ -280,3 +282,25 @@ def test_batches_without_signal_are_counted_and_noted_once(tiny_config, monkeypa
     counts = train(tiny_config(*options, "trainer.batch_size=2")).result["counts"]
     assert counts["batches_without_signal"] > counts["steps"] / 2
     assert capsys.readouterr().err.count("had nothing to compare") == 1
+
+
+@pytest.mark.parametrize("error", [None, torch.OutOfMemoryError, ValueError])
+def test_a_run_leaves_no_model_in_memory_for_the_next_one(tiny_config, monkeypatch, error):
+    def failing(*_):
+        raise error("CUDA out of memory")
+
+    def models():
+        return [thing for thing in gc.get_objects() if type(thing) is Classifier]
+
+    if error is not None:
+        monkeypatch.setattr(Fit, "step", failing)
+    load_encoder(tiny_config().model)  # its first import keeps the frames of its callers
+    gc.collect()
+    before = len(models())
+    gc.disable()
+    try:
+        with contextlib.suppress(RunError, ValueError):
+            train(tiny_config("loss=gloss_sqrt"))
+        assert len(models()) == before
+    finally:
+        gc.enable()
