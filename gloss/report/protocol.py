@@ -112,14 +112,29 @@ def _other_search(config: dict[str, Any]) -> list[str]:
     budget, failed = budgets.get(loss, budgets.get("any", 0)), number(tuned, "fail") or 0
     is_other = keys and not trials - failed <= budget <= trials  # a failed trial may have been tried again
     found = [f"search.trials={trials:.0f}"] if is_other else []
+    ranges = given if isinstance(given := tuned.get("space"), dict) else None  # an older record has none
     for name, key in zip(names, keys, strict=True):
-        value = number(config, *key.split("."))
+        row, value = space[name], number(config, *key.split("."))
         if key in by_hand:
             found.append(f"{key}={_at(config, key, None)} by hand")
-        elif isinstance(row := space[name], dict) and {"low", "high"} <= row.keys() and value is not None:
+        elif isinstance(row, dict) and ranges is not None and (own := _other_range(row, ranges.get(name))):
+            found.append(f"{key} searched {own}")
+        elif isinstance(row, dict) and {"low", "high"} <= row.keys() and value is not None:
             if not row["low"] <= value <= row["high"] and value != row.get("final"):
                 found.append(f"{key} searched outside {row['low']:g} to {row['high']:g}")
     return found
+
+
+def _other_range(row: dict[str, Any], searched: Any) -> str:
+    """The range that was searched, in words, where it is not the protocol's row; else empty."""
+    if not isinstance(searched, dict):
+        return "at one value"
+    expected = {key: x for key, x in row.items() if key != "final"}
+    usual = {"log": False, "step": None}
+    if usual | searched == usual | expected:
+        return ""
+    shown = ", ".join(f"{key} {x}" for key, x in searched.items() if x != usual.get(key))
+    return f"with {shown}"
 
 
 def _file(config: dict[str, Any], group: str) -> dict[str, Any]:

@@ -278,9 +278,11 @@ class Worker:
             for trial in counted(self.study.get_trials(deepcopy=False)):
                 if trial.state != TrialState.WAITING or len(rows) < self.num_trials:
                     rows.append(_row(trial, rows))
-            space = {name: range_of(row) for name, row in self.space.items()}
-            content = {**self.about, "num_trials": self.num_trials, "space": space, "trials": rows}
+            content = {**self.about, "num_trials": self.num_trials, "space": self._ranges(), "trials": rows}
             write_json(self.folder / "study.json", {"schema_version": SCHEMA_VERSION, **content})
+
+    def _ranges(self) -> dict[str, dict[str, Any]]:
+        return {name: range_of(row) for name, row in self.space.items()}
 
     def conclude(self) -> Study:
         """Write the overlay of a finished study. Raises RunError where no trial came to a value."""
@@ -326,6 +328,7 @@ class Worker:
             **{state: states.count(state) for state in ("complete", "pruned", "fail")},
             "found_nothing": nothing,
             **{key: getattr(study, key) for key in same},
+            "space": self._ranges(),
             "fingerprint": self.fingerprint,
             "model_name": self.cfg.model.name,
             "model_revision": self.cfg.model.revision,

@@ -4,10 +4,11 @@ from dataclasses import asdict
 
 import pytest
 import yaml
+from conftest import composed
 from from_runs import groups_of, ours, records, row, write_groups
 from synthetic import cell, write_run
 
-from gloss.config import CONFIG_DIR
+from gloss.config import CONFIG_DIR, HYPERPARAMETERS, config_file
 from gloss.experiments.grid import expand_grid
 from gloss.records.reading import read_records
 from gloss.records.run_folder import hashed_config
@@ -17,6 +18,7 @@ from gloss.report.seed_groups import gather
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import results as tables
 from gloss.report.tables.paper_claims import paper_claims_table
+from gloss.search.space import range_of, search_space
 
 
 def test_reduced_runs_and_other_models_have_no_verdict(tmp_path):
@@ -119,6 +121,26 @@ def test_values_searched_outside_the_ranges_deviate(lr, is_outside):
     config = asdict(cell(loss="ce", config={"trainer": {"lr": lr}}).config)
     config["tuned"] = FAIR | {"applied": ["trainer.lr"]}
     assert protocol_deviations(config) == ["trainer.lr searched outside 1e-05 to 5e-05"] * is_outside
+
+
+def searched(*words, **other):
+    """Deviations of a run whose search had the ranges that its command line gives, or `other` ones."""
+    cfg = composed(*words, "dataset=mr", "model=bert", config_name="tune")
+    space = {name: range_of(row) for name, row in search_space(cfg, cfg.search).items()} | other
+    tuned = {"search": cfg.search.name, "trials": 15, "applied": [*HYPERPARAMETERS.values()], "space": space}
+    return [x for x in protocol_deviations(asdict(cfg) | {"tuned": tuned}) if " searched " in x]
+
+
+def test_searches_in_other_ranges_deviate():
+    for name in ("fair", "authors"):
+        for mode, losses in config_file("search", name)["space"].items():
+            for loss in losses:
+                assert searched(f"search={name}", f"mode={mode}", f"loss={loss}") == []
+    wide = "search.space.integrated.gloss_o.sigma.high=20"
+    assert searched("loss=gloss_o", wide) == ["loss.sigma searched with low 0.1, high 20.0, log True"]
+    assert searched("loss=gloss_o", gamma=None) == ["loss.gamma searched at one value"]
+    fixed = "search.space.integrated.ce.lr.choices=[1e-5]"
+    assert searched("search=authors", "loss=ce", fixed) == ["trainer.lr searched with choices [1e-05]"]
 
 
 @pytest.mark.parametrize(("experiment", "given"), [("variant", ["variant=released"]), ("fig6", [])])

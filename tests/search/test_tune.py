@@ -253,6 +253,7 @@ def test_a_diverged_trial_fails_with_its_reason_and_the_study_continues(settings
     assert {t["state"] for t in study.trials} == {"fail", "complete"}
     source = yaml.safe_load(tuned_file(worker.cfg).read_text())["tuned"]
     assert source["fail"] + source["complete"] == source["trials"] == 8
+    assert source["space"]["sigma"] == {"low": 0.1, "high": 10.0, "log": True, "step": None}
     assert "trial" not in source  # numbered from 1 on the terminal, from 0 in study.json
     assert "failed: the loss or its gradient" in trials_table(study).markdown()
 
