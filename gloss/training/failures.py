@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import torch
 
@@ -25,21 +23,17 @@ class Diverged(RunError):
         )
 
 
-@contextmanager
-def explain_lack_of_memory(cfg: Config, device: torch.device) -> Iterator[None]:
-    """Raise RunError with the settings that this configuration allows, where the block runs out of memory."""
+def explain_lack_of_memory(error: RuntimeError, cfg: Config, device: torch.device) -> None:
+    """Raise RunError with the settings that this configuration allows, where `error` is a lack of memory."""
     # PyTorch has a class for it, but neither for its CPU allocator nor for the libraries below.
     signs = "out of memory|can't allocate memory|not enough memory|ALLOC_FAILED|CUBLAS_STATUS_NOT_INITIALIZED"
-    try:
-        yield
-    except RuntimeError as error:
-        if not re.search(signs, str(error)):
-            raise
-        size, way = cfg.trainer.batch_size, ""
-        half = min(cfg.trainer.grad_cache_chunk or size, size) // 2
-        if half and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 1:
-            way = f"set trainer.grad_cache_chunk={half} (the same gradient in less memory), or "
-        raise RunError(
-            f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "
-            "trainer.batch_size or model.max_length smaller"
-        ) from error
+    if not re.search(signs, str(error)):
+        return
+    size, way = cfg.trainer.batch_size, ""
+    half = min(cfg.trainer.grad_cache_chunk or size, size) // 2
+    if half and forward_passes(cfg.mode, cfg.loss.name, cfg.variant.forward_passes) == 1:
+        way = f"set trainer.grad_cache_chunk={half} (the same gradient in less memory), or "
+    raise RunError(
+        f"{device} is out of memory with batches of {size} texts of up to {cfg.model.max_length} tokens: {way}make "
+        "trainer.batch_size or model.max_length smaller"
+    ) from error

@@ -100,8 +100,11 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
         (folder / "error.json").unlink(missing_ok=True)
         remove_half_written(folder)
         try:
-            with explain_lack_of_memory(cfg, device):
+            try:
                 _Run(cfg, dataset, folder, device, callbacks, is_trial, display).complete()
+            except RuntimeError as error:
+                explain_lack_of_memory(error, cfg, device)
+                raise
         except (ConfigError, DataError):  # of the model or another set: nothing has been trained that could be kept
             if not (folder / "checkpoint").is_dir() and not is_done(folder):
                 _remove(folder, Path(cfg.paths.outputs))

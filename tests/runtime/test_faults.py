@@ -137,8 +137,8 @@ def test_out_of_memory_on_a_cpu_is_recognised(tiny_config, monkeypatch):
 def test_the_remedy_for_out_of_memory_is_a_valid_setting(tiny_config, options, advised):
     texts = "out of memory", "CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"
     for error in (torch.OutOfMemoryError("out of memory"), *map(RuntimeError, texts)):
-        with pytest.raises(RunError) as caught, explain_lack_of_memory(tiny_config(*options), torch.device("cpu")):
-            raise error
+        with pytest.raises(RunError) as caught:
+            explain_lack_of_memory(error, tiny_config(*options), torch.device("cpu"))
         assert re.findall(r"\S+=\S+", str(caught.value)) == ([advised] if advised else [])
     tiny_config(*options, *([advised] if advised else []))
 
