@@ -59,3 +59,13 @@ def test_published_numbers_are_reference_lines_for_another_model(tmp_path, make,
         assert [row[0] for row in added] == ["MR", "R8"]  # the paper has no number for the user's own data set
     assert set(table.data["reference"].dropna()) == {"paper"} and "its own for BERT-base" in table.notes[-1]
     assert "paper key" in table.html()
+
+
+def test_reference_lines_stand_under_their_data_set_where_the_first_model_lacks_one(tmp_path):
+    places = [("mr", "minilm"), ("r52", "mpnet"), ("ohsumed", "minilm"), ("ohsumed", "mpnet")]
+    runs = write_groups(tmp_path, *({"dataset": d, "model": m, "loss": "ce", "accuracy": 80.0} for d, m in places))
+    table, added = added_to(tables.table2(runs), runs, [], [])
+    assert table.columns[3:] == ["MR", "R52", "Ohsumed"]
+    assert added == [["BERT-base", "CE", "paper", "85.64 / 85.64", "96.29 / 84.42", "71.09 / 63.40"]]
+    measured = {"dataset": "ohsumed", "test": {"accuracy": 67.0, "macro_f1": 57.5}}
+    assert added_to(tables.table2(runs), runs, [], [measured])[1][-1][3:] == ["—", "—", "67.00 / 57.50"]

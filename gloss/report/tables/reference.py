@@ -34,11 +34,10 @@ def with_references(table: Table, groups: Sequence[Group], frozen: Sequence[Line
 
     groups: its cells; frozen and tfidf: records of gloss.training.baselines.
     """
-    datasets = list(dict.fromkeys(g.dataset for g in groups))
     lines = [
         *_papers(groups, table.name),
         *_measured(FROZEN, frozen, blocks(groups, "dataset", "model")),
-        *_measured(TFIDF, tfidf, [(dataset, "") for dataset in datasets]),
+        *_measured(TFIDF, tfidf, [(dataset, "") for (dataset,) in blocks(groups, "dataset")]),
     ]
     if not lines:
         return table
@@ -46,9 +45,12 @@ def with_references(table: Table, groups: Sequence[Group], frozen: Sequence[Line
     if table.name == "table2":  # a column a data set
         found: dict[tuple[str, ...], dict[str, str]] = defaultdict(dict)
         for x in lines:
-            found[x["model"], x["label"], x["kind"]][x["dataset"]] = f"{x['accuracy']:.2f} / {x['macro_f1']:.2f}"
+            text = f"{x['accuracy']:.2f} / {x['macro_f1']:.2f}"
+            found[x["model"], x["label"], x["kind"]][dataset_name(x["dataset"])] = text
         for (model, *keys), texts in found.items():
-            rows.append([model_name(model) or MISSING, *keys, *(texts.get(d, MISSING) for d in datasets)])
+            rows.append(
+                [model_name(model) or MISSING, *keys, *(texts.get(d, MISSING) for d in table.columns[table.num_keys :])]
+            )
     else:
         for x in lines:
             keys = [dataset_name(x["dataset"]), model_name(x["model"]) or MISSING, x["label"], x["kind"]]

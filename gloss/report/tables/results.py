@@ -142,8 +142,9 @@ def table6(groups: Sequence[Group]) -> Table:
 
 
 def _by_model(name: str, title: str, groups: Sequence[Group], metrics: Sequence[Metric], notes: list[str]) -> Table:
+    datasets = list(dict.fromkeys(g.dataset for g in groups))  # in the paper's order, whatever the first model ran on
     groups = [g for mine in blocks(groups, "model").values() for g in mine]
-    datasets, cells = list(dict.fromkeys(g.dataset for g in groups)), measure(groups, metrics, name)
+    cells = measure(groups, metrics, name)
     lines: dict[tuple[str, str], dict[str, tuple[Group, Cell]]] = {}
     for g, cell in zip(groups, cells, strict=True):
         lines.setdefault((model_name(g.model), g.label(paper.MODES[name])), {})[g.dataset] = g, cell
