@@ -93,7 +93,7 @@ def cell(
     config: dict[str, Any] | None = None,
     experiment: str = "table2",
 ) -> SimpleNamespace:
-    """A cell like those of expand_grid, with searched values; config: changes of the default configuration."""
+    """A cell as expand_grid makes it, with searched values; config: changes of the default configuration."""
     changes = dict(config or {})
     full = Config(tuned=changes.pop("tuned", {"trials": 15}), mode=mode)
     full.loss.name, full.variant.name = loss, "paper"

@@ -104,7 +104,7 @@ def test_losses_guide_runs_and_names_every_loss(capsys):
 def test_an_example_trains_the_encoder(name, tmp_path):
     library = pytest.importorskip(name)
     example = runpy.run_path(str(EXAMPLES / {"transformers": "hf"}.get(name, name)) + "_trainer.py")
-    losses = example["main"](str(tmp_path), max_steps=2, batch_size=16)  # of 8 none may be scored
+    losses = example["main"](str(tmp_path), max_steps=2, batch_size=16)  # of 8 texts perhaps none is scored
     assert len(losses) == 2 and all(map(math.isfinite, losses)) and losses[0] > 0
     load = library.AutoModel.from_pretrained if name == "transformers" else library.SentenceTransformer
     trained, pretrained = (dict(load(str(path)).named_parameters()) for path in (tmp_path, example["MODEL"]))

@@ -347,7 +347,7 @@ def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDatase
 
 
 def _find_moved(cfg: DatasetConfig, folder: Path) -> None:
-    """Let a user's own files that are no longer in their place be those of the same name in `folder`, if they exist."""
+    """Take a user's own files that are no longer in their place from `folder`, if it has files of their names."""
     for key in ("path", "val_path", "test_path", "unlabeled_path"):
         if (name := getattr(cfg, key)) is None or (path := Path(name).expanduser()).exists():
             continue

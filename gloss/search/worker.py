@@ -340,7 +340,7 @@ class Worker:
 
 def given(cfg: Config, search: SearchConfig) -> dict[str, Any]:
     """The keys of the command line and their values, for a report's command; without paths, and of the groups only
-    those of own texts and encoders."""
+    own texts and own encoders."""
     own: dict[str, Any] = {"dataset": cfg.dataset.source} if cfg.dataset.source in ("csv", "hub") else {}
     own |= {} if (CONFIG_DIR / "model" / f"{cfg.model.alias}.yaml").is_file() else {"model": "hf"}
     tree: Any = asdict(cfg) | {"search": asdict(search)}

@@ -83,7 +83,7 @@ def _fit_probe(fit: Fit, train: Tensor, val: Tensor) -> dict[str, Any]:
 def keep_embeddings(fit: Fit, epoch: int) -> None:
     """Keep the embeddings of the first validation texts after an epoch (0: the pretrained encoder)."""
     sample = np.arange(min(len(fit.tables["val"]), KEPT_SAMPLE))
-    embeddings = fit.embed("val", sample).cpu().numpy().astype(np.float16)  # as those of the test texts
+    embeddings = fit.embed("val", sample).cpu().numpy().astype(np.float16)  # as the test texts' embeddings are
     labels = fit.labels["val"][: len(sample)].cpu().numpy()
     kept = {f"epoch_{epoch}_embeddings": embeddings, "sample_labels": labels}
     write_arrays(fit.folder / "embeddings" / f"{epoch}.npz", **kept)

@@ -198,7 +198,7 @@ def test_deviations_of_some_data_sets_name_them(tmp_path):
     empty = {"dataset": "r52", "config": {"trainer": {"max_epochs": 4}}}
     groups = write_groups(tmp_path, {**specs[0], "accuracy": 80.0}, {**empty})
     notes = [n for n in tables.table2(groups).notes if "max_epochs" in n]
-    assert notes == ["Not the paper's protocol (all cells): trainer.max_epochs=3."]  # of those with runs
+    assert notes == ["Not the paper's protocol (all cells): trainer.max_epochs=3."]  # of the cells with runs
 
 
 def released(**changes):

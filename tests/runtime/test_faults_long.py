@@ -1,4 +1,4 @@
-"""kill -9 at random moments, and sweeps killed twice: the final records equal those of uninterrupted runs."""
+"""kill -9 at random moments, and sweeps killed twice: the final records equal the records of uninterrupted runs."""
 
 from __future__ import annotations
 

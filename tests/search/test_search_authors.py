@@ -15,7 +15,7 @@ from gloss.search import worker as tuning
 from gloss.search.space import range_of, search_space
 from gloss.search.worker import tune
 
-PRINTED: dict[tuple[str, str], dict[str, str]] = {}  # of the paper, which are those of saditya13/G-Loss-LoG
+PRINTED: dict[tuple[str, str], dict[str, str]] = {}  # the paper's, as in saditya13/G-Loss-LoG
 for line in rows("table7"):
     PRINTED.setdefault((line["mode"], line["loss"]), {})[line["hyperparameter"]] = line["searched"]
 

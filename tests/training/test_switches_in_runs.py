@@ -221,7 +221,7 @@ def test_variant_probe_logistic(one_step, embedded):
 
 
 def test_trainer_precision(one_step):
-    """float32 embeddings equal those of transformers, bf16 embeddings are near them; the loss always gets float32."""
+    """Embeddings equal transformers' in float32 and are near them in bf16; the loss always gets float32."""
     float32, bf16 = (one_step("loss=ce", f"trainer.precision={name}") for name in ("float32", "bf16"))
     expected = pretrained_embeddings(float32.cfg, "train")
     order = [int(np.abs(expected - row).sum(1).argmin()) for row in float32.x.numpy()]

@@ -96,7 +96,7 @@ def table9(groups: Sequence[Group]) -> Table:
                 rows.append(["", "", "paper", *printed, MISSING, p_t, *[MISSING] * 5])
     notes = [
         "Accuracy in points, paired by data set and seed. t: paired t-test, as in the paper; sign-flip: exact "
-        "two-sided permutation test; Holm: its p adjusted for the pooled rows, and for those of single data sets; "
+        "two-sided permutation test; Holm: its p adjusted for the pooled rows, and for the rows of single data sets; "
         "smallest p: the least that so many pairs can reach.",
         f"Claim: {CLAIMS}",
         "Pooling takes the pairs of all data sets as exchangeable; the lines of single data sets do not.",
