@@ -1,8 +1,9 @@
-"""Signs that a training has collapsed, each reported once in a line that the record keeps."""
+"""Signs that a training has collapsed, or leaves classes out, each reported once in a line that the record keeps."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,15 @@ import torch
 from torch import Tensor
 
 from gloss.config import INTEGRATED, Config
+from gloss.losses import choose_labeled
 from gloss.losses.geometry import pairwise_distances, unit_length
 
 EXPLODED = 3.0  # times the loss of the first epoch
 FAR_FROM_CHANCE = 10.0  # times log C, the loss of guessing among C classes
 BARELY = 1.05  # times the score of the majority class
 PATIENT = 3  # epochs after which a model should beat the majority class
+LEFT_OUT = 0.25  # of the batches: G-Loss learns from an unlabeled text of the class in the others only
+TEXTS_PER_CLASS = 8  # of a balanced batch
 NARROW = 0.05  # of the largest edge weight: nearer weights distinguish no neighbours
 
 
@@ -99,4 +103,35 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
         f"σ={sigma:.4g} is so wide that before training all edge weights among {len(embeddings)} validation texts "
         f"lie {1 - high:.4g} to {1 - low:.4g} below 1: the graph hardly separates near from far. Try a smaller "
         "loss.sigma"
+    ]
+
+
+def rare_classes(cfg: Config, gamma: float, counts: Sequence[int]) -> list[str]:
+    """A line on classes whose unlabeled texts often have no labeled text of their class in a random batch.
+
+    None where cross-entropy is at least half of the loss: it learns these classes.
+
+    gamma: γ, the fraction of a batch that stays labeled. counts: training texts of each class [C].
+    """
+    total = sum(counts)
+    batch_size = min(cfg.trainer.batch_size, total)
+    is_small_part = cfg.mode == INTEGRATED and cfg.loss.lam <= 0.5
+    if cfg.trainer.sampler != "random" or is_small_part or batch_size < 2:
+        return []
+    num_labeled = int(choose_labeled(batch_size, gamma, torch.Generator()).sum())
+    draws = math.comb(total - 1, num_labeled)  # the labeled texts, among all others than the unlabeled text
+    missed = {n: math.comb(total - n, num_labeled) / draws for n in counts if n}
+    rare = [n for n in counts if n and missed[n] >= LEFT_OUT]
+    if not rare:
+        return []
+    remedies = [f"a trainer.batch_size above {batch_size}"] if batch_size < total else []
+    even = [p for p in range(2, len(counts) + 1) if batch_size % p == 0 and batch_size >= TEXTS_PER_CLASS * p]
+    if even:
+        remedies.append(f"trainer.sampler=balanced trainer.classes_per_batch={even[-1]}")
+    if cfg.mode == INTEGRATED:
+        remedies.append("a smaller loss.lam")
+    return [
+        f"rare for G-Loss: {len(rare)} of {len(counts)} classes, with at most {max(rare)} training texts each. In at "
+        f"least {missed[max(rare)]:.0%} of random batches an unlabeled text of such a class has no labeled one, and is "
+        f"left out of the loss. Try {', or '.join(remedies) or 'more texts of these classes'}"
     ]

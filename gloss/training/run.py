@@ -43,7 +43,7 @@ from gloss.runtime.terminal import ignore_broken_pipe
 from gloss.runtime.timing import reset_peak_memory
 from gloss.training.callbacks import Callback, TensorBoard
 from gloss.training.checkpoint import Progress
-from gloss.training.collapse import no_better
+from gloss.training.collapse import no_better, rare_classes
 from gloss.training.evaluate import evaluate, keep_embeddings, kept_embeddings
 from gloss.training.failures import explain_lack_of_memory
 from gloss.training.objective import Objective, balanced_class_weights
@@ -230,6 +230,11 @@ class _Run:
             weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels))
             weights = weights.to(device, getattr(torch, cfg.variant.loss_dtype))  # Apple's GPUs have no float64
         objective = Objective.of(cfg, len(dataset.labels), sigma, weights)
+        if objective.gamma is not None and not self.is_trial:
+            counts = torch.bincount(texts.labels["train"].cpu(), minlength=len(dataset.labels)).tolist()
+            for line in rare_classes(cfg, objective.gamma, counts):
+                dataset.notes.append(line)
+                log_once(f"{cfg.dataset.name}: note: {line}")
         if cfg.rerun or is_done(self.folder):
             clear(self.folder)  # only now that everything for the new training is loaded
         write_atomic(self.folder / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))

@@ -75,15 +75,42 @@ def test_a_kernel_with_nearly_equal_edge_weights_gives_a_note():
 def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, monkeypatch, capsys):
     """With a learning rate near 0 the run predicts the majority class, and all epochs tie."""
     options = ["loss=gloss_o", "loss.sigma=10", "trainer.lr=1e-12", "trainer.max_epochs=4"]
-    options += ["trainer.checkpoint_minutes=0"]
+    options += ["trainer.checkpoint_minutes=0", "trainer.batch_size=4"]
     monkeypatch.setattr(Fit, "majority", property(lambda self: 50.0))
     with pytest.raises(KeyError):
         train(tiny_config(*options), callbacks=[Diary(stop_after=3)])
     first = capsys.readouterr()
     record = train(tiny_config(*options))
     second = capsys.readouterr()
-    wide, majority, tie = record.result["notes"][-3:]
+    rare, wide, majority, tie = record.result["notes"][-4:]
+    assert rare.startswith("rare for G-Loss: ")
     assert "σ=10 is so wide" in wide and "no better than the majority class's 50" in majority
     assert "is that of epochs 1, 2, 3, 4" in tie
     assert (first.err + second.err).count(" seed 1 · note:") == 3 and "going on from epoch 4" in second.out
     assert "going on" not in first.out
+    trial = train(tiny_config(*options, "trainer.max_epochs=1"), is_trial=True)  # a search would repeat it sixty times
+    assert not any(line.startswith("rare for G-Loss") for line in trial.result["notes"])
+
+
+def test_classes_too_rare_for_random_batches_give_a_note(tiny_config):
+    cfg = tiny_config("loss=gloss_sqrt", "trainer.batch_size=20")
+    counts = [60, 30, 8, 2, 0]
+    (line,) = collapse.rare_classes(cfg, 0.6, counts)
+    labels, draws = np.repeat(range(5), counts), np.random.default_rng(0)
+    others = np.delete(labels, np.flatnonzero(labels == 2)[0])  # than one unlabeled text of the third class
+    missed = np.mean([2 not in draws.choice(others, 12, replace=False) for _ in range(4000)])  # 60 % of 20 are labeled
+    share = float(re.search(r"In at least (\d+)% of random batches", line)[1]) / 100
+    assert missed == pytest.approx(share, abs=0.03)
+    assert line.startswith("rare for G-Loss: 2 of 5 classes, with at most 8 training texts each. ")
+    assert line.endswith("trainer.sampler=balanced trainer.classes_per_batch=2, or a smaller loss.lam")
+    assert collapse.rare_classes(cfg, 0.6, [40, 30, 30]) == []
+    small_part = tiny_config("loss=gloss_sqrt", "trainer.batch_size=20", "loss.lam=0.5")
+    assert collapse.rare_classes(small_part, 0.6, counts) == []
+    balanced = tiny_config(
+        "loss=gloss_sqrt", "trainer.batch_size=20", "trainer.sampler=balanced", "trainer.classes_per_batch=5"
+    )
+    assert collapse.rare_classes(balanced, 0.6, counts) == []
+    alone = tiny_config("loss=gloss_sqrt", "mode=standalone", "trainer.batch_size=20")
+    assert "loss.lam" not in collapse.rare_classes(alone, 0.6, counts)[0]
+    assert "In at least 100% of" in (line := collapse.rare_classes(alone, 0.6, [1, 1])[0])  # a text alone in its class
+    assert line.endswith("Try more texts of these classes")
