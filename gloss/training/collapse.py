@@ -109,14 +109,15 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
 def rare_classes(cfg: Config, gamma: float, counts: Sequence[int]) -> list[str]:
     """A line on classes whose unlabeled texts often have no labeled text of their class in a random batch.
 
-    None where cross-entropy is at least half of the loss: it learns these classes.
+    None where cross-entropy is at least half of the loss, which learns these classes, or where the released code's
+    objective scores such texts, too.
 
     gamma: γ, the fraction of a batch that stays labeled. counts: training texts of each class [C].
     """
     total = sum(counts)
     batch_size = min(cfg.trainer.batch_size, total)
     is_small_part = cfg.mode == INTEGRATED and cfg.loss.lam <= 0.5
-    if cfg.trainer.sampler != "random" or is_small_part or batch_size < 2:
+    if cfg.trainer.sampler != "random" or is_small_part or cfg.variant.gloss_objective != "nll" or batch_size < 2:
         return []
     num_labeled = int(choose_labeled(batch_size, gamma, torch.Generator()).sum())
     draws = math.comb(total - 1, num_labeled)  # the labeled texts, among all others than the unlabeled text
