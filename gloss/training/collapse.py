@@ -18,7 +18,7 @@ EXPLODED = 3.0  # times the loss of the first epoch
 FAR_FROM_CHANCE = 10.0  # times log C, the loss of guessing among C classes
 BARELY = 1.05  # times the score of the majority class
 PATIENT = 3  # epochs after which a model should beat the majority class
-LEFT_OUT = 0.25  # of the batches: G-Loss learns from an unlabeled text of the class in the others only
+LEFT_OUT = 0.25  # share of random batches without a labeled text of the class, from which it counts as rare
 TEXTS_PER_CLASS = 8  # of a balanced batch
 NARROW = 0.05  # of the largest edge weight: nearer weights distinguish no neighbours
 
@@ -106,17 +106,18 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
     ]
 
 
-def rare_classes(cfg: Config, gamma: float, counts: Sequence[int]) -> list[str]:
+def rare_classes(cfg: Config, lam: float, gamma: float, counts: Sequence[int]) -> list[str]:
     """A line on classes whose unlabeled texts often have no labeled text of their class in a random batch.
 
-    None where cross-entropy is at least half of the loss, which learns these classes, or where the released code's
-    objective scores such texts, too.
+    No line where cross-entropy, which learns these classes, has at least half of the weight, nor for the released
+    code's objective, which scores such texts, too.
 
-    gamma: γ, the fraction of a batch that stays labeled. counts: training texts of each class [C].
+    lam: λ, the weight of G-Loss. gamma: γ, the fraction of a batch that stays labeled. counts: training texts of each
+    class [C].
     """
     total = sum(counts)
     batch_size = min(cfg.trainer.batch_size, total)
-    is_small_part = cfg.mode == INTEGRATED and cfg.loss.lam <= 0.5
+    is_small_part = round(lam, 9) <= 0.5
     if cfg.trainer.sampler != "random" or is_small_part or cfg.variant.gloss_objective != "nll" or batch_size < 2:
         return []
     num_labeled = int(choose_labeled(batch_size, gamma, torch.Generator()).sum())
@@ -125,14 +126,14 @@ def rare_classes(cfg: Config, gamma: float, counts: Sequence[int]) -> list[str]:
     rare = [n for n in counts if n and missed[n] >= LEFT_OUT]
     if not rare:
         return []
-    remedies = [f"a trainer.batch_size above {batch_size}"] if batch_size < total else []
-    even = [p for p in range(2, len(counts) + 1) if batch_size % p == 0 and batch_size >= TEXTS_PER_CLASS * p]
-    if even:
-        remedies.append(f"trainer.sampler=balanced trainer.classes_per_batch={even[-1]}")
-    if cfg.mode == INTEGRATED:
-        remedies.append("a smaller loss.lam")
+    remedies = []
+    if max(rare) > 2:  # fewer are rare in any batch
+        remedies += [f"a trainer.batch_size above {batch_size}"] * (batch_size < total)
+        even = [p for p in range(2, len(counts) + 1) if batch_size % p == 0 and batch_size >= TEXTS_PER_CLASS * p]
+        remedies += [f"trainer.sampler=balanced trainer.classes_per_batch={p}" for p in even[-1:]]
+    remedies += ["a larger loss.gamma"] * (gamma < 0.5) + ["a smaller loss.lam"] * (cfg.mode == INTEGRATED)
     return [
         f"rare for G-Loss: {len(rare)} of {len(counts)} classes, with at most {max(rare)} training texts each. In at "
-        f"least {missed[max(rare)]:.0%} of random batches an unlabeled text of such a class has no labeled one, and is "
-        f"left out of the loss. Try {', or '.join(remedies) or 'more texts of these classes'}"
+        f"least {missed[max(rare)]:.0%} of random batches a text of such a class with a hidden label meets no labeled "
+        f"one, and is left out of the loss. Try {', or '.join(remedies) or 'more texts of these classes'}"
     ]

@@ -232,7 +232,7 @@ class _Run:
         objective = Objective.of(cfg, len(dataset.labels), sigma, weights)
         if objective.gamma is not None and not self.is_trial:
             counts = torch.bincount(texts.labels["train"].cpu(), minlength=len(dataset.labels)).tolist()
-            for line in rare_classes(cfg, objective.gamma, counts):
+            for line in rare_classes(cfg, objective.lam, objective.gamma, counts):
                 dataset.notes.append(line)
                 log_once(f"{cfg.dataset.name}: note: {line}")
         if cfg.rerun or is_done(self.folder):

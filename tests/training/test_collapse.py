@@ -87,7 +87,7 @@ def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, 
     assert "σ=10 is so wide" in wide and "no better than the majority class's 50" in majority
     assert "is that of epochs 1, 2, 3, 4" in tie
     assert (first.err + second.err).count(" seed 1 · note:") == 3 and "going on from epoch 4" in second.out
-    assert "going on" not in first.out
+    assert "going on" not in first.out and (first.err + second.err).count("note: rare for G-Loss") == 1
     trial = train(tiny_config(*options, "trainer.max_epochs=1"), is_trial=True)  # a search would repeat it sixty times
     assert not any(line.startswith("rare for G-Loss") for line in trial.result["notes"])
 
@@ -95,7 +95,7 @@ def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, 
 def test_classes_too_rare_for_random_batches_give_a_note(tiny_config):
     cfg = tiny_config("loss=gloss_sqrt", "trainer.batch_size=20")
     counts = [60, 30, 8, 2, 0]
-    (line,) = collapse.rare_classes(cfg, 0.6, counts)
+    (line,) = collapse.rare_classes(cfg, 0.8, 0.6, counts)
     labels, draws = np.repeat(range(5), counts), np.random.default_rng(0)
     others = np.delete(labels, np.flatnonzero(labels == 2)[0])  # than one unlabeled text of the third class
     missed = np.mean([2 not in draws.choice(others, 12, replace=False) for _ in range(4000)])  # 60 % of 20 are labeled
@@ -103,11 +103,15 @@ def test_classes_too_rare_for_random_batches_give_a_note(tiny_config):
     assert missed == pytest.approx(share, abs=0.03)
     assert line.startswith("rare for G-Loss: 2 of 5 classes, with at most 8 training texts each. ")
     assert line.endswith("trainer.sampler=balanced trainer.classes_per_batch=2, or a smaller loss.lam")
-    assert collapse.rare_classes(cfg, 0.6, [40, 30, 30]) == []
-    for words in ("loss.lam=0.5", "variant=released", "trainer.sampler=balanced trainer.classes_per_batch=5"):
+    assert collapse.rare_classes(cfg, 0.8, 0.6, [40, 30, 30]) == []
+    assert collapse.rare_classes(cfg, 0.6 - 0.1, 0.6, counts) == []  # cross-entropy has half of the weight
+    assert collapse.rare_classes(cfg, 0.8, 0.1, counts)[0].endswith("or a larger loss.gamma, or a smaller loss.lam")
+    for words in ("variant=released", "trainer.sampler=balanced trainer.classes_per_batch=5"):
         other = tiny_config("loss=gloss_sqrt", "trainer.batch_size=20", *words.split())
-        assert collapse.rare_classes(other, 0.6, counts) == []
+        assert collapse.rare_classes(other, 0.8, 0.6, counts) == []
     alone = tiny_config("loss=gloss_sqrt", "mode=standalone", "trainer.batch_size=20")
-    assert "loss.lam" not in collapse.rare_classes(alone, 0.6, counts)[0]
-    assert "In at least 100% of" in (line := collapse.rare_classes(alone, 0.6, [1, 1])[0])  # a text alone in its class
+    assert "loss.lam" not in collapse.rare_classes(alone, 1.0, 0.6, counts)[0]
+    assert "In at least 100% of" in (
+        line := collapse.rare_classes(alone, 1.0, 0.6, [1, 1])[0]
+    )  # a text alone in its class
     assert line.endswith("Try more texts of these classes")

@@ -302,13 +302,13 @@ def common_notes(groups: Sequence[Group], swept: Sequence[str] = ()) -> list[str
 
 
 def run_notes(groups: Sequence[Group]) -> list[str]:
-    """The runs' own notes, such as signs of collapse: the first of each kind, with the cells that have it."""
-    found: dict[str, tuple[str, list[str]]] = {}
+    """The runs' own notes, such as signs of collapse: the first of each kind and place, with the cells."""
+    found: dict[tuple[str, str], tuple[str, list[str]]] = {}
     for g in groups:
         for run in g.runs.values():
             for text in run.result.get("notes") or []:
                 kind = re.sub(r"\d[\d.,]*", "#", text)  # the same note with other numbers
-                found.setdefault(kind, (text, []))[1].append(f"{g.place}, {g.loss_name}")
+                found.setdefault((g.place, kind), (text, []))[1].append(f"{g.place}, {g.loss_name}")
     return [
         f"Noted by {'a run' if len(cells) == 1 else f'{len(cells)} runs'} ({'; '.join(dict.fromkeys(cells))}): {text}"
         for text, cells in found.values()
