@@ -117,8 +117,7 @@ def rare_classes(cfg: Config, lam: float, gamma: float, counts: Sequence[int]) -
     """
     total = sum(counts)
     batch_size = min(cfg.trainer.batch_size, total)
-    is_small_part = round(lam, 9) <= 0.5
-    if cfg.trainer.sampler != "random" or is_small_part or cfg.variant.gloss_objective != "nll" or batch_size < 2:
+    if cfg.trainer.sampler != "random" or lam <= 0.5 or cfg.variant.gloss_objective != "nll" or batch_size < 2:
         return []
     num_labeled = int(choose_labeled(batch_size, gamma, torch.Generator()).sum())
     draws = math.comb(total - 1, num_labeled)  # the labeled texts, among all others than the unlabeled text

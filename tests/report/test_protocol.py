@@ -76,15 +76,17 @@ def test_notes_name_losses_that_ran_on_other_code_precision_or_device(tmp_path):
     assert not any("the runs are of" in n for n in tables.table2(both).notes)  # all losses alike, by seed
 
 
-def test_the_notes_of_runs_are_shown_once_a_kind(tmp_path):
+def test_the_notes_of_runs_are_shown_once_a_kind_and_data_set(tmp_path):
     for seed, sigma in ((1, 6.9), (2, 7.1)):
         write_run(tmp_path, loss="gloss_o", seed=seed, notes=[f"σ={sigma} is so wide"])
     write_run(tmp_path, notes=["σ=6.9 is so wide", "nothing has been learnt yet"])
-    cells = [cell(loss="gloss_o", seeds=(1, 2)), cell()]
+    write_run(tmp_path, dataset="r8", notes=["σ=8.5 is so wide"])
+    cells = [cell(loss="gloss_o", seeds=(1, 2)), cell(), cell(dataset="r8")]
     found = [n for n in tables.table2(groups_of(tmp_path, cells)).notes if n.startswith("Noted")]
     assert found == [
         "Noted by 3 runs (MR, BERT-base, G-Loss-O + CE; MR, BERT-base, CE): σ=6.9 is so wide",
         "Noted by a run (MR, BERT-base, CE): nothing has been learnt yet",
+        "Noted by a run (R8, BERT-base, CE): σ=8.5 is so wide",
     ]
 
 
