@@ -116,7 +116,7 @@ def is_rounded(value: float, text: str) -> bool:
 
 def check_intervals(text: str, tables: str, met: set[tuple[str, str]]) -> int:
     """Check that each interval in `text` is a difference, either way round, of two configurations in `tables` in some
-    score, and that its mean stands before it, with its sign if it has one. Return the number of intervals."""
+    score, and that its mean stands before it, with a sign if the interval has signs. Return the number of intervals."""
     candidates, num_checked, end, text = differences(tables), 0, 0, re.sub(r"\s+", " ", text)
     for found in INTERVAL.finditer(text):
         low, high = found.groups()
@@ -124,10 +124,11 @@ def check_intervals(text: str, tables: str, met: set[tuple[str, str]]) -> int:
         if found.groups() in NOT_RECOMPUTED:
             met.add(found.groups())
             continue
-        means = re.findall(r"(?<![\d.,])([−+]?)(\d+(?:\.\d+)?)", before)
+        sign = "[−+]" if {"−", "+"} & set(low + high) else ""
+        means = re.findall(rf"(?<![\d.,−+])({sign}\d+(?:\.\d+)?|0\.0+)(?![\d.])", before)
         assert any(
-            is_rounded(a, low) and is_rounded(b, high) and is_rounded(mean if sign else abs(mean), sign + x)
-            for (mean, a, b), (sign, x) in itertools.product(candidates, means)
+            is_rounded(a, low) and is_rounded(b, high) and is_rounded(mean, shown)
+            for (mean, a, b), shown in itertools.product(candidates, means)
         ), f"{before}{found[0]}"
         num_checked += 1
     return num_checked
