@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from functools import cache
 from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
@@ -11,7 +13,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import Config, DatasetConfig, TuneConfig, config_file, forward_passes
+from gloss.config import Config, DatasetConfig, ModelConfig, TuneConfig, config_file, forward_passes
 from gloss.errors import ConfigError
 from gloss.losses.registry import CE, GLOSS_O, GLOSS_SQRT, INTEGRATED, LOSSES, SCL_CE, STANDALONE, is_graph, name_in
 
@@ -34,6 +36,7 @@ def resolve(cfg: DictConfig | Config) -> Config:
     if isinstance(cfg.loss.sigma, int):
         cfg.loss.sigma = float(cfg.loss.sigma)  # 1 and 1.0 are one run
     check_ranges(cfg)
+    cfg.model.sha256 = weights_sha256(cfg.model)
     cfg.loss.name = name_in(cfg.mode, cfg.loss.name)
     if cfg.mode not in (row := LOSSES[cfg.loss.name]).modes:
         others = ", ".join(name for name, other in LOSSES.items() if cfg.mode in other.modes)
@@ -43,6 +46,18 @@ def resolve(cfg: DictConfig | Config) -> Config:
     unread = [(key, attrgetter(key)(cfg), why) for key, off, why in _unread(cfg) if attrgetter(key)(cfg) != off]
     _raise([*(f"{key}={value} has no effect {why}: leave it out" for key, value, why in unread), *_contradictions(cfg)])
     return cfg
+
+
+def weights_sha256(cfg: ModelConfig | DictConfig) -> str | None:
+    """`cfg.sha256`, else the sha256 of the weights in a folder, which its name does not identify."""
+    weights = Path(cfg.name) / "model.safetensors"
+    return _sha256(weights, weights.stat().st_mtime_ns) if cfg.sha256 is None and weights.is_file() else cfg.sha256
+
+
+@cache
+def _sha256(path: Path, changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_ranges(cfg: Any) -> None:
@@ -138,7 +153,7 @@ def _contradictions(cfg: Config) -> Iterator[str]:
         yield "loss.sigma=sqrt is not allowed with loss=gloss_o, whose σ is a number: use loss=gloss_sqrt"
     if loss.name == SCL_CE and variant.scl_lam not in (None, loss.lam):
         yield f"loss.lam={loss.lam} is not allowed with variant={variant.name}, fixed at {variant.scl_lam}"
-    if loss.lam is not None and not 0 <= (lam := round(loss.lam + cfg.ablation.lam_offset, 9)) <= 1:
+    if loss.lam is not None and (lam := round(loss.lam + cfg.ablation.lam_offset, 9)) < 0:
         yield f"ablation.lam_offset={cfg.ablation.lam_offset} is not allowed: loss.lam would become {lam:g}"
 
     if dataset.source in ("csv", "hub") and dataset.label in dataset.text:

@@ -34,7 +34,7 @@ def test_every_file_of_a_group_composes(group: str):
 
 REFUSED = {
     "loss.gamma=1": "loss.gamma=1 is not allowed: expected above 0 and below 1",
-    "loss.lam=1.5": "loss.lam=1.5 is not allowed: expected from 0 to 1",
+    "loss.lam=1.0": "loss.lam=1.0 is not allowed: expected from 0 to 0.99",  # no classifier would learn
     "loss=gloss_o loss.sigma=0": 'loss.sigma=0 is not allowed: expected "sqrt" or a number above 0',
     "loss=gloss_o loss.sigma=nan": "loss.sigma=nan is not allowed",
     "trainer.batch_size=1": "trainer.batch_size=1 is not allowed: expected a whole number of at least 2",
@@ -79,7 +79,7 @@ REFUSED = {
     "dataset.unlabeled=rest dataset.train_limit=60 variant=released": "with variant.divide_by_unlabeled=true",
     "dataset.unlabeled=all": "expected one of rest",
     "dataset.path=x.csv": "dataset.path=x.csv has no effect with dataset=mr",
-    "ablation.lam_offset=0.3": "loss.lam would become 1.1",
+    "ablation.lam_offset=-0.9": "loss.lam would become -0.1",
     "loss=ce ablation.gamma_offset=0.1": "ablation.gamma_offset=0.1 has no effect",
     "loss=ce ablation.graph_shuffle=true": "ablation.graph_shuffle=True has no effect with loss=ce",
     "loss=ce ablation.graph_noise=0.1": "ablation.graph_noise=0.1 has no effect with loss=ce, which builds no graph",

@@ -72,6 +72,10 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
         if splits[part].groups is not None and right_class(splits[part].labels, splits[part].groups) is None:
             needed = "two classes, one of them exactly once in each group: the right option"
             raise DataError(f"{cfg.path}: dataset.group needs {needed}; {part} has another, of classes {labels[:5]}")
+    if cfg.unlabeled_path is not None and unlabeled is not None:
+        held_out = {words(texts) for part in ("val", "test") for texts in splits[part].texts}
+        if num := sum(words(texts) in held_out for texts in unlabeled.texts):
+            notes.append(f"{num:,} of the {len(unlabeled):,} unlabeled texts are validation or test texts, too")
     prints = json.dumps({part: fingerprint(digests[part]) for part in sorted(digests)})
     whole = hashlib.sha256(prints.encode()).hexdigest()[:32]
     ordered = {part: splits[part] for part in ("train", "val", "test")}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 from gloss.config import HYPERPARAMETERS, Config, config_file
 from gloss.errors import ConfigError
 from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_overrides, search_spec
 from gloss.records.run_folder import is_done, is_running
-from gloss.search.best_values import mismatch, read_tuned, tuned_file
+from gloss.search.best_values import mismatch, read_tuned, search_settings_not_shared, tuned_file
 
 BF16, FLOAT32 = "bf16", "float32"
 DONE, RUNNING, FAILED, INTERRUPTED, MISSING_RUN = "done", "running", "failed", "interrupted", "to do"
@@ -69,4 +70,5 @@ def _budget(loss: str, given: Mapping[str, str], usual: Mapping[str, int]) -> in
 def _is_searched(cfg: Config, search: str, budget: int) -> bool:
     overlay = tuned_file(cfg)
     source = read_tuned(overlay)[1] if overlay.is_file() else {}
-    return source.get("search") == search and source.get("trials", 0) >= budget and not mismatch(cfg, source)
+    is_same = not mismatch(cfg, source) and not search_settings_not_shared(asdict(cfg), source)
+    return source.get("search") == search and source.get("trials", 0) >= budget and is_same

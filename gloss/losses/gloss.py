@@ -50,6 +50,12 @@ def choose_labeled(
     return is_labeled.to(device, non_blocking=True)
 
 
+def choose_among_known(is_known: Tensor, gamma: float, generator: torch.Generator | None = None) -> Tensor:
+    """`choose_labeled` among the texts that have a label: is_labeled, bool [B], where is_known, bool [B], is True."""
+    drawn = choose_labeled(int(is_known.sum()), gamma, generator, is_known.device)
+    return torch.zeros_like(is_known).masked_scatter(is_known, drawn)
+
+
 def is_scored(labels: Tensor, is_labeled: Tensor, num_classes: int) -> Tensor:
     """bool [B]: True where a text is unlabeled and its class has a labeled member, so that Eq. 1 can score it.
 
@@ -257,6 +263,12 @@ def _check_split(labels: Tensor, is_labeled: Tensor, num_classes: int) -> None:
             raise ValueError("is_labeled must be False where the label is -1: its class is not known")
 
 
+def nan_if_unknown(loss: Tensor, labels: Tensor, is_labeled: Tensor) -> Tensor:
+    """`loss`, or NaN where a node with label -1 is among the labeled ones: a sign that needs no wait for a GPU."""
+    is_wrong = (is_labeled.to(labels.device, non_blocking=True) & (labels < 0)).any()
+    return loss.masked_fill(is_wrong, math.nan)
+
+
 class GLoss(nn.Module):
     """`gloss_loss` with its settings: forward(embeddings [B, D], labels [B]) -> scalar.
 
@@ -296,22 +308,27 @@ class GLoss(nn.Module):
         Args:
             embeddings: float [B, D], B >= 2.
             labels: int [B], -1 where the class is not known.
-            is_labeled: bool [B], False where the label is -1; None: drawn by `choose_labeled`.
+            is_labeled: bool [B], False where the label is -1; None: drawn by `choose_labeled` among the others. With
+                labels on a GPU and `num_classes`, nothing waits to look for -1: the loss is NaN if one was drawn.
         """
         check_batch(embeddings, labels, may_be_unknown=True)
         if self.sigma is None:
             self.sigma = sqrt_bandwidth(embeddings)
-        if is_labeled is None:
-            is_labeled = choose_labeled(len(labels), self.gamma, self.generator)
         num_classes, labels = self.num_classes, labels.long()
+        can_look, is_drawn = num_classes is None or labels.device.type == "cpu", is_labeled is None
+        if is_labeled is None and can_look:
+            is_labeled = choose_among_known((labels != -1).cpu(), self.gamma, self.generator)
+        elif is_labeled is None:
+            is_labeled = choose_labeled(len(labels), self.gamma, self.generator)
         if num_classes is None:
             classes = labels[labels != -1].unique()
             labels = torch.where(labels == -1, -1, torch.searchsorted(classes, labels))
             num_classes = max(1, len(classes))
         settings: dict[str, Any] = {"objective": self.objective, "class_weights": self.class_weights}
-        return gloss_loss(
+        loss = gloss_loss(
             embeddings, labels, sigma=self.sigma, is_labeled=is_labeled, num_classes=num_classes, **settings
         )
+        return nan_if_unknown(loss, labels, is_labeled) if is_drawn and not can_look else loss
 
     def extra_repr(self) -> str:
         sigma = "sqrt" if self.sigma is None else self.sigma

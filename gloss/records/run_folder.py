@@ -76,7 +76,8 @@ def hashed_config(cfg: Config) -> dict[str, Any]:
     return rest
 
 
-# Sources that cannot change a number of a run: the command line, displays, searches, reports, predictions.
+# Sources that cannot change a number of a run: the command line, displays, searches, reports, predictions. One file of
+# `runtime` can: device.py chooses the precision and the kind of attention.
 _NOT_IN_CODE = (
     *("benchmark", "cli", "experiments", "inference", "paper", "records", "report", "runtime", "search"),
     *("__init__.py", "data/download.py", "models/model_card.py", "training/progress_bar.py", "training/callbacks.py"),
@@ -89,7 +90,8 @@ def code_hash(package: Path = ROOT / "gloss") -> str:
     found = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         name = path.relative_to(package)
-        if name.parts[0] not in _NOT_IN_CODE and name.as_posix() not in _NOT_IN_CODE:
+        is_named = bool({name.parts[0], name.as_posix()} & {*_NOT_IN_CODE})
+        if not is_named or name.as_posix() == "runtime/device.py":
             found.update(f"{name.as_posix()}\0".encode() + path.read_bytes() + b"\0")
     return found.hexdigest()[:12]
 

@@ -7,6 +7,7 @@ from typing import Any
 from gloss.config import HYPERPARAMETERS, Config, config_file
 from gloss.losses.registry import SCL_CE
 from gloss.records.reading import number
+from gloss.search.best_values import search_settings_not_shared
 
 # Settings whose defaults are the protocol's; a run that changes one is another experiment. The encoder, the keys of the
 # variant, the gradient norm of the mode and the margin of the loss are added from the files of configs/. Precision is
@@ -112,6 +113,7 @@ def _other_search(config: dict[str, Any]) -> list[str]:
     budget, failed = budgets.get(loss, budgets.get("any", 0)), number(tuned, "fail") or 0
     is_other = keys and not trials - failed <= budget <= trials  # a failed trial may have been tried again
     found = [f"search.trials={trials:.0f}"] if is_other else []
+    found += [f"searched with {text}" for text in search_settings_not_shared(config, tuned)]
     ranges = given if isinstance(given := tuned.get("space"), dict) else None  # an older record has none
     for name, key in zip(names, keys, strict=True):
         row, value = space[name], number(config, *key.split("."))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
@@ -19,9 +19,13 @@ from gloss.config import HYPERPARAMETERS, Config, DatasetConfig, TrainerConfig
 from gloss.errors import ConfigError, DataError
 from gloss.losses.registry import GLOSS_O, name_in
 from gloss.records.reading import read_yaml, shortened
+from gloss.records.run_folder import hashed_config
+from gloss.resolve import weights_sha256
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.compose import sweep_of
 from gloss.runtime.terminal import program
+
+_COMPARED_ELSEWHERE = (*HYPERPARAMETERS.values(), "trainer.max_epochs", "model.name", "model.revision", "model.sha256")
 
 
 def tuned_file(cfg: DictConfig | Config) -> Path:
@@ -108,7 +112,7 @@ def apply_best_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
         for key, value in applied.items():
             OmegaConf.update(cfg, key, value)
         source |= {"file": path.name, "applied": sorted(applied)}
-        if applied and (note := _other_amounts(cfg, path, source)):
+        if applied and (note := _searched_otherwise(cfg, path, source)):
             source["note"] = note
         OmegaConf.update(cfg, "tuned", source, merge=False, force_add=True)
         break
@@ -139,6 +143,9 @@ def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
         if searched != mine:
             shown = [" at ".join(str(x) for x in pair if x is not None) for pair in (searched, mine)]
             return f"with the encoder {shown[0]}, this run is with {shown[1]}"
+        searched_weights, own_weights = source.get("model_sha256"), weights_sha256(cfg.model)
+        if searched_weights and own_weights and searched_weights != own_weights:
+            return f"with other weights of {cfg.model.name}"
     if "fingerprint" in source and cfg.dataset.source in ("csv", "hub") and cfg.dataset.path:
         from gloss.data.datasets import load_dataset  # here, so that other sets need no data library
 
@@ -152,8 +159,27 @@ def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
     return ""
 
 
-def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> str:
-    """A note on the amounts of data in which this run differs from the search; empty where they agree."""
+def settings_of(cfg: Config) -> dict[str, Any]:
+    """The settings of a search, by dotted key, that differ from the schema's defaults, without hyperparameters, and
+    without the texts and encoder, which `mismatch` compares."""
+    mine, usual = hashed_config(cfg), hashed_config(Config())
+    return {
+        f"{group}.{key}": value
+        for group in ("trainer", "model", "ablation", "variant")
+        for key, value in mine[group].items()
+        if value != usual[group].get(key) and f"{group}.{key}" not in _COMPARED_ELSEWHERE
+    }
+
+
+def search_settings_not_shared(config: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:
+    """The settings of a search, as `trainer.batch_size=8`, that its runs with `config` do not share."""
+    settings = source.get("settings") or {}  # an older search has none
+    found = {key: (config.get(group := key.partition(".")[0]) or {}).get(key[len(group) + 1 :]) for key in settings}
+    return [f"{key}={value}" for key, value in settings.items() if found[key] != value]
+
+
+def _searched_otherwise(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> str:
+    """A note on the amounts of data and settings in which this run differs from the search; empty where they agree."""
     texts = source.get("train_examples", "?")
     differences = []
     if source.get("train_limit") != cfg.dataset.train_limit:
@@ -161,6 +187,8 @@ def _other_amounts(cfg: DictConfig, path: Path, source: Mapping[str, Any]) -> st
         differences.append(f"on {texts} training texts, this run is on {mine}")
     if source.get("max_epochs") != cfg.trainer.max_epochs:
         differences.append(f"for {source.get('max_epochs')} epochs at most, this run for {cfg.trainer.max_epochs}")
+    if others := search_settings_not_shared(cast(dict, OmegaConf.to_container(cfg)), source):
+        differences.append(f"with {', '.join(others)}, this run is not")
     return f"the values of {path.name} were searched {' and '.join(differences)}" if differences else ""
 
 

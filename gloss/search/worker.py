@@ -42,7 +42,7 @@ from gloss.resolve import resolve
 from gloss.runtime.environment import commit_of
 from gloss.runtime.locks import FileLock
 from gloss.runtime.signals import Interrupted
-from gloss.search.best_values import mismatch, read_tuned, tuned_file, write_tuned
+from gloss.search.best_values import mismatch, read_tuned, settings_of, tuned_file, write_tuned
 from gloss.search.space import Space, range_of, search_space, space_rows
 from gloss.search.storage import MAX_RETRIES, open_storage
 from gloss.training.callbacks import Callback
@@ -332,6 +332,8 @@ class Worker:
             "fingerprint": self.fingerprint,
             "model_name": self.cfg.model.name,
             "model_revision": self.cfg.model.revision,
+            "model_sha256": self.cfg.model.sha256,
+            "settings": settings_of(self.cfg),
             "versions": {name: version(name) for name in ("optuna", "torch", "transformers")},
             "commit": commit,
             "commit_clean": is_clean,

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss.config import INTEGRATED, Config
-from gloss.losses import choose_labeled
+from gloss.losses.gloss import choose_among_known
 from gloss.losses.registry import LOSSES, POSITIVES, SPLIT, TRIPLETS
 
 UNKNOWN = -1  # the label of a text whose class is not known
@@ -51,7 +51,7 @@ class Objective:
         own = {"sigma": sigma, "num_classes": num_classes, "class_weights": class_weights}
         lam, gamma = float(loss.build is not None), cfg.loss.gamma
         if loss.build and cfg.mode == INTEGRATED:
-            lam = cfg.loss.lam + ablation.lam_offset
+            lam = min(cfg.loss.lam + ablation.lam_offset, 0.99)
         if ablation.gamma_offset:
             gamma = min(max(gamma + ablation.gamma_offset, 0.01), 0.99)
         return cls(
@@ -78,8 +78,7 @@ class Objective:
         if self.gamma is None:
             return None
         is_known = torch.ones(batch_size, dtype=torch.bool) if is_known is None else is_known
-        drawn = choose_labeled(int(is_known.sum()), self.gamma, generator)
-        return torch.zeros_like(is_known).masked_scatter(is_known, drawn)
+        return choose_among_known(is_known, self.gamma, generator)
 
     def __call__(
         self,

@@ -8,7 +8,6 @@ from typing import Any
 
 from gloss.data.datasets import TextDataset
 from gloss.losses.registry import INTEGRATED
-from gloss.records.run_folder import code_hash
 from gloss.records.schema import SCHEMA_VERSION
 from gloss.runtime.terminal import escape_control_characters
 from gloss.training.checkpoint import Progress
@@ -78,7 +77,7 @@ def result_of(
             "frac_unscorable": sum(left_out) / len(left_out) if left_out else None,
         },
         "tuned": cfg.tuned if isinstance(cfg.tuned, dict) else None,
-        "code": code_hash(),
+        "code": machine["code"],
         "commit": machine["commit"],
         "commit_clean": machine["commit_clean"],
         **({"resumed_on": progress.resumed_on} if progress.resumed_on else {}),

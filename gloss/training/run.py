@@ -219,11 +219,12 @@ class _Run:
             model.head.requires_grad_(False)  # the probe's weights go there after training
         display.show("phase", {"name": "computing σ"})
         sigma, graph_sigma = choose_sigma(cfg, model, texts.tables["train"], device, precision)
+        chunks = {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")}
         progress = display.progress = Progress(
             sigma=sigma,
             graph_sigma=graph_sigma,
             fingerprint=dataset.fingerprint,
-            machine=machine | {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")},
+            machine=machine | {"code": code_hash()} | chunks,
         )
         weights = None
         if cfg.variant.class_weights == "balanced":

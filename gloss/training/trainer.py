@@ -79,6 +79,7 @@ class Fit:
         self.best: dict[str, Tensor] | None = None
         self.log = torch.zeros(0, len(LOG), device=self.device)
         self.last_checkpoint = time.monotonic()
+        self.is_warm = False
         self.checkpoints = self.folder / "checkpoint"
         self.config_in_checkpoint = checkpoint.config_of(self.cfg, self.precision)
 
@@ -150,8 +151,9 @@ class Fit:
         elif len(self.log) != len(batches):
             now = f"now there are {len(batches)}: use the texts it was made with, or rerun=true"
             raise RunError(f"{self.checkpoints} was made with {len(self.log)} batches an epoch, {now}")
-        if (self.device.type == "cuda" or trainer.compile) and not progress.epochs:
+        if (self.device.type == "cuda" or trainer.compile) and not self.is_warm:  # also a process that resumes a run
             self._warm_up(batches, labeled)
+            self.is_warm = True
         start = np.cumsum([0, *(len(batch) for batch in batches)])
         before = time.perf_counter()
         self.watch.start()

@@ -210,6 +210,10 @@ def test_searches_left_are_those_missing_for_the_cells(tmp_path):
     other = {**source, "fingerprint": "f" * 64, "model_name": "another/encoder"}
     put_overlay(tmp_path, "mr-bert-integrated-ce", other)
     assert "mr-bert-integrated-ce" in left(cells, given)
+    put_overlay(tmp_path, "mr-bert-integrated-ce", source | {"settings": {"trainer.batch_size": 8}})
+    assert "mr-bert-integrated-ce" in left(cells, given)
+    put_overlay(tmp_path, "mr-bert-integrated-ce", source | {"settings": {"trainer.batch_size": 128}})
+    assert "mr-bert-integrated-ce" not in left(cells, given)
     put_overlay(tmp_path, "mr-bert-integrated-ce", source)  # with more trials or another search it is missing again
     ce = [c for c in cells if c.loss == "ce"]
     assert left(ce, given, "search.trials=15") == {} != left(ce, given, "search.trials=16")

@@ -13,7 +13,7 @@ from torch import nn
 
 from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
 from gloss.losses.geometry import sqrt_bandwidth
-from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates
+from gloss.losses.gloss import linear_rates, log_propagate, log_transition_rates, nan_if_unknown
 from gloss.losses.reference import gaussian_kernel, propagate_labels, symmetric_normalize, transition_matrix
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/losses.json").read_text())["cases"]
@@ -213,8 +213,10 @@ def test_cuda_step_does_not_synchronize():
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss(x, labels).backward()
+        unknown = loss(x, torch.full_like(labels, -1))
     finally:
         torch.cuda.set_sync_debug_mode("default")
+    assert unknown.isnan()  # it draws without a look at the labels
 
 
 @pytest.mark.parametrize(
@@ -285,6 +287,24 @@ def test_module_without_num_classes_accepts_any_integer_labels_and_leaves_minus_
     for unknown in (labels, torch.full_like(labels, -1)):
         with pytest.raises(ValueError, match="is_labeled must be False where the label is -1"):
             GLoss(0.4)(x, unknown, torch.arange(14) != 13)
+
+
+@pytest.mark.parametrize("num_classes", [None, 3])
+def test_module_draws_among_the_texts_that_have_a_label(num_classes):
+    x, labels, _ = batch(60)
+    labels[::2] = -1
+    for seed in range(5):
+        drawn = choose_labeled(30, 0.6, torch.Generator().manual_seed(seed))
+        is_labeled = torch.zeros(60, dtype=torch.bool)
+        is_labeled[1::2] = drawn
+        module = GLoss(0.4, 0.6, num_classes, generator=torch.Generator().manual_seed(seed))
+        assert module(x, labels) == gloss_loss(x, labels, sigma=0.4, is_labeled=is_labeled, num_classes=3)
+
+
+def test_a_loss_with_an_unknown_node_among_the_labeled_ones_is_nan():
+    labels, is_labeled = torch.tensor([0, -1, 1, -1]), torch.tensor([True, False, True, False])
+    assert nan_if_unknown(torch.tensor(2.0), labels, is_labeled) == 2
+    assert nan_if_unknown(torch.tensor(2.0), labels, ~is_labeled).isnan()
 
 
 def test_module_keeps_the_bandwidth_of_its_first_batch():

@@ -29,6 +29,8 @@ def test_code_hash_covers_the_modules_that_can_change_results(tmp_path):
     for changed, matters in {
         "losses/gloss.py": True,
         "config.py": True,
+        "runtime/device.py": True,
+        "runtime/atomic.py": False,
         "report/tables/results.py": False,
         "training/progress_bar.py": False,
     }.items():
@@ -53,6 +55,12 @@ def test_a_run_finished_with_other_code_shows_its_score(tiny_config, monkeypatch
     assert f"with other code than now ({record.result['code']}, now 0123456789ab)" in output
     assert f"test accuracy {record.result['metrics']['test']['accuracy']:.2f}" in output
     assert "rerun=true trains it again" in output
+
+
+def test_the_recorded_code_is_that_of_the_start(tiny_config, monkeypatch):
+    found = iter(["at the start", "later", "later"])
+    monkeypatch.setattr(training, "code_hash", lambda: next(found))
+    assert train(tiny_config("loss=ce", "trainer.max_epochs=1")).result["code"] == "at the start"
 
 
 @pytest.mark.parametrize(

@@ -290,6 +290,17 @@ def test_table9_pools_no_two_variants(tmp_path):
     assert [r[-1].plain() for r in table.rows[-2:]] == ["supported", "supported"]
 
 
+def test_tables_that_compare_losses_name_a_swept_setting(tmp_path):
+    specs = [
+        {"mode": "standalone", "loss": loss, "accuracy": score, "variant": variant, "point": {"variant": variant}}
+        for variant in ("paper", "released")
+        for loss, score in (("scl", 80.0), ("gloss_o", 90.0))
+    ]
+    groups = write_groups(tmp_path, *specs)
+    for table in (tables.table4(groups), compare.table9(groups)):
+        assert "Not compared here, since the request sweeps variant: select one value." in table.notes
+
+
 def test_table9_compares_no_two_variants_of_one_data_set(tmp_path):
     specs = [
         {"mode": "standalone", "loss": "scl", "accuracy": 80.0},

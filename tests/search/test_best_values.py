@@ -1,6 +1,9 @@
 """Values of a search: which runs use them, and the messages about them."""
 
+import hashlib
+import os
 import shutil
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ from searching import composed, finished, stand_in, without_search
 
 from gloss.cli.hydra_main import main
 from gloss.records.run_folder import run_folder
+from gloss.report.protocol import protocol_deviations
 from gloss.search import worker as tuning
 from gloss.search.best_values import read_tuned, tuned_file
 from gloss.search.worker import tune
@@ -52,6 +56,41 @@ def test_runs_use_the_search_of_their_amount_of_data_or_else_the_full_one(settin
     assert other["study"] == reduced.name and "searched on 48 training texts, this run is on 20" in other["note"]
     finished(settings, monkeypatch, "dataset.train_limit=20")
     assert applied("dataset.train_limit=20")["file"] == "csv-tiny-integrated-gloss_o-n20.yaml"
+
+
+def test_a_search_with_other_settings_is_noted_and_deviates(settings, monkeypatch, capsys):
+    plain = without_search(settings)
+    others = "trainer.patience=7", "ablation.graph_noise=0.5"
+    study = finished(settings, monkeypatch, *others)
+    capsys.readouterr()
+    cfg = composed("loss=gloss_o", *plain, config_name="train")
+    assert cfg.tuned["study"] == study.name and cfg.trainer.lr == study.best["params"]["lr"]
+    text = "searched with trainer.patience=7, ablation.graph_noise=0.5, this run is not"
+    assert cfg.tuned["note"].endswith(text) and text in capsys.readouterr().err
+    found = [x for x in protocol_deviations(asdict(cfg)) if x.startswith("searched with")]
+    assert found == ["searched with trainer.patience=7", "searched with ablation.graph_noise=0.5"]
+    same = composed("loss=gloss_o", *plain, *others, config_name="train")
+    assert "note" not in same.tuned and not [x for x in protocol_deviations(asdict(same)) if "searched with" in x]
+
+
+def test_the_weights_in_a_folder_identify_a_run_and_a_search(settings, monkeypatch, tmp_path, capsys):
+    weights = tmp_path / "encoder" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_bytes(b"some")
+    encoder = "model=hf", "model.alias=tiny", f"model.name={weights.parent}"
+    settings = [*(word for word in settings if word != "model=tiny"), *encoder]
+    study = finished(settings, monkeypatch)
+    words = "loss=gloss_o", *without_search(settings)
+    before = composed(*words, config_name="train")
+    assert before.tuned["study"] == study.name
+    weights.write_bytes(b"others")
+    os.utime(weights, (0, 0))
+    capsys.readouterr()
+    assert main(lambda *_: None, list(words)) == 2
+    assert f"with other weights of {weights.parent}" in capsys.readouterr().err
+    after = composed(*words, "loss.sigma=0.5", "tuned=false", config_name="train")
+    assert len({run_folder(cfg, "0" * 64) for cfg in (before, after)}) == 2
+    assert after.model.sha256 == hashlib.sha256(b"others").hexdigest()
 
 
 def test_values_of_other_texts_or_another_encoder_are_not_applied(settings, monkeypatch, tmp_path, toy, capsys):

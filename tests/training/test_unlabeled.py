@@ -89,6 +89,15 @@ def test_unlabeled_file_changes_fingerprint_and_folder(tiny_config, tmp_path):
     assert "unlabeled: 1 row left out, without 'text' (row 3)" in record.result["notes"]
 
 
+def test_unlabeled_texts_that_are_tested_are_noted(tiny_config, tmp_path):
+    splits = load_dataset(tiny_config(*GRAPH).dataset, "", 1).splits
+    texts = [splits["test"].texts[0][0], splits["val"].texts[0][0].upper(), splits["train"].texts[0][0], "an apple"]
+    path = tmp_path / "more.csv"
+    path.write_text("\n".join(["text", *texts]))
+    notes = load_dataset(tiny_config(*GRAPH, f"dataset.unlabeled_path={path}").dataset, "", 1).notes
+    assert [x for x in notes if "unlabeled" in x] == ["2 of the 4 unlabeled texts are validation or test texts, too"]
+
+
 def test_token_tables_are_joined_row_by_row(tiny_config):
     tokenizer = load_tokenizer(tiny_config("loss=ce").model)
 
@@ -141,6 +150,17 @@ def test_a_resumed_run_with_unlabeled_texts_equals_an_uninterrupted_run(tiny_con
         train(tiny_config(*options, "rerun=true"))
     assert not (folder / "DONE").exists()
     assert outcome(train(tiny_config(*options)).folder) == expected
+
+
+def test_a_process_that_resumes_a_run_warms_up_too(tiny_config, monkeypatch):
+    epochs = []
+    monkeypatch.setattr(Fit, "_warm_up", lambda fit, *batches: epochs.append(fit.progress.epoch))
+    monkeypatch.setattr(Encoder, "compile_layers", lambda encoder: None)
+    options = "trainer.compile=true", "trainer.max_epochs=3"
+    with stopped_after(monkeypatch, 2, 1):
+        train(tiny_config(*options))
+    train(tiny_config(*options))
+    assert epochs == [1, 2]
 
 
 def test_warm_up_accepts_batches_larger_than_the_training_set(tiny_config, monkeypatch):

@@ -15,7 +15,7 @@ from gloss.report.protocol import is_comparable, protocol_deviations
 from gloss.report.seed_groups import Group, blocks, setting
 from gloss.report.statistics import MAX_PAIRS, claim, holm, mean, paired_t, sign_flip, smallest_p, std, t_interval
 from gloss.report.table import MISSING, Entry, Table, entry, mean_std, number_text, rank, scored
-from gloss.report.tables.results import RANKS, common_notes, missing, seeds_text
+from gloss.report.tables.results import RANKS, common_notes, missing, seeds_text, swept_note
 
 RIVALS = ("scl", "cosine", "triplet")
 TFIDF = "TF-IDF + linear classifier (measured here)"
@@ -101,6 +101,7 @@ def table9(groups: Sequence[Group]) -> Table:
         f"Claim: {CLAIMS}",
         "Pooling takes the pairs of all data sets as exchangeable; the lines of single data sets do not.",
         paper.TABLE9_NOTE,
+        *swept_note(groups),
         *common_notes(groups),
     ]
     columns = ["Comparison", "On", "", "G-Loss", "Baseline", "Δ", "95 % interval"]

@@ -233,10 +233,17 @@ def table4(groups: Sequence[Group]) -> Table:
         *verdict_note(row[f"{loss}_verdict"] for row in data for loss in ("gloss_o", "scl")),
         RANKS,
         *times,
+        *swept_note(groups),
         *common_notes(plain),
     ]
     title = "Table 4: G-Loss-O against SCL, standalone mode"
     return Table("table4", title, ["Data set", "Model", "", *heads], rows, data, notes, missing(plain), num_keys=3)
+
+
+def swept_note(groups: Sequence[Group]) -> list[str]:
+    """A note on the cells that differ in a swept setting, which tables that compare losses leave out."""
+    swept = sorted({key for g in groups for key in g.point})
+    return [f"Not compared here, since the request sweeps {', '.join(swept)}: select one value."] if swept else []
 
 
 def _paired(block: Sequence[Group], m: Metric) -> list[dict[str, Any]]:
