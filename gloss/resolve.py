@@ -13,7 +13,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from gloss.config import Config, DatasetConfig, ModelConfig, TuneConfig, config_file, forward_passes
+from gloss.config import Config, DatasetConfig, ModelConfig, TuneConfig, config_file, forward_passes, is_csv_file
 from gloss.errors import ConfigError
 from gloss.losses.registry import CE, GLOSS_O, GLOSS_SQRT, INTEGRATED, LOSSES, SCL_CE, STANDALONE, is_graph, name_in
 
@@ -127,6 +127,7 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
         yield "model.sha256", None, "with model.name=random"
     if cfg.dataset.source == "hub" and Path(cfg.dataset.path or "").expanduser().is_dir():
         yield "dataset.revision", None, "with a folder"
+    reads_csv = cfg.dataset.unlabeled_path is not None or any(map(is_csv_file, cfg.ablation.tested_on.values()))
     not_read_from = {
         "prepared": ("path", "val_path", "test_path", "revision", "separator", "encoding", "group"),
         "docstrings": ("path", "val_path", "test_path", "revision", "text", "label", "separator", "encoding", "group"),
@@ -137,6 +138,8 @@ def _unread(cfg: Config) -> Iterator[tuple[str, Any, str]]:
     if cfg.experiment.name != "shift" and (own or cfg.dataset.source != "prepared"):
         yield "dataset.shift_to", own.get("shift_to"), "without experiment=shift"
     for key in not_read_from[cfg.dataset.source]:
+        if key in ("separator", "encoding") and reads_csv:
+            continue
         yield f"dataset.{key}", getattr(DatasetConfig(), key), f"with dataset={cfg.dataset.name}"
 
 

@@ -64,6 +64,7 @@ REFUSED = {
     "loss=ce variant.forward_passes=2": "variant.forward_passes=2 has no effect",
     "variant.early_stopping_min_delta=0.01": "variant.early_stopping_min_delta=0.01 has no effect",
     "variant.probe=adam": "variant.probe=adam has no effect",
+    "dataset.encoding=cp1252": "dataset.encoding=cp1252 has no effect with dataset=mr",
     "dataset.shift_to=r8": "dataset.shift_to=r8 has no effect without experiment=shift",
     "trainer.embeddings_at=[1,500]": "expected epochs from 0 to trainer.max_epochs=200",
     "model=minilm model.revision=abc": "model.revision=abc has no effect",
@@ -110,9 +111,11 @@ def test_several_invalid_combinations_are_reported_together():
         "loss=cosine variant.forward_passes=2",
         "loss=cosine mode=standalone variant.class_weights=balanced variant.probe=adam",
         "mode=standalone variant.class_weights=balanced variant.early_stopping_min_delta=0.01",
+        "dataset=docstrings dataset.unlabeled_path=x.csv dataset.encoding=cp1252 dataset.separator=#",
+        "dataset=sst2 ablation.test_on=x.csv dataset.encoding=cp1252",
     ],
 )
-def test_keys_of_a_variant_are_accepted_where_they_have_an_effect(words: str):
+def test_keys_are_accepted_where_they_have_an_effect(words: str):
     composed(*words.split())
 
 

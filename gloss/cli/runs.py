@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from gloss.cli.command import Outputs, names
-from gloss.config import choice
+from gloss.config import INTEGRATED, STANDALONE, choice
 from gloss.errors import ConfigError
+from gloss.losses.registry import name_in
 from gloss.records.reading import SELECTION
 
 
@@ -49,7 +50,11 @@ def task(cfg: Runs) -> None:
         print(run_list.compared(*(one_of(runs, name) for name in cfg.compare)))
         return
     for key in (key for key in SELECTION if getattr(cfg, key)):
-        runs = runs[runs[key].astype(str).isin(getattr(cfg, key))]
+        if key == "loss":  # scl is scl_ce beside cross-entropy
+            wanted = {mode: {name_in(mode, loss) for loss in cfg.loss} for mode in (INTEGRATED, STANDALONE)}
+            runs = runs[[loss in wanted[mode] for mode, loss in zip(runs["mode"], runs["loss"], strict=True)]]
+        else:
+            runs = runs[runs[key].astype(str).isin(getattr(cfg, key))]
     if not len(runs):
         raise ConfigError(f"no finished run under {cfg.paths.outputs}/runs fits: without filters all are listed")
     if cfg.sort:

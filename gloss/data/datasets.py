@@ -57,6 +57,10 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     splits = {part: split_of(rows, labels, digests[part]) for part, rows in parts.items()}
     unlabeled = splits.pop("unlabeled", None)
     _check_classes(cfg.path or cfg.name, labels, splits)
+    for part in ("val", "test"):
+        if part in splits and (lacking := [x for i, x in enumerate(labels) if i not in splits[part].labels]):
+            shown = ", ".join(lacking[:5]) + f" … ({len(lacking)} classes)" * (len(lacking) > 5)
+            notes.append(f"{part} has no text of {shown}: its scores do not cover them")
     num_rows = len(splits["train"])
     for part in ("test", "val"):
         if part not in splits:
@@ -298,6 +302,8 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
             continue
         cells = enumerate(zip(*(table[column][:] for column in columns[:-1]), values, strict=True), 1)
         if isinstance(table[0][cfg.text[-1]], dict):
+            if cfg.group is not None:
+                raise DataError(f"dataset.group has no effect where {cfg.text[-1]} holds all options: leave it out")
             order, rows = ["wrong", "right"], _options(cells, cfg, where)
         else:
             rows = (checked(number, row, cfg.text, _names(cfg)) for number, row in cells)

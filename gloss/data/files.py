@@ -34,7 +34,10 @@ _MAX_CELL = 2**20  # characters of a CSV cell; the longest of the paper's texts 
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 _BINARY = (b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b")  # parquet, Excel new and old, PDF, gzip
 _SET_COLUMNS = "set dataset.text=… and dataset.label=… (predict: columns=…)"
-_NO_TEXT = "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, for UTF-16 set dataset.encoding=utf-16"
+_NO_TEXT = (
+    "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, for UTF-16 set dataset.encoding=utf-16 "
+    "(predict: encoding=utf-16)"
+)
 # A damaged gzip file raises EOFError or zlib.error, other damage and our own DataError are a ValueError.
 _UNREADABLE = (OSError, ValueError, EOFError, zlib.error, csv.Error, RecursionError)
 _INVISIBLE = {"Cc", "Cf", "Zs", "Zl", "Zp"}  # categories of Unicode
@@ -116,7 +119,7 @@ def checked(number: int, cells: Sequence[Any], text: Sequence[str], names: Seque
     for column, cell in zip([*text, *names], cells, strict=True):
         if is_blank(cell):
             return Row(number, left_out=f"without {column!r}")
-        if reason := _fault(cell):
+        if reason := fault(cell):
             return Row(number, problem=f"column {column!r} {reason}")
     return Row(number, tuple(cells[: len(text)]), tuple(cells[len(text) :]))
 
@@ -133,7 +136,7 @@ def _name(cell: Any) -> Any:
     return cell
 
 
-def _fault(cell: Any) -> str | None:
+def fault(cell: Any) -> str | None:
     """The reason why a cell is not valid text; None if it is."""
     if isinstance(cell, list | dict):
         return f"holds a {type(cell).__name__}: several labels per text are not supported, choose another column"
@@ -141,7 +144,9 @@ def _fault(cell: Any) -> str | None:
         return f"holds {type(cell).__name__}, not text"
     if "\0" in cell:
         return "holds binary data"
-    if escaped := re.search("[\ud800-\udfff]", cell):
+    if half := re.search("[\ud800-\udc7f\udd00-\udfff]", cell):
+        return f"holds half a character (\\u{ord(half[0]):04x}), as where a text was cut: take it out"
+    if escaped := re.search("[\udc80-\udcff]", cell):
         byte = f"byte 0x{ord(escaped[0]) & 0xFF:02x}"
         advice = "save as UTF-8, or set dataset.encoding=cp1252, as often on Windows (predict: encoding=…)"
         return f"is not in the encoding expected ({byte}): {advice}"

@@ -31,6 +31,7 @@ DEVICES = {  # name -> bf16 operations a second of its data sheet (without spars
 }
 SLOWER_IN_FLOAT32 = 5.0  # on a GPU, as the data sheets have the peaks of TF32 and float32 beside bf16
 LAUNCH_SECONDS = 3e-3  # a layer and step on a GPU take at least this, however short the texts: launching kernels
+CUT = 128  # tokens of a text in lengths.csv
 START_SECONDS = 15.0  # of a run: loading weights and texts, and σ of G-Loss-SQRT
 EPOCHS_TO_BEST = 15  # assumed where neither runs nor the paper have a number; patience comes on top
 
@@ -76,8 +77,7 @@ class Speeds:
     def epoch_seconds(self, spec: RunSpec) -> tuple[float | None, str]:
         """Seconds of an epoch, and the source of the speed; None where encoder, texts or device are not known."""
         cfg = spec.config
-        own = (_own_texts(r) for r in self._of_set(spec) if _train_limit(r) in (None, cfg.dataset.train_limit))
-        texts = lengths().get(spec.dataset) or next(filter(None, own), None)
+        texts = self._texts(spec)
         if spec.model not in ENCODERS or texts is None:
             return None, "unknown"
         rows, val, tokens = texts
@@ -97,6 +97,16 @@ class Speeds:
             return flops / (peak * share * self.cores / 2), "data sheet"
         slower = SLOWER_IN_FLOAT32 if self.precision(spec) == FLOAT32 else 1.0
         return max(slower * flops / (peak * share), steps * layers * passes * LAUNCH_SECONDS), "data sheet"
+
+    def _texts(self, spec: RunSpec) -> tuple[int, int, float] | None:
+        """As in `lengths`, at the spec's own maximum length; from finished runs where it is not 128."""
+        limit, cut = spec.config.dataset.train_limit, spec.config.model.max_length
+        same = [r for r in self._of_set(spec) if (number(r.result, "config", "model", "max_length") or CUT) == cut]
+        if (known := lengths().get(spec.dataset)) is None:
+            return next(filter(None, (_own_texts(r) for r in same if _train_limit(r) in (None, limit))), None)
+        rows, val, tokens = known
+        measured = () if cut == CUT else filter(None, map(_own_texts, same))
+        return rows, val, next((texts[-1] for texts in measured), min(tokens, cut))
 
     def precision(self, spec: RunSpec) -> str:
         """The encoder's precision in this spec's runs on the device."""

@@ -71,6 +71,8 @@ def rows_of_file(
     own, separators = run.dataset, one_character(separator)
     if separators is None and own.separator is not None:
         separators = one_character(own.separator) + SEPARATORS
+    wide = own.encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32"))  # never read as UTF-8 by mistake
+    encoding = encoding or (own.encoding if wide else None)
     fallback = None if encoding or own.encoding.lower().startswith("utf") else own.encoding
     return read_rows(name, kind, columns, (), separators, encoding or "utf-8", fallback)
 

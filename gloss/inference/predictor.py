@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gloss.data.datasets import dataset_config, dataset_of
-from gloss.data.files import Row
+from gloss.data.files import Row, fault
 from gloss.data.splits import Split
 from gloss.data.tokens import count_truncated, tokenize
 from gloss.errors import ConfigError, DataError, RunError
@@ -207,6 +207,8 @@ class Run:
         for number, row in enumerate(rows):
             if len(row) != len(self.columns) or not all(isinstance(one, str) for one in row):
                 raise DataError(f"texts[{number}] must hold {' and '.join(self.columns)}, got {row!r:.200}")
+            if problem := next(filter(None, map(fault, row)), None):
+                raise DataError(f"texts[{number}] {problem}")
         return rows
 
     def _embed(self, texts: list[tuple[str, ...]], count: bool = False) -> Tensor:

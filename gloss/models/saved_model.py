@@ -88,7 +88,8 @@ def load_model(folder: Path) -> tuple[Classifier, transformers.PreTrainedTokeniz
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         if refused := [key for key in REFUSED_KEYS if config.get(key) is not None]:
             raise ValueError(f"config.json sets {', '.join(refused)}, which our exports never do")
-        labels = [config["id2label"][str(i)] for i in range(len(config["id2label"]))]
+        names = config.get("id2label", {"0": "LABEL_0", "1": "LABEL_1"})  # transformers leaves out its defaults
+        labels = [names[str(i)] for i in range(len(names))]
         max_length = json.loads((folder / "sentence_bert_config.json").read_text(encoding="utf-8"))["max_seq_length"]
         if not all(isinstance(label, str) for label in labels) or not isinstance(max_length, int):
             raise ValueError("label names must be text, and max_seq_length a whole number")

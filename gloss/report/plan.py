@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from gloss.experiments.cost import DEVICES, EPOCHS_TO_BEST, SLOWER_IN_FLOAT32, Speeds
+from gloss.experiments.cost import CUT, DEVICES, EPOCHS_TO_BEST, SLOWER_IN_FLOAT32, Speeds
 from gloss.experiments.grid import RunSpec, own_fingerprint
 from gloss.experiments.requested import with_texts
 from gloss.experiments.status import DONE, FAILED, INTERRUPTED, RUNNING, searches_left, state
@@ -165,6 +165,8 @@ def _basis(plan: Plan) -> list[str]:
         peak, share = DEVICES[name]
         limits = "for two cores" if name == "cpu" else f"in bf16, a {SLOWER_IN_FLOAT32:.0f}th of it in float32"
         speed += f" Not measured: {100 * share:.0f} % of {peak / 1e12:.3g} TFLOP/s {limits} is assumed."
+    if any(line.spec.config.model.max_length > CUT for line in left):
+        speed += f" Texts that no run has measured count at most {CUT} tokens."
     words = {
         "ours": "means of finished runs",
         "paper": "the paper's Table 3",

@@ -199,6 +199,7 @@ def test_csv_rows_are_read_back_unchanged(tmp_path_factory, rows, separator):
     ("x.csv.gz", gzip.compress(as_csv())[:-20], "cannot be read: Compressed file ended before the end"),
     ("x.jsonl", '{"text": "a", "label": "x"}\n{"text": ', r"row 2: not JSON \("),
     ("x.jsonl", '{"body": "a"}', "row 1: expected an object with text and label, got {'body': 'a'}"),
+    ("x.jsonl", '{"text": "a\\ud83d", "label": "x"}', r"row 1: column 'text' holds half a character \(\\ud83d\), as"),
     ("x.jsonl", '{"text": 3, "label": "x"}', "row 1: column 'text' holds int, not text"),
     ("x.jsonl", '{"text": "a", "label": ["x"]}', "row 1: column 'label' holds a list: several labels per text are no"),
     ("x.json", '[{"text": "a"', "cannot be read: Expecting"),
@@ -262,6 +263,9 @@ def test_given_split_files_are_used_unchanged(tmp_path):
     train, val, test = (write(tmp_path / f"{i}.csv", reviews(n, n, start=9 * i)) for i, n in enumerate((7, 3, 2)))
     dataset = load(train, val_path=str(val), test_path=str(test))
     assert [len(split) for split in dataset.splits.values()] == [14, 6, 4] and dataset.notes == []
+    write(test, reviews(2, 0, start=50))
+    (note,) = load(train, val_path=str(val), test_path=str(test)).notes
+    assert note == "test has no text of bad: its scores do not cover them"
     write(test, [*reviews(1, 1, start=50), ["so so", "fair"], ["oh well", "fair"]])
     with pytest.raises(DataError, match=r"'fair' \(test, row 4\) does not occur in train"):
         load(train, test_path=str(test))
@@ -279,7 +283,8 @@ def test_classes_with_one_or_two_texts_are_split(tmp_path):
     dataset = load(train, test_path=str(write(tmp_path / "test.csv", reviews(3, 3, start=50))))
     assert [len(split) for split in dataset.splits.values()] == [72, 8, 6]
     assert set(dataset.splits["train"].labels) == set(range(42))
-    (note,) = dataset.notes
+    lacking, note = dataset.notes
+    assert "test has no text of rare 0, rare 1, rare 10, rare 11, rare 12 … (40 classes): its scores" in lacking
     assert "val is 8 of the 80 training texts" in note and "without a text of rare 0, rare 1, " in note
     with pytest.raises(DataError, match=r"5 training texts are too few to cut val .*\(dataset.val_path\)"):
         load(write(tmp_path / "all.csv", [[f"number {i}", str(i // 2)] for i in range(10)]))

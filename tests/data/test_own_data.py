@@ -200,6 +200,8 @@ def test_medqa_is_read_as_pairs_of_question_and_option(hub):
         assert question == f"test question {number}?" and option.endswith(f"of test {number}")
         assert (option[7] == "ABCD"[number % 3]) == (dataset.labels[label] == "right")
     assert right_class(test.labels, test.groups) == 1
+    with pytest.raises(DataError, match="dataset.group has no effect where options holds all options: leave it out"):
+        hub(**preset("medqa"), group="meta_info")
     write_questions("test", 4, wrong_name="D")
     with pytest.raises(DataError, match="test: row 2: answer_idx must name one of the options A, B, C, got 'D'"):
         hub(**preset("medqa"))

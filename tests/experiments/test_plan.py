@@ -122,6 +122,20 @@ def test_runs_on_the_device_replace_the_data_sheet(tmp_path):
     assert make_plan([r8], "a100", 2).lines[0].speed_from == "data sheet"
 
 
+def test_the_cost_follows_the_maximum_length(tmp_path):
+    def tokens(cut):
+        (cell,) = cells_in(tmp_path, given=["dataset=r8", "model=bert", "loss=ce", f"model.max_length={cut}"])
+        plan = make_plan([cell], "cpu", 2)
+        return plan.lines[0].epoch_seconds / epoch_flops(12, 768, 1, 4936, 549) * 60e9, show(plan), cell
+
+    usual = lengths()["r8"][2]
+    assert [round(tokens(cut)[0], 2) for cut in (16, 128, 512)] == [16, usual, usual]
+    assert ["count at most 128 tokens" in tokens(cut)[1] for cut in (16, 128, 512)] == [False, False, True]
+    texts = {"num_rows": {"train": 4936, "val": 549, "test": 2189}, "tokens_per_epoch": 4936 * 150}
+    put_run(tmp_path, tokens(512)[2], 1, **texts, config={"model": {"max_length": 512}}, gpu="NVIDIA H100")
+    assert [round(tokens(cut)[0], 2) for cut in (16, 128, 512)] == [16, usual, 150]
+
+
 def test_an_unknown_device_has_an_estimate_only_after_a_run(tmp_path):
     (cell,) = cells_in(tmp_path)
     for name in ("NVIDIA GeForce RTX 4090", "NVIDIA RTX A1000"):  # not an A100

@@ -1,5 +1,6 @@
 """Selection of runs, predictions, neighbours, maps of embeddings and scripts, with a small trained run."""
 
+import copy
 import csv
 import dataclasses
 import gzip
@@ -17,6 +18,7 @@ from gloss.data.files import Row
 from gloss.errors import ConfigError, DataError, RunError
 from gloss.inference import predictor as predict_module
 from gloss.inference.embedding_plot import embedding_map, map_of_run
+from gloss.inference.prediction_files import rows_of_file
 from gloss.inference.predictor import Run, find_run, load_run
 from gloss.models.pretrained import load_tokenizer
 from gloss.records.run_folder import write_json
@@ -119,6 +121,8 @@ def test_invalid_arguments_and_damaged_weights_give_an_error(run):
         run.predict(["a frog", ("a", "pair")])
     with pytest.raises(DataError, match=r"texts\[0\] must hold text, got \(None,\)"):
         run.embed([None])
+    with pytest.raises(DataError, match=r"texts\[1\] holds half a character \(\\ud83d\)"):
+        run.predict(["a frog", "cut \ud83d"])
     with pytest.raises(ConfigError, match="neighbours=-1 is not allowed: expected"):
         run.predict(["a frog"], neighbours=-1)
     with pytest.raises(RunError, match="split=dev"):
@@ -171,6 +175,14 @@ def test_notes_are_recorded_and_files_are_read_with_the_settings_of_the_run(tmp_
     assert "row 2: column 'text' is not in the encoding expected (byte 0xfc)" in capsys.readouterr().err
     assert run_script(monkeypatch, "predict.py", *arguments, "separator=,") == 2
     assert "no column 'text' in the header, which has 'nr;text': set dataset.text=" in capsys.readouterr().err
+
+
+def test_files_in_the_utf_16_of_the_run_need_no_encoding(run, tmp_path):
+    other = copy.copy(run)
+    other.dataset = dataclasses.replace(run.dataset, encoding="utf-16-le")
+    (tmp_path / "x.csv").write_bytes("text\nan apple\n".encode("utf-16-le"))
+    rows = rows_of_file(other, str(tmp_path / "x.csv"), "csv", ["text"])
+    assert [row.texts for row in rows] == [("an apple",)]
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------

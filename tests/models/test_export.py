@@ -226,6 +226,16 @@ CHANGES = {
 }
 
 
+def test_classes_with_the_default_names_of_transformers_are_loaded(tmp_path):
+    transformer, tokenizer = bert()
+    content, predictions = record_of() | {"labels": ["LABEL_0", "LABEL_1"]}, {}
+    for name, values in PREDICTIONS.items():
+        predictions[name] = values[:7] if name == "test_labels" else values[:7, :2]
+    save_model(tmp_path / "model", Classifier(Encoder(transformer), 2), tokenizer, content, predictions)
+    assert "id2label" not in json.loads((tmp_path / "model" / "config.json").read_text())
+    assert load_model(tmp_path / "model")[2] == ["LABEL_0", "LABEL_1"]
+
+
 @pytest.mark.timeout(20)
 @pytest.mark.parametrize("reason", CHANGES)
 def test_manipulated_model_folders_are_refused(model_of_a_run, reason):

@@ -65,7 +65,7 @@ def test_compared_lists_the_differing_values_of_two_runs():
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("outputs")
-    for dataset, loss in (("mr", "ce"), ("mr", "scl"), ("mr", "triplet"), ("r8", "cosine")):
+    for dataset, loss in (("mr", "ce"), ("mr", "scl_ce"), ("mr", "triplet"), ("r8", "cosine")):
         for seed in (1, 2):
             run = {"config_hash": f"{len(loss) + (dataset == 'r8'):08d}", "accuracy": 60.0 + seed + len(loss)}
             write_run(root, dataset=dataset, loss=loss, seed=seed, **run)
@@ -78,7 +78,8 @@ def test_the_command_filters_sorts_and_compares_runs(outputs, capsys):
         return capsys.readouterr().out
 
     runs = load_runs(outputs)
-    selected = runs[(runs.dataset == "mr") & runs.loss.isin(["ce", "scl"])].sort_values("test_accuracy", kind="stable")
+    chosen = runs[(runs.dataset == "mr") & runs.loss.isin(["ce", "scl_ce"])]
+    selected = chosen.sort_values("test_accuracy", kind="stable")
     names = [f"{x.config_hash}/{x.seed}" for x in selected.itertuples()]
     listed = shown("dataset=mr", "loss=ce,scl", "sort=-test_accuracy").splitlines()[1:]
     assert [line.split()[0] for line in listed] == names
