@@ -169,7 +169,7 @@ class AblationConfig:
 
     sigma_scale: float = _number(1.0, "above 0", lambda x: x > 0)  # σ is multiplied by it
     gamma_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to γ (0.01 to 0.99)
-    lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ (0 to 0.99)
+    lam_offset: float = _number(0.0, "between -1 and 1", lambda x: -1 < x < 1)  # added to λ; at most 0.99 then
     graph_noise: float = _number(0.0, "at least 0", lambda x: x >= 0)  # std of noise on the unit vectors of the graph
     graph_shuffle: bool = False  # each step's graph gets its nodes in random order, so that their labels are wrong
     label_noise: float = _number(0.0, "from 0 to below 1", lambda x: 0 <= x < 1)  # share of training labels changed

@@ -52,7 +52,8 @@ def task(cfg: Runs) -> None:
     for key in (key for key in SELECTION if getattr(cfg, key)):
         if key == "loss":  # scl is scl_ce beside cross-entropy
             wanted = {mode: {name_in(mode, loss) for loss in cfg.loss} for mode in (INTEGRATED, STANDALONE)}
-            runs = runs[[loss in wanted[mode] for mode, loss in zip(runs["mode"], runs["loss"], strict=True)]]
+            is_wanted = [loss in wanted[mode] for mode, loss in zip(runs["mode"], runs["loss"], strict=True)]
+            runs = runs[pd.Series(is_wanted, index=runs.index, dtype=bool)]
         else:
             runs = runs[runs[key].astype(str).isin(getattr(cfg, key))]
     if not len(runs):

@@ -60,7 +60,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     for part in ("val", "test"):
         if part in splits and (lacking := [x for i, x in enumerate(labels) if i not in splits[part].labels]):
             shown = ", ".join(lacking[:5]) + f" … ({len(lacking)} classes)" * (len(lacking) > 5)
-            notes.append(f"{part} has no text of {shown}: its scores do not cover them")
+            notes.append(f"{part} has no text of {shown}: its macro-F1 counts such a class only if predicted, as 0")
     num_rows = len(splits["train"])
     for part in ("test", "val"):
         if part not in splits:
@@ -79,7 +79,7 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     if cfg.unlabeled_path is not None and unlabeled is not None:
         held_out = {words(texts) for part in ("val", "test") for texts in splits[part].texts}
         if num := sum(words(texts) in held_out for texts in unlabeled.texts):
-            notes.append(f"{num:,} of the {len(unlabeled):,} unlabeled texts are validation or test texts, too")
+            notes.append(f"unlabeled: validation or test texts among them: {num:,} of {len(unlabeled):,}")
     prints = json.dumps({part: fingerprint(digests[part]) for part in sorted(digests)})
     whole = hashlib.sha256(prints.encode()).hexdigest()[:32]
     ordered = {part: splits[part] for part in ("train", "val", "test")}

@@ -199,7 +199,7 @@ def read_rows(
         text, names: columns of texts and of names, as a header or keys have them; of a folder one text, and the class.
         separators: of CSV; the header decides among them.
         encoding: a byte order mark overrides it.
-        fallback: encoding of lines that are not in `encoding`.
+        fallback: encoding of lines that are not in `encoding`; UTF-16 or 32: of the file, if it holds zero bytes.
     """
     columns = [*text, *names]
     separators = separators or ("\t,;|" if ".tsv" in name.lower() else SEPARATORS)
@@ -225,6 +225,7 @@ def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[st
         codec = codecs.lookup(encoding).name
     except LookupError:
         raise DataError(f"encoding={encoding} is unknown: try utf-8, utf-16, cp1252 or latin-1") from None
+    is_wide = fallback is not None and codecs.lookup(fallback).name.startswith(("utf-16", "utf-32"))
     opener = gzip.open if name.lower().endswith(".gz") else open
     opened: Any = sys.stdin.buffer if name == "-" else opener(name, "rb")
     with opened as file:
@@ -235,8 +236,10 @@ def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[st
             codec = "utf-8-sig"
         elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and codec == "utf-8":
             codec = "utf-16"
+        elif is_wide and b"\0" in head:
+            codec = fallback
         for line in io.TextIOWrapper(file, encoding=codec, errors="surrogateescape", newline=""):
-            if fallback and re.search("[\udc80-\udcff]", line):
+            if fallback and not is_wide and re.search("[\udc80-\udcff]", line):
                 line = line.encode("utf-8", "surrogateescape").decode(fallback, "surrogateescape")
             yield line
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
@@ -71,9 +72,7 @@ def rows_of_file(
     own, separators = run.dataset, one_character(separator)
     if separators is None and own.separator is not None:
         separators = one_character(own.separator) + SEPARATORS
-    wide = own.encoding.lower().startswith(("utf-16", "utf-32", "utf16", "utf32"))  # never read as UTF-8 by mistake
-    encoding = encoding or (own.encoding if wide else None)
-    fallback = None if encoding or own.encoding.lower().startswith("utf") else own.encoding
+    fallback = None if encoding or codecs.lookup(own.encoding).name.startswith("utf-8") else own.encoding
     return read_rows(name, kind, columns, (), separators, encoding or "utf-8", fallback)
 
 

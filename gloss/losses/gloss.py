@@ -52,7 +52,9 @@ def choose_labeled(
 
 def choose_among_known(is_known: Tensor, gamma: float, generator: torch.Generator | None = None) -> Tensor:
     """`choose_labeled` among the texts that have a label: is_labeled, bool [B], where is_known, bool [B], is True."""
-    drawn = choose_labeled(int(is_known.sum()), gamma, generator, is_known.device)
+    if (num_known := int(is_known.sum())) < 2:
+        raise ValueError(f"a batch needs 2 texts with a label, one stays labeled and one is scored; got {num_known}")
+    drawn = choose_labeled(num_known, gamma, generator, is_known.device)
     return torch.zeros_like(is_known).masked_scatter(is_known, drawn)
 
 
@@ -264,9 +266,10 @@ def _check_split(labels: Tensor, is_labeled: Tensor, num_classes: int) -> None:
 
 
 def nan_if_unknown(loss: Tensor, labels: Tensor, is_labeled: Tensor) -> Tensor:
-    """`loss`, or NaN where a node with label -1 is among the labeled ones: a sign that needs no wait for a GPU."""
+    """`loss`, or NaN where a node with label -1 is among the labeled ones: a sign that needs no wait for a GPU. The
+    gradient is then NaN, too."""
     is_wrong = (is_labeled.to(labels.device, non_blocking=True) & (labels < 0)).any()
-    return loss.masked_fill(is_wrong, math.nan)
+    return loss * torch.where(is_wrong, math.nan, 1.0).to(loss)
 
 
 class GLoss(nn.Module):
@@ -308,8 +311,9 @@ class GLoss(nn.Module):
         Args:
             embeddings: float [B, D], B >= 2.
             labels: int [B], -1 where the class is not known.
-            is_labeled: bool [B], False where the label is -1; None: drawn by `choose_labeled` among the others. With
-                labels on a GPU and `num_classes`, nothing waits to look for -1: the loss is NaN if one was drawn.
+            is_labeled: bool [B], False where the label is -1; None: drawn by `choose_labeled` among the others, at
+                least 2. With labels on a GPU and `num_classes`, nothing waits to look for -1: the loss is NaN if one
+                was drawn.
         """
         check_batch(embeddings, labels, may_be_unknown=True)
         if self.sigma is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,13 +20,17 @@ from gloss.config import HYPERPARAMETERS, Config, DatasetConfig, TrainerConfig
 from gloss.errors import ConfigError, DataError
 from gloss.losses.registry import GLOSS_O, name_in
 from gloss.records.reading import read_yaml, shortened
-from gloss.records.run_folder import hashed_config
+from gloss.records.run_folder import is_hashed
 from gloss.resolve import weights_sha256
 from gloss.runtime.atomic import write_atomic
 from gloss.runtime.compose import sweep_of
 from gloss.runtime.terminal import program
 
-_COMPARED_ELSEWHERE = (*HYPERPARAMETERS.values(), "trainer.max_epochs", "model.name", "model.revision", "model.sha256")
+_COMPARED_ELSEWHERE = (
+    *(*HYPERPARAMETERS.values(), "trainer.max_epochs", "model.name", "model.revision", "model.sha256"),
+    "ablation.test_on",  # not at all: a trial tests no texts
+)
+_ALSO_COMPARED = ("dataset.unlabeled", "dataset.unlabeled_path", "loss.margin")
 
 
 def tuned_file(cfg: DictConfig | Config) -> Path:
@@ -160,15 +165,13 @@ def mismatch(cfg: DictConfig | Config, source: Mapping[str, Any]) -> str:
 
 
 def settings_of(cfg: Config) -> dict[str, Any]:
-    """The settings of a search, by dotted key, that differ from the schema's defaults, without hyperparameters, and
-    without the texts and encoder, which `mismatch` compares."""
-    mine, usual = hashed_config(cfg), hashed_config(Config())
-    return {
-        f"{group}.{key}": value
-        for group in ("trainer", "model", "ablation", "variant")
-        for key, value in mine[group].items()
-        if value != usual[group].get(key) and f"{group}.{key}" not in _COMPARED_ELSEWHERE
-    }
+    """The settings of a search, by dotted key, that differ from the schema's defaults: but for hyperparameters, and for
+    texts, encoder and amounts of data, which are compared by themselves."""
+    groups = {group: vars(getattr(cfg, group)) for group in ("trainer", "model", "ablation", "variant")}
+    keys = [f"{group}.{key}" for group, settings in groups.items() for key in settings]
+    keys = [key for key in keys if is_hashed(key) and key not in _COMPARED_ELSEWHERE]
+    found, usual = ({key: attrgetter(key)(x) for key in (*keys, *_ALSO_COMPARED)} for x in (cfg, Config()))
+    return {key: value for key, value in found.items() if value != usual[key]}
 
 
 def search_settings_not_shared(config: Mapping[str, Any], source: Mapping[str, Any]) -> list[str]:

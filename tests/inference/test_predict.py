@@ -180,9 +180,12 @@ def test_notes_are_recorded_and_files_are_read_with_the_settings_of_the_run(tmp_
 def test_files_in_the_utf_16_of_the_run_need_no_encoding(run, tmp_path):
     other = copy.copy(run)
     other.dataset = dataclasses.replace(run.dataset, encoding="utf-16-le")
-    (tmp_path / "x.csv").write_bytes("text\nan apple\n".encode("utf-16-le"))
-    rows = rows_of_file(other, str(tmp_path / "x.csv"), "csv", ["text"])
-    assert [row.texts for row in rows] == [("an apple",)]
+    path = tmp_path / "x.csv"
+    for encoding in ("utf-16-le", "utf-16", "utf-8", "utf-8-sig"):  # with and without a byte order mark
+        path.write_bytes("text\nan äpple\n".encode(encoding))
+        assert [row.texts for row in rows_of_file(other, str(path), "csv", ["text"])] == [("an äpple",)], encoding
+    (tmp_path / "x.txt").write_text("an apple\n")
+    assert [row.texts for row in rows_of_file(other, str(tmp_path / "x.txt"), "txt", ["text"])] == [("an apple",)]
 
 
 # -- choosing a run ----------------------------------------------------------------------------------------------------

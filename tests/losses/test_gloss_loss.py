@@ -303,8 +303,10 @@ def test_module_draws_among_the_texts_that_have_a_label(num_classes):
 
 def test_a_loss_with_an_unknown_node_among_the_labeled_ones_is_nan():
     labels, is_labeled = torch.tensor([0, -1, 1, -1]), torch.tensor([True, False, True, False])
-    assert nan_if_unknown(torch.tensor(2.0), labels, is_labeled) == 2
-    assert nan_if_unknown(torch.tensor(2.0), labels, ~is_labeled).isnan()
+    loss = torch.tensor(2.0, requires_grad=True)
+    for mask, expected in ((is_labeled, 1.0), (~is_labeled, math.nan)):
+        (gradient,) = torch.autograd.grad(nan_if_unknown(3 * loss, labels, mask), loss)
+        torch.testing.assert_close(gradient, torch.tensor(3 * expected), equal_nan=True)
 
 
 def test_module_keeps_the_bandwidth_of_its_first_batch():

@@ -95,12 +95,13 @@ def test_the_command_filters_sorts_and_compares_runs(outputs, capsys):
     [
         ("datset=mr", "there is no key datset (did you mean dataset?)"),
         ("dataset=nowhere", "/runs fits"),
+        ("dataset=nowhere loss=scl mode=integrated", "/runs fits"),
         ("sort=accuracy", "sort=accuracy is not allowed: expected one of "),
         ("compare=x", "expected two runs, compare=A,B"),
         ("compare=x,y", "no finished run named x"),
     ],
 )
 def test_invalid_arguments_of_the_command_give_one_line(outputs, argument, message, capsys):
-    assert run_command(command, [f"paths.outputs={outputs}", argument]) == 2
+    assert run_command(command, [f"paths.outputs={outputs}", *argument.split()]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1

@@ -15,7 +15,7 @@ from gloss.cli.hydra_main import main
 from gloss.records.run_folder import run_folder
 from gloss.report.protocol import protocol_deviations
 from gloss.search import worker as tuning
-from gloss.search.best_values import read_tuned, tuned_file
+from gloss.search.best_values import read_tuned, settings_of, tuned_file
 from gloss.search.worker import tune
 
 
@@ -65,12 +65,20 @@ def test_a_search_with_other_settings_is_noted_and_deviates(settings, monkeypatc
     capsys.readouterr()
     cfg = composed("loss=gloss_o", *plain, config_name="train")
     assert cfg.tuned["study"] == study.name and cfg.trainer.lr == study.best["params"]["lr"]
-    text = "searched with trainer.patience=7, ablation.graph_noise=0.5, this run is not"
+    text = "with trainer.patience=7, ablation.graph_noise=0.5, this run is not"
     assert cfg.tuned["note"].endswith(text) and text in capsys.readouterr().err
     found = [x for x in protocol_deviations(asdict(cfg)) if x.startswith("searched with")]
-    assert found == ["searched with trainer.patience=7", "searched with ablation.graph_noise=0.5"]
+    assert found == [f"searched with {word}" for word in others]
     same = composed("loss=gloss_o", *plain, *others, config_name="train")
     assert "note" not in same.tuned and not [x for x in protocol_deviations(asdict(same)) if "searched with" in x]
+
+
+def test_settings_of_a_search_include_unlabeled_texts_and_the_margin_but_no_test_set():
+    graph = composed("loss=gloss_o", "loss.sigma=0.5", "dataset=mr", "dataset.unlabeled_path=x.csv")
+    assert settings_of(graph)["dataset.unlabeled_path"] == "x.csv"
+    triplet = composed("loss=triplet", "mode=standalone", "dataset=mr", "loss.margin=1", "ablation.test_on=y.csv")
+    found = settings_of(triplet)
+    assert found["loss.margin"] == 1 and not [key for key in found if "test_on" in key or "unlabeled" in key]
 
 
 def test_the_weights_in_a_folder_identify_a_run_and_a_search(settings, monkeypatch, tmp_path, capsys):

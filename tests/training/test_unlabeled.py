@@ -95,7 +95,7 @@ def test_unlabeled_texts_that_are_tested_are_noted(tiny_config, tmp_path):
     path = tmp_path / "more.csv"
     path.write_text("\n".join(["text", *texts]))
     notes = load_dataset(tiny_config(*GRAPH, f"dataset.unlabeled_path={path}").dataset, "", 1).notes
-    assert [x for x in notes if "unlabeled" in x] == ["2 of the 4 unlabeled texts are validation or test texts, too"]
+    assert [x for x in notes if "unlabeled" in x] == ["unlabeled: validation or test texts among them: 2 of 4"]
 
 
 def test_token_tables_are_joined_row_by_row(tiny_config):
