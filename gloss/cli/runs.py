@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from gloss.cli.command import Outputs, names
-from gloss.config import INTEGRATED, STANDALONE, choice
+from gloss.config import INTEGRATED, choice
 from gloss.errors import ConfigError
 from gloss.losses.registry import name_in
 from gloss.records.reading import SELECTION
@@ -50,12 +50,10 @@ def task(cfg: Runs) -> None:
         print(run_list.compared(*(one_of(runs, name) for name in cfg.compare)))
         return
     for key in (key for key in SELECTION if getattr(cfg, key)):
+        wanted = getattr(cfg, key)
         if key == "loss":  # scl is scl_ce beside cross-entropy
-            wanted = {mode: {name_in(mode, loss) for loss in cfg.loss} for mode in (INTEGRATED, STANDALONE)}
-            is_wanted = [loss in wanted[mode] for mode, loss in zip(runs["mode"], runs["loss"], strict=True)]
-            runs = runs[pd.Series(is_wanted, index=runs.index, dtype=bool)]
-        else:
-            runs = runs[runs[key].astype(str).isin(getattr(cfg, key))]
+            wanted = [*wanted, *(name_in(INTEGRATED, loss) for loss in wanted)]
+        runs = runs[runs[key].astype(str).isin(wanted)]
     if not len(runs):
         raise ConfigError(f"no finished run under {cfg.paths.outputs}/runs fits: without filters all are listed")
     if cfg.sort:

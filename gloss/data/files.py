@@ -221,11 +221,8 @@ def read_rows(
 
 def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[str]:
     """The lines of a text. Bytes outside its encoding become surrogates, so that the row can be named."""
-    try:
-        codec = codecs.lookup(encoding).name
-    except LookupError:
-        raise DataError(f"encoding={encoding} is unknown: try utf-8, utf-16, cp1252 or latin-1") from None
-    is_wide = fallback is not None and codecs.lookup(fallback).name.startswith(("utf-16", "utf-32"))
+    codec = _codec(encoding)
+    is_wide = fallback is not None and _codec(fallback).startswith(("utf-16", "utf-32"))
     opener = gzip.open if name.lower().endswith(".gz") else open
     opened: Any = sys.stdin.buffer if name == "-" else opener(name, "rb")
     with opened as file:
@@ -242,6 +239,13 @@ def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[st
             if fallback and not is_wide and re.search("[\udc80-\udcff]", line):
                 line = line.encode("utf-8", "surrogateescape").decode(fallback, "surrogateescape")
             yield line
+
+
+def _codec(encoding: str) -> str:
+    try:
+        return codecs.lookup(encoding).name
+    except LookupError:
+        raise DataError(f"encoding={encoding} is unknown: try utf-8, utf-16, cp1252 or latin-1") from None
 
 
 def _places(columns: Sequence[str], header: Sequence[str], advice: str) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import csv
 import gzip
 import io
@@ -72,7 +71,7 @@ def rows_of_file(
     own, separators = run.dataset, one_character(separator)
     if separators is None and own.separator is not None:
         separators = one_character(own.separator) + SEPARATORS
-    fallback = None if encoding or codecs.lookup(own.encoding).name.startswith("utf-8") else own.encoding
+    fallback = None if encoding or own.encoding.lower() in ("utf-8", "utf8", "utf-8-sig") else own.encoding
     return read_rows(name, kind, columns, (), separators, encoding or "utf-8", fallback)
 
 

@@ -184,6 +184,10 @@ def test_files_in_the_utf_16_of_the_run_need_no_encoding(run, tmp_path):
     for encoding in ("utf-16-le", "utf-16", "utf-8", "utf-8-sig"):  # with and without a byte order mark
         path.write_bytes("text\nan äpple\n".encode(encoding))
         assert [row.texts for row in rows_of_file(other, str(path), "csv", ["text"])] == [("an äpple",)], encoding
+    other.dataset = dataclasses.replace(run.dataset, encoding="klingon")  # a record may come from anywhere
+    with pytest.raises(DataError, match="encoding=klingon is unknown: try utf-8"):
+        list(rows_of_file(other, str(path), "csv", ["text"]))
+    other.dataset = dataclasses.replace(run.dataset, encoding="utf-16-le")
     (tmp_path / "x.txt").write_text("an apple\n")
     assert [row.texts for row in rows_of_file(other, str(tmp_path / "x.txt"), "txt", ["text"])] == [("an apple",)]
 
