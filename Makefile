@@ -37,7 +37,7 @@ always:
 
 demo: setup ## what training does to the embeddings of 1,000 film reviews: a table and a picture (5 minutes on 2 cores)
 	$(RUN) scripts/data.py datasets=snippets_movie
-	$(RUN) scripts/train.py -m experiment=demo
+	$(RUN) scripts/train.py -m experiment=demo paths.outputs=outputs/demo
 	$(RUN) scripts/report.py paths.outputs=outputs/demo only=demo show=demo measure=[frozen] settings=demo
 
 test: setup ## unit tests and one small run from end to end (6 minutes on 2 cores)

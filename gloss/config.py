@@ -17,7 +17,7 @@ from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.errors import ConfigError
-from gloss.losses.registry import CE, INTEGRATED, LOSSES, STANDALONE
+from gloss.losses.registry import CE, INTEGRATED, LOSSES, SCL_CE, STANDALONE
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout: configs/, data/, outputs/
 # A wheel carries the configurations inside the package, since it has no checkout around it.
@@ -321,3 +321,11 @@ def comments_of(node: type) -> dict[str, str]:
 HYPERPARAMETERS = {"lr": "trainer.lr"} | {  # one that a search may vary -> its key in the configuration
     f.name: f"loss.{f.name}" for f in fields(LossConfig) if f.name != "name"
 }
+
+
+def rows_of_search(space: Any, mode: str, loss: str, scl_lam: float | None) -> dict[str, Any]:
+    """The rows of a search's space for a mode and loss, without λ where the variant fixes it; empty: it has none."""
+    rows = dict(space.get(mode, {}).get(loss, {}))
+    if loss == SCL_CE and scl_lam is not None:
+        rows.pop("lam", None)
+    return rows

@@ -8,6 +8,7 @@ Exit status: 0 done; 1 something failed; 2 the command or the data cannot be use
 from __future__ import annotations
 
 import logging
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -105,7 +106,7 @@ def read(schema: type, words: Sequence[str]) -> Any:
     options, cfg = known_options(schema), OmegaConf.structured(schema)
     try:
         for o in OverridesParser.create().parse_overrides(parted(prepared(words, options, may_sweep=False))[1]):
-            OmegaConf.update(cfg, o.key_or_group, o.value())
+            OmegaConf.update(cfg, o.key_or_group, _as_typed(o.value()))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
     if missing := [key for key in options if OmegaConf.is_missing(cfg, key)]:
@@ -115,9 +116,19 @@ def read(schema: type, words: Sequence[str]) -> Any:
     return found
 
 
+def _as_typed(value: Any) -> Any:
+    """A value in which OmegaConf finds no interpolation: a text to classify may hold ${…}."""
+    if isinstance(value, list):
+        return [_as_typed(part) for part in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
 def show(cfg: Any, place: str = "") -> None:
     """Print a configuration: --cfg job."""
-    print(yaml.safe_dump(asdict(cfg), sort_keys=False, allow_unicode=True), end="")
+    tree = asdict(cfg)
+    if isinstance(cfg, TuneConfig) and cfg.search.storage:
+        tree["search"]["storage"] = "…"  # it may hold a password
+    print(yaml.safe_dump(tree, sort_keys=False, allow_unicode=True), end="")
 
 
 def run_command(command: ModuleType, arguments: Sequence[str]) -> int:

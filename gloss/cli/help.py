@@ -11,7 +11,7 @@ from omegaconf import MISSING, OmegaConf
 
 from gloss.config import CONFIG_DIR, Config, comments_of, known_options
 from gloss.runtime.compose import composed, hydra_of_our_own
-from gloss.runtime.overrides import word_of
+from gloss.runtime.overrides import SECRET, word_of
 from gloss.runtime.terminal import program
 
 FLAGS = """\
@@ -41,7 +41,7 @@ def usage(about: str, schema: type, name: str) -> str:
     values = OmegaConf.to_container(defaults, resolve=True)
     for key, option in known_options(schema).items():
         if key not in choices and not option.is_derived:
-            value = reduce(getitem, key.split("."), values)
+            value = None if key == SECRET else reduce(getitem, key.split("."), values)
             shown = "" if value == MISSING else "…" if isinstance(value, dict) else None
             word = word_of(key, value) if shown is None else f"{key}={shown}"
             text = "; ".join(filter(None, (option.help, option.allowed and f"expected: {option.allowed}")))

@@ -94,7 +94,10 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
     if experiment == "null" and (folders := [result for result in results if isinstance(result, Path)]):
         _print_table(folders, Path(value_of(words, "paths.outputs", "outputs")))
     if failed:
-        print(f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the others are done", file=sys.stderr)
+        print(
+            f"{len(failed)} run{'s' * (len(failed) > 1)} failed; the others are done, or with another process",
+            file=sys.stderr,
+        )
     return 1 if failed else 0
 
 

@@ -18,6 +18,8 @@ from gloss.cli.command import Device, Paths, Selection, names
 from gloss.config import at_least
 from gloss.errors import ConfigError
 
+READ_WITH = {"text": ("pair",), "file": ("input", "separator", "encoding"), "split": ()}  # keys of a source of texts
+
 
 @dataclass
 class Predict(Selection):
@@ -40,6 +42,10 @@ def task(cfg: Predict) -> int:
     sources = [key for key in ("text", "file", "split") if getattr(cfg, key) is not None]
     if len(sources) != 1:
         raise ConfigError(f"expected one of text=, file= and split=, got {' and '.join(sources) or 'none'}")
+
+    for key in ("pair", "input", "separator", "encoding"):
+        if getattr(cfg, key) is not None and key not in READ_WITH[sources[0]]:
+            raise ConfigError(f"{key}= has no effect with {sources[0]}=")
 
     from gloss.data.files import KINDS
     from gloss.inference import prediction_files as files  # here: torch is loaded only once the command line is right

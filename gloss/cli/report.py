@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gloss.cli.command import Paths, names
+from gloss.errors import ConfigError
+
+OF_MEASURE = ("datasets", "models", "settings", "tokenizer")
 
 
 @dataclass
@@ -35,10 +38,14 @@ def task(cfg: Report) -> int:
 
     if cfg.measure:
         measure(cfg)
+    elif unused := [key for key in OF_MEASURE if getattr(cfg, key) != getattr(Report(), key)]:
+        raise ConfigError(f"{unused[0]}= has no effect without measure=")
     report = build(cfg.paths.outputs, cfg.only or None)
     if cfg.show:
         for table in (table for table in report.tables if table.name in cfg.show):
             print(table.markdown())
+        if lacking := sorted({*cfg.show} - {table.name for table in report.tables}):
+            print(f"no table was made of {', '.join(lacking)}", file=sys.stderr)
     elif report.records:
         print(by_configuration(frame_of(report.records)) + "\n")
     if report.problems:
@@ -51,13 +58,13 @@ def task(cfg: Report) -> int:
 def measure(cfg: Report) -> None:
     """Measure the texts and baselines that a report shows beside runs."""
     from gloss.experiments.grid import expand_grid  # here: the report itself needs no texts
-    from gloss.training.baselines import measure
+    from gloss.training import baselines
 
     datasets: list[Any] = cfg.datasets
     models: list[Any] = cfg.models
     if cfg.settings is not None:
-        found = [cell.config for cell in expand_grid(cfg.settings)]
+        found = [spec.config for spec in expand_grid(cfg.settings)]
         datasets = list({c.dataset.name: c.dataset for c in found}.values())
         models = list({c.model.alias: c.model for c in found}.values())
     where, keep = (cfg.paths.data or "data", cfg.paths.outputs), cfg.settings is not None
-    measure(cfg.measure, datasets, cfg.tokenizer, *where, models=models, save_embeddings=keep)
+    baselines.measure(cfg.measure, datasets, cfg.tokenizer, *where, models=models, save_embeddings=keep)

@@ -147,9 +147,12 @@ class Task:
         arguments = [o for o in self.overrides if o.startswith(("paths.outputs=", "paths.data="))]
         if measured := [MEASURED[name] for name in names if name in MEASURED]:
             sets, model = (value_of(self.overrides, key) for key in ("dataset", "model"))
-            sets = sets or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
-            arguments += [f"measure=[{','.join(measured)}]", *([f"datasets=[{sets}]"] if sets else [])]
-            arguments += [f"tokenizer={model.split(',')[0]}"] if model else []  # Table 1's
+            sets = sets or (sweep_of("table2")["dataset"] if self.name == "table5" else "")
+            named = [x for x in sets.split(",") if x not in ("csv", "hub")]  # the others have no file that names texts
+            if named:
+                arguments += [f"measure=[{','.join(measured)}]", *([f"datasets=[{','.join(named)}]"] if sets else [])]
+            if named and model and model != "hf":
+                arguments += [f"tokenizer={model.split(',')[0]}"]  # Table 1's
         if self.name != ALL:
             is_alone = not (self.outputs / "selections.yaml").is_file()
             arguments += [f"show=[{self.name}]", *([f"only=[{self.name}]"] if is_alone else [])]
@@ -243,12 +246,12 @@ def status(outputs: Path, device: str, cores: int) -> bool:
     asked = selections(outputs)
     for name in asked:
         for group in same_settings(name, asked[name]):
-            task = Task(name, [*group[-1], override("paths.outputs", outputs)])
             print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group) + "\n")
             try:
+                task = Task(name, [*group[-1], override("paths.outputs", outputs)])
                 plan = make_plan(requested_runs(name, group, outputs), device, cores, task.overrides, task.search)
-            except DataError as error:
-                print(f"{error}\n")
+            except (ConfigError, DataError) as error:  # one request that cannot be read leaves the others
+                print(f"{name}: {error}\n")
                 continue
             print(show(plan))
             print("".join(f"failed: {failure}\n" for failure in failures(plan.lines)))

@@ -102,11 +102,11 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
 
 
 def in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
-    """The arguments, swept keys last and in the sweep's order, with the sweep's values where a key is not given."""
+    """The arguments, swept keys first as Hydra has them, with the sweep's values where a key is not given."""
     sweep = sweep_of(name)
     given = {key: a for a in arguments if (key := a.partition("=")[0]) in sweep}
     rest = [a for a in arguments if a not in given.values()]
-    return [*rest, *(given.get(key, f"{key}={values}") for key, values in sweep.items())]
+    return [*(given.get(key, f"{key}={values}") for key, values in sweep.items()), *rest]
 
 
 def jobs_of(words: Sequence[str]) -> list[list[str]]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from gloss.config import HYPERPARAMETERS, Config, config_file
+from gloss.config import HYPERPARAMETERS, Config, config_file, rows_of_search
 from gloss.errors import ConfigError
 from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_overrides, search_spec
 from gloss.records.run_folder import is_done, is_running
@@ -35,12 +35,15 @@ def searches_left(
     """Searches that specs lack: overlay that each writes -> (the spec it trains, its trials).
 
     A spec has its search where the overlay of the same texts, encoder and amounts of data (as in `search_spec`) is
-    from the wanted search with at least the wanted trials. overrides: of the specs, as on the command line; keys that
-    they set are not searched. search: `search=authors`, `search.trials=12` (0: no search). Raises ConfigError for an
-    unknown search.
+    from the wanted search with at least the wanted trials. With a space, sampler or pruning of the user's own it always
+    lacks one: the overlay does not name them, and a search that is finished ends at once.
+
+    overrides: of the specs, as on the command line; keys that they set are not searched. search: `search=authors`,
+    `search.trials=12` (0: no search). Raises ConfigError for an unknown search.
     """
     given = {key.lstrip("+"): value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
     settings = config_file("search", name := given.get("search", "fair"))
+    is_changed = any(key.startswith(("search.space.", "search.sampler.", "search.prune")) for key in given)
     one_of_each: dict[tuple, RunSpec] = {}  # composing takes time
     for spec in (spec for spec in specs if spec.config.experiment.search):
         chosen = tuple(spec.choices.get(key) for key in SEARCH_KEYS)
@@ -48,11 +51,11 @@ def searches_left(
     found: dict[Path, tuple[RunSpec, int]] = {}
     for spec in one_of_each.values():
         budget = _budget(spec.loss, given, settings["budget"])
-        space = settings["space"].get(spec.mode, {}).get(spec.loss, {})
-        is_open = any(HYPERPARAMETERS[key] not in given for key, row in space.items() if isinstance(row, dict))
+        rows = rows_of_search(settings["space"], spec.mode, spec.loss, spec.config.variant.scl_lam)
+        is_open = any(HYPERPARAMETERS[key] not in given for key, row in rows.items() if isinstance(row, dict))
         if is_open and budget:
             wanted = search_spec(spec, overrides)
-            if not _is_searched(wanted.config, name, budget):
+            if is_changed or not _is_searched(wanted.config, name, budget):
                 found.setdefault(tuned_file(wanted.config), (wanted, budget))
     return found
 

@@ -115,7 +115,7 @@ SECTIONS = {
     "variant": Kind("Paper and released code", ("variant",), _variant),
 }
 ALIASES = {"table8": "table7"}  # the paper's two tables of hyperparameters are one here
-WITH_OTHERS = ("table2", "table3", "table4", "table6", "shift")  # runs with other settings are listed beside these
+WITH_OTHERS = ("table2", "table3", "table6", "shift")  # runs with other settings are listed beside these
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,10 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
     records, broken = read_records(outputs)
     root = outputs.resolve()
     problems = [escape_control_characters(f"{p.folder.relative_to(root)}: {p.reason}") for p in broken]
-    cells, commands = _compose(outputs, only, records, problems)
+    specs, commands = _compose(outputs, only, records, problems)
     reasons = {p.folder: escape_control_characters(p.reason.partition("\n")[0]) for p in broken if p.has_failed}
     failed = {folder.relative_to(root / "runs").parts: reason for folder, reason in reasons.items()}
-    gathered = {name: gather(found, records, failed) for name, found in cells.items()}
+    gathered = {name: gather(mine, records, failed) for name, mine in specs.items()}
     studies, unread = read_studies(outputs)
     problems += unread
     groups = {name: mine for name, (mine, _) in gathered.items()}
@@ -160,14 +160,16 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
             sections.append(Section("claims", summary.title, [summary]))
         if only is None:
             sections += _every_run(m, loose) + _speed(m)
-        sections = html_page.arranged(sections, [n for n, mine in m.groups.items() if any(g.runs for g in mine)])
+        ran = [n for n, mine in m.groups.items() if any(g.runs for g in mine)]
+        sections = html_page.arranged(sections, ran)
         folder = outputs / "report"
         folder.mkdir(parents=True, exist_ok=True)
         for part in (part for section in sections for part in section.parts):
             part.save(folder, dpi) if isinstance(part, Drawing) else part.save(folder)
-        own = {n: k.title for n, k in SECTIONS.items() if k.experiments == (n,) and n != "demo"}
-        seen = {section.name for section in sections} | {n for n, mine in m.groups.items() if any(g.runs for g in mine)}
-        not_run = [x for x in own.items() if x[0] not in seen] if cells and only is None else []
+        seen = {section.name for section in sections}
+        own = {n: k for n, k in SECTIONS.items() if n != "demo" and k.experiments and n not in seen}
+        own = {n: k for n, k in own.items() if all(e.startswith(n) and e not in ran for e in k.experiments)}
+        not_run = [(n, k.title) for n, k in own.items()] if specs and only is None else []
         page = render(sections, records, studies, problems, not_run, folder)
     write_atomic(folder / "index.html", page)
     return Report(records, [t for s in sections for t in s.tables], folder / "index.html", problems)
@@ -176,7 +178,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
 def _compose(
     outputs: Path, only: Sequence[str] | None, records: Sequence[Record], problems: list[str]
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The cells of each requested experiment, and the command that runs them."""
+    """The specs of each requested experiment, and the command that runs them."""
     if only is None and not (outputs / "selections.yaml").is_file():
         return {}, {}
     from gloss.experiments.requested import selections, shown_runs, with_texts  # here: Hydra is slow
@@ -194,17 +196,17 @@ def _compose(
         kinds = [SECTIONS[name] for name in only]
         needed = {n for k in kinds for n in (*k.experiments, *(x for x in k.reads if x in chosen))}
         chosen = {name: chosen.get(name, [[]]) for name in sorted(needed)}
-    cells, commands = {}, {}
+    found, commands = {}, {}
     for name, asked in chosen.items():
         try:
             specs, asked = shown_runs(name, asked, outputs)
-            cells[name] = with_texts(specs, records)
+            found[name] = with_texts(specs, records)
         except ValueError as error:  # ConfigError; DataError: texts that neither the disk nor the records know
             problems.append(f"{name}: {error}")
         target = name if name == "demo" else f"reproduce-{name}"
         arguments = [f' ARGS="{" ".join(overrides)}"' if overrides else "" for overrides in asked]
         commands[name] = " && ".join(f"make {target}{x}" for x in arguments)
-    return cells, commands
+    return found, commands
 
 
 def _sections(

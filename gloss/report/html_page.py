@@ -10,7 +10,6 @@ from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 
-import pandas as pd
 from jinja2 import Environment, FileSystemLoader
 
 from gloss.records.reading import Record, number
@@ -87,7 +86,8 @@ def render(
     notes = list(dict.fromkeys(note for s in sections for note in s.footnotes))  # each once, by its number
     environment.filters["number"] = lambda note: notes.index(note) + 1
     environment.filters["png"] = lambda d: base64.b64encode((folder / f"{d.name}.png").read_bytes()).decode()
-    counts = Counter(_verdicts([t.data for s in sections for t in s.tables]))
+    judged = [t.data for s in sections for t in s.tables if "config_hash" in t.data]
+    counts = Counter(word for data in judged for word in data.get("verdict", ()) if word)
     blocks = [
         SimpleNamespace(id=same[0].name, group=group, short=(group or same[0].title).split(":")[0], sections=same)
         for (group, _), found in groupby(sections, key=lambda s: (s.group, "" if s.group else s.name))
@@ -103,13 +103,6 @@ def render(
         problems=problems,
         not_run=not_run,
     )
-
-
-def _verdicts(frames: Sequence[pd.DataFrame]) -> list[str]:
-    """The verdicts of all cells, one a cell and metric: Table 4 shows some of Table 3 again."""
-    judged = pd.concat([f for f in frames if {"config_hash", "verdict"} <= set(f)] or [pd.DataFrame({"verdict": []})])
-    keys = [key for key in ("dataset", "model", "mode", "loss", "config_hash", "metric") if key in judged]
-    return [*judged.dropna(subset="verdict").drop_duplicates(keys or None)["verdict"]]
 
 
 def summarise(records: Sequence[Record], studies: Sequence[Study] = ()) -> list[tuple[str, str]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from gloss.config import HYPERPARAMETERS, Config, config_file
-from gloss.losses.registry import SCL_CE
+from gloss.config import HYPERPARAMETERS, Config, config_file, rows_of_search
 from gloss.records.reading import number
 from gloss.search.best_values import search_settings_not_shared
 
@@ -100,11 +99,8 @@ def _other_search(config: dict[str, Any]) -> list[str]:
     loss = _at(config, "loss.name", "")
     tuned = found if isinstance(found := config.get("tuned"), dict) else {}  # true, false: no search was found or used
     search = _file(config, "search")
-    space = search.get("space", {}).get(str(config.get("mode")), {}).get(loss, {})
-    names = [*space]
-    if loss == SCL_CE and number(config, "variant", "scl_lam") is not None:  # the variant fixes λ
-        names = [name for name in names if name != "lam"]
-    keys, applied = [HYPERPARAMETERS[name] for name in names], tuned.get("applied")
+    space = rows_of_search(search.get("space", {}), str(config.get("mode")), loss, number(config, "variant", "scl_lam"))
+    keys, applied = [HYPERPARAMETERS[name] for name in space], tuned.get("applied")
     trials = number(tuned, "trials") or 0
     by_hand = [key for key in keys if isinstance(applied, list) and key not in applied]
     if keys and (by_hand == keys or not trials):
@@ -115,8 +111,8 @@ def _other_search(config: dict[str, Any]) -> list[str]:
     found = [f"search.trials={trials:.0f}"] if is_other else []
     found += [f"searched with {text}" for text in search_settings_not_shared(config, tuned)]
     ranges = given if isinstance(given := tuned.get("space"), dict) else None  # an older record has none
-    for name, key in zip(names, keys, strict=True):
-        row, value = space[name], number(config, *key.split("."))
+    for (name, row), key in zip(space.items(), keys, strict=True):
+        value = number(config, *key.split("."))
         if key in by_hand:
             found.append(f"{key}={_at(config, key, None)} by hand")
         elif isinstance(row, dict) and ranges is not None and (own := _other_range(row, ranges.get(name))):

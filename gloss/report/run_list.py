@@ -116,7 +116,9 @@ def _names(runs: pd.DataFrame, rows: pd.DataFrame) -> dict[str, list[str]]:
 def _value(value: object) -> str:
     if value is None or (isinstance(value, float) and pd.isna(value)):
         return "null"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.0f}" if value.is_integer() else f"{value:.4g}"  # pandas makes floats of a column with a null
 
 
 def runs_table(groups: Sequence[Group], name: str = "runs", title: str = "All finished runs") -> Table:

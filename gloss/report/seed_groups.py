@@ -133,18 +133,18 @@ def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
 
 
 def gather(
-    cells: Iterable[Any], records: Sequence[Any], failures: Mapping[tuple[str, ...], str] | None = None
+    specs: Iterable[Any], records: Sequence[Any], failures: Mapping[tuple[str, ...], str] | None = None
 ) -> tuple[list[Group], list[Group]]:
-    """The cells of an experiment with their runs, and the other runs of the same data set, model, mode and loss.
+    """The specs of an experiment as cells with their runs, and the other runs of the same data set, model, mode and loss.
 
     A run belongs to a cell only if its config_hash, and so its whole configuration, are the cell's. failures: the
     reasons of failed runs, by the parts of their folders' names.
     """
-    cells = list(cells)
-    points = [dict(c.point) for c in cells]
+    specs = list(specs)
+    points = [dict(c.point) for c in specs]
     varies = {key for p in points for key in p if len({str(q.get(key)) for q in points}) > 1}
     groups = []
-    for c in cells:
+    for c in specs:
         runs = {r.identity.seed: r for r in records if identity(r.identity) == identity(c)}
         runs = {seed: runs[seed] for seed in sorted(runs) if seed in c.seeds}
         point = {k: v for k, v in c.point.items() if k in varies}  # one value for all cells distinguishes none

@@ -6,9 +6,8 @@ from typing import Any
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-from gloss.config import HYPERPARAMETERS, Config, SearchConfig
+from gloss.config import HYPERPARAMETERS, Config, SearchConfig, rows_of_search
 from gloss.errors import ConfigError
-from gloss.losses.registry import SCL_CE
 
 Space = dict[str, FloatDistribution | CategoricalDistribution]
 
@@ -20,13 +19,13 @@ def space_rows(cfg: Config, search: SearchConfig) -> dict[str, Any]:
     the value that the runs after the search take instead of the one found. λ is left out where the variant fixes it.
     """
     try:
-        rows = dict(search.space[cfg.mode][cfg.loss.name])
-    except (KeyError, TypeError):
-        raise ConfigError(f"search={search.name} has no space for mode={cfg.mode} loss={cfg.loss.name}") from None
+        rows = rows_of_search(search.space, cfg.mode, cfg.loss.name, cfg.variant.scl_lam)
+    except (TypeError, ValueError, AttributeError):
+        rows = {}
+    if not rows:
+        raise ConfigError(f"search={search.name} has no space for mode={cfg.mode} loss={cfg.loss.name}")
     if unknown := [f"search.space.{cfg.mode}.{cfg.loss.name}.{name}" for name in rows if name not in HYPERPARAMETERS]:
         raise ConfigError(f"{unknown[0]} is not allowed: expected one of {', '.join(HYPERPARAMETERS)}")
-    if cfg.loss.name == SCL_CE and cfg.variant.scl_lam is not None:
-        rows.pop("lam", None)
     return rows
 
 
@@ -52,7 +51,7 @@ def search_space(cfg: Config, search: SearchConfig) -> Space:
 def _distribution(row: dict[str, Any]) -> FloatDistribution | CategoricalDistribution:
     keys = {key: x for key, x in row.items() if key != "final"}
     if "choices" in keys:
-        return CategoricalDistribution(**{key: [float(x) for x in choices] for key, choices in keys.items()})
+        return CategoricalDistribution([float(x) for x in keys.pop("choices")], **keys)
     settings: dict[str, Any] = {key: x if key == "log" else float(x) for key, x in keys.items()}
     return FloatDistribution(**settings)
 

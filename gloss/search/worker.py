@@ -130,13 +130,16 @@ class _Reporter(Callback):
                 self.scores[row["epoch"]] = row["score"]
                 self.trial.report(row["score"], row["epoch"])
 
-    def on_start(self, cfg: Config, folder: Path, epochs: list[dict[str, Any]]) -> None:
+    def report_or_prune(self, epochs: list[dict[str, Any]]) -> None:
         self.report(epochs)
-        if epochs and self.trial.should_prune():  # also of a resumed trial: it may have stopped before the question
+        if epochs and self.trial.should_prune():
             raise optuna.TrialPruned
 
+    def on_start(self, cfg: Config, folder: Path, epochs: list[dict[str, Any]]) -> None:
+        self.report_or_prune(epochs)  # a resumed trial may have stopped before the question
+
     def on_epoch(self, row: dict[str, Any]) -> None:
-        self.on_start(None, None, [row])
+        self.report_or_prune([row])
 
 
 class Worker:
@@ -342,9 +345,10 @@ class Worker:
 
 def given(cfg: Config, search: SearchConfig) -> dict[str, Any]:
     """The keys of the command line and their values, for a report's command; without paths, and of the groups only
-    own texts and own encoders."""
+    own texts, own encoders and the experiment."""
     own: dict[str, Any] = {"dataset": cfg.dataset.source} if cfg.dataset.source in ("csv", "hub") else {}
     own |= {} if (CONFIG_DIR / "model" / f"{cfg.model.alias}.yaml").is_file() else {"model": "hf"}
+    own |= {"experiment": cfg.experiment.name} if cfg.experiment.name else {}
     tree: Any = asdict(cfg) | {"search": asdict(search)}
     keys = [key for key in search.overridden if "." in key and not key.startswith(("paths.", "hydra."))]
     keys = [key for key in keys if key not in ("search.storage", "search.worker")]

@@ -125,8 +125,8 @@ def measure_frozen(
 
     The probe's regularisation and the number of neighbours are chosen on validation; the test split is scored once.
     "graph" is the quality of the validation graph before training, in batches of 128, at SCALES of G-Loss-SQRT's σ
-    (empty where all embeddings are the same). `cfg.train_limit` texts are drawn with seed 1. Raises DataError, and
-    ConfigError for the encoder.
+    (empty where all embeddings are the same, or where there is one text). `cfg.train_limit` texts are drawn with seed
+    1. Raises DataError, and ConfigError for the encoder.
     """
     dataset, tokenizer = load_dataset(cfg, data_dir, seed=1), load_tokenizer(model_cfg)
     device = choose_device("auto")
@@ -165,8 +165,9 @@ def measure_frozen(
     val = torch.from_numpy(z["val"]), torch.from_numpy(y["val"])
     graph: Any = {"gamma": DEFAULT_GAMMA, "num_classes": len(dataset.labels), "batch_size": 128}
     record["graph"] = [
-        {"sigma": sigma, "scale": scale} | (graph_quality(*val, sigma=sigma, **graph) or {})
+        {"sigma": sigma, "scale": scale} | quality
         for sigma, scale in zip(sigmas, SCALES, strict=False)
+        if (quality := graph_quality(*val, sigma=sigma, **graph))
     ]
     path = Path(outputs) / "baselines" / f"frozen-{cfg.name}-{model_cfg.alias}.json"
     write_json(path, record)

@@ -251,3 +251,18 @@ def test_messages_contain_no_password(capsys):
         main(lambda cfg, place: None, [f"search.storage={url}", "loss=nosuch"], "tune")
     output = capsys.readouterr()
     assert "cret" not in output.out + output.err and "nosuch" in output.err
+
+
+def test_help_and_cfg_show_no_password(capsys, monkeypatch):
+    monkeypatch.setenv("GLOSS_STORAGE", "postgresql://me:secret@host/db")
+    tune = importlib.import_module("gloss.cli.tune")
+    assert run_command(tune, ["--help"]) == 0
+    assert run_command(tune, ["dataset=mr", "model=tiny", "loss=ce", "mode=integrated", "--cfg", "job"]) == 0
+    shown = capsys.readouterr().out
+    assert "secret" not in shown and "storage: …" in shown and "search.storage=null" in shown
+
+
+@pytest.mark.parametrize("text", ["${price}", "${oc.env:HOME}", r"\${x}", r"a\\${x} \n ${", "$5"])
+def test_a_text_may_hold_what_looks_like_an_interpolation(text: str):
+    assert read_command(Predict, [f"text={text}"]).text == text
+    assert read_command(Predict, ["columns=['${price}']"]).columns == ["${price}"]

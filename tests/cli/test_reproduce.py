@@ -140,6 +140,21 @@ def test_commands_contain_no_password_and_all_reports_everything(tmp_path, calle
     assert not any("only" in x for x in called[-1])
 
 
+@pytest.mark.parametrize(("target", "given", "measured"), [
+    ("table5", ["dataset=csv"], None),  # own texts are in no file of configs/dataset
+    ("table1", ["dataset=csv,mr", "model=hf"], ["measure=[texts]", "datasets=[mr]"]),
+    ("table5", ["model=minilm"], ["measure=[tfidf]", "datasets=[mr,r8,r52,20ng,ohsumed]", "tokenizer=minilm"]),
+])  # fmt: skip
+def test_a_report_measures_the_sets_that_have_a_file(target, given, measured, tmp_path, called):
+    Task(target, [*given, f"paths.outputs={tmp_path}"]).report()
+    words = [word for word in called[-1] if word.startswith(("measure", "datasets", "tokenizer"))]
+    assert words == (measured or [])
+
+
+def test_the_demo_reports_on_the_folder_of_its_runs():
+    assert {spec.config.paths.outputs for spec in expand_grid("demo")} == {str(Task("demo", []).outputs)}
+
+
 def test_table7_runs_only_the_searches_of_tables_2_and_3(tmp_path, called, capsys):
     given = ["dataset=mr", "model=tiny", "search.trials=2", f"paths.outputs={tmp_path}"]
     task = Task("table8", [*given, "loss=ce,gloss_o"])  # another name of table7
@@ -180,10 +195,16 @@ def test_status_and_report_work_without_texts_and_name_unknown_cells(tmp_path, c
     write_run(tmp_path, config_hash=config_hash(cell.config, "f" * 64), accuracy=77.0, **run)
     save_selection(tmp_path, "table2", [*given, "seed=1,2"])
     save_selection(tmp_path, "table6", [*given, "seed=1", "model.max_length=16"])
+    save_selection(tmp_path, "fig2", ["model=gone"])
+    save_selection(tmp_path, "fig7", ["dataset=mr", "model=tiny", "loss=gloss_sqrt"])
     assert status(tmp_path, "cpu", 2)
     shown = capsys.readouterr().out
     assert "1 done of 2" in shown and "77.00 (1)" in shown
     assert "gone.csv" in shown and "no run of it" in shown
+    assert "fig2: model=gone is not allowed" in shown and "fig7  dataset=mr" in shown  # the others are still shown
+    (tmp_path / "selections.yaml").write_text(
+        yaml.safe_dump({name: asked for name, asked in selections(tmp_path).items() if name in ("table2", "table6")})
+    )
     report = build(tmp_path, dpi=20)
     table = next(t for t in report.tables if t.name == "table2")
     assert table.rows[0][3].plain().startswith("77.00") and len(table.missing) == 1

@@ -18,6 +18,7 @@ from gloss.experiments.grid import NAMES, expand_grid, in_sweep_order, is_run, j
 from gloss.experiments.requested import requested_runs
 from gloss.records.run_folder import run_folder
 from gloss.resolve import resolve
+from gloss.runtime.compose import sweep_of
 from gloss.runtime.overrides import prepared
 from gloss.search.best_values import apply_tuned
 
@@ -68,7 +69,7 @@ def test_cells_keep_the_sweep_order_for_any_order_of_arguments():
     expected = [("r8", "gloss_sqrt"), ("r8", "ce"), ("mr", "gloss_sqrt"), ("mr", "ce")]
     assert [(c.dataset, c.loss) for c in cells] == expected
     seeds = [a for a in in_sweep_order("table2", ["-m", "experiment=table2", "dataset=mr", "seed=4,5"]) if "=" in a]
-    assert seeds[:3] == ["experiment=table2", "seed=4,5", "dataset=mr"]  # one seed after the other
+    assert seeds[:2] == ["seed=4,5", "dataset=mr"]  # one seed after the other
 
 
 def test_points_are_the_swept_keys_outside_the_identity():
@@ -132,6 +133,17 @@ def test_jobs_equal_hydras_sweeper():
     words = ["loss=ce,scl", "seed=1,2", "trainer.lr=1e-4", "loss.lam=choice(0.1,0.3)", "seed=range(3,6)", "+a=b"]
     parsed = OverridesParser.create().parse_overrides(words)
     assert jobs_of(words) == BasicSweeper.split_arguments(parsed, None)[0] and len(jobs_of(words)) == 12
+
+
+@pytest.mark.parametrize(("name", "given"), [("graph_noise", "variant=paper,released"), ("few_shot", "seed=1,2")])
+def test_a_sweep_with_a_further_key_has_the_order_of_hydras_sweeper(name, given):
+    """Hydra puts the sweep of the file before the command line; jobs are left out by their number."""
+    words = [f"experiment={name}", "trainer.lr=1e-5,2e-5", given]
+    sweep = [f"{key}={values}" for key, values in sweep_of(name).items()]
+    parsed = OverridesParser.create().parse_overrides([*sweep, *words])
+    by_key = {o.get_key_element(): o for o in parsed}  # the last value of a key, at its first place, as Hydra does
+    expected = BasicSweeper.split_arguments(list(by_key.values()), None)[0]
+    assert jobs_of(in_sweep_order(name, words)) == expected and len(expected) > 12
 
 
 def test_a_sweep_of_the_command_line_excludes_the_same_jobs(tmp_path, monkeypatch):

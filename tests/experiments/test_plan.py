@@ -232,6 +232,10 @@ def test_searches_left_are_those_missing_for_the_cells(tmp_path):
     ce = [c for c in cells if c.loss == "ce"]
     assert left(ce, given, "search.trials=15") == {} != left(ce, given, "search.trials=16")
     assert left(ce, given, "search=authors") == {"mr-bert-integrated-ce": 15}
+    assert left(ce, given, "search.space.integrated.ce.lr.high=1e-3") == {"mr-bert-integrated-ce": 15}
+    released = ["variant=released", "loss=scl_ce", "trainer.lr=2e-5", "loss.temperature=0.1"]  # which fixes λ
+    released = ["dataset=mr", "model=bert", "seed=1", f"paths.outputs={tmp_path}", *released]
+    assert left(expand_grid("table2", released), released) == {}
 
 
 def test_reduced_and_full_searches_are_separate(tmp_path):

@@ -329,6 +329,8 @@ def test_script_predicts_valid_lines_and_names_invalid_ones(record, monkeypatch,
 
 @pytest.mark.parametrize("arguments, message", [
     (["text=a", "file=b"], "expected one of text="),
+    (["file=a.csv", "pair=b"], "pair= has no effect with file="),
+    (["split=test", "separator=;"], "separator= has no effect with split="),
     (["text=a", "format=xml"], "format=xml is not allowed"),
     (["text=a", "neighbours=-1"], "neighbours=-1 is not allowed"),
     (["text=a", "pair=b"], "expected text= alone"),

@@ -132,6 +132,18 @@ def test_fig5_has_one_row_per_data_set_and_model_and_names_the_seeds(tmp_path):
     assert [ax.get_xlabel() for ax in axes] == shown
 
 
+def test_a_map_that_is_missing_leaves_the_names_and_the_legend_of_its_row(tmp_path):
+    labels, cells = np.arange(30) % 2, []
+    for dataset, loss in (("mr", "scl"), ("mr", "gloss_o"), ("r8", "gloss_sqrt")):
+        place = {"dataset": dataset, "model": "bert", "mode": "standalone", "loss": loss}
+        cells.append(cell(seeds=(1,), **place))
+        write_run(tmp_path, arrays={"test_labels": labels, "test_embeddings": embeddings_of(1, labels)}, **place)
+    figure = pictures.fig5(groups_of(tmp_path, cells)).figure
+    assert [ax.get_ylabel() for ax in figure.axes[::3]] == ["MR, BERT-base", "R8, BERT-base"]
+    assert all(ax.get_title() for ax in figure.axes[:3])
+    assert [len(ax.artists) + (ax.get_legend() is not None) for ax in (figure.axes[2], figure.axes[5])] == [1, 1]
+
+
 def test_fig6_omits_the_first_epoch_and_shared_devices(tmp_path):
     write_run(tmp_path, loss="ce", epochs=3, per_epoch=3.7)
     write_run(tmp_path, loss="ce", epochs=3, per_epoch=99.0, seed=2, shared_device=True)

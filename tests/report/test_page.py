@@ -101,7 +101,8 @@ def test_each_requested_experiment_has_a_section(experiments):
     assert [t.name for t in report.tables] == names
     page = report.page.read_text()
     assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
-    assert "<code>make reproduce-table6</code>" in page  # in the list of experiments without runs
+    for name in ("table6", "fig3"):  # in the list of experiments without runs
+        assert f"<code>make reproduce-{name}</code>" in page
     claim = next(row for row in report.tables[1].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
     assert claim[2].verdict == "supported" and claim[4].plain() == "+4.05"  # 84 - 80 and 86.1 - 82
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page
@@ -137,11 +138,21 @@ def test_experiments_and_files_with_errors_are_problems(experiments):
     (outputs / "selections.yaml").write_text("table2: [[]]\nfig2: [[]]\nfig4: [[]]\nfig99: [[]]\n")
     (outputs / "baselines").mkdir()
     (outputs / "baselines" / "tfidf-mr.json").write_text("{")
+    graph = [{"sigma": 1.0, "scale": 1.0}]  # without its measures
+    (outputs / "baselines" / "frozen-mr-bert.json").write_text(
+        json.dumps({"dataset": "mr", "model": "bert", "graph": graph})
+    )
     for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     report = build(outputs, dpi=DPI)
     problems = "\n".join(report.problems)
-    for text in ("fig2: loss=gloss_o needs a σ", "no experiment fig99", "tfidf-mr.json", "predictions.npz cannot be"):
+    for text in (
+        "fig2: loss=gloss_o needs a σ",
+        "no experiment fig99",
+        "tfidf-mr.json",
+        "frozen-mr-bert.json",
+        "predictions.npz cannot be",
+    ):
         assert text in problems
     assert "table2" in [t.name for t in report.tables]
     assert "make reproduce-fig4" not in report.page.read_text()
@@ -203,6 +214,10 @@ def test_the_command_prints_tables_and_one_line_per_error(outputs, capsys):
     shown = capsys.readouterr().out
     assert "| G-Loss-SQRT + CE |" in shown
     assert shown.rstrip().endswith(f"The page: {outputs / 'report' / 'index.html'}")
+    assert run_command(command, [where, "only=[table2]", "show=[table2,tabel3]"]) == 0
+    assert "no table was made of tabel3" in capsys.readouterr().err
+    assert run_command(command, [where, "datasets=[mr]"]) == 2
+    assert "datasets= has no effect without measure=" in capsys.readouterr().err
     shutil.rmtree(outputs / "report")
     (outputs / "report").write_text("in the way")
     assert run_command(command, [where]) == 1

@@ -83,6 +83,21 @@ def test_the_variant_is_chosen_on_validation_and_runs_off_the_protocol_have_no_v
     assert output(short, "G-Loss is more accurate than the second") == "—"
 
 
+def test_a_claim_on_several_losses_counts_all_of_them(tmp_path):
+    scores = {"ce": 90.0, "scl_ce": 85.0, "gloss_sqrt": 80.0, "gloss_o": 80.0}
+    groups = runs(tmp_path, "integrated", scores, **{loss: {"model": "roberta_large"} for loss in scores})
+    assert output(groups, "SCL + CE is behind the best other loss") == "1 supported"  # it is cross-entropy
+
+
+def test_times_of_table_3_count_although_more_runs_of_table_2_are_of_another_device(tmp_path):
+    scores = {"scl": 86.0, "triplet": 84.0, "cosine": 85.0, "gloss_o": 87.0}
+    alone = runs(tmp_path / "alone", "standalone", scores, **{x: {"device_name": "A100"} for x in scores})
+    before = output(alone, "An epoch of G-Loss-O takes less")
+    beside = {loss: {"device_name": "H100"} for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o", "scl")}
+    others = runs(tmp_path / "others", "integrated", dict.fromkeys(beside, 80.0), **beside)
+    assert output([*alone, *others], "An epoch of G-Loss-O takes less") == before != "—"
+
+
 def test_paper_claims_are_on_the_page_only_on_request_without_runs(tmp_path):
     report = build(tmp_path, only=["paper_claims"])
     assert [t.name for t in report.tables] == ["paper_claims"] and not report.problems

@@ -62,6 +62,12 @@ def test_compared_lists_the_differing_values_of_two_runs():
     assert run_list.compared(rows.iloc[0], rows.iloc[0]).endswith("nothing differs")
 
 
+def test_whole_numbers_of_a_column_with_a_null_keep_all_their_digits():
+    rows = frame(*({"dataset.train_limit": x, "config_hash": f"{i:08}"} for i, x in enumerate((12345, 12349, None))))
+    found = [*run_list.settings(rows).values()]
+    assert found == ["train_limit=12345", "train_limit=12349", "train_limit=null"]
+
+
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("outputs")

@@ -211,10 +211,11 @@ def test_a_system_error_stops_the_worker_and_keeps_the_trial(settings, monkeypat
 # ------------------------------------------------------------------------------------------------------ ends of trials
 
 
-def test_the_shown_command_of_a_search_makes_the_same_search(settings, monkeypatch):
+@pytest.mark.parametrize("further", [[], ["experiment=few_shot"]])  # whose settings differ: batches of 32
+def test_the_shown_command_of_a_search_makes_the_same_search(settings, monkeypatch, further):
     monkeypatch.setattr(tuning, "train", stand_in())
     given = [*settings, "loss=ce", "trainer.patience=2", "search.space.integrated.ce.lr={low:4e-5,high:1e-3,log:true}"]
-    given.append("search.trials=2")
+    given += ["search.trials=2", *further]
     worker = worker_of(composed(*given))
     work(worker)
     shown = shlex.split(search_command(worker.conclude()))[2:]

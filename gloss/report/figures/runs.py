@@ -131,11 +131,10 @@ def fig5(groups: Sequence[Group]) -> Drawing | None:
         handles: list[Any] = []
         common = set.intersection(*(set(g.runs) for g in row))  # one seed for all losses, where there is one
         for ax, key in zip(row_of_axes, columns, strict=True):
-            bare(ax)
+            bare(ax, has_frame=key in cells)  # titles and the legend stay beside a panel without a run
             if ax in axes[0]:
                 ax.set_title("".join(key).replace(" (", "\n("))
             if key not in cells:
-                ax.remove()
                 continue
             g = cells[key]
             run = g.runs[seed := min(common or g.runs)]

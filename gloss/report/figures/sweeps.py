@@ -62,7 +62,7 @@ SWEEPS = {
 }
 
 
-def setting(g: Group, path: str) -> float | None:
+def number_at(g: Group, path: str) -> float | None:
     """The number at "section.key" of a cell's configuration."""
     return number(g.config, *path.split("."))
 
@@ -75,7 +75,7 @@ def points(groups: Iterable[Group], path: str, metric: str, *swept: str) -> pd.D
     """
     rows: dict[tuple[str, str], list[dict]] = {}
     for g in groups:
-        found, x, others = g.values(*METRICS[metric][1]), setting(g, path), g.others(path, *swept)
+        found, x, others = g.values(*METRICS[metric][1]), number_at(g, path), g.others(path, *swept)
         if x is not None:
             numbers = {"x": x, "mean": mean(found.values()), "std": std(found.values()), "n": len(found)}
             names = {"place": g.place, "row": f"{model_name(g.model)}, {g.mode}, {g.loss_name}{others}"}
@@ -251,7 +251,7 @@ def shuffle_notes(groups: Sequence[Group]) -> list[str]:
         cells = {  # without noise
             (g.loss, g.mode, bool((g.config.get("ablation") or {}).get("graph_shuffle"))): g.test("accuracy")
             for g in block
-            if not setting(g, "ablation.graph_noise")
+            if not number_at(g, "ablation.graph_noise")
         }
         ce = cells.get((CE, INTEGRATED, False), {})
         off = {x for g in block if g.runs for x in protocol_deviations(g.config) if not x.startswith("ablation.graph")}
@@ -281,10 +281,10 @@ def fig7(groups: Sequence[Group]) -> Drawing | None:
     """
     swept = ("ablation", *CHANGES)
     off = {path: unchanged for path, (unchanged, _) in CHANGES.items()}
-    is_base = [{path: setting(g, path) for path in off} == off for g in groups]
+    is_base = [{path: number_at(g, path) for path in off} == off for g in groups]
     own = [g for g, is_it in zip(groups, is_base, strict=True) if is_it]
     base = points(own, "ablation.sigma_scale", "macro_f1", *swept)
-    bars = pd.concat([points([g for g in groups if setting(g, p) != off[p]], p, "macro_f1", *swept) for p in off])
+    bars = pd.concat([points([g for g in groups if number_at(g, p) != off[p]], p, "macro_f1", *swept) for p in off])
     if base.empty or bars.empty:
         return None
     keys = ["dataset", "row"]

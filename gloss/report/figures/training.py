@@ -163,12 +163,12 @@ def _picked(drawn: Sequence[Group], candidates: Sequence[Group]) -> list[str]:
     return found
 
 
-def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
-    columns = min(3, len(blocks))
-    figure, axes = panels(-(-len(blocks) // columns), columns, width=3.0, height=2.4)
+def _convergence(name: str, shown: Sequence[Panel]) -> Drawing:
+    columns = min(3, len(shown))
+    figure, axes = panels(-(-len(shown) // columns), columns, width=3.0, height=2.4)
     data: list[dict[str, object]] = []
     entries: dict[str, Any] = {}
-    for ax, block in zip(axes.flat, blocks, strict=False):
+    for ax, block in zip(axes.flat, shown, strict=False):
         for g in block.drawn:
             lines = curves(g)
             scores = list(zip(*lines.values(), strict=False))  # by epoch, as far as every seed ran
@@ -180,13 +180,13 @@ def _convergence(name: str, blocks: Sequence[Panel]) -> Drawing:
         ax.set(title=f"{block.where}\n{n}", xlabel="Epoch", ylabel=measure)
         ax.xaxis.get_major_locator().set_params(integer=True)
         entries |= {text: line for line, text in zip(*ax.get_legend_handles_labels(), strict=True)}
-    for unused in axes.flat[len(blocks) :]:
+    for unused in axes.flat[len(shown) :]:
         unused.remove()
     figure.set_figwidth(figure.get_figwidth() + 1.4)
     figure.legend(list(entries.values()), list(entries), loc="outside right center")
     notes = [
         "Lines end where the first seed of a loss stopped; bands are ± one standard deviation over seeds.",
-        *_notes(blocks),
+        *_notes(shown),
     ]
     return Drawing(name, "How the losses converge", figure, data, notes)
 
@@ -216,8 +216,8 @@ def _epochs(g: Group) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
-def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
-    figure, axes = panels(len(blocks), len(MEASURES) + 1, width=2.7, height=2.3)
+def _graph_quality(name: str, shown: Sequence[Panel]) -> Drawing:
+    figure, axes = panels(len(shown), len(MEASURES) + 1, width=2.7, height=2.3)
     notes = [
         "Left and middle: validation graphs of fixed batches, before training (epoch 0) and after each epoch, up to "
         "where the first seed of a loss stopped; 0 is the chance level of a graph. Losses without a graph "
@@ -225,7 +225,7 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
         "deviation over the seeds. Right: at the best epoch, a point a seed.",
     ]
     data: list[dict[str, Any]] = []
-    for row, block in zip(axes, blocks, strict=True):
+    for row, block in zip(axes, shown, strict=True):
         for g in block.drawn:
             data += _quality_lines(row, g, f"{g.loss_name} (n={len(qualities(g))})")
         for ax, (heading, *_) in zip(row, MEASURES, strict=False):
@@ -235,7 +235,7 @@ def _graph_quality(name: str, blocks: Sequence[Panel]) -> Drawing:
         row[0].set_title(block.where)
         row[-1].set(xlabel=MEASURES[-1][0], ylabel="Test accuracy (%)")
         row[-1].legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return Drawing(name, "Quality of the graph", figure, data, notes + _notes(blocks))
+    return Drawing(name, "Quality of the graph", figure, data, notes + _notes(shown))
 
 
 def _above(quality: dict[str, Any], key: str, chance: str, factor: float) -> float:

@@ -20,6 +20,7 @@ COLUMNS = ("docs", *PARTS, "classes")
 SPLIT_KEYS = ("rows", "classes", "truncated")
 BEST_SHARE = 5  # the best fifth of the trials
 MAX_EPOCHS = TrainerConfig.max_epochs  # of the protocol
+GRAPH_KEYS = {"scale", "homophily", "homophily_chance", "propagated_accuracy", "majority_accuracy"}
 NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
 
 
@@ -155,6 +156,10 @@ def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]],
         record = read_json(path)
         if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
             raise ValueError('expected an object with "dataset"')
+        if kind == "frozen":
+            graph = record.get("graph") or ()
+            if not isinstance(record.get("model"), str) or not all(GRAPH_KEYS <= row.keys() for row in graph):
+                raise ValueError(f'expected "model", and in each row of "graph" {", ".join(sorted(GRAPH_KEYS))}')
         return record
 
     return read_each(outputs, f"baselines/{kind}-*.json", read)
