@@ -57,6 +57,11 @@ def test_fig4_shows_edge_weights_between_quantiles(tmp_path):
     first, last = drawing.data
     assert first["epoch"] == 1 and first["within"] == pytest.approx(within, rel=1e-5)
     assert last["between"] < 0.01 < first["between"]
+    nearest = [[frozenset((i, j)) for j in ((z - z[i]) ** 2).sum(axis=1).argsort()[1:4]] for i in range(40)]
+    share = 100 * np.mean([len({labels[i] for i in edge}) == 1 for edge in set().union(*nearest)])
+    titles = [ax.get_title() for ax in drawing.figure.axes if "within a class" in ax.get_title()]
+    named = [f"epoch {i}\n{x:.0f} % of drawn edges within a class" for i, x in ((1, share), (20, 100))]
+    assert titles == named and share < 90
     images = [ax.images[0] for ax in drawing.figure.axes if ax.images and ax.get_title()]
     weights = np.concatenate([image.get_array().data[~np.eye(40, dtype=bool)] for image in images])
     assert {image.get_clim() for image in images} == {tuple(np.quantile(weights, (0.02, 0.98)))}
@@ -150,16 +155,17 @@ def test_fig6_omits_the_first_epoch_and_shared_devices(tmp_path):
     slow_start = write_run(tmp_path, loss="gloss_o", epochs=3, per_epoch=7.4) / "epochs.jsonl"
     first, *rest = slow_start.read_text().splitlines()
     slow_start.write_text("\n".join([first.replace('"total": 7.4', '"total": 1000.0'), *rest]))
-    write_run(tmp_path, dataset="r8", model="minilm", epochs=3, per_epoch=11.1, seed=2)
+    for seed, seconds in ((2, 11.1), (3, 14.8)):
+        write_run(tmp_path, dataset="r8", model="minilm", epochs=3, per_epoch=seconds, seed=seed)
     cells = [cell(loss=loss, seeds=(1, 2)) for loss in ("ce", "gloss_o")]
-    drawing = pictures.fig6(groups_of(tmp_path, [*cells, cell(dataset="r8", model="minilm", seeds=(2,))]))
+    drawing = pictures.fig6(groups_of(tmp_path, [*cells, cell(dataset="r8", model="minilm", seeds=(2, 3))]))
     with pytest.raises(RunError, match="runs shared their device"):
         pictures.fig6(groups_of(tmp_path, [cell(loss="ce", seeds=(2,))]))
     ce, gloss, r8 = drawing.data
     assert {part: pytest.approx(value) for part, value in SECONDS.items()} == {part: ce[part] for part in SECONDS}
     assert (ce["total"], ce["epochs"]) == (pytest.approx(3.7), 2)
     assert gloss["total"] == pytest.approx(7.4) and gloss["other"] == pytest.approx(0, abs=1e-9)
-    assert r8["total"] == pytest.approx(11.1)
+    assert (r8["total"], r8["total_std"]) == pytest.approx((12.95, 3.7 / 3**0.5))  # of 11.1, 11.1, 14.8, 14.8
     assert any("runs shared their device (1)" in note for note in drawing.notes)
     labels = [ax.get_xlabel().partition(": ")[2] for ax in drawing.figure.axes]
     assert labels == ["MR, BERT-base", "R8, MiniLM"]
@@ -242,9 +248,18 @@ def test_convergence_ends_at_the_first_stopped_seed(tmp_path):
     (drawing,) = convergence(ungrouped(tmp_path))
     assert [r["epoch"] for r in drawing.data] == [1, 2, 3, 4]
     # best epochs 3 and 5; the score falls by distance² / 10: 80 - 0 and 82 - 0.4 at epoch 3
-    assert drawing.data[2]["score"] == pytest.approx((80.0 + 81.6) / 2)
+    third = drawing.data[2]
+    assert (third["score"], third["std"]) == pytest.approx(((80.0 + 81.6) / 2, 1.6 / 2**0.5))
     left_out = "Configurations left out of MR, BERT-base, integrated, for their other settings: CE (1)."
     assert left_out in drawing.notes
+
+
+def test_convergence_picks_by_silhouette_in_standalone_mode(tmp_path):
+    for config_hash, accuracy, silhouette in (("1" * 8, 90.0, 0.2), ("2" * 8, 80.0, 0.4)):
+        run = {"config_hash": config_hash, "accuracy": accuracy, "silhouette": silhouette}
+        write_run(tmp_path, mode="standalone", loss="scl", **run)
+    (drawing,) = convergence(ungrouped(tmp_path))
+    assert max(r["score"] for r in drawing.data) == 80.0
 
 
 def test_convergence_names_the_values_of_the_drawn_configuration(tmp_path):

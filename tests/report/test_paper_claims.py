@@ -1,7 +1,8 @@
 """Claims in the text of the paper: against its own tables, with the known contradictions, and against our runs."""
 
 import pytest
-from from_runs import write_groups
+from from_runs import groups_of, write_groups
+from synthetic import cell, write_run
 
 from gloss.report.build import build
 from gloss.report.tables.paper_claims import paper_claims, paper_claims_table
@@ -96,6 +97,17 @@ def test_times_of_table_3_count_although_more_runs_of_table_2_are_of_another_dev
     beside = {loss: {"device_name": "H100"} for loss in ("ce", "scl_ce", "gloss_sqrt", "gloss_o", "scl")}
     others = runs(tmp_path / "others", "integrated", dict.fromkeys(beside, 80.0), **beside)
     assert output([*alone, *others], "An epoch of G-Loss-O takes less") == before != "—"
+
+
+def test_silhouettes_have_no_practical_bound_and_shared_devices_no_verdict_on_seconds(tmp_path):
+    found = {"scl": (0.5,) * 3, "triplet": (0.1,) * 3, "cosine": (0.1,) * 3, "gloss_o": (0.5, 0.6, 0.4)}
+    for loss, silhouettes in found.items():
+        for seed, silhouette in enumerate(silhouettes, start=1):
+            run = {"silhouette": silhouette, "per_epoch": 10.0, "shared_device": loss == "scl"}
+            write_run(tmp_path, mode="standalone", loss=loss, seed=seed, **run)
+    groups = groups_of(tmp_path, [cell(mode="standalone", loss=loss, seeds=(1, 2, 3)) for loss in found])
+    assert output(groups, "G-Loss-O has the highest silhouette") == "1 inconclusive"  # 0 ± 0.25
+    assert output(groups, "An epoch of G-Loss-O takes less") == "—"
 
 
 def test_paper_claims_are_on_the_page_only_on_request_without_runs(tmp_path):

@@ -4,7 +4,7 @@ from itertools import product
 
 import numpy as np
 import pytest
-from from_runs import check_files, groups_of, texts, write_groups
+from from_runs import check_files, groups_of, records, texts, write_groups
 from synthetic import cell, write_run
 
 from gloss.report.figures import sweeps
@@ -154,9 +154,8 @@ def test_no_share_is_noted_without_a_resolved_gain(tmp_path, changes, message):
     assert message in note and "survives" not in note
 
 
-def test_shift_table_compares_training_on_the_tested_set_and_elsewhere_by_seed(tmp_path):
-    scores = {"mr": {"test": (80.0, 82.0), "test_on_r8": (70.0, 70.0), "test_on_r52": (50.0, 51.0)}}
-    scores["r8"] = {"test": (90.0,), "test_on_mr": (60.0,), "test_on_r52": (85.0,)}
+def shift_groups(root, scores):
+    """Groups for the shift table; scores: by training set and split, of seeds 1, 2 …"""
     cells = []
     for dataset, found in scores.items():
         others = [split.removeprefix("test_on_") for split in found if split != "test"]
@@ -165,8 +164,14 @@ def test_shift_table_compares_training_on_the_tested_set_and_elsewhere_by_seed(t
         for i in range(len(found["test"])):
             metrics = {k: {"accuracy": v[i], "macro_f1": v[i]} for k, v in {"val": (90.0,) * 2, **found}.items()}
             sizes |= {"test_on_r8": 50 + 10 * i}
-            write_run(tmp_path, dataset=dataset, seed=i + 1, metrics=metrics, num_rows=sizes)
-    table = comparisons.shift(groups_of(tmp_path, cells))
+            write_run(root, dataset=dataset, seed=i + 1, metrics=metrics, num_rows=sizes)
+    return groups_of(root, cells)
+
+
+def test_shift_table_compares_training_on_the_tested_set_and_elsewhere_by_seed(tmp_path):
+    scores = {"mr": {"test": (80.0, 82.0), "test_on_r8": (70.0, 70.0), "test_on_r52": (50.0, 51.0)}}
+    scores["r8"] = {"test": (90.0,), "test_on_mr": (60.0,), "test_on_r52": (85.0,)}
+    table = comparisons.shift(shift_groups(tmp_path, scores))
     assert table.columns == ["Trained on", "Model", "Loss", "on MR", "on R8", "on R52", "Lost"]
     mr, r8 = map(texts, table.rows)
     assert mr[2:] == ["CE", "81.00 ± 1.41 (2)", "70.00 ± 0.00 (2)", "50.50 ± 0.71 (2)", "20.00"]  # R8: 90 - 70, seed 1
@@ -174,15 +179,23 @@ def test_shift_table_compares_training_on_the_tested_set_and_elsewhere_by_seed(t
     assert "Texts tested, without those that a run trains or validates on: MR to R8 50 to 60;" in table.notes[1]
 
 
+def test_the_loss_by_shift_is_over_the_seeds_with_all_sets(tmp_path):
+    scores = {"mr": {"test": (80.0, 80.0), "test_on_r8": (70.0, 70.0), "test_on_r52": (50.0, 50.0)}}
+    scores["r8"] = {"test": (90.0, 90.0), "test_on_mr": (60.0, 60.0), "test_on_r52": (85.0, 85.0)}
+    scores["r52"] = {"test": (90.0,), "test_on_mr": (60.0,), "test_on_r8": (85.0,)}
+    mr, *_ = comparisons.shift(shift_groups(tmp_path, scores)).rows
+    assert mr[-1].plain() == "30.00"  # seed 1: (90 - 70 + 90 - 50) / 2; seed 2 lacks R52's own run
+
+
 def test_variant_compares_paper_and_released_by_seed_and_equal_settings(tmp_path):
     specs = [{"loss": "gloss_o", "accuracy": (86.9, 87.0, 87.1), "config_hash": "a" * 8}]
-    specs += [{"loss": "gloss_o", "accuracy": (86.0,) * 3, "config_hash": "b" * 8, "variant": "released"}]
+    specs += [{"loss": "gloss_o", "accuracy": (86.1, 86.0, 85.9), "config_hash": "b" * 8, "variant": "released"}]
     runs = (("paper", 1, 87.0), ("released", 1, 86.0), ("paper", 2, 77.0), ("released", 2, 79.0))
     for name, lr, score in runs:
         point = {"variant": name, "trainer.lr": lr}
         specs.append({"config": {"variant": {"name": name}}, "variant": name, "point": point, "accuracy": (score,)})
     table, claims = comparisons.variant(write_groups(tmp_path, *specs))
     assert [r[3].plain() for r in table.rows] == ["G-Loss-O + CE", "CE (trainer.lr=1)", "CE (trainer.lr=2)"]
-    shown = ["87.00 ± 0.10 (3)", "86.00 ± 0.00 (3)", "+1.00", "+0.75 to +1.25", "supported"]
-    assert texts(table.rows[0][4:]) == shown
+    shown = ["87.00 ± 0.10 (3)", "86.00 ± 0.10 (3)", "+1.00", "+0.50 to +1.50", "supported"]
+    assert texts(table.rows[0][4:]) == shown and records(table)[0]["difference_std"] == pytest.approx(0.2)
     assert [(c["pairs"], c["difference"]) for c in claims[1:]] == [(1, 1.0), (1, -2.0)]

@@ -11,6 +11,8 @@ from gloss.experiments.grid import expand_grid
 from gloss.records.reading import read_records
 from gloss.report.run_list import runs_table
 from gloss.report.seed_groups import gather
+from gloss.report.statistics import welch_half
+from gloss.report.table import scored
 from gloss.report.tables import comparisons as compare
 from gloss.report.tables import results as tables
 
@@ -29,6 +31,7 @@ def test_table2_shows_means_verdicts_ranks_and_missing_runs(tmp_path):
     assert [e.verdict for e in mr] == ["ok", "near/off", "", "unresolved"]
     assert mr[3].plain() == "86.53 ± 0.14 / 86.53 ± 0.14 (2 of 3)"
     assert [[p.rank for p in e.parts] for e in mr] == [[2, 2], [0, 0], [0], [1, 1]]
+    assert [r[3].parts[0].rank for r in table.rows if r[2].plain() == "paper"] == [0, 0, 2, 1]  # among themselves
     assert "dataset=mr model=bert mode=integrated loss=gloss_o seed=3" in table.missing
     assert len(table.missing) == 6  # one seed of gloss_o, gloss_sqrt on mr, four cells of r8
     assert "**86.53 ± 0.14** / **86.53 ± 0.14** (2 of 3) *unresolved*" in table.markdown()
@@ -45,6 +48,9 @@ def test_verdicts_use_the_published_standard_deviation(tmp_path):
     found = {"ce": 85.64 - 2.3, "gloss_o": 86.63 - 2.3}
     table = tables.table2(write_groups(tmp_path, *({"loss": x, "accuracy": y} for x, y in found.items())))
     assert [r[3].verdicts[0] for r in ours(table)] == ["unresolved", "off"]
+    for line, spread in zip(records(table)[::2], (0.81, 0.12), strict=True):
+        half = welch_half([-0.2, 0.0, 0.2], spread)
+        assert [line[key] for key in ("difference", "low", "high")] == pytest.approx([-2.3, -2.3 - half, -2.3 + half])
 
 
 def test_a_cell_in_another_mode_is_listed_without_verdict(tmp_path):
@@ -90,6 +96,15 @@ def test_runs_with_other_hyperparameters_are_listed_separately(tmp_path):
     assert sorted(groups[0].test("accuracy").values()) == [84.8, 85.0]
     # others: seed 3 and the other config_hash were not requested; r8 has no cell here
     assert [(g.config_hash, len(g.runs)) for g in others] == [("0123abcd", 1), ("ffffffff", 3)]
+
+
+def test_ranks_are_by_the_printed_digits_and_lower_seconds_are_better(tmp_path):
+    found = {"scl": (0.5511, 20.0), "cosine": (0.5400, 15.0), "gloss_o": (0.5512, 10.0)}
+    common = {"mode": "standalone", "accuracy": 86.0}
+    specs = [common | {"loss": x, "silhouette": s, "per_epoch": t} for x, (s, t) in found.items()]
+    rows = ours(tables.table3(write_groups(tmp_path, *specs)))
+    assert [[r[i].parts[0].rank for r in rows] for i in (6, 8)] == [[2, 0, 1], [0, 2, 1]]
+    assert [e.parts[0].rank for e in scored([[0.5511], [0.5512]], digits=4)] == [0, 1]
 
 
 @pytest.fixture
@@ -160,6 +175,18 @@ def test_table4_compares_common_seeds(tmp_path):
     assert our_row[6:] == ["10.00 (1)", "20.00 (1)", "-50.0 %"]  # seed 2 of SCL shared its device
     assert [e.verdict for e in table.rows[0][3:5]] == ["unresolved", "unresolved"]
     assert [r["seeds"] for r in records(table)] == ["1 2", "1"]
+
+
+def test_table4_compares_no_two_variants_and_gives_no_change_from_a_negative_silhouette(tmp_path):
+    specs = [
+        {"mode": "standalone", "loss": loss, "dataset": dataset, "accuracy": 86.0, "silhouette": x, "variant": variant}
+        for dataset, of_gloss in (("mr", "paper"), ("r8", "released"))
+        for loss, x, variant in (("scl", -0.1, "paper"), ("gloss_o", 0.3, of_gloss))
+    ]
+    table = tables.table4(write_groups(tmp_path, *specs))
+    mr, r8 = map(texts, ours(table))
+    assert mr[3:6] == ["0.3000 ± 0.0000 (3)", "-0.1000 ± 0.0000 (3)", "—"]
+    assert r8[3:] == ["—"] * 6 and "R8, BERT-base: the losses differ in protocol or variant" in " ".join(table.notes)
 
 
 def test_table9_pairs_by_data_set_and_seed(tmp_path):
