@@ -197,6 +197,7 @@ def test_a_finished_search_is_written_once_and_replaces_other_values(settings, m
     assert again.name == first.name and read_tuned(path)[0]["loss.gamma"] == again.best["params"]["gamma"]
     assert again.best["params"]["gamma"] != first.best["params"]["gamma"]
     second = finished(settings, monkeypatch, "seed=2")
+    assert second.trials[0]["params"] != first.trials[0]["params"]
     assert yaml.safe_load(path.read_text())["tuned"]["study"] == second.name
     assert f"held the values of {first.name}: replaced" in capsys.readouterr().err
 

@@ -1,6 +1,7 @@
 """search=authors, the search of the released code: spaces, fixed values, sampler, pruning, values passed to runs."""
 
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -96,3 +97,19 @@ def test_standalone_trials_are_pruned_after_three_and_keep_their_best_value(sett
     assert read_study(worker.folder).best["number"] == 2
     unpruned = authors("loss=scl", "mode=standalone", *settings, "search.trials=5", "search.prune=false")
     assert unpruned.study_name != worker.study_name
+
+
+def test_the_value_of_a_trial_is_its_best_score_also_where_it_is_pruned(settings, monkeypatch):
+    curves = iter([[0.5, 0.6, *[0.55] * 6]] * 3 + [[0.1, 0.3, *[0.2] * 6]])
+
+    def train(cfg, callbacks, **about):
+        rows = [{"epoch": n, "score": score} for n, score in enumerate(next(curves), start=1)]
+        for row in rows:
+            callbacks[0].on_epoch(row)
+        return SimpleNamespace(epochs=lambda: rows)
+
+    monkeypatch.setattr(tuning, "train", train)
+    worker = authors("loss=scl", "mode=standalone", *settings, "search.trials=4")
+    work(worker)
+    assert [t.value for t in worker.study.trials] == [0.6, 0.6, 0.6, 0.3]
+    assert len(worker.study.trials[3].intermediate_values) < 8

@@ -279,6 +279,14 @@ def test_a_trial_below_the_median_is_pruned_and_leaves_no_checkpoint(settings, m
     assert states(unpruned) == ["complete"] * 7
 
 
+def test_a_search_is_compared_with_the_majority_of_validation(settings, monkeypatch, tmp_path, capsys):
+    val = tmp_path / "val.csv"
+    val.write_text("text,label\na boat,sea\na wave,sea\na fish,sea\na cloud,sky\n")
+    monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 20 + cfg.trainer.lr))
+    tune(composed("loss=ce", *settings, "search.trials=2", f"dataset.val_path={val}"))
+    assert "no trial beat the majority class, which has 42.86" in capsys.readouterr().err  # 2 · 0.75 / 1.75 / 2
+
+
 def test_rerun_is_refused(settings):
     with pytest.raises(ConfigError, match="rerun=true has no effect on a search"):
         tune(composed("loss=ce", *settings, "rerun=true"))
