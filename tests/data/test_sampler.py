@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gloss.config import TrainerConfig
-from gloss.data.sampler import epoch_batches
+from gloss.data.sampler import epoch_batches, unlabeled_batches
 
 
 @pytest.mark.parametrize("num_examples", [2, 7, 32, 33, 65, 100])
@@ -20,11 +20,13 @@ def test_random_batches_hold_every_text_once_and_at_least_two_each(num_examples:
 def test_batches_depend_on_seed_and_epoch_only():
     labels, cfg = np.arange(50) % 3, TrainerConfig(batch_size=16)
 
-    def order(seed: int, epoch: int) -> list[int]:
-        return np.concatenate(epoch_batches(labels, cfg, seed, epoch)).tolist()
+    def order(seed: int, epoch: int) -> tuple[int, ...]:
+        return tuple(np.concatenate(epoch_batches(labels, cfg, seed, epoch)).tolist())
 
     assert order(1, 1) == order(1, 1)
-    assert order(1, 1) != order(1, 2) != order(2, 1)
+    assert len({order(seed, epoch) for seed in (1, 2) for epoch in (1, 2)}) == 4
+    one, other = (unlabeled_batches(10, 7, 4, seed=seed, epoch=1) for seed in (1, 2))
+    assert not np.array_equal(one, other)
 
 
 def test_balanced_batches_have_p_classes_with_k_texts_and_rare_classes_once_each():
@@ -36,6 +38,7 @@ def test_balanced_batches_have_p_classes_with_k_texts_and_rare_classes_once_each
         assert len(set(batch)) == len(batch)
         classes, counts = np.unique(labels[batch], return_counts=True)
         assert len(classes) == 4 and (counts == np.minimum(4, np.bincount(labels)[classes])).all()
+    assert set(labels[np.concatenate(batches)]) == set(range(6))  # rare classes come, too
 
 
 def test_balanced_batches_use_all_texts_of_a_class_before_repeating_one():

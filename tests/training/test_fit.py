@@ -147,6 +147,31 @@ def test_a_repeated_run_gives_identical_numbers(tiny_config, options):
     assert (record.folder / "result.json").stat().st_mtime_ns > written
 
 
+@pytest.mark.parametrize(
+    ("option", "same"),  # what two seeds share: without a limit the training texts
+    [("ablation.label_noise=0.3", {"texts"}), ("dataset.train_limit=60", set())],
+)
+def test_all_that_a_run_draws_follows_from_its_seed(tiny_config, monkeypatch, option, same):
+    drawn: list[dict[str, object]] = []
+
+    class Stop(Exception):
+        pass
+
+    def stop(self: Fit, number: int, indices, device_indices, is_labeled) -> None:
+        found = {"texts": self.rows.tolist(), "labels": self.train_labels.tolist(), "batch": indices.tolist()}
+        found |= {"head": self.model.head.weight.tolist(), "is_labeled": is_labeled.tolist()}
+        drawn.append(found | {"sigma": self.progress.sigma})
+        raise Stop
+
+    monkeypatch.setattr("gloss.training.sigma.SIGMA_SAMPLE", 40)
+    monkeypatch.setattr(Fit, "step", stop)
+    for seed in (1, 1, 2):
+        with pytest.raises(Stop):
+            train(tiny_config("loss=gloss_sqrt", option, f"seed={seed}"))
+    one, again, other = drawn
+    assert one == again and {key for key in one if one[key] == other[key]} == same
+
+
 @pytest.mark.parametrize("stop_at", [(1, 2), (2, 1), (2, 3)])
 def test_a_resumed_run_equals_an_uninterrupted_run(tiny_config, monkeypatch, stop_at):
     options = ["loss=gloss_sqrt", "trainer.max_epochs=3"]
@@ -187,6 +212,23 @@ def test_epoch_seconds_exclude_checkpoints(tiny_config, monkeypatch):
     monkeypatch.setattr(Fit, "save", lambda self: (slept.append(time.sleep(0.3)), save(self)))
     record = train(tiny_config("loss=ce", "trainer.max_epochs=1", "trainer.checkpoint_minutes=1e-9"))
     assert len(slept) > 2 and record.result["seconds"]["training"] < 0.3 * (len(slept) - 1)
+
+
+def test_seconds_and_counts_of_a_record_follow_from_its_epochs(tiny_config, monkeypatch):
+    scores = iter([0.3, 0.5, 0.4])
+    monkeypatch.setattr(Fit, "_validate", lambda self: (next(scores), {"graph_quality": self.progress.graph_at_start}))
+    cfg = tiny_config("loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=6", "trainer.max_epochs=3")
+    record = train(cfg)
+    result, rows = record.result, record.epochs()
+    training, evaluation = ([row["seconds"][key] for row in rows] for key in ("total", "evaluation"))
+    expected = {"training": sum(training), "evaluation": sum(evaluation), "per_epoch": sum(training) / 3}
+    expected |= {"to_best": sum(training[:2]), "total": result["seconds"]["total"]}
+    assert result["seconds"] == pytest.approx(expected, abs=1e-3) and result["best_epoch"] == 2
+    left_out = [row["frac_unscorable"] for row in rows]
+    assert result["counts"]["frac_unscorable"] == pytest.approx(np.mean(left_out)) and min(left_out) > 0
+    assert result["counts"]["steps"] == 3 * 20  # 120 texts
+    texts = load_dataset(cfg.dataset, "", cfg.seed).splits["train"].texts
+    assert result["tokens_per_epoch"] == len(tokenize(texts, load_tokenizer(cfg.model), 16).input_ids)
 
 
 def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(tiny_config, tmp_path):

@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
 
 from gloss.config import DatasetConfig, ModelConfig
 from gloss.data.datasets import load_dataset
 from gloss.errors import ConfigError
 from gloss.report.tables import datasets_and_search as starting
 from gloss.training import baselines as measure
-from gloss.training.baselines import measure_tfidf
+from gloss.training.baselines import STRENGTHS, measure_tfidf
 
 
 @pytest.fixture
@@ -45,9 +47,32 @@ def test_tfidf_does_not_use_test_labels(tmp_path, separable, monkeypatch):
     assert after["test"]["accuracy"] == 0.0 and (after["C"], after["val"]) == (before["C"], before["val"])
 
 
+def test_tfidf_takes_the_strength_that_is_best_on_validation(tmp_path):
+    rng, rows = np.random.default_rng(0), ["text,label"]
+    for i in range(400):
+        words = rng.integers(0, 60, 6)
+        rows.append(f"{' '.join(f'w{w}' for w in words)} n{i},{int((words < 20).sum() + rng.normal() > 2)}")
+    (tmp_path / "texts.csv").write_text("\n".join([*rows, ""]))
+    cfg = DatasetConfig(name="noisy", source="csv", path=str(tmp_path / "texts.csv"))
+    record, splits = measure_tfidf(cfg, tmp_path, tmp_path), load_dataset(cfg, tmp_path, 0).splits
+    (train, y), (val, truth) = (([x for (x,) in splits[p].texts], splits[p].labels) for p in ("train", "val"))
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(train)
+    train, val = vectorizer.transform(train), vectorizer.transform(val)
+    fitted = [LinearSVC(C=c, random_state=0, max_iter=20_000).fit(train, y) for c in STRENGTHS]
+    scores = [100 * (classifier.predict(val) == truth).mean() for classifier in fitted]
+    assert record["C"] == STRENGTHS[int(np.argmax(scores))] != STRENGTHS[0]
+    assert record["val"]["accuracy"] == max(scores) < 100
+
+
 def test_a_frozen_encoder_is_measured_with_probe_and_neighbours(tmp_path, separable, monkeypatch, capsys):
-    tiny = measure._read("model", "tiny", ModelConfig)
-    record = measure.measure_frozen(separable, tiny, tmp_path, tmp_path)
+    tiny, given = measure._read("model", "tiny", ModelConfig), []
+    with monkeypatch.context() as patch:
+        for name in ("logistic_probe", "best_k"):
+            real = getattr(measure, name)
+            patch.setattr(measure, name, lambda *args, real=real: (given.append(args), real(*args))[1])
+        record = measure.measure_frozen(separable, tiny, tmp_path, tmp_path)
+    val = load_dataset(separable, tmp_path, 1).splits["val"].labels
+    assert np.array_equal(given[0][3], val) and np.array_equal(given[1][1], val)
     silhouette = record["test"].pop("macro_silhouette")
     assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0, "knn_accuracy": 100.0} and 0 < silhouette <= 1
     record["test"]["macro_silhouette"] = silhouette

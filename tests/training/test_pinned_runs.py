@@ -119,3 +119,10 @@ def test_other_eliminations_reach_the_pinned_numbers(run, monkeypatch, mode, met
         eliminate = plain_elimination
     monkeypatch.setattr(gloss.losses.gloss, "eliminate", eliminate)
     check(run(mode, "gloss_sqrt", "variant.loss_dtype=float64"), mode, "gloss_sqrt")
+
+
+@pytest.mark.parametrize("mode", ["integrated", "standalone"])
+def test_a_graph_of_weights_reaches_the_pinned_numbers(run, monkeypatch, mode):
+    """The σ of these runs lies below NARROW, where the graph is in log space; with a pretrained encoder, above."""
+    monkeypatch.setattr(gloss.losses.gloss, "NARROW", 0.0)
+    check(run(mode, "gloss_sqrt"), mode, "gloss_sqrt")

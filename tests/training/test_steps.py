@@ -246,6 +246,13 @@ def test_best_epoch_is_kept_with_weights_and_time(fit_of):
     assert progress.total_seconds == pytest.approx(evaluation, abs=1e-5)
 
 
+def test_a_score_near_the_best_resets_patience_in_standalone_mode_only(fit_of):
+    for mode, stale in (("integrated", 1), ("standalone", 0)):
+        fit = fit_of("loss=cosine", f"mode={mode}", "variant.early_stopping_min_delta=0.01")
+        ended(fit, 0.5), ended(fit, 0.495)
+        assert fit.progress.num_stale == stale
+
+
 def test_epochs_record_peak_memory_and_device_sharing(fit_of, monkeypatch):
     fit, found = fit_of("loss=ce"), []
     memory, shared = iter([5, 9, 7]), iter([False, True, False])

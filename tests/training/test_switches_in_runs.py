@@ -14,6 +14,7 @@ import pytest
 import torch
 from conftest import composed
 
+import gloss.training.evaluate
 import gloss.training.sigma
 from gloss.config import Config
 from gloss.data.datasets import load_dataset
@@ -210,12 +211,16 @@ def test_variant_probe_adam(one_step, embedded, balanced):
         np.testing.assert_allclose(kept(step.record, f"{split}_logits"), expected, atol=2e-4)
 
 
-def test_variant_probe_logistic(one_step, embedded):
+def test_variant_probe_logistic(one_step, embedded, monkeypatch):
     """The tested head is the probe, trained on the embeddings of the trained encoder (see test_evaluate.py)."""
+    calls = []
+    spy = lambda *given: (calls.append((given, logistic_probe(*given))), calls[-1][1])[1]  # noqa: E731
+    monkeypatch.setattr(gloss.training.evaluate, "logistic_probe", spy)
     step = one_step("loss=cosine", "mode=standalone", "variant.probe=logistic")
     splits = load_dataset(step.cfg.dataset, step.cfg.paths.data, step.cfg.seed).splits
-    given = (embedded["train"], splits["train"].labels, embedded["val"], splits["val"].labels)
-    weight, bias, settings = logistic_probe(*given, 3)
+    expected = (embedded["train"], splits["train"].labels, embedded["val"], splits["val"].labels, 3)
+    ((given, (weight, bias, settings)),) = calls
+    assert all(np.array_equal(got, wanted) for got, wanted in zip(given, expected, strict=True))
     assert settings.items() <= step.record.result["hyperparameters"].items()
     np.testing.assert_allclose(kept(step.record, "test_logits"), embedded["test"] @ weight.T + bias, atol=1e-4)
 
