@@ -57,7 +57,7 @@ def test_searched_tau_is_applied_with_search_fair_and_in_standalone_mode(setting
     monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 60 + 10 * cfg.loss.temperature))
     words = without_search(settings)
     for search, given in (("fair", ["loss=scl_ce"]), ("authors", ["loss=scl", "mode=standalone"])):
-        best = tune(composed(f"search={search}", *given, *words)).best["params"]
+        best = tune(composed(f"search={search}", *given, *settings)).best["params"]
         run = composed(*given, *words, config_name="train")
         assert run.loss.temperature == best["temperature"] > 0.5
 

@@ -76,14 +76,11 @@ def gradient(fit: Fit) -> dict[str, torch.Tensor]:
     return {name: p.grad.clone() for name, p in fit.model.named_parameters() if p.grad is not None}
 
 
-@pytest.mark.parametrize("options", [["mode=integrated"], ["mode=standalone"]])
-@pytest.mark.parametrize("loss", [["loss=gloss_o", "loss.sigma=0.5"], ["loss=scl"], ["loss=triplet"], ["loss=cosine"]])
+@pytest.mark.parametrize("mode", ["integrated", "standalone"])
 @pytest.mark.parametrize("fast", ["trainer.num_length_buckets=4", "trainer.grad_cache_chunk=8"])
 @pytest.mark.parametrize("device", DEVICES)
-def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(
-    tiny_config, tmp_path, options, loss, fast, device
-):
-    options = [NO_DROPOUT, "variant.loss_dtype=float64", *loss, *options]
+def test_slices_and_micro_batches_give_the_gradient_of_the_whole_batch(tiny_config, tmp_path, mode, fast, device):
+    options = [NO_DROPOUT, "variant.loss_dtype=float64", "loss=gloss_o", "loss.sigma=0.5", f"mode={mode}"]
     gradients = []
     for path in ("trainer.num_length_buckets=1", fast):
         fit = prepared(tiny_config(path, *options), tmp_path, device)
@@ -172,7 +169,7 @@ def test_all_that_a_run_draws_follows_from_its_seed(tiny_config, monkeypatch, op
     assert one == again and {key for key in one if one[key] == other[key]} == same
 
 
-@pytest.mark.parametrize("stop_at", [(1, 2), (2, 1), (2, 3)])
+@pytest.mark.parametrize("stop_at", [(1, 2), (2, 1)])
 def test_a_resumed_run_equals_an_uninterrupted_run(tiny_config, monkeypatch, stop_at):
     options = ["loss=gloss_sqrt", "trainer.max_epochs=3"]
     folder = train(tiny_config(*options)).folder

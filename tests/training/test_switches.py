@@ -1,38 +1,19 @@
 """Every switch of configs/variant/released.yaml and every ablation, against an independent calculation.
 
 The name of a test contains its key: test_variant_<key>, test_trainer_<key> or test_ablation_<key>. Tests of one call of
-the objective are here, tests of a step or a small run in test_switches_in_runs.py, test_steps.py and test_shift.py. The
-first test checks completeness.
+the objective are here, tests of a step or a small run in test_switches_in_runs.py, test_steps.py and test_shift.py.
 """
 
 from __future__ import annotations
 
-import re
-from dataclasses import fields
-
 import loops
 import pytest
-import test_shift
-import test_steps
-import test_switches_in_runs
 import torch
-import yaml
 from conftest import composed
 from test_objective import CLASSES, IS_LABELED, LABELS, LAM, SIGMA, TEMPERATURE, batch, objective
 
-from gloss.config import CONFIG_DIR, AblationConfig, VariantConfig
 from gloss.errors import ConfigError
 from gloss.training.objective import Objective
-
-
-def test_every_switch_has_a_test():
-    overlay = yaml.safe_load((CONFIG_DIR / "variant" / "released.yaml").read_text())
-    keys = {f"variant_{f.name}" for f in fields(VariantConfig)} | {f"ablation_{f.name}" for f in fields(AblationConfig)}
-    keys |= {f"{group}_{key}" for group, values in overlay.items() for key in values}
-    modules = (globals(), vars(test_switches_in_runs), vars(test_steps), vars(test_shift))
-    tests = {name for module in modules for name in module if name.startswith("test_")}
-    missing = {key for key in keys - {"variant_name"} if not any(re.match(f"test_{key}(_|$)", name) for name in tests)}
-    assert not missing
 
 
 def gloss_by_loop(x: torch.Tensor, **settings: object) -> torch.Tensor:
