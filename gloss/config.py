@@ -154,7 +154,7 @@ class TrainerConfig:
     num_length_buckets: int | None = at_least(1, None)  # padded attention groups of a batch; null: chosen by device
     grad_cache_chunk: int | None = at_least(1, None)  # texts encoded at once; same gradient, less memory
     embeddings_at: list[int] = field(default_factory=list)  # epochs whose embeddings of a fixed sample are kept
-    save_embeddings: bool = False  # test embeddings go into predictions.npz
+    save_embeddings: bool = False  # embeddings of validation and test texts go into predictions.npz
     save_model: Any = _limited("auto", "auto, true or false", lambda x: x == "auto" or isinstance(x, bool))  # weights
     compile: bool = False  # torch.compile the layers: a minute first, then faster steps on a GPU
     tensorboard: bool = False  # live curves in the run's folder, for TensorBoard

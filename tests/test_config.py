@@ -142,11 +142,12 @@ def test_keys_are_accepted_where_they_have_an_effect(words: str):
     ],
 )
 def test_impossible_runs_print_one_message_and_leave_no_folder(words, message, toy_csv, tmp_path, capsys):
-    settings = [f"paths.outputs={tmp_path / 'outputs'}", "model=tiny", "trainer.precision=float32"]
+    (outputs := tmp_path / "outputs").mkdir()
+    settings = [f"paths.outputs={outputs}", "model=tiny", "trainer.precision=float32"]
     assert main(train.task, [*settings, *words.format(toy=toy_csv).split()]) == 2
     error = capsys.readouterr().err
     assert message in error and "\nerror: " in "\n" + error and len(error.splitlines()) <= 4
-    assert not list(tmp_path.rglob("seed=*"))
+    assert not list(tmp_path.rglob("seed=*")) and outputs.is_dir()  # the user's own folder stays
 
 
 def test_scl_in_integrated_mode_is_the_papers_scl_ce():

@@ -68,11 +68,11 @@ def examine(parts: dict[str, list[Row]]) -> list[str]:
         notes.append(f"a class is called {named(missing)}: if that means a missing label, take its rows out")
     if ratings and len(counts) > MANY_NUMBERS:
         notes.append(f"the classes are {ratings}: if these are ratings, group them")
-    train = {words(row.texts) for row in parts["train"]}
+    train = {words(row.texts) for row in parts.get("train", [])}
     content = {part: sorted((row.texts, row.names) for row in rows) for part, rows in parts.items()}
     for part, rows in parts.items():
         notes += _text_notes(rows, of[part], train if part != "train" else set())
-        if part != "train" and content[part] == content["train"]:
+        if part != "train" and content[part] == content.get("train"):
             raise DataError(f"{part} repeats the texts of train, each with its label: a score on them says nothing")
     return notes
 

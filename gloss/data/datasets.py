@@ -49,6 +49,8 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     dev split). Raises DataError.
     """
     labels, parts, notes = SOURCES[cfg.source](cfg, Path(data_dir).expanduser())
+    if "train" not in parts:
+        raise DataError(f"{cfg.path or cfg.name}: no split named train with labels, only {', '.join(parts)}")
     if cfg.unlabeled_path is not None:
         rows, left_out = read_examples(cfg.unlabeled_path, cfg.text, [], cfg.separator, cfg.encoding)
         parts["unlabeled"] = [replace(row, names=("",)) for row in rows]
@@ -57,15 +59,15 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     splits = {part: split_of(rows, labels, digests[part]) for part, rows in parts.items()}
     unlabeled = splits.pop("unlabeled", None)
     _check_classes(cfg.path or cfg.name, labels, splits)
-    for part in ("val", "test"):
-        if part in splits and (lacking := [x for i, x in enumerate(labels) if i not in splits[part].labels]):
-            shown = ", ".join(lacking[:5]) + f" … ({len(lacking)} classes)" * (len(lacking) > 5)
-            notes.append(f"{part} has no text of {shown}: its macro-F1 counts such a class only if predicted, as 0")
     num_rows = len(splits["train"])
     for part in ("test", "val"):
         if part not in splits:
             splits["train"], splits[part] = _cut(splits["train"], part, round(CUT_FRACTION * num_rows), cfg.name)
-            notes.append(_cut_note(part, splits, num_rows, labels))
+            notes.append(_cut_note(part, splits, num_rows))
+    for part in ("val", "test"):
+        if lacking := [x for i, x in enumerate(labels) if i not in splits[part].labels]:
+            shown = ", ".join(lacking[:5]) + f" … ({len(lacking)} classes)" * (len(lacking) > 5)
+            notes.append(f"{part} has no text of {shown}: its macro-F1 counts such a class only if predicted, as 0")
     if cfg.train_limit is not None:
         splits["train"], rest = _limited(splits["train"], cfg, seed, len(labels), notes)
         if cfg.unlabeled == "rest":
@@ -122,12 +124,10 @@ def _cut(train: Split, part: str, size: int, name: str) -> tuple[Split, Split]:
     return train.take(np.setdiff1d(np.arange(len(train)), chosen)), train.take(chosen)
 
 
-def _cut_note(part: str, splits: dict[str, Split], num_rows: int, labels: Sequence[str]) -> str:
+def _cut_note(part: str, splits: dict[str, Split], num_rows: int) -> str:
     cut = splits[part]
     drawn = "stratified" if cut.groups is None else "whole groups"
     note = f"{part} is {len(cut)} of the {num_rows} training texts ({drawn}, the same whatever the seed)"
-    if lacking := [name for i, name in enumerate(labels) if i not in cut.labels]:
-        note += f", without a text of {', '.join(lacking)}"
     train = set(map(words, splits["train"].texts))
     if num_same := sum(words(text) in train for text in cut.texts):
         note += f", {num_same} of them with the same words as a training text"
@@ -181,13 +181,16 @@ def _read_prepared(cfg: DatasetConfig, data_dir: Path) -> Source:
     if cfg.name not in sets:
         raise DataError(f"dataset.name={cfg.name} is not a prepared set: expected one of {', '.join(sets)}")
     entry, remedy = sets[cfg.name], f"`make data DATASETS={cfg.name}`"
+    if [*cfg.text, cfg.label] != (columns := [*entry["columns"].values()]):
+        asked = f"dataset.text={cfg.text} dataset.label={cfg.label} is not allowed"
+        raise DataError(f"{asked}: {cfg.name} is read by its columns {', '.join(columns)}")
     parts = {}
     for part in entry["splits"]:
         path = data_dir / cfg.name / f"{part}.csv.gz"
         if not path.exists():
             advice = "set GLOSS_DATA_DIR or paths.data to a folder of prepared sets"
             raise DataError(f"{path}: no such file. Run {remedy}, or {advice}")
-        rows = read_table(path, [*cfg.text, cfg.label])
+        rows = read_table(path, columns)
         if reason := difference(rows, entry, part):
             raise DataError(f"{path}: {reason}. Run {remedy} to make it again")
         known_as = "test" if part == "dev" else part  # GLUE's own test labels are not public
@@ -308,8 +311,8 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
         else:
             rows = (checked(number, row, cfg.text, _names(cfg)) for number, row in cells)
         parts[known_as] = collect(rows, where)
-    if "train" not in parts:
-        raise DataError(f"{cfg.path}: no split named train with labels, only {', '.join(found)}")
+    if not parts:
+        raise DataError(f"{cfg.path}: no split train, validation or test with labels, only {', '.join(found)}")
     return _own(cfg, parts, notes, order)
 
 
@@ -346,8 +349,7 @@ def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDatase
     cfg = dataset_config(record)
     try:
         folder = Path(data_dir or record.result["config"]["paths"]["data"]).expanduser()
-        if cfg.source == "csv":
-            _find_moved(cfg, folder)
+        _find_moved(cfg, folder)
         dataset = load_dataset(cfg, folder, record.identity.seed)
     except (LookupError, TypeError, AttributeError) as error:
         raise RunError(f"{record.folder}: its configuration names no data set ({error!r})") from None
@@ -358,7 +360,7 @@ def dataset_of(record: Record, data_dir: str | Path | None = None) -> TextDatase
 
 def _find_moved(cfg: DatasetConfig, folder: Path) -> None:
     """Take a user's own files that are no longer in their place from `folder`, if it has files of their names."""
-    for key in ("path", "val_path", "test_path", "unlabeled_path"):
+    for key in ("unlabeled_path", *(("path", "val_path", "test_path") if cfg.source == "csv" else ())):
         if (name := getattr(cfg, key)) is None or (path := Path(name).expanduser()).exists():
             continue
         if not (moved := folder / path.name).exists():

@@ -52,8 +52,10 @@ def prepare(names: Sequence[str], data_dir: Path, say: Callable[[str], None] = p
         except DataError as error:
             problems.append(f"{name}: {error}")
         except OSError as error:
-            advice = "free space there, raise `ulimit -f`, or choose another folder with paths.data"
-            problems.append(f"{path}: cannot be written ({error.strerror}): {advice}")
+            advice = (
+                "free space there, raise `ulimit -f`, or choose another folder with paths.data (of downloads: TMPDIR)"
+            )
+            problems.append(f"{error.filename or path}: cannot be written ({error.strerror}): {advice}")
     return problems
 
 

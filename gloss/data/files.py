@@ -309,12 +309,16 @@ def _csv(lines: Iterator[str], columns: Sequence[str], separators: str) -> Itera
 
 def _json(lines: Iterator[str], columns: Sequence[str]) -> Iterator[Row]:
     """The rows of one list of objects, or of JSON lines."""
-    first = next(lines, "")
-    if first.lstrip().startswith("["):
-        for number, item in enumerate(json.loads("".join([first, *lines])), 1):
+    head = []  # blank lines, and the first that is not
+    for line in lines:
+        head.append(line)
+        if line.strip():
+            break
+    if head and head[-1].lstrip().startswith("["):
+        for number, item in enumerate(json.loads("".join([*head, *lines])), 1):
             yield _of_json(number, item, columns)
         return
-    for number, line in enumerate(chain([first], lines), 1):
+    for number, line in enumerate(chain(head, lines), 1):
         try:
             yield _of_json(number, json.loads(line), columns) if line.strip() else Row(number, left_out=BLANK)
         except (ValueError, RecursionError) as error:

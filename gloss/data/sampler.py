@@ -39,8 +39,6 @@ def epoch_batches(labels: np.ndarray, cfg: TrainerConfig, seed: int, epoch: int)
 
     labels: int64 [N], N >= 2.
     """
-    if len(labels) < 2:
-        raise ValueError(f"training needs at least 2 texts, got {len(labels)}")
     rng = np.random.default_rng([seed, epoch])
     if cfg.sampler == "balanced":
         return _balanced(labels, cfg.batch_size, cfg.classes_per_batch, rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -77,4 +77,4 @@ def add_label_noise(split: Split, fraction: float, num_classes: int, seed: int) 
     chosen = rng.permutation(len(split))[: round(fraction * len(split))]
     labels = split.labels.copy()
     labels[chosen] = (labels[chosen] + rng.integers(1, num_classes, len(chosen))) % num_classes
-    return Split(split.texts, labels, split.rows, split.groups)
+    return replace(split, labels=labels)

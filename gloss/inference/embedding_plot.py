@@ -21,7 +21,7 @@ def map_of_run(record: Record, split: str, method: str, device: str = "auto", da
     the texts again. Raises RunError where it has neither, DataError where the texts are not there.
     """
     i = record.identity
-    kept = record.predictions()
+    kept = record.predictions() if (record.folder / "predictions.npz").is_file() else {}
     if f"{split}_embeddings" in kept:
         embeddings, labels = kept[f"{split}_embeddings"].astype(np.float32), kept[f"{split}_labels"]
         predicted = kept[f"{split}_logits"].argmax(axis=1)

@@ -167,6 +167,24 @@ def linear_rates(embeddings: Tensor, labels: Tensor, sigma: float, num_labeled: 
     return _LinearRates.apply(embeddings, is_class, sigma)
 
 
+def log_class_probabilities(
+    embeddings: Tensor, labels: Tensor, sigma: float, num_labeled: int, num_classes: int,
+    lap: Callable[[str], None] = lambda part: None,
+) -> Tensor:  # fmt: skip
+    """log F_U [U, C] of the unlabeled nodes; a class without a labeled node gets about NO_EDGE.
+
+    embeddings: float [B, D], labels: int64 [B], the first `num_labeled` of them labeled; lap is called with "graph"
+    once the rates are known.
+    """
+    if sigma < NARROW:
+        log_rates = log_transition_rates(embeddings, sigma)
+        lap("graph")
+        return log_propagate(log_rates, labels, num_labeled, num_classes)
+    rates = linear_rates(embeddings, labels, sigma, num_labeled, num_classes)
+    lap("graph")
+    return log_absorption(rates, num_classes, to_working_precision(embeddings).dtype).to(embeddings.device)
+
+
 @outside_autocast
 def propagation_loss(
     embeddings: Tensor, labels: Tensor, is_labeled: Tensor, lap: Callable[[str], None], *, sigma: float,
@@ -184,15 +202,7 @@ def propagation_loss(
     ordered_labels = labels.long().clamp(min=0)[order]  # the value for an unknown class is never read
     embeddings = embeddings.index_select(0, order)
     num_labeled = len(labeled)
-    if sigma < NARROW:
-        log_rates = log_transition_rates(embeddings, sigma)
-        lap("graph")
-        log_prob = log_propagate(log_rates, ordered_labels, num_labeled, num_classes)  # [U, C]
-    else:
-        rates = linear_rates(embeddings, ordered_labels, sigma, num_labeled, num_classes)
-        lap("graph")
-        log_prob = log_absorption(rates, num_classes, to_working_precision(embeddings).dtype).to(embeddings.device)
-
+    log_prob = log_class_probabilities(embeddings, ordered_labels, sigma, num_labeled, num_classes, lap)
     target = ordered_labels[num_labeled:]
     can_score = is_scored(labels, is_labeled, num_classes) if objective == "nll" else labels >= 0
     can_score = can_score[order[num_labeled:]]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import gloss.losses  # as a module: it imports this one
+import gloss.losses  # as a module: its names load torch on first use
 
 INTEGRATED, STANDALONE = "integrated", "standalone"  # modes: with cross-entropy, or the loss alone
 PAIRS, POSITIVES, TRIPLETS, SPLIT = "pairs", "positives", "positives and negatives", "labeled split"

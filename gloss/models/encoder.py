@@ -179,10 +179,6 @@ class Classifier(nn.Module):
         self.encoder = encoder
         self.head = nn.Linear(encoder.embedding_dim, num_classes)
 
-    def forward(self, texts: Packed) -> Tensor:
-        """Embeddings [n, D]; `head(embeddings)` are the logits [n, C]."""
-        return self.encoder(texts)
-
 
 # ------------------------------------------------------------------------------------------------ token ids on a device
 @dataclass(frozen=True)
@@ -240,14 +236,13 @@ class TokenTable:
         )
 
     def encode(
-        self, model: Classifier | Encoder, indices: np.ndarray, device_indices: Tensor, num_groups: int | None = None
+        self, encoder: Encoder, indices: np.ndarray, device_indices: Tensor, num_groups: int | None = None
     ) -> Tensor:
         """Embeddings [n, D] of the texts at these indices, best sorted by length.
 
         indices and device_indices: the same numbers [n], on the host and on the device. num_groups: see `pack`; None
         chooses by model and device.
         """
-        encoder = model.encoder if isinstance(model, Classifier) else model
         if num_groups is None:
             if device_indices.device.type != "cpu":
                 num_groups = 2
@@ -255,7 +250,7 @@ class TokenTable:
                 num_groups = 8
             else:
                 num_groups = math.ceil(len(indices) / 16) if torch.is_autocast_enabled("cpu") else 0
-        return model(self.pack(indices, device_indices, num_groups))
+        return encoder(self.pack(indices, device_indices, num_groups))
 
     def pack(self, indices: np.ndarray, device_indices: Tensor, num_groups: int) -> Packed:
         """The texts at these indices as tokens, one after the other; nothing here waits for the device.
@@ -300,7 +295,7 @@ class TokenTable:
 def embed(
     model: Classifier, table: TokenTable, device: torch.device, precision: str, at_most: int | None = None
 ) -> Tensor:
-    """Embeddings [N, D] in evaluation mode, float32, in the table's order; long texts first, in batches of one length.
+    """Embeddings [N, D] in evaluation mode, float32, in the table's order; encoded in batches of similar length.
 
     at_most: texts at once, if fewer than 32 (CPU) or 256 (elsewhere); it does not change a result beyond rounding.
     """
@@ -312,7 +307,7 @@ def embed(
     size = min(size, at_most or size)
     with autocast(device, precision):
         starts = range(0, len(order), size)
-        pieces = [table.encode(model, order[i : i + size], on_device[i : i + size]).float() for i in starts]
+        pieces = [table.encode(model.encoder, order[i : i + size], on_device[i : i + size]).float() for i in starts]
     model.train(was_training)
     embeddings = torch.cat(pieces)
     return torch.empty_like(embeddings).index_copy_(0, on_device, embeddings)

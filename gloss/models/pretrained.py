@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -71,10 +71,20 @@ def load_encoder(cfg: ModelConfig) -> Encoder:
     if cfg.num_layers is not None:
         _keep_layers(transformer, cfg.num_layers)
     if cfg.dropout is not None:
-        for module in transformer.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = cfg.dropout
+        _set_dropout(transformer, cfg.dropout)
     return Encoder(transformer)
+
+
+def _set_dropout(transformer: transformers.PreTrainedModel, rate: float) -> None:
+    found = False
+    modules: Iterable[Any] = transformer.modules()
+    for module in modules:
+        if isinstance(module, nn.Dropout):
+            module.p, found = rate, True
+        elif isinstance(getattr(module, "attention_dropout", None), float):  # newer families keep it as a number
+            module.attention_dropout, found = rate, True
+    if not found:
+        raise ConfigError(f"model.dropout has no effect on {type(transformer).__name__}: leave it out")
 
 
 def _check_first_token(transformer: transformers.PreTrainedModel, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Batches without padding, in groups of equal length."""
+"""Batches of tokens end to end; attention in groups of similar length, padded where lengths differ."""
 
 from __future__ import annotations
 

@@ -66,7 +66,9 @@ def hashed_config(cfg: Config) -> dict[str, Any]:
     rest = {key: value for key, value in asdict(cfg).items() if key not in _NOT_IN_HASH}
     for group, keys in _NOT_IN_HASH_OF.items():
         rest[group] = {key: value for key, value in rest[group].items() if key not in keys}
-    contents = [_content(x) for x in cfg.ablation.tested_on.values()]
+    form = cfg.dataset.separator, cfg.dataset.encoding  # of a file tested besides; the fingerprint has the own texts
+    suffix = "" if form == (None, "utf-8") else f" {form}"
+    contents = [_content(x) + suffix * is_csv_file(x) for x in cfg.ablation.tested_on.values()]
     if contents:
         rest["ablation"]["test_on"] = contents if isinstance(cfg.ablation.test_on, list) else contents[0]
     for group, off in _ALWAYS_OFF.items():

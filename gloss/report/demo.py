@@ -98,7 +98,9 @@ def _picture(groups: Sequence[Group], panes: list[tuple[str, np.ndarray, Any]]) 
         arrays, names = run.predictions(), [str(x) for x in run.result["labels"]]
         labels = arrays["test_labels"]
         if "test_embeddings" not in arrays:
-            raise RunError(f"{run.folder} holds no test embeddings: run with trainer.save_embeddings=true")
+            raise RunError(
+                f"{run.folder} holds no test embeddings: run it again, with rerun=true trainer.save_embeddings=true"
+            )
         panes.append((g.loss_name, arrays["test_embeddings"], run.result["metrics"]["test"]))
     figure, axes = panels(1, len(panes), width=2.1, height=2.35)
     data = []

@@ -135,7 +135,7 @@ def ungrouped_runs(records: Sequence[Any]) -> list[Group]:
 def gather(
     specs: Iterable[Any], records: Sequence[Any], failures: Mapping[tuple[str, ...], str] | None = None
 ) -> tuple[list[Group], list[Group]]:
-    """The specs of an experiment as cells with their runs, and the other runs of the same data set, model, mode and loss.
+    """An experiment's specs as cells with their runs, and the other runs of the same data set, model, mode and loss.
 
     A run belongs to a cell only if its config_hash, and so its whole configuration, are the cell's. failures: the
     reasons of failed runs, by the parts of their folders' names.

@@ -32,6 +32,8 @@ def choose_device(name: str) -> torch.device:
             log.warning("trainer.device=auto is the CPU: %s", why)
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):
+            raise RuntimeError
     except RuntimeError:
         raise ConfigError(f"trainer.device={name} is not allowed: expected auto, cpu, cuda, cuda:N or mps") from None
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from omegaconf import OmegaConf
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.svm import LinearSVC
 
 from gloss.config import DatasetConfig, ModelConfig, TrainerConfig, config_file
 from gloss.data.datasets import load_dataset
@@ -84,9 +86,6 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
     Trained on the training split; the regularisation is the one with the best validation accuracy (the strongest of
     equals); the test split is scored once. Deterministic. Raises DataError.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer  # here: the report itself needs none of them
-    from sklearn.metrics import f1_score
-    from sklearn.svm import LinearSVC
 
     dataset = load_dataset(cfg, data_dir, seed=0)
     texts = {part: [" ".join(text) for text in split.texts] for part, split in dataset.splits.items()}
@@ -108,10 +107,7 @@ def measure_tfidf(cfg: DatasetConfig, data_dir: str | Path, outputs: str | Path)
         "fingerprint": dataset.fingerprint,
         "num_rows": {part: len(split.labels) for part, split in dataset.splits.items()},
         "val": {"accuracy": 100 * scores[best]},
-        "test": {
-            "accuracy": 100 * float((predicted == labels["test"]).mean()),
-            "macro_f1": 100 * float(f1_score(labels["test"], predicted, average="macro", zero_division=0)),
-        },
+        "test": classification_metrics(np.eye(len(dataset.labels))[predicted], labels["test"]),
     }
     write_json(Path(outputs) / "baselines" / f"tfidf-{cfg.name}.json", record)
     return record

@@ -12,9 +12,8 @@ from torch import Tensor
 
 from gloss.data.sampler import cut
 from gloss.losses.checks import same_class
-from gloss.losses.gloss import choose_labeled, log_kernel, log_propagate, log_transition_rates
+from gloss.losses.gloss import choose_labeled, log_class_probabilities, log_kernel
 
-KEYS = ("homophily", "homophily_chance", "propagated_accuracy", "majority_accuracy")
 DEFAULT_GAMMA = 0.6  # for losses that have none of their own
 SEED = 0  # of the batches and of the nodes that keep their labels: the same whatever the seed of a run
 
@@ -56,10 +55,14 @@ def graph_quality(
         log_weights, is_within = log_kernel(z, sigma), same_class(y)
         log_within.append(log_weights.masked_fill(~is_within, -torch.inf).flatten().logsumexp(0))
         log_weight.append(log_weights.flatten().logsumexp(0))
-        found = log_propagate(log_transition_rates(z, sigma), y, num_labeled, num_classes).argmax(dim=1)
+        found = log_class_probabilities(z, y, sigma, num_labeled, num_classes).argmax(dim=1)
         truth = y[num_labeled:]
         counts.append(torch.stack([is_within.sum(), (found == truth).sum(), (truth == majority).sum()]))
     homophily = (torch.stack(log_within).logsumexp(0) - torch.stack(log_weight).logsumexp(0)).exp().item()
     num_within, num_right, num_majority = torch.stack(counts).sum(0).tolist()
-    accuracies = (100 * number / num_unlabeled for number in (num_right, num_majority))
-    return dict(zip(KEYS, (homophily, num_within / num_pairs, *accuracies), strict=True))
+    return {
+        "homophily": homophily,
+        "homophily_chance": num_within / num_pairs,
+        "propagated_accuracy": 100 * num_right / num_unlabeled,
+        "majority_accuracy": 100 * num_majority / num_unlabeled,
+    }

@@ -66,8 +66,8 @@ def macro_silhouette(embeddings: Tensor, labels: Tensor, block: int = 1024) -> f
     return float(score_of_class[counts > 1].mean())
 
 
-def nearest_labels(train: np.ndarray, train_labels: np.ndarray, texts: np.ndarray, block: int = 512) -> np.ndarray:
-    """The labels of the training texts of largest cosine to each text, the nearest first: int [M, K].
+def nearest_labels(train: np.ndarray, train_labels: np.ndarray, queries: np.ndarray, block: int = 512) -> np.ndarray:
+    """The labels of the training texts of largest cosine to each query, the nearest first: int [M, K].
 
     K: the largest of NEIGHBOURS, or N where that is less. Of equal cosines the earlier training text comes first.
     Cosines are rounded, so that equal texts are equally near whatever order a matrix product sums in: a library's
@@ -76,9 +76,9 @@ def nearest_labels(train: np.ndarray, train_labels: np.ndarray, texts: np.ndarra
     Args:
         train: float [N, D], any scale.
         train_labels: int [N].
-        texts: float [M, D], any scale.
+        queries: float [M, D], any scale.
     """
-    unit, queries = (x.astype(np.float64) for x in (train, texts))
+    unit, queries = (x.astype(np.float64) for x in (train, queries))
     unit, queries = (x / np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-30) for x in (unit, queries))
     count = min(max(NEIGHBOURS), len(train))
     tie = np.arange(len(train)) * (0.5e-9 / len(train))  # below the rounding

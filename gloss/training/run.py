@@ -117,13 +117,13 @@ def _train(cfg: Config, wait: bool, callbacks: Sequence[Callback], is_trial: boo
 
 
 def _remove(folder: Path, outputs: Path) -> None:
-    """Remove a run's folder, and those above it that are empty then, up to `outputs`."""
+    """Remove a run's folder, and those below `outputs` that are empty then."""
     shutil.rmtree(folder, ignore_errors=True)
     with contextlib.suppress(OSError):  # not empty
         for parent in folder.parents:
-            parent.rmdir()
             if parent == outputs:
                 break
+            parent.rmdir()
 
 
 def _finished(cfg: Config, folder: Path) -> Record | None:
@@ -144,8 +144,14 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if cfg.trainer.save_model is not False and not has_weights:
         lines.append("  its weights were not kept; trainer.save_model=true trains it again to keep them")
+    if cfg.trainer.save_embeddings and not _has_embeddings(record):
+        lines.append("  its embeddings were not kept; rerun=true trains it again to keep them")
     log.info("\n".join(lines))
     return record
+
+
+def _has_embeddings(record: Record) -> bool:
+    return (record.folder / "predictions.npz").is_file() and "test_embeddings" in record.predictions()
 
 
 def _remove_left_over(folder: Path) -> None:

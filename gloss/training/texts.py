@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from gloss.config import Config, DatasetConfig, is_csv_file
 from gloss.data.checks import letters_and_digits
-from gloss.data.datasets import SOURCES, TextDataset, load_dataset, row_digests, split_of
+from gloss.data.datasets import SOURCES, TextDataset, load_dataset, read_manifest, row_digests, split_of
 from gloss.data.splits import Split, add_label_noise
 from gloss.data.tokens import check_tokens, count_truncated, tokenize
 from gloss.errors import ConfigError, DataError
@@ -134,7 +134,8 @@ def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
     if is_csv_file(name):
         form: dict[str, Any] = {"separator": own.separator, "encoding": own.encoding}
         return DatasetConfig(name=Path(name).name, source="csv", path=name, **columns, **form)
-    return DatasetConfig(name=name)
+    prepared = read_manifest()["sets"].get(name, {"columns": {}})
+    return DatasetConfig(name=name, text=[*prepared["columns"].values()][:-1] or ["text"])  # the last is the label
 
 
 def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Split]:

@@ -298,7 +298,7 @@ class Fit:
         parts = self.backward(indices, device_indices, labels, is_labeled, seed)
         self.watch.lap("backward")
         gradients = [p.grad for p in self.parameters if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients, foreach=True)
+        norm = torch.nn.utils.get_total_norm(gradients)
         # A loss or gradient that is not finite blocks this update and all later ones, without asking the device.
         self.is_bad = torch.maximum(self.is_bad, (~(norm.isfinite() & parts.loss.isfinite())).to(self.is_bad))
         scale = (norm / self.cfg.trainer.max_grad_norm).clamp(min=1.0).float()  # clips the norm
@@ -311,8 +311,8 @@ class Fit:
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         zero = torch.zeros((), device=self.device)
-        num_labeled = int((indices < len(self.train_labels)).sum())
-        num_unlabeled = 0 if is_labeled is None else num_labeled - int(is_labeled.sum())  # is_labeled lives on the host
+        num_known = int((indices < len(self.train_labels)).sum())
+        num_unlabeled = 0 if is_labeled is None else num_known - int(is_labeled.sum())  # is_labeled lives on the host
         counts = parts.num_unscorable, zero + num_unlabeled, parts.is_empty
         values = parts.loss, parts.ce, parts.embedding_loss, *counts, norm, self.is_bad  # in the order of LOG
         self.log[step] = torch.stack([zero if v is None else v.detach().float() for v in values])
@@ -323,7 +323,7 @@ class Fit:
         torch.manual_seed(seed)
         with autocast(self.device, self.precision):
             num_groups = self.cfg.trainer.num_length_buckets
-            embeddings = self.step_table.encode(self.model, indices, device_indices, num_groups)
+            embeddings = self.step_table.encode(self.model.encoder, indices, device_indices, num_groups)
         return embeddings.to(torch.promote_types(embeddings.dtype, torch.float32))
 
     def backward(self, indices, device_indices, labels, is_labeled, seed: int):
@@ -365,8 +365,8 @@ class Fit:
         bad = self.log[:, LOG.index("is_bad")].cpu().nonzero()
         if len(bad):
             step = int(bad[0])
-            labeled = batches[step][batches[step] < len(self.rows)]
-            raise self._diverged(step, {"rows": self.rows[labeled].tolist()})
+            known = batches[step][batches[step] < len(self.rows)]
+            raise self._diverged(step, {"rows": self.rows[known].tolist()})
 
     def _diverged(self, step: int, where: dict, **details: str) -> Diverged:
         """The error at a step (from 0) of the epoch under way, with its numbers in the log; -1: the log's last."""

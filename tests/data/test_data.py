@@ -51,6 +51,7 @@ def toy(tmp_path, monkeypatch):
     sets = {}
     for name, parts in {"toy": {"train": 60, "val": 20, "test": 20}, "glue": {"train": 200, "dev": 30}}.items():
         entry = sets[name] = {"labels": {"0": "bad", "1": "good"}, "splits": {}}
+        entry["columns"] = {"text": "text", "label": "label"}
         for seed, (part, num) in enumerate(parts.items()):
             rows = some_rows(num, seed)
             write(tmp_path / name / f"{part}.csv.gz", rows)
@@ -119,6 +120,8 @@ def test_a_missing_file_or_an_unknown_set_gives_the_remedy(toy):
         load_dataset(DatasetConfig(name="toy"), toy, seed=1)
     with pytest.raises(DataError, match="dataset.name=tyo is not a prepared set: expected one of toy, glue"):
         load_dataset(DatasetConfig(name="tyo"), toy, seed=1)
+    with pytest.raises(DataError, match="dataset.label=class is not allowed: toy is read by its columns text, label"):
+        load_dataset(DatasetConfig(name="toy", label="class"), toy, seed=1)
 
 
 def test_every_data_set_of_the_manifest_has_a_config_and_pinned_sources():

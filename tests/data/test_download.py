@@ -183,7 +183,7 @@ def test_a_file_with_another_row_count_than_the_manifest_is_refused(server, toy,
 def test_a_folder_that_cannot_be_written_ends_in_an_error(server, toy, tmp_path):
     (tmp_path / "data").write_text("a file")
     (problem,) = prepare(["toy"], tmp_path / "data", lambda line: None)
-    assert "train.csv.gz: cannot be written (Not a directory): free space there, raise `ulimit -f`" in problem
+    assert f"{tmp_path / 'data' / 'toy'}: cannot be written (Not a directory): free space there, raise" in problem
 
 
 # -- the real texts ----------------------------------------------------------------------------------------------------

@@ -45,8 +45,3 @@ def test_balanced_batches_use_all_texts_of_a_class_before_repeating_one():
     cfg = TrainerConfig(batch_size=8, sampler="balanced", classes_per_batch=2)
     batches = epoch_batches(np.repeat([0, 1], 12), cfg, seed=0, epoch=1)
     assert len(batches) == 3 and len(set(np.concatenate(batches))) == 24
-
-
-def test_a_single_training_text_is_refused():
-    with pytest.raises(ValueError, match="at least 2 texts"):
-        epoch_batches(np.zeros(1, dtype=int), TrainerConfig(), seed=0, epoch=1)

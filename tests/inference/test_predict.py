@@ -276,6 +276,9 @@ def test_a_map_has_room_for_any_number_and_length_of_class_names(names, has_lege
 
 def test_a_map_shows_the_predictions_and_keeps_the_distances_of_a_plane(record, tmp_path):
     drawing = map_of_run(record, "test", "pca", "cpu")
+    shutil.copytree(record.folder, tmp_path / "run")
+    (tmp_path / "run" / "predictions.npz").unlink()  # the weights encode the texts again
+    assert map_of_run(dataclasses.replace(record, folder=tmp_path / "run"), "test", "pca", "cpu").data == drawing.data
     drawing.save(tmp_path / "map")
     assert {path.suffix for path in (tmp_path / "map").iterdir()} == {".pdf", ".png", ".csv"}
     rows = list(csv.DictReader((tmp_path / "map" / f"{drawing.name}.csv").open()))

@@ -46,6 +46,8 @@ def test_json_lines_are_read_by_line(tmp_path):
              "[1]", "[" * 100_000, '{"text": "last"}']  # fmt: skip
     good, bad = read(tmp_path / "x.jsonl", "\n".join(lines))
     assert good == {1: ("one",), 2: ("two",), 10: ("last",)} and bad.keys() == set(range(3, 10))
+    good, bad = read(tmp_path / "x.json", '\n [\n{"text": "one"},\n{"text": "two"}\n]')  # a list after a blank line
+    assert (good, bad) == ({1: ("one",), 2: ("two",)}, {})
 
 
 def test_kinds_and_formats_follow_the_name_of_the_file():

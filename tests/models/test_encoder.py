@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from tokenizers.processors import TemplateProcessing
 from gloss.config import ModelConfig
 from gloss.data.tokens import Tokens, tokenize
 from gloss.errors import ConfigError, DataError
+from gloss.models import pretrained
 from gloss.models.encoder import Encoder, TokenTable
 from gloss.models.pretrained import load_encoder, load_tokenizer, package_folder
 from gloss.models.unpadded import bucket_bounds
@@ -99,6 +101,20 @@ def test_minilm_is_loaded_from_its_package_and_its_hash_is_checked():
     assert encoder.transformer.embeddings.dropout.p == 0.25
     with pytest.raises(ConfigError, match="expected 0000"):
         load_encoder(ModelConfig(alias="minilm", name=MINILM.name, sha256="0" * 64))
+
+
+def test_dropout_reaches_families_that_keep_it_as_a_number_and_is_refused_where_it_reaches_nothing(tmp_path: Path):
+    small: dict[str, Any] = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 50}
+    small |= {"intermediate_size": 16, "num_key_value_heads": 2, "pad_token_id": 0}
+    config = transformers.EuroBertConfig(**small)
+    transformers.AutoModel.from_config(config).save_pretrained(tmp_path)
+    for rate in (0.0, 0.5):
+        encoder = load_encoder(ModelConfig(alias="hf", name=str(tmp_path), dropout=rate, max_length=16)).train()
+        ids = torch.arange(12).view(2, 6)
+        one, other = (encoder.transformer(ids, torch.ones_like(ids)).last_hidden_state for _ in range(2))
+        assert torch.equal(one, other) is (rate == 0)
+    with pytest.raises(ConfigError, match="model.dropout has no effect on Linear"):
+        pretrained._set_dropout(torch.nn.Linear(2, 2), 0.5)  # no known family is without
 
 
 def test_a_folder_is_read_from_safetensors_only(tmp_path: Path):

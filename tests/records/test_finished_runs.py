@@ -104,3 +104,6 @@ def test_a_finished_run_without_weights_is_trained_again_on_request(tiny_config,
     assert "is finished, without its weights: it is trained again to keep them" in caplog.text
     assert again.folder == record.folder and (again.folder / "model").is_dir()
     assert again.result["metrics"] == record.result["metrics"]
+    caplog.clear()
+    train(tiny_config("loss=ce", "trainer.save_embeddings=true"))
+    assert "its embeddings were not kept; rerun=true trains it again" in caplog.text

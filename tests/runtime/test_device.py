@@ -58,6 +58,8 @@ def test_auto_device_explains_why_a_gpu_is_not_used(machine, capsys, driver, gpu
         choose_device("cuda")
     assert parts[0] in str(caught.value)
     assert choose_device("cpu").type == "cpu" and not capsys.readouterr().err
+    with pytest.raises(ConfigError, match="device=meta is not allowed"):
+        choose_device("meta")
 
 
 def test_a_hidden_or_missing_gpu_gives_no_message(machine, capsys, monkeypatch):

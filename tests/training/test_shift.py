@@ -91,6 +91,9 @@ def test_run_folder_depends_on_the_content_of_the_other_file(tiny_config, tmp_pa
     one, same, other = (shift_file(tmp_path / f"{i}.csv", row) for i, row in enumerate(rows))
     first, copy, changed = (folder_of(tiny_config("loss=ce", f"ablation.test_on={x}")) for x in (one, same, other))
     assert first == copy != changed
+    given = ["loss=ce", f"ablation.test_on={one}"]
+    read = [tiny_config(*given, f"dataset.encoding={name}") for name in ("utf-8", "latin-1", "cp1252")]
+    assert len(set(map(folder_of, read))) == 3  # the other file is read in that form, too
 
 
 def test_a_file_with_another_class_is_refused(tiny_config, tmp_path):
@@ -108,6 +111,7 @@ def test_other_set_parses_hub_names_with_revision():
         *("hub", "owner/name:subset", "abc", ["title", "body"], "class"),
     )
     assert other_set(own, "mr") == DatasetConfig(name="mr")
+    assert other_set(own, "qnli").text == ["question", "sentence"]
 
 
 def test_a_folder_as_hub_set_gives_its_test_split(tmp_path):
@@ -115,6 +119,10 @@ def test_a_folder_as_hub_set_gives_its_test_split(tmp_path):
         shift_file(tmp_path / f"{part}.csv", row)
     labels, split = load_test(other_set(DatasetConfig(name="mine"), f"hub:{tmp_path}"), ["a", "b", "c"])
     assert labels == ["a", "b", "c"] and (split.texts, split.labels.tolist()) == ([("z",)], [1])
+    (tmp_path / "train.csv").unlink()
+    assert load_test(other_set(DatasetConfig(name="mine"), f"hub:{tmp_path}"), ["a", "b", "c"])[1].texts == [("z",)]
+    with pytest.raises(DataError, match="no split named train with labels, only test"):
+        load_dataset(DatasetConfig(name="mine", source="hub", path=str(tmp_path)), "", 1)
 
 
 def test_a_data_set_without_another_domain_is_refused(capsys):
