@@ -7,13 +7,14 @@ import logging
 import shutil
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 import yaml
 
 from gloss.config import Config
@@ -171,6 +172,56 @@ def _write_error(folder: Path, error: Exception) -> None:
         write_json(folder / "error.json", content)
 
 
+def build_fit(
+    cfg: Config,
+    dataset: TextDataset,
+    device: torch.device,
+    folder: Path,
+    report: Callable[[str, dict], None],
+    on_epoch: Callable[[dict], None] | None = None,
+    is_trial: bool = False,
+    say: Callable[[str], None] = lambda phase: None,
+) -> tuple[Fit, transformers.PreTrainedTokenizerBase]:
+    """The training of a configuration, ready to run, and its tokenizer.
+
+    folder: of the run; is_trial: of a search, which reads no test texts; say: called with each phase of the work.
+    Raises ConfigError, DataError.
+    """
+    precision = choose_precision(cfg.trainer, device)
+    if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
+        log_once("trainer.precision=auto is bf16 on this processor, which has units for it; float32 turns it off")
+    say("tokenising")
+    texts = texts_on_device(cfg, dataset, device, is_trial)
+    say("loading the encoder")
+    torch.manual_seed(cfg.seed)  # of the head's first weights
+    model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
+    if cfg.trainer.compile:
+        model.encoder.compile_layers()
+    if cfg.mode == STANDALONE:
+        model.head.requires_grad_(False)  # the probe's weights go there after training
+    say("computing σ")
+    sigma, graph_sigma = choose_sigma(cfg, model, texts.tables["train"], device, precision)
+    weights = None
+    if cfg.variant.class_weights == "balanced":
+        weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels))
+        weights = weights.to(device, getattr(torch, cfg.variant.loss_dtype))  # Apple's GPUs have no float64
+    fit = Fit(
+        cfg=cfg,
+        model=model,
+        objective=Objective.of(cfg, len(dataset.labels), sigma, weights),
+        tables=texts.tables,
+        labels=texts.labels,
+        rows=texts.rows,
+        device=device,
+        precision=precision,
+        folder=folder,
+        progress=Progress(sigma=sigma, graph_sigma=graph_sigma, fingerprint=dataset.fingerprint),
+        report=report,
+        on_epoch=on_epoch,
+    )
+    return fit, texts.tokenizer
+
+
 @dataclass
 class _Run:
     """A run that holds the lock of its folder: start, run, finish."""
@@ -207,61 +258,27 @@ class _Run:
     def start(self) -> None:
         """Load texts and encoder, build the training, and prepare the run's folder."""
         self.began = time.perf_counter()
-        cfg, dataset, device, display = self.cfg, self.dataset, self.device, self.display
-        reset_peak_memory(device)
-        precision = choose_precision(cfg.trainer, device)
-        if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
-            log_once("trainer.precision=auto is bf16 on this processor, which has units for it; float32 turns it off")
-        machine = environment(device, precision)
-        display.show("phase", {"name": "tokenising"})
-        texts = texts_on_device(cfg, dataset, device, self.is_trial)
-        self.tokenizer = texts.tokenizer
-        display.show("phase", {"name": "loading the encoder"})
-        torch.manual_seed(cfg.seed)  # of the head's first weights
-        model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
-        if cfg.trainer.compile:
-            model.encoder.compile_layers()
-        if cfg.mode == STANDALONE:
-            model.head.requires_grad_(False)  # the probe's weights go there after training
-        display.show("phase", {"name": "computing σ"})
-        sigma, graph_sigma = choose_sigma(cfg, model, texts.tables["train"], device, precision)
-        chunks = {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")}
-        progress = display.progress = Progress(
-            sigma=sigma,
-            graph_sigma=graph_sigma,
-            fingerprint=dataset.fingerprint,
-            machine=machine | {"code": code_hash()} | chunks,
+        cfg, display = self.cfg, self.display
+        reset_peak_memory(self.device)
+        fit, self.tokenizer = build_fit(
+            *(cfg, self.dataset, self.device, self.folder, self._report, self._on_epoch, self.is_trial),
+            say=lambda phase: display.show("phase", {"name": phase}),
         )
-        weights = None
-        if cfg.variant.class_weights == "balanced":
-            weights = balanced_class_weights(texts.labels["train"].cpu(), len(dataset.labels))
-            weights = weights.to(device, getattr(torch, cfg.variant.loss_dtype))  # Apple's GPUs have no float64
-        objective = Objective.of(cfg, len(dataset.labels), sigma, weights)
-        if objective.gamma is not None and not self.is_trial:
-            counts = torch.bincount(texts.labels["train"].cpu(), minlength=len(dataset.labels)).tolist()
-            for line in rare_classes(cfg, objective.lam, objective.gamma, counts):
-                dataset.notes.append(line)
+        self.fit, display.progress = fit, fit.progress
+        machine = environment(self.device, fit.precision)
+        chunks = {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")}
+        fit.progress.machine = machine | {"code": code_hash()} | chunks
+        if fit.objective.gamma is not None and not self.is_trial:
+            counts = torch.bincount(fit.labels["train"].cpu(), minlength=len(self.dataset.labels)).tolist()
+            for line in rare_classes(cfg, fit.objective.lam, fit.objective.gamma, counts):
+                self.dataset.notes.append(line)
                 log_once(f"{cfg.dataset.name}: note: {line}")
         if cfg.rerun or is_done(self.folder):
             clear(self.folder)  # only now that everything for the new training is loaded
         write_atomic(self.folder / "config.yaml", yaml.safe_dump(asdict(cfg), sort_keys=False))
         write_json(self.folder / "environment.json", machine)
-        self.fit = Fit(
-            cfg=cfg,
-            model=model,
-            objective=objective,
-            tables=texts.tables,
-            labels=texts.labels,
-            rows=texts.rows,
-            device=device,
-            precision=precision,
-            folder=self.folder,
-            progress=progress,
-            report=self._report,
-            on_epoch=self._on_epoch,
-        )
         if 0 in cfg.trainer.embeddings_at:
-            keep_embeddings(self.fit, 0)
+            keep_embeddings(fit, 0)
 
     def _report(self, event: str, values: dict) -> None:
         epochs = self.fit.progress.epochs

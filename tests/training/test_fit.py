@@ -18,19 +18,18 @@ import pytest
 import torch
 from conftest import outcome
 
-from gloss.config import STANDALONE, Config
+from gloss.config import Config
 from gloss.data.datasets import load_dataset
 from gloss.data.tokens import tokenize
 from gloss.errors import RunError
-from gloss.models.encoder import Classifier, TokenTable
+from gloss.models.encoder import Classifier
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.reading import read_record
 from gloss.runtime.signals import Interrupted
 from gloss.training.callbacks import Callback
-from gloss.training.checkpoint import Progress
 from gloss.training.failures import Diverged
 from gloss.training.objective import Objective
-from gloss.training.run import train
+from gloss.training.run import build_fit, train
 from gloss.training.trainer import Fit
 
 NO_DROPOUT = "model.dropout=0"
@@ -38,32 +37,10 @@ DEVICES = ["cpu"] + ["cuda"] * torch.cuda.is_available()
 
 
 def prepared(cfg: Config, folder: Path, device: str = "cpu") -> Fit:
-    """A Fit with the same parts as in gloss.training.run, for single steps."""
-    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
-    tokenizer, device = load_tokenizer(cfg.model), torch.device(device)
-    tables, labels = {}, {}
-    for name, split in dataset.splits.items():
-        tables[name] = TokenTable.build(tokenize(split.texts, tokenizer, cfg.model.max_length), 0, device)
-        labels[name] = torch.from_numpy(split.labels).to(device)
-    torch.manual_seed(cfg.seed)
-    model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
-    if cfg.mode == STANDALONE:
-        model.head.requires_grad_(False)
+    """The training of a run, for single steps."""
     folder.mkdir(exist_ok=True)
-    return Fit(
-        cfg=cfg,
-        model=model,
-        objective=Objective.of(cfg, len(dataset.labels), 0.5),
-        tables=tables,
-        labels=labels,
-        rows=dataset.splits["train"].rows,
-        device=device,
-        precision="float32",
-        folder=folder,
-        progress=Progress(sigma=0.5),
-        report=lambda event, values: None,
-        on_epoch=None,
-    )
+    dataset = load_dataset(cfg.dataset, cfg.paths.data, cfg.seed)
+    return build_fit(cfg, dataset, torch.device(device), folder, report=lambda event, values: None)[0]
 
 
 def gradient(fit: Fit) -> dict[str, torch.Tensor]:
