@@ -29,6 +29,7 @@ INTERVAL = re.compile(rf"(?<=[( ]){BOUND} to {BOUND}(?=[^()]*\))")  # in parenth
 NOT_RECOMPUTED = {
     ("1.6", "3.2"): "the gap of the classifier minus the gap of nearest neighbours",
     ("2.7", "17.9"): "a difference of two differences",
+    ("1.4", "12.7"): "a difference of two differences",
     ("0.4", "3.5"): "runs of earlier code, not kept",
     ("−1.2", "+5.2"): "runs on two data sets",
     ("−0.02", "+3.8"): "runs on two data sets",
