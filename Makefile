@@ -13,6 +13,7 @@ SELECTED = $(call quoted,dataset,$(call given,DATASETS,DATASET)) $(call quoted,m
   $(if $(LAUNCH),hydra/launcher=$(LAUNCH)) $(if $(JOBS),$(if $(filter slurm,$(LAUNCH)),hydra.launcher.array_parallelism=$(JOBS))) \
   $(if $(filter joblib,$(LAUNCH)),hydra.launcher.n_jobs=$(or $(JOBS),1) hydra.launcher.batch_size=1)
 LAUNCH = $(or $(LAUNCHER),$(if $(JOBS),joblib))
+NO_DEVICE = $(if $(filter command,$(origin DEVICE)),$(error DEVICE is of make plan; a run takes ARGS=trainer.device=$(DEVICE)))
 
 # A misspelt selector would leave everything selected.
 KNOWN = DATASETS DATASET MODELS MODEL LOSSES LOSS SEEDS SEED TRIALS TRIAL ARGS LAUNCHER JOBS OUTPUTS RUNS DEVICE YES TORCH_INDEX PYTHON RUN PIP
@@ -60,10 +61,10 @@ data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some), or
 	  $(call quoted,datasets,$(call given,DATASETS,DATASET)) $(call quoted,models,$(call given,MODELS,MODEL))
 
 reproduce: setup ## everything: search, run and report what is missing (see `make plan` first)
-	$(RUN) scripts/reproduce.py target=all $(SELECTED)
+	$(NO_DEVICE)$(RUN) scripts/reproduce.py target=all $(SELECTED)
 
 reproduce-%: setup ## one table, figure or experiment, such as reproduce-table2 MODELS=minilm DATASETS=mr SEEDS=1,2
-	$(RUN) scripts/reproduce.py target=$* $(SELECTED)
+	$(NO_DEVICE)$(RUN) scripts/reproduce.py target=$* $(SELECTED)
 
 plan: setup ## what everything would cost (DEVICE=a100, h100, h200 or cpu instead of this machine)
 	$(RUN) scripts/reproduce.py action=plan target=all $(SELECTED) $(if $(DEVICE),device=$(DEVICE))
@@ -78,7 +79,7 @@ status: setup ## progress of every requested table, figure and experiment
 	$(RUN) scripts/reproduce.py action=status $(call quoted,paths.outputs,$(OUTPUTS))
 
 report: setup ## tables, figures and the page from the records (RUNS=outputs/demo: of another folder)
-	$(RUN) scripts/report.py $(call quoted,paths.outputs,$(or $(RUNS),$(OUTPUTS),outputs))
+	$(RUN) scripts/report.py $(call quoted,paths.outputs,$(or $(RUNS),$(OUTPUTS),outputs)) $(ARGS)
 
 bench: setup ## time training steps beside other programs' (ARGS="lengths=128 model=bert_shape")
 	$(RUN) scripts/bench.py $(ARGS)
@@ -87,5 +88,5 @@ gpu-check: setup ## what a GPU must do right before its numbers count, in minute
 	$(RUN) scripts/gpu_check.py $(ARGS)
 
 clean: ## remove what was built: the environment and caches; runs and data stay
-	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info outputs/cache
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -27,7 +27,7 @@ print(composed(["loss=ce", "dataset=r8"]).dataset.name, "mr" in read_manifest()[
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"  # a copy, because building leaves files beside the sources
-    ignored = "--exclude=.git", "--exclude=.venv", "--exclude=outputs"
+    ignored = "--exclude=.git", "--exclude=.venv", "--exclude=outputs", "--exclude=./build"
     source.mkdir()
     archive = subprocess.run(["tar", "-C", ROOT, *ignored, "-c", "."], check=True, capture_output=True).stdout
     subprocess.run(["tar", "-C", source, "-x"], input=archive, check=True)

