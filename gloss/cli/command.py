@@ -123,7 +123,7 @@ def _as_typed(value: Any) -> Any:
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
-def show(cfg: Any, place: str = "") -> None:
+def show(cfg: Any) -> None:
     """Print a configuration: --cfg job."""
     tree = asdict(cfg)
     if isinstance(cfg, TuneConfig) and cfg.search.storage:

@@ -84,10 +84,12 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
         words = in_sweep_order(experiment, words)
     try:
         if is_shown:
-            jobs = jobs_of(_without_hydra(words)) if is_sweep else [words]
-            for job in (job for job in jobs if is_run(job, only_of(experiment))):
-                print(f"--- # {' '.join(job)}\n" if is_sweep else "", end="")
-                show(configured(job, config_name))
+            if not is_sweep:
+                show(configured(words, config_name))
+            for job in jobs_of(_without_hydra(words)) if is_sweep else ():
+                if is_run(job, only_of(experiment)):
+                    print(f"--- # {' '.join(job)}")
+                    show(configured(job, config_name))
             return 0
         if not is_sweep:
             task(configured(words, config_name), "")

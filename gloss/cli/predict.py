@@ -12,6 +12,7 @@ status is then 1.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any
 
 from gloss.cli.command import Device, Paths, Selection, names
@@ -43,7 +44,7 @@ def task(cfg: Predict) -> int:
     if len(sources) != 1:
         raise ConfigError(f"expected one of text=, file= and split=, got {' and '.join(sources) or 'none'}")
 
-    for key in ("pair", "input", "separator", "encoding"):
+    for key in chain(*READ_WITH.values()):
         if getattr(cfg, key) is not None and key not in READ_WITH[sources[0]]:
             raise ConfigError(f"{key}= has no effect with {sources[0]}=")
 

@@ -147,12 +147,12 @@ class Task:
         arguments = [o for o in self.overrides if o.startswith(("paths.outputs=", "paths.data="))]
         if measured := [MEASURED[name] for name in names if name in MEASURED]:
             sets, model = (value_of(self.overrides, key) for key in ("dataset", "model"))
-            sets = sets or (sweep_of("table2")["dataset"] if self.name == "table5" else "")
-            named = [x for x in sets.split(",") if x not in ("csv", "hub")]  # the others have no file that names texts
+            sets = sets or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
+            named = [x for x in (sets or "").split(",") if x not in ("csv", "hub")]  # whose files name no texts
             if named:
-                arguments += [f"measure=[{','.join(measured)}]", *([f"datasets=[{','.join(named)}]"] if sets else [])]
-            if named and model and model != "hf":
-                arguments += [f"tokenizer={model.split(',')[0]}"]  # Table 1's
+                arguments.append(f"measure=[{','.join(measured)}]")
+                arguments += [f"datasets=[{','.join(named)}]"] if sets else []
+                arguments += [f"tokenizer={model.split(',')[0]}"] if model and model != "hf" else []  # Table 1's
         if self.name != ALL:
             is_alone = not (self.outputs / "selections.yaml").is_file()
             arguments += [f"show=[{self.name}]", *([f"only=[{self.name}]"] if is_alone else [])]

@@ -260,14 +260,17 @@ class _Run:
         self.began = time.perf_counter()
         cfg, display = self.cfg, self.display
         reset_peak_memory(self.device)
+        machine, code = (
+            environment(self.device, choose_precision(cfg.trainer, self.device)),
+            code_hash(),
+        )  # at the start
         fit, self.tokenizer = build_fit(
             *(cfg, self.dataset, self.device, self.folder, self._report, self._on_epoch, self.is_trial),
             say=lambda phase: display.show("phase", {"name": phase}),
         )
         self.fit, display.progress = fit, fit.progress
-        machine = environment(self.device, fit.precision)
         chunks = {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")}
-        fit.progress.machine = machine | {"code": code_hash()} | chunks
+        fit.progress.machine = machine | {"code": code} | chunks
         if fit.objective.gamma is not None and not self.is_trial:
             counts = torch.bincount(fit.labels["train"].cpu(), minlength=len(self.dataset.labels)).tolist()
             for line in rare_classes(cfg, fit.objective.lam, fit.objective.gamma, counts):

@@ -98,6 +98,10 @@ def test_cfg_job_of_a_sweep_prints_the_configurations_that_would_run_and_starts_
     limits = expand_grid("few_shot", words[2:])
     assert [cfg["dataset"]["train_limit"] for cfg in shown] == [spec.config.dataset.train_limit for spec in limits]
     assert len(shown) > 1 and not list(tmp_path.iterdir())
+    one = ["experiment=graph_noise", "dataset=mr", "model=tiny", "seed=1", "loss=gloss_sqrt", "mode=standalone"]
+    noisy = ["ablation.graph_noise=0.04", "ablation.graph_shuffle=false"]  # left out of its sweep, but shown alone
+    assert main(refuse, [*one, *noisy, "--cfg", "job"]) == 0
+    assert yaml.safe_load(capsys.readouterr().out)["ablation"]["graph_noise"] == 0.04
     assert main(refuse, ["-m", "dataset=mr", "model=tiny", "seed=1,2", "hydra/launcher=slurm"]) == 2
     assert "hydra/launcher=slurm needs SLURM's commands on this machine" in capsys.readouterr().err
 
