@@ -260,10 +260,8 @@ class _Run:
         self.began = time.perf_counter()
         cfg, display = self.cfg, self.display
         reset_peak_memory(self.device)
-        machine, code = (
-            environment(self.device, choose_precision(cfg.trainer, self.device)),
-            code_hash(),
-        )  # at the start
+        machine = environment(self.device, choose_precision(cfg.trainer, self.device))
+        code = code_hash()  # before the minutes of loading, in which files may change
         fit, self.tokenizer = build_fit(
             *(cfg, self.dataset, self.device, self.folder, self._report, self._on_epoch, self.is_trial),
             say=lambda phase: display.show("phase", {"name": phase}),
