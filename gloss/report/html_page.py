@@ -12,6 +12,7 @@ from types import SimpleNamespace
 
 from jinja2 import Environment, FileSystemLoader
 
+from gloss.paper.names import dataset_name
 from gloss.records.reading import Record, number
 from gloss.records.study import Study
 from gloss.report.figure import Drawing
@@ -148,11 +149,14 @@ def arranged(sections: Sequence[Section], measured: Sequence[str]) -> list[Secti
 
 def smoke_banner(records: Sequence[Record]) -> str:
     """The sentence about smoke runs; empty where there are none."""
-    found = [said for r in records if (said := reductions(r.result["config"]))]
+    found = [(r.identity.dataset, said) for r in records if (said := reductions(r.result["config"]))]
     if not found:
         return ""
-    which = f"All {len(found)} runs" if len(found) == len(records) else f"{len(found)} of {len(records)} runs"
-    most = [x for x, _ in Counter(x for said in found for x in said).most_common(4)]
+    sets = ", ".join(dict.fromkeys(dataset_name(dataset) for dataset, _ in found))
+    which = (
+        f"All {len(found)} runs" if len(found) == len(records) else f"{len(found)} of {len(records)} runs, on {sets},"
+    )
+    most = [x for x, _ in Counter(x for _, said in found for x in said).most_common(4)]
     return (
         f"Smoke runs: {which} train on few texts, for few epochs or with a small part of a model ({', '.join(most)}). "
         "They show that everything works, and are no evidence on which loss is better."

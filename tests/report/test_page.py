@@ -110,7 +110,7 @@ def test_each_requested_experiment_has_a_section(experiments):
     assert "11.00" not in written["table2"] and "11.00" in written["table2_others"]
     order = [page.index(x) for x in ('<h2 id="table2">', "<img ", '<h2 id="claims">', "<h2>All finished runs</h2>")]
     assert order == sorted(order)
-    assert "Smoke runs: 1 of 5 runs" in page and "dataset.train_limit=50" in page
+    assert "Smoke runs: 1 of 5 runs, on Docstrings, train" in page and "dataset.train_limit=50" in page
 
 
 def test_a_failed_run_of_a_cell_is_named_with_its_error(experiments):
