@@ -105,7 +105,7 @@ def in_sweep_order(name: str, arguments: Sequence[str]) -> list[str]:
     """The arguments, swept keys first as Hydra has them, with the sweep's values where a key is not given."""
     sweep = sweep_of(name)
     given = {key: a for a in arguments if (key := a.partition("=")[0]) in sweep}
-    rest = [a for a in arguments if a not in given.values()]
+    rest = [a for a in arguments if a.partition("=")[0] not in sweep]  # of a key given twice the last value counts
     return [*(given.get(key, f"{key}={values}") for key, values in sweep.items()), *rest]
 
 

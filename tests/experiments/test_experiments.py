@@ -72,6 +72,12 @@ def test_cells_keep_the_sweep_order_for_any_order_of_arguments():
     assert seeds[:2] == ["seed=4,5", "dataset=mr"]  # one seed after the other
 
 
+def test_of_a_key_given_twice_the_last_value_counts():
+    assert [spec.seeds for spec in expand_grid("fig4", ["model=minilm", "loss.sigma=1", "seed=1,2", "seed=3"])] == [
+        (3,)
+    ]
+
+
 def test_points_are_the_swept_keys_outside_the_identity():
     swept = expand_grid("fig2", ["dataset=mr", "loss.lam=0.2,0.4", "trainer.lr=1e-5"])
     assert [c.point for c in swept] == [{"loss.lam": 0.2}, {"loss.lam": 0.4}]
