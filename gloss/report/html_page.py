@@ -152,10 +152,8 @@ def smoke_banner(records: Sequence[Record]) -> str:
     found = [(r.identity.dataset, said) for r in records if (said := reductions(r.result["config"]))]
     if not found:
         return ""
-    sets = ", ".join(dict.fromkeys(dataset_name(dataset) for dataset, _ in found))
-    which = (
-        f"All {len(found)} runs" if len(found) == len(records) else f"{len(found)} of {len(records)} runs, on {sets},"
-    )
+    num, sets = len(found), ", ".join(dict.fromkeys(dataset_name(dataset) for dataset, _ in found))
+    which = f"All {num} runs" if num == len(records) else f"{num} of {len(records)} runs, on {sets},"
     most = [x for x, _ in Counter(x for _, said in found for x in said).most_common(4)]
     return (
         f"Smoke runs: {which} train on few texts, for few epochs or with a small part of a model ({', '.join(most)}). "
