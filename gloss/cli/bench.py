@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 
 from gloss.benchmark.settings import Settings
-from gloss.cli.command import Paths
+from gloss.cli.command import Paths, refuse
 from gloss.errors import ConfigError
 from gloss.losses.registry import LOSSES
 
@@ -36,9 +36,7 @@ def task(cfg: Benchmark) -> None:
     if unknown := [loss for loss in cfg.losses if loss not in LOSSES]:
         raise ConfigError(f"losses={','.join(unknown)} is not allowed: expected some of {', '.join(LOSSES)}")
     if cfg.peers:
-        values = asdict(cfg)
-        if unused := [k for k, default in asdict(Benchmark()).items() if k not in OF_PEERS and values[k] != default]:
-            raise ConfigError(f"{unused[0]}= has no effect with peers=true")
+        refuse(cfg, [key for key in asdict(cfg) if key not in OF_PEERS], "with peers=true")
         return show_peers(cfg)
     from gloss.benchmark.steps import bench  # here: torch is loaded only once the command line is right
     from gloss.report.tables.speed import speed_table

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from types import ModuleType
 from typing import Any, ClassVar, get_type_hints
@@ -34,6 +34,13 @@ from gloss.runtime.terminal import run_with_exit_code
 def names(*default: str) -> Any:
     """A field that takes a list of names."""
     return field(default_factory=lambda: list(default))
+
+
+def refuse(cfg: Any, keys: Iterable[str], why: str) -> None:
+    """Raise ConfigError if one of these keys is not at its default: it has no effect `why`."""
+    for key in keys:
+        if getattr(cfg, key) != getattr(type(cfg)(), key):
+            raise ConfigError(f"{key}= has no effect {why}")
 
 
 @dataclass
@@ -135,13 +142,13 @@ def run_command(command: ModuleType, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
     schema = get_type_hints(command.task)["cfg"]
     name = command.__name__.rpartition(".")[2]
+    if {"-h", "--help"} & set(arguments):
+        return run_with_exit_code(lambda: print(usage(command.__doc__, schema, name)))
     if issubclass(schema, Config):
         from gloss.cli import hydra_main  # here: it reads this module
 
         return hydra_main.main(command.task, arguments, name)
     show_messages()
-    if {"-h", "--help"} & set(arguments):
-        return run_with_exit_code(lambda: print(usage(command.__doc__, schema, name)))
     if issubclass(schema, WithOverrides):
         return run_with_exit_code(lambda: command.task(_read_with_overrides(schema, arguments)))
     task = show if {"-c", "--cfg"} & set(arguments) else command.task

@@ -12,17 +12,16 @@ import sys
 from dataclasses import dataclass, field
 from typing import Any
 
-from gloss.cli.command import Paths, names
-from gloss.errors import ConfigError
-
-OF_MEASURE = ("datasets", "models", "settings", "tokenizer")
+from gloss.cli.command import Paths, names, refuse
 
 
 @dataclass
 class Report:
     only: list[str] = names()  # names of tables and figures, such as table2,fig5; []: all that have been run
     show: list[str] = names()  # names of tables to print; []: one of all runs, by configuration
-    measure: list[str] = names()  # first, from the texts: texts (for Table 1), tfidf (Tables 2, 3, 5), frozen (2, 3)
+    measure: list[str] = (
+        names()
+    )  # first, from the texts: texts (Table 1), tfidf (Tables 2, 3, 5), frozen (2, 3, graphs)
     datasets: list[str] = names("mr", "r8", "r52", "20ng", "ohsumed", "sst2", "qnli")  # which sets to measure
     models: list[str] = names("bert", "roberta_large", "distilbert")  # whose frozen encoders to measure
     settings: str | None = None  # an experiment whose data sets and models are measured instead, such as demo
@@ -38,14 +37,14 @@ def task(cfg: Report) -> int:
 
     if cfg.measure:
         measure(cfg)
-    elif unused := [key for key in OF_MEASURE if getattr(cfg, key) != getattr(Report(), key)]:
-        raise ConfigError(f"{unused[0]}= has no effect without measure=")
+    else:
+        refuse(cfg, ("datasets", "models", "settings", "tokenizer"), "without measure=")
     report = build(cfg.paths.outputs, cfg.only or None)
     if cfg.show:
         for table in (table for table in report.tables if table.name in cfg.show):
             print(table.markdown())
-        if lacking := sorted({*cfg.show} - {table.name for table in report.tables}):
-            print(f"no table was made of {', '.join(lacking)}", file=sys.stderr)
+        if lacking := sorted({*cfg.show} - report.made):
+            print(f"nothing was made of {', '.join(lacking)}", file=sys.stderr)
     elif report.records:
         print(by_configuration(frame_of(report.records)) + "\n")
     if report.problems:
@@ -57,6 +56,8 @@ def task(cfg: Report) -> int:
 
 def measure(cfg: Report) -> None:
     """Measure the texts and baselines that a report shows beside runs."""
+    if cfg.settings is not None:
+        refuse(cfg, ("datasets", "models"), "with settings=")
     from gloss.experiments.grid import expand_grid  # here: the report itself needs no texts
     from gloss.training import baselines
 

@@ -148,10 +148,10 @@ class Task:
         if measured := [MEASURED[name] for name in names if name in MEASURED]:
             sets, model = (value_of(self.overrides, key) for key in ("dataset", "model"))
             sets = sets or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
-            named = [x for x in (sets or "").split(",") if x not in ("csv", "hub")]  # whose files name no texts
-            if named:
+            named = [x for x in sets.split(",") if x not in ("csv", "hub")] if sets else []  # their files name no texts
+            if named or not sets:
                 arguments.append(f"measure=[{','.join(measured)}]")
-                arguments += [f"datasets=[{','.join(named)}]"] if sets else []
+                arguments += [f"datasets=[{','.join(named)}]"] if named else []
                 arguments += [f"tokenizer={model.split(',')[0]}"] if model and model != "hf" else []  # Table 1's
         if self.name != ALL:
             is_alone = not (self.outputs / "selections.yaml").is_file()
@@ -230,7 +230,7 @@ def save_selection(outputs: Path, experiment: str, overrides: Sequence[str]) -> 
     """Add the overrides of a request to <outputs>/selections.yaml, where a report finds its specs."""
     path = outputs / "selections.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
-    mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", STORAGE))]
+    mine = [o for o in overrides if not o.startswith(("paths.outputs=", "paths.data=", "rerun=", STORAGE))]
 
     def specs(selection: Iterable[str]) -> set[str]:
         return {o for o in selection if not is_of_search(o)}
@@ -245,7 +245,12 @@ def status(outputs: Path, device: str, cores: int) -> bool:
     """Print the progress of every requested experiment; return False if there is none."""
     asked = selections(outputs)
     for name in asked:
-        for group in same_settings(name, asked[name]):
+        try:
+            groups = same_settings(name, asked[name])
+        except ConfigError as error:  # no such experiment
+            print(f"{name}: {error}\n")
+            continue
+        for group in groups:
             print("\n".join(f"{name}  {' '.join(overrides)}".rstrip() for overrides in group) + "\n")
             try:
                 task = Task(name, [*group[-1], override("paths.outputs", outputs)])

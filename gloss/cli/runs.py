@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gloss.cli.command import Outputs, names
+from gloss.cli.command import Outputs, names, refuse
 from gloss.config import INTEGRATED, choice
 from gloss.errors import ConfigError
 from gloss.losses.registry import name_in
@@ -39,6 +39,8 @@ class Runs:
 def task(cfg: Runs) -> None:
     if len(cfg.compare) not in (0, 2):
         raise ConfigError("expected two runs, compare=A,B")
+    if cfg.compare:
+        refuse(cfg, (*SELECTION, "sort", "by"), "with compare=")
 
     import pandas as pd  # here, so that a mistake on the command line is reported at once
 

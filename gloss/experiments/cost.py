@@ -11,7 +11,6 @@ from pathlib import Path
 
 from gloss.config import STANDALONE, forward_passes
 from gloss.experiments.grid import RunSpec
-from gloss.experiments.status import BF16, FLOAT32
 from gloss.paper import published as paper
 from gloss.records.reading import Record, number
 
@@ -29,6 +28,7 @@ DEVICES = {  # name -> bf16 operations a second of its data sheet (without spars
     "h200": (989e12, 0.2),
     "cpu": (60e9, 1.0),  # two cores, as measured in float32 with minilm on mr; bf16 counts as much
 }
+BF16, FLOAT32 = "bf16", "float32"
 SLOWER_IN_FLOAT32 = 5.0  # on a GPU, as the data sheets have the peaks of TF32 and float32 beside bf16
 LAUNCH_SECONDS = 3e-3  # a layer and step on a GPU take at least this, however short the texts: launching kernels
 CUT = 128  # tokens of a text in lengths.csv

@@ -12,7 +12,7 @@ from pydantic import TypeAdapter
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.grid import IDENTITY, RunSpec, expand_grid, own_fingerprint
 from gloss.records.reading import Record, read_yaml, shortened
-from gloss.records.run_folder import config_hash
+from gloss.records.run_folder import config_hash, is_hashed
 from gloss.runtime.compose import sweep_of
 from gloss.runtime.overrides import is_of_search, override
 
@@ -44,10 +44,13 @@ def same_settings(name: str, asked: Sequence[Sequence[str]]) -> list[list[list[s
 
 
 def _settings(name: str, overrides: Iterable[str]) -> tuple[str, ...]:
-    """The overrides that choose neither specs nor a search, sorted."""
+    """The overrides that can change a result, and choose neither specs nor a search, sorted."""
     picks = {*sweep_of(name), *IDENTITY, "seed"}
-    rest = (o for o in overrides if o.partition("=")[0] not in picks and not is_of_search(o))
-    return tuple(sorted(rest))
+
+    def is_setting(key: str) -> bool:
+        return key not in picks and not is_of_search(key) and (is_hashed(key) or not key.startswith("trainer."))
+
+    return tuple(sorted(o for o in overrides if is_setting(o.partition("=")[0])))
 
 
 def requested_runs(name: str, asked: Sequence[Sequence[str]], outputs: Path) -> list[RunSpec]:

@@ -10,9 +10,9 @@ from gloss.config import HYPERPARAMETERS, Config, config_file, rows_of_search
 from gloss.errors import ConfigError
 from gloss.experiments.grid import SEARCH_KEYS, RunSpec, search_overrides, search_spec
 from gloss.records.run_folder import is_done, is_running
+from gloss.runtime.compose import composed
 from gloss.search.best_values import mismatch, read_tuned, search_settings_not_shared, tuned_file
 
-BF16, FLOAT32 = "bf16", "float32"
 DONE, RUNNING, FAILED, INTERRUPTED, MISSING_RUN = "done", "running", "failed", "interrupted", "to do"
 
 
@@ -43,14 +43,16 @@ def searches_left(
     """
     given = {key.lstrip("+"): value for key, _, value in (o.partition("=") for o in (*overrides, *search))}
     settings = config_file("search", name := given.get("search", "fair"))
-    is_changed = any(key.startswith(("search.space.", "search.sampler.", "search.prune")) for key in given)
+    is_changed = any(key.startswith(("search.space", "search.sampler", "search.prune")) for key in given)
+    chosen = [o for o in search if o.lstrip("+").startswith(("search=", "search.budget"))]
+    usual = composed(chosen, "tune").search.budget
     one_of_each: dict[tuple, RunSpec] = {}  # composing takes time
     for spec in (spec for spec in specs if spec.config.experiment.search):
-        chosen = tuple(spec.choices.get(key) for key in SEARCH_KEYS)
-        one_of_each.setdefault((chosen, search_overrides(spec.choices, overrides)), spec)
+        axes = tuple(spec.choices.get(key) for key in SEARCH_KEYS)
+        one_of_each.setdefault((axes, search_overrides(spec.choices, overrides)), spec)
     found: dict[Path, tuple[RunSpec, int]] = {}
     for spec in one_of_each.values():
-        budget = _budget(spec.loss, given, settings["budget"])
+        budget = _budget(spec.loss, given, usual)
         rows = rows_of_search(settings["space"], spec.mode, spec.loss, spec.config.variant.scl_lam)
         is_open = any(HYPERPARAMETERS[key] not in given for key, row in rows.items() if isinstance(row, dict))
         if is_open and budget:
@@ -61,10 +63,9 @@ def searches_left(
 
 
 def _budget(loss: str, given: Mapping[str, str], usual: Mapping[str, int]) -> int:
-    """The trials of a search. given: overrides; usual: by loss, and for "any" other, of the search's file."""
+    """The trials of a search. given: overrides; usual: search.budget, by loss, and for "any" other."""
     if (trials := given.get("search.trials", "null")) == "null":
-        by_loss = {**usual, **{k.removeprefix("search.budget."): x for k, x in given.items() if "search.budget." in k}}
-        trials = str(by_loss.get(loss, by_loss.get("any", 0)))
+        trials = str(usual.get(loss, usual.get("any", 0)))
     if not trials.isdigit():
         raise ConfigError(f"search.trials={trials} is not allowed here: expected one whole number")
     return int(trials)

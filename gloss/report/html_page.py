@@ -106,7 +106,7 @@ def render(
     )
 
 
-def summarise(records: Sequence[Record], studies: Sequence[Study] = ()) -> list[tuple[str, str]]:
+def summarise(records: Sequence[Record], studies: Sequence[Study]) -> list[tuple[str, str]]:
     """Device, code and cost of the runs and of the searches' trials, as lines of the page."""
     results = [record.result for record in records]
     runs = [number(r, "seconds", "total") or 0.0 for r in results]

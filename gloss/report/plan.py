@@ -12,7 +12,7 @@ import pandas as pd
 from gloss.experiments.cost import CUT, DEVICES, EPOCHS_TO_BEST, SLOWER_IN_FLOAT32, Speeds
 from gloss.experiments.grid import RunSpec, own_fingerprint
 from gloss.experiments.requested import with_texts
-from gloss.experiments.status import DONE, FAILED, INTERRUPTED, RUNNING, searches_left, state
+from gloss.experiments.status import DONE, FAILED, INTERRUPTED, MISSING_RUN, RUNNING, searches_left, state
 from gloss.paper import published as paper
 from gloss.paper.names import dataset_name, loss_name, model_name
 from gloss.records.reading import failure, read_records
@@ -20,6 +20,7 @@ from gloss.records.run_folder import config_hash
 from gloss.report.seed_groups import gather
 from gloss.report.table import MISSING, mean_std, number_text
 from gloss.report.tables.results import judge
+from gloss.runtime.overrides import value_of
 from gloss.runtime.terminal import escape_control_characters
 
 
@@ -85,12 +86,13 @@ def make_plan(
     specs = with_texts(specs, records)
     speeds = Speeds(records, device, cores)
     groups, _ = gather(specs, records)
+    is_again = value_of(overrides, "rerun", "false").lower() == "true"
     lines = []
     for spec, group in zip(specs, groups, strict=True):
         scores = list(group.test("accuracy").values())
         line = Line(
             spec,
-            {seed: state(spec.folder(seed)) for seed in spec.seeds},
+            {seed: MISSING_RUN if is_again else state(spec.folder(seed)) for seed in spec.seeds},
             *speeds.epochs(spec),
             *speeds.epoch_seconds(spec),
             speeds.run_hours(spec),
@@ -160,7 +162,8 @@ def _basis(plan: Plan) -> list[str]:
     counted = ", ".join(f"{n} configurations {source}" for source, n in sources.items())
     speed = f"Speed on {plan.speeds.device}: {counted}."
     if name is None and "unknown" in sources:
-        speed += f" It is none of {', '.join(DEVICES)}, and no run was measured on it: DEVICE=… prices another."
+        reason = "its runs are of other encoders or texts" if plan.speeds.found else "no run was measured on it"
+        speed += f" It is none of {', '.join(DEVICES)}, and {reason}: DEVICE=… prices another."
     elif "data sheet" in sources:
         peak, share = DEVICES[name]
         limits = "for two cores" if name == "cpu" else f"in bf16, a {SLOWER_IN_FLOAT32:.0f}th of it in float32"

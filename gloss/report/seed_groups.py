@@ -100,9 +100,9 @@ def timed(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     The kept runs had their device to themselves, and all ran on one device: the device of most cells.
     """
     alone = [{seed: run for seed, run in g.runs.items() if not run.result.get("shared_device")} for g in groups]
-    cells_on = Counter(name for runs in alone for name in {_device(run) for run in runs.values()})
+    cells_on = Counter(name for runs in alone for name in {device_of(run) for run in runs.values()})
     chosen = min(cells_on, key=lambda name: (-cells_on[name], name), default="")
-    kept = [{seed: run for seed, run in runs.items() if _device(run) == chosen} for runs in alone]
+    kept = [{seed: run for seed, run in runs.items() if device_of(run) == chosen} for runs in alone]
     totals = [sum(map(len, found)) for found in ([g.runs for g in groups], alone, kept)]
     notes = []
     if shared := totals[0] - totals[1]:
@@ -113,7 +113,7 @@ def timed(groups: Sequence[Group]) -> tuple[list[Group], list[str]]:
     return [replace(g, runs=runs) for g, runs in zip(groups, kept, strict=True)], notes
 
 
-def _device(run: Any) -> str:
+def device_of(run: Any) -> str:
     return str(run.result.get("device_name") or run.result.get("device"))
 
 

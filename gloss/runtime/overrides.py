@@ -117,13 +117,14 @@ def _prepared(
         return word
     key = key.lstrip("+")  # known keys can only be set, never added
     shown = f"{key}=…" if key == SECRET else f"{key}={value}"
-    if any(options[k].kind.startswith("dict") and key.startswith(k + ".") for k in options):
+    owner = next((k for k, o in options.items() if o.kind.startswith("dict") and key.startswith(k + ".")), key)
+    if owner != key and not options[owner].is_derived:
         return f"++{key}={value}"
     is_group = key in GROUPS and any(k.startswith(key + ".") for k in options)
-    if not is_group and key not in options:
+    if not is_group and owner not in options:
         raise ConfigError(f"{shown}: {_unknown(key, options)}")
-    if not is_group and options[key].is_derived:
-        raise ConfigError(f"{shown} is not allowed: it is {options[key].help}")
+    if not is_group and options[owner].is_derived:
+        raise ConfigError(f"{shown} is not allowed: it is {options[owner].help}")
     kind = "str | None" if is_group else options[key].kind
     if kind == "list[str]":
         value = _list(key, value, may_sweep)

@@ -101,6 +101,8 @@ def apply_best_values(cfg: DictConfig, overrides: Sequence[str]) -> DictConfig:
     other amounts of data than `cfg`, or where an overlay was skipped: its texts or encoder are others, or its search
     found nothing. With tuned=false nothing is applied.
     """
+    if isinstance(cfg.tuned, DictConfig):
+        raise ConfigError("tuned={…} is not allowed: expected true or false; only a search's file gives such values")
     if cfg.tuned is not True:  # false, or a value that `resolve` refuses
         return cfg
     overridden = overridden_keys(overrides)

@@ -78,6 +78,14 @@ def test_a_smaller_selection_does_not_reduce_a_larger_one(tmp_path):
         ("r8", "bert", 200, (1, 2)),
     ]
     assert used == [*first, *last]
+    # keys that change no result do not part the losses of a table
+    for given in (["loss=gloss_sqrt"], ["loss=scl_ce", "trainer.device=cpu", "trainer.save_model=false"]):
+        save_selection(tmp_path, "table6", ["dataset=sst2", "model=bert", *given, "rerun=true"])
+    assert {c.loss for c in shown_runs("table6", selections(tmp_path)["table6"], tmp_path)[0]} == {
+        "gloss_sqrt",
+        "scl_ce",
+    }
+    assert "rerun" not in (tmp_path / "selections.yaml").read_text()  # the page's command would train again
     save_selection(tmp_path, "table2", [*smaller, "seed=1"])
     assert len(same_settings("table2", selections(tmp_path)["table2"])[-1]) == 4
     save_selection(tmp_path, "fig2", ["loss.lam=0.1,0.2", "dataset=mr"])
@@ -197,8 +205,10 @@ def test_status_and_report_work_without_texts_and_name_unknown_cells(tmp_path, c
     save_selection(tmp_path, "table6", [*given, "seed=1", "model.max_length=16"])
     save_selection(tmp_path, "fig2", ["model=gone"])
     save_selection(tmp_path, "fig7", ["dataset=mr", "model=tiny", "loss=gloss_sqrt"])
+    (tmp_path / "selections.yaml").write_text("oldname: [[]]\n" + (tmp_path / "selections.yaml").read_text())
     assert status(tmp_path, "cpu", 2)
     shown = capsys.readouterr().out
+    assert "oldname: experiment=oldname is not allowed" in shown
     assert "1 done of 2" in shown and "77.00 (1)" in shown
     assert "gone.csv" in shown and "no run of it" in shown
     assert "fig2: model=gone is not allowed" in shown and "fig7  dataset=mr" in shown  # the others are still shown

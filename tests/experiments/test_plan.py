@@ -147,6 +147,14 @@ def test_an_unknown_device_has_an_estimate_only_after_a_run(tmp_path):
     for name, gpu in (("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"), ("cpu", None)):
         put_run(tmp_path, cell, 1 if gpu else 2, gpu=gpu)
         assert make_plan([cell], name, 2).lines[0].speed_from == "measured"
+    (other,) = cells_in(tmp_path, given=["dataset=mr", "model=roberta_large", "loss=ce"])
+    assert "its runs are of other encoders or texts" in show(make_plan([other], "NVIDIA GeForce RTX 4090", 2))
+
+
+def test_rerun_is_priced_like_new_runs(tmp_path):
+    (cell,) = cells_in(tmp_path, seeds="1")
+    put_run(tmp_path, cell, 1)
+    assert [make_plan([cell], "a100", 2, given).hours()[0] > 0 for given in ([], ["rerun=true"])] == [False, True]
 
 
 def test_released_variant_counts_its_passes_and_float32_speed(tmp_path):
@@ -208,6 +216,7 @@ def test_searches_left_are_those_missing_for_the_cells(tmp_path):
     assert set(left(cells, given, "search.trials=2").values()) == {2}
     assert left(cells, given, "search.trials=0") == {}
     assert set(left(cells, given, "search.trials=null", "++search.budget.any=3").values()) == {3}
+    assert set(left(cells, given, "search.budget={any:3}").values()) == {3}
     with pytest.raises(ConfigError, match="search.trials=2,4 is not allowed here: expected one whole number"):
         left(cells, given, "search.trials=2,4")
     overridden = [*given, "trainer.lr=1e-5"]
@@ -232,7 +241,8 @@ def test_searches_left_are_those_missing_for_the_cells(tmp_path):
     ce = [c for c in cells if c.loss == "ce"]
     assert left(ce, given, "search.trials=15") == {} != left(ce, given, "search.trials=16")
     assert left(ce, given, "search=authors") == {"mr-bert-integrated-ce": 15}
-    assert left(ce, given, "search.space.integrated.ce.lr.high=1e-3") == {"mr-bert-integrated-ce": 15}
+    for changed in ("search.space.integrated.ce.lr.high=1e-3", "search.sampler={n_startup_trials:1}"):
+        assert left(ce, given, changed) == {"mr-bert-integrated-ce": 15}
     released = ["variant=released", "loss=scl_ce", "trainer.lr=2e-5", "loss.temperature=0.1"]  # which fixes λ
     released = ["dataset=mr", "model=bert", "seed=1", f"paths.outputs={tmp_path}", *released]
     assert left(expand_grid("table2", released), released) == {}

@@ -5,8 +5,10 @@ import json
 import pytest
 from searching import finished
 
+from gloss.config import HYPERPARAMETERS
 from gloss.records.study import read_studies
 from gloss.report.figures.search import importances, study_figure, trials_table
+from gloss.report.tables.datasets_and_search import NAMES
 
 
 def test_studies_are_read_back_and_damaged_ones_are_refused(settings, monkeypatch, tmp_path):
@@ -32,6 +34,7 @@ def test_a_study_is_shown_as_table_and_figure(settings, monkeypatch):
     study = finished(settings, monkeypatch, "search.trials=12")
     table = trials_table(study)
     assert len(table.rows) == 12 and table.rows[0][0].plain() == f"{study.best['number'] + 1} (best)"
+    assert set(NAMES) == set(HYPERPARAMETERS)  # every key that a search may have
     shares = importances(study)
     assert max(shares, key=shares.get) == "gamma" and sum(shares.values()) == pytest.approx(1)  # the score is 60 + γ
     drawing = study_figure(study)

@@ -138,10 +138,9 @@ def test_experiments_and_files_with_errors_are_problems(experiments):
     (outputs / "selections.yaml").write_text("table2: [[]]\nfig2: [[]]\nfig4: [[]]\nfig99: [[]]\n")
     (outputs / "baselines").mkdir()
     (outputs / "baselines" / "tfidf-mr.json").write_text("{")
-    graph = [{"sigma": 1.0, "scale": 1.0}]  # without its measures
-    (outputs / "baselines" / "frozen-mr-bert.json").write_text(
-        json.dumps({"dataset": "mr", "model": "bert", "graph": graph})
-    )
+    for model, graph in (("bert", [{"sigma": 1.0, "scale": 1.0}]), ("tiny", {"scale": 1})):  # without its measures
+        path = outputs / "baselines" / f"frozen-mr-{model}.json"
+        path.write_text(json.dumps({"dataset": "mr", "model": model, "graph": graph}))
     for folder in (outputs / "runs").glob("*/*/*/*/seed=*"):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     report = build(outputs, dpi=DPI)
@@ -151,6 +150,7 @@ def test_experiments_and_files_with_errors_are_problems(experiments):
         "no experiment fig99",
         "tfidf-mr.json",
         "frozen-mr-bert.json",
+        "frozen-mr-tiny.json",
         "predictions.npz cannot be",
     ):
         assert text in problems
@@ -215,7 +215,9 @@ def test_the_command_prints_tables_and_one_line_per_error(outputs, capsys):
     assert "| G-Loss-SQRT + CE |" in shown
     assert shown.rstrip().endswith(f"The page: {outputs / 'report' / 'index.html'}")
     assert run_command(command, [where, "only=[table2]", "show=[table2,tabel3]"]) == 0
-    assert "no table was made of tabel3" in capsys.readouterr().err
+    assert "nothing was made of tabel3" in capsys.readouterr().err
+    assert run_command(command, [where, "only=[fig1]", "show=[fig1]"]) == 0
+    assert "nothing was made" not in capsys.readouterr().err
     assert run_command(command, [where, "datasets=[mr]"]) == 2
     assert "datasets= has no effect without measure=" in capsys.readouterr().err
     shutil.rmtree(outputs / "report")

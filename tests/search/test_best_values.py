@@ -140,8 +140,9 @@ def test_searched_values_are_printed_and_can_be_disabled(settings, monkeypatch, 
     assert composed(*words, "tuned=false", config_name="train").trainer.lr == 2e-5
     assert composed(*words, "trainer.lr=1e-3", config_name="train").tuned["applied"] == []
     assert "searched values" not in capsys.readouterr().err  # no values were applied
-    assert main(lambda *_: None, [*words, "tuned=maybe"]) == 2
-    assert "expected true or false" in capsys.readouterr().err
+    for word in ("tuned=maybe", "tuned={applied:[trainer.lr],trials:15,search:fair,file:x}"):  # no run forges a search
+        assert main(lambda *_: None, [*words, word]) == 2
+        assert "expected true or false" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

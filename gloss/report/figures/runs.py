@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from gloss.errors import RunError
 from gloss.records.reading import number, shortened
 from gloss.report.figure import Drawing, bare, legend_beside, panels, plain
-from gloss.report.seed_groups import Group, blocks, timed
+from gloss.report.seed_groups import Group, blocks, device_of, timed
 from gloss.report.statistics import mean, std
 from gloss.report.table import number_text
 from gloss.report.tables.results import common_notes, missing
@@ -236,7 +236,7 @@ def fig6(groups: Sequence[Group]) -> Drawing | None:
         ax.set_xlabel(f"Seconds per epoch: {row[0][0].place}")
     axes[0, 0].legend(loc="lower center", bbox_to_anchor=(0.4, 1.0), ncols=7, columnspacing=0.9, handlelength=1.4)
     data = [{**g.keys, **g.point, **seconds} for g, seconds in found]
-    device = next(run.result.get("device_name") for g, _ in found for run in g.runs.values())
+    device = next(device_of(run) for g, _ in found for run in g.runs.values())
     notes = [
         f"Measured on {device}; mean over epochs, the first left out; without evaluation. Other: the head, and losses "
         "without a graph.",

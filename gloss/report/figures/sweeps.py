@@ -120,10 +120,6 @@ def _rows(frame: pd.DataFrame) -> list[dict]:
     return frame[frame["n"] > 0].drop(columns=hidden).to_dict("records")
 
 
-def _bars_note(frame: pd.DataFrame) -> list[str]:
-    return ["Bars: ± one standard deviation over seeds."] if (frame["n"] > 1).any() else []
-
-
 def _seeds(counts: pd.Series) -> str:
     return num_seeds([x for x in counts if x])
 
@@ -237,7 +233,9 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
         entries = {text: line for handles in found for line, text in zip(*handles, strict=True)}
         figure.set_figwidth(figure.get_figwidth() + 3.6)
         figure.legend(entries.values(), entries.keys(), loc="outside right center")
-    notes = [*(shuffle_notes(groups) if name == "graph_noise" else ()), *_bars_note(frame), *times]
+    notes = shuffle_notes(groups) if name == "graph_noise" else []
+    notes += ["Bars: ± one standard deviation over seeds."] if (frame["n"] > 1).any() else []
+    notes += times
     notes += ["Seconds include the first epoch. A larger batch also means fewer updates an epoch."] if with_time else []
     notes += common_notes(groups, swept=[path])
     return Drawing(name, title, figure, _rows(frame), notes, missing(groups))

@@ -21,7 +21,7 @@ SPLIT_KEYS = ("rows", "classes", "truncated")
 BEST_SHARE = 5  # the best fifth of the trials
 MAX_EPOCHS = TrainerConfig.max_epochs  # of the protocol
 GRAPH_KEYS = {"scale", "homophily", "homophily_chance", "propagated_accuracy", "majority_accuracy"}
-NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ"}
+NAMES = {"lr": "learning rate", "lam": "λ", "gamma": "γ", "sigma": "σ", "temperature": "τ", "margin": "margin"}
 
 
 def table1(measured: Sequence[Mapping[str, Any]]) -> Table:
@@ -135,11 +135,8 @@ def _kind(study: Study) -> str:
 def study_order(study: Study) -> tuple:
     """A sort key: by mode, then the paper's order, a reduced search after the full one."""
     kind = (*paper_order(model=study.model, loss=study.loss), *paper_order(study.dataset))
-    return study.mode, *kind, _is_reduced(study), study.name
-
-
-def _is_reduced(study: Study) -> bool:
-    return study.train_limit is not None or study.max_epochs != MAX_EPOCHS
+    is_reduced = study.train_limit is not None or study.max_epochs != MAX_EPOCHS
+    return study.mode, *kind, is_reduced, study.name
 
 
 def _space(space: Any) -> str:
@@ -157,8 +154,8 @@ def read_measured(outputs: str | Path, kind: str) -> tuple[list[dict[str, Any]],
         if not isinstance(record, dict) or not isinstance(record.get("dataset"), str):
             raise ValueError('expected an object with "dataset"')
         if kind == "frozen":
-            graph = record.get("graph") or ()
-            if not isinstance(record.get("model"), str) or not all(GRAPH_KEYS <= row.keys() for row in graph):
+            found = [number(row, key) for row in record.get("graph") or () for key in GRAPH_KEYS]
+            if not isinstance(record.get("model"), str) or None in found:
                 raise ValueError(f'expected "model", and in each row of "graph" {", ".join(sorted(GRAPH_KEYS))}')
         return record
 
