@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import is_dataclass
+
 import pytest
 import yaml
 from conftest import composed
 
 from gloss.cli import train
 from gloss.cli.hydra_main import main
-from gloss.config import CONFIG_DIR
+from gloss.config import CONFIG_DIR, ROOT, Config
 from gloss.errors import ConfigError
 from gloss.losses.registry import LOSSES
+from gloss.records.reading import read_records
 from gloss.records.run_folder import config_hash, run_folder
 
 GROUPS = {"dataset": 17, "model": 7, "loss": 7, "mode": 2, "variant": 2, "ablation": 7}
@@ -162,6 +165,27 @@ def test_config_hash_depends_only_on_keys_that_change_a_result():
     other = "trainer.precision=bf16 trainer.lr=3e-5 loss.gamma=0.5 dataset.train_limit=100 variant=released"
     for word in (*other.split(), "model.max_length=64", "ablation.graph_noise=0.1", "ablation.graph_shuffle=true"):
         assert config_hash(composed(word)) != base, word
+
+
+def test_older_runs_keep_their_folders():
+    """A key that came later is left out of the hash while it changes nothing."""
+    records, problems = read_records(ROOT / "outputs" / "reference")
+    assert len(records) > 400 and not problems
+    new = vars(Config())
+    for record in records:
+        config = record.result["config"].items()
+        cfg = Config(**{key: type(new[key])(**x) if is_dataclass(new[key]) else x for key, x in config})
+        assert config_hash(cfg, record.result["fingerprint"]) == record.identity.config_hash, record.folder
+
+
+@pytest.mark.parametrize(("mode", "max_grad_norm"), [("integrated", 1.0), ("standalone", 5.0)])
+def test_defaults_are_the_protocol_of_the_paper_and_the_released_code(mode: str, max_grad_norm: float):
+    expected = {"lr_decay_epoch": 30, "lr_decay_factor": 0.1, "max_epochs": 200, "patience": 10, "batch_size": 128}
+    expected |= {"max_grad_norm": max_grad_norm, "sampler": "random", "max_length": 128, "margin": 5.0}
+    for model in ("bert", "roberta_large", "distilbert"):
+        cfg = composed(f"mode={mode}", f"model={model}", "loss=triplet")
+        found = vars(cfg.trainer) | vars(cfg.model) | vars(cfg.loss)
+        assert {key: found[key] for key in expected} == expected
 
 
 def test_a_single_text_column_needs_no_list():

@@ -11,19 +11,30 @@ from scipy import stats
 
 import gloss
 from gloss.config import ROOT
+from gloss.losses.registry import LOSSES
+from gloss.paper.names import DATASETS, MODELS, dataset_name, loss_name, model_name
 from gloss.records.reading import read_each, read_json
 
 OUTPUTS = ROOT / "outputs" / "reference"
+BASELINES = ("TF-IDF", "frozen encoder")
+TITLES = [
+    sorted({loss_name(x, mode) for x, row in LOSSES.items() for mode in row.modes} | {*BASELINES}, key=len)[::-1],
+    list(DATASETS.values()),
+    list(MODELS.values()),
+]
 COLUMNS = {  # a word of a heading: the column of load_runs, and its decimal places
-    "other set": ("test_on_accuracy", 1),  # this and the next before "accuracy": their headings hold it too
+    "at the tested epoch": ("graph_at_best_propagated_accuracy", 1),  # all before "accuracy" hold it in their headings
+    "before training %": ("graph_at_start_propagated_accuracy", 1),
+    "best epoch": ("best_epoch", 1),
+    "other set": ("test_on_accuracy", 1),
     "nearest neighbours": ("test_knn_accuracy", 1),
     "accuracy": ("test_accuracy", 1),
     "macro-F1": ("test_macro_f1", 1),
     "silhouette": ("test_macro_silhouette", 2),
     "homophily": ("graph_at_best_homophily", 2),
 }
-NUMBER = re.compile(r"(−?\d+\.\d+)(?: ± (\d+\.\d+))?(?: \(\d\))?")
-DIFFERENCES = [column for column, _ in COLUMNS.values()] + ["graph_at_best_propagated_accuracy", "best_epoch"]
+NUMBER = re.compile(r"(?:(\d+\.\d+), )?(−?\d+(?:\.\d+)?)(?: ± (\d+\.\d+))?(?: \(\d\))?")
+DIFFERENCES = [column for column, _ in COLUMNS.values()]
 BOUND = r"([−+]?\d+\.\d+|[−+]\d+)"
 INTERVAL = re.compile(rf"(?<=[( ]){BOUND} to {BOUND}(?=[^()]*\))")  # in parentheses
 NOT_RECOMPUTED = {
@@ -39,73 +50,98 @@ def prose(path: Path) -> str:
     return re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+def named(*texts: str) -> list[str]:
+    """The loss, the data set and the encoder of the first text that names one; empty where none does."""
+    found = [[x for t in texts for x in kind if re.search(rf"\b{re.escape(x)}\b", t, re.IGNORECASE)] for kind in TITLES]
+    return [next(iter(names), "") for names in found]
+
+
+Found = tuple[list[str], dict[str, set[str]], pd.DataFrame | None]
+
+
 @functools.cache
-def configurations() -> list[tuple[dict[str, set[str]], pd.DataFrame | None]]:
-    """The text that a row about one configuration, or about one baseline, may print in a column of each kind (the mean
-    over the seeds, alone or with the standard deviation), and the runs by seed."""
-    found: list[tuple[dict[str, set[str]], pd.DataFrame | None]] = []
-    for _, runs in gloss.load_runs(OUTPUTS).groupby(["dataset", "model", "mode", "loss", "config_hash"]):
+def configurations() -> list[Found]:
+    """Of each configuration and each baseline: the names of its loss, data set and encoder, the text that a column of
+    each kind may print (the mean over the seeds, alone or with the standard deviation), and the runs by seed."""
+    found: list[Found] = []
+    keys = ["dataset", "model", "mode", "loss", "config_hash"]
+    for (dataset, model, mode, loss, _), runs in gloss.load_runs(OUTPUTS).groupby(keys):
         texts = {}
         for kind, (column, places) in COLUMNS.items():
             mean = f"{runs[column].mean():.{places}f}"
             texts[kind] = {mean, f"{mean} ± {runs[column].std():.{places}f}"}
-        found.append((texts, runs.set_index("seed")))
+        texts["best epoch"].add(f"{runs['best_epoch'].mean():.0f}")
+        found.append(([loss_name(loss, mode), dataset_name(dataset), model_name(model)], texts, runs.set_index("seed")))
     baselines, problems = read_each(OUTPUTS, "baselines/*.json", read_json)
     assert not problems
     for record in baselines:
         numbers = {f"test_{key}": value for key, value in record.get("test", {}).items()}
         at_rule = [g["homophily"] for g in record.get("graph", ()) if g["scale"] == 1]  # at the σ of G-Loss-SQRT
         numbers["graph_at_best_homophily"] = at_rule[0] if at_rule else float("nan")
-        found.append(({kind: {f"{numbers.get(key, float('nan')):.{n}f}"} for kind, (key, n) in COLUMNS.items()}, None))
+        names = [BASELINES["model" in record], dataset_name(record["dataset"]), model_name(record.get("model", ""))]
+        texts = {kind: {f"{numbers.get(key, float('nan')):.{n}f}"} for kind, (key, n) in COLUMNS.items()}
+        found.append((names, texts, None))
     return found
 
 
-def rows(page: str) -> Iterator[tuple[str, dict[str, str], list[str]]]:
-    """Rows of a page's tables: their text, their numbers by kind of column, and, where the columns are data sets or
-    losses, their accuracies of a configuration each."""
-    for table in re.findall(r"(?:^\|.*\|\n)+", page, re.MULTILINE):
-        heading, _, *lines = ([cell.strip() for cell in line.strip("|\n").split("|")] for line in table.splitlines())
-        for row in lines:
-            joint, alone = {}, []
-            for name, cell in zip(heading, row, strict=True):
-                number = NUMBER.fullmatch(cell)
-                if number and not re.search("validation|propagated", name):
-                    shown = " ± ".join(filter(None, number.groups())).replace("−", "-")
-                    kind = next((word for word in COLUMNS if word in name), None)
-                    if kind:
-                        joint[kind] = shown
-                    elif number[2]:
-                        alone.append(shown)
-            yield " | ".join(row), joint, alone
+def matching(names: list[str], scores: dict[str, str]) -> list[Found]:
+    """The configurations with these scores and, where both sides have one, with these names."""
+    return [
+        found
+        for found in configurations()
+        if all(x == y or not (x and y) for x, y in zip(names, found[0], strict=True))
+        and all(text in found[1][kind] for kind, text in scores.items())
+    ]
+
+
+def rows(page: str) -> Iterator[tuple[str, list[str], dict[str, str]]]:
+    """The configurations in a page's tables, one a row or, where the columns are data sets or losses, one a cell: the
+    row's text, the names of the loss, data set and encoder, and the numbers by kind of column."""
+    for section in re.split(r"^(?=## )", page, flags=re.MULTILINE):
+        title = section.partition("\n")[0]
+        for table in re.findall(r"(?:^\|.*\|\n)+", section, re.MULTILINE):
+            heading, _, *lines = ([x.strip() for x in line.strip("|\n").split("|")] for line in table.splitlines())
+            for row in lines:
+                text, joint = " | ".join(row), {}
+                for name, cell in zip(heading, row, strict=True):
+                    number = NUMBER.fullmatch(cell)
+                    if number and "validation" not in name:
+                        start, *parts = number.groups()
+                        shown = " ± ".join(filter(None, parts)).replace("−", "-")
+                        kind = next((word for word in COLUMNS if word in name), None)
+                        if kind:
+                            joint |= {kind: shown} | ({"before training %": start} if start else {})
+                        elif number[3]:
+                            yield text, named(name, text, title), {"accuracy": shown}
+                if joint:
+                    yield text, named(text, title), joint
 
 
 def test_tables_print_what_the_records_hold():
     num_checked = 0
     for path in (ROOT / "docs" / "EVIDENCE.md", ROOT / "README.md"):
-        for text, joint, alone in rows(prose(path)):
-            where = f"{path.name}: {text}"
-            assert any(all(x in texts[kind] for kind, x in joint.items()) for texts, _ in configurations()), where
-            assert all(any(x in texts["accuracy"] for texts, _ in configurations()) for x in alone), where
-            num_checked += len(joint) + len(alone)
-    assert num_checked > 100
+        for text, names, scores in rows(prose(path)):
+            assert matching(names, scores), f"{path.name}: {text}: {names}, {scores}"
+            num_checked += len(scores)
+    assert num_checked > 600
 
 
 @functools.cache
-def differences(tables: str) -> list[tuple[float, float, float]]:
-    """Mean and 95 % interval of every difference, paired by seed, between two configurations in these tables."""
+def differences(tables: str) -> list[tuple[float, float, float, bool]]:
+    """Mean and 95 % interval of every difference, paired by seed, between two configurations in these tables, and
+    whether a signed interval may print it: G-Loss minus other losses minus cross-entropy, never the other way round."""
     found, all_runs = [], {}
-    for _, joint, alone in rows(tables):
-        for i, (texts, runs) in enumerate(configurations()):
-            is_row = bool(joint) and all(x in texts[kind] for kind, x in joint.items())
-            if runs is not None and (is_row or any(x in texts["accuracy"] for x in alone)):
-                all_runs[i] = runs
-    for a, b in itertools.combinations(all_runs.values(), 2):
+    for _, names, scores in rows(tables):
+        for (loss, *_), _, runs in matching(names, scores):
+            if runs is not None:
+                all_runs[id(runs)] = 0 if "G-Loss" in loss else 2 if loss == "CE" else 1, runs
+    for (first, a), (second, b) in itertools.combinations(sorted(all_runs.values(), key=lambda x: x[0]), 2):
         paired = a[DIFFERENCES] - b[DIFFERENCES]
         for x, y in ((a, b), (b, a)):  # a set's test texts after training on another set, and on itself
             paired[len(paired.columns)] = x["test_on_accuracy"] - y["test_accuracy"]
         half = stats.t.ppf(0.975, paired.count() - 1) * paired.sem()
         for mean, h in zip(paired.mean(), half, strict=True):  # not a number where fewer than two seeds are shared
-            found += [(mean, mean - h, mean + h), (-mean, -mean - h, -mean + h)]
+            found += [(mean, mean - h, mean + h, True), (-mean, -mean - h, -mean + h, first == second)]
     return found
 
 
@@ -115,8 +151,8 @@ def is_rounded(value: float, text: str) -> bool:
 
 
 def check_intervals(text: str, tables: str, met: set[tuple[str, str]]) -> int:
-    """Check that each interval in `text` is a difference, either way round, of two configurations in `tables` in some
-    score, and that its mean stands before it, with a sign if the interval has signs. Return the number of intervals."""
+    """Check that each interval in `text` is a difference of two configurations in `tables` in some score, and that its
+    mean stands before it, with a sign if the interval has signs. Return the number of intervals."""
     candidates, num_checked, end, text = differences(tables), 0, 0, re.sub(r"\s+", " ", text)
     for found in INTERVAL.finditer(text):
         low, high = found.groups()
@@ -127,8 +163,8 @@ def check_intervals(text: str, tables: str, met: set[tuple[str, str]]) -> int:
         sign = "[−+]" if {"−", "+"} & set(low + high) else ""
         means = re.findall(rf"(?<![\d.,−+])({sign}\d+(?:\.\d+)?|0\.0+)(?![\d.])", before)
         assert any(
-            is_rounded(a, low) and is_rounded(b, high) and is_rounded(mean, shown)
-            for (mean, a, b), shown in itertools.product(candidates, means)
+            (is_ordered or not sign) and is_rounded(a, low) and is_rounded(b, high) and is_rounded(mean, shown)
+            for (mean, a, b, is_ordered), shown in itertools.product(candidates, means)
         ), f"{before}{found[0]}"
         num_checked += 1
     return num_checked
@@ -136,8 +172,8 @@ def check_intervals(text: str, tables: str, met: set[tuple[str, str]]) -> int:
 
 def test_intervals_are_differences_of_the_records():
     sections, num_checked, met = {}, 0, set()
-    for section in re.split(r"^## ", prose(ROOT / "docs" / "EVIDENCE.md"), flags=re.MULTILINE)[1:]:
-        sections[anchor(section.partition("\n")[0])] = section
+    for section in re.split(r"^(?=## )", prose(ROOT / "docs" / "EVIDENCE.md"), flags=re.MULTILINE)[1:]:
+        sections[anchor(section.partition("\n")[0][3:])] = section
         num_checked += check_intervals(section, section, met)
     for paragraph in prose(ROOT / "docs" / "FINDINGS.md").split("\n\n"):
         linked = re.findall(r"EVIDENCE\.md#([^)]+)\)", paragraph)

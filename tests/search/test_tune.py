@@ -7,20 +7,24 @@ import optuna
 import pytest
 import yaml
 from searching import age, composed, die, scored, stand_in, states, trial_records, work, worker_of
+from test_search_authors import PRINTED
 
 from gloss.config import INTEGRATED, STANDALONE
 from gloss.errors import ConfigError
 from gloss.losses.registry import LOSSES
 from gloss.records.reading import read_records
+from gloss.records.study import _space_of
 from gloss.report.figures.search import search_command, trials_table
+from gloss.report.tables.datasets_and_search import _space
 from gloss.runtime.signals import Interrupted
 from gloss.search import worker as tuning
 from gloss.search.best_values import tuned_file
-from gloss.search.space import search_space
+from gloss.search.space import range_of, search_space
 from gloss.search.worker import tune
 from gloss.training.failures import Diverged
 
 CELLS = [(mode, loss) for mode in (INTEGRATED, STANDALONE) for loss, row in LOSSES.items() if mode in row.modes]
+OURS = {"lr": "1e-05 – 5e-05, log", "sigma": "0.1 – 10, log"}  # the other ranges are the paper's
 
 
 def test_every_loss_and_mode_has_a_search_space():
@@ -34,11 +38,12 @@ def test_every_loss_and_mode_has_a_search_space():
         expected |= {"sigma"} if loss == "gloss_o" else set()
         expected -= {"sigma"} if loss == "gloss_sqrt" else set()
         assert set(space) == expected, (mode, loss)
-        assert (space["lr"].low, space["lr"].high) == (1e-5, 5e-5)
-        assert space["lr"].log
+        for name, row in space.items():
+            printed = PRINTED.get((mode, loss), {}).get(name, "0.5, 0.6, 0.7, 0.8, 0.9")  # λ of the losses without
+            assert _space(_space_of(range_of(row))) == OURS.get(name, printed), (mode, loss, name)
         assert cfg.search.budget == {"any": 15}
-        if "sigma" in space:
-            assert (space["sigma"].low, space["sigma"].high, space["sigma"].log) == (0.1, 10, True)
+        assert cfg.search.sampler == {"n_startup_trials": 5, "multivariate": True, "constant_liar": True}
+        assert cfg.search.pruner[mode] == {"n_startup_trials": 5, "n_warmup_steps": 5, "n_min_trials": 3}
         seen += 1
     assert seen == 11
 
