@@ -77,7 +77,7 @@ class DatasetConfig:
     encoding: str = "utf-8"  # csv: of the file; a byte order mark overrides it
     revision: str | None = None  # hub: commit of the data set
     unlabeled: str | None = choice(None, "rest")  # rest: the texts that train_limit leaves out, without their labels
-    unlabeled_path: str | None = None  # a csv file with the columns `text`: more texts without labels
+    unlabeled_path: str | None = None  # a file or folder with the columns of dataset.text: more texts without labels
     shift_to: Any = None  # a prepared set, or a list of them, with the same classes and another domain
 
     def __post_init__(self) -> None:
@@ -127,7 +127,7 @@ class VariantConfig:
     gloss_objective: str = choice("nll", "nll", "softmax")  # the loss on the propagated labels
     divide_by_unlabeled: bool = False  # integrated: divide G-Loss by the number of unlabeled nodes once more
     sqrt_rule: str = choice("d/sqrt(3)", "d/sqrt(3)", "sqrt(d/3)")  # σ of loss=gloss_sqrt from the median distance d
-    class_weights: str = choice("none", "none", "balanced")  # of cross-entropy and G-Loss
+    class_weights: str = choice("none", "none", "balanced")  # of cross-entropy, G-Loss and probe=adam
     supcon: str = choice("khosla", "khosla", "released")  # which form of the contrastive loss
     scl_lam: float | None = _number(None, "from 0 to 1", lambda x: 0 <= x <= 1)  # set: the fixed λ of SCL
     forward_passes: int = _number(1, "1 or 2", lambda x: x in (1, 2))  # encodings of a batch a step

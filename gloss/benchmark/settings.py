@@ -17,7 +17,7 @@ class Settings:
     classes: int = at_least(1, 2)  # of random texts
     model: str = "minilm"  # in configs/model, or random weights: bert_shape distilbert_shape roberta_large_shape
     losses: list[str] = field(default_factory=lambda: [*MEASURED])  # which to time; gloss_sqrt has gloss_o's step
-    batch: int = at_least(1, 128)  # texts
+    batch: int = at_least(2, 128)  # texts
     rounds: int = at_least(1, 12)  # in which candidates take turns
     steps: int = at_least(0, 0)  # of one candidate's turn, without a wait in between; 0: 1 on a CPU, 20 elsewhere
     seed: int = at_least(0, 1)  # of the batches

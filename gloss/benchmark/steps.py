@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -332,7 +333,6 @@ def _texts(cfg: Config, settings: Settings) -> tuple[Tokens, np.ndarray, int]:
 
 
 def _full_batches(cfg: Config, labels: np.ndarray) -> Iterator[np.ndarray]:
-    epoch = 0
-    while True:
-        epoch += 1
-        yield from (b for b in epoch_batches(labels, cfg.trainer, cfg.seed, epoch) if len(b) == cfg.trainer.batch_size)
+    size = cfg.trainer.batch_size
+    for epoch in count(1):
+        yield from (b[:size] for b in epoch_batches(labels, cfg.trainer, cfg.seed, epoch) if len(b) >= size)

@@ -142,13 +142,13 @@ def run_command(command: ModuleType, arguments: Sequence[str]) -> int:
     """Run a command and return its exit status."""
     schema = get_type_hints(command.task)["cfg"]
     name = command.__name__.rpartition(".")[2]
-    if {"-h", "--help"} & set(arguments):
-        return run_with_exit_code(lambda: print(usage(command.__doc__, schema, name)))
     if issubclass(schema, Config):
         from gloss.cli import hydra_main  # here: it reads this module
 
         return hydra_main.main(command.task, arguments, name)
     show_messages()
+    if {"-h", "--help"} & set(arguments):
+        return run_with_exit_code(lambda: print(usage(command.__doc__, schema, name)))
     if issubclass(schema, WithOverrides):
         return run_with_exit_code(lambda: command.task(_read_with_overrides(schema, arguments)))
     task = show if {"-c", "--cfg"} & set(arguments) else command.task

@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from gloss.cli.command import show, show_messages
+from gloss.cli.help import usage
 from gloss.config import ROOT, Config, TuneConfig, known_options
 from gloss.errors import ConfigError, RunError
 from gloss.experiments.grid import check_single, in_sweep_order, is_run, jobs_of, only_of
@@ -44,14 +45,20 @@ SCHEMAS = {"train": Config, "tune": TuneConfig}
 
 
 @ignore_broken_pipe()
-def main(task: Callable[[Any, str], Any], words: Sequence[str], config_name: str = "train") -> int:
+def main(task: Callable[[Any, str], Any], words: Sequence[str] | None = None, config_name: str = "train") -> int:
     """Run `task(config, place)` for the configuration, or each of a sweep's (`-m`), and return the exit status.
 
     place: of a run in its sweep, as "run 2 of 6"; else empty. The sweep's table shows the records that tasks return.
+
+    words: of the command line; None: the program's own. --help shows the docstring of the task's module.
     config_name: "train", or "tune" for a search (task gets a TuneConfig, to which no search's values are applied).
     In a sweep a run that fails does not stop the others; at the end each failure is listed in two lines.
     """
     show_messages(has_progress=True)
+    words = sys.argv[1:] if words is None else words
+    if {"-h", "--help"} & set(words):
+        about, schema = sys.modules[task.__module__].__doc__ or "", SCHEMAS[config_name]
+        return run_with_exit_code(lambda: print(usage(about, schema, config_name)))
     hint = "; the same command goes on where it stopped"
     if value_of(words, "rerun", "false").lower() == "true":
         hint = "; the same command without rerun=true goes on with this run"

@@ -304,7 +304,7 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
             notes.append(f"{part} is left aside: {'no labels' if known_as else 'not train, validation or test'}")
             continue
         cells = enumerate(zip(*(table[column][:] for column in columns[:-1]), values, strict=True), 1)
-        if isinstance(table[0][cfg.text[-1]], dict):
+        if isinstance(next(filter(None, table[cfg.text[-1]]), None), dict):  # the first that is not missing
             if cfg.group is not None:
                 raise DataError(f"dataset.group has no effect where {cfg.text[-1]} holds all options: leave it out")
             order, rows = ["wrong", "right"], _options(cells, cfg, where)
@@ -319,9 +319,9 @@ def _read_hub(cfg: DatasetConfig, data_dir: Path) -> Source:
 def _options(cells: Iterable[tuple[int, Sequence[Any]]], cfg: DatasetConfig, where: str) -> Iterable[Row]:
     """A row for each option of each question: its texts, the question's number, and the class right or wrong."""
     for number, (*question, options, answer) in cells:
-        options = {name: option for name, option in options.items() if option is not None}
+        options = {name: option for name, option in (options or {}).items() if option is not None}
         if answer not in options:
-            names = ", ".join(options)
+            names = ", ".join(options) or "(none)"
             raise DataError(f"{where}: row {number}: {cfg.label} must name one of the options {names}, got {answer!r}")
         for name, option in options.items():
             labels = str(number), "right" if name == answer else "wrong"

@@ -33,6 +33,10 @@ BLANK = "blank"
 _MAX_CELL = 2**20  # characters of a CSV cell; the longest of the paper's texts has 160,616, csv's own limit is 131,072
 _SPLITS = {"train", "training", "val", "valid", "validation", "dev", "test"}
 _BINARY = (b"PAR1", b"PK\x03\x04", b"\xd0\xcf\x11\xe0", b"%PDF", b"\x1f\x8b")  # parquet, Excel new and old, PDF, gzip
+_MARKS = {  # byte order mark -> encoding; UTF-32's first, since one begins as UTF-16's does
+    codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF32_LE: "utf-32", codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16",
+}  # fmt: skip
 _SET_COLUMNS = "set dataset.text=… and dataset.label=… (predict: columns=…)"
 _NO_TEXT = (
     "binary data, not texts: save a spreadsheet as CSV, name gzip .gz, for UTF-16 set dataset.encoding=utf-16 "
@@ -119,7 +123,7 @@ def checked(number: int, cells: Sequence[Any], text: Sequence[str], names: Seque
     for column, cell in zip([*text, *names], cells, strict=True):
         if is_blank(cell):
             return Row(number, left_out=f"without {column!r}")
-        if reason := fault(cell):
+        if reason := fault(cell, is_label=column in names[-1:]):
             return Row(number, problem=f"column {column!r} {reason}")
     return Row(number, tuple(cells[: len(text)]), tuple(cells[len(text) :]))
 
@@ -136,9 +140,9 @@ def _name(cell: Any) -> Any:
     return cell
 
 
-def fault(cell: Any) -> str | None:
+def fault(cell: Any, is_label: bool = False) -> str | None:
     """The reason why a cell is not valid text; None if it is."""
-    if isinstance(cell, list | dict):
+    if is_label and isinstance(cell, list | dict):
         return f"holds a {type(cell).__name__}: several labels per text are not supported, choose another column"
     if not isinstance(cell, str):
         return f"holds {type(cell).__name__}, not text"
@@ -229,12 +233,8 @@ def _lines(name: str, encoding: str, fallback: str | None = None) -> Iterator[st
         head = file.peek(4)[:4]
         if head.startswith(_BINARY):
             raise DataError(_NO_TEXT)
-        if head.startswith(codecs.BOM_UTF8):
-            codec = "utf-8-sig"
-        elif head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) and codec == "utf-8":
-            codec = "utf-16"
-        elif is_wide and b"\0" in head:
-            codec = fallback
+        marked = next((name for mark, name in _MARKS.items() if head.startswith(mark)), None)
+        codec = marked or (fallback if is_wide and b"\0" in head else codec)
         for line in io.TextIOWrapper(file, encoding=codec, errors="surrogateescape", newline=""):
             if fallback and not is_wide and re.search("[\udc80-\udcff]", line):
                 line = line.encode("utf-8", "surrogateescape").decode(fallback, "surrogateescape")
@@ -346,7 +346,7 @@ def _parquet(name: str, columns: Sequence[str]) -> Iterator[Row]:
 def _folder(folder: Path, columns: Sequence[str], encoding: str) -> Iterator[Row]:
     """One text per file, sorted by name; with a second column, files in folders whose names are the labels."""
     if len(columns) > 2:
-        raise DataError("pairs of texts are not read from a folder: put them into a CSV file")
+        raise DataError("pairs of texts and groups of options are not read from a folder: put them into a CSV file")
     has_label = len(columns) == 2
     found = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file() or path.is_symlink())
     paths = [path for path in found if not any(part.startswith(".") for part in path.parts)]

@@ -27,13 +27,17 @@ class Tokens:
 def tokenize(texts: Sequence[tuple[str, ...]], tokenizer: Any, max_length: int) -> Tokens:
     """Token ids with special tokens, cut at `max_length` (of a pair, the longer text is cut).
 
-    texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer.
+    texts: N tuples of one string or two; tokenizer: a Hugging Face tokenizer. Raises DataError where `max_length` is
+    below the number of special tokens.
     """
     has_types = "token_type_ids" in tokenizer.model_input_names
     ids: list[list[int]] = []
     types: list[list[int]] = []
     for start in range(0, len(texts), 1000):
         columns = [list(column) for column in zip(*texts[start : start + 1000], strict=True)]
+        if max_length < (special := tokenizer.num_special_tokens_to_add(pair=len(columns) > 1)):  # it would cut nothing
+            what = f"expected at least {special}, the special tokens of a text, and more for its words"
+            raise DataError(f"model.max_length={max_length} is not allowed: {what}")
         batch = tokenizer(*columns, truncation=True, max_length=max_length, return_token_type_ids=has_types)
         ids += batch["input_ids"]
         types += batch["token_type_ids"] if has_types else []

@@ -42,17 +42,18 @@ def find_run(run: str, outputs: str | Path = "outputs", **selection: object) -> 
     the run with the best macro-F1 on the validation split. `selection` adds keys (dataset="mr"). Where several fit,
     runs with weights come before runs without. Raises RunError where none or several fit.
     """
+    is_folder = bool(run) and Path(run).is_dir()
+    words = [] if is_folder else run.split()
     wanted = {key: str(value) for key, value in selection.items()}
-    if run and Path(run).is_dir():
+    wanted |= {key: value for key, _, value in (word.partition("=") for word in words if word != "best")}
+    if unknown := [key for key in wanted if key not in SELECTION]:
+        keys = ", ".join(f"{key}=…" for key in SELECTION)
+        raise RunError(f'run={run}: {unknown[0]!r} is no key of a run: expected a folder, "best", or {keys}')
+    if is_folder:
         record = read_record(Path(run))
         if not _fits(record, wanted):
             raise RunError(f"{run} holds the run {_words(vars(record.identity))}, not {_words(wanted)}")
         return record
-    words = run.split()
-    wanted |= {key: value for key, _, value in (word.partition("=") for word in words if word != "best")}
-    if unknown := [key for key in wanted if key not in SELECTION]:
-        keys = ", ".join(f"{key}=…" for key in SELECTION)
-        raise RunError(f'run={run} is no folder, and {unknown[0]!r} is no key of a run: expected "best", or {keys}')
     if "best" in words and "dataset" not in wanted:
         raise RunError("run=best needs a data set, because scores on different sets do not compare: run=best dataset=…")
     records, _ = read_records(outputs)

@@ -310,7 +310,7 @@ class GLoss(nn.Module):
         if num_classes is None and (objective == "softmax" or class_weights is not None):
             raise ValueError("num_classes must be given for objective='softmax' and for class_weights: both need it")
         _check_settings(1.0 if sigma == "sqrt" else sigma, objective, num_classes, class_weights)
-        choose_labeled(2, gamma)
+        choose_labeled(2, gamma, torch.Generator())  # checks γ, and leaves torch's own generator as it is
         self.sigma = None if sigma == "sqrt" else float(sigma)
         self.gamma, self.num_classes, self.objective, self.generator = gamma, num_classes, objective, generator
         self.register_buffer("class_weights", class_weights, persistent=False)

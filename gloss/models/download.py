@@ -57,7 +57,7 @@ def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
     if (cfg := fetchable().get(alias)) is None:
         raise DataError(f"there is no model {alias} to fetch: expected one of {', '.join(fetchable())}")
     if found := cached_folder(cfg.name, cfg.revision):
-        if cfg.get("sha256") in (None, sha256_of(found / WEIGHTS)):
+        if cfg.get("sha256") is None or cfg.sha256 == sha256_of(found / WEIGHTS):
             say(f"{found}: complete, kept")
             return
     if alias not in PACKAGES:

@@ -262,7 +262,7 @@ class TokenTable:
         device = device_indices.device
         if num_groups and lengths.min() == lengths.max():
             num_groups = 1
-        bounds = bucket_bounds(lengths, num_groups) if num_groups else runs(lengths)
+        bounds = bucket_bounds(len(indices), num_groups) if num_groups else runs(lengths)
         is_even = [lengths[a:b].min() == lengths[a:b].max() for a, b in bounds]
         groups = []
         for (a, b), even in zip(bounds, is_even, strict=True):

@@ -120,7 +120,7 @@ def _num_positions(transformer: nn.Module) -> float:
 
 def package_folder(name: str) -> Path:
     """The folder with model.safetensors inside an installed package, found without importing the package."""
-    spec = importlib.util.find_spec(name)
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None  # a dot would import the package
     for folder in spec.submodule_search_locations if spec else ():
         for weights in sorted(Path(folder).rglob(WEIGHTS)):
             return weights.parent

@@ -66,7 +66,7 @@ def runs(lengths: np.ndarray) -> Sequence[tuple[int, int]]:
     return list(zip(edges[:-1], edges[1:], strict=True))
 
 
-def bucket_bounds(lengths: np.ndarray, num_length_buckets: int) -> Sequence[tuple[int, int]]:
+def bucket_bounds(num_texts: int, num_buckets: int) -> Sequence[tuple[int, int]]:
     """Cut a batch, sorted by length, into buckets of nearly equal numbers of texts: [(start, stop), ...]."""
-    edges = np.linspace(0, len(lengths), min(num_length_buckets, len(lengths)) + 1).round().astype(int)
+    edges = np.linspace(0, num_texts, min(num_buckets, num_texts) + 1).round().astype(int)
     return list(zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True))

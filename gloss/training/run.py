@@ -145,14 +145,12 @@ def _finished(cfg: Config, folder: Path) -> Record | None:
     lines = [f"{folder}: {finished}; rerun=true trains it again", f"  {scores(record.result)}"]
     if cfg.trainer.save_model is not False and not has_weights:
         lines.append("  its weights were not kept; trainer.save_model=true trains it again to keep them")
-    if cfg.trainer.save_embeddings and not _has_embeddings(record):
-        lines.append("  its embeddings were not kept; rerun=true trains it again to keep them")
+    if cfg.trainer.save_embeddings:
+        arrays = record.predictions() if (folder / "predictions.npz").is_file() else {}
+        if "test_embeddings" not in arrays:
+            lines.append("  its embeddings were not kept; rerun=true trains it again to keep them")
     log.info("\n".join(lines))
     return record
-
-
-def _has_embeddings(record: Record) -> bool:
-    return (record.folder / "predictions.npz").is_file() and "test_embeddings" in record.predictions()
 
 
 def _remove_left_over(folder: Path) -> None:
@@ -180,26 +178,25 @@ def build_fit(
     report: Callable[[str, dict], None],
     on_epoch: Callable[[dict], None] | None = None,
     is_trial: bool = False,
-    say: Callable[[str], None] = lambda phase: None,
 ) -> tuple[Fit, transformers.PreTrainedTokenizerBase]:
     """The training of a configuration, ready to run, and its tokenizer.
 
-    folder: of the run; is_trial: of a search, which reads no test texts; say: called with each phase of the work.
-    Raises ConfigError, DataError.
+    folder: of the run; report: called with each event, as here with the phases; is_trial: of a search, which reads no
+    test texts. Raises ConfigError, DataError.
     """
     precision = choose_precision(cfg.trainer, device)
     if cfg.trainer.precision == "auto" and precision == "bf16" and device.type == "cpu":
         log_once("trainer.precision=auto is bf16 on this processor, which has units for it; float32 turns it off")
-    say("tokenising")
+    report("phase", {"name": "tokenising"})
     texts = texts_on_device(cfg, dataset, device, is_trial)
-    say("loading the encoder")
+    report("phase", {"name": "loading the encoder"})
     torch.manual_seed(cfg.seed)  # of the head's first weights
     model = Classifier(load_encoder(cfg.model), len(dataset.labels)).to(device)
     if cfg.trainer.compile:
         model.encoder.compile_layers()
     if cfg.mode == STANDALONE:
         model.head.requires_grad_(False)  # the probe's weights go there after training
-    say("computing σ")
+    report("phase", {"name": "computing σ"})
     sigma, graph_sigma = choose_sigma(cfg, model, texts.tables["train"], device, precision)
     weights = None
     if cfg.variant.class_weights == "balanced":
@@ -263,8 +260,7 @@ class _Run:
         machine = environment(self.device, choose_precision(cfg.trainer, self.device))
         code = code_hash()  # before the minutes of loading, in which files may change
         fit, self.tokenizer = build_fit(
-            *(cfg, self.dataset, self.device, self.folder, self._report, self._on_epoch, self.is_trial),
-            say=lambda phase: display.show("phase", {"name": phase}),
+            cfg, self.dataset, self.device, self.folder, self._report, self._on_epoch, self.is_trial
         )
         self.fit, display.progress = fit, fit.progress
         chunks = {key: getattr(cfg.trainer, key) for key in ("grad_cache_chunk", "num_length_buckets")}
@@ -282,14 +278,13 @@ class _Run:
             keep_embeddings(fit, 0)
 
     def _report(self, event: str, values: dict) -> None:
-        epochs = self.fit.progress.epochs
         if event == "epoch":
-            write_lines(self.folder / "epochs.jsonl", epochs)
+            write_lines(self.folder / "epochs.jsonl", self.fit.progress.epochs)
             if values["epoch"] in self.cfg.trainer.embeddings_at:
                 keep_embeddings(self.fit, values["epoch"])
         elif event == "start":
             for callback in self.callbacks:
-                callback.on_start(self.cfg, self.folder, epochs)
+                callback.on_start(self.cfg, self.folder, self.fit.progress.epochs)
                 self.followers.append(callback)
         elif event == "step":
             for callback in self.callbacks:

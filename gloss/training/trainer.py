@@ -1,9 +1,8 @@
 """The training loop: epochs, early stopping, best weights restored.
 
-Nearly all arithmetic of a step is the encoder's: texts are on the device as token ids, a batch is cut into slices of
-similar length, the loss is computed on the joined embeddings of the whole batch (so the graph is the batch's), and
-nothing is read back from a GPU before the end of the epoch. All randomness follows from (seed, epoch, step), so a run
-can be resumed at any step.
+Nearly all arithmetic of a step is the encoder's: texts are on the device as token ids, and nothing is read back from a
+GPU before the end of the epoch. With trainer.grad_cache_chunk a batch is encoded in slices; loss and graph are those
+of the whole batch. All randomness follows from (seed, epoch, step), so a run can be resumed at any step.
 """
 
 from __future__ import annotations
@@ -187,7 +186,11 @@ class Fit:
             parts = self.objective(embeddings, None if self.cfg.mode == STANDALONE else logits, labels, is_labeled)
             parts.loss.backward()
         if self.cfg.trainer.compile:
-            self.encode(batches[0], torch.from_numpy(batches[0]).to(self.device), 0).sum().backward()
+            texts = batches[0][: self.cfg.trainer.grad_cache_chunk]
+            piece = texts, torch.from_numpy(texts).to(self.device), 0
+            if self.cfg.trainer.grad_cache_chunk:
+                torch.no_grad()(self.encode)(*piece)
+            self.encode(*piece).sum().backward()
             self.optimizer.zero_grad()
 
     def _add_seconds(self, before: float) -> None:
@@ -255,16 +258,11 @@ class Fit:
 
     def _graph_quality(self, val: Tensor) -> dict[str, float] | None:
         """The quality of graphs of the validation embeddings [N, D], at the run's σ and γ, or at defaults."""
-        if self.progress.graph_sigma is None:
+        if (sigma := self.progress.graph_sigma) is None:
             return None
-        return graph_quality(
-            val,
-            self.labels["val"],
-            sigma=self.progress.graph_sigma,
-            gamma=self.objective.gamma or DEFAULT_GAMMA,
-            num_classes=self.objective.num_classes,
-            batch_size=self.cfg.trainer.batch_size,
-        )
+        gamma = self.objective.gamma or DEFAULT_GAMMA
+        sizes = {"num_classes": self.objective.num_classes, "batch_size": self.cfg.trainer.batch_size}
+        return graph_quality(val, self.labels["val"], sigma=sigma, gamma=gamma, **sizes)
 
     @torch.inference_mode()
     def embed(self, split: str, indices: np.ndarray | None = None) -> Tensor:
@@ -272,9 +270,8 @@ class Fit:
 
         Raises Diverged where one is not finite: finite weights that a last step made huge can do that.
         """
-        at_once = self.cfg.trainer.grad_cache_chunk
         table = self.tables[split] if indices is None else self.tables[split].take(indices)
-        embeddings = embed(self.model, table, self.device, self.precision, at_once)
+        embeddings = embed(self.model, table, self.device, self.precision, self.cfg.trainer.grad_cache_chunk)
         return self._finite(embeddings, f"embeddings of {split}")
 
     @torch.inference_mode()
@@ -344,7 +341,7 @@ class Fit:
         Encode without a graph, take the loss's gradient with respect to all B embeddings, then encode each slice again
         (same seed, same dropout) and send its part of that gradient through.
         """
-        bounds = bucket_bounds(indices, math.ceil(len(indices) / self.cfg.trainer.grad_cache_chunk))
+        bounds = bucket_bounds(len(indices), math.ceil(len(indices) / self.cfg.trainer.grad_cache_chunk))
         slices = [(indices[a:b], device_indices[a:b], seed + i) for i, (a, b) in enumerate(bounds)]
         with torch.no_grad():
             embeddings = torch.cat([self.encode(*piece) for piece in slices])
@@ -369,10 +366,13 @@ class Fit:
             raise self._diverged(step, {"rows": self.rows[known].tolist()})
 
     def _diverged(self, step: int, where: dict, **details: str) -> Diverged:
-        """The error at a step (from 0) of the epoch under way, with its numbers in the log; -1: the log's last."""
+        """The error at a step (from 0) of the epoch under way, or of the last one; -1: the log's last step."""
         values = self.log[step].tolist() if len(self.log) else []
         parts: dict[str, object] = {key: str(value) for key, value in zip(LOG, values, strict=False)}
         parts |= {"epoch": self.progress.epoch, "step": step + 1, "lr": self.lr, "sigma": self.progress.sigma}
+        if self.progress.stopped:  # no epoch is under way
+            last = self.progress.epochs[-1]
+            parts |= {"epoch": last["epoch"], "step": len(self.log), "lr": last["lr"]}
         hint = " or a larger loss.sigma" if self.cfg.loss.name == GLOSS_O else ""  # other losses have no such key
         return Diverged(parts | where, hint=hint, **details)
 

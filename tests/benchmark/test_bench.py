@@ -17,6 +17,7 @@ from gloss.benchmark.settings import MEASURED, Settings
 from gloss.benchmark.steps import BASELINE_ROUNDS, Bench, bench, distance, gradient, step_arguments, step_flops, summary
 from gloss.benchmark.turns import interval
 from gloss.cli.bench import Benchmark
+from gloss.config import known_options
 from gloss.errors import ConfigError
 from gloss.report.build import build
 from gloss.report.tables.speed import read_bench, speed_table
@@ -75,6 +76,14 @@ def test_candidates_of_a_round_get_equal_batches_in_rotating_order(monkeypatch):
         assert measured["tokens"] == ours.fits["ce"].tables["train"].host_lengths[turns[0][1]].sum()
     names = [set(ours.round(number)["turns"]) for number in (BASELINE_ROUNDS - 1, BASELINE_ROUNDS)]
     assert names[0] - names[1] == {"trainer", "released"}
+
+
+def test_a_batch_with_one_text_more_is_cut_to_the_size(monkeypatch):
+    epochs = iter([[np.arange(17)]])  # as the sampler joins a last single text to the batch before it
+    monkeypatch.setattr("gloss.benchmark.steps.epoch_batches", lambda *arguments: next(epochs))
+    assert len(next(Bench.build(TINY).batches)) == 16
+    batch = known_options(Benchmark)["batch"]
+    assert batch.problem("batch", 1) and not batch.problem("batch", 2)
 
 
 def test_step_flops_equal_a_count_by_hand():

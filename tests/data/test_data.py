@@ -193,14 +193,13 @@ def test_train_limit_draws_a_sample_by_seed(toy):
 
 def test_long_texts_and_duplicates_are_counted(toy):
     rows = some_rows(20, seed=1)
-    rows[0][0], rows[1][0] = some_rows(60, seed=0)[7][0], "good " * 40
+    rows[0][0], rows[1][0], rows[2][0] = some_rows(60, seed=0)[7][0], "good " * 126, "good " * 127
     write(toy / "toy" / "val.csv.gz", rows)
     manifest = json.loads(data.MANIFEST.read_text())
     manifest["sets"]["toy"]["splits"]["val"]["fingerprint"] = None
     data.MANIFEST.write_text(json.dumps(manifest))
-    for max_length, truncated in ((41, 1 / 20), (42, 0)):  # 40 words, [CLS] and [SEP]
-        found = measure_texts(DatasetConfig(name="toy"), toy, wordpiece(WORDS), toy, max_length=max_length)
-        assert found["splits"]["val"] == {"rows": 20, "classes": 2, "truncated": truncated}
+    found = measure_texts(DatasetConfig(name="toy"), toy, wordpiece(WORDS), toy)
+    assert found["splits"]["val"] == {"rows": 20, "classes": 2, "truncated": 1 / 20}  # at 128, with [CLS] and [SEP]
     assert found["duplicates"] == {"train-val": 1, "train-test": 0, "val-test": 0}
 
 

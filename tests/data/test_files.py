@@ -99,8 +99,9 @@ def test_a_folder_per_class_is_read(tmp_path):
     (tmp_path / "test" / "x").write_text("x")
     with pytest.raises(DataError, match="has the folders test, train: set dataset.path"):
         load(tmp_path)
-    with pytest.raises(DataError, match="pairs of texts are not read from a folder"):
-        load(tmp_path / "train", text=["a", "b"])
+    for key, value in (("text", ["a", "b"]), ("group", "question")):
+        with pytest.raises(DataError, match="pairs of texts and groups of options are not read from a folder"):
+            load(tmp_path / "train", **{key: value})
 
 
 def test_a_key_that_no_file_of_this_kind_reads_is_refused(tmp_path):
@@ -137,6 +138,9 @@ def test_columns_separators_and_encodings_are_respected(tmp_path):
     one = tmp_path / "one.tsv"  # in a .tsv file commas do not separate columns
     one.write_text("text\nred, green\n")
     assert list(read_rows(str(one), "csv", ["text"])) == [Row(2, ("red, green",))]
+    for mark, encoding in (("utf-16", "cp1252"), ("utf-16", "utf-16-le"), ("utf-32", "utf-8"), ("utf-8-sig", "utf-16")):
+        one.write_bytes("text\ngrün\n".encode(mark))
+        assert list(read_rows(str(one), "csv", ["text"], encoding=encoding)) == [Row(2, ("grün",))]
     for key, value in (("encoding", "utf-9"), ("separator", ";;")):
         with pytest.raises(DataError, match=f"{key}={value} is "):
             load(path, **{key: value})
@@ -201,6 +205,7 @@ def test_csv_rows_are_read_back_unchanged(tmp_path_factory, rows, separator):
     ("x.jsonl", '{"body": "a"}', "row 1: expected an object with text and label, got {'body': 'a'}"),
     ("x.jsonl", '{"text": "a\\ud83d", "label": "x"}', r"row 1: column 'text' holds half a character \(\\ud83d\), as"),
     ("x.jsonl", '{"text": 3, "label": "x"}', "row 1: column 'text' holds int, not text"),
+    ("x.jsonl", '{"text": ["a"], "label": "x"}', "row 1: column 'text' holds list, not text"),
     ("x.jsonl", '{"text": "a", "label": ["x"]}', "row 1: column 'label' holds a list: several labels per text are no"),
     ("x.json", '[{"text": "a"', "cannot be read: Expecting"),
     ("x.parquet", b"PAR1 no more", "cannot be read: .*[pP]arquet"),

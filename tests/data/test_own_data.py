@@ -175,12 +175,14 @@ def preset(name):
 def test_medqa_is_read_as_pairs_of_question_and_option(hub):
     """Small files in the format of MedQA, in which some questions have one option less."""
 
-    def write_questions(part, num, wrong_name=None):
+    def write_questions(part, num, wrong_name=None, without=None):
         write_lines(hub.folder / f"{part}.jsonl", [
             {
                 "question": f"{part} question {i}?",
                 "answer": f"option {'ABCD'[i % 3]} of {part} {i}",
-                "options": {name: f"option {name} of {part} {i}" for name in ("ABC" if i % 2 else "ABCD")},
+                "options": None if i == without else {
+                    name: f"option {name} of {part} {i}" for name in ("ABC" if i % 2 else "ABCD")
+                },
                 "answer_idx": wrong_name or "ABCD"[i % 3],
                 "meta_info": "step1",
             }
@@ -202,9 +204,11 @@ def test_medqa_is_read_as_pairs_of_question_and_option(hub):
     assert right_class(test.labels, test.groups) == 1
     with pytest.raises(DataError, match="dataset.group has no effect where options holds all options: leave it out"):
         hub(**preset("medqa"), group="meta_info")
-    write_questions("test", 4, wrong_name="D")
-    with pytest.raises(DataError, match="test: row 2: answer_idx must name one of the options A, B, C, got 'D'"):
-        hub(**preset("medqa"))
+    for wrong, message in (({"wrong_name": "D"}, "row 2: .* options A, B, C, got 'D'"),
+                           ({"without": 0}, r"row 1: .* options \(none\), got 'A'")):  # fmt: skip
+        write_questions("test", 4, **wrong)
+        with pytest.raises(DataError, match=f"test: {message}"):
+            hub(**preset("medqa"))
 
 
 def test_pubmed_rct_is_read_with_its_splits_and_labels(hub):

@@ -47,6 +47,13 @@ def test_the_longer_text_of_a_pair_is_truncated(bert):
     assert words[:5] == ["[CLS]", "what", "is", "it", "[SEP]"] and len(words) == 12 and words[-1] == "[SEP]"
 
 
+def test_a_length_below_the_special_tokens_is_refused(bert):
+    for text, least in ((("good film",), 2), (("good", "film"), 3)):
+        assert len(tokenize([text], bert, least).input_ids) == least
+        with pytest.raises(DataError, match=f"model.max_length={least - 1} is not allowed: expected at least {least}"):
+            tokenize([text], bert, least - 1)
+
+
 def test_a_tokenizer_with_only_unknown_words_is_refused(bert):
     known = [(text,) for text, _ in some_rows(50, seed=0)]
     foreign = [("это совершенно другой язык, 1.",), ("и ещё один текст!",)] * 25

@@ -238,8 +238,9 @@ def test_runs_are_selected_by_keys_and_folder(outputs):
         find_run("dataset=mr", outputs)
     with pytest.raises(RunError, match="'outputs/typo' is no key of a run"):
         find_run("outputs/typo", outputs)
-    with pytest.raises(RunError, match="'datset' is no key of a run: expected .*, or dataset=…, model=…"):
-        find_run("", outputs, datset="colours")
+    for run in ("", str(chosen.folder)):
+        with pytest.raises(RunError, match="'datset' is no key of a run.*: expected .*, or dataset=…, model=…"):
+            find_run(run, outputs, datset="colours")
     with pytest.raises(RunError, match="runs/colours is no run, as …/seed=1 is: it has no DONE"):
         find_run(str(outputs / "runs" / "colours"))
     with pytest.raises(RunError, match="trainer.save_model=true"):

@@ -279,6 +279,12 @@ def test_module_equals_the_function():
         assert GLoss(0.4, 0.6, **settings, generator=torch.Generator().manual_seed(5))(x, labels) == expected
 
 
+def test_module_is_made_without_a_draw_from_torchs_generator():
+    before = torch.get_rng_state()
+    GLoss(0.4)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_module_without_num_classes_accepts_any_integer_labels_and_leaves_minus_1_unknown():
     x, labels, is_labeled = batch()
     labels[(~is_labeled).nonzero()[:2, 0]] = -1

@@ -109,6 +109,11 @@ def test_a_model_of_the_hub_is_fetched_beforehand(small, monkeypatch, tmp_path):
         fetch_model("small", lines.append)
     assert lines == [f"{folder}: nobody/small", f"{folder}: complete, kept"]
     assert load_encoder(small).embedding_dim == 16 and len(load_tokenizer(small)) > 0
+    settings = tmp_path / "model" / "small.yaml"
+    settings.write_text(settings.read_text().partition("sha256")[0])
+    monkeypatch.setattr(download, "sha256_of", lambda path: pytest.fail("hashed, though no sha256 is expected"))
+    fetch_model("small", lines.append)
+    assert lines[2] == lines[1]
 
     def offline(*args, **kwargs):
         raise OSError("no route to\nthe hub")

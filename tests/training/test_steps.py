@@ -18,6 +18,7 @@ import gloss.training.trainer
 from gloss.errors import RunError
 from gloss.models.encoder import TokenTable
 from gloss.training.checkpoint import Progress
+from gloss.training.failures import Diverged
 from gloss.training.metrics import classification_metrics, macro_silhouette
 from gloss.training.objective import LossOutput, Objective
 from gloss.training.trainer import LOG, Fit
@@ -196,6 +197,15 @@ def test_the_second_pass_feeds_cross_entropy_and_the_first_the_embedding_loss(fi
         assert torch.equal(given[0][1], fit.encode(INDICES, DEVICE_INDICES, 8))
 
 
+@pytest.mark.parametrize(("chunk", "passes"), [("null", [(10, True)]), ("4", [(4, False), (4, True)])])
+def test_warm_up_encodes_as_many_texts_at_once_as_a_step(fit_of, chunk, passes):
+    fit, made = fit_of("loss=ce", "trainer.compile=true", f"trainer.grad_cache_chunk={chunk}"), []
+    encode = fit.encode
+    fit.encode = lambda indices, *rest: made.append((len(indices), torch.is_grad_enabled())) or encode(indices, *rest)
+    fit._warm_up([INDICES], [None])
+    assert made == passes and all(p.grad is None for p in fit.parameters)
+
+
 # ----------------------------------------------------------------------------------------------------------- the epoch
 
 
@@ -251,6 +261,15 @@ def test_a_score_near_the_best_resets_patience_in_standalone_mode_only(fit_of):
         fit = fit_of("loss=cosine", f"mode={mode}", "variant.early_stopping_min_delta=0.01")
         ended(fit, 0.5), ended(fit, 0.495)
         assert fit.progress.num_stale == stale
+
+
+def test_embeddings_that_are_not_finite_after_the_training_name_its_last_step(fit_of, monkeypatch):
+    monkeypatch.setattr(gloss.training.trainer, "embed", lambda *arguments: torch.full((2, 3), torch.nan))
+    fit = fit_of("loss=ce", "trainer.lr_decay_epoch=1")
+    ended(fit, 50.0)
+    fit.progress.stopped = "max_epochs"
+    with pytest.raises(Diverged, match=r"embeddings of test are not finite at epoch 1, step 2 \(.* lr 0.001\)"):
+        fit.embed("test")
 
 
 def test_epochs_record_peak_memory_and_device_sharing(fit_of, monkeypatch):
