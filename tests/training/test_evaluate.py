@@ -211,15 +211,19 @@ def test_k_is_chosen_on_validation_and_its_vote_is_recorded(tiny_config, monkeyp
     assert [result["metrics"][part]["knn_accuracy"] for part in ("val", "test")] == [100.0, 0.0]
 
 
-def test_the_neighbours_sample_has_its_size_and_its_share_of_wrong_labels(tiny_config, monkeypatch):
-    seen = []
-    real = gloss.training.evaluate.nearest_labels
+def test_the_neighbours_sample_has_its_size_its_own_labels_and_its_share_of_wrong_ones(tiny_config, monkeypatch):
+    fits, seen = [], []
     monkeypatch.setattr("gloss.training.evaluate.NEIGHBOURS_SAMPLE", 40)
-    spy = lambda vectors, labels, queries: (seen.append(labels), real(vectors, labels, queries))[1]  # noqa: E731
-    monkeypatch.setattr("gloss.training.evaluate.nearest_labels", spy)
+    evaluate, nearest = gloss.training.evaluate.evaluate, gloss.training.evaluate.nearest_labels
+    monkeypatch.setattr("gloss.training.run.evaluate", lambda fit, *rest: (fits.append(fit), evaluate(fit, *rest))[1])
+    monkeypatch.setattr("gloss.training.evaluate.nearest_labels", lambda *of: (seen.append(of), nearest(*of))[1])
     labels = {}
     for noise in (0.0, 0.3):
         train(tiny_config("loss=ce", "trainer.max_epochs=1", f"ablation.label_noise={noise}"))
-        labels[noise] = seen[-1]
+        vectors, labels[noise], _ = seen[-1]
+        gaps = np.abs(fits[-1].embed("train").numpy() - vectors[:, None]).max(2)  # [40, N]
+        rows = gaps.argmin(1)
+        assert gaps.min(1).max() < 1e-5 and len(set(rows.tolist())) == 40
+        assert np.array_equal(labels[noise], fits[-1].labels["train"].numpy()[rows])
     assert len(labels[0.0]) == 40
     assert 4 <= (labels[0.0] != labels[0.3]).sum() <= 20  # 12 expected; from one stream all wrong ones would be here

@@ -191,7 +191,10 @@ def test_epoch_seconds_exclude_checkpoints(tiny_config, monkeypatch):
 def test_seconds_and_counts_of_a_record_follow_from_its_epochs(tiny_config, monkeypatch):
     scores = iter([0.3, 0.5, 0.4])
     monkeypatch.setattr(Fit, "_validate", lambda self: (next(scores), {"graph_quality": self.progress.graph_at_start}))
-    cfg = tiny_config("loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=6", "trainer.max_epochs=3")
+    monkeypatch.setattr("gloss.training.trainer.is_shared", lambda device: True)
+    offsets = ["ablation.lam_offset=0.1", "ablation.gamma_offset=-0.1"]  # λ 0.8 and γ 0.6
+    cfg = tiny_config("loss=gloss_o", "loss.sigma=0.5", "trainer.batch_size=6", "trainer.max_epochs=3", *offsets)
+    cfg.tuned = {"study": "s", "trials": 3}
     record = train(cfg)
     result, rows = record.result, record.epochs()
     training, evaluation = ([row["seconds"][key] for row in rows] for key in ("total", "evaluation"))
@@ -201,6 +204,8 @@ def test_seconds_and_counts_of_a_record_follow_from_its_epochs(tiny_config, monk
     left_out = [row["frac_unscorable"] for row in rows]
     assert result["counts"]["frac_unscorable"] == pytest.approx(np.mean(left_out)) and min(left_out) > 0
     assert result["counts"]["steps"] == 3 * 20  # 120 texts
+    assert [result["hyperparameters"][key] for key in ("lam", "gamma")] == pytest.approx([0.9, 0.5])
+    assert (result["shared_device"], result["tuned"]) == (True, cfg.tuned)
     texts = load_dataset(cfg.dataset, "", cfg.seed).splits["train"].texts
     assert result["tokens_per_epoch"] == len(tokenize(texts, load_tokenizer(cfg.model), 16).input_ids)
 
@@ -209,6 +214,16 @@ def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(ti
     prepared(tiny_config("loss=ce"), tmp_path / "run").save()
     with pytest.raises(RunError, match=r"another configuration: trainer.lr was 0.001, is 0.002"):
         prepared(tiny_config("loss=ce", "trainer.lr=2e-3"), tmp_path / "run").run()
+
+
+def test_a_run_is_not_resumed_in_another_precision(tiny_config, tmp_path, monkeypatch):
+    for flags in ("", "avx512_bf16"):
+        monkeypatch.setattr("gloss.runtime.device._cpuinfo", {"flags": flags}.get)
+        fit = prepared(tiny_config("loss=ce", "trainer.precision=auto"), tmp_path / "run")
+        if not flags:
+            fit.save()
+    with pytest.raises(RunError, match="precision was float32, is bf16"):
+        fit.run()
 
 
 def test_a_checkpoint_of_other_texts_is_refused_and_another_machine_is_recorded(tiny_config, tmp_path):

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.svm import LinearSVC
 
@@ -13,6 +14,7 @@ from gloss.errors import ConfigError
 from gloss.report.tables import datasets_and_search as starting
 from gloss.training import baselines as measure
 from gloss.training.baselines import STRENGTHS, measure_tfidf
+from gloss.training.metrics import macro_silhouette
 
 
 @pytest.fixture
@@ -24,6 +26,30 @@ def separable(tmp_path):
     return DatasetConfig(name="food", source="csv", path=str(tmp_path / "texts.csv"))
 
 
+@pytest.fixture
+def noisy(tmp_path):
+    """A CSV data set of two classes that no classifier can part without error."""
+    rng, rows = np.random.default_rng(0), ["text,label"]
+    for i in range(400):
+        words = rng.integers(0, 60, 6)
+        rows.append(f"{' '.join(f'w{w}' for w in words)} n{i},{int((words < 20).sum() + rng.normal() > 2)}")
+    (tmp_path / "texts.csv").write_text("\n".join([*rows, ""]))
+    return DatasetConfig(name="noisy", source="csv", path=str(tmp_path / "texts.csv"))
+
+
+@pytest.fixture
+def flip_test_labels(monkeypatch):
+    """flip_test_labels(): from then on both classes of a test split are exchanged."""
+    load = measure.load_dataset
+
+    def flipped(*args, **kwargs):
+        dataset = load(*args, **kwargs)
+        dataset.splits["test"] = replace(dataset.splits["test"], labels=1 - dataset.splits["test"].labels)
+        return dataset
+
+    return lambda: monkeypatch.setattr(measure, "load_dataset", flipped)
+
+
 def test_tfidf_is_measured_and_read_again(tmp_path, separable):
     record = measure_tfidf(separable, tmp_path, tmp_path)
     assert record["test"] == {"accuracy": 100.0, "macro_f1": 100.0}
@@ -33,28 +59,15 @@ def test_tfidf_is_measured_and_read_again(tmp_path, separable):
     assert measure_tfidf(separable, tmp_path, tmp_path) == record
 
 
-def test_tfidf_does_not_use_test_labels(tmp_path, separable, monkeypatch):
+def test_tfidf_does_not_use_test_labels(tmp_path, separable, flip_test_labels):
     before = measure_tfidf(separable, tmp_path, tmp_path)
-    load = measure.load_dataset
-
-    def flipped(*args, **kwargs):
-        dataset = load(*args, **kwargs)
-        dataset.splits["test"] = replace(dataset.splits["test"], labels=1 - dataset.splits["test"].labels)
-        return dataset
-
-    monkeypatch.setattr(measure, "load_dataset", flipped)
+    flip_test_labels()
     after = measure_tfidf(separable, tmp_path, tmp_path)
     assert after["test"]["accuracy"] == 0.0 and (after["C"], after["val"]) == (before["C"], before["val"])
 
 
-def test_tfidf_takes_the_strength_that_is_best_on_validation(tmp_path):
-    rng, rows = np.random.default_rng(0), ["text,label"]
-    for i in range(400):
-        words = rng.integers(0, 60, 6)
-        rows.append(f"{' '.join(f'w{w}' for w in words)} n{i},{int((words < 20).sum() + rng.normal() > 2)}")
-    (tmp_path / "texts.csv").write_text("\n".join([*rows, ""]))
-    cfg = DatasetConfig(name="noisy", source="csv", path=str(tmp_path / "texts.csv"))
-    record, splits = measure_tfidf(cfg, tmp_path, tmp_path), load_dataset(cfg, tmp_path, 0).splits
+def test_tfidf_takes_the_strength_that_is_best_on_validation(tmp_path, noisy):
+    record, splits = measure_tfidf(noisy, tmp_path, tmp_path), load_dataset(noisy, tmp_path, 0).splits
     (train, y), (val, truth) = (([x for (x,) in splits[p].texts], splits[p].labels) for p in ("train", "val"))
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), min_df=2, sublinear_tf=True).fit(train)
     train, val = vectorizer.transform(train), vectorizer.transform(val)
@@ -91,6 +104,21 @@ def test_a_frozen_encoder_is_measured_with_probe_and_neighbours(tmp_path, separa
         z, y = arrays["test_embeddings"], load_dataset(separable, tmp_path, 1).splits["test"].labels
     near = np.square(z[:, None].astype(np.float32) - z).sum(2) + np.diag(np.full(len(z), np.inf))
     assert len(z) == 12 and (y[near.argmin(1)] == y).all()  # in the order of the test texts
+
+
+def test_a_frozen_encoder_is_tested_on_the_test_texts_and_does_not_use_their_labels(tmp_path, noisy, flip_test_labels):
+    tiny = measure._read("model", "tiny", ModelConfig)
+    before = measure.measure_frozen(noisy, tiny, tmp_path, tmp_path, save_embeddings=True)
+    y = torch.from_numpy(load_dataset(noisy, tmp_path, 1).splits["test"].labels)
+    with np.load(tmp_path / "baselines" / "frozen-noisy-tiny.npz") as arrays:
+        silhouette = macro_silhouette(torch.from_numpy(arrays["test_embeddings"]).float(), y)
+    assert before["test"]["macro_silhouette"] == pytest.approx(silhouette, abs=5e-3)
+    flip_test_labels()
+    after = measure.measure_frozen(noisy, tiny, tmp_path, tmp_path)
+    scores, flipped = before.pop("test"), after.pop("test")
+    assert after == before  # the validation scores and all that is chosen by them
+    for name in ("accuracy", "knn_accuracy"):
+        assert flipped[name] == pytest.approx(100 - scores[name]) and 40 < scores[name] < 100
 
 
 def test_texts_are_measured_for_table1(tmp_path, separable):

@@ -2,9 +2,8 @@
 
 The tiny encoder without dropout is trained on made-up texts of unequal classes: 3 epochs of 4 batches, the last with a
 lower learning rate. Tolerance: float32 sums in another order (other processors, other paths) change these numbers by at
-most 6e-5 of their value (measured between the paths below), and by 1e-6 near 0; a swapped sign, label, weight or rate
-changes them by several per cent. The numbers were recorded when the code passed test_objective.py. Where all three
-epochs tie in macro-F1, the metrics are of the last epoch, which has the lowest training loss.
+most 6e-5 of their value (measured between the paths below), and by 1e-5 near 0; a swapped sign, label, weight or rate
+changes them by several per cent. The numbers were recorded when the code passed test_objective.py.
 """
 
 from __future__ import annotations
@@ -14,9 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 from conftest import WORDS, composed
-from torch import Tensor
 
 import gloss.losses.gloss
 import gloss.training.trainer
@@ -25,6 +22,7 @@ from gloss.records.reading import Record
 from gloss.training.run import train
 
 RELATIVE, ABSOLUTE = 1e-4, 3e-5
+LR = {"integrated": "2e-3", "standalone": "8e-4"}  # macro-F1 moves in each integrated run, and rounding does not grow
 # "mode loss": loss, cross-entropy, embedding loss and validation score of each epoch; validation and test accuracy,
 # macro-F1 and macro-silhouette; best epoch; share of hidden texts left out in the last epoch
 PINNED = json.loads((Path(__file__).parents[1] / "golden" / "runs.json").read_text())
@@ -49,7 +47,7 @@ def run(texts: Path, tmp_path: Path) -> Callable[..., Record]:
     def of(mode: str, loss: str, *overrides: str) -> Record:
         fixed = ["dataset=csv", f"dataset.path={texts}", f"paths.outputs={tmp_path}", "seed=1", "trainer.device=cpu"]
         fixed += ["model=tiny", "model.dropout=0", "model.max_length=16", "trainer.precision=float32"]
-        fixed += ["trainer.batch_size=16", "trainer.max_epochs=3", "trainer.lr_decay_epoch=2", "trainer.lr=1e-3"]
+        fixed += ["trainer.batch_size=16", "trainer.max_epochs=3", "trainer.lr_decay_epoch=2", f"trainer.lr={LR[mode]}"]
         return train(composed(*fixed, f"mode={mode}", f"loss={loss}", *overrides))
 
     return of
@@ -58,6 +56,7 @@ def run(texts: Path, tmp_path: Path) -> Callable[..., Record]:
 def check(record: Record, mode: str, loss: str) -> None:
     pinned, epochs, metrics = PINNED[f"{mode} {loss}"], record.epochs(), record.result["metrics"]
     assert len(epochs) == len(pinned["epochs"])
+    assert mode == "standalone" or len({row[3] for row in pinned["epochs"]}) > 1  # no one class all the time
     for row, expected in zip(epochs, pinned["epochs"], strict=True):
         found = [row[key] for key in ("loss", "ce", "embedding_loss", "score")]
         assert [value is None for value in found] == [value is None for value in expected]
@@ -90,35 +89,6 @@ def test_other_paths_reach_the_pinned_numbers(run, monkeypatch, mode, loss, path
     elif path.startswith("Adam"):
         monkeypatch.setattr(gloss.training.trainer, "FUSED_ON", ())
     check(run(mode, loss, *[path] * ("=" in path)), mode, loss)
-
-
-def plain_elimination(rates: Tensor, num_classes: int) -> Tensor:
-    """Log of the absorption probabilities by a linear system in float64; it is regular for the graphs of these runs."""
-    exact = rates.double()
-    hidden = torch.arange(len(rates))
-    exact = exact.index_put((hidden, num_classes + hidden), exact.new_tensor(-torch.inf))
-    transition = exact.softmax(dim=1)
-    to_class, among = transition.split([num_classes, len(rates)], dim=1)
-    return torch.linalg.solve(torch.eye(len(rates)).double() - among, to_class).clamp(min=1e-300).log().to(rates)
-
-
-@pytest.mark.parametrize("method", ["linear system", "Triton"])
-@pytest.mark.parametrize("mode", ["integrated", "standalone"])
-def test_other_eliminations_reach_the_pinned_numbers(run, monkeypatch, mode, method):
-    if method == "Triton":
-        pytest.importorskip("triton")
-        import test_elimination  # the import selects Triton's interpreter without a GPU
-
-        from gloss.losses.state_elimination_triton import Eliminate
-
-        device = "cuda" if test_elimination.HAS_GPU else "cpu"
-
-        def eliminate(rates: Tensor, num_classes: int) -> Tensor:
-            return Eliminate.apply(rates.to(device), num_classes).cpu()
-    else:
-        eliminate = plain_elimination
-    monkeypatch.setattr(gloss.losses.gloss, "eliminate", eliminate)
-    check(run(mode, "gloss_sqrt", "variant.loss_dtype=float64"), mode, "gloss_sqrt")
 
 
 @pytest.mark.parametrize("mode", ["integrated", "standalone"])

@@ -20,6 +20,7 @@ from gloss.config import Config
 from gloss.data.datasets import load_dataset
 from gloss.models.pretrained import load_encoder, load_tokenizer
 from gloss.records.reading import Record
+from gloss.training.metrics import best_k, nearest_labels, vote
 from gloss.training.objective import Objective
 from gloss.training.probe import logistic_probe
 from gloss.training.run import train
@@ -177,13 +178,14 @@ def test_variant_early_stopping_min_delta(tiny_config, monkeypatch):
 
 @pytest.fixture
 def embedded(monkeypatch) -> dict[str, np.ndarray]:
-    """The last embeddings of each split in a run."""
+    """The last embeddings of each whole split in a run."""
     found: dict[str, np.ndarray] = {}
     embed = Fit.embed
 
-    def keep(self: Fit, split: str) -> torch.Tensor:
-        z = embed(self, split)
-        found[split] = z.cpu().numpy()
+    def keep(self: Fit, split: str, *rows: np.ndarray) -> torch.Tensor:
+        z = embed(self, split, *rows)
+        if not rows:
+            found[split] = z.cpu().numpy()
         return z
 
     monkeypatch.setattr(Fit, "embed", keep)
@@ -222,6 +224,24 @@ def test_variant_probe_logistic(one_step, embedded, monkeypatch):
     assert all(np.array_equal(got, wanted) for got, wanted in zip(given, expected, strict=True))
     assert settings.items() <= step.record.result["hyperparameters"].items()
     np.testing.assert_allclose(kept(step.record, "test_logits"), embedded["test"] @ weight.T + bias, atol=1e-4)
+    labels = {name: split.labels for name, split in splits.items()}
+    nearest = {s: nearest_labels(embedded["train"], labels["train"], embedded[s]) for s in ("val", "test")}
+    k = step.record.result["hyperparameters"]["num_neighbours"]
+    assert k == best_k(nearest["val"], labels["val"])
+    for s, found in nearest.items():
+        right = (vote(found, k) == labels[s]).mean()
+        assert step.record.result["metrics"][s]["knn_accuracy"] == pytest.approx(100 * right)
+
+
+def test_trainer_save_embeddings_and_embeddings_at(one_step, embedded):
+    """Embeddings of validation and test, and those of the first validation texts before and after the epoch."""
+    step = one_step("loss=ce", "trainer.save_embeddings=true", "trainer.embeddings_at=[0,1]")
+    expected = {f"{split}_embeddings": embedded[split] for split in ("val", "test")}
+    expected |= {"epoch_0_embeddings": pretrained_embeddings(step.cfg, "val"), "epoch_1_embeddings": embedded["val"]}
+    for name, z in expected.items():
+        np.testing.assert_allclose(kept(step.record, name), z, atol=2e-3, err_msg=name)
+    assert np.abs(expected["epoch_0_embeddings"] - embedded["val"]).max() > 0.02
+    assert np.array_equal(kept(step.record, "sample_labels"), kept(step.record, "val_labels"))
 
 
 def test_trainer_precision(one_step):

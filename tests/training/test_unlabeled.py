@@ -33,13 +33,6 @@ def batch(dtype=torch.float64) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor
     return x, labels, is_labeled
 
 
-def test_gamma_is_a_fraction_of_the_labeled_texts(tiny_config):
-    objective = Objective.of(tiny_config(*GRAPH), 3, 0.5)
-    is_known = torch.arange(50) % 5 < 2
-    drawn = objective.draw_labeled(50, torch.Generator().manual_seed(0), is_known)
-    assert int(drawn.sum()) == 12 and not (drawn & ~is_known).any()  # 0.6 of 20
-
-
 def test_the_objective_counts_and_classifies_labeled_texts_only(tiny_config):
     objective = Objective.of(tiny_config(*GRAPH), 3, 0.7)
     x, labels, is_labeled = batch(torch.float32)
