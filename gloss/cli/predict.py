@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
-from gloss.cli.command import Device, Paths, Selection, names
+from gloss.cli.command import Device, Paths, Selection, names, refuse
 from gloss.config import at_least
 from gloss.errors import ConfigError
 
@@ -44,9 +44,7 @@ def task(cfg: Predict) -> int:
     if len(sources) != 1:
         raise ConfigError(f"expected one of text=, file= and split=, got {' and '.join(sources) or 'none'}")
 
-    for key in chain(*READ_WITH.values()):
-        if getattr(cfg, key) is not None and key not in READ_WITH[sources[0]]:
-            raise ConfigError(f"{key}= has no effect with {sources[0]}=")
+    refuse(cfg, [key for key in chain(*READ_WITH.values()) if key not in READ_WITH[sources[0]]], f"with {sources[0]}=")
 
     from gloss.data.files import KINDS
     from gloss.inference import prediction_files as files  # here: torch is loaded only once the command line is right

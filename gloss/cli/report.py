@@ -43,7 +43,7 @@ def task(cfg: Report) -> int:
     if cfg.show:
         for table in (table for table in report.tables if table.name in cfg.show):
             print(table.markdown())
-        if lacking := sorted({*cfg.show} - report.made):
+        if lacking := sorted({*cfg.show} - {part.name for part in report.parts}):
             print(f"nothing was made of {', '.join(lacking)}", file=sys.stderr)
     elif report.records:
         print(by_configuration(frame_of(report.records)) + "\n")

@@ -120,14 +120,16 @@ WITH_OTHERS = ("table2", "table3", "table6", "shift")  # runs with other setting
 
 @dataclass(frozen=True)
 class Report:
-    """The result of `build`: the records it read, the tables, the names of all parts `made`, the page's path, and
-    messages about problems."""
+    """The result of `build`: the records it read, tables and drawings, the page's path, and messages about problems."""
 
     records: list[Record]
-    tables: list[Table]
-    made: set[str]
+    parts: list[Table | Drawing]
     page: Path
     problems: list[str]
+
+    @property
+    def tables(self) -> list[Table]:
+        return [part for part in self.parts if isinstance(part, Table)]
 
 
 def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI) -> Report:
@@ -174,9 +176,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         not_run = [(n, k.title) for n, k in own.items()] if specs and only is None else []
         page = render(sections, records, studies, problems, not_run, folder)
     write_atomic(folder / "index.html", page)
-    parts = [part for section in sections for part in section.parts]
-    tables = [part for part in parts if isinstance(part, Table)]
-    return Report(records, tables, {part.name for part in parts}, folder / "index.html", problems)
+    return Report(records, [part for s in sections for part in s.parts], folder / "index.html", problems)
 
 
 def _compose(
