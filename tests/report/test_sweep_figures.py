@@ -108,6 +108,14 @@ def test_own_sweeps_draw_one_line_per_loss(tmp_path, name, path, values):
     check_files(lambda: sweeps.sweep(name, groups), tmp_path)
 
 
+@pytest.mark.parametrize(("second", "is_hollow"), [((80.0, 82.0), False), ((80.0,), True)])
+def test_a_sweep_explains_its_hollow_points(tmp_path, second, is_hollow):
+    path = "dataset.train_limit"
+    drawing = sweeps.sweep("few_shot", write_groups(tmp_path, at(path, 20, 70.0, 71.0), at(path, 100, *second)))
+    assert any(note.startswith("Hollow:") for note in drawing.notes) == is_hollow
+    assert (100 in drawing.figure.axes[0].lines[-1].get_xdata()) == is_hollow
+
+
 def noise_cells(root, gloss=(82.0, 83.2, 84.1), **changes):
     """Cross-entropy with scores 80, 81, 82; G-Loss with two noise levels and with a shuffled graph."""
     specs = [{"accuracy": (80.0, 81.0, 82.0), "point": {"ablation.graph_shuffle": False}, "config": changes}]

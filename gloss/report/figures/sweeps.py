@@ -235,6 +235,8 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
         figure.legend(entries.values(), entries.keys(), loc="outside right center")
     notes = shuffle_notes(groups) if name == "graph_noise" else []
     notes += ["Bars: ± one standard deviation over seeds."] if (frame["n"] > 1).any() else []
+    most = frame.groupby(["place", "metric", "label"])["n"].transform("max")
+    notes += ["Hollow: fewer seeds than other points of the line."] if (frame["n"] < most).any() else []
     notes += times
     notes += ["Seconds include the first epoch. A larger batch also means fewer updates an epoch."] if with_time else []
     notes += common_notes(groups, swept=[path])
