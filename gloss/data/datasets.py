@@ -67,7 +67,9 @@ def load_dataset(cfg: DatasetConfig, data_dir: str | Path, seed: int) -> TextDat
     for part in ("val", "test"):
         if lacking := [x for i, x in enumerate(labels) if i not in splits[part].labels]:
             shown = ", ".join(lacking[:5]) + f" … ({len(lacking)} classes)" * (len(lacking) > 5)
-            notes.append(f"{part} has no text of {shown}: its macro-F1 counts such a class only if predicted, as 0")
+            notes.append(
+                f"{part} is without a text of {shown}: its macro-F1 counts such a class only if predicted, as 0"
+            )
     if cfg.train_limit is not None:
         splits["train"], rest = _limited(splits["train"], cfg, seed, len(labels), notes)
         if cfg.unlabeled == "rest":

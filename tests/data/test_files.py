@@ -270,7 +270,7 @@ def test_given_split_files_are_used_unchanged(tmp_path):
     assert [len(split) for split in dataset.splits.values()] == [14, 6, 4] and dataset.notes == []
     write(test, reviews(2, 0, start=50))
     (note,) = load(train, val_path=str(val), test_path=str(test)).notes
-    assert note == "test has no text of bad: its macro-F1 counts such a class only if predicted, as 0"
+    assert note == "test is without a text of bad: its macro-F1 counts such a class only if predicted, as 0"
     write(test, [*reviews(1, 1, start=50), ["so so", "fair"], ["oh well", "fair"]])
     with pytest.raises(DataError, match=r"'fair' \(test, row 4\) does not occur in train"):
         load(train, test_path=str(test))
@@ -291,7 +291,7 @@ def test_classes_with_one_or_two_texts_are_split(tmp_path):
     note, *lacking = dataset.notes
     assert note.startswith("val is 8 of the 80 training texts")
     assert [
-        f"{part} has no text of rare 0, rare 1, rare 10, rare 11, rare 12 … (40 classes): its"
+        f"{part} is without a text of rare 0, rare 1, rare 10, rare 11, rare 12 … (40 classes): its"
         for part in ("val", "test")
     ] == [x.split(" macro")[0] for x in lacking]
     with pytest.raises(DataError, match=r"5 training texts are too few to cut val .*\(dataset.val_path\)"):
