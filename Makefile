@@ -13,14 +13,21 @@ SELECTED = $(call quoted,dataset,$(call given,DATASETS,DATASET)) $(call quoted,m
   $(if $(LAUNCH),hydra/launcher=$(LAUNCH)) $(if $(JOBS),$(if $(filter slurm,$(LAUNCH)),hydra.launcher.array_parallelism=$(JOBS))) \
   $(if $(filter joblib,$(LAUNCH)),hydra.launcher.n_jobs=$(or $(JOBS),1) hydra.launcher.batch_size=1)
 LAUNCH = $(or $(LAUNCHER),$(if $(JOBS),joblib))
-NO_DEVICE = $(if $(filter command,$(origin DEVICE)),$(error DEVICE is of make plan; a run takes ARGS=trainer.device=$(DEVICE)))
 
-# A misspelt selector would leave everything selected.
-KNOWN = DATASETS DATASET MODELS MODEL LOSSES LOSS SEEDS SEED TRIALS TRIAL ARGS LAUNCHER JOBS OUTPUTS RUNS DEVICE YES TORCH_INDEX PYTHON RUN PIP
+# A selector that is misspelt, or that no target reads, would leave everything selected.
+SETS = DATASETS DATASET MODELS MODEL
+GRID = $(SETS) LOSSES LOSS SEEDS SEED TRIALS TRIAL ARGS LAUNCHER JOBS OUTPUTS
+SETUP = TORCH_INDEX PYTHON RUN PIP YES
+READ = $(SETUP) $(foreach t,$(MAKECMDGOALS),$(if $(filter reproduce% plan% tune-%,$t),$(GRID)) $(if $(filter plan%,$t),DEVICE) \
+  $(if $(filter data,$t),$(SETS)) $(if $(filter report,$t),RUNS OUTPUTS ARGS) $(if $(filter status,$t),OUTPUTS) \
+  $(if $(filter bench gpu-check mutants,$t),ARGS))
+KNOWN = $(GRID) RUNS DEVICE $(SETUP)
 TYPED := $(foreach v,$(.VARIABLES),$(if $(filter command,$(firstword $(origin $v))),$v))
 CLOSE = import difflib, sys; print(*difflib.get_close_matches(sys.argv[1].upper(), sys.argv[2:], 1) or ["one of", *sys.argv[2:]])
 $(foreach v,$(filter-out $(KNOWN) MAKE% .%,$(TYPED)),\
   $(error there is no variable $v; did you mean $(shell $(PYTHON) -c '$(CLOSE)' '$v' $(KNOWN))?))
+$(foreach v,$(filter-out $(READ) MAKE% .%,$(TYPED)),\
+  $(error make $(MAKECMDGOALS) does not read $v$(if $(filter DEVICE,$v),: a run takes ARGS=trainer.device=$(DEVICE))$(if $(filter RUNS,$v),: it takes OUTPUTS)))
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9%-]+:.*## /{printf "  %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -61,10 +68,10 @@ data: setup ## fetch and check the benchmark texts (DATASETS=mr,r8 for some), or
 	  $(call quoted,datasets,$(call given,DATASETS,DATASET)) $(call quoted,models,$(call given,MODELS,MODEL))
 
 reproduce: setup ## everything: search, run and report what is missing (see `make plan` first)
-	$(NO_DEVICE)$(RUN) scripts/reproduce.py target=all $(SELECTED)
+	$(RUN) scripts/reproduce.py target=all $(SELECTED)
 
 reproduce-%: setup ## one table, figure or experiment, such as reproduce-table2 MODELS=minilm DATASETS=mr SEEDS=1,2
-	$(NO_DEVICE)$(RUN) scripts/reproduce.py target=$* $(SELECTED)
+	$(RUN) scripts/reproduce.py target=$* $(SELECTED)
 
 plan: setup ## what everything would cost (DEVICE=a100, h100, h200 or cpu instead of this machine)
 	$(RUN) scripts/reproduce.py action=plan target=all $(SELECTED) $(if $(DEVICE),device=$(DEVICE))

@@ -159,7 +159,8 @@ def _read_with_overrides(schema: type, arguments: Sequence[str]) -> Any:
     own = known_options(schema)
     flags, words = parted(prepared(arguments, known_options(TuneConfig) | own, is_sweep=True))
     if flags:
-        raise ConfigError(f"there is no flag {flags[0]} here: values separated by commas are run each")
+        why = ": values separated by commas are run each" if flags[0] in ("-m", "--multirun") else ""
+        raise ConfigError(f"there is no flag {flags[0]} here{why}")
     cfg = read(schema, [word for word in words if word.partition("=")[0] in own])
     cfg.overrides = [word for word in words if word.partition("=")[0] not in own]
     return cfg

@@ -58,6 +58,10 @@ def measure(cfg: Report) -> None:
     """Measure the texts and baselines that a report shows beside runs."""
     if cfg.settings is not None:
         refuse(cfg, ("datasets", "models"), "with settings=")
+    if "frozen" not in cfg.measure:
+        refuse(cfg, ("models",), "without measure=frozen")
+    if "texts" not in cfg.measure:
+        refuse(cfg, ("tokenizer",), "without measure=texts")
     from gloss.experiments.grid import expand_grid  # here: the report itself needs no texts
     from gloss.training import baselines
 

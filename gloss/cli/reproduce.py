@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from gloss.cli.command import WithOverrides, run_command
+from gloss.cli.command import WithOverrides, refuse, run_command
 from gloss.config import CONFIG_DIR, TuneConfig, choice, known_options
 from gloss.errors import ConfigError, DataError
 from gloss.experiments.cost import DEVICES
@@ -36,8 +36,9 @@ from gloss.runtime.overrides import SECRET, is_of_search, override, prepared, va
 from gloss.runtime.terminal import program
 
 SEARCHES_OF = {"table7": ("table2", "table3")}  # a table of searches: the experiments whose searches it shows
-MEASURED = {"table1": "texts", "table5": "tfidf"}  # the measurement that a table needs beside runs
 ALL = "all"
+# The measurements that a section needs beside runs. With target=all without frozen encoders, which take hours on a CPU.
+MEASURED = {"table1": "texts", "table5": "tfidf", "pretrained_graph": "frozen", ALL: "texts,tfidf"}
 STORAGE = SECRET + "="
 ASK_ABOVE = 1.0  # hours of a plan
 ASK_ABOVE_UNKNOWN = 10  # runs or trials without a known cost
@@ -143,19 +144,21 @@ class Task:
         return worst
 
     def report(self) -> int:
-        names = SECTIONS if self.name == ALL else (self.name,)
         arguments = [o for o in self.overrides if o.startswith(("paths.outputs=", "paths.data="))]
-        if measured := [MEASURED[name] for name in names if name in MEASURED]:
+        if measured := MEASURED.get(self.name):
             sets, model = (value_of(self.overrides, key) for key in ("dataset", "model"))
             sets = sets or (sweep_of("table2")["dataset"] if self.name == "table5" else None)
             named = [x for x in sets.split(",") if x not in ("csv", "hub")] if sets else []  # their files name no texts
             if named or not sets:
-                arguments.append(f"measure=[{','.join(measured)}]")
+                arguments.append(f"measure=[{measured}]")
                 arguments += [f"datasets=[{','.join(named)}]"] if named else []
-                arguments += [f"tokenizer={model.split(',')[0]}"] if model and model != "hf" else []  # Table 1's
+                if model and model != "hf":
+                    arguments += [f"tokenizer={model.split(',')[0]}"] if "texts" in measured else []
+                    arguments += [f"models=[{model}]"] if "frozen" in measured else []
         if self.name != ALL:
+            section = next(name for name, kind in SECTIONS.items() if self.name in (name, *kind.experiments))
             is_alone = not (self.outputs / "selections.yaml").is_file()
-            arguments += [f"show=[{self.name}]", *([f"only=[{self.name}]"] if is_alone else [])]
+            arguments += [f"show=[{section}]", *([f"only=[{section}]"] if is_alone else [])]
         return call("report", *arguments)
 
     def _summary(self, experiment: str) -> int:
@@ -185,7 +188,8 @@ def confirm(name: str, hours: float, unknown: int = 0) -> None:
     """
     if hours <= ASK_ABOVE and unknown <= ASK_ABOVE_UNKNOWN or os.environ.get("YES") == "1":
         return
-    message = f"{name} takes about {hours:,.0f} hours here, one job at a time (make plan-{name} lists them)"
+    takes = f"takes about {hours:,.0f} hours here" if hours >= 1 else "has many runs or trials"
+    message = f"{name} {takes}, one job at a time (make plan-{name} lists them)"
     if unknown:
         message += f", not counting {unknown} runs or trials whose encoder, texts or device have no known cost"
     if not (sys.stdin and sys.stdin.isatty() and sys.stderr.isatty()):
@@ -273,11 +277,13 @@ def call(script: str, *words: str) -> int:
 def task(cfg: Reproduce) -> int:
     task, cores = Task(cfg.target, cfg.overrides), os.cpu_count() or 1
     if cfg.action in ("run", "tune"):
+        refuse(cfg, ("device",), f"with action={cfg.action}: a run takes trainer.device=")
         task.confirm(runs=cfg.action == "run", searches=True)
         os.environ["YES"] = "1"  # the commands that follow do not ask again
         return task.run(searches_only=cfg.action == "tune")
     device = cfg.device or this_device()
     if cfg.action == "status":
+        refuse(cfg, ("target",), "with action=status, which shows all that was requested")
         if not status(task.outputs, device, cores):
             print(f"nothing was requested yet: there is no {task.outputs}/selections.yaml")
         return 0

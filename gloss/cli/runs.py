@@ -10,6 +10,8 @@ val_macro_f1, test_accuracy, seconds_total, best_epoch, trainer.lr …
 
 from __future__ import annotations
 
+import sys
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -47,7 +49,11 @@ def task(cfg: Runs) -> None:
     from gloss.records.frame import load_runs
     from gloss.report import run_list
 
-    runs = load_runs(cfg.paths.outputs)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        runs = load_runs(cfg.paths.outputs)
+    for warning in caught:
+        print(warning.message, file=sys.stderr)
     if cfg.compare:
         print(run_list.compared(*(one_of(runs, name) for name in cfg.compare)))
         return
@@ -57,7 +63,8 @@ def task(cfg: Runs) -> None:
             wanted = [*wanted, *(name_in(INTEGRATED, loss) for loss in wanted)]
         runs = runs[runs[key].astype(str).isin(wanted)]
     if not len(runs):
-        raise ConfigError(f"no finished run under {cfg.paths.outputs}/runs fits: without filters all are listed")
+        fits = " fits: without filters all are listed" if any(getattr(cfg, key) for key in SELECTION) else " yet"
+        raise ConfigError(f"no finished run under {cfg.paths.outputs}/runs{fits}")
     if cfg.sort:
         columns = [c for c in runs.columns if pd.api.types.is_numeric_dtype(runs[c])]
         if (column := cfg.sort.removeprefix("-")) not in columns:

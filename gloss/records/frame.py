@@ -36,7 +36,7 @@ def load_runs(folder: str | Path) -> pd.DataFrame:
     records, problems = read_records(folder)
     if problems:
         first = f"{problems[0].folder}: {problems[0].reason}"
-        warnings.warn(f"{len(problems)} folders under {folder} are left out; the first, {first}", stacklevel=2)
+        warnings.warn(f"left out under {folder}: {len(problems)} of its folders; the first, {first}", stacklevel=2)
     return frame_of(records)
 
 

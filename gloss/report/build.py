@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -173,7 +174,7 @@ def build(outputs: str | Path, only: Sequence[str] | None = None, dpi: int = DPI
         seen = {section.name for section in sections}
         own = {n: k for n, k in SECTIONS.items() if n != "demo" and k.experiments and n not in seen}
         own = {n: k for n, k in own.items() if all(e.startswith(n) and e not in ran for e in k.experiments)}
-        not_run = [(n, k.title) for n, k in own.items()] if specs and only is None else []
+        not_run = [(_make(n, outputs), k.title) for n, k in own.items()] if specs and only is None else []
         page = render(sections, records, studies, problems, not_run, folder)
     write_atomic(folder / "index.html", page)
     return Report(records, [part for s in sections for part in s.parts], folder / "index.html", problems)
@@ -207,10 +208,16 @@ def _compose(
             found[name] = with_texts(specs, records)
         except ValueError as error:  # ConfigError; DataError: texts that neither the disk nor the records know
             problems.append(f"{name}: {error}")
-        target = name if name == "demo" else f"reproduce-{name}"
         arguments = [f' ARGS="{" ".join(overrides)}"' if overrides else "" for overrides in asked]
-        commands[name] = " && ".join(f"make {target}{x}" for x in arguments)
+        commands[name] = " && ".join(f"{_make(name, outputs)}{x}" for x in arguments)
     return found, commands
+
+
+def _make(name: str, outputs: Path) -> str:
+    """The command that makes a section, in its outputs folder: in another one all runs would start anew."""
+    if name == "demo":
+        return "make demo"
+    return f"make reproduce-{name}" + (f" OUTPUTS={shlex.quote(str(outputs))}" if outputs != Path("outputs") else "")
 
 
 def _sections(
@@ -233,7 +240,7 @@ def _sections(
             continue
         if not parts and (runs := sum(len(g.runs) for cells in mine for g in cells)):
             m.problems.append(f"{name}: none of its {runs} runs can be drawn")
-        command = " && ".join(commands[e] for e in kind.experiments if e in commands) or f"make reproduce-{name}"
+        command = " && ".join(commands[e] for e in kind.experiments if e in commands) or _make(name, m.outputs)
         sections += [Section(name, kind.title, parts, command)] if parts else []
         if name == "table7":
             sections += _searches(m)
@@ -251,7 +258,7 @@ def _searches(m: Material) -> list[Section]:
     for study in m.studies:
         table, drawing = trials_table(study), study_figure(study)
         parts: list[Table | Drawing] = [table, drawing] if drawing else [table]
-        sections.append(Section(table.name, table.title, parts, search_command(study), SEARCHES))
+        sections.append(Section(table.name, table.title, parts, search_command(study, m.outputs), SEARCHES))
     return sections
 
 

@@ -20,7 +20,7 @@ from gloss.records.run_folder import config_hash
 from gloss.report.seed_groups import gather
 from gloss.report.table import MISSING, mean_std, number_text
 from gloss.report.tables.results import judge
-from gloss.runtime.overrides import value_of
+from gloss.runtime.overrides import value_of, word_of
 from gloss.runtime.terminal import escape_control_characters
 
 
@@ -120,7 +120,7 @@ def _row(line: Line) -> dict[str, str]:
         "data set": dataset_name(c.dataset),
         "model": model_name(c.model),
         "loss": loss_name(c.loss, c.mode),
-        "setting": " ".join(f"{key.rpartition('.')[2]}={value}" for key, value in c.point.items()),
+        "setting": " ".join(word_of(key.rpartition(".")[2], value) for key, value in c.point.items()),
         "runs": f"{states} of {len(c.seeds)}",
         "epochs": f"{line.epochs:.0f} {line.epochs_from}" if line.num_left else "",
         "s/epoch": f"{line.epoch_seconds:.3g}" if known else "",
@@ -138,21 +138,23 @@ def _sums(plan: Plan) -> list[str]:
     counted = ", ".join(f"{n} {name}" for name, n in states.items())
     text = ["Runs: none of its own."]
     if plan.lines:
-        text = [f"Runs: {states.total()} ({counted}); {left} to do without repeats, {runs:.1f} hours."]
+        text = [f"Runs: {states.total()} ({counted}); {left} to do without repeats, {_hours(runs, unknown[0])}."]
     if plan.searches:
         trials = sum(num_trials for _, num_trials in plan.searches.values())
-        text.append(
-            f"Searches for {len(plan.searches)} configurations, {trials} trials: at most {searches:.1f} hours, with "
-            "each trial counted as a whole run (pruning stops the hopeless ones early)."
-        )
+        cost = f"at most {_hours(searches, unknown[1])}, with each trial counted as a whole run"
+        counts = f"{len(plan.searches)} configurations, {trials} trials"
+        text.append(f"Searches for {counts}: {cost} (pruning stops the hopeless ones early).")
     if left:
-        text.append(f"In all {runs + searches:.1f} hours, one job at a time.")
-        text += _basis(plan)
+        text += [f"In all {_hours(runs + searches, sum(unknown))}, one job at a time.", *_basis(plan)]
     if any(unknown):
         text.append(
             f"{sum(unknown)} runs or trials are not counted: nothing is known about their encoder, texts or device."
         )
     return text
+
+
+def _hours(hours: float, num_unknown: int) -> str:
+    return "an unknown number of hours" if num_unknown and not hours else f"{hours:.1f} hours"
 
 
 def _basis(plan: Plan) -> list[str]:

@@ -21,6 +21,10 @@ WORDS = {  # swept settings that have a name in tables and legends; the default 
 }
 
 
+def _word(key: str, value: Any) -> str:
+    return f"{key}={'null' if value is None else value}"
+
+
 @dataclass(frozen=True)
 class Group:
     """The finished runs of one configuration (seed aside), by seed; none where the cell is still empty.
@@ -44,7 +48,7 @@ class Group:
     @property
     def name(self) -> str:
         """The cell's keys, as on the command line."""
-        return " ".join(f"{key}={value}" for key, value in (self.keys | self.point).items())
+        return " ".join(_word(key, value) for key, value in (self.keys | self.point).items())
 
     @property
     def keys(self) -> dict[str, Any]:
@@ -60,7 +64,7 @@ class Group:
 
     def others(self, *swept: str) -> str:
         """The swept settings other than `swept`: " (trainer.lr=1e-05)", or empty; a line of a figure shares them."""
-        found = (WORDS.get((k, str(value)), f"{k}={value}") for k, value in self.point.items() if k not in swept)
+        found = (WORDS.get((k, str(value)), _word(k, value)) for k, value in self.point.items() if k not in swept)
         rest = ", ".join(text for text in found if text)
         return f" ({rest})" if rest else ""
 

@@ -21,6 +21,7 @@ MISSING = "—"  # nothing measured: never a zero
 _LATEX = {
     **{c: "\\" + c for c in "&%$#_{}"},
     "\\": r"\textbackslash{}",
+    "[": "{[}",  # at the head of a row it would be an option of the line break before it
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "±": r"$\pm$",

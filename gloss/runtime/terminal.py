@@ -40,7 +40,7 @@ _REMEDIES = {
 }
 
 
-def explain(error: Exception) -> str:
+def explain(error: BaseException) -> str:
     """The error's own text, and a remedy where it is an error of the operating system."""
     if isinstance(error, OSError) and error.errno in _REMEDIES:
         where = f"{error.filename}: " if error.filename else ""
@@ -117,7 +117,10 @@ def run_with_exit_code(task: Callable[[], int | None], ends_early: str = "") -> 
     try:
         with raise_on_signal():
             return task() or 0
-    except (ConfigError, DataError, RunError, OSError) as error:
+    except (Exception, Interrupted) as error:
+        if stop := _interruption(error):
+            print(f"error: stopped by {stop}{ends_early}", file=sys.stderr)
+            return 128 + stop.number
         if isinstance(error, BrokenPipeError) and not ends_early:  # `… | head` has seen enough
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
@@ -125,9 +128,13 @@ def run_with_exit_code(task: Callable[[], int | None], ends_early: str = "") -> 
             raise
         print("error:", "\n".join(map(escape_control_characters, explain(error).splitlines())), file=sys.stderr)
         return 2 if isinstance(error, ValueError) else 1
-    except Interrupted as error:
-        print(f"error: stopped by {error}{ends_early}", file=sys.stderr)
-        return 128 + error.number
+
+
+def _interruption(error: BaseException | None) -> Interrupted | None:
+    """The signal behind an error: a library's `finally` may raise its own error in place of Interrupted."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
 
 
 def is_expected(error: BaseException) -> bool:

@@ -171,7 +171,12 @@ def test_all_errors_of_a_command_line_are_printed_together(capsys):
         ("report", ["only=[table99]"], "error: only=table99 is not allowed: expected some of "),
         ("reproduce", ["action=pln", "lr=3"], "error: action=pln is not allowed: expected one of run, plan, tune"),
         ("reproduce", ["target=table99"], "error: table99 is no table, figure or experiment"),
-        ("reproduce", ["-m"], "error: there is no flag -m here"),
+        ("reproduce", ["-m"], "error: there is no flag -m here: values separated by commas are run each"),
+        ("reproduce", ["--cfg", "job"], "error: there is no flag --cfg here\n"),
+        ("reproduce", ["device=cpu"], "error: device= has no effect with action=run: a run takes trainer.device="),
+        ("reproduce", ["action=status", "target=table2"], "error: target= has no effect with action=status"),
+        ("report", ["measure=[tfidf]", "models=[tiny]"], "error: models= has no effect without measure=frozen"),
+        ("report", ["measure=[tfidf]", "tokenizer=bert"], "error: tokenizer= has no effect without measure=texts"),
         (
             "report",
             ["measure=[texts]", "settings=demo", "datasets=[mr]"],

@@ -149,14 +149,18 @@ def test_commands_contain_no_password_and_all_reports_everything(tmp_path, calle
 
 
 @pytest.mark.parametrize(("target", "given", "measured"), [
-    ("table5", ["dataset=csv"], None),  # own texts are in no file of configs/dataset
-    ("table1", ["dataset=csv,mr", "model=hf"], ["measure=[texts]", "datasets=[mr]"]),
-    ("table5", ["model=minilm"], ["measure=[tfidf]", "datasets=[mr,r8,r52,20ng,ohsumed]", "tokenizer=minilm"]),
+    ("table5", ["dataset=csv"], ["show=[table5]"]),  # own texts are in no file of configs/dataset
+    ("table1", ["dataset=csv,mr", "model=hf"], ["measure=[texts]", "datasets=[mr]", "show=[table1]"]),
+    ("table1", ["model=minilm"], ["measure=[texts]", "tokenizer=minilm", "show=[table1]"]),
+    ("table5", ["model=minilm"], ["measure=[tfidf]", "datasets=[mr,r8,r52,20ng,ohsumed]", "show=[table5]"]),
+    ("pretrained_graph", ["model=minilm", "dataset=mr"],
+     ["measure=[frozen]", "datasets=[mr]", "models=[minilm]", "show=[pretrained_graph]"]),
+    ("fig3a", ["dataset=mr"], ["show=[fig3]"]),  # one of the two experiments of a figure
 ])  # fmt: skip
 def test_a_report_measures_the_sets_that_have_a_file(target, given, measured, tmp_path, called):
     Task(target, [*given, f"paths.outputs={tmp_path}"]).report()
-    words = [word for word in called[-1] if word.startswith(("measure", "datasets", "tokenizer"))]
-    assert words == (measured or [])
+    words = [word for word in called[-1] if word.startswith(("measure", "datasets", "tokenizer", "models", "show"))]
+    assert words == measured
 
 
 def test_the_demo_reports_on_the_folder_of_its_runs():
@@ -260,10 +264,19 @@ def test_misspelt_make_selectors_are_refused(word: str, meant: str):
     assert f"no variable {word.partition('=')[0]}; did you mean {meant}" in done.stderr
 
 
-def test_make_refuses_the_device_of_a_plan_for_a_run():
+def test_make_refuses_a_variable_that_no_target_reads():
     assert "device=cpu" in make("plan-table2", "DEVICE=cpu").stdout
-    done = make("reproduce-table2", "DEVICE=cpu")
-    assert done.returncode and not done.stdout and "ARGS=trainer.device=cpu" in done.stderr
+    assert "paths.outputs=x" in make("report", "RUNS=x").stdout
+    assert "seed=2" in make("data", "reproduce", "SEED=2").stdout  # one of the targets reads it
+    for words, hint in {
+        "reproduce-table2 DEVICE=cpu": "reproduce-table2 does not read DEVICE: a run takes ARGS=trainer.device=cpu",
+        "tune-table2 DEVICE=cpu": "tune-table2 does not read DEVICE: a run takes ARGS=trainer.device=cpu",
+        "reproduce RUNS=x": "reproduce does not read RUNS: it takes OUTPUTS",
+        "report DATASETS=mr": "report does not read DATASETS",
+        "demo SEED=2": "demo does not read SEED",
+    }.items():
+        done = make(*words.split())
+        assert done.returncode and not done.stdout and f"make {hint}" in done.stderr
 
 
 def test_a_plan_for_an_unknown_device_is_refused(tmp_path, capsys):

@@ -143,6 +143,7 @@ def test_an_unknown_device_has_an_estimate_only_after_a_run(tmp_path):
         assert plan.lines[0].run_hours is None and plan.hours() == (0.0, 0.0, 5, 0)
         assert f"Speed on {name}: 1 configurations unknown. It is none of a100, h100, h200, cpu" in show(plan)
         assert "5 runs or trials are not counted" in show(plan)
+        assert "repeats, an unknown number of hours.\nIn all an unknown number of hours, one" in show(plan)
     assert make_plan([cell], "NVIDIA A100-SXM4-80GB", 2).speeds.data_sheet == "a100"
     for name, gpu in (("NVIDIA GeForce RTX 4090", "NVIDIA GeForce RTX 4090"), ("cpu", None)):
         put_run(tmp_path, cell, 1 if gpu else 2, gpu=gpu)

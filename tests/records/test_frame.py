@@ -35,7 +35,7 @@ def test_a_row_of_load_runs_equals_the_record(tmp_path):
 def test_load_runs_counts_omitted_folders_and_refuses_a_wrong_folder(tmp_path):
     write_run(tmp_path)
     (write_run(tmp_path, seed=2) / "DONE").unlink()
-    with pytest.warns(UserWarning, match="1 folders under .* are left out; the first, .*seed=2: is not finished"):
+    with pytest.warns(UserWarning, match="left out under .*: 1 of its folders; the first, .*seed=2: is not finished"):
         assert list(gloss.load_runs(tmp_path)["seed"]) == [1]
     with pytest.raises(RunError, match="has no runs/: expected the folder that runs write to"):
         gloss.load_runs(tmp_path / "runs")

@@ -100,9 +100,10 @@ def test_each_requested_experiment_has_a_section(experiments):
     names = ["table2", "claims", "table5", "paper_claims", "table2_others", "runs"]
     assert [t.name for t in report.tables] == names
     page = report.page.read_text()
-    assert "make reproduce-table2 ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
+    where = f"OUTPUTS={outputs}"  # in another folder all runs would start anew
+    assert f"make reproduce-table2 {where} ARGS=&#34;model=minilm dataset=docstrings&#34;" in page
     for name in ("table6", "fig3"):  # in the list of experiments without runs
-        assert f"<code>make reproduce-{name}</code>" in page
+        assert f"<code>make reproduce-{name} {where}</code>" in page
     claim = next(row for row in report.tables[1].rows if row[1].plain() == "G-Loss-SQRT + CE beats CE")
     assert claim[2].verdict == "supported" and claim[4].plain() == "+4.05"  # 84 - 80 and 86.1 - 82
     assert "dataset=docstrings model=minilm mode=integrated loss=gloss_o seed=1,2" in page

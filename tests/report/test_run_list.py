@@ -96,6 +96,20 @@ def test_the_command_filters_sorts_and_compares_runs(outputs, capsys):
     assert len(shown("by=configuration").splitlines()) == runs.groupby(CELL).ngroups + 2
 
 
+def test_an_unfinished_run_is_a_line_beside_the_list(tmp_path, capsys):
+    """Of the command alone; `load_runs` gives a Python warning."""
+    for seed in (1, 2):
+        folder = write_run(tmp_path, seed=seed)
+    (folder / "DONE").unlink()
+    assert run_command(command, [f"paths.outputs={tmp_path}"]) == 0
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 2 and shown.err.count("\n") == 1
+    assert shown.err.startswith(f"left out under {tmp_path}: 1 of its folders; the first, {folder}: is not finished")
+    (folder.parent / "seed=1" / "DONE").unlink()
+    assert run_command(command, [f"paths.outputs={tmp_path}"]) == 2
+    assert f"error: no finished run under {tmp_path}/runs yet\n" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("argument", "message"),
     [

@@ -54,8 +54,7 @@ def test_sign_flip_is_exact_with_bounds_on_the_number_of_pairs():
     assert stats.sign_flip([1.0] * 40) == 2 / 2**40
     assert stats.sign_flip([5e-10, 5e-10]) == 1.0  # within rounding: every sign pattern counts
     assert stats.sign_flip([]) is None
-    with pytest.raises(ValueError, match="at most 40 differences, got 41"):
-        stats.sign_flip([1.0] * 41)
+    assert stats.sign_flip([1.0] * 41) is None
 
 
 def test_holm_by_hand():

@@ -116,6 +116,16 @@ def test_a_sweep_explains_its_hollow_points(tmp_path, second, is_hollow):
     assert (100 in drawing.figure.axes[0].lines[-1].get_xdata()) == is_hollow
 
 
+def test_all_texts_are_drawn_at_their_number(tmp_path):
+    """dataset.train_limit=null of few_shot."""
+    path = "dataset.train_limit"
+    groups = write_groups(tmp_path, *(at(path, x, y, point={path: x}) for x, y in ((20, 70.0), (None, 75.0))))
+    number = next(iter(groups[1].values("num_rows", "train").values()))
+    drawn = [(row["x"], row["mean"]) for row in sweeps.sweep("few_shot", groups).data]
+    assert drawn == [(20, 70.0), (number, 75.0)] and number == 100
+    assert groups[1].name.endswith("dataset.train_limit=null")  # as Hydra takes it
+
+
 def noise_cells(root, gloss=(82.0, 83.2, 84.1), **changes):
     """Cross-entropy with scores 80, 81, 82; G-Loss with two noise levels and with a shuffled graph."""
     specs = [{"accuracy": (80.0, 81.0, 82.0), "point": {"ablation.graph_shuffle": False}, "config": changes}]
@@ -140,8 +150,10 @@ def test_graph_noise_notes_the_share_of_the_gain_after_the_shuffle(tmp_path):
     start = "MR, BERT-base, G-Loss-O + CE (integrated, n=3): 16 % of its gain over CE (+2.10 points"
     assert drawing.notes[0].startswith(start)
     assert drawing.notes[0].endswith("survives the shuffle; shuffled it is +0.33 from CE.")  # 0.3333 / 2.1
-    looks = [container.lines[0].get_linestyle() for container in drawing.figure.axes[0].containers]
+    lines = [container.lines[0] for container in drawing.figure.axes[0].containers]
+    looks = [line.get_linestyle() for line in lines]
     assert looks[2] == ":" and ":" not in looks[:2]  # the line style of another setting
+    assert {line.get_fillstyle() for line in lines} == {"full"}  # hollow: fewer seeds
     labels = [text.get_text() for text in drawing.figure.legends[0].get_texts()]
     assert labels == ["CE (n=3)", "G-Loss-O + CE (n=1–3)", "G-Loss-O + CE (shuffled graph) (n=3)"]
     across = [line for line in drawing.figure.axes[0].lines if list(line.get_xdata()) == [0, 1]]

@@ -225,7 +225,7 @@ def test_table5_chooses_the_variant_on_validation_and_marks_the_best_seed(tmp_pa
     table = compare.table5(write_groups(tmp_path, *specs), [{"dataset": "mr", "test": {"accuracy": 76.14}}])
     our_row, best = row(table, "G-Loss + BERT-base (ours, mean)")
     assert our_row[1] == "86.00 SQRT (3)" and best[1] == "86.20 [seed 3]"
-    assert row(table, "TF-IDF + linear classifier (measured here)")[0][1] == "76.14"
+    assert row(table, "TF-IDF + linear SVM (measured here)")[0][1] == "76.14"
     assert row(table, "TextGCN")[0][1] == "76.74"
     ranks = {r[0].plain(): r[1].parts[0].rank for r in table.rows}
     assert ranks["RoBERTa-GCN"] == 1 and ranks["RoBERTa-large"] == 2

@@ -90,6 +90,7 @@ def test_hostile_text_is_escaped_in_markdown_latex_and_csv():
     assert "\\<img" in table.markdown()
     assert r"\input" not in table.latex() and r"\$" in table.latex()
     assert table.csv() == "name,n\n'=1+1,-1.5\n"
+    assert r"{[}2pt] & " in Table("t", "t", ["x", "y"], [[entry("[2pt]"), entry("z")]], []).latex()  # no option of \\
 
 
 def test_hostile_text_is_escaped_in_html():

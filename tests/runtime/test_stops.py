@@ -26,6 +26,7 @@ from gloss.errors import DataError
 from gloss.records.reading import read_record, read_records
 from gloss.records.run_folder import clear, is_done, locked
 from gloss.runtime.signals import Interrupted, noted, raise_on_signal
+from gloss.runtime.terminal import run_with_exit_code
 from gloss.training.callbacks import Callback
 from gloss.training.checkpoint import Progress
 from gloss.training.checkpoint import load as load_checkpoint
@@ -112,6 +113,19 @@ def test_a_signal_during_imports_gives_one_line(number, heeds_ctrl_c, monkeypatc
     monkeypatch.setattr(entry, "import_module", lambda name: os.kill(os.getpid(), number))
     assert entry.main("train") == 128 + number
     assert capsys.readouterr().err == f"error: stopped by {number.name}\n"
+
+
+def test_a_signal_hidden_by_an_error_of_a_library_still_counts(heeds_ctrl_c, capsys):
+    """A `finally` of a library that Interrupted has passed may fail in turn."""
+
+    def task() -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            raise AttributeError("a half-made object")
+
+    assert run_with_exit_code(task) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err == "error: stopped by SIGTERM\n"
 
 
 def test_the_hint_of_a_stopped_rerun_leaves_rerun_out(capsys):

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from pathlib import Path
 
 import optuna
 import pytest
@@ -223,7 +224,9 @@ def test_the_shown_command_of_a_search_makes_the_same_search(settings, monkeypat
     given += ["search.trials=2", *further]
     worker = worker_of(composed(*given))
     work(worker)
-    shown = shlex.split(search_command(worker.conclude()))[2:]
+    study = worker.conclude()
+    assert "paths.outputs=its here" in shlex.split(search_command(study, Path("its here")))
+    shown = shlex.split(search_command(study, Path("outputs")))[2:]
     assert {"dataset=csv", "trainer.patience=2", "search.trials=2"} <= set(shown)
     places = [word for word in given if word.startswith("paths.")]
     assert worker_of(composed(*places, *shown)).study_name == worker.study_name

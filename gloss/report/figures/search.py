@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -119,8 +120,8 @@ def importances(study: Study) -> dict[str, float]:
     return {name: float(share) for name, share in shares.items()}
 
 
-def search_command(study: Study) -> str:
-    """The command that makes or resumes a search."""
+def search_command(study: Study, outputs: Path) -> str:
+    """The command that makes or resumes a search of an outputs folder."""
     from gloss.runtime.overrides import word_of  # here: it loads Hydra, which only studies need
 
     budget = config_file("search", study.search, is_optional=True).get("budget", {})
@@ -131,6 +132,7 @@ def search_command(study: Study) -> str:
         "trainer.max_epochs": (study.max_epochs, TrainerConfig.max_epochs),
         "seed": (study.seed, 1),
         "search.trials": (study.num_trials, budget.get(study.loss, budget.get("any"))),
+        "paths.outputs": (str(outputs), "outputs"),
     }
     words = {key: getattr(study, key) for key in ("dataset", "model", "mode", "loss")}
     words |= {key: value for key, (value, usual) in settings.items() if value != usual} | study.given

@@ -76,6 +76,8 @@ def points(groups: Iterable[Group], path: str, metric: str, *swept: str) -> pd.D
     rows: dict[tuple[str, str], list[dict]] = {}
     for g in groups:
         found, x, others = g.values(*METRICS[metric][1]), number_at(g, path), g.others(path, *swept)
+        if x is None and path == "dataset.train_limit":  # null: all texts, whose number the runs know
+            x = next(iter(g.values("num_rows", "train").values()), None)
         if x is not None:
             numbers = {"x": x, "mean": mean(found.values()), "std": std(found.values()), "n": len(found)}
             names = {"place": g.place, "row": f"{model_name(g.model)}, {g.mode}, {g.loss_name}{others}"}
@@ -216,7 +218,7 @@ def sweep(name: str, groups: Sequence[Group]) -> Drawing | None:
         for own, line in panel[panel["metric"] == metric].groupby("label", sort=False):
             first = line.iloc[0]
             look = LOSS_LOOK.get(first["loss"], {})
-            look = look | ({"linestyle": ":", "fillstyle": "none"} if first["others"] else {})
+            look = look | ({"linestyle": ":"} if first["others"] else {})
             look |= {"color": "#999999"} if first["mode"] != INTEGRATED and frame["mode"].nunique() > 1 else {}
             alike = frame[(frame["label"] == own) & (frame["metric"] == metric)] if is_shared else line
             _draw(ax, line, "mean", "std", "n", look, f"{own} ({_seeds(alike['n'])})", scale)
