@@ -43,8 +43,9 @@ def resolve(cfg: DictConfig | Config) -> Config:
         use = f"loss={row.other}" if row.other else f"mode=integrated, or one of {others}"
         why = "standalone mode trains without a classifier, and cross-entropy needs one"
         raise ConfigError(f"loss={cfg.loss.name} mode={cfg.mode} is not allowed: {why}. Use {use}")
-    unread = [(key, attrgetter(key)(cfg), why) for key, off, why in _unread(cfg) if attrgetter(key)(cfg) != off]
-    _raise([*(f"{key}={value} has no effect {why}: leave it out" for key, value, why in unread), *_contradictions(cfg)])
+    given = ((key, attrgetter(key)(cfg), off, why) for key, off, why in _unread(cfg))
+    unread = [f"{key}={value} has no effect {why}: leave it out" for key, value, off, why in given if value != off]
+    _raise([*unread, *_contradictions(cfg)])
     return cfg
 
 
@@ -56,6 +57,10 @@ def weights_sha256(cfg: ModelConfig | DictConfig) -> str | None:
 
 @cache
 def _sha256(path: Path, changed: int) -> str:
+    return sha256_of(path)
+
+
+def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -106,7 +106,8 @@ class ReleasedSteps:
     def _embed(self, ids: Tensor, mask: Tensor) -> Tensor:
         return self.encoder(input_ids=ids, attention_mask=mask).last_hidden_state[:, 0]
 
-    def _step(self, indices: Tensor, sigma: float = 0.5, gamma: float = 0.6, lam: float = 0.8) -> float:
+    def _step(self, indices: Tensor) -> float:
+        sigma, gamma, lam = 0.5, 0.6, 0.8
         ids, mask, labels = (x[indices].to(self.device) for x in (self.ids, self.is_token, self.labels))
         logits = self.head(self._embed(ids, mask)).double()
         ce = F.cross_entropy(logits, labels, weight=self.class_weights)

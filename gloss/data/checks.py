@@ -119,15 +119,26 @@ def _groups(labels: Iterable[str], key: Callable[[str], object]) -> list[list[st
     return [group for group in groups.values() if len(group) > 1]
 
 
-def refuse_swallowed_rows(rows: Iterable[Row], labels: Collection[str], path: str) -> None:
-    """Raise DataError for a text of a CSV file whose lines are rows themselves, because a quote was left open."""
+def swallowed_rows(rows: Iterable[Row], labels: Collection[str], path: str) -> list[str]:
+    """A note on a text of a CSV file whose lines look like rows, as after a quote that was left open.
+
+    Raises DataError where no text has other lines: then a line's end is no part of a text here.
+    """
 
     def is_row(line: str, place: int) -> bool:
         return any(sep in line and line.split(sep)[place].strip('"\r') in labels for sep in SEPARATORS)
 
-    for row in rows:
-        for lines in (text.split("\n") for text in row.texts):
-            if len(lines) > 1 and (all(is_row(x, -1) for x in lines[:-1]) or all(is_row(x, 0) for x in lines[1:])):
-                found = f"{path}: row {row.number} holds {len(lines)} lines that look like rows themselves"
-                advice = "close the quote that is open there, or double it inside a text"
-                raise DataError(f"{found}: {advice}; a text that is meant so can be given as JSON lines")
+    several = [(row.number, text.split("\n")) for row in rows for text in row.texts if "\n" in text]
+    alike = [
+        (number, len(lines))
+        for number, lines in several
+        if all(is_row(x, -1) for x in lines[:-1]) or all(is_row(x, 0) for x in lines[1:])
+    ]
+    if not alike:
+        return []
+    number, count = alike[0]
+    found = f"{path}: row {number} holds {count} lines that look like rows themselves"
+    if len(alike) < len(several):
+        return [f"{found}: is a quote open there?"]
+    advice = "close the quote that is open there, or double it inside a text"
+    raise DataError(f"{found}: {advice}; a text that is meant so can be given as JSON lines")

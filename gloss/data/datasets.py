@@ -18,7 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from gloss.config import DatasetConfig
 from gloss.data import docstrings
-from gloss.data.checks import examine, refuse_swallowed_rows, words
+from gloss.data.checks import examine, swallowed_rows, words
 from gloss.data.files import Row, checked, collect, examples_kind, read_examples, read_table, refuse_unread
 from gloss.data.splits import SPLIT_SEED, Split, right_class, stratified, whole_groups
 from gloss.errors import DataError, RunError
@@ -247,10 +247,9 @@ def _read_csv(cfg: DatasetConfig, data_dir: Path) -> Source:
             "dataset.text and dataset.label have no effect on folders, which have no columns: leave them out"
         )
     labels = {row.names[-1] for rows, _ in found.values() for row in rows}
-    for part, path in given.items():
-        if examples_kind(path) == "csv":
-            refuse_swallowed_rows(found[part][0], labels, path)
-    return _own(cfg, found, [], [])
+    csv = [(path, found[part][0]) for part, path in given.items() if examples_kind(path) == "csv"]
+    notes = [note for path, rows in csv for note in swallowed_rows(rows, labels, path)]
+    return _own(cfg, found, notes, [])
 
 
 def _own(

@@ -49,7 +49,8 @@ class _PairwiseDistances(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> Tensor:
         x, distances = ctx.saved_tensors
         exact = (x.cpu() if x.is_mps else x).double()  # Apple's GPUs have no float64
-        weight = ((grad + grad.T) / distances.masked_fill(distances < SAME_DISTANCE, torch.inf)).to(exact)
+        weight = (grad + grad.T) / distances.masked_fill(distances < SAME_DISTANCE, torch.inf)
+        weight = weight.to(exact.device).to(exact.dtype)  # one call would cast first
         return (weight.sum(dim=1, keepdim=True) * exact - weight @ exact).to(x)
 
 

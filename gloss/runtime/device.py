@@ -21,7 +21,8 @@ def choose_device(name: str) -> torch.device:
     """The device of a name; auto: CUDA, else the CPU, never Apple's mps. Raises ConfigError for a missing device.
 
     A GPU becomes the current device: events and Triton's kernels use that one, whatever device the tensors are on. auto
-    logs why it does not use an existing GPU, and raises ConfigError where one as new as the A100 would be idle.
+    logs why it does not use an existing GPU, and raises ConfigError where the driver of one as new as the A100 is too
+    old.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"

@@ -21,8 +21,8 @@ _mine: FileLock | None = None  # held until this process ends, however it ends
 def is_shared(device: torch.device) -> bool:
     """Whether other processes use the device now, which spoils timings; True where that is unknown.
 
-    A GPU has more processes than this one, as NVIDIA's driver reports; on a CPU more threads want to run than it has
-    cores (the load of the last minute).
+    A GPU has more processes than this one, as NVIDIA's driver reports; on a CPU, or with Apple's mps, more threads want
+    to run than it has cores (the load of the last minute).
     """
     if device.type != "cuda":
         return os.getloadavg()[0] > BUSY * (os.cpu_count() or 1)

@@ -38,7 +38,7 @@ class Stopwatch:
             self._last = now
 
     def read(self) -> dict[str, float]:
-        """Seconds of each part since the last reading; waits for the device."""
+        """Seconds of each part since the last reading; waits for CUDA. On Apple's mps the seconds of enqueuing."""
         if self.is_cuda and self._laps:
             self._laps[-1][1].synchronize()
             for (_, before), (name, event) in zip(self._laps, self._laps[1:], strict=False):
@@ -58,7 +58,8 @@ def reset_peak_memory(device: torch.device) -> None:
 
 
 def peak_memory_bytes(device: torch.device) -> int:
-    """The peak since the reset: memory that PyTorch allocated on CUDA, else the process's whole resident memory."""
+    """The peak since the reset: memory that PyTorch allocated on CUDA, else the process's whole resident memory, which
+    only Linux resets."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ from gloss.runtime.terminal import program
 
 _COMPARED_ELSEWHERE = (
     *(*HYPERPARAMETERS.values(), "trainer.max_epochs", "model.name", "model.revision", "model.sha256"),
-    "ablation.test_on",  # not at all: a trial tests no texts
+    "ablation.test_on",  # of a run alone: a trial tests no texts
 )
 _ALSO_COMPARED = ("dataset.unlabeled", "dataset.unlabeled_path", "loss.margin")
 

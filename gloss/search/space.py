@@ -61,3 +61,9 @@ def range_of(row: FloatDistribution | CategoricalDistribution) -> dict[str, Any]
     if isinstance(row, CategoricalDistribution):
         return {"choices": list(row.choices)}
     return {"low": row.low, "high": row.high, "log": row.log, "step": row.step}
+
+
+def set_value(cfg: Config, name: str, value: float) -> None:
+    """Set a hyperparameter, such as "lr", in its place in the configuration."""
+    group, key = HYPERPARAMETERS[name].split(".")
+    setattr(getattr(cfg, group), key, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sqlite3
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,7 +16,7 @@ from gloss.errors import ConfigError
 
 MAX_RETRIES = 2  # of a trial whose worker died
 GRACE = 3  # heartbeats without a sign, after which a worker is dead
-SQLITE_SECONDS = 60  # to wait for the other workers' writing
+_SQLITE: dict[str, Any] = {"timeout": 60, "isolation_level": None, "check_same_thread": False}  # it waits for others
 
 
 def _encoded(url: str) -> str:
@@ -38,7 +39,7 @@ def open_storage(url: str | None, path: Path, heartbeat_seconds: int) -> optuna.
         raise ConfigError(f"search.storage={url} is not allowed: {expected}")
     options: dict[str, Any] = {"pool_pre_ping": True}  # a training lasts longer than some idle connections
     if not url:  # connected here, because a folder's name may hold signs that end a URL
-        options = {"creator": lambda: sqlite3.connect(path, SQLITE_SECONDS, 0, None, check_same_thread=False)}
+        options = {"creator": partial(sqlite3.connect, path, **_SQLITE)}
     try:
         storage = optuna.storages.RDBStorage(
             parsed.render_as_string(hide_password=False),

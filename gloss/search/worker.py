@@ -43,7 +43,7 @@ from gloss.runtime.environment import commit_of
 from gloss.runtime.locks import FileLock
 from gloss.runtime.signals import Interrupted
 from gloss.search.best_values import mismatch, read_tuned, settings_of, tuned_file, write_tuned
-from gloss.search.space import Space, range_of, search_space, space_rows
+from gloss.search.space import Space, range_of, search_space, set_value, space_rows
 from gloss.search.storage import MAX_RETRIES, open_storage
 from gloss.training.callbacks import Callback
 from gloss.training.collapse import majority_f1
@@ -148,11 +148,12 @@ class Worker:
     majority = -math.inf  # validation macro-F1 of a constant answer; a silhouette has no such floor
 
     def __init__(self, cfg: Config, search: SearchConfig, space: Space, num_examples: int, fingerprint: str) -> None:
+        cfg.ablation.test_on, cfg.trainer.save_model = None, False  # a trial tests no texts and is not kept
         self.cfg, self.search, self.space, self.fingerprint = cfg, search, space, fingerprint
         self.rows = space_rows(cfg, search)
         for name, row in self.rows.items():  # those with one value in the search
             if isinstance(row, (int, float)) and HYPERPARAMETERS[name] not in search.overridden:
-                _set(cfg, name, row)
+                set_value(cfg, name, row)
         self.num_trials = search.trials or search.budget.get(cfg.loss.name, search.budget.get("any"))
         if not self.num_trials or self.num_trials < 1:
             raise ConfigError(f"search.budget has no number of trials for loss={cfg.loss.name}: give search.trials=15")
@@ -164,22 +165,20 @@ class Worker:
         self.about |= {"name": self.study_name, "seed": cfg.seed, "train_examples": num_examples}
         self.about |= {"train_limit": cfg.dataset.train_limit, "max_epochs": cfg.trainer.max_epochs}
         self.about |= {"given": given(cfg, search)}
+        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module reports its trials
+        sampler, pruner = _sampler_and_pruner(cfg, search)
         self.folder = Path(cfg.paths.outputs) / "studies" / self.study_name
         self.folder.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.folder / "lock")
         self.seen: set[int] = set()  # running trials that have a first heartbeat
-        warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-        optuna.logging.set_verbosity(optuna.logging.ERROR)  # this module reports its trials
-        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-        if search.prune and cfg.mode in search.pruner:  # below the median of the finished trials
-            pruner = optuna.pruners.MedianPruner(**search.pruner[cfg.mode])
         with FileLock(self.folder.parent / "lock"):  # two studies that make a new server's tables at once collide
             self.storage = open_storage(search.storage, self.folder / "study.db", search.heartbeat_seconds)
             self.study = optuna.create_study(
                 storage=self.storage,
                 study_name=self.study_name,
                 direction="maximize",
-                sampler=Sampler(search.sampler, cfg.seed),
+                sampler=sampler,
                 pruner=pruner,
                 load_if_exists=True,
             )
@@ -236,9 +235,8 @@ class Worker:
                 value = float(trial.suggest_categorical(name, row.choices))
             else:
                 value = trial.suggest_float(name, row.low, row.high, step=row.step, log=row.log)
-            _set(cfg, name, rounded(value))
+            set_value(cfg, name, rounded(value))
         cfg.paths.outputs = str(self.folder)
-        cfg.trainer.save_model = False
         cfg = resolve(cfg)
         self.checkpoint = run_folder(cfg, self.fingerprint) / "checkpoint"
         reporter = _Reporter(trial)
@@ -343,6 +341,19 @@ class Worker:
         }
 
 
+def _sampler_and_pruner(cfg: Config, search: SearchConfig) -> tuple[Sampler, optuna.pruners.BasePruner]:
+    """Optuna's sampler and pruner. Raises ConfigError for settings that it does not know."""
+    pruned = search.pruner.get(cfg.mode) if search.prune else None
+    try:
+        for key, value in (*search.sampler.items(), *(pruned or {}).items()):
+            if isinstance(value, str):
+                raise TypeError(f"{key}={value} is no number")
+        none, median = optuna.pruners.NopPruner, optuna.pruners.MedianPruner  # below the median of the finished trials
+        return Sampler(search.sampler, cfg.seed), none() if pruned is None else median(**pruned)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"the settings under search.sampler or search.pruner are not allowed: {error}") from None
+
+
 def given(cfg: Config, search: SearchConfig) -> dict[str, Any]:
     """The keys of the command line and their values, for a report's command; without paths, and of the groups only
     own texts, own encoders and the experiment."""
@@ -351,7 +362,8 @@ def given(cfg: Config, search: SearchConfig) -> dict[str, Any]:
     own |= {"experiment": cfg.experiment.name} if cfg.experiment.name else {}
     tree: Any = asdict(cfg) | {"search": asdict(search)}
     keys = [key for key in search.overridden if "." in key and not key.startswith(("paths.", "hydra."))]
-    keys = [key for key in keys if key not in ("search.storage", "search.worker")]
+    unread = ("search.storage", "search.worker", "ablation.test_on", "trainer.save_model")
+    keys = [key for key in keys if key not in unread]
     return own | {key: reduce(getitem, key.split("."), tree) for key in keys}
 
 
@@ -364,11 +376,6 @@ def found_nothing(study: Study, majority: float) -> str | None:
     if any(trial["params"] != complete[0]["params"] for trial in complete) and max(values) - min(values) < 1e-9:
         return f"all {len(values)} trials tie at {values[0]:.6g}"
     return None
-
-
-def _set(cfg: Config, name: str, value: float) -> None:
-    group, key = HYPERPARAMETERS[name].split(".")
-    setattr(getattr(cfg, group), key, value)
 
 
 def _row(trial: FrozenTrial, before: list[dict[str, Any]]) -> dict[str, Any]:

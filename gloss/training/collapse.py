@@ -13,6 +13,7 @@ from torch import Tensor
 from gloss.config import INTEGRATED, Config
 from gloss.losses import choose_labeled
 from gloss.losses.geometry import pairwise_distances, unit_length
+from gloss.losses.registry import GLOSS_O, is_graph
 
 EXPLODED = 3.0  # times the loss of the first epoch
 FAR_FROM_CHANCE = 10.0  # times log C, the loss of guessing among C classes
@@ -46,7 +47,7 @@ def after_epoch(cfg: Config, epochs: list[dict[str, Any]], num_classes: int, maj
     if (why := _explosion(cfg, epochs, num_classes)) and not any(
         _explosion(cfg, epochs[:n], num_classes) for n in range(1, len(epochs))
     ):
-        wider = ", or a larger loss.sigma" if isinstance(cfg.loss.sigma, float) else ""
+        wider = f", or {another_sigma(cfg, 'larger')}" if is_graph(cfg.loss.name) else ""
         found.append(f"the loss explodes: {why}. Try a smaller trainer.lr{wider}")
     if cfg.mode == INTEGRATED and len(epochs) == PATIENT:
         best = max(row["score"] for row in epochs)
@@ -89,8 +90,13 @@ def ties(epochs: list[dict[str, Any]], best_epoch: int, tested_weights: str) -> 
     ]
 
 
+def another_sigma(cfg: Config, size: str) -> str:
+    """The setting of a "larger" or "smaller" σ, which G-Loss-SQRT computes."""
+    return f"a {size} loss.sigma" if cfg.loss.name == GLOSS_O else f"loss=gloss_o with a {size} loss.sigma"
+
+
 @torch.inference_mode()
-def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
+def wide_kernel(cfg: Config, embeddings: Tensor, sigma: float) -> list[str]:
     """A line where σ makes all edge weights of the embeddings' [B, D] graph nearly the same."""
     distances = pairwise_distances(unit_length(embeddings.float()))
     distances = distances[~torch.eye(len(distances), dtype=torch.bool, device=distances.device)]
@@ -101,8 +107,8 @@ def wide_kernel(embeddings: Tensor, sigma: float) -> list[str]:
         return []
     return [
         f"σ={sigma:.4g} is so wide that before training all edge weights among {len(embeddings)} validation texts "
-        f"lie {1 - high:.4g} to {1 - low:.4g} below 1: the graph hardly separates near from far. Try a smaller "
-        "loss.sigma"
+        f"lie {1 - high:.4g} to {1 - low:.4g} below 1: the graph hardly separates near from far. Try "
+        f"{another_sigma(cfg, 'smaller')}"
     ]
 
 

@@ -125,7 +125,7 @@ def shifted_test(cfg: Config, dataset: TextDataset, name: str) -> Split:
 def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
     """The set that `ablation.test_on` names: a prepared one; a CSV file; or hub:owner/name, hub:owner/name@revision.
 
-    A file or hub set has the columns, separator and encoding of the run's own.
+    A file or hub set has the columns, separator and encoding of the run's own. Raises ConfigError.
     """
     columns: dict[str, Any] = {"text": own.text, "label": own.label}
     if name.startswith("hub:"):
@@ -134,8 +134,10 @@ def other_set(own: DatasetConfig, name: str) -> DatasetConfig:
     if is_csv_file(name):
         form: dict[str, Any] = {"separator": own.separator, "encoding": own.encoding}
         return DatasetConfig(name=Path(name).name, source="csv", path=name, **columns, **form)
-    prepared = read_manifest()["sets"].get(name, {"columns": {}})
-    return DatasetConfig(name=name, text=[*prepared["columns"].values()][:-1] or ["text"])  # the last is the label
+    if name not in (sets := read_manifest()["sets"]):
+        expected = f"a .csv or .tsv file, hub:owner/name, or one of {', '.join(sets)}"
+        raise ConfigError(f"ablation.test_on={name} is not allowed: expected {expected}")
+    return DatasetConfig(name=name, text=[*sets[name]["columns"].values()][:-1])  # the last is the label
 
 
 def load_test(cfg: DatasetConfig, labels: Sequence[str]) -> tuple[list[str], Split]:

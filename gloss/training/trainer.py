@@ -21,7 +21,7 @@ from torch import Tensor
 from gloss.config import Config, forward_passes
 from gloss.data.sampler import seed_of, step_batches
 from gloss.errors import RunError
-from gloss.losses.registry import CE, GLOSS_O, INTEGRATED, STANDALONE, is_graph
+from gloss.losses.registry import CE, INTEGRATED, STANDALONE, is_graph
 from gloss.models.encoder import Classifier, TokenTable, embed
 from gloss.models.unpadded import bucket_bounds
 from gloss.runtime.device import autocast
@@ -30,7 +30,7 @@ from gloss.runtime.signals import Interrupted, noted
 from gloss.runtime.timing import Stopwatch, peak_memory_bytes
 from gloss.training import checkpoint
 from gloss.training.checkpoint import Progress
-from gloss.training.collapse import after_epoch, majority_f1, ties, wide_kernel
+from gloss.training.collapse import after_epoch, another_sigma, majority_f1, ties, wide_kernel
 from gloss.training.failures import Diverged
 from gloss.training.graph_quality import DEFAULT_GAMMA, graph_quality
 from gloss.training.metrics import classification_metrics, macro_silhouette
@@ -93,7 +93,7 @@ class Fit:
             val = self.embed("val")
             progress.graph_at_start = self._graph_quality(val)
             if is_graph(self.cfg.loss.name):
-                self.note(wide_kernel(val[: trainer.batch_size], progress.graph_sigma))
+                self.note(wide_kernel(self.cfg, val[: trainer.batch_size], progress.graph_sigma))
         with noted() as pending:
             while progress.stopped is None:
                 self._epoch(pending)
@@ -373,7 +373,7 @@ class Fit:
         if self.progress.stopped:  # no epoch is under way
             last = self.progress.epochs[-1]
             parts |= {"epoch": last["epoch"], "step": len(self.log), "lr": last["lr"]}
-        hint = " or a larger loss.sigma" if self.cfg.loss.name == GLOSS_O else ""  # other losses have no such key
+        hint = f" or {another_sigma(self.cfg, 'larger')}" if is_graph(self.cfg.loss.name) else ""
         return Diverged(parts | where, hint=hint, **details)
 
     # -------------------------------------------------------------------------------------------------- the checkpoint

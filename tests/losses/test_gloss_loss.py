@@ -10,6 +10,7 @@ import torch
 from loops import value_and_gradient
 from safetensors.torch import load_model, save_model
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gloss.losses import GLoss, choose_labeled, gloss_loss, is_scored
 from gloss.losses.geometry import sqrt_bandwidth
@@ -219,12 +220,33 @@ def test_cuda_step_does_not_synchronize():
     assert unknown.isnan()  # it draws without a look at the labels
 
 
+class NoCastOnTheDevice(TorchDispatchMode):
+    """Apple's GPUs have no float64: `x.to(device, float64)`, in one call, would cast there before it copies."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        is_cast = func is torch.ops.aten._to_copy.default and kwargs.get("dtype") == torch.float64
+        assert not (is_cast and kwargs.keys() == {"dtype", "device"}), (
+            "copy first, then cast"
+        )  # autograd names a layout
+        return func(*args, **kwargs or {})
+
+
+@pytest.mark.parametrize("sigma", [0.5, 0.01])  # linear rates; log space with pairwise distances
+def test_float32_is_copied_before_it_is_cast_to_float64(sigma):
+    x, labels, is_labeled = batch()
+    x = x.float().requires_grad_()
+    with NoCastOnTheDevice():
+        gloss_loss(x, labels, sigma=sigma, is_labeled=is_labeled, num_classes=3).backward()
+    assert x.grad.isfinite().all()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"sigma": 0.0}, "sigma must be a positive, finite number, got 0.0"),
-        ({"sigma": math.inf}, "sigma must be a positive, finite number, got inf"),
-        ({"num_classes": 0}, "num_classes must be at least 1, got 0"),
+        ({"sigma": 9e-13}, "sigma must be a finite number of at least 1e-12, got 9e-13"),
+        ({"sigma": math.inf}, "sigma must be a finite number of at least 1e-12, got inf"),
+        ({"num_classes": 0}, "num_classes must be a whole number of at least 1, got 0"),
+        ({"num_classes": 3.0}, "num_classes must be a whole number of at least 1, got 3.0"),
         ({"class_weights": torch.tensor([1.0, 0.0, 2.0])}, "class_weights must be positive"),
         ({"objective": "ce"}, "objective must be one of nll, softmax, got 'ce'"),
         ({"num_classes": 2}, r"in \[0, 2\), or be -1 if not known, got 0 to 2"),
@@ -232,9 +254,11 @@ def test_cuda_step_does_not_synchronize():
         ({"labels": torch.arange(14) - 1, "num_classes": 14}, "is_labeled must be False where the label is -1"),
         ({"is_labeled": torch.ones(14, dtype=torch.bool)}, "True and a False, got 14 True of 14"),
         ({"is_labeled": torch.zeros(14, dtype=torch.bool)}, "got 0 True"),
-        ({"is_labeled": torch.ones(13, dtype=torch.bool)}, r"must be bool \[14\], got torch.bool \[13\]"),
-        ({"is_labeled": torch.ones(14)}, "is_labeled must be bool.*float32"),
-        ({"class_weights": torch.ones(2)}, r"class_weights must be \[C\] with C = num_classes = 3, got .*\[2\]"),
+        ({"is_labeled": torch.ones(13, dtype=torch.bool)}, r"a tensor, bool \[14\], got torch.bool \[13\]"),
+        ({"is_labeled": torch.ones(14)}, "is_labeled must be a tensor, bool.*float32"),
+        ({"is_labeled": [True, False] * 7}, r"is_labeled must be a tensor, bool \[14\], got list"),
+        ({"class_weights": torch.ones(2)}, r"a tensor \[C\] with C = num_classes = 3, got .*\[2\]"),
+        ({"class_weights": [1.0, 2.0, 3.0]}, r"class_weights must be a tensor \[C\] .*, got list"),
     ],
 )
 def test_wrong_arguments_are_refused(changes, message):
@@ -340,7 +364,7 @@ def test_bandwidth_inside_a_model_survives_safetensors_and_casts(tmp_path):
 
 def test_module_refuses_wrong_settings():
     for arguments, message in [
-        ({"sigma": "median"}, "sigma must be a positive, finite number, got 'median'"),
+        ({"sigma": "median"}, "sigma must be a finite number of at least 1e-12, got 'median'"),
         ({"sigma": None}, "got None"),
         ({"gamma": None}, "gamma must be a number in .* got None"),
         ({"objective": "mse"}, "objective must be one of"),

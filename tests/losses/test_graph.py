@@ -158,7 +158,7 @@ def batch(num: int = 14, num_classes: int = 4) -> tuple[torch.Tensor, torch.Tens
 def test_closed_form_is_the_limit_of_the_iteration(sigma):
     x, labels, is_labeled = batch()
     transition = transition_matrix(symmetric_normalize(gaussian_kernel(x, sigma)))
-    closed = propagate_labels(transition, labels, is_labeled, 4)
+    closed = propagate_labels(transition, labels.int(), is_labeled, 4)
     one_hot = torch.eye(4, dtype=torch.float64)[labels]
     scores = torch.where(is_labeled[:, None], one_hot, torch.zeros_like(one_hot))
     for _ in range(20_000):

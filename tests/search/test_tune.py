@@ -136,6 +136,8 @@ def test_more_trials_extend_a_study_and_other_settings_make_a_new_one(settings, 
     for change in (*settings_of_the_search, "pruned_counts=true"):
         names.add(worker_of(composed("loss=ce", *settings, f"search.{change}")).study_name)
     assert len(names) == 10
+    for unread in ("ablation.test_on=sst2", "trainer.save_model=true"):  # by trials
+        names.add(worker_of(composed("loss=ce", *settings, unread)).study_name)
     for more in ("trainer.device=cpu", "search.pruned_counts=true"):  # of no effect without pruning
         names.add(worker_of(composed("loss=ce", *settings, "search.prune=false", more)).study_name)
     assert len(names) == 11
@@ -293,6 +295,15 @@ def test_a_search_is_compared_with_the_majority_of_validation(settings, monkeypa
     monkeypatch.setattr(tuning, "train", stand_in(lambda cfg: 20 + cfg.trainer.lr))
     tune(composed("loss=ce", *settings, "search.trials=2", f"dataset.val_path={val}"))
     assert "no trial beat the majority class, which has 42.86" in capsys.readouterr().err  # 2 · 0.75 / 1.75 / 2
+
+
+@pytest.mark.parametrize("word", ["sampler.n_startups=3", "sampler.n_startup_trials=abc",
+                                  "pruner.integrated.n_warmup=3", "pruner.integrated.n_min_trials=0"])  # fmt: skip
+def test_settings_that_optuna_does_not_know_are_refused_before_a_study_begins(word, settings):
+    cfg = composed("loss=ce", *settings, f"++search.{word}")
+    with pytest.raises(ConfigError, match="the settings under search.sampler or search.pruner are not allowed: .*n_"):
+        tune(cfg)
+    assert not Path(cfg.paths.outputs).exists()
 
 
 def test_rerun_is_refused(settings):

@@ -35,7 +35,10 @@ def test_an_exploding_loss_gives_one_note(tiny_config):
     assert "at epoch 1 cross-entropy is 11.1, where guessing has 1.1" in line
     assert noted(cfg, rows(9.9 * CHANCE, 1.0)) == []
     sqrt, given = tiny_config("loss=gloss_sqrt"), tiny_config("loss=gloss_o", "loss.sigma=0.5")
-    for cfg, hint in ((sqrt, "a smaller trainer.lr"), (given, "or a larger loss.sigma")):
+    for cfg, hint in (
+        (sqrt, "trainer.lr, or loss=gloss_o with a larger loss.sigma"),
+        (given, "or a larger loss.sigma"),
+    ):
         (line,) = noted(cfg, rows(1234.0, 1005.0, part="embedding_loss"))
         assert "G-Loss is 1234" in line and line.endswith(hint)
     assert noted(tiny_config("loss=triplet", "mode=standalone"), rows(1234.0, 5.0, part="embedding_loss")) == []
@@ -57,19 +60,21 @@ def test_ties_of_the_best_score_give_a_note_unless_the_last_weights_are_tested()
     assert collapse.ties(epochs, 3, "last") == [] and collapse.ties(epochs[-1:] * 1, 1, "best") == []
 
 
-def test_a_kernel_with_nearly_equal_edge_weights_gives_a_note():
+def test_a_kernel_with_nearly_equal_edge_weights_gives_a_note(tiny_config):
+    cfg, sqrt = tiny_config("loss=gloss_o", "loss.sigma=0.5"), tiny_config("loss=gloss_sqrt")
     z = torch.nn.functional.normalize(torch.randn(40, 8, generator=torch.Generator().manual_seed(0)), dim=1)
     pairs = [float((z[i] - z[j]).norm()) for i in range(40) for j in range(i)]  # a plain loop
     for sigma, is_noted in ((0.5, False), (4.0, False), (8.0, True), (1e5, True)):
         weights = [np.exp(-(d**2) / (2 * sigma**2)) for d in pairs]
         assert (min(weights) >= 0.95 * max(weights)) == is_noted
-        lines = collapse.wide_kernel(3 * z, sigma)  # σ applies to unit vectors: the scale has no effect
+        lines = collapse.wide_kernel(cfg, 3 * z, sigma)  # σ applies to unit vectors: the scale has no effect
         assert len(lines) == is_noted
         if lines:
             below_1 = [float(x) for x in re.findall(r"lie (\S+) to (\S+) below 1:", lines[0])[0]]
             assert below_1 == pytest.approx([1 - max(weights), 1 - min(weights)], rel=1e-3, abs=0)
-    assert collapse.wide_kernel(torch.ones(4, 8), 1.0)[0].endswith("Try a smaller loss.sigma")
-    assert collapse.wide_kernel(z[:1], 1.0) == []
+    for given, hint in ((cfg, "Try a smaller loss.sigma"), (sqrt, "Try loss=gloss_o with a smaller loss.sigma")):
+        assert collapse.wide_kernel(given, torch.ones(4, 8), 1.0)[0].endswith(hint)  # gloss_sqrt takes no loss.sigma
+    assert collapse.wide_kernel(cfg, z[:1], 1.0) == []
 
 
 def test_notes_are_recorded_and_printed_once_after_an_interruption(tiny_config, monkeypatch, capsys):

@@ -100,6 +100,11 @@ def test_a_file_with_another_class_is_refused(tiny_config, tmp_path):
     name = shift_file(tmp_path / "other.csv", "a ripe plum,fruit", "a shoe,clothes")
     with pytest.raises(ConfigError, match=r"cannot test dataset=csv: its classes \['clothes', 'fruit'\] are not"):
         train(tiny_config("loss=ce", f"ablation.test_on={name}"))
+    for name in ("data.jsonl", "nowhere"):
+        with pytest.raises(
+            ConfigError, match=f"ablation.test_on={name} is not allowed: expected a .csv or .tsv file, "
+        ):
+            train(tiny_config("loss=ce", f"ablation.test_on={name}"))
     with pytest.raises(DataError, match="gone.csv: cannot be read"):
         train(tiny_config("loss=ce", "ablation.test_on=gone.csv"))
 
