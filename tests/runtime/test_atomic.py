@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import signal
 import stat
-import time
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,6 @@ import torch
 from safetensors.torch import save_file
 
 from gloss.runtime.atomic import atomic_file, atomic_folder, remove_half_written, write_atomic
-from gloss.runtime.terminal import run_with_exit_code
 
 
 def full(*arguments: object, **options: object) -> None:
@@ -82,13 +79,3 @@ def test_temporary_files_of_a_killed_process_are_removed(tmp_path, make):
     assert len(os.listdir(tmp_path / "below")) == 1
     remove_half_written(tmp_path)
     assert os.listdir(tmp_path / "below") == [] and (tmp_path / ".nfs0001").exists()
-
-
-def test_a_script_stopped_by_sigterm_leaves_no_partial_file(tmp_path):
-    def task() -> None:
-        with atomic_file(tmp_path / "predictions.csv") as file:
-            file.write(b"half")
-            os.kill(os.getpid(), signal.SIGTERM)
-            time.sleep(10)
-
-    assert run_with_exit_code(task) == 128 + signal.SIGTERM and os.listdir(tmp_path) == []

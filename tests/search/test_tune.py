@@ -143,17 +143,6 @@ def test_more_trials_extend_a_study_and_other_settings_make_a_new_one(settings, 
     assert len(names) == 11
 
 
-def test_a_trial_of_a_dead_worker_is_retried(settings, monkeypatch):
-    train = stand_in()
-    monkeypatch.setattr(tuning, "train", train)
-    cfg = composed("loss=ce", *settings, "search.trials=2")
-    killed = die(worker_of(cfg))
-    second = worker_of(cfg)
-    work(second)
-    assert states(second) == ["complete"] * 2
-    assert train.asked[0].trainer.lr == pytest.approx(killed.params["lr"], rel=1e-5) != train.asked[1].trainer.lr
-
-
 def test_a_trial_without_a_heartbeat_is_removed(settings, monkeypatch):
     monkeypatch.setattr(tuning, "train", stand_in())
     monkeypatch.setattr(tuning, "POLL_SECONDS", 0)
