@@ -8,13 +8,17 @@ import os
 import re
 import resource
 import subprocess
+from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from conftest import folder_of, outcome
-from test_stops import EVERY_EPOCH, after_step, undisturbed
+from test_fit import after_step, undisturbed
+from test_stops import EVERY_EPOCH
 
 from gloss.cli.hydra_main import main
+from gloss.config import Config
 from gloss.errors import RunError
 from gloss.models.encoder import TokenTable
 from gloss.records.reading import read_records
@@ -26,45 +30,41 @@ from gloss.training.trainer import Fit
 # ---------------------------------------------------------------------------------------------------- disks and memory
 
 
-def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_resumes(small_disk, tiny_config, monkeypatch):
-    cfg = tiny_config(f"paths.outputs={small_disk}/outputs", *EVERY_EPOCH)
+def check_fault(cfg: Config, monkeypatch, strike: Callable, mend: Callable, number: int, kept: str = "*") -> None:
+    """A run into which `strike` strikes in epoch 2 keeps the checkpoint of epoch 1; mended, it ends as undisturbed."""
     folder, expected = undisturbed(cfg)
+    try:
+        with after_step(monkeypatch, 2, 1, strike), pytest.raises(OSError) as caught:
+            train(cfg)
+    finally:
+        mend()
+    assert caught.value.errno == number and str(folder) in str(caught.value.filename)
+    assert [p.name for p in (folder / "checkpoint").glob(kept)] == ["00002-0000000"] and not is_done(folder)
+    assert outcome(train(cfg).folder) == expected
+
+
+def test_a_full_disk_keeps_the_last_checkpoint_and_the_run_resumes(small_disk, tiny_config, monkeypatch):
     filler = small_disk / "filler"
 
     def fill() -> None:
-        with filler.open("wb") as file, pytest.raises(OSError, match="No space left"):
-            while True:
-                file.write(bytes(2**16))
-                file.flush()
+        with pytest.raises(OSError, match="No space left"):
+            filler.write_bytes(bytes(2**27))
 
-    with after_step(monkeypatch, 2, fill), pytest.raises(OSError, match="No space left") as caught:
-        train(cfg)
-    assert caught.value.errno == errno.ENOSPC and str(folder) in str(caught.value.filename)
-    [kept] = (folder / "checkpoint").iterdir()  # the checkpoint of epoch 1, and no partial one
-    assert kept.name == "00002-0000000" and not is_done(folder)
-    filler.unlink()
-    assert outcome(train(cfg).folder) == expected
+    cfg = tiny_config(f"paths.outputs={small_disk}/outputs", *EVERY_EPOCH)
+    check_fault(cfg, monkeypatch, fill, filler.unlink, errno.ENOSPC)
 
 
 @pytest.mark.parametrize("limit, number", [("RLIMIT_FSIZE", errno.EFBIG), ("RLIMIT_NOFILE", errno.EMFILE)])
 def test_resource_limits_keep_the_last_checkpoint_and_the_run_resumes(tiny_config, monkeypatch, limit, number):
-    cfg = tiny_config(*EVERY_EPOCH)
-    folder, expected = undisturbed(cfg)
     kind = getattr(resource, limit)
     soft, hard = resource.getrlimit(kind)
-    os.close(free := os.dup(0))  # the lowest free file descriptor, which the lock of the run will get
-    least = {"RLIMIT_FSIZE": 2**20, "RLIMIT_NOFILE": free + 1}[limit]
-    try:
-        with (
-            after_step(monkeypatch, 2, lambda: resource.setrlimit(kind, (least, hard))),
-            pytest.raises(OSError) as caught,
-        ):
-            train(cfg)
-    finally:
-        resource.setrlimit(kind, (soft, hard))
-    assert caught.value.errno == number and caught.value.filename
-    assert [p.name for p in folder.glob("checkpoint/[0-9]*")] == ["00002-0000000"] and not is_done(folder)
-    assert outcome(train(cfg).folder) == expected
+
+    def lower() -> None:
+        os.close(free := os.dup(0))  # the lowest free file descriptor
+        resource.setrlimit(kind, ({"RLIMIT_FSIZE": 2**20, "RLIMIT_NOFILE": free}[limit], hard))
+
+    mend = partial(resource.setrlimit, kind, (soft, hard))
+    check_fault(tiny_config(*EVERY_EPOCH), monkeypatch, lower, mend, number, "[0-9]*")
 
 
 def test_a_read_only_folder_refuses_new_runs_and_finished_runs_are_read(small_disk, tiny_config, capsys):
@@ -105,13 +105,9 @@ def test_out_of_memory_names_batch_size_text_length_and_remedy(tiny_config, monk
         message = r"out of memory with batches of 32 texts of up to 16 tokens: set trainer.grad_cache_chunk=16"
         with pytest.raises(RunError, match=message):
             train(cfg)
-    for target in (
-        "gloss.training.trainer.embed",
-        "gloss.training.run.choose_sigma",
-        "gloss.models.encoder.Classifier.to",
-    ):
+    for target in ("training.trainer.embed", "training.run.choose_sigma", "models.encoder.Classifier.to"):
         with monkeypatch.context() as patch, pytest.raises(RunError, match=message):
-            patch.setattr(target, no_room)
+            patch.setattr(f"gloss.{target}", no_room)
             train(cfg)
     folder = folder_of(cfg)
     assert json.loads((folder / "error.json").read_text())["error"] == "RunError"

@@ -10,13 +10,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import TINY, folder_of, held, outcome
+from test_fit import undisturbed
 
 import gloss.training.run
 from gloss.cli import entry
@@ -35,29 +35,6 @@ from gloss.training.run import train
 from gloss.training.trainer import Fit
 
 EVERY_EPOCH = ["loss=ce", "trainer.max_epochs=3", "trainer.checkpoint_minutes=1e-9"]
-
-
-def undisturbed(cfg: Config) -> tuple[Path, dict[str, object]]:
-    """Train once, delete the run, and return its folder and outcome."""
-    folder = train(cfg).folder
-    expected = outcome(folder)
-    shutil.rmtree(folder)
-    return folder, expected
-
-
-@contextmanager
-def after_step(monkeypatch: pytest.MonkeyPatch, epoch: int, act: Callable[[], None]) -> Iterator[None]:
-    """Call `act` before the first step of an epoch."""
-    step = Fit.step
-
-    def acting(self: Fit, number: int, *arguments: object) -> None:
-        if (self.progress.epoch, number) == (epoch, 0):
-            act()
-        step(self, number, *arguments)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Fit, "step", acting)
-        yield
 
 
 # ------------------------------------------------------------------------------------------------------------- signals

@@ -9,8 +9,9 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -96,18 +97,34 @@ def test_micro_batches_repeat_their_dropout_masks(tiny_config, tmp_path, monkeyp
     assert (got - plain).norm() < tolerance * plain.norm() < 0.1 * (other - plain).norm()
 
 
+def undisturbed(cfg: Config) -> tuple[Path, dict[str, object]]:
+    """Train once, delete the run, and return its folder and outcome."""
+    folder = train(cfg).folder
+    expected = outcome(folder)
+    shutil.rmtree(folder)
+    return folder, expected
+
+
+@contextmanager
+def after_step(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int, act: Callable[[], None]) -> Iterator[None]:
+    """Call `act` after step `number` of an epoch."""
+    step = Fit.step
+
+    def acting(self: Fit, done: int, *arguments: object) -> None:
+        step(self, done, *arguments)
+        if (self.progress.epoch, done + 1) == (epoch, number):
+            act()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "step", acting)
+        yield
+
+
 @contextmanager
 def stopped_after(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int) -> Iterator[None]:
     """Send SIGTERM after step `number` of an epoch and expect the run to stop."""
-    step = Fit.step
-
-    def stopping(self: Fit, done: int, *arguments: object) -> None:
-        step(self, done, *arguments)
-        if (self.progress.epoch, done + 1) == (epoch, number):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted, match="SIGTERM"):
-        patch.setattr(Fit, "step", stopping)
+    stop = partial(os.kill, os.getpid(), signal.SIGTERM)
+    with after_step(monkeypatch, epoch, number, stop), pytest.raises(Interrupted, match="SIGTERM"):
         yield
 
 
@@ -139,9 +156,7 @@ def test_all_that_a_run_draws_follows_from_its_seed(tiny_config, monkeypatch, op
 @pytest.mark.parametrize("stop_at", [(1, 2), (2, 1)])
 def test_a_resumed_run_equals_an_uninterrupted_run(tiny_config, monkeypatch, stop_at):
     options = ["loss=gloss_sqrt", "trainer.max_epochs=3"]
-    folder = train(tiny_config(*options)).folder
-    expected = outcome(folder)
-    shutil.rmtree(folder)
+    folder, expected = undisturbed(tiny_config(*options))
     with stopped_after(monkeypatch, *stop_at):
         train(tiny_config(*options))
     assert not (folder / "DONE").exists() and (folder / "checkpoint").exists()
@@ -200,20 +215,18 @@ def test_seconds_and_counts_of_a_record_follow_from_its_epochs(tiny_config, monk
     assert result["tokens_per_epoch"] == len(tokenize(texts, load_tokenizer(cfg.model), 16).input_ids)
 
 
-def test_a_checkpoint_of_another_configuration_is_refused_with_the_difference(tiny_config, tmp_path):
-    prepared(tiny_config("loss=ce"), tmp_path / "run").save()
-    with pytest.raises(RunError, match=r"another configuration: trainer.lr was 0.001, is 0.002"):
-        prepared(tiny_config("loss=ce", "trainer.lr=2e-3"), tmp_path / "run").run()
-
-
-def test_a_run_is_not_resumed_in_another_precision(tiny_config, tmp_path, monkeypatch):
-    for flags in ("", "avx512_bf16"):
+def test_a_checkpoint_of_another_configuration_or_precision_is_refused_with_the_difference(
+    tiny_config, tmp_path, monkeypatch
+):
+    def fit(flags: str, *options: str) -> Fit:
         monkeypatch.setattr("gloss.runtime.device._cpuinfo", {"flags": flags}.get)
-        fit = prepared(tiny_config("loss=ce", "trainer.precision=auto"), tmp_path / "run")
-        if not flags:
-            fit.save()
+        return prepared(tiny_config("loss=ce", "trainer.precision=auto", *options), tmp_path / "run")
+
+    fit("").save()
+    with pytest.raises(RunError, match=r"another configuration: trainer.lr was 0.001, is 0.002"):
+        fit("", "trainer.lr=2e-3").run()
     with pytest.raises(RunError, match="precision was float32, is bf16"):
-        fit.run()
+        fit("avx512_bf16").run()
 
 
 def test_a_checkpoint_of_other_texts_is_refused_and_another_machine_is_recorded(tiny_config, tmp_path):
