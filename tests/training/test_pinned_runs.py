@@ -13,10 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import WORDS, composed
+from conftest import WORDS
 
 import gloss.losses.gloss
 import gloss.training.trainer
+from gloss.config import Config
 from gloss.models.encoder import Encoder
 from gloss.records.reading import Record
 from gloss.training.run import train
@@ -43,12 +44,11 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(texts: Path, tmp_path: Path) -> Callable[..., Record]:
+def run(texts: Path, tiny_config: Callable[..., Config]) -> Callable[..., Record]:
     def of(mode: str, loss: str, *overrides: str) -> Record:
-        fixed = ["dataset=csv", f"dataset.path={texts}", f"paths.outputs={tmp_path}", "seed=1", "trainer.device=cpu"]
-        fixed += ["model=tiny", "model.dropout=0", "model.max_length=16", "trainer.precision=float32"]
-        fixed += ["trainer.batch_size=16", "trainer.max_epochs=3", "trainer.lr_decay_epoch=2", f"trainer.lr={LR[mode]}"]
-        return train(composed(*fixed, f"mode={mode}", f"loss={loss}", *overrides))
+        fixed = [f"dataset.path={texts}", "seed=1", "model.dropout=0", "trainer.batch_size=16", "trainer.max_epochs=3"]
+        fixed += ["trainer.lr_decay_epoch=2", f"trainer.lr={LR[mode]}"]
+        return train(tiny_config(*fixed, f"mode={mode}", f"loss={loss}", *overrides))
 
     return of
 

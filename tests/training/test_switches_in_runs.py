@@ -42,16 +42,12 @@ def texts(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def one_step(texts: Path, tmp_path: Path, monkeypatch) -> Callable[..., SimpleNamespace]:
+def one_step(texts: Path, tiny_config: Callable[..., Config], monkeypatch) -> Callable[..., SimpleNamespace]:
     """one_step(*overrides): a run of one epoch of one batch; returns its record and the inputs of its objective."""
 
     def run(*overrides: str) -> SimpleNamespace:
-        cfg = composed(
-            *("dataset=csv", f"dataset.path={texts}", f"paths.outputs={tmp_path / 'outputs'}", "model=tiny"),
-            *("model.max_length=16", "model.dropout=0", "trainer.batch_size=256", "trainer.max_epochs=1"),
-            *("trainer.device=cpu", "trainer.precision=float32", "trainer.lr=1e-3"),
-            *overrides,
-        )
+        words = "model.dropout=0", "trainer.batch_size=256", "trainer.max_epochs=1"
+        cfg = tiny_config(f"dataset.path={texts}", *words, *overrides)
         given: list[tuple] = []
         call = Objective.__call__
         with monkeypatch.context() as patch:
