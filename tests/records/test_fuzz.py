@@ -41,14 +41,8 @@ def fuzz(short: int, long: int, *strategies: st.SearchStrategy) -> Callable:
     def decorate(check: Callable) -> Callable:
         @pytest.mark.parametrize("cases", [short, pytest.param(long, marks=pytest.mark.long)])
         def test(cases: int) -> None:
-            rounds = settings(
-                max_examples=cases,
-                deadline=None,
-                derandomize=cases == short,
-                database=None,
-                suppress_health_check=list(HealthCheck),
-            )
-            rounds(given(*strategies)(check))()
+            fixed = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+            settings(max_examples=cases, derandomize=cases == short, **fixed)(given(*strategies)(check))()
 
         test.__doc__ = check.__doc__
         return test
@@ -234,11 +228,7 @@ def test_a_record_is_valid_or_refused(content):
 
 WORDS = [
     *("sqrt", "standalone", "integrated", "ce", "gloss_o", "balanced", "../..", "/etc", "csv"),
-    0.5,
-    1,
-    2,
-    [],
-    ["a"],
+    *(0.5, 1, 2, [], ["a"]),
 ]
 VALUE = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | st.sampled_from(WORDS)
 with initialize_config_dir(str(CONFIG_DIR), version_base=None):

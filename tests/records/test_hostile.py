@@ -198,13 +198,8 @@ EPOCHS = (
     LINE.replace("}}", '}, "val": {"graph_quality": ' + json.dumps(QUALITY | {"homophily": 10}) + "}}"),
 )
 ARRAYS = (
-    {"test_labels": np.array([object()])},
-    {"test_labels": np.zeros((2, 3), dtype=int)},
-    {"test_labels": np.array([0, 7])},
-    {"test_labels": np.array([0, -1])},
-    {"test_labels": np.array(["<b>", SCRIPT])},
-    {"test_labels": np.array([0, 1]), "test_logits": np.zeros((3, 2))},
-    {"test_labels": np.array([0, 1]), "test_logits": np.full((2, 2), np.nan)},
+    *({"test_labels": np.array(x)} for x in ([object()], [[0] * 3] * 2, [0, 7], [0, -1], ["<b>", SCRIPT])),
+    *({"test_labels": np.array([0, 1]), "test_logits": x} for x in (np.zeros((3, 2)), np.full((2, 2), np.nan))),
     {"sample_labels": np.array([0, 1]), "epoch_0_embeddings": np.zeros((1, 2))},
 )
 

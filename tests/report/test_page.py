@@ -146,15 +146,9 @@ def test_experiments_and_files_with_errors_are_problems(experiments):
         (folder / "predictions.npz").write_bytes(b"PK\x03\x04 half a file")
     report = build(outputs, dpi=DPI)
     problems = "\n".join(report.problems)
-    for text in (
-        "fig2: loss=gloss_o needs a σ",
-        "no experiment fig99",
-        "tfidf-mr.json",
-        "frozen-mr-bert.json",
-        "frozen-mr-tiny.json",
-        "predictions.npz cannot be",
-    ):
+    for text in ("fig2: loss=gloss_o needs a σ", "no experiment fig99", "tfidf-mr.json", "frozen-mr-bert.json"):
         assert text in problems
+    assert "frozen-mr-tiny.json" in problems and "predictions.npz cannot be" in problems
     assert "table2" in [t.name for t in report.tables]
     assert "make reproduce-fig4" not in report.page.read_text()
     shutil.rmtree(outputs / "runs")

@@ -17,23 +17,10 @@ SIGMA, TEMPERATURE, MARGIN, LAM = 0.6, 0.3, 0.5, 0.7
 LABELS = [0, 1, 2, 0, 1, 0, 3, 1, 0, 2]  # class 3 has one member; class 2 has no labeled one
 IS_LABELED = torch.tensor([True, True, False, False, False, True, False, True, False, False])  # 4 of 10
 CLASSES = 4
-OPTIONS = {
-    "ce": (),
-    "scl_ce": (f"loss.temperature={TEMPERATURE}",),
-    "scl": (f"loss.temperature={TEMPERATURE}",),
-    "triplet": (f"loss.margin={MARGIN}",),
-    "cosine": (),
-    "gloss_sqrt": (),
-    "gloss_o": (f"loss.sigma={SIGMA}",),
-}
-BY_LOOP = {
-    "scl_ce": lambda x: loops.supcon(x, LABELS, TEMPERATURE),
-    "scl": lambda x: loops.supcon(x, LABELS, TEMPERATURE),
-    "triplet": lambda x: loops.triplet(x, LABELS, MARGIN),
-    "cosine": lambda x: loops.cosine(x, LABELS),
-    "gloss_sqrt": lambda x: loops.gloss(loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES),
-    "gloss_o": lambda x: loops.gloss(loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES),
-}
+OPTIONS = dict.fromkeys(("scl_ce", "scl"), (f"loss.temperature={TEMPERATURE}",))
+OPTIONS |= {"triplet": (f"loss.margin={MARGIN}",), "gloss_o": (f"loss.sigma={SIGMA}",)}
+BY_LOOP = dict.fromkeys(("scl_ce", "scl"), lambda x: loops.supcon(x, LABELS, TEMPERATURE))
+BY_LOOP |= {"triplet": lambda x: loops.triplet(x, LABELS, MARGIN), "cosine": lambda x: loops.cosine(x, LABELS)}
 GRAPH = ("gloss_sqrt", "gloss_o")
 ALLOWED = [
     *[(name, "integrated") for name in ("ce", "scl_ce", "triplet", "cosine", "gloss_sqrt", "gloss_o")],
@@ -62,7 +49,7 @@ def config(*overrides: str) -> Config:
 def objective(loss: str, mode: str = "integrated", *overrides: str, weights: torch.Tensor | None = None) -> Objective:
     """An objective with λ = 0.7, if the loss and mode have a λ."""
     lam = () if mode == "standalone" or loss == "ce" else (f"loss.lam={LAM}",)
-    cfg = config(f"mode={mode}", f"loss={loss}", *OPTIONS[loss], *lam, *overrides)
+    cfg = config(f"mode={mode}", f"loss={loss}", *OPTIONS.get(loss, ()), *lam, *overrides)
     return Objective.of(cfg, CLASSES, SIGMA if loss in GRAPH else None, weights)
 
 
@@ -79,14 +66,13 @@ def batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_objective_equals_plain_loops_for_every_loss_and_mode(loss, mode, weighted):
     weights = torch.tensor([0.5, 1.0, 2.0, 4.0], dtype=torch.float64) if weighted else None
     as_list = weights.tolist() if weighted else None
-    by_loop = dict(BY_LOOP)
-    for name in GRAPH:
-        by_loop[name] = lambda x: loops.gloss(
-            loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES, class_weights=as_list
-        )
+
+    def by_graph(x: torch.Tensor) -> torch.Tensor:
+        return loops.gloss(loops.unit(x), LABELS, IS_LABELED.tolist(), SIGMA, CLASSES, class_weights=as_list)
+
     x, logits, labels = batch()
     expected_ce = loops.cross_entropy(logits, LABELS, as_list) if mode == "integrated" else None
-    expected_embedding = None if loss == "ce" else by_loop[loss](x)
+    expected_embedding = None if loss == "ce" else BY_LOOP.get(loss, by_graph)(x)
     if loss == "ce":
         expected = expected_ce
     elif mode == "standalone":

@@ -237,13 +237,8 @@ def test_best_epoch_is_kept_with_weights_and_time(fit_of):
     """Of equal scores the one with the lowest training loss is kept, but does not reset the count."""
     fit, found = fit_of("loss=ce"), []
     head = fit.model.head.weight
-    for score, loss, total in (
-        (25.0, 3.0, 1.0),
-        (25.0, 3.0, 2.0),
-        (50.0, 3.0, 4.0),
-        (50.0, 2.0, 8.0),
-        (50.0, 2.5, 1.0),
-    ):
+    scores, losses, totals = (25.0, 25.0, 50.0, 50.0, 50.0), (3.0, 3.0, 3.0, 2.0, 2.5), (1.0, 2.0, 4.0, 8.0, 1.0)
+    for score, loss, total in zip(scores, losses, totals, strict=True):
         with torch.no_grad():
             head.add_(1.0)
         ended(fit, score, total, loss=[loss, loss])

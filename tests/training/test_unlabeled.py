@@ -97,11 +97,8 @@ def test_token_tables_are_joined_row_by_row(tiny_config):
     def table(*texts):
         return TokenTable.build(tokenize(texts, tokenizer, 16), 0, torch.device("cpu"))
 
-    short, long, pair = (
-        table(("a saw",), ("rain",)),
-        table(("the old red apple pear and plum",)),
-        table(("saw", "rain")),
-    )
+    short, pair = table(("a saw",), ("rain",)), table(("saw", "rain"))
+    long = table(("the old red apple pear and plum",))
     for first, second in ((short, long), (long, short), (long, pair), (pair, short)):
         joined = first.joined(second)
         rows = [(part, row) for part in (first, second) for row in range(len(part))]
