@@ -42,7 +42,9 @@ def cached_folder(name: str, revision: str | None) -> Path | None:
 
 def fetchable() -> dict[str, ModelConfig]:
     """The models of configs/model that have a revision on the hub, by their names."""
-    found = [ModelConfig(**yaml.safe_load(path.read_text())) for path in sorted((CONFIG_DIR / "model").glob("*.yaml"))]
+    found = [
+        ModelConfig(**yaml.safe_load(path.read_text("utf-8"))) for path in sorted((CONFIG_DIR / "model").glob("*.yaml"))
+    ]
     return {cfg.alias: cfg for cfg in found if cfg.revision}
 
 
