@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
+import random
 import re
 import signal
 import subprocess
@@ -18,14 +20,24 @@ from gloss.config import ROOT
 from gloss.experiments.status import state
 from gloss.records.reading import read_records
 
+WORDS = {"up": "good great fine superb happy".split(), "down": "bad poor sad awful dull".split()}
+
 
 @pytest.fixture
-def toys(toy, tmp_path):
+def toys(tmp_path):
     """Arguments that define two small data sets of the user, toy_a and toy_b."""
     (tmp_path / "configs" / "dataset").mkdir(parents=True)
     for name in ("toy_a", "toy_b"):
+        draw = random.Random(name)
+        path = tmp_path / f"{name}.csv"
+        with path.open("w", newline="") as file:
+            out = csv.writer(file)
+            out.writerow(("text", "label"))
+            for i in range(60):
+                label = ("up", "down")[i % 2]
+                out.writerow((" ".join([*draw.choices(WORDS[label], k=4), "number", str(i)]), label))
         config = tmp_path / "configs" / "dataset" / f"{name}.yaml"
-        config.write_text(f"name: {name}\nsource: csv\npath: {toy}\n")
+        config.write_text(f"name: {name}\nsource: csv\npath: {path}\n")
     where = [f"hydra.searchpath=[file://{tmp_path / 'configs'}]", f"paths.outputs={tmp_path / 'out'}"]
     words = ["model=tiny", "trainer.batch_size=16", "trainer.max_epochs=2", "trainer.device=cpu"]
     return [*where, *words, "trainer.precision=float32"]
