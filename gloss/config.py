@@ -111,8 +111,8 @@ class LossConfig:
     lam: float | None = _number(None, "from 0 to 0.99", lambda x: 0 <= x <= 0.99)  # λ, weight of the embedding loss
     sigma: int | float | str | None = _limited(
         None,
-        '"sqrt" or a number of at least 1e-12',
-        lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x >= 1e-12),
+        '"sqrt" or a number of at least 1e-6',
+        lambda x: x == "sqrt" or (not isinstance(x, str) and math.isfinite(x) and x >= 1e-6),
     )  # σ, the width of the graph's Gaussian kernel
     gamma: float | None = _number(None, "above 0 and below 1", lambda x: 0 < x < 1)  # γ, fraction that keeps its labels
     temperature: float | None = _number(None, "above 0", lambda x: x > 0)  # τ of the supervised contrastive loss

@@ -33,7 +33,7 @@ def test_every_file_of_a_group_composes(group: str):
 REFUSED = {
     "loss.gamma=1": "loss.gamma=1 is not allowed: expected above 0 and below 1",
     "loss.lam=1.0": "loss.lam=1.0 is not allowed: expected from 0 to 0.99",  # no classifier would learn
-    "loss=gloss_o loss.sigma=0": 'loss.sigma=0 is not allowed: expected "sqrt" or a number of at least 1e-12',
+    "loss=gloss_o loss.sigma=9e-7": 'loss.sigma=9e-7 is not allowed: expected "sqrt" or a number of at least 1e-6',
     "loss=gloss_o loss.sigma=nan": "loss.sigma=nan is not allowed",
     "trainer.batch_size=1": "trainer.batch_size=1 is not allowed: expected a whole number of at least 2",
     "trainer.lr=inf": "trainer.lr=inf is not allowed",

@@ -156,7 +156,8 @@ class Task:
                     arguments += [f"tokenizer={model.split(',')[0]}"] if "texts" in measured else []
                     arguments += [f"models=[{model}]"] if "frozen" in measured else []
         if self.name != ALL:
-            section = next(name for name, kind in SECTIONS.items() if self.name in (name, *kind.experiments))
+            homes = (section for section, kind in SECTIONS.items() if self.name in (section, *kind.experiments))
+            section = next(homes, self.name)  # an experiment of one's own has none
             is_alone = not (self.outputs / "selections.yaml").is_file()
             arguments += [f"show=[{section}]", *([f"only=[{section}]"] if is_alone else [])]
         return call("report", *arguments)

@@ -122,7 +122,7 @@ def _groups(labels: Iterable[str], key: Callable[[str], object]) -> list[list[st
 def swallowed_rows(rows: Iterable[Row], labels: Collection[str], path: str) -> list[str]:
     """A note on a text of a CSV file whose lines look like rows, as after a quote that was left open.
 
-    Raises DataError where no text has other lines: then a line's end is no part of a text here.
+    Raises DataError where that is sure: several lines in a row look so, or no text of the file has other lines.
     """
 
     def is_row(line: str, place: int) -> bool:
@@ -136,9 +136,10 @@ def swallowed_rows(rows: Iterable[Row], labels: Collection[str], path: str) -> l
     ]
     if not alike:
         return []
-    number, count = alike[0]
+    sure = alike if len(alike) == len(several) else [(number, count) for number, count in alike if count > 2]
+    number, count = (sure or alike)[0]
     found = f"{path}: row {number} holds {count} lines that look like rows themselves"
-    if len(alike) < len(several):
+    if not sure:
         return [f"{found}: is a quote open there?"]
     advice = "close the quote that is open there, or double it inside a text"
     raise DataError(f"{found}: {advice}; a text that is meant so can be given as JSON lines")

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 MANY, BLOCK_PAIRS = 16_384, 2**25  # for more texts than MANY, distances are held in blocks of this size
+SMALLEST_SIGMA = 1e-6  # float32 tells unit vectors apart from 1e-7 on; with smaller σ gradients leave its range
 SAME_DISTANCE = 1e-10  # relative to the largest coordinate: nearer rows count as the same, with gradient 0
 
 
@@ -69,7 +70,7 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
         embeddings: float [N, D], N >= 2, any scale. Memory grows with N² (4,096: 67 MB) up to 16,384, and no further.
         released: the authors' code instead: sqrt(d/3), with the N zeros of the diagonal among the distances.
 
-    Raises ValueError for embeddings that are not finite, and where the median is 0, as no kernel has that width.
+    Raises ValueError for embeddings that are not finite, and where σ is below 1e-6, as for collapsed embeddings.
     """
     if embeddings.ndim != 2 or len(embeddings) < 2:
         raise ValueError(f"embeddings must be [N, D] with N >= 2, got shape {list(embeddings.shape)}")
@@ -86,10 +87,11 @@ def sqrt_bandwidth(embeddings: Tensor, *, released: bool = False) -> float:
         distances = torch.pdist(z).cpu()  # [N(N-1)/2]
         found = [distances.kthvalue(k + 1).values.item() for k in ranks]
     median = sum(d if k >= 0 else 0.0 for k, d in zip(middle, found, strict=True)) / 2
-    if not median > 0:
+    sigma = math.sqrt(median / 3) if released else median / math.sqrt(3)
+    if not sigma >= SMALLEST_SIGMA:
         why = "they have (almost) all collapsed; pass sigma as a number instead"
         raise ValueError(f"the median distance of the {len(embeddings)} embeddings is {median}: {why}")
-    return math.sqrt(median / 3) if released else median / math.sqrt(3)
+    return sigma
 
 
 def _distances_of_rank(x: Tensor, ranks: list[int]) -> list[float]:

@@ -18,11 +18,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from gloss.losses.checks import check_batch, outside_autocast
-from gloss.losses.geometry import pairwise_distances, sqrt_bandwidth, to_working_precision, unit_length
+from gloss.losses.geometry import SMALLEST_SIGMA, pairwise_distances, sqrt_bandwidth, to_working_precision, unit_length
 from gloss.losses.state_elimination import eliminate, log_absorption
 
 NO_EDGE = -1e30  # log of a rate that is 0: finite, so inf − inf never arises, and far below any −2/σ²
-SMALLEST_SIGMA = 1e-12  # below 1e-15 the log of the weight of an edge, −d²/2σ², would pass NO_EDGE
 NARROW = 0.06  # σ below which weights between unit vectors, e^(−2/σ²) at least (here 1e-241), may leave float64
 OBJECTIVES = ("nll", "softmax")
 
@@ -291,7 +290,7 @@ class GLoss(nn.Module):
     """`gloss_loss` with its settings: forward(embeddings [B, D], labels [B]) -> scalar.
 
     Args:
-        sigma: σ >= 1e-12, or "sqrt": `sqrt_bandwidth` of the first batch, kept from then on and in the state dict (for
+        sigma: σ >= 1e-6, or "sqrt": `sqrt_bandwidth` of the first batch, kept from then on and in the state dict (for
             the paper's G-Loss-SQRT compute it beforehand from pretrained embeddings of the training texts).
         gamma: γ in (0, 1), the fraction that stays labeled.
         num_classes: C; None takes the classes of each batch, any integers but -1, at the cost of a wait for the GPU.

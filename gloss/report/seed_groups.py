@@ -22,6 +22,7 @@ WORDS = {  # swept settings that have a name in tables and legends; the default 
 
 
 def _word(key: str, value: Any) -> str:
+    """`word_of` without Hydra, which a report does not need."""
     return f"{key}={'null' if value is None else value}"
 
 

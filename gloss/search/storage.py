@@ -16,7 +16,8 @@ from gloss.errors import ConfigError
 
 MAX_RETRIES = 2  # of a trial whose worker died
 GRACE = 3  # heartbeats without a sign, after which a worker is dead
-_SQLITE: dict[str, Any] = {"timeout": 60, "isolation_level": None, "check_same_thread": False}  # it waits for others
+# Seconds to wait for the other workers' writing; transactions are SQLAlchemy's.
+_SQLITE: dict[str, Any] = {"timeout": 60, "isolation_level": None, "check_same_thread": False}
 
 
 def _encoded(url: str) -> str:

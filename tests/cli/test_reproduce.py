@@ -154,8 +154,11 @@ def test_commands_contain_no_password_and_all_reports_everything(tmp_path, calle
     ("pretrained_graph", ["model=minilm", "dataset=mr"],
      ["measure=[frozen]", "datasets=[mr]", "models=[minilm]", "show=[pretrained_graph]"]),
     ("fig3a", ["dataset=mr"], ["show=[fig3]"]),  # one of the two experiments of a figure
+    ("mine", [], ["show=[mine]"]),  # an experiment of one's own, without a section
 ])  # fmt: skip
-def test_a_report_measures_the_sets_that_have_a_file(target, given, measured, tmp_path, called):
+def test_a_report_measures_the_sets_that_have_a_file(target, given, measured, tmp_path, called, monkeypatch):
+    if target == "mine":
+        monkeypatch.setattr("gloss.cli.reproduce.experiments_of", lambda name: (name,))
     Task(target, [*given, f"paths.outputs={tmp_path}"]).report()
     words = [word for word in called[-1] if word.startswith(("measure", "datasets", "tokenizer", "models", "show"))]
     assert words == measured

@@ -72,15 +72,16 @@ def test_an_open_quote_that_spans_rows_is_refused(tmp_path, label_first, num_swa
 
 
 def test_one_of_many_texts_with_several_lines_may_look_like_a_row(tmp_path):
-    rows = [[f"Review {i},\nwith a second line", "12345"[i % 5]] for i in range(50)] + [
-        ["Rating\n5, would come back", "5"]
-    ]
+    rows = [[f"Review {i},\nwith a second line", "12345"[i % 5]] for i in range(50)]
+    rows += [["Rating\n5, would come back", "5"]]
     path = write(tmp_path / "x.csv", rows)
     found = load(path)
     assert sum(len(split) for split in found.splits.values()) == 51
     assert f"{path}: row 52 holds 2 lines that look like rows themselves: is a quote open there?" in found.notes
     with pytest.raises(DataError, match="row 12 holds 2 lines"):  # the only text of several lines
         load(write(tmp_path / "y.csv", [[f"Review {i}", "12345"[i % 5]] for i in range(10)] + rows[-1:]))
+    with pytest.raises(DataError, match="row 53 holds 3 lines"):  # two of them: no chance
+        load(write(tmp_path / "z.csv", [*rows, ["a text,1\nanother,2\na third", "3"]]))
 
 
 def test_texts_of_several_lines_are_accepted(tmp_path):

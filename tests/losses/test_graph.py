@@ -199,6 +199,8 @@ def test_wrong_arguments_are_refused():
             gaussian_kernel(x, sigma)
     with pytest.raises(ValueError, match="pass sigma as a number"):
         sqrt_bandwidth(torch.ones(5, 3))
+    with pytest.raises(ValueError, match="collapsed"):  # σ 6e-10
+        sqrt_bandwidth(torch.ones(5, 3, dtype=torch.float64) + 1e-9 * torch.eye(5, 3, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"\[N, D\] with N >= 2"):
         sqrt_bandwidth(torch.ones(1, 3))
     with pytest.raises(ValueError, match="is_labeled must be bool"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 
 import numpy as np
@@ -15,7 +16,10 @@ from gloss.models.encoder import Encoder, TokenTable
 from gloss.models.pretrained import load_encoder
 from gloss.training.run import train
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on a CPU")
+COMPILER = os.environ.get("CXX", "g++")
+pytestmark = pytest.mark.skipif(
+    shutil.which(COMPILER) is None, reason=f"torch.compile on a CPU needs {COMPILER}, or CXX"
+)
 
 
 @pytest.fixture(scope="module")

@@ -117,3 +117,11 @@ def test_published_numbers_are_complete():
     assert paper.published("table3", "r8", "bert", "gloss_o", "macro_silhouette") == 0.7870
     assert paper.published("table3", "r8", "distilbert", "gloss_o", "accuracy") is None
     assert paper.published("table6", "qnli", "bert", "scl_ce", "accuracy") == 90.06
+
+
+def test_published_table4_repeats_table3():
+    for printed in paper.rows("table4"):
+        for metric, column in (("macro_silhouette", "silhouette"), ("seconds_per_epoch", "seconds_per_epoch")):
+            for loss in ("gloss_o", "scl"):
+                number = paper.published("table3", printed["dataset"], "bert", loss, metric)
+                assert number == float(printed[f"{column}_{loss}"])

@@ -35,10 +35,7 @@ def test_an_exploding_loss_gives_one_note(tiny_config):
     assert "at epoch 1 cross-entropy is 11.1, where guessing has 1.1" in line
     assert noted(cfg, rows(9.9 * CHANCE, 1.0)) == []
     sqrt, given = tiny_config("loss=gloss_sqrt"), tiny_config("loss=gloss_o", "loss.sigma=0.5")
-    for cfg, hint in (
-        (sqrt, "trainer.lr, or loss=gloss_o with a larger loss.sigma"),
-        (given, "or a larger loss.sigma"),
-    ):
+    for cfg, hint in ((sqrt, "lr, or loss=gloss_o with a larger loss.sigma"), (given, "lr, or a larger loss.sigma")):
         (line,) = noted(cfg, rows(1234.0, 1005.0, part="embedding_loss"))
         assert "G-Loss is 1234" in line and line.endswith(hint)
     assert noted(tiny_config("loss=triplet", "mode=standalone"), rows(1234.0, 5.0, part="embedding_loss")) == []

@@ -128,6 +128,16 @@ def stopped_after(monkeypatch: pytest.MonkeyPatch, epoch: int, number: int) -> I
         yield
 
 
+@pytest.mark.parametrize("options", [["loss=gloss_sqrt"], ["loss=scl", "mode=standalone"]])
+def test_a_repeated_run_gives_identical_numbers(tiny_config, options):
+    record = train(tiny_config(*options))
+    first = outcome(record.folder)
+    assert train(tiny_config(*options)).result["finished_at"] == record.result["finished_at"]  # it is not repeated
+    written = (record.folder / "result.json").stat().st_mtime_ns
+    assert outcome(train(tiny_config(*options, "rerun=true")).folder) == first
+    assert (record.folder / "result.json").stat().st_mtime_ns > written
+
+
 @pytest.mark.parametrize(
     ("option", "same"),  # what two seeds share: without a limit the training texts
     [("ablation.label_noise=0.3", {"texts"}), ("dataset.train_limit=60", set())],
