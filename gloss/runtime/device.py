@@ -45,6 +45,10 @@ def choose_device(name: str) -> torch.device:
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not available on this machine")
+    if device.type == "cpu":
+        # In bf16 oneDNN compiles a product for each new shape, and unpadded batches always bring new ones. It keeps
+        # 1,024 of them scattered over the heap, so that freed memory between them is not returned. It reads this once.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)

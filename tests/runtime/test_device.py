@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from test_fit import prepared
 
 from gloss.config import ROOT
 from gloss.errors import ConfigError
-from gloss.runtime.device import choose_device
+from gloss.runtime.device import choose_device, has_bf16
 from gloss.runtime.environment import commit_of
 
 A100, V100 = "NVIDIA A100-SXM4-40GB, 8.0, {}\n", "Tesla V100-SXM2-16GB, 7.0, {}\n"
@@ -77,6 +80,21 @@ def test_the_chosen_gpu_becomes_current_and_cudnn_attention_is_off(monkeypatch):
     torch.backends.cuda.enable_cudnn_sdp(True)
     assert choose_device("cuda:1") == torch.device("cuda:1") and chosen == [torch.device("cuda:1")]
     assert not torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.skipif(not has_bf16(torch.device("cpu")), reason="this processor has no units for bf16")
+@pytest.mark.parametrize(("own", "num_compiled"), [({}, 600), ({"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "1024"}, 300)])
+def test_on_a_cpu_few_compiled_products_are_kept(own, num_compiled):
+    """300 shapes twice: the second time all are compiled again, unless the user keeps more."""
+    code = (
+        "import torch; from gloss.runtime.device import choose_device; choose_device('cpu')\n"
+        "for rows in [*range(300), *range(300)]: torch.ones(rows + 2, 64).bfloat16() @ torch.ones(64, 64).bfloat16()"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith("ONEDNN")} | {"ONEDNN_VERBOSE": "profile_create"}
+    shown = subprocess.run(
+        [sys.executable, "-c", code], env=env | own, cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert len(re.findall("create:cache_miss.*matmul", shown.stdout)) == num_compiled
 
 
 def test_make_setup_accepts_another_package_index_for_torch():
