@@ -45,10 +45,6 @@ def choose_device(name: str) -> torch.device:
         )
     if device.type == "mps" and not torch.backends.mps.is_available():
         raise ConfigError("trainer.device=mps is not available on this machine")
-    if device.type == "cpu":
-        # In bf16 oneDNN compiles a product for each new shape, and unpadded batches always bring new ones. It keeps
-        # 1,024 of them scattered over the heap, so that freed memory between them is not returned. It reads this once.
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
         torch.cuda.set_device(device)
@@ -111,6 +107,11 @@ def _cpuinfo(key: str) -> str:
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """The autocast context of the encoder; nothing else should run in it."""
+    if device.type == "cpu" and precision == "bf16" and "DNNL_PRIMITIVE_CACHE_CAPACITY" not in os.environ:
+        # In bf16 oneDNN compiles a product for each new shape, and unpadded batches always bring new ones. By default
+        # it keeps 1,024 of them scattered over the heap, so that freed memory between them is not returned. It reads
+        # these variables once, at its first product; DNNL_… is the older name.
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "128")
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
 
 
