@@ -25,7 +25,7 @@ from gloss.cli.command import show, show_messages
 from gloss.cli.help import usage
 from gloss.config import ROOT, Config, TuneConfig, known_options
 from gloss.errors import ConfigError, RunError
-from gloss.experiments.grid import check_single, in_sweep_order, is_run, jobs_of, only_of
+from gloss.experiments.grid import check_single, in_sweep_order, jobs_of, kept_jobs
 from gloss.resolve import resolve
 from gloss.runtime.compose import composed, hydra_of_our_own, readable
 from gloss.runtime.overrides import SECRET, override, parted, prepared, value_of
@@ -86,10 +86,9 @@ def _main(task: Callable[[Any, str], Any], arguments: Sequence[str], config_name
         if is_shown:
             if not is_sweep:
                 show(configured(words, config_name))
-            for job in jobs_of(_without_hydra(words)) if is_sweep else ():
-                if is_run(job, only_of(experiment)):
-                    print(f"--- # {' '.join(job)}")
-                    show(configured(job, config_name))
+            for job in kept_jobs(experiment, jobs_of(_without_hydra(words))) if is_sweep else ():
+                print(f"--- # {' '.join(job)}")
+                show(configured(job, config_name))
             return 0
         if not is_sweep:
             task(configured(words, config_name), "")
@@ -147,9 +146,9 @@ def _sweep(task: Callable[[Any, str], Any], words: list[str], config_name: str) 
     sweeps = Path(value_of(words, "paths.outputs", "outputs")) / "sweeps"
     # So that workers started elsewhere import this checkout.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    only = only_of(value_of(words, "experiment", "null"))
-    is_mine = [is_run(job, only) for job in jobs_of(_without_hydra(words))]
-    places = [f"run {sum(is_mine[: i + 1])} of {sum(is_mine)}" if mine else "" for i, mine in enumerate(is_mine)]
+    jobs = jobs_of(_without_hydra(words))
+    kept = kept_jobs(value_of(words, "experiment", "null"), jobs)
+    places = [f"run {kept.index(job) + 1} of {len(kept)}" if job in kept else "" for job in jobs]
     with hydra_of_our_own():
         words = [override("hydra.sweep.dir", sweeps / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}"), *words]
         hydra: Any = GlobalHydra.instance().hydra

@@ -85,12 +85,7 @@ def expand_grid(name: str, overrides: Sequence[str] = ()) -> list[RunSpec]:
         words = in_sweep_order(name, given)
         parsed = OverridesParser.create().parse_overrides(words)
         swept = [*sweep_of(name), *(o.key_or_group for o in parsed if o.is_sweep_override())]
-        jobs = jobs_of(words)
-        only = only_of(name)
-        if not (kept := [job for job in jobs if is_run(job, only)]):
-            pairs = "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in x.items())}" for one, x in only.items())
-            raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {pairs}")
-        for job in kept:
+        for job in kept_jobs(name, jobs_of(words)):
             seed = next((o.partition("=")[2] for o in job if o.startswith("seed=")), str(Config.seed))
             if not seed.isdecimal():
                 raise ConfigError(f"seed={seed} is not allowed: expected a whole number")
@@ -180,9 +175,16 @@ def search_overrides(swept: Iterable[str], overrides: Sequence[str]) -> tuple[st
     return tuple(o for o in overrides if o.partition("=")[0] not in (*swept, "seed", "rerun"))
 
 
-def only_of(name: str) -> dict[str, dict[str, Any]]:
-    """The combinations to which an experiment is restricted, as `is_run` takes them; "null": no experiment."""
-    return {} if name == "null" else config_file("experiment", name)["experiment"].get("only", {})
+def kept_jobs(name: str, jobs: Sequence[list[str]]) -> list[list[str]]:
+    """The jobs that an experiment runs of those of its sweep; "null", no experiment, runs all.
+
+    Raises ConfigError if it runs none of them.
+    """
+    only = {} if name == "null" else config_file("experiment", name)["experiment"].get("only", {})
+    if not (kept := [job for job in jobs if is_run(job, only)]):
+        pairs = "; ".join(f"{one} with {', '.join(f'{k}={v}' for k, v in x.items())}" for one, x in only.items())
+        raise ConfigError(f"experiment={name} leaves this out: {' '.join(jobs[0])}; it runs {pairs}")
+    return kept
 
 
 def is_run(job: Sequence[str], only: Mapping[str, Mapping[str, Any]]) -> bool:

@@ -167,9 +167,14 @@ def test_a_sweep_of_the_command_line_excludes_the_same_jobs(tmp_path, monkeypatc
     assert len(seen) == 6
 
 
-def test_a_selection_of_only_excluded_jobs_gives_an_error():
+def test_a_selection_of_only_excluded_jobs_gives_an_error(monkeypatch, tmp_path, capsys):
     with pytest.raises(ConfigError, match="experiment=few_shot leaves this out: .*loss=ce.* with loss=gloss_sqrt"):
         expand_grid("few_shot", ["loss=ce", "dataset.unlabeled=rest"])
+    monkeypatch.setenv("YES", "1")  # so that no plan of the sweep refuses it before
+    words = ["-m", "experiment=few_shot", "loss=ce", "seed=1", "dataset.unlabeled=rest", f"paths.outputs={tmp_path}"]
+    for flags in ([], ["--cfg", "job"]):
+        assert main(lambda *_: pytest.fail("a job runs"), [*words, *flags]) == 2
+        assert "experiment=few_shot leaves this out: " in capsys.readouterr().err
 
 
 def test_gloss_o_cannot_run_before_its_search(tmp_path):
