@@ -97,7 +97,7 @@ def test_a_killed_table_resumes(toys, tmp_path, number):
     with log.open("w") as file:
         first = make(toys, stdout=file, stderr=file)
         interrupted = None
-        for _ in range(6000):
+        for _ in range(30_000):
             folders = run_folders(tmp_path / "out")
             unfinished = [f for f in folders.values() if not (f / "DONE").exists()]
             if len(unfinished) < len(folders):
